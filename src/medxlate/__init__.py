@@ -1,0 +1,50 @@
+"""medxlate: cross-modality data augmentation for medical imaging.
+
+The functions below are the commands of the same names; they are loaded on first use, so that
+``import medxlate`` costs no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from medxlate.dataset.prepare import prepare
+    from medxlate.evaluation.evaluate import evaluate
+    from medxlate.inference.predict import Predictor, predict
+    from medxlate.inference.translate import Translator, translate
+    from medxlate.training.train import train
+    from medxlate.walkthrough import demo
+
+_HOMES = {
+    "Predictor": "medxlate.inference.predict",
+    "Translator": "medxlate.inference.translate",
+    "demo": "medxlate.walkthrough",
+    "evaluate": "medxlate.evaluation.evaluate",
+    "predict": "medxlate.inference.predict",
+    "prepare": "medxlate.dataset.prepare",
+    "train": "medxlate.training.train",
+    "translate": "medxlate.inference.translate",
+}
+
+__all__ = [
+    "Predictor",
+    "Translator",
+    "__version__",
+    "demo",
+    "evaluate",
+    "predict",
+    "prepare",
+    "train",
+    "translate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home on first use (PEP 562)."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'medxlate' has no attribute '{name}'")

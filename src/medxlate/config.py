@@ -1,0 +1,269 @@
+"""The configuration of a training: the only home of defaults.
+
+The defaults are the paper's (section 4.2); where it is silent they are the CycleGAN authors'
+(Zhu et al. 2017, section 4 and appendix 7.1). ``docs/reference/config.md`` explains each key.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medxlate.errors import ConfigError, nearest
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Section):
+    """What is read."""
+
+    folder: str = Field("data", description="The dataset folder that `prepare` wrote.")
+    sources: tuple[str, ...] = Field((), description="Source modalities, as prepared.")
+    target: str = Field("", description="Target modality, as prepared.")
+    image_size: int | None = Field(
+        None,
+        ge=32,
+        multiple_of=4,
+        description="Side of the square images in training, pixels; none: the dataset's.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> DataConfig:
+        if len(set(self.sources)) != len(self.sources):
+            raise ValueError("sources names a modality twice")
+        if self.target and self.target in self.sources:
+            raise ValueError(f"'{self.target}' is both source and target")
+        return self
+
+
+class SplitConfig(Section):
+    """How patients are divided."""
+
+    train: float = Field(0.7, gt=0, lt=1, description="Share of the patients for training.")
+    val: float = Field(0.1, gt=0, lt=1, description="Share for choosing the best predictor.")
+    test: float = Field(0.2, gt=0, lt=1, description="Share for the final evaluation.")
+    seed: int = Field(0, ge=0, description="Seed of the division.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitConfig:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError("train, val and test must add up to 1")
+        return self
+
+
+class ModelConfig(Section):
+    """The networks (paper, section 4.2)."""
+
+    generator_width: int = Field(64, ge=4, description="Channels after the first convolution.")
+    generator_blocks: int | None = Field(
+        None, ge=1, description="Residual blocks; none: 6 up to 128 px, 9 above."
+    )
+    discriminator_width: int = Field(64, ge=4, description="Channels after the first convolution.")
+    predictor: str = Field("resnet50", description="The predictor, by its name in timm.")
+    pretrained: str | None = Field(
+        None,
+        description="Initial predictor weights: none (random), `imagenet` (timm's, which timm "
+        "downloads or has cached), or a local .safetensors file of them.",
+    )
+
+
+class ObjectiveConfig(Section):
+    """The weights of the objective (paper, equations 1 and 3)."""
+
+    lambda_cycle: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
+    lambda_predict: float = Field(0.001, ge=0, description="Weight of the predictor's loss.")
+    lambda_identity: float = Field(
+        0.0, ge=0, description="Weight of the identity loss; not in the paper's objective."
+    )
+
+
+class OptimizerConfig(Section):
+    """Adam and its schedule (paper, section 4.2)."""
+
+    epochs: int = Field(200, ge=1, description="Passes over the largest modality.")
+    constant_share: float = Field(
+        0.5, ge=0, le=1, description="Share of the epochs before the linear decay to 0 begins."
+    )
+    batch_size: int = Field(1, ge=1, description="Images of each modality in a step.")
+    translator_lr: float = Field(2e-4, gt=0, description="Learning rate of G, F and D.")
+    translator_betas: tuple[float, float] = Field((0.5, 0.999), description="Adam's betas there.")
+    predictor_lr: float = Field(1e-3, gt=0, description="Learning rate of the predictor.")
+    predictor_betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's betas there.")
+    buffer_size: int = Field(50, ge=0, description="Images in the buffer of each discriminator.")
+
+    @field_validator("translator_betas", "predictor_betas")
+    @classmethod
+    def _betas(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("betas must lie in [0, 1)")
+        return value
+
+
+class RuntimeConfig(Section):
+    """What does not change the method."""
+
+    seed: int = Field(0, ge=0, description="Seed of weights, order and image buffer.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32."
+    )
+    log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
+    samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")
+    checkpoint_every: int = Field(1, ge=1, description="Epochs between two checkpoints.")
+
+
+class Config(Section):
+    """Everything that decides a training run."""
+
+    method: str = Field("joint", description="joint (the paper's) or target-only.")
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+Values = dict[str, dict[str, Any] | Any]
+
+PRESETS: Mapping[str, Values] = {
+    "paper": {"data": {"image_size": 256}},
+    "small": {
+        "data": {"image_size": 64},
+        "model": {"generator_width": 32, "discriminator_width": 32},
+        "optimizer": {"epochs": 60, "batch_size": 4},
+    },
+    "debug": {
+        "data": {"image_size": 32},
+        "model": {
+            "generator_width": 8,
+            "generator_blocks": 2,
+            "discriminator_width": 8,
+            "predictor": "test_resnet",
+        },
+        "optimizer": {"epochs": 2, "batch_size": 2},
+        "runtime": {"precision": "fp32", "log_every": 1, "samples_every": 1},
+    },
+}
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    overrides: Values | None = None,
+) -> Config:
+    """Build the configuration: preset, then file, then ``section.key=value``, then overrides.
+
+    Args:
+        preset: One of PRESETS.
+        file: A TOML file, or a run's ``config.json``.
+        sets: Assignments such as ``objective.lambda_cycle=5``, values in TOML notation.
+        overrides: Nested values that win over everything else.
+
+    Raises:
+        ConfigError: An unknown preset or key, a value of the wrong kind, an unreadable file.
+    """
+    values: Values = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"There is no preset '{preset}'.", nearest(preset, PRESETS))
+        _merge(values, PRESETS[preset])
+    if file is not None:
+        _merge(values, _read(file))
+    for assignment in sets:
+        _merge(values, _assignment(assignment))
+    _merge(values, overrides or {})
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Check nested values and fill in the defaults; a wrong key or value raises ConfigError."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"Unknown configuration key '{key}'.", _nearest_key(key)) from None
+        text = first["msg"].removeprefix("Value error, ")
+        where = f"Configuration key '{key}'" if key else "Configuration"
+        raise ConfigError(f"{where}: {text} (given: {first['input']!r}).") from None
+
+
+def keys() -> list[str]:
+    """Return all configuration keys, as ``section.key``."""
+    names: list[str] = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            names += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            names.append(name)
+    return names
+
+
+def _nearest_key(key: str) -> str:
+    """Look for the nearest key by its full name, then by the part after the last dot."""
+    names = keys()
+    hint = nearest(key, names)
+    if hint.startswith("Did"):
+        return hint
+    last = {name.rpartition(".")[2]: name for name in names}
+    hint = nearest(key.rpartition(".")[2], last)
+    if hint.startswith("Did"):
+        return f"Did you mean '{last[hint.split(chr(39))[1]]}'?"
+    return "All keys are in docs/reference/config.md."
+
+
+def _merge(into: Values, new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping):
+            section = into.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"Configuration key '{key}' is given both as value and section.")
+            _merge(section, value)
+        else:
+            into[key] = value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"The configuration {file} cannot be read: {problem}.") from None
+    if file.suffix.lower() == ".json":
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as problem:
+            raise ConfigError(f"{file} is not JSON: {problem}.") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} holds no table of configuration keys.")
+        return values
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{file} is not TOML: {problem}.") from None
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)

@@ -1,0 +1,1 @@
+"""The dataset folder: label tables, prepare, index, shards, splits and loading."""

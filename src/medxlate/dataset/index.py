@@ -1,0 +1,191 @@
+"""The dataset folder as it lies on disk; ``docs/reference/folders.md`` describes it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from medxlate.dataset.labels import Task
+from medxlate.errors import DataError, nearest
+from medxlate.files import read_json, write_json
+from medxlate.images.recipes import Recipe
+
+SCHEMA_VERSION = 1
+KEY_FILE = "pseudonym.key"
+
+
+class ModalityInfo(BaseModel):
+    """What dataset.json says of a modality (paper, table 1).
+
+    Attributes:
+        recipe: Its intensity recipe.
+        images: How many slices there are.
+        patients: From how many patients.
+        widths: Smallest and largest original width, pixels.
+        heights: Smallest and largest original height, pixels.
+        labels: Lowest and highest label, or images per class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    images: int
+    patients: int
+    widths: tuple[int, int]
+    heights: tuple[int, int]
+    labels: dict[str, float]
+
+
+class DatasetInfo(BaseModel):
+    """The content of dataset.json."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    medxlate: str
+    image_size: int
+    task: Task
+    modalities: dict[str, ModalityInfo] = {}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One prepared modality.
+
+    Attributes:
+        name: As given to ``prepare --modality``.
+        info: Its entry in dataset.json.
+        slices: A row a slice: slice_id, shard, row, patient, label, file, pixel_hash...
+        shards: Files of arrays [n, S, S].
+    """
+
+    name: str
+    info: ModalityInfo
+    slices: pd.DataFrame
+    shards: tuple[Path, ...]
+    _columns: dict[str, list[Any]] = field(default_factory=dict, init=False, repr=False)
+
+    def pixels(self, index: int) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Return the stored integers [S, S] of the slice in row ``index`` of the table.
+
+        The shard is mapped for this read only: pages of a standing map would count as resident
+        memory until the whole dataset is.
+        """
+        shard, row = self.column("shard")[index], self.column("row")[index]
+        mapped = np.load(self.shards[shard], mmap_mode="r", allow_pickle=False)
+        return np.array(mapped[row])
+
+    def column(self, name: str) -> list[Any]:
+        """Return a column of the table as plain Python values."""
+        if name not in self._columns:
+            self._columns[name] = self.slices[name].tolist()
+        return self._columns[name]
+
+
+class Dataset:
+    """An opened dataset folder.
+
+    Args:
+        folder: What ``prepare`` wrote.
+
+    Raises:
+        DataError: The folder is missing, damaged or of another version.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        info = read_info(folder)
+        if info is None:
+            raise DataError(
+                f"{folder} is no dataset: it holds no dataset.json.",
+                "Make one with `medxlate prepare`, or name it with --data.",
+            )
+        self.info = info
+
+    def modality(self, name: str) -> Modality:
+        """Open one modality.
+
+        Raises:
+            DataError: It was not prepared, or its files are damaged.
+        """
+        if name not in self.info.modalities:
+            raise DataError(
+                f"The modality '{name}' was not prepared in {self.folder}.",
+                f"{nearest(name, self.info.modalities)} "
+                f"Prepare it with `medxlate prepare RAW --modality {name}`.",
+            )
+        folder = self.folder / name
+        try:
+            slices = pd.read_parquet(folder / "slices.parquet")
+            shards = tuple(sorted((folder / "shards").glob("*.npy")))
+            counts = [len(np.load(shard, mmap_mode="r", allow_pickle=False)) for shard in shards]
+        except (OSError, ValueError) as problem:
+            raise DataError(
+                f"{folder} is damaged: {problem}.",
+                f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`.",
+            ) from None
+        if sum(counts) != len(slices):
+            raise DataError(f"{folder} is damaged: slices.parquet and shards differ in length.")
+        return Modality(name, self.info.modalities[name], slices, shards)
+
+
+def read_info(folder: Path) -> DatasetInfo | None:
+    """Return the checked content of dataset.json, or None where there is none.
+
+    Raises:
+        DataError: It is damaged or of another version.
+    """
+    path = folder / "dataset.json"
+    if not path.exists():
+        return None
+    values = read_json(path, error=DataError)
+    version = values.get("schema_version") if isinstance(values, Mapping) else None
+    if version != SCHEMA_VERSION:
+        raise DataError(
+            f"{path} has schema version {version}; this medxlate reads {SCHEMA_VERSION}.",
+            "Prepare the data again, or use the medxlate that wrote it.",
+        )
+    try:
+        return DatasetInfo.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path} is damaged: {key}: {first['msg']}.") from None
+
+
+def write_info(folder: Path, info: DatasetInfo) -> None:
+    """Write dataset.json, atomically."""
+    write_json(folder / "dataset.json", info.model_dump(mode="json"))
+
+
+def load_key(folder: Path) -> bytes:
+    """Return the dataset's secret key, or a newly drawn one; it never leaves the folder.
+
+    Raises:
+        DataError: The key file is damaged.
+    """
+    path = folder / KEY_FILE
+    if not path.exists():
+        return secrets.token_bytes(32)
+    try:
+        return bytes.fromhex(path.read_text(encoding="ascii"))
+    except ValueError:
+        raise DataError(f"{path} is damaged; patients cannot be matched with it.") from None
+
+
+def save_key(folder: Path, key: bytes) -> None:
+    """Keep the key in the dataset folder, readable by its owner only."""
+    with contextlib.suppress(FileExistsError):
+        handle = os.open(folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="ascii") as stream:
+            stream.write(key.hex())

@@ -1,0 +1,160 @@
+"""Dividing patients, not images, and the guard that keeps it so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from medxlate.config import SplitConfig
+from medxlate.errors import DataError
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which patients (pseudonyms) belong to which part, the same for every modality.
+
+    Attributes:
+        parts: Sorted pseudonyms of each part.
+        seed: The seed that drew them.
+    """
+
+    parts: Mapping[Part, tuple[str, ...]]
+    seed: int
+
+    def rows(self, slices: pd.DataFrame, part: Part) -> list[int]:
+        """Return the rows of a modality's table whose patient belongs to ``part``."""
+        chosen = slices["patient"].isin(self.parts[part]).to_numpy()
+        return [int(row) for row in np.flatnonzero(chosen)]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what split.json holds."""
+        parts = {part: list(self.parts[part]) for part in PARTS}
+        return {"policy": "patient", "seed": self.seed, "hash": _hash(parts), "patients": parts}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> Split:
+        """Rebuild a split from split.json.
+
+        Raises:
+            DataError: It is damaged or was changed by hand.
+        """
+        try:
+            parts = {part: tuple(values["patients"][part]) for part in PARTS}
+            if values["hash"] != _hash({part: list(parts[part]) for part in PARTS}):
+                raise DataError("split.json was changed: its hash does not fit its patients.")
+            return Split(parts, int(values["seed"]))
+        except (KeyError, TypeError) as problem:
+            raise DataError(f"split.json is damaged: {problem!r}.") from None
+
+
+def split_patients(
+    slices: Mapping[str, pd.DataFrame], *, target: str, config: SplitConfig
+) -> Split:
+    """Divide the patients of all modalities at once.
+
+    Patients of the target modality are divided first, so that its parts have the asked shares;
+    then the others. Patients who share an identical image (the same scan filed under two ids)
+    stay together.
+
+    Args:
+        slices: The table of each modality, with columns ``patient`` and ``pixel_hash``.
+        target: The modality that is validated and tested.
+        config: Shares and seed.
+
+    Raises:
+        DataError: A part would hold no patient of the target modality.
+    """
+    groups = _groups(slices.values())
+    target_patients = set(slices[target]["patient"])
+    with_target = [group for group in groups if target_patients & set(group)]
+    without = [group for group in groups if not target_patients & set(group)]
+    random = np.random.default_rng(config.seed)
+    parts: dict[Part, list[str]] = {part: [] for part in PARTS}
+    for some in (with_target, without):
+        for part, chosen in _divide(some, config, random).items():
+            parts[part] += [patient for group in chosen for patient in group]
+    for part in PARTS:
+        if not target_patients & set(parts[part]):
+            raise DataError(
+                f"The split leaves no {target} patient for {part}: there are "
+                f"{len(target_patients)} patients in {len(with_target)} independent groups.",
+                "At least 3 are needed; prepare more patients or change split.train/val/test.",
+            )
+    return Split({part: tuple(sorted(parts[part])) for part in PARTS}, config.seed)
+
+
+def check_no_leak(split: Split, slices: Iterable[pd.DataFrame]) -> None:
+    """Refuse a split in which a patient, or an identical image, is on two sides.
+
+    Raises:
+        DataError: Naming the patient or the number of images.
+    """
+    seen: dict[str, Part] = {}
+    for part in PARTS:
+        for patient in split.parts[part]:
+            if seen.setdefault(patient, part) != part:
+                raise DataError(
+                    f"Patient {patient} is in {seen[patient]} and in {part} at once.",
+                    "Draw the split again.",
+                )
+    sides: dict[str, Part] = {}
+    for table in slices:
+        unknown = set(table["patient"]) - set(seen)
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} patients, such as {min(unknown)}, are not in the split.",
+                "The dataset changed after the split was drawn; start a new run.",
+            )
+        for patient, pixel_hash in zip(table["patient"], table["pixel_hash"], strict=True):
+            part = seen[patient]
+            if sides.setdefault(pixel_hash, part) != part:
+                raise DataError(
+                    f"An identical image is in {sides[pixel_hash]} and in {part}.",
+                    "The same scan is filed under two patients; draw the split again.",
+                )
+
+
+def _divide(
+    groups: list[tuple[str, ...]], config: SplitConfig, random: np.random.Generator
+) -> dict[Part, list[tuple[str, ...]]]:
+    """Shuffle groups and cut them; every part gets at least one where there are three."""
+    order = [groups[i] for i in random.permutation(len(groups))]
+    total = len(order)
+    least = 1 if total >= 3 else 0
+    test = max(round(total * config.test), least)
+    val = max(round(total * config.val), least)
+    return {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
+
+
+def _groups(slices: Iterable[pd.DataFrame]) -> list[tuple[str, ...]]:
+    """Return sorted groups of patients connected by identical images."""
+    leader: dict[str, str] = {}
+
+    def find(patient: str) -> str:
+        while leader.setdefault(patient, patient) != patient:
+            patient = leader[patient]
+        return patient
+
+    owner: dict[str, str] = {}
+    for table in slices:
+        for patient, pixel_hash in zip(table["patient"], table["pixel_hash"], strict=True):
+            other = owner.setdefault(pixel_hash, patient)
+            leader[find(patient)] = find(other)
+    members: dict[str, list[str]] = {}
+    for patient in sorted(leader):
+        members.setdefault(find(patient), []).append(patient)
+    return sorted(tuple(group) for group in members.values())
+
+
+def _hash(parts: Mapping[Any, list[str]]) -> str:
+    text = json.dumps({str(part): parts[part] for part in PARTS}, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,137 @@
+"""Label tables: CSV, TSV, semicolons or XLSX, matched to images by file or by patient."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from medxlate.errors import DataError, UsageError, nearest
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A label table.
+
+    Attributes:
+        path: Where it came from.
+        columns: Column names, trimmed.
+        rows: A mapping a row, values as trimmed text; empty where missing.
+        decimal_comma: Whether semicolons separate the columns, so that 67,5 is a number.
+    """
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    decimal_comma: bool
+
+    def check_column(self, column: str, *, option: str) -> None:
+        """Raise UsageError, naming the nearest column, unless the table has it."""
+        if column not in self.columns:
+            raise UsageError(
+                f"{self.path} has no column '{column}' ({option}).", nearest(column, self.columns)
+            )
+
+
+def read_table(path: Path) -> Table:
+    """Read a table; the separator of a text file is found from its first lines.
+
+    Raises:
+        DataError: The file is missing, no table, or names a column twice.
+    """
+    try:
+        if path.suffix.lower() in (".xlsx", ".xlsm"):
+            frame, separator = pd.read_excel(path, dtype=str, keep_default_na=False), ""
+        else:
+            separator = _separator(path)
+            frame = pd.read_csv(
+                path,
+                sep=separator,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                skipinitialspace=True,
+                index_col=False,
+            )
+    except FileNotFoundError:
+        raise DataError(f"The label table {path} does not exist.") from None
+    except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
+        raise DataError(f"The label table {path} cannot be read: {problem}.") from None
+    columns = tuple(str(column).strip() for column in frame.columns)
+    rows = tuple(
+        {column: str(value).strip() for column, value in zip(columns, values, strict=True)}
+        for values in frame.itertuples(index=False, name=None)
+    )
+    if not rows:
+        raise DataError(f"The label table {path} has no rows.")
+    return Table(path, columns, rows, separator == ";")
+
+
+def _separator(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        head = "".join(line for line, _ in zip(stream, range(20), strict=False))
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    try:
+        return csv.Sniffer().sniff(head, delimiters=",;\t|").delimiter
+    except csv.Error:
+        return ","  # a single column
+
+
+class RowFinder:
+    """Find the row of an image.
+
+    Args:
+        table: The label table.
+        column: The column that names images (by file name, stem or relative path) or patients.
+        by_patient: Whether ``column`` names patients.
+
+    Rows that agree in the columns ``relevant`` count once; where they contradict each other, the
+    image has no row and ``find`` raises.
+    """
+
+    def __init__(
+        self, table: Table, column: str, *, by_patient: bool, relevant: Iterable[str]
+    ) -> None:
+        self._by_patient = by_patient
+        self._column = column
+        self._path = table.path
+        self._relevant = tuple(relevant)
+        self._rows: dict[str, list[Row]] = {}
+        for row in table.rows:
+            if row[column]:
+                self._rows.setdefault(_normal(row[column]), []).append(row)
+
+    def find(self, relative: str, patient: str | None) -> Row:
+        """Return the row for an image.
+
+        Raises:
+            DataError: There is none, or several contradict each other.
+        """
+        names = [patient or ""] if self._by_patient else _names(relative)
+        for name in names:
+            rows = self._rows.get(name)
+            if rows is None:
+                continue
+            values = {tuple(row[column] for column in self._relevant) for row in rows}
+            if len(values) > 1:
+                raise DataError(
+                    f"{self._path} has {len(rows)} rows for '{name}' that contradict each other."
+                )
+            return rows[0]
+        raise DataError(f"{self._path} has no row for '{names[0]}' in column '{self._column}'.")
+
+
+def _normal(name: str) -> str:
+    return name.replace("\\", "/").removeprefix("./")
+
+
+def _names(relative: str) -> list[str]:
+    """Return what a table may call an image: relative path, file name, both without suffix."""
+    path = PurePosixPath(relative)
+    return [relative, path.name, path.with_suffix("").as_posix(), path.stem]

@@ -1,0 +1,64 @@
+"""Errors that name what is wrong and how to mend it.
+
+The library raises these; only the command line prints them. ``exit_code`` is what the command
+then returns: 1 where the work failed, 2 where the call itself was wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedxlateError(Exception):
+    """A failure that the user can mend.
+
+    Args:
+        message: What is wrong, naming the file or key.
+        hint: What to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class UsageError(MedxlateError):
+    """The call contradicts itself or names something that does not exist."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration key or value is wrong."""
+
+
+class ImageError(MedxlateError):
+    """A file is no image that medxlate can read."""
+
+
+class DataError(MedxlateError):
+    """A label table, dataset or split does not hold what the work needs."""
+
+
+class ModelError(MedxlateError):
+    """A run, checkpoint or model folder is missing, damaged or of another version."""
+
+
+class OutputError(MedxlateError):
+    """The result cannot be written where it was asked for."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``Did you mean 'x'?`` or, where nothing is near, the list of known names."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(names)}." if names else ""

@@ -1,0 +1,78 @@
+"""What happened, as data.
+
+The library tells its listener; the command line renders the events, the run folder records them.
+A library call without a listener is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class Stage(Event):
+    """A part of the work begins; ``text`` says which."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """``done`` of ``total`` units of a task are finished; ``values`` may carry figures to show."""
+
+    task: str
+    done: int
+    total: int
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something the user should know; the work goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class StepLogged(Event):
+    """Mean losses since the last such event, after ``step`` optimizer steps."""
+
+    step: int
+    epoch: int
+    losses: Mapping[str, float]
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class EpochEnded(Event):
+    """An epoch (counted from 1) and its validation on the target modality."""
+
+    step: int
+    epoch: int
+    epochs: int
+    metrics: Mapping[str, float]
+    best: bool
+
+
+Listener = Callable[[Event], None]
+
+
+def silent(event: Event) -> None:
+    """Listen to nothing."""
+
+
+def tracked(items: Iterable[T], *, task: str, total: int, listener: Listener) -> Iterator[T]:
+    """Yield the items, telling the listener after each how many of ``total`` are done."""
+    listener(Progress(task, 0, total))
+    for done, item in enumerate(items, start=1):
+        yield item
+        listener(Progress(task, done, total))

@@ -1,0 +1,127 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from medxlate.errors import MedxlateError, OutputError
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it replaces ``path`` when the block succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        _flush(partial)
+        partial.chmod(0o666 & ~_umask())  # mkstemp made it private; the result is an ordinary file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new folder beside ``path``; it becomes ``path`` when the block succeeds.
+
+    Args:
+        path: The folder to make.
+        marker: A file that every folder of this kind holds; only such a folder is overwritten.
+        overwrite: Whether an existing folder of this kind may be replaced.
+
+    Raises:
+        OutputError: ``path`` exists, is not an empty folder, and may not be replaced.
+    """
+    check_free(path, marker=marker, overwrite=overwrite)
+    made_parent = not path.parent.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(
+        tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.resolve())
+    )
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        _replace_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if made_parent:
+            with suppress(OSError):  # nothing was made in it
+                path.parent.rmdir()
+
+
+def check_free(path: Path, *, marker: str, overwrite: bool = False) -> None:
+    """Raise OutputError where ``path`` already holds something that may not be replaced."""
+    if path.is_file():
+        raise OutputError(f"{path} is a file.", "Name a folder that does not exist yet.")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if not overwrite:
+        raise OutputError(
+            f"The folder {path} exists and is not empty.",
+            "Name another one, or replace it with --overwrite.",
+        )
+    if not (path / marker).is_file():
+        raise OutputError(
+            f"The folder {path} holds no {marker}, so medxlate did not write it.",
+            "It is not overwritten; name another one.",
+        )
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    """Put ``new`` in the place of ``path``; the old one goes only when the new one stands."""
+    if not path.exists():
+        new.rename(path)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent.resolve()))
+    path.rename(old / path.name)
+    try:
+        new.rename(path)
+    except BaseException:
+        (old / path.name).rename(path)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, *, error: type[MedxlateError], hint: str = "") -> Any:
+    """Read a JSON file; a missing or damaged one raises ``error`` with ``hint``."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise error(f"{path} does not exist.", hint) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
+        raise error(f"{path} cannot be read as JSON: {problem}.", hint) from None
+
+
+def sha256(path: Path) -> str:
+    """Return the file's SHA-256 as 64 hexadecimal digits."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

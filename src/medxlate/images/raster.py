@@ -1,0 +1,129 @@
+"""PNG, JPEG and TIFF images. The only module that knows pillow's reader and tifffile."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tifffile
+from PIL import UnidentifiedImageError
+
+from medxlate.errors import ImageError
+from medxlate.images.image import Image
+
+
+def read_raster(path: Path, *, channel: int | None = None) -> Image:
+    """Read a PNG, JPEG or TIFF as one grey image.
+
+    Colour becomes grey by ITU-R 601 luma unless ``channel`` picks one channel (counted from 0);
+    an alpha channel is dropped. Values stay as stored: 0..255 or 0..65535.
+
+    Raises:
+        ImageError: Damaged, of a kind that would lose depth, or without that channel.
+    """
+    array = _decode(path)
+    if array.ndim == 2:
+        if channel not in (None, 0):
+            raise ImageError(f"{path} has one channel; there is no channel {channel}.")
+        grey = array
+    elif channel is None:
+        grey = _luma(array)
+    elif channel < array.shape[2]:
+        grey = array[:, :, channel]
+    else:
+        raise ImageError(
+            f"{path} has {array.shape[2]} channels; there is no channel {channel}.",
+            "Channels are counted from 0.",
+        )
+    eight = array.dtype == np.uint8
+    if not eight and array.dtype.kind == "f" and not np.isfinite(grey).all():
+        raise ImageError(f"{path} holds values that are not finite.")
+    full_range = _full_range(array.dtype, grey)
+    return Image(np.ascontiguousarray(grey, dtype=np.float32), "", 8 if eight else 16, full_range)
+
+
+def stored_bits(path: Path) -> int:
+    """Return 8 or 16, from the file's header alone; damaged files count as 8."""
+    try:
+        with PIL.Image.open(path) as image:
+            return 8 if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr") else 16
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+        return 16 if path.suffix.lower() in (".tif", ".tiff") else 8
+
+
+def _decode(path: Path) -> np.ndarray[Any, Any]:
+    """Return [H, W] or [H, W, C] without alpha, in the stored type."""
+    if _png_depth(path) == (16, True):
+        raise ImageError(
+            f"{path} is a PNG with 16-bit colour, which cannot be read at full depth.",
+            "Save it as a grey 16-bit PNG or as TIFF.",
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata in public files is no concern here
+            with PIL.Image.open(path) as image:
+                pages = getattr(image, "n_frames", 1)
+                if pages > 1:
+                    raise ImageError(f"{path} holds {pages} pages; only one is read.")
+                return _pillow_array(image)
+    except UnidentifiedImageError:
+        return _tiff_array(path)  # pillow knows no 16-bit TIFF with several channels
+    except PIL.Image.DecompressionBombError as problem:
+        raise ImageError(f"{path} is too large: {problem}.") from None
+    except (OSError, SyntaxError, ValueError, struct.error) as problem:
+        raise ImageError(f"{path} is damaged: {problem}.") from None
+
+
+def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
+    if image.mode in ("L", "I;16", "I;16B", "I", "F", "RGB"):
+        array = np.asarray(image)
+    elif image.mode in ("1", "LA"):
+        array = np.asarray(image.convert("L"))
+    else:  # palettes, alpha, CMYK...
+        array = np.asarray(image.convert("RGB"))
+    if array.ndim == 3 and (array == array[:, :, :1]).all():
+        return array  # grey saved as colour: every channel is the image
+    return array
+
+
+def _tiff_array(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            array = np.asarray(tiff.pages[0].asarray())
+    except Exception as problem:  # tifffile raises many kinds for damaged files
+        raise ImageError(f"{path} is damaged or of an unknown kind: {problem}.") from None
+    if array.ndim == 3 and array.shape[0] <= 4 < array.shape[2]:
+        array = np.moveaxis(array, 0, 2)  # planar to interleaved
+    if array.ndim not in (2, 3) or array.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
+        raise ImageError(f"{path} holds {array.dtype} of shape {array.shape}, no flat image.")
+    return array
+
+
+def _luma(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.shape[2] < 3 or (array == array[:, :, :1]).all():
+        return array[:, :, 0]
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return array[:, :, :3].astype(np.float32) @ weights
+
+
+def _full_range(dtype: np.dtype[Any], grey: np.ndarray[Any, Any]) -> tuple[float, float]:
+    if dtype == np.uint8:
+        return 0.0, 255.0
+    if dtype.kind == "f":
+        return float(grey.min()), float(grey.max())
+    if dtype == np.int16:
+        return -32768.0, 32767.0
+    return 0.0, 65535.0
+
+
+def _png_depth(path: Path) -> tuple[int, bool]:
+    """Return bit depth and whether there are several channels; (0, False) for other formats."""
+    with path.open("rb") as stream:
+        head = stream.read(26)
+    if len(head) < 26 or not head.startswith(b"\x89PNG"):
+        return 0, False
+    return head[24], head[25] in (2, 4, 6)

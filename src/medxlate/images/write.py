@@ -1,0 +1,69 @@
+"""Writing translated images and picture grids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+from PIL.PngImagePlugin import PngInfo
+
+from medxlate.images.image import FloatArray
+from medxlate.images.recipes import Recipe, to_stored
+
+IMAGE_DESCRIPTION = 270  # TIFF tag
+SOFTWARE = 305  # TIFF tag
+
+
+def write_synthetic(
+    path: Path, network: FloatArray, *, recipe: Recipe, facts: Mapping[str, Any]
+) -> None:
+    """Write a translated image as grey PNG or TIFF, marked as synthetic.
+
+    The stored integers span 0..``recipe.peak``; value = slope * stored + intercept gives
+    ``recipe.unit``. Slope, intercept and ``facts`` are kept in the PNG's text or in the TIFF's
+    ImageDescription.
+
+    Args:
+        path: The file to write, ``.png`` or ``.tif(f)``.
+        network: float32 [H, W] in [-1, 1].
+        recipe: The target modality's recipe.
+        facts: What to say about the image; values JSON can hold.
+    """
+    image = PIL.Image.fromarray(to_stored(network, recipe.bits))
+    low, high = recipe.output_range
+    text = {
+        "synthetic": True,
+        **facts,
+        "slope": (high - low) / recipe.peak,
+        "intercept": low,
+        "unit": recipe.unit,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        tags = {IMAGE_DESCRIPTION: json.dumps(text), SOFTWARE: "medxlate (synthetic image)"}
+        image.save(path, format="TIFF", tiffinfo=tags, compression="tiff_deflate")
+        return
+    info = PngInfo()
+    info.add_text("Synthetic", "true")
+    info.add_text("Software", "medxlate")
+    info.add_text("medxlate", json.dumps(text))
+    image.save(path, format="PNG", pnginfo=info)
+
+
+def write_grid(path: Path, rows: Sequence[Sequence[FloatArray]], *, gap: int = 2) -> None:
+    """Write equally sized images [S, S] in [-1, 1] as an 8-bit PNG: a row of the grid a row."""
+    size = rows[0][0].shape[0]
+    columns = max(len(row) for row in rows)
+    height = len(rows) * (size + gap) - gap
+    width = columns * (size + gap) - gap
+    canvas = np.full((height, width), 255, dtype=np.uint8)
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            top, left = i * (size + gap), j * (size + gap)
+            canvas[top : top + size, left : left + size] = to_stored(tile, 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(canvas).save(path)

@@ -1,0 +1,1 @@
+"""Translate and predict: one path for the commands, for validation and for evaluation."""

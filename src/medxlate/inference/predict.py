@@ -1,0 +1,200 @@
+"""``medxlate predict``: the label of each image, and of each patient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from medxlate.dataset.fields import Field, parse_field
+from medxlate.errors import OutputError
+from medxlate.events import Listener, Progress, Stage, silent
+from medxlate.files import whole_file
+from medxlate.images.find import FoundImage
+from medxlate.inference.engine import run
+from medxlate.inference.inputs import (
+    Input,
+    Reader,
+    find_inputs,
+    patients_mean,
+    refuse_if_nothing,
+    stack,
+)
+from medxlate.models.device import Compute, choose_compute
+from medxlate.models.folder import ModelInfo, load_predictor, read_model
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.runs import find_model
+
+
+@dataclass(frozen=True)
+class PredictResult:
+    """What ``predict`` did.
+
+    Attributes:
+        out: The table that was written.
+        table: Its content.
+        failed: Files that could not be read, and why.
+        seconds: How long it took.
+    """
+
+    out: Path
+    table: pd.DataFrame
+    failed: dict[str, str]
+    seconds: float
+
+
+def predict_batches(
+    network: PredictorNetwork, images: Iterable[Tensor], *, head: Head, compute: Compute
+) -> np.ndarray[Any, Any]:
+    """Return predictions for batches of images: labels [N], or class probabilities [N, K].
+
+    Validation during training, ``predict`` and ``evaluate`` all call this.
+    """
+    outputs: Tensor = run(network, images, compute=compute)
+    return np.asarray(head.predictions(outputs))
+
+
+class Predictor:
+    """A trained predictor with everything needed to use it.
+
+    Args:
+        model: A model folder, a run folder, or ``runs/latest``.
+        compute: Device and precision; None: chosen automatically.
+
+    Raises:
+        ModelError: The model is missing or damaged.
+    """
+
+    def __init__(self, model: Path, *, compute: Compute | None = None) -> None:
+        folder = find_model(model)
+        self.info: ModelInfo = read_model(folder)
+        self.compute = compute or choose_compute()
+        self.network = load_predictor(folder, self.info).to(self.compute.device)
+        self.head = self.info.predictor.head
+        self.reader = Reader(self.info.target_recipe, self.info.prepared_size, self.info.image_size)
+
+    @classmethod
+    def load(cls, model: Path | str) -> Predictor:
+        """Load a predictor from a model folder, a run folder or ``runs/latest``."""
+        return cls(Path(model))
+
+    def predict(self, batch: list[Input]) -> np.ndarray[Any, Any]:
+        """Return labels [B] for a regression, class probabilities [B, K] for a classification."""
+        return predict_batches(self.network, [stack(batch)], head=self.head, compute=self.compute)
+
+
+def predict(
+    inputs: Path | str,
+    *,
+    out: Path | str = "predictions.csv",
+    model: Path | str = "runs/latest",
+    patient: str | None = None,
+    exclude: Sequence[str] = (),
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int = 16,
+    overwrite: bool = False,
+    listener: Listener = silent,
+) -> PredictResult:
+    """Predict the label of every target-modality image below a folder.
+
+    The table has a row an image and, where it is known which images belong together, a row a
+    patient: the mean over the patient's images. Patients are numbered, never named.
+
+    Args:
+        inputs: Folder, searched recursively, or one image.
+        out: The CSV file to write.
+        model: A model folder, a run folder or ``runs/latest``.
+        patient: ``tag:X``, ``folder:N``, ``regex:X`` or ``file``; default: the tag PatientID
+            where all images are DICOM.
+        exclude: Glob patterns of file names to leave out.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16.
+        batch_size: Images computed at once.
+        overwrite: Whether an existing table is replaced.
+        listener: Told of progress.
+
+    Raises:
+        OutputError: ``out`` exists.
+        ModelError: The model cannot be used.
+        ImageError: No image could be read.
+    """
+    began = time.monotonic()
+    inputs, out = Path(inputs), Path(out)
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
+    predictor = Predictor(Path(model), compute=choose_compute(device, precision))
+    images, failed = find_inputs(inputs, exclude)
+    field = _patient_field(patient, images)
+    tags = (field.name,) if field is not None and field.kind == "tag" else ()
+    listener(Stage(f"Predicting {predictor.head.task.name} of {len(images)} images"))
+    listener(Progress("images", 0, len(images)))
+    items: list[tuple[str, str]] = []
+    parts: list[np.ndarray[Any, Any]] = []
+    for batch in predictor.reader.batches(images, batch_size=batch_size, failed=failed, tags=tags):
+        parts.append(predictor.predict(batch))
+        for item in batch:
+            known = field.value(item.found.relative, {}, item.tags) if field else None
+            items.append((item.found.relative, known or ""))
+        listener(Progress("images", len(items), len(images)))
+    refuse_if_nothing(failed, len(items), inputs)
+    table = _table(np.concatenate(parts), items, predictor.head)
+    with whole_file(out) as partial:
+        table.to_csv(partial, index=False)
+    return PredictResult(out, table, failed, round(time.monotonic() - began, 3))
+
+
+def _patient_field(patient: str | None, images: Sequence[FoundImage]) -> Field | None:
+    if patient is not None:
+        return parse_field(patient, has_table=False, option="--patient")
+    if all(image.format == "dicom" for image in images):
+        return Field("tag", "PatientID")
+    return None
+
+
+def _table(values: np.ndarray[Any, Any], items: list[tuple[str, str]], head: Head) -> pd.DataFrame:
+    """Return the rows of images, then of patients, under numbers instead of ids."""
+    numbers: dict[str, str] = {"": ""}
+    for _, patient in items:
+        numbers.setdefault(patient, f"patient-{len(numbers):04d}")
+    patients = [numbers[patient] for _, patient in items]
+    images = pd.DataFrame(
+        {
+            "level": "image",
+            "patient": patients,
+            "file": [file for file, _ in items],
+            "images": 1,
+            **_columns(values, head),
+        }
+    )
+    known = [i for i, patient in enumerate(patients) if patient]
+    if not known:
+        return images
+    means = patients_mean(values[known], [patients[i] for i in known])
+    rows = pd.DataFrame(
+        {
+            "level": "patient",
+            "patient": list(means),
+            "file": "",
+            "images": [patients.count(patient) for patient in means],
+            **_columns(np.stack(list(means.values())), head),
+        }
+    )
+    return pd.concat([images, rows], ignore_index=True)
+
+
+def _columns(values: np.ndarray[Any, Any], head: Head) -> dict[str, Any]:
+    if head.task.kind == "regression":
+        return {head.task.name: np.round(values.astype(np.float64), 4)}
+    classes = head.task.classes
+    columns: dict[str, Any] = {head.task.name: [classes[i] for i in values.argmax(axis=1)]}
+    for i, name in enumerate(classes):
+        columns[f"p({name})"] = np.round(values[:, i].astype(np.float64), 6)
+    return columns

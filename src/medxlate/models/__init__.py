@@ -1,0 +1,1 @@
+"""The networks, and the model folder that hands them on."""

@@ -1,0 +1,85 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from medxlate.errors import UsageError
+
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and a precision.
+
+    Attributes:
+        device: Where tensors live.
+        precision: ``bf16``: convolutions and matrix products in bfloat16 by autocast, weights,
+            losses and optimizer states in float32; ``fp32``: everything in float32.
+    """
+
+    device: torch.device
+    precision: Precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which networks run."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """Choose the device and the precision.
+
+    Args:
+        device: ``auto`` (a CUDA device, else Apple's, else the processor) or torch's name of one.
+        precision: ``auto`` (bf16 where the hardware multiplies it natively), fp32 or bf16.
+
+    Raises:
+        UsageError: The device does not exist here.
+    """
+    chosen = _device(device)
+    if precision == "auto":
+        precision = "bf16" if _has_native_bf16(chosen) else "fp32"
+    return Compute(chosen, "bf16" if precision == "bf16" else "fp32")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        first = str(problem).splitlines()[0]
+        raise UsageError(
+            f"The device '{name}' cannot be used: {first}", "Use auto, cpu, cuda, cuda:N or mps."
+        ) from None
+    return device
+
+
+def _has_native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        # Emulated bf16 is about ten times slower than fp32; only AMX tiles make it worth it.
+        return "amx_bf16" in _cpu_flags()
+    return False
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as stream:
+            for line in stream:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:  # not Linux
+        pass
+    return frozenset()

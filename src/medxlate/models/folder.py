@@ -1,0 +1,187 @@
+"""The model folder: what one hands on. Safetensors and JSON, no pickle, nobody's identity."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medxlate.errors import ModelError, nearest
+from medxlate.files import read_json, sha256, whole_folder, write_json
+from medxlate.images.recipes import Recipe
+from medxlate.models.generator import Generator
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+
+SCHEMA_VERSION = 1
+MARKER = "model.json"
+
+
+class Weights(BaseModel):
+    """A file of weights: its name, SHA-256, and the training step it was taken at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str
+    step: int
+
+
+class TranslatorInfo(BaseModel):
+    """The generator from one source modality to the target."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    width: int
+    blocks: int
+    weights: Weights
+
+
+class PredictorInfo(BaseModel):
+    """The predictor on the target modality."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    head: Head
+    weights: Weights
+
+
+class ModelInfo(BaseModel):
+    """The content of model.json.
+
+    Attributes:
+        prepared_size: Side of the squares that images are first brought to, pixels.
+        image_size: Side of the squares that the networks see, pixels.
+        target: Name of the target modality.
+        target_recipe: Its intensity recipe.
+        translators: By source modality; empty for methods that do not translate.
+        predictor: The predictor.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    medxlate: str
+    method: str
+    prepared_size: int
+    image_size: int
+    target: str
+    target_recipe: Recipe
+    translators: dict[str, TranslatorInfo]
+    predictor: PredictorInfo
+
+
+def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], *, step: int) -> Weights:
+    """Write a state dict as ``name`` and return what model.json says of it."""
+    save_file(
+        {key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / name
+    )
+    return Weights(file=name, sha256=sha256(folder / name), step=step)
+
+
+def write_model(folder: Path, info: ModelInfo, *, weights_from: Path, card: str) -> None:
+    """Put model.json, the model card and the weights that it names into a new model folder.
+
+    Args:
+        folder: The model folder; an older one is replaced.
+        info: The content of model.json.
+        weights_from: The folder in which the weights now lie; they are moved.
+        card: The model card, Markdown.
+    """
+    with whole_folder(folder, marker=MARKER, overwrite=True) as partial:
+        for weights in _all_weights(info):
+            (weights_from / weights.file).rename(partial / weights.file)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        write_json(partial / MARKER, info.model_dump(mode="json"))
+
+
+def read_model(folder: Path) -> ModelInfo:
+    """Read model.json.
+
+    Raises:
+        ModelError: It is missing, damaged or of another version.
+    """
+    path = folder / MARKER
+    values = read_json(path, error=ModelError, hint="Name a model folder or a run with --model.")
+    version = values.get("schema_version") if isinstance(values, Mapping) else None
+    if version != SCHEMA_VERSION:
+        raise ModelError(
+            f"{path} has schema version {version}; this medxlate reads {SCHEMA_VERSION}.",
+            "Train again, or use the medxlate that wrote it.",
+        )
+    try:
+        return ModelInfo.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path} is damaged: {key}: {first['msg']}.") from None
+
+
+def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[str, Generator]:
+    """Return the source's name and its generator, in eval mode.
+
+    Args:
+        folder: The model folder.
+        info: Its model.json.
+        source: The source modality; None where the model has only one.
+
+    Raises:
+        ModelError: There is no such translator, or its weights are damaged.
+    """
+    known = sorted(info.translators)
+    if not known:
+        raise ModelError(
+            f"{folder} cannot translate: it was trained with the method {info.method}.",
+            "Train one with `medxlate train --method joint`.",
+        )
+    if source is None and len(known) > 1:
+        raise ModelError(
+            f"{folder} translates from {', '.join(known)}.", "Choose one with --source."
+        )
+    name = source or known[0]
+    if name not in info.translators:
+        raise ModelError(f"{folder} has no translator from '{name}'.", nearest(name, known))
+    translator = info.translators[name]
+    network = Generator(width=translator.width, blocks=translator.blocks)
+    load_weights(network, folder, translator.weights)
+    return name, network.eval()
+
+
+def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
+    """Return the predictor, in eval mode; raises ModelError where its weights are damaged."""
+    network = PredictorNetwork(
+        architecture=info.predictor.architecture, outputs=info.predictor.head.outputs
+    )
+    load_weights(network, folder, info.predictor.weights)
+    network.eval()
+    return network
+
+
+def load_weights(network: nn.Module, folder: Path, weights: Weights) -> None:
+    """Load checked weights into a network.
+
+    Raises:
+        ModelError: The file is missing, changed, damaged or does not fit.
+    """
+    if Path(weights.file).name != weights.file:
+        raise ModelError(f"{folder / MARKER} names weights outside its folder: {weights.file}.")
+    path = folder / weights.file
+    if not path.is_file():
+        raise ModelError(f"{path} is missing.", "Copy the whole model folder.")
+    if sha256(path) != weights.sha256:
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the one in model.json.")
+    try:
+        network.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as problem:
+        first = str(problem).splitlines()[0]
+        raise ModelError(f"{path} does not fit the network in model.json: {first}") from None
+
+
+def _all_weights(info: ModelInfo) -> list[Weights]:
+    return [info.predictor.weights, *(t.weights for t in info.translators.values())]

@@ -1,0 +1,98 @@
+"""The predictor P: a timm network on one-channel images. The only module that knows timm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from medxlate.errors import ConfigError, ModelError, nearest
+
+
+class PredictorNetwork(nn.Module):
+    """Map images [B, 1, H, W] in [-1, 1] to outputs [B, outputs].
+
+    A regression has one output, the standardised label; a classification one logit a class.
+
+    Args:
+        architecture: A model's name in timm.
+        outputs: Number of outputs.
+        pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or cached by
+            timm) or a local safetensors file.
+
+    Raises:
+        ConfigError: timm has no such model.
+        ModelError: The weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str = "resnet50",
+        outputs: int = 1,
+        pretrained: str | None = None,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(architecture):
+            raise ConfigError(
+                f"timm has no model '{architecture}' (model.predictor).",
+                nearest(architecture, map(str, timm.list_models())),
+            )
+        try:
+            self.backbone: nn.Module = timm.create_model(
+                architecture, pretrained=pretrained == "imagenet", in_chans=1, num_classes=outputs
+            )
+        except (OSError, RuntimeError) as problem:
+            raise ModelError(
+                f"The pretrained weights of {architecture} cannot be had: {problem}.",
+                "On a machine without internet, copy them there as a .safetensors file and name it "
+                "with --pretrained FILE.",
+            ) from None
+        if pretrained not in (None, "imagenet"):
+            _load_backbone(self.backbone, Path(pretrained))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return outputs [B, outputs]."""
+        output: Tensor = self.backbone(images)
+        return output
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pooled features [B, D] that the last layer sees."""
+        pooled: Tensor = self.backbone.forward_head(  # type: ignore[operator]
+            self.backbone.forward_features(images),  # type: ignore[operator]
+            pre_logits=True,
+        )
+        return pooled
+
+
+def _load_backbone(backbone: nn.Module, file: Path) -> None:
+    """Load weights by name; colour stems are summed to one channel, other heads left out."""
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as problem:
+        raise ModelError(
+            f"{file} cannot be read as safetensors: {problem}.",
+            "timm's weights on model hubs come as model.safetensors.",
+        ) from None
+    own = backbone.state_dict()
+    fitting: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name not in own:
+            continue
+        if value.ndim == 4 and value.shape[1] == 3 and own[name].shape[1] == 1:
+            value = value.sum(dim=1, keepdim=True)  # as timm does for in_chans=1
+        if value.shape == own[name].shape:
+            fitting[name] = value
+    head = {name for name in own if name.split(".")[0] in ("fc", "head", "classifier")}
+    missing = set(own) - set(fitting) - head
+    missing -= {name for name in own if name.endswith("num_batches_tracked")}
+    if missing:
+        raise ModelError(
+            f"{file} does not hold the weights of this network: {min(missing)} is missing "
+            f"({len(missing)} in all).",
+            "Check model.predictor against the file.",
+        )
+    backbone.load_state_dict(fitting, strict=False)
