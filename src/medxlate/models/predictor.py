@@ -20,8 +20,8 @@ class PredictorNetwork(nn.Module):
     Args:
         architecture: A model's name in timm.
         outputs: Number of outputs.
-        pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or cached by
-            timm) or a local safetensors file.
+        pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or
+            cached by timm) or a local safetensors file.
 
     Raises:
         ConfigError: timm has no such model.

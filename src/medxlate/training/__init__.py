@@ -1,0 +1,1 @@
+"""Training: objective, image buffer, step, loop, checkpoints, methods."""

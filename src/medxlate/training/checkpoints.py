@@ -1,0 +1,140 @@
+"""Checkpoints: complete, without pickle, and there whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Adam
+
+from medxlate.errors import ModelError
+from medxlate.files import read_json, sha256, whole_file, whole_folder, write_json
+from medxlate.training.step import Learner
+
+NETWORKS = "networks.safetensors"
+TRAINING = "training.safetensors"
+STATE = "state.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands.
+
+    Attributes:
+        step: Optimizer steps taken.
+        epoch: Epochs ended.
+        best_error: Lowest validation error so far; None before the first validation.
+        best_step: The step at which it was reached.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best_error: float | None = None
+    best_step: int = 0
+
+
+def save_checkpoint(folder: Path, learner: Learner, position: Position, *, best: bool) -> None:
+    """Write ``folder/step-NNNNNN``, point ``last`` (and ``best``) to it, drop what neither names.
+
+    Args:
+        folder: The run's checkpoints.
+        learner: Networks, optimizers and buffers.
+        position: Where the training stands.
+        best: Whether this is the best predictor so far.
+    """
+    name = f"step-{position.step:06d}"
+    with whole_folder(folder / name, marker=STATE, overwrite=True) as partial:
+        _save(learner.networks.state_dict(), partial / NETWORKS)
+        _save(_training_state(learner), partial / TRAINING)
+        hashes = {file: sha256(partial / file) for file in (NETWORKS, TRAINING)}
+        write_json(partial / STATE, {**asdict(position), "sha256": hashes})
+    for pointer in ("last", "best") if best else ("last",):
+        with whole_file(folder / pointer) as partial:
+            partial.write_text(name + "\n", encoding="ascii")
+    named = {pointed(folder, pointer) for pointer in ("last", "best")}
+    for old in folder.glob("step-*"):
+        if old not in named:
+            shutil.rmtree(old)
+
+
+def pointed(folder: Path, pointer: str) -> Path | None:
+    """Return the checkpoint that ``last`` or ``best`` names, or None."""
+    try:
+        return folder / (folder / pointer).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+
+
+def load_checkpoint(checkpoint: Path, learner: Learner, device: torch.device) -> Position:
+    """Bring a learner to the state of a checkpoint and return where it stands.
+
+    Raises:
+        ModelError: The checkpoint is damaged or belongs to another configuration.
+    """
+    state = read_json(checkpoint / STATE, error=ModelError)
+    networks = load_networks(checkpoint)
+    training = _load(checkpoint / TRAINING, state)
+    try:
+        learner.networks.load_state_dict(networks)
+        _load_training_state(learner, training, device)
+        torch.set_rng_state(training["random"])
+        return Position(**{key: state[key] for key in Position.__dataclass_fields__})
+    except (RuntimeError, KeyError) as problem:
+        first = str(problem).splitlines()[0]
+        raise ModelError(f"{checkpoint} does not fit this configuration: {first}") from None
+
+
+def load_networks(checkpoint: Path) -> dict[str, Tensor]:
+    """Return the weights of all networks of a checkpoint, by their names in the learner."""
+    return _load(checkpoint / NETWORKS, read_json(checkpoint / STATE, error=ModelError))
+
+
+def _training_state(learner: Learner) -> dict[str, Tensor]:
+    """Flatten optimizer states and buffers to named tensors."""
+    state = {"random": torch.get_rng_state()}
+    for name, optimizer in learner.optimizers.items():
+        for i, parameter in enumerate(_parameters(optimizer)):
+            for key, value in optimizer.state[parameter].items():
+                state[f"optimizer.{name}.{i}.{key}"] = value
+    for name, buffer in learner.buffers.items():
+        for key, value in buffer.state().items():
+            state[f"buffer.{name}.{key}"] = value
+    return state
+
+
+def _load_training_state(
+    learner: Learner, state: Mapping[str, Tensor], device: torch.device
+) -> None:
+    for name, optimizer in learner.optimizers.items():
+        for i, parameter in enumerate(_parameters(optimizer)):
+            prefix = f"optimizer.{name}.{i}."
+            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+            optimizer.state[parameter] = {key: value.to(device) for key, value in own.items()}
+    for name, buffer in learner.buffers.items():
+        prefix = f"buffer.{name}."
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        buffer.load_state(own, device)
+
+
+def _parameters(optimizer: Adam) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _save(state: Mapping[str, Tensor], path: Path) -> None:
+    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path)
+
+
+def _load(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    try:
+        if sha256(path) != state["sha256"][path.name]:
+            raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {STATE}.")
+        return dict(load_file(path))
+    except (OSError, KeyError, SafetensorError) as problem:
+        raise ModelError(f"{path} cannot be read: {problem}.") from None

@@ -1,0 +1,121 @@
+"""From a finished run to the model folder that one hands on."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+import medxlate
+from medxlate.config import Config
+from medxlate.dataset.index import DatasetInfo
+from medxlate.errors import ModelError
+from medxlate.models.folder import (
+    ModelInfo,
+    PredictorInfo,
+    TranslatorInfo,
+    write_model,
+    write_weights,
+)
+from medxlate.models.head import Head
+from medxlate.models.runs import RunFolder
+from medxlate.training.checkpoints import Position, load_networks, pointed
+from medxlate.training.methods import find_method, generator_blocks
+
+CARD = """# {what}
+
+Made by [medxlate](https://github.com/medxlate/medxlate) {version} with the method `{method}`.
+
+- Predictor: {architecture} on {target} images of {size} x {size} px, label {label}. Taken at step
+  {best} of {steps}, where the validation error was lowest ({error:.4g}).
+- Translators: {translators}
+- Epochs: {epochs}; seed: {seed}.
+
+Use it with `medxlate predict IMAGES --model THIS_FOLDER`{translate}.
+
+Translated images are synthetic. Neither they nor the predictions are for diagnosis. The folder
+holds no image, no id, no date and no path of the data that it was trained on.
+"""
+
+
+def export_model(
+    run: RunFolder,
+    *,
+    config: Config,
+    dataset: DatasetInfo,
+    head: Head,
+    image_size: int,
+    position: Position,
+) -> ModelInfo:
+    """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
+
+    The predictor is the one with the lowest validation error; generators have no such measure
+    and are best where their learning rate has come down to zero.
+    """
+    best, last = (pointed(run.checkpoints, pointer) for pointer in ("best", "last"))
+    if best is None or last is None:
+        raise ModelError(f"The run {run.path} has no checkpoint.")
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=".export") as name:
+        scratch = Path(name)
+        predictor = write_weights(
+            scratch,
+            "predictor.safetensors",
+            _part(load_networks(best), "predictor."),
+            step=position.best_step,
+        )
+        networks = load_networks(last)
+        translators = {}
+        for source in config.data.sources if find_method(config.method).uses_sources else ():
+            weights = write_weights(
+                scratch,
+                f"translator-{source}.safetensors",
+                _part(networks, f"{source}.g."),
+                step=position.step,
+            )
+            translators[source] = TranslatorInfo(
+                recipe=dataset.modalities[source].recipe,
+                width=config.model.generator_width,
+                blocks=generator_blocks(config, image_size),
+                weights=weights,
+            )
+        info = ModelInfo(
+            medxlate=medxlate.__version__,
+            method=config.method,
+            prepared_size=dataset.image_size,
+            image_size=image_size,
+            target=config.data.target,
+            target_recipe=dataset.modalities[config.data.target].recipe,
+            translators=translators,
+            predictor=PredictorInfo(
+                architecture=config.model.predictor, head=head, weights=predictor
+            ),
+        )
+        write_model(run.model, info, weights_from=scratch, card=_card(info, config, position))
+    return info
+
+
+def _part(networks: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
+
+
+def _card(info: ModelInfo, config: Config, position: Position) -> str:
+    task = info.predictor.head.task
+    sources = ", ".join(info.translators)
+    what = f"{task.name} from {info.target}"
+    return CARD.format(
+        what=f"{what}, with {sources} translated to {info.target}" if sources else what,
+        version=info.medxlate,
+        method=info.method,
+        architecture=info.predictor.architecture,
+        target=info.target,
+        size=info.image_size,
+        label=f"{task.name} in {task.unit}" if task.unit else task.name,
+        best=position.best_step,
+        steps=position.step,
+        error=position.best_error,
+        translators=f"{sources} to {info.target}, taken at the last step." if sources else "none.",
+        epochs=config.optimizer.epochs,
+        seed=config.runtime.seed,
+        translate=" and `medxlate translate IMAGES --model THIS_FOLDER`" if sources else "",
+    )

@@ -1,0 +1,203 @@
+"""The training loop: epochs of steps, then validation, samples and a checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medxlate.config import Config
+from medxlate.dataset.loading import Batch, Order, Slices
+from medxlate.events import EpochEnded, Listener, Progress, StepLogged
+from medxlate.images.write import write_grid
+from medxlate.inference.engine import run
+from medxlate.inference.predict import predict_batches
+from medxlate.models.device import Compute
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.runs import RunFolder
+from medxlate.models.translator import TranslatorNetworks
+from medxlate.training.checkpoints import Position, save_checkpoint
+from medxlate.training.schedule import rate_factor
+from medxlate.training.step import Learner, Losses
+
+VALIDATION_BATCH = 16
+SAMPLE_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation slices by modality."""
+
+    train: Mapping[str, Slices]
+    val: Mapping[str, Slices]
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """An epoch shows every training image of the largest modality once.
+
+        All modalities count, also those that a method does not use, so that every method makes
+        the same number of updates.
+        """
+        return math.ceil(max(len(slices) for slices in self.train.values()) / batch_size)
+
+
+class Loop:
+    """Trains a learner from wherever it stands to the last epoch.
+
+    Args:
+        learner: The method.
+        data: What it learns from.
+        config: Schedule and intervals.
+        head: Turns outputs into predictions.
+        compute: Device and precision.
+        folder: The run.
+        listener: Told of everything.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: Data,
+        *,
+        config: Config,
+        head: Head,
+        compute: Compute,
+        folder: RunFolder,
+        listener: Listener,
+    ) -> None:
+        self._learner = learner
+        self._data = data
+        self._config = config
+        self._head = head
+        self._compute = compute
+        self._folder = folder
+        self._listener = listener
+        self._batch_size = config.optimizer.batch_size
+        self._steps_per_epoch = data.steps_per_epoch(self._batch_size)
+        self._orders = {
+            name: Order(len(data.train[name]), seed=config.runtime.seed, name=name)
+            for name in learner.modalities
+        }
+        self._base_rates = {n: o.param_groups[0]["lr"] for n, o in learner.optimizers.items()}
+
+    def run(self, position: Position) -> Position:
+        """Train from ``position`` to the end and return where the training then stands."""
+        epochs = self._config.optimizer.epochs
+        for epoch in range(position.epoch, epochs):
+            self._set_rates(epoch)
+            self._epoch(epoch)
+            step = (epoch + 1) * self._steps_per_epoch
+            metrics = self._validate()
+            best = position.best_error is None or metrics["val_error"] < position.best_error
+            position = replace(position, step=step, epoch=epoch + 1)
+            if best:
+                position = replace(position, best_error=metrics["val_error"], best_step=step)
+            last = epoch + 1 == epochs
+            self._listener(EpochEnded(step, epoch + 1, epochs, metrics, best))
+            if last or (epoch + 1) % self._config.runtime.samples_every == 0:
+                self._write_samples(epoch + 1)
+            if best or last or (epoch + 1) % self._config.runtime.checkpoint_every == 0:
+                save_checkpoint(self._folder.checkpoints, self._learner, position, best=best)
+        return position
+
+    def _epoch(self, epoch: int) -> None:
+        """Take the steps of one epoch; losses are fetched from the device at log time only."""
+        total = self._config.optimizer.epochs * self._steps_per_epoch
+        log_every = self._config.runtime.log_every
+        first = epoch * self._steps_per_epoch
+        sums: Losses = {}
+        since, began = 0, time.monotonic()
+        for step in range(first, first + self._steps_per_epoch):
+            for name, value in self._learner.step(self._batches(step)).items():
+                sums[name] = sums[name] + value if name in sums else value
+            since += 1
+            values: dict[str, float] = {}
+            if (step + 1) % log_every == 0 or step + 1 == first + self._steps_per_epoch:
+                values = _means(sums, since)  # the one place that waits for the device
+                images = since * self._batch_size * len(self._learner.modalities)
+                rate = images / (time.monotonic() - began)
+                self._listener(StepLogged(step + 1, epoch + 1, values, rate))
+                sums, since, began = {}, 0, time.monotonic()
+            self._listener(Progress("training", step + 1, total, values))
+
+    def _batches(self, step: int) -> dict[str, Batch]:
+        return {
+            name: self._data.train[name]
+            .batch(order.take(step, self._batch_size))
+            .to(self._compute.device)
+            for name, order in self._orders.items()
+        }
+
+    def _set_rates(self, epoch: int) -> None:
+        optimizer = self._config.optimizer
+        factor = rate_factor(
+            epoch, epochs=optimizer.epochs, constant_share=optimizer.constant_share
+        )
+        for name, each in self._learner.optimizers.items():
+            for group in each.param_groups:
+                group["lr"] = self._base_rates[name] * factor
+
+    def _validate(self) -> dict[str, float]:
+        """Return the error by which the best predictor is chosen, and what people read."""
+        slices = self._data.val[self._config.data.target]
+        predictor = self._learner.networks["predictor"]
+        assert isinstance(predictor, PredictorNetwork)
+        images = (batch.images for batch in slices.batches(VALIDATION_BATCH))
+        values = predict_batches(predictor, images, head=self._head, compute=self._compute)
+        return validation_metrics(values, slices.labels, self._head)
+
+    def _write_samples(self, epoch: int) -> None:
+        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of a few validation images."""
+        for name, networks in self._learner.networks.items():
+            if isinstance(networks, TranslatorNetworks):
+                y = self._some(name)
+                x = self._some(self._config.data.target)
+                columns = [*self._there_and_back(networks.g, networks.f, y)]
+                columns += self._there_and_back(networks.f, networks.g, x)
+                rows = [
+                    [column[i, 0].numpy() for column in columns]
+                    for i in range(min(len(column) for column in columns))
+                ]
+                write_grid(self._folder.samples / f"{name}-epoch-{epoch:04d}.png", rows)
+
+    def _some(self, name: str) -> Tensor:
+        """Return up to four images of a modality's validation part, else of its training part."""
+        slices = self._data.val[name] if len(self._data.val[name]) else self._data.train[name]
+        count = min(SAMPLE_ROWS, len(slices))
+        return slices.batch([i * len(slices) // count for i in range(count)]).images
+
+    def _there_and_back(
+        self, there: torch.nn.Module, back: torch.nn.Module, images: Tensor
+    ) -> list[Tensor]:
+        fakes = run(there, [images], compute=self._compute)
+        return [images, fakes, run(back, [fakes], compute=self._compute)]
+
+
+def validation_metrics(
+    values: np.ndarray[Any, Any], labels: Tensor, head: Head
+) -> dict[str, float]:
+    """Return ``val_error`` and the figures that people read.
+
+    The error is the mean squared error for a regression, the cross-entropy for a classification.
+    """
+    truth = labels.numpy()
+    if head.task.kind == "regression":
+        difference = values.astype(np.float64) - truth
+        mse = float(np.mean(difference**2))
+        return {"val_error": mse, "val_mse": mse, "val_mae": float(np.mean(np.abs(difference)))}
+    chosen = np.clip(values[np.arange(len(truth)), truth], 1e-12, 1).astype(np.float64)
+    entropy = float(-np.log(chosen).mean())
+    accuracy = float((values.argmax(axis=1) == truth).mean())
+    return {"val_error": entropy, "val_cross_entropy": entropy, "val_accuracy": accuracy}
+
+
+def _means(sums: Losses, count: int) -> dict[str, float]:
+    names = list(sums)
+    values = (torch.stack([sums[name] for name in names]) / count).tolist()
+    return dict(zip(names, values, strict=True))

@@ -1,0 +1,50 @@
+"""metrics.jsonl: what happened in a run, one event a line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medxlate.events import EpochEnded, Event, Listener, StepLogged
+
+
+class Recorder:
+    """A listener that writes steps and epochs to a file and passes every event on.
+
+    Args:
+        path: The file; lines of an earlier part of the same run are kept.
+        then: The next listener.
+    """
+
+    def __init__(self, path: Path, then: Listener) -> None:
+        self._path = path
+        self._then = then
+
+    def __call__(self, event: Event) -> None:
+        """Record the event and pass it on."""
+        if isinstance(event, StepLogged | EpochEnded):
+            kind = "step" if isinstance(event, StepLogged) else "epoch"
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"event": kind, **asdict(event)}) + "\n")
+        self._then(event)
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """Return the recorded events; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def rewind_record(path: Path, step: int) -> None:
+    """Drop what was recorded after ``step``: a resumed run records it again."""
+    kept = [event for event in read_record(path) if event["step"] <= step]
+    path.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")

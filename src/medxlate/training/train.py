@@ -1,0 +1,201 @@
+"""``medxlate train``: from a dataset folder to a run folder."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from medxlate.config import Config, parse
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Part, Split, check_no_leak, split_patients
+from medxlate.errors import ConfigError, DataError, ModelError
+from medxlate.events import Listener, Stage, Warned, silent
+from medxlate.files import read_json, write_json
+from medxlate.models.device import choose_compute
+from medxlate.models.head import fit_head
+from medxlate.models.runs import RunFolder, find_run, new_run
+from medxlate.training.checkpoints import Position, load_checkpoint, pointed
+from medxlate.training.export import export_model
+from medxlate.training.loop import Data, Loop
+from medxlate.training.methods import build_learner, find_method
+from medxlate.training.record import Recorder, rewind_record
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What ``train`` did.
+
+    Attributes:
+        run: The run folder.
+        steps: Optimizer steps taken in all.
+        epochs: Epochs ended.
+        best_error: Lowest validation error (squared error, or cross-entropy).
+        best_step: The step at which it was reached.
+        seconds: How long this call took.
+    """
+
+    run: Path
+    steps: int
+    epochs: int
+    best_error: float
+    best_step: int
+    seconds: float
+
+
+def train(
+    config: Config,
+    *,
+    runs: Path | str = "runs",
+    name: str | None = None,
+    listener: Listener = silent,
+) -> TrainResult:
+    """Train translators and predictor from a prepared dataset.
+
+    Args:
+        config: Everything that decides the training; see ``medxlate.config.resolve``.
+        runs: The folder of all runs.
+        name: The run's name; None: made from the modalities and a number.
+        listener: Told of progress, losses and validation.
+
+    Raises:
+        ConfigError: Source or target are missing or contradict the method.
+        DataError: The dataset cannot be used, or its patients cannot be divided.
+        OutputError: The run exists already.
+    """
+    check_config(config)
+    dataset = Dataset(Path(config.data.folder))
+    tables = _open(dataset, config)
+    split = split_patients(
+        {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
+    )
+    data, image_size = make_data(dataset, tables, split, config)
+    run = new_run(Path(runs), name, config.data.sources, config.data.target)
+    write_json(run.config, config.model_dump(mode="json"))
+    write_json(run.split, split.to_json())
+    return _train(run, config, dataset, data, image_size, resume=False, listener=listener)
+
+
+def resume(run: Path | str = "runs/latest", *, listener: Listener = silent) -> TrainResult:
+    """Continue a run from its last checkpoint, with its own configuration and split.
+
+    Args:
+        run: A run folder or ``runs/latest``.
+        listener: Told of progress, losses and validation.
+
+    Raises:
+        ModelError: There is no such run, or its checkpoint is damaged.
+        DataError: The dataset is gone or has changed.
+    """
+    folder = find_run(Path(run))
+    config = parse(read_json(folder.config, error=ModelError))
+    dataset = Dataset(Path(config.data.folder))
+    tables = _open(dataset, config)
+    split = Split.from_json(read_json(folder.split, error=ModelError))
+    data, image_size = make_data(dataset, tables, split, config)
+    return _train(folder, config, dataset, data, image_size, resume=True, listener=listener)
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError unless the method has the modalities that it needs."""
+    if not config.data.target:
+        raise ConfigError("No target modality is given.", "Name it with --target.")
+    if find_method(config.method).uses_sources and not config.data.sources:
+        raise ConfigError(
+            f"The method {config.method} needs a source modality.", "Name it with --source."
+        )
+
+
+def make_data(
+    dataset: Dataset, tables: dict[str, Modality], split: Split, config: Config
+) -> tuple[Data, int]:
+    """Return training and validation slices, and the image size; refuses a leaking split.
+
+    Raises:
+        DataError: A patient or image is on two sides, or a modality has no training patient.
+    """
+    check_no_leak(split, [modality.slices for modality in tables.values()])
+    size = config.data.image_size or dataset.info.image_size
+
+    def part(which: Part) -> dict[str, Slices]:
+        return {
+            name: Slices(m, split.rows(m.slices, which), task=dataset.info.task, image_size=size)
+            for name, m in tables.items()
+        }
+
+    data = Data(part("train"), part("val"))
+    for name, slices in data.train.items():
+        if len(slices) == 0:
+            raise DataError(
+                f"No {name} patient is left for training: they all fell to validation or test.",
+                "Prepare more patients, or change split.seed.",
+            )
+    return data, size
+
+
+def _train(
+    run: RunFolder,
+    config: Config,
+    dataset: Dataset,
+    data: Data,
+    image_size: int,
+    *,
+    resume: bool,
+    listener: Listener,
+) -> TrainResult:
+    began = time.monotonic()
+    compute = choose_compute(config.runtime.device, config.runtime.precision)
+    head = fit_head(dataset.info.task, [slices.labels for slices in data.train.values()])
+    learner = build_learner(config, head, image_size, compute)
+    position = Position()
+    checkpoint = pointed(run.checkpoints, "last")
+    if resume and checkpoint is not None:
+        position = load_checkpoint(checkpoint, learner, compute.device)
+    rewind_record(run.metrics, position.step)
+    counts = ", ".join(f"{len(slices)} {name}" for name, slices in data.train.items())
+    listener(
+        Stage(
+            f"Training {config.method} on {counts} images of {image_size} px "
+            f"({compute.device.type}, {compute.precision}) in {run.path}"
+        )
+    )
+    if resume and checkpoint is None:
+        listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
+    loop = Loop(
+        learner,
+        data,
+        config=config,
+        head=head,
+        compute=compute,
+        folder=run,
+        listener=Recorder(run.metrics, listener),
+    )
+    position = loop.run(position)
+    export_model(
+        run,
+        config=config,
+        dataset=dataset.info,
+        head=head,
+        image_size=image_size,
+        position=position,
+    )
+    assert position.best_error is not None
+    return TrainResult(
+        run.path,
+        position.step,
+        position.epoch,
+        position.best_error,
+        position.best_step,
+        round(time.monotonic() - began, 3),
+    )
+
+
+def _open(dataset: Dataset, config: Config) -> dict[str, Modality]:
+    """Open every modality that is named, also where the method does not use it.
+
+    A test patient's images of any modality are then outside of every method's training, and
+    methods on the same data share their split and their number of updates.
+    """
+    names = [*config.data.sources, config.data.target]
+    return {name: dataset.modality(name) for name in names}
