@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medxlate.phantoms import FOV_MM, MODALITIES, Anatomy, Array, draw_anatomy, render
+from medxlate.phantoms.anatomy import FOV_MM, MODALITIES, Anatomy, Array, draw_anatomy, render
 
 
 def patient(age: float = 40, seed: int = 0) -> Anatomy:

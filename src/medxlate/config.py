@@ -18,9 +18,9 @@ from medxlate.errors import ConfigError, nearest
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and unknown keys are errors."""
+    """Base of all sections: immutable; unknown keys and infinite numbers are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class DataConfig(Section):

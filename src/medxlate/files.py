@@ -44,7 +44,7 @@ def whole_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterato
         OutputError: ``path`` exists, is not an empty folder, and may not be replaced.
     """
     check_free(path, marker=marker, overwrite=overwrite)
-    made_parent = not path.parent.exists()
+    new_parents = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(
         tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.resolve())
@@ -55,15 +55,16 @@ def whole_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterato
         _replace_folder(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if made_parent:
-            with suppress(OSError):  # nothing was made in it
-                path.parent.rmdir()
+        with suppress(OSError):  # something was made in them
+            for parent in new_parents:
+                parent.rmdir()
 
 
 def check_free(path: Path, *, marker: str, overwrite: bool = False) -> None:
     """Raise OutputError where ``path`` already holds something that may not be replaced."""
-    if path.is_file():
-        raise OutputError(f"{path} is a file.", "Name a folder that does not exist yet.")
+    for place in (path, *path.parents):
+        if place.is_file():
+            raise OutputError(f"{place} is a file.", "Name a folder that does not exist yet.")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not overwrite:

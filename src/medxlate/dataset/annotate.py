@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from medxlate.dataset.fields import Field, parse_field
+from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.table import RowFinder, Table, read_table
@@ -51,6 +52,12 @@ class Annotator:
             name.rpartition(":")[2]: parse_field(name, has_table=has_table, option="--keep")
             for name in options.keep
         }
+        for name in COLUMNS:
+            if name in self._kept:
+                raise UsageError(
+                    f"--keep {name}: the index has a column '{name}' of its own.",
+                    "Rename the table's column to keep it.",
+                )
         self._rows = _row_finder(options, table, self._patient, self._fields()) if table else None
 
     @property

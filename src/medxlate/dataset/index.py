@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +20,20 @@ from medxlate.errors import DataError, nearest
 from medxlate.files import read_json, write_json
 from medxlate.images.recipes import Recipe
 
+COLUMNS = (
+    "slice_id",
+    "shard",
+    "row",
+    "patient",
+    "label",
+    "file",
+    "height",
+    "width",
+    "pixel_hash",
+)
 SCHEMA_VERSION = 1
 KEY_FILE = "pseudonym.key"
+KEY_BYTES = 32
 
 
 class ModalityInfo(BaseModel):
@@ -172,20 +184,41 @@ def load_key(folder: Path) -> bytes:
     """Return the dataset's secret key, or a newly drawn one; it never leaves the folder.
 
     Raises:
-        DataError: The key file is damaged.
+        DataError: The key file is damaged, or missing although patients were named with it.
     """
     path = folder / KEY_FILE
     if not path.exists():
-        return secrets.token_bytes(32)
+        if (folder / "dataset.json").exists():
+            raise DataError(
+                f"{path} is missing; a new modality's patients cannot be matched without it.",
+                "Put it back, or prepare all modalities into another folder.",
+            )
+        return secrets.token_bytes(KEY_BYTES)
     try:
-        return bytes.fromhex(path.read_text(encoding="ascii"))
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
     except ValueError:
-        raise DataError(f"{path} is damaged; patients cannot be matched with it.") from None
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise DataError(f"{path} is damaged; patients cannot be matched with it.")
+    return key
 
 
 def save_key(folder: Path, key: bytes) -> None:
-    """Keep the key in the dataset folder, readable by its owner only."""
-    with contextlib.suppress(FileExistsError):
-        handle = os.open(folder / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(key.hex())
+    """Keep the key in the dataset folder, readable by its owner only.
+
+    Raises:
+        DataError: The folder has got another key meanwhile.
+    """
+    path = folder / KEY_FILE
+    if not path.exists():
+        handle, name = tempfile.mkstemp(prefix=f".{KEY_FILE}.", suffix=".partial", dir=folder)
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as stream:  # mkstemp made it private
+                stream.write(key.hex())
+            os.replace(name, path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    if load_key(folder) != key:
+        raise DataError(
+            f"{path} was written by another prepare at the same time.", "Run this one again."
+        )

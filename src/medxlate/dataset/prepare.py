@@ -113,13 +113,15 @@ def prepare(
                 skipped[found.relative] = str(problem).replace(str(found.path), "the file")
         _refuse(skipped, store, options, strict=strict)
         info = store.finish()
+        existing = read_info(data)  # another prepare may have added a modality meanwhile
+        size = _agreed_size(size, existing)
         dataset = _joined(existing, modality, info, task=_task(options, store), size=size)
         notes = {i.relative: f"is {i.format}" for i in search.images if i.suffix_lies}
         seconds = round(time.monotonic() - began, 3)
         record = {"skipped": skipped, "notes": notes, "other_files": search.others}
         write_json(partial / MARKER, {**record, "seconds": seconds, "options": _plain(options)})
         save_key(data, key)
-    write_info(data, dataset)
+        write_info(data, dataset)  # last: whatever fails before leaves the dataset as it was
     if skipped:
         listener(
             Warned(f"{len(skipped)} files were left out; {data / modality / MARKER} lists why.")
@@ -211,7 +213,7 @@ def _agreed_size(size: int | None, existing: DatasetInfo | None) -> int:
                 "Leave --size out, or prepare into another folder with --data.",
             )
         return existing.image_size
-    size = size or DEFAULT_SIZE
+    size = DEFAULT_SIZE if size is None else size
     if size < 32 or size % 4:
         raise UsageError(f"--size {size} must be a multiple of 4, at least 32.")
     return size

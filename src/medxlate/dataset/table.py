@@ -46,12 +46,14 @@ def read_table(path: Path) -> Table:
     """
     try:
         if path.suffix.lower() in (".xlsx", ".xlsm"):
-            frame, separator = pd.read_excel(path, dtype=str, keep_default_na=False), ""
+            frame = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
+            separator = ""
         else:
             separator = _separator(path)
             frame = pd.read_csv(
                 path,
                 sep=separator,
+                header=None,
                 dtype=str,
                 keep_default_na=False,
                 encoding="utf-8-sig",
@@ -62,11 +64,15 @@ def read_table(path: Path) -> Table:
         raise DataError(f"The label table {path} does not exist.") from None
     except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
         raise DataError(f"The label table {path} cannot be read: {problem}.") from None
-    columns = tuple(str(column).strip() for column in frame.columns)
-    rows = tuple(
-        {column: str(value).strip() for column, value in zip(columns, values, strict=True)}
+    lines = [
+        tuple(str(value).strip() for value in values)
         for values in frame.itertuples(index=False, name=None)
-    )
+    ]
+    columns = lines[0] if lines else ()
+    twice = sorted({column for column in columns if column and columns.count(column) > 1})
+    if twice:
+        raise DataError(f"The label table {path} names the column '{twice[0]}' twice.")
+    rows = tuple(dict(zip(columns, values, strict=True)) for values in lines[1:])
     if not rows:
         raise DataError(f"The label table {path} has no rows.")
     return Table(path, columns, rows, separator == ";")

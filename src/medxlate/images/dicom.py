@@ -108,7 +108,8 @@ def _pixels(header: Dataset, path: Path) -> np.ndarray[Any, Any]:
     if int(header.get("NumberOfFrames", 1) or 1) > 1:
         frames = header.NumberOfFrames
         raise ImageError(f"{path} holds {frames} frames; only single frames are read.")
-    if int(header.get("SamplesPerPixel", 1)) != 1:
+    palette = header.get("PhotometricInterpretation") == "PALETTE COLOR"
+    if palette or int(header.get("SamplesPerPixel", 1)) != 1:
         raise ImageError(f"{path} is a colour image; DICOM images must be grey.")
     try:
         return header.pixel_array

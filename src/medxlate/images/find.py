@@ -65,14 +65,14 @@ def sniff(path: Path) -> Format | None:
             head = stream.read(132)
     except OSError as problem:
         raise ImageError(f"{path} cannot be opened: {problem.strerror}.") from None
+    if head[128:132] == b"DICM":  # before TIFF: some DICOM files begin like TIFF ones as well
+        return "dicom"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head[:4] in (b"II*\0", b"MM\0*"):
         return "tiff"
-    if head[128:132] == b"DICM":
-        return "dicom"
     return None
 
 

@@ -15,6 +15,9 @@ from PIL import UnidentifiedImageError
 from medxlate.errors import ImageError
 from medxlate.images.image import Image
 
+BITS_PER_SAMPLE = 258  # TIFF tag
+PHOTOMETRIC = 262  # TIFF tag
+
 
 def read_raster(path: Path, *, channel: int | None = None) -> Image:
     """Read a PNG, JPEG or TIFF as one grey image.
@@ -32,7 +35,7 @@ def read_raster(path: Path, *, channel: int | None = None) -> Image:
         grey = array
     elif channel is None:
         grey = _luma(array)
-    elif channel < array.shape[2]:
+    elif 0 <= channel < array.shape[2]:
         grey = array[:, :, channel]
     else:
         raise ImageError(
@@ -50,6 +53,8 @@ def stored_bits(path: Path) -> int:
     """Return 8 or 16, from the file's header alone; damaged files count as 8."""
     try:
         with PIL.Image.open(path) as image:
+            if max(_tiff_bits(image)) > 8:
+                return 16
             return 8 if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr") else 16
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
         return 16 if path.suffix.lower() in (".tif", ".tiff") else 8
@@ -69,9 +74,12 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
                 pages = getattr(image, "n_frames", 1)
                 if pages > 1:
                     raise ImageError(f"{path} holds {pages} pages; only one is read.")
+                bits = _tiff_bits(image)
+                if len(bits) > 1 and max(bits) > 8:
+                    return _tiff_array(path)  # pillow would reduce the colours to 8 bits
                 return _pillow_array(image)
     except UnidentifiedImageError:
-        return _tiff_array(path)  # pillow knows no 16-bit TIFF with several channels
+        return _tiff_array(path)  # pillow knows few TIFFs with several channels
     except PIL.Image.DecompressionBombError as problem:
         raise ImageError(f"{path} is too large: {problem}.") from None
     except (OSError, SyntaxError, ValueError, struct.error) as problem:
@@ -81,6 +89,10 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
 def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
     if image.mode in ("L", "I;16", "I;16B", "I", "F", "RGB"):
         array = np.asarray(image)
+        if array.dtype == np.int32 and _tiff_bits(image) == (16,):
+            array = array.astype(np.int16)  # the file's own type
+        elif array.dtype.kind == "u" and array.itemsize == 2 and _min_is_white(image):
+            array = 65535 - array  # pillow turns only 8-bit images
     elif image.mode in ("1", "LA"):
         array = np.asarray(image.convert("L"))
     else:  # palettes, alpha, CMYK...
@@ -88,6 +100,15 @@ def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
     if array.ndim == 3 and (array == array[:, :, :1]).all():
         return array  # grey saved as colour: every channel is the image
     return array
+
+
+def _tiff_bits(image: PIL.Image.Image) -> tuple[int, ...]:
+    """Return the bits of each channel of a TIFF; (0,) for other formats."""
+    return tuple(getattr(image, "tag_v2", {}).get(BITS_PER_SAMPLE, (0,)))
+
+
+def _min_is_white(image: PIL.Image.Image) -> bool:
+    return getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == 0
 
 
 def _tiff_array(path: Path) -> np.ndarray[Any, Any]:

@@ -59,6 +59,11 @@ class PredictorNetwork(nn.Module):
         output: Tensor = self.backbone(images)
         return output
 
+    def classify(self, features: Tensor) -> Tensor:
+        """Return outputs [B, outputs] for pooled features [B, D]."""
+        output: Tensor = self.backbone.get_classifier()(features)  # type: ignore[operator]
+        return output
+
     def features(self, images: Tensor) -> Tensor:
         """Return the pooled features [B, D] that the last layer sees."""
         pooled: Tensor = self.backbone.forward_head(  # type: ignore[operator]

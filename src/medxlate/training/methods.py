@@ -74,6 +74,11 @@ def _joint(config: Config, head: Head, image_size: int, compute: Compute) -> Lea
 
 
 def _target_only(config: Config, head: Head, image_size: int, compute: Compute) -> Learner:
+    if config.optimizer.batch_size == 1 and image_size < 64:
+        raise ConfigError(
+            f"Batch norm cannot learn from one image of {image_size} px.",
+            "Set optimizer.batch_size to 2 or more.",
+        )
     return TargetOnly(
         _predictor(config, head, compute),
         target=config.data.target,

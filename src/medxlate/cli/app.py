@@ -1,0 +1,53 @@
+"""The command ``medxlate``. Importing it costs neither torch nor pydicom."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import medxlate
+from medxlate.cli.demo import demo
+from medxlate.cli.evaluate import evaluate
+from medxlate.cli.predict import predict
+from medxlate.cli.prepare import prepare
+from medxlate.cli.train import train
+from medxlate.cli.translate import translate
+
+app = typer.Typer(
+    name="medxlate",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"medxlate {medxlate.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Translate medical images between modalities to make a better predictor.
+
+    The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
+    **evaluate**. **demo** does all of it on generated images.
+
+    Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+    """
+
+
+for command in (prepare, train, translate, predict, evaluate, demo):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

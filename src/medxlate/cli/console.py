@@ -1,0 +1,167 @@
+"""What people see: the only module that knows rich, and the only one that prints."""
+
+from __future__ import annotations
+
+import errno
+import json as jsonlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from medxlate.errors import MedxlateError
+from medxlate.events import EpochEnded, Event, Stage, StepLogged, Warned
+from medxlate.events import Progress as ProgressEvent
+
+INTERRUPTED = 130
+
+
+class Reporter:
+    """Renders events on stderr and the result on stdout.
+
+    Args:
+        json: Whether the result is printed as JSON.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self._json = json
+        self._out = Console(file=sys.stdout, highlight=False)
+        self._err = Console(file=sys.stderr, highlight=False)
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Render one event."""
+        if isinstance(event, Stage):
+            self._stop_bar()
+            self._err.print(event.text, markup=False, style="bold")
+        elif isinstance(event, Warned):
+            self._err.print(f"Note: {event.text}", markup=False, style="yellow")
+        elif isinstance(event, ProgressEvent):
+            self._progress(event)
+        elif isinstance(event, StepLogged):
+            self._describe(event)
+        elif isinstance(event, EpochEnded):
+            self._epoch(event)
+
+    def result(self, value: dict[str, Any], *tables: Table | str) -> None:
+        """Print the result: the value as JSON, or the tables and lines for people."""
+        self._stop_bar()
+        if self._json:
+            print(jsonlib.dumps(value, indent=2))  # noqa: T201
+            return
+        for table in tables:
+            self._out.print(table, markup=False, soft_wrap=isinstance(table, str))
+
+    def error(self, message: str, hint: str = "") -> None:
+        """Print an error on stderr."""
+        self._stop_bar()
+        self._err.print(f"Error: {message}", markup=False, style="red", soft_wrap=True)
+        if hint:
+            self._err.print(hint, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the terminal as it was found."""
+        self._stop_bar()
+
+    def _progress(self, event: ProgressEvent) -> None:
+        if not self._err.is_terminal:
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}"),
+                console=self._err,
+                transient=True,
+            )
+            self._bar.start()
+        if event.task not in self._tasks:
+            self._tasks[event.task] = self._bar.add_task(event.task, figures="")
+        self._bar.update(self._tasks[event.task], completed=event.done, total=event.total)
+        if event.done == event.total:
+            self._stop_bar()
+
+    def _describe(self, event: StepLogged) -> None:
+        shown = {k: v for k, v in event.losses.items() if "predict" in k or "adv_t" in k}
+        shown |= {k: v for k, v in event.losses.items() if "cycle_s" in k}
+        figures = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        figures += f"  {event.images_per_second:.1f} images/s"
+        if self._bar is not None:
+            for task in self._tasks.values():
+                self._bar.update(task, figures=figures)
+
+    def _epoch(self, event: EpochEnded) -> None:
+        figures = "  ".join(f"{k} {v:.4g}" for k, v in event.metrics.items() if k != "val_error")
+        best = "  (best so far)" if event.best else ""
+        self._err.print(f"epoch {event.epoch}/{event.epochs}  {figures}{best}", markup=False)
+
+    def _stop_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar, self._tasks = None, {}
+
+
+@contextmanager
+def reporting(*, json: bool) -> Iterator[Reporter]:
+    """Yield a reporter; turn errors into a message and the documented exit code."""
+    reporter = Reporter(json=json)
+    try:
+        yield reporter
+    except MedxlateError as problem:
+        reporter.error(problem.message, problem.hint)
+        raise typer.Exit(problem.exit_code) from None
+    except KeyboardInterrupt:
+        reporter.error("Interrupted; nothing half-written was left.")
+        raise typer.Exit(INTERRUPTED) from None
+    except OSError as problem:
+        if problem.errno == errno.ENOSPC:
+            where = f" for {problem.filename}" if problem.filename else ""
+            reporter.error(f"No space is left on the disk{where}.", "Free some and run it again.")
+        elif problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            reporter.error(f"{problem.filename} may not be read or written.")
+        else:
+            raise
+        raise typer.Exit(1) from None
+    finally:
+        reporter.close()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table whose first column is text and whose others are figures."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def number(value: float | None) -> str:
+    """Return a figure with four significant digits; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.4g}"
+
+
+def failures(failed: dict[str, str], *, most: int = 5) -> list[str]:
+    """Return lines that name files and reasons, a few of many."""
+    lines = [f"  {name}: {reason}" for name, reason in list(failed.items())[:most]]
+    if len(failed) > most:
+        lines.append(f"  ... and {len(failed) - most} more")
+    return lines

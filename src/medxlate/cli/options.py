@@ -1,0 +1,28 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on stdout; messages on stderr.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what medxlate wrote there before.")
+]
+Data = Annotated[Path, typer.Option("--data", help="The dataset folder.", show_default=True)]
+Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.", show_default=True)]
+Model = Annotated[Path, typer.Option("--model", help="A model folder, a run, or the newest run.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option("--exclude", help="Glob of file names to leave out, such as '*_mask*'; repeat."),
+]
+Images = Annotated[
+    Path, typer.Argument(help="Folder of images (searched recursively) or one image.")
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images computed at once.")]

@@ -1,0 +1,114 @@
+"""``medxlate predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medxlate.cli.options import (
+    BatchSize,
+    Device,
+    Exclude,
+    Images,
+    Json,
+    Model,
+    Overwrite,
+    Precision,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def predict(
+    images: Images,
+    out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path(
+        "predictions.csv"
+    ),
+    model: Model = Path("runs/latest"),
+    patient: Annotated[
+        str | None,
+        typer.Option(
+            "--patient",
+            help="Patients: tag:X, folder:N, regex:PATTERN or file. DICOM default: PatientID.",
+        ),
+    ] = None,
+    exclude: Exclude = None,
+    batch_size: BatchSize = 16,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Predict the label of target-modality images, per image and per patient.
+
+    `medxlate predict ./ct_dir`
+
+    `medxlate predict ./ct_dir --out ages.csv --patient folder:1`
+    """
+    from medxlate.cli.console import failures, reporting, table
+
+    with reporting(json=json) as reporter:
+        from medxlate.inference.predict import predict as run
+
+        result = run(
+            images,
+            out=out,
+            model=model,
+            patient=patient,
+            exclude=exclude or (),
+            device=device,
+            precision=precision,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            listener=reporter,
+        )
+        counts = result.table["level"].value_counts().to_dict()
+        summary = {level: _summary(result.table, level) for level in counts}
+        reporter.result(
+            {
+                "out": str(result.out),
+                "images": counts.get("image", 0),
+                "patients": counts.get("patient", 0),
+                "summary": summary,
+                "failed": result.failed,
+                "seconds": result.seconds,
+            },
+            table(
+                f"Predictions in {result.out}",
+                ["level", "count", *next(iter(summary.values()))],
+                [
+                    [level, str(counts[level]), *map(_text, s.values())]
+                    for level, s in summary.items()
+                ],
+            ),
+        )
+        if result.failed:
+            reporter.error(
+                f"{len(result.failed)} files could not be read:\n"
+                + "\n".join(failures(result.failed)),
+                f"The others are in {result.out}.",
+            )
+            raise typer.Exit(1)
+
+
+def _summary(table: pd.DataFrame, level: str) -> dict[str, Any]:
+    """Return mean, spread and range of a regression, or the counts of classes."""
+    values = table.loc[table["level"] == level].iloc[:, 4]
+    if values.dtype.kind == "f":
+        name = values.name
+        return {
+            f"mean {name}": float(values.mean()),
+            "std": float(values.std(ddof=0)),
+            "min": float(values.min()),
+            "max": float(values.max()),
+        }
+    every = sorted(table.iloc[:, 4].unique())
+    found = values.value_counts().to_dict()
+    return {str(name): int(found.get(name, 0)) for name in every}
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

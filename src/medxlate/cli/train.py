@@ -1,0 +1,122 @@
+"""``medxlate train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medxlate.cli.options import Json, Runs
+from medxlate.errors import UsageError
+
+
+def train(
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", help="Source modality; repeat for several."),
+    ] = None,
+    target: Annotated[str | None, typer.Option("--target", help="Target modality.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option("--preset", help="paper (256 px), small (64 px, CPU) or debug (seconds)."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", help="joint (default) or target-only.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 200.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", help="Images of each modality a step. Default: 1.")
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            "--pretrained",
+            help="Initial predictor weights: imagenet (timm's) or a .safetensors file.",
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of weights, order, split.")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
+    ] = None,
+    runs: Runs = Path("runs"),
+    name: Annotated[str | None, typer.Option("--name", help="The run's name.")] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
+    ] = None,
+    precision: Annotated[
+        str | None, typer.Option("--precision", help="auto, fp32 or bf16.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the newest run, or the one of --name.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Train translators and predictor together (or the predictor alone).
+
+    `medxlate train --source mri --target ct`
+
+    `medxlate train --source mri --source pet --target ct --preset small --set optimizer.epochs=30`
+
+    `medxlate train --resume`
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        from medxlate.config import resolve
+
+        overrides = _overrides(
+            data={"sources": source, "target": target, "folder": data and str(data)},
+            optimizer={"epochs": epochs, "batch_size": batch_size},
+            model={"pretrained": pretrained},
+            split={"seed": seed},
+            runtime={"seed": seed, "device": device, "precision": precision},
+        )
+        if method is not None:
+            overrides["method"] = method
+        if resume:
+            if overrides or preset or config or sets:
+                raise UsageError(
+                    "--resume continues a run with its own configuration.",
+                    "Give it nothing but --runs and --name.",
+                )
+            from medxlate.training.train import resume as run_again
+
+            result = run_again(runs / (name or "latest"), listener=reporter)
+        else:
+            settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
+            from medxlate.training.train import check_config
+
+            check_config(settings)
+            from medxlate.training.train import train as run
+
+            result = run(settings, runs=runs, name=name, listener=reporter)
+        reporter.result(
+            {
+                "run": str(result.run),
+                "steps": result.steps,
+                "epochs": result.epochs,
+                "best_error": result.best_error,
+                "best_step": result.best_step,
+                "seconds": result.seconds,
+            },
+            f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "
+            f"error {result.best_error:.4g} at step {result.best_step}.",
+            f"The model is in {result.run / 'model'}; next: medxlate evaluate",
+        )
+
+
+def _overrides(**sections: dict[str, Any]) -> dict[str, Any]:
+    """Return what was given on the command line, section by section."""
+    given = {
+        name: {key: value for key, value in values.items() if value not in (None, [])}
+        for name, values in sections.items()
+    }
+    return {name: values for name, values in given.items() if values}

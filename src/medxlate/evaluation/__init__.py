@@ -1,0 +1,1 @@
+"""Measuring predictors and translated images."""

@@ -1,0 +1,226 @@
+"""``medxlate evaluate``: a run's predictor and translator on its test patients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from medxlate.config import Config, parse
+from medxlate.dataset.index import Dataset
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Split, check_no_leak
+from medxlate.errors import DataError, ModelError, UsageError
+from medxlate.evaluation.distribution import (
+    NAMES,
+    SMALL,
+    Features,
+    find_inception,
+    image_metrics,
+)
+from medxlate.evaluation.prediction import metric_names, score
+from medxlate.events import Listener, Stage, Warned, silent
+from medxlate.files import read_json
+from medxlate.inference.engine import run as run_network
+from medxlate.inference.inputs import patients_mean
+from medxlate.inference.predict import Predictor, predict_batches
+from medxlate.inference.translate import Translator
+from medxlate.models.device import Compute, choose_compute
+from medxlate.models.folder import read_model
+from medxlate.models.head import Head
+from medxlate.models.runs import RunFolder, find_model, find_run
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``evaluate`` measured on the run's test patients.
+
+    Attributes:
+        run: The run folder.
+        target: The target modality.
+        images: Real target images in the test part.
+        patients: Their patients.
+        per_image: Prediction metrics over images.
+        per_patient: The same over patients, each by the mean of its images.
+        constant: The same metrics per image of a prediction that ignores the image: the mean
+            training label, or the training classes' frequencies.
+        image_metrics: fid, kid, is by source, under names that carry their features.
+        translated: Translated test images by source.
+        seconds: How long it took.
+    """
+
+    run: Path
+    target: str
+    images: int
+    patients: int
+    per_image: dict[str, float | None] = field(default_factory=dict)
+    per_patient: dict[str, float | None] = field(default_factory=dict)
+    constant: dict[str, float | None] = field(default_factory=dict)
+    image_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    translated: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+def evaluate(
+    run: Path | str = "runs/latest",
+    *,
+    metrics: Sequence[str] = (),
+    inception: Path | str | None = None,
+    download: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    listener: Listener = silent,
+) -> Evaluation:
+    """Measure a run on the test patients that its training never saw.
+
+    Args:
+        run: A run folder or ``runs/latest``.
+        metrics: mse, mae, r2 | accuracy, auroc, f1; fid, kid, is. None: all that fit.
+        inception: Inception's weights for fid, kid and is. Without them (and without
+            torch-fidelity's own copy) the predictor's features serve, and the names say so.
+        download: Whether torch-fidelity may download Inception's weights.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16.
+        listener: Told of stages and warnings.
+
+    Raises:
+        UsageError: A metric is unknown, does not fit the task or cannot be taken.
+        ModelError: The run is missing or not finished.
+        DataError: The dataset is gone or has changed.
+    """
+    began = time.monotonic()
+    folder = find_run(Path(run))
+    info = read_model(find_model(folder.path))
+    head = info.predictor.head
+    wanted = _wanted(metrics, head, translates=bool(info.translators))
+    config = parse(read_json(folder.config, error=ModelError))
+    train, test = _slices(folder, config, head, info.image_size)
+    compute = choose_compute(device, precision)
+    predictor = Predictor(folder.path, compute=compute)
+    real = test[info.target]
+    scores: dict[str, Any] = {}
+    if prediction := [name for name in wanted if name not in NAMES]:
+        listener(Stage(f"Predicting {len(real)} {info.target} images of test patients"))
+        every = _prediction_scores(predictor, train, real)
+        scores = {k: {n: v[n] for n in prediction} for k, v in every.items()}
+    found: dict[str, dict[str, float]] = {}
+    if distribution := [name for name in wanted if name in NAMES]:
+        features = _features(predictor, inception, download=download)
+        _check_is(metrics, features)
+        for source in info.translators:
+            listener(Stage(f"Comparing {len(test[source])} translated {source} images by features"))
+            fakes = _translated(folder, source, test[source], compute)
+            reals = [batch.images[0] for batch in real.batches(1)]
+            found[source] = image_metrics(fakes, reals, distribution, features)
+            if min(len(fakes), len(reals)) < SMALL:
+                listener(
+                    Warned(
+                        f"{len(fakes)} translated and {len(reals)} real images are few: fid is "
+                        f"biased upwards below {SMALL}; compare only figures of equal numbers."
+                    )
+                )
+    return Evaluation(
+        folder.path,
+        info.target,
+        len(real),
+        len(set(real.patients)),
+        **scores,
+        image_metrics=found,
+        translated={source: len(test[source]) for source in found},
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _wanted(metrics: Sequence[str], head: Head, *, translates: bool) -> list[str]:
+    fitting = [*metric_names(head.task), *(NAMES if translates else ())]
+    for name in metrics:
+        if name not in fitting:
+            if name in NAMES:
+                raise UsageError(f"{name} needs a translator, and this run has none.")
+            raise UsageError(
+                f"The metric '{name}' does not exist or does not fit a {head.task.kind}.",
+                f"Choose from {', '.join(fitting)}.",
+            )
+    return list(dict.fromkeys(metrics)) or fitting
+
+
+def _slices(
+    folder: RunFolder, config: Config, head: Head, image_size: int
+) -> tuple[Slices, dict[str, Slices]]:
+    """Return the target's training slices and every modality's test slices."""
+    dataset = Dataset(Path(config.data.folder))
+    split = Split.from_json(read_json(folder.split, error=ModelError))
+    names = [*config.data.sources, config.data.target]
+    opened = {name: dataset.modality(name) for name in names}
+    check_no_leak(split, [modality.slices for modality in opened.values()])
+
+    def part(name: str, which: Any) -> Slices:
+        modality = opened[name]
+        rows = split.rows(modality.slices, which)
+        return Slices(modality, rows, task=head.task, image_size=image_size)
+
+    test = {name: part(name, "test") for name in names}
+    if not len(test[config.data.target]):
+        raise DataError("The split has no test patient of the target modality.")
+    return part(config.data.target, "train"), test
+
+
+def _prediction_scores(
+    predictor: Predictor, train: Slices, test: Slices
+) -> dict[str, dict[str, float | None]]:
+    """Score images, patients, and a constant prediction."""
+    head = predictor.head
+    images = (batch.images for batch in test.batches(BATCH))
+    values = predict_batches(predictor.network, images, head=head, compute=predictor.compute)
+    labels = test.labels.numpy()
+    means = patients_mean(values, test.patients)
+    truths = {patient: labels[i] for i, patient in enumerate(test.patients)}
+    return {
+        "per_image": score(values, labels, head.task),
+        "per_patient": score(
+            np.stack(list(means.values())), np.array([truths[p] for p in means]), head.task
+        ),
+        "constant": score(_constant(train.labels, len(labels), head), labels, head.task),
+    }
+
+
+def _constant(labels: Tensor, count: int, head: Head) -> np.ndarray[Any, Any]:
+    if head.task.kind == "regression":
+        return np.full(count, float(labels.double().mean()))
+    shares = np.bincount(labels.numpy(), minlength=len(head.task.classes)) / len(labels)
+    return np.tile(shares, (count, 1))
+
+
+def _features(predictor: Predictor, inception: Path | str | None, *, download: bool) -> Features:
+    weights = find_inception(None if inception is None else Path(inception), download=download)
+    if weights is not None:
+        return Features("inception", weights=weights)
+    has_classes = predictor.head.task.kind == "classification"
+    return Features("predictor", network=predictor.network, has_classes=has_classes)
+
+
+def _check_is(metrics: Sequence[str], features: Features) -> None:
+    """Refuse IS where it was asked for by name and the features have no classes."""
+    if "is" in metrics and not features.has_classes:
+        raise UsageError(
+            "IS needs class probabilities; a regression's predictor has none.",
+            "Name Inception's weights with --inception, or allow --download.",
+        )
+
+
+def _translated(folder: RunFolder, source: str, slices: Slices, compute: Compute) -> list[Tensor]:
+    if not len(slices):
+        raise DataError(
+            f"The split has no test patient of {source}, so nothing can be compared.",
+            "Prepare more patients, or train again with another split.seed.",
+        )
+    translator = Translator(folder.path, source=source, compute=compute)
+    images = (batch.images for batch in slices.batches(BATCH))
+    return list(run_network(translator.network, images, compute=compute))

@@ -1,0 +1,76 @@
+"""How good predictions are (torchmetrics)."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_auroc,
+    multiclass_f1_score,
+)
+from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
+
+from medxlate.dataset.labels import Task
+
+REGRESSION = ("mse", "mae", "r2")
+CLASSIFICATION = ("accuracy", "auroc", "f1")
+
+
+def metric_names(task: Task) -> tuple[str, ...]:
+    """Return the metrics that fit the task."""
+    return REGRESSION if task.kind == "regression" else CLASSIFICATION
+
+
+def score(
+    values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: Task
+) -> dict[str, float | None]:
+    """Score predictions against the truth.
+
+    Args:
+        values: Labels [N] for a regression (mse in its unit squared, mae in its unit), class
+            probabilities [N, K] for a classification.
+        labels: The truth [N]: values, or class numbers.
+        task: Which of the two.
+
+    Returns:
+        mse, mae, r2, or accuracy, auroc, f1 (the last two averaged over the classes that occur).
+        None where a metric is not defined: r2 of one or equal labels, auroc of a single class.
+    """
+    predicted = torch.as_tensor(np.asarray(values))
+    if task.kind == "regression":
+        truth = torch.as_tensor(np.asarray(labels, dtype=np.float64))
+        predicted = predicted.double()
+        spread = len(truth) > 1 and bool((truth != truth[0]).any())
+        return {
+            "mse": float(mean_squared_error(predicted, truth)),
+            "mae": float(mean_absolute_error(predicted, truth)),
+            "r2": float(r2_score(predicted, truth)) if spread else None,
+        }
+    truth = torch.as_tensor(np.asarray(labels, dtype=np.int64))
+    count = len(task.classes)
+    present = torch.unique(truth)
+    f1 = multiclass_f1_score(predicted, truth, count, average="none")[present].mean()
+    return {
+        "accuracy": float(multiclass_accuracy(predicted, truth, count, average="micro")),
+        "auroc": _auroc(predicted, truth, present, count),
+        "f1": float(f1),
+    }
+
+
+def _auroc(
+    predicted: torch.Tensor, truth: torch.Tensor, present: torch.Tensor, count: int
+) -> float | None:
+    """One against the rest, averaged over the classes that occur in the truth."""
+    if len(present) < 2:
+        return None
+    if count == 2:
+        return float(multiclass_auroc(predicted, truth, 2, average="macro"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes without a positive; they are left out below
+        each = multiclass_auroc(predicted, truth, count, average="none")
+    assert each is not None
+    return float(each[present].mean())

@@ -1,0 +1,111 @@
+"""The real images, and small files to make tests from."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+import tifffile
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+ROOT = Path(__file__).resolve().parents[1]
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="session")
+def real_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give a function from an archive's name to the folder it was unpacked into, once a session."""
+    folder = Path(os.environ.get("MEDXLATE_REAL_DATA", ROOT.parent / "shared" / "data"))
+    unpacked: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        archive = folder / f"{name}.tar.xz"
+        if not archive.is_file():
+            pytest.skip(f"{archive} is absent; set MEDXLATE_REAL_DATA to the real images")
+        if name not in unpacked:
+            target = tmp_path_factory.mktemp("real")
+            with tarfile.open(archive) as tar:
+                tar.extractall(target, filter="data")
+            unpacked[name] = target / name
+        return unpacked[name]
+
+    return get
+
+
+def noise(*shape: int, seed: int = 0, dtype: Any = np.uint8) -> Array:
+    """Return random integers over the whole range of the type."""
+    info = np.iinfo(dtype)
+    random = np.random.default_rng(seed)
+    return random.integers(info.min, info.max, shape, dtype=dtype, endpoint=True)
+
+
+def save_raster(path: Path, pixels: Array, format_: str | None = None) -> Path:
+    """Write with pillow; ``format_`` decides where the suffix is to lie."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.fromarray(pixels).save(path, format=format_)
+    return path
+
+
+def save_tiff(path: Path, pixels: Array, **options: Any) -> Path:
+    """Write with tifffile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, pixels, **options)
+    return path
+
+
+def save_dicom(path: Path, stored: Array, **attributes: Any) -> Path:
+    """Write a grey CT image of [H, W], or frames [N, H, W], with pydicom alone."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header = Dataset()
+    header.file_meta = meta
+    header.SOPClassUID = CTImageStorage
+    header.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    header.Modality = "CT"
+    header.PatientID = "P1"
+    header.PatientAge = "060Y"
+    header.Rows, header.Columns = stored.shape[-2:]
+    if stored.ndim == 3:
+        header.NumberOfFrames = len(stored)
+    header.SamplesPerPixel = 1
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.BitsAllocated = header.BitsStored = 8 * stored.itemsize
+    header.HighBit = header.BitsStored - 1
+    header.PixelRepresentation = int(stored.dtype.kind == "i")
+    header.RescaleSlope, header.RescaleIntercept = "1", "-1024"
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(header, keyword)
+        else:
+            setattr(header, keyword, value)
+    header.PixelData = stored.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pydicom.dcmwrite(path, header, enforce_file_format=True)
+    return path
+
+
+def truncate(path: Path, share: float = 0.6) -> Path:
+    """Cut the end of a file off."""
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    return path
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Return everything below a folder, hidden files too; folders end in a slash."""
+    return {
+        path.relative_to(folder).as_posix() + "/" * path.is_dir(): path.read_bytes()
+        if path.is_file()
+        else b""
+        for path in sorted(folder.rglob("*"))
+    }

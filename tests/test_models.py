@@ -1,0 +1,378 @@
+"""Networks, head, device and model folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import reference
+import timm
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from medxlate.errors import ConfigError, ModelError, UsageError
+from medxlate.models import device as device_module
+from medxlate.models.device import choose_compute
+from medxlate.models.discriminator import Discriminator
+from medxlate.models.folder import (
+    SCHEMA_VERSION,
+    load_generator,
+    load_predictor,
+    read_model,
+)
+from medxlate.models.generator import Generator, default_blocks
+from medxlate.models.head import Head, fit_head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.translator import TranslatorNetworks
+
+
+def count(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def images(n: int, channels: int = 1, size: int = 32, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.rand(n, channels, size, size, generator=random) * 2 - 1
+
+
+# Generator and discriminator
+
+
+def test_cyclegan_has_the_published_numbers_of_parameters():
+    """11.378 M and 2.765 M, as the CycleGAN authors' code prints them for colour images."""
+    assert count(Generator(width=64, blocks=9, channels=3)) == 11_378_179
+    assert count(Discriminator(width=64, channels=3)) == 2_764_737
+
+
+def test_there_are_as_many_blocks_as_cyclegan_has():
+    assert [default_blocks(size) for size in (64, 128, 132, 256)] == [6, 6, 9, 9]
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 36)])
+def test_the_generator_keeps_the_shape_and_stays_within_the_range(height: int, width: int):
+    network = Generator(width=8, blocks=1)
+    with torch.no_grad():
+        network.layers[-2].weight.mul_(1000)  # far beyond what tanh lets through
+        output = network(images(2, size=48)[:, :, :height, :width])
+    assert output.shape == (2, 1, height, width)
+    assert output.min() >= -1
+    assert output.max() <= 1
+    assert output.min() < -0.99  # the range is used
+    assert output.max() > 0.99
+
+
+def test_the_discriminator_returns_a_map_of_judgements():
+    assert Discriminator(width=8)(images(2, size=64)).shape == (2, 1, 6, 6)
+
+
+def test_the_discriminator_judges_patches_of_70_pixels():
+    network = Discriminator(width=4)
+    for index, layer in enumerate(network.layers):  # instance norm sees the whole image
+        if isinstance(layer, nn.InstanceNorm2d):
+            network.layers[index] = nn.Identity()
+    image = images(1, size=128).requires_grad_()
+    network(image)[0, 0, 7, 7].backward()
+    assert image.grad is not None
+    rows = image.grad[0, 0].abs().sum(1).nonzero().flatten()
+    columns = image.grad[0, 0].abs().sum(0).nonzero().flatten()
+    assert (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == (70, 70)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Generator(width=32, blocks=2), lambda: Discriminator(width=32)]
+)
+def test_weights_begin_as_a_normal_distribution_of_deviation_002(make: Callable[[], nn.Module]):
+    torch.manual_seed(1)
+    network = make()
+    for layer in network.modules():
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            continue
+        weight = layer.weight.detach().double().flatten()
+        scatter = 5 * 0.02 / math.sqrt(weight.numel())  # five standard errors
+        assert abs(weight.mean()) < scatter
+        assert abs(weight.std() - 0.02) < scatter / math.sqrt(2)
+        assert layer.bias is not None
+        assert not layer.bias.any()
+        if weight.numel() > 10_000:  # a uniform distribution of that deviation has 1.8
+            assert (weight / 0.02).pow(4).mean() == pytest.approx(3, rel=0.15)
+
+
+@pytest.mark.parametrize(("width", "blocks", "channels"), [(8, 2, 1), (4, 3, 3)])
+def test_the_generator_is_the_references(width: int, blocks: int, channels: int):
+    ours = Generator(width=width, blocks=blocks, channels=channels)
+    theirs = reference.reference_generator(channels, channels, width, blocks)
+    randomise(theirs)
+    reference.copy_parameters(theirs, ours)
+    image = images(2, channels)
+    torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "channels"), [(8, 1), (4, 3)])
+def test_the_discriminator_is_the_references(width: int, channels: int):
+    ours = Discriminator(width=width, channels=channels)
+    theirs = reference.reference_discriminator(channels, width)
+    randomise(theirs)
+    reference.copy_parameters(theirs, ours)
+    image = images(2, channels, size=48)
+    torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-5)
+
+
+def randomise(network: nn.Module) -> None:
+    """Draw every parameter, biases too, so that none can be overlooked."""
+    random = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
+
+
+def test_translator_parameters_are_each_in_one_half():
+    networks = TranslatorNetworks(width=4, blocks=1, discriminator_width=4)
+    generators = list(networks.generator_parameters())
+    discriminators = list(networks.discriminator_parameters())
+    assert {id(p) for p in generators}.isdisjoint(id(p) for p in discriminators)
+    assert len(generators) + len(discriminators) == len(list(networks.parameters()))
+    assert sum(p.numel() for p in generators) == 2 * count(networks.g)
+
+
+# Predictor
+
+
+@pytest.mark.parametrize("outputs", [1, 4])
+def test_the_predictor_takes_one_channel(outputs: int):
+    network = PredictorNetwork(architecture="test_resnet", outputs=outputs).eval()
+    assert network(images(2)).shape == (2, outputs)
+
+
+def test_features_are_what_the_last_layer_sees():
+    network = PredictorNetwork(architecture="test_resnet", outputs=3).eval()
+    features = network.features(images(2))
+    last = network.backbone.fc
+    assert isinstance(last, nn.Linear)
+    assert features.shape == (2, last.in_features)
+    torch.testing.assert_close(last(features), network(images(2)))
+
+
+def test_the_papers_predictor_is_a_resnet50():
+    network = PredictorNetwork(architecture="resnet50", outputs=1)
+    # 25 557 032 with 1000 classes and colour; less two stem channels, less 999 classes.
+    assert count(network) == 25_557_032 - 2 * 64 * 49 - 999 * 2049
+
+
+def test_an_unknown_predictor_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"'resnet5O'.*Did you mean 'resnet50'\?"):
+        PredictorNetwork(architecture="resnet5O")
+
+
+def test_local_pretrained_weights_are_loaded(tmp_path: Path):
+    torch.manual_seed(3)
+    colour = timm.create_model("test_resnet", in_chans=3, num_classes=10)
+    save_file(colour.state_dict(), tmp_path / "model.safetensors")
+    network = PredictorNetwork(
+        architecture="test_resnet", outputs=1, pretrained=str(tmp_path / "model.safetensors")
+    )
+    image = images(2)
+    ours = network.eval().features(image)
+    theirs = colour.eval().forward_head(
+        colour.forward_features(image.expand(-1, 3, -1, -1)), pre_logits=True
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)  # grey is all channels alike
+    assert network.backbone.fc.out_features == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [(None, "cannot be read"), (b"no tensors", "safetensors"), ("other", "is missing")],
+)
+def test_wrong_pretrained_weights_are_named(
+    tmp_path: Path, content: bytes | str | None, text: str
+):
+    file = tmp_path / "weights.safetensors"
+    if content == "other":
+        save_file({"conv1.weight": torch.zeros(3, 3)}, file)
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    with pytest.raises(ModelError, match=text) as caught:
+        PredictorNetwork(architecture="test_resnet", pretrained=str(file))
+    assert str(file) in str(caught.value)
+
+
+# Head
+
+
+def test_a_regression_answers_in_the_labels_unit():
+    head = Head(task=tiny.AGE, mean=50.0, std=10.0)
+    outputs = torch.tensor([[0.0], [1.5], [-2.0]])
+    assert head.outputs == 1
+    torch.testing.assert_close(head.predictions(outputs), torch.tensor([50.0, 65.0, 30.0]))
+    loss = head.loss(outputs, torch.tensor([53.0, 60.0, 30.0]))
+    assert loss.item() == pytest.approx((9 + 25 + 0) / 3)  # years^2
+
+
+def test_a_classification_answers_with_probabilities():
+    head = Head(task=tiny.GROUP)
+    outputs = torch.tensor([[0.0, math.log(2), 0.0], [math.log(6), 0.0, 0.0]])
+    assert head.outputs == 3
+    wanted = torch.tensor([[0.25, 0.5, 0.25], [0.75, 0.125, 0.125]])
+    torch.testing.assert_close(head.predictions(outputs), wanted)
+    loss = head.loss(outputs, torch.tensor([1, 2]))
+    assert loss.item() == pytest.approx((math.log(2) + math.log(8)) / 2)
+
+
+def test_bf16_outputs_are_judged_in_float32():
+    head = Head(task=tiny.AGE, mean=50.0, std=10.0)
+    outputs = torch.tensor([[1.0]], dtype=torch.bfloat16)
+    assert head.loss(outputs, torch.tensor([60.03])).item() == pytest.approx(0.0009, rel=1e-2)
+
+
+def test_the_head_is_fitted_to_all_training_labels_together():
+    head = fit_head(tiny.AGE, [torch.tensor([20.0, 40.0]), torch.tensor([60.0])])
+    assert head.mean == pytest.approx(40)
+    assert head.std == pytest.approx(math.sqrt(800 / 3))
+    assert fit_head(tiny.AGE, [torch.tensor([30.0, 30.0])]).std == 1.0
+    assert fit_head(tiny.GROUP, [torch.tensor([0, 1])]) == Head(task=tiny.GROUP)
+
+
+# Device
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cpu:", ""])
+def test_a_device_that_is_not_there_is_named(name: str):
+    with pytest.raises(UsageError, match=f"'{name}' cannot be used"):
+        choose_compute(name)
+
+
+def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch):
+    assert choose_compute("cpu", "bf16").precision == "bf16"
+    assert choose_compute("cpu", "fp32").precision == "fp32"
+    for flags, wanted in [({"avx512_bf16"}, "fp32"), ({"amx_bf16"}, "bf16")]:
+        monkeypatch.setattr(device_module, "_cpu_flags", lambda flags=flags: frozenset(flags))
+        assert choose_compute("cpu").precision == wanted
+
+
+def test_autocast_computes_in_the_chosen_precision():
+    layer = nn.Conv2d(1, 1, 3)
+    for precision, wanted in [("fp32", torch.float32), ("bf16", torch.bfloat16)]:
+        with choose_compute("cpu", precision).autocast():
+            assert layer(images(1)).dtype == wanted
+
+
+# Model folder
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    values = json.loads((folder / "model.json").read_text())
+    change(values)
+    (folder / "model.json").write_text(json.dumps(values))
+
+
+def test_a_model_folder_comes_back_as_it_was_written(tmp_path: Path):
+    folder = tiny.write_tiny_model(tmp_path, sources=("mri", "pet"))
+    assert {file.name for file in folder.iterdir()} == {
+        "README.md",
+        "model.json",
+        "predictor.safetensors",
+        "translator-mri.safetensors",
+        "translator-pet.safetensors",
+    }
+    info = read_model(folder)
+    assert info.predictor.head == Head(task=tiny.AGE, mean=50.0, std=12.0)
+    assert info.target_recipe == tiny.AS_IS_16
+    assert info.translators["pet"].recipe == tiny.AS_IS
+    assert (info.predictor.weights.step, info.translators["mri"].weights.step) == (5, 7)
+    predictor = load_predictor(folder, info)
+    name, generator = load_generator(folder, info, "pet")
+    assert name == "pet"
+    for network, file in [(predictor, "predictor"), (generator, "translator-pet")]:
+        assert not network.training
+        stored = load_file(folder / f"{file}.safetensors")
+        state = network.state_dict()
+        assert set(stored) == set(state)
+        assert all(torch.equal(stored[key], state[key]) for key in state)
+
+
+def test_the_only_translator_needs_no_name_and_others_are_named(tmp_path: Path):
+    folder = tiny.write_tiny_model(tmp_path / "one")
+    assert load_generator(folder, read_model(folder), None)[0] == "mri"
+    with pytest.raises(ModelError, match=r"no translator from 'mir'.*Did you mean 'mri'"):
+        load_generator(folder, read_model(folder), "mir")
+    folder = tiny.write_tiny_model(tmp_path / "two", sources=("mri", "pet"))
+    with pytest.raises(ModelError, match=r"translates from mri, pet.*--source"):
+        load_generator(folder, read_model(folder), None)
+    folder = tiny.write_tiny_model(tmp_path / "none", sources=())
+    with pytest.raises(ModelError, match="cannot translate"):
+        load_generator(folder, read_model(folder), None)
+
+
+@pytest.mark.parametrize("file", ["predictor.safetensors", "translator-mri.safetensors"])
+def test_one_flipped_bit_in_the_weights_is_found(tmp_path: Path, file: str):
+    folder = tiny.write_tiny_model(tmp_path)
+    content = bytearray((folder / file).read_bytes())
+    content[-7] ^= 1
+    (folder / file).write_bytes(content)
+    check_refused(folder, file, "damaged")
+
+
+@pytest.mark.parametrize("file", ["predictor.safetensors", "translator-mri.safetensors"])
+def test_missing_weights_are_named(tmp_path: Path, file: str):
+    folder = tiny.write_tiny_model(tmp_path)
+    (folder / file).unlink()
+    check_refused(folder, file, "missing")
+
+
+def test_weights_of_another_network_do_not_fit(tmp_path: Path):
+    folder = tiny.write_tiny_model(tmp_path)
+    edit(folder, lambda values: values["translators"]["mri"].update(blocks=3))
+    check_refused(folder, "translator-mri.safetensors", "does not fit")
+
+
+@pytest.mark.parametrize("place", ["../outside.safetensors", "/outside.safetensors", ".."])
+def test_weights_outside_the_folder_are_refused(tmp_path: Path, place: str):
+    folder = tiny.write_tiny_model(tmp_path)
+    (folder / "predictor.safetensors").rename(folder.parent / "outside.safetensors")
+    if place.startswith("/"):
+        place = str(folder.parent / "outside.safetensors")  # the content is right, the place wrong
+    edit(folder, lambda values: values["predictor"]["weights"].update(file=place))
+    with pytest.raises(ModelError, match="is missing" if place == ".." else "outside its folder"):
+        load_predictor(folder, read_model(folder))
+
+
+def check_refused(folder: Path, file: str, text: str) -> None:
+    info = read_model(folder)
+    with pytest.raises(ModelError, match=text) as caught:
+        if file.startswith("predictor"):
+            load_predictor(folder, info)
+        else:
+            load_generator(folder, info, None)
+    assert file in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, 0, "1", None])
+def test_another_schema_version_is_refused(tmp_path: Path, version: object):
+    folder = tiny.write_tiny_model(tmp_path)
+    edit(folder, lambda values: values.update(schema_version=version))
+    with pytest.raises(ModelError, match=f"schema version {version}"):
+        read_model(folder)
+
+
+def test_a_damaged_model_json_is_named(tmp_path: Path):
+    folder = tiny.write_tiny_model(tmp_path)
+    edit(folder, lambda values: values.update(image_size="large"))
+    with pytest.raises(ModelError, match="damaged: image_size"):
+        read_model(folder)
+    edit(folder, lambda values: values.update(image_size=32, surprise=1))
+    with pytest.raises(ModelError, match="damaged: surprise"):
+        read_model(folder)
+    (folder / "model.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot be read as JSON"):
+        read_model(folder)
+    (folder / "model.json").write_text("[]")
+    with pytest.raises(ModelError, match="schema version None"):
+        read_model(folder)
+    (folder / "model.json").unlink()
+    with pytest.raises(ModelError, match="does not exist"):
+        read_model(folder)

@@ -1,0 +1,638 @@
+"""One step of training against the textbook reference in ``reference.py``.
+
+Tolerances: both sides compute in float32 and differ only in the order of sums. A bias before an
+instance norm does not change the output, so its gradient is zero but for rounding: gradients are
+compared with an absolute tolerance of 1e-5 of the largest one in their network. For the same
+reason Adam moves such biases by the sign of a rounding error, and they are left out where weights
+are compared after several steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import reference
+import tiny
+import torch
+from reference import ReferenceAdam, ReferenceBuffer, ReferenceNetworks, reference_step
+from torch import Tensor, nn
+
+from medxlate.config import ObjectiveConfig, OptimizerConfig
+from medxlate.dataset.labels import Task
+from medxlate.dataset.loading import Batch
+from medxlate.models.device import Compute
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.translator import TranslatorNetworks
+from medxlate.training.buffer import ImageBuffer
+from medxlate.training.schedule import rate_factor
+from medxlate.training.step import Joint, Learner, TargetOnly
+
+MEAN, STD = 47.0, 13.0
+WIDTH, BLOCKS = 8, 2
+CPU = Compute(torch.device("cpu"), "fp32")
+TERMS = ("adv_t", "adv_s", "cycle_s", "cycle_t", "predict_fake", "d_s", "d_t")
+
+
+def make_head(task: Task) -> Head:
+    return Head(task=task, mean=MEAN, std=STD) if task.kind == "regression" else Head(task=task)
+
+
+def make_joint(
+    task: Task = tiny.AGE,
+    *,
+    sources: tuple[str, ...] = ("mri",),
+    buffer_size: int = 0,
+    compute: Compute = CPU,
+    **weights: float,
+) -> Joint:
+    """Build a learner whose weights are far from their small beginning, so that all terms count."""
+    torch.manual_seed(4)
+    head = make_head(task)
+    predictor = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
+    translators = {
+        name: TranslatorNetworks(width=WIDTH, blocks=BLOCKS, discriminator_width=WIDTH)
+        for name in sources
+    }
+    with torch.no_grad():
+        for translator in translators.values():
+            for parameter in translator.parameters():
+                parameter.copy_(torch.randn_like(parameter) * 0.1)
+        for parameter in predictor.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return Joint(
+        {name: translator.to(compute.device) for name, translator in translators.items()},
+        predictor.to(compute.device),
+        target="ct",
+        head=head,
+        objective=ObjectiveConfig(**weights),
+        optimizer=OptimizerConfig(buffer_size=buffer_size),
+        compute=compute,
+        seed=6,
+    )
+
+
+def make_batch(task: Task, size: int, seed: int) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 1, 32, 32, generator=random) * 2 - 1
+    if task.kind == "classification":
+        return Batch(images, torch.randint(0, len(task.classes), (size,), generator=random))
+    return Batch(images, 20 + 60 * torch.rand(size, generator=random))
+
+
+def make_batches(learner: Learner, task: Task, size: int = 2, seed: int = 0) -> dict[str, Batch]:
+    names = learner.modalities
+    return {name: make_batch(task, size, seed + i) for i, name in enumerate(names)}
+
+
+def predictor_of(learner: Learner) -> nn.Module:
+    return learner.networks["predictor"]
+
+
+def translator_of(learner: Learner, name: str = "mri") -> TranslatorNetworks:
+    translator = learner.networks[name]
+    assert isinstance(translator, TranslatorNetworks)
+    return translator
+
+
+def reference_networks(learner: Joint, name: str = "mri") -> ReferenceNetworks:
+    """Return the reference's own networks with the learner's weights."""
+    ours = translator_of(learner, name)
+    theirs = ReferenceNetworks(
+        g=reference.reference_generator(1, 1, WIDTH, BLOCKS),
+        f=reference.reference_generator(1, 1, WIDTH, BLOCKS),
+        d_s=reference.reference_discriminator(1, WIDTH),
+        d_t=reference.reference_discriminator(1, WIDTH),
+        predictor=copy.deepcopy(predictor_of(learner)),
+    )
+    for part in ("g", "f", "d_s", "d_t"):
+        reference.copy_parameters(getattr(ours, part), getattr(theirs, part))
+    return theirs
+
+
+def reference_result(
+    networks: ReferenceNetworks, batches: Mapping[str, Batch], task: Task, **options: Any
+) -> reference.ReferenceResult:
+    options = {"fakes_for_d_t": lambda fake: fake, "fakes_for_d_s": lambda fake: fake, **options}
+    return reference_step(
+        networks,
+        batches["mri"].images,
+        batches["mri"].labels,
+        batches["ct"].images,
+        batches["ct"].labels,
+        label_mean=MEAN,
+        label_std=STD,
+        classification=task.kind == "classification",
+        **options,
+    )
+
+
+def gradients(network: nn.Module) -> list[Tensor]:
+    found = []
+    for parameter in network.parameters():
+        assert parameter.grad is not None
+        found.append(parameter.grad)
+    return found
+
+
+def check_gradients(ours: nn.Module, theirs: list[Tensor], what: str) -> None:
+    largest = max(float(gradient.abs().max()) for gradient in theirs)
+    assert largest > 0, what
+    for mine, wanted in zip(gradients(ours), theirs, strict=True):
+        torch.testing.assert_close(
+            mine, wanted, rtol=1e-4, atol=1e-5 * largest, msg=lambda text: f"{what}: {text}"
+        )
+
+
+# One step
+
+
+@pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
+@pytest.mark.parametrize("identity", [0.0, 5.0])
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_step_is_the_references(task: Task, identity: float, size: int):
+    # A weight at which the predictor's gradient is as large as the translator's.
+    weight = 0.05 if task.kind == "regression" else 2.0
+    learner = make_joint(task, lambda_identity=identity, lambda_predict=weight, lambda_cycle=7.0)
+    networks, batches = reference_networks(learner), make_batches(learner, task, size)
+    wanted = reference_result(
+        networks,
+        batches,
+        task,
+        lambda_cycle=7.0,
+        lambda_predict=weight,
+        lambda_identity=identity,
+    )
+    losses = learner.step(batches)
+
+    names = {f"mri.{term}" for term in TERMS} | {"predict_real"}
+    assert set(losses) == names | ({"mri.identity"} if identity else set())
+    for name, value in losses.items():
+        assert not value.requires_grad, name
+        assert value.item() == pytest.approx(wanted.losses[name.removeprefix("mri.")], rel=1e-4)
+    for part in ("g", "f", "d_s", "d_t"):
+        check_gradients(getattr(translator_of(learner), part), wanted.gradients[part], part)
+    check_gradients(predictor_of(learner), wanted.gradients["predictor"], "predictor")
+
+
+def test_the_defaults_are_the_papers():
+    learner = make_joint()
+    batches = make_batches(learner, tiny.AGE)
+    wanted = reference_result(reference_networks(learner), batches, tiny.AGE)  # its own defaults
+    learner.step(batches)
+    check_gradients(translator_of(learner).g, wanted.gradients["g"], "g")
+    check_gradients(predictor_of(learner), wanted.gradients["predictor"], "predictor")
+    rates = {name: each.param_groups[0] for name, each in learner.optimizers.items()}
+    assert (rates["generators"]["lr"], rates["generators"]["betas"]) == (2e-4, (0.5, 0.999))
+    assert (rates["discriminators"]["lr"], rates["discriminators"]["betas"]) == (2e-4, (0.5, 0.999))
+    assert rates["predictor"]["lr"] == 1e-3
+
+
+def test_batch_statistics_are_of_translated_and_real_images_together():
+    learner = make_joint()
+    networks, batches = reference_networks(learner), make_batches(learner, tiny.AGE)
+    reference_result(networks, batches, tiny.AGE)
+    learner.step(batches)
+    theirs = dict(networks.predictor.named_buffers())
+    moved = False
+    for name, buffer in predictor_of(learner).named_buffers():
+        torch.testing.assert_close(buffer, theirs[name], rtol=1e-4, atol=1e-5)
+        moved = moved or "running_mean" in name
+    assert moved
+
+
+# Several sources
+
+
+def test_without_the_predictor_each_source_is_a_cyclegan_of_its_own():
+    learner = make_joint(sources=("mri", "pet"), lambda_predict=0.0)
+    batches = make_batches(learner, tiny.AGE)
+    results = {
+        name: reference_result(
+            reference_networks(learner, name),
+            {"mri": batches[name], "ct": batches["ct"]},
+            tiny.AGE,
+            lambda_predict=0.0,
+        )
+        for name in ("mri", "pet")
+    }
+    losses = learner.step(batches)
+    for name, wanted in results.items():
+        for term in TERMS:
+            if term != "predict_fake":  # it sees the other source's images in the batch statistics
+                value = losses[f"{name}.{term}"].item()
+                assert value == pytest.approx(wanted.losses[term], rel=1e-4)
+        for part in ("g", "f", "d_s", "d_t"):
+            network = getattr(translator_of(learner, name), part)
+            check_gradients(network, wanted.gradients[part], f"{name}.{part}")
+
+
+@pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
+def test_two_sources_add_up_and_real_images_count_once(task: Task):
+    weight = 0.05 if task.kind == "regression" else 2.0
+    learner = make_joint(task, sources=("mri", "pet"), lambda_predict=weight)
+    batches = make_batches(learner, task)
+    networks = {name: reference_networks(learner, name) for name in ("mri", "pet")}
+    predictor = copy.deepcopy(predictor_of(learner)).train()
+
+    x, total, fakes = batches["ct"].images, torch.zeros(()), []
+    for name, each in networks.items():
+        y = batches[name].images
+        fake_t, fake_s = each.g(y), each.f(x)
+        fakes.append(fake_t)
+        adversarial = (each.d_t(fake_t) - 1).square().mean() + (each.d_s(fake_s) - 1).square().mean()
+        cycle = (each.f(fake_t) - y).abs().mean() + (each.g(fake_s) - x).abs().mean()
+        total = total + adversarial + 10 * cycle
+    outputs = predictor(torch.cat([*fakes, x])).split(2)
+    labels = [batches[name].labels for name in ("mri", "pet", "ct")]
+    if task.kind == "regression":
+        parts = [
+            (MEAN + STD * output[:, 0] - label).square().mean()
+            for output, label in zip(outputs, labels, strict=True)
+        ]
+    else:
+        parts = [
+            nn.functional.cross_entropy(output, label)
+            for output, label in zip(outputs, labels, strict=True)
+        ]
+    (total + weight * sum(parts)).backward()
+
+    losses = learner.step(batches)
+    for name, part in zip(("mri.predict_fake", "pet.predict_fake", "predict_real"), parts):  # noqa: B905
+        assert losses[name].item() == pytest.approx(part.item(), rel=1e-4)
+    for name, each in networks.items():
+        for part in ("g", "f"):
+            wanted = gradients(getattr(each, part))
+            check_gradients(getattr(translator_of(learner, name), part), wanted, f"{name}.{part}")
+    check_gradients(predictor_of(learner), gradients(predictor), "predictor")
+
+
+# Who is taught by what
+
+
+def generator_gradients(learner: Joint) -> Tensor:
+    return torch.cat([gradient.flatten() for gradient in gradients(translator_of(learner).g)])
+
+
+def test_the_predictors_loss_teaches_the_generator():
+    found = {}
+    for weight in (0.0, 0.001, 1.0):
+        learner = make_joint(lambda_predict=weight)
+        learner.step(make_batches(learner, tiny.AGE))
+        found[weight] = generator_gradients(learner)
+    small, large = found[0.001] - found[0.0], found[1.0] - found[0.0]
+    assert small.norm() > 1e-4 * found[0.0].norm()  # far above rounding
+    torch.testing.assert_close(1000 * small, large, rtol=0.05, atol=float(large.abs().max()) * 0.01)
+    # F and the discriminators know nothing of the labels.
+    zero, full = make_joint(lambda_predict=0.0), make_joint(lambda_predict=1.0)
+    for learner in (zero, full):
+        learner.step(make_batches(learner, tiny.AGE))
+    for part in ("f", "d_s", "d_t"):
+        pairs = zip(
+            gradients(getattr(translator_of(zero), part)),
+            gradients(getattr(translator_of(full), part)),
+            strict=True,
+        )
+        assert all(torch.equal(a, b) for a, b in pairs), part
+
+
+def test_without_its_weight_the_predictor_and_its_labels_change_nothing_in_g():
+    found = []
+    for seed in (0, 50):
+        learner = make_joint(lambda_predict=0.0)
+        batches = make_batches(learner, tiny.AGE)
+        labels = make_batch(tiny.AGE, 2, seed).labels
+        batches["mri"] = Batch(batches["mri"].images, labels)
+        learner.step(batches)
+        found.append(generator_gradients(learner))
+        assert not any(gradient.any() for gradient in gradients(predictor_of(learner)))
+    assert torch.equal(*found)
+
+
+def test_the_generators_update_gives_the_discriminators_no_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    learner = make_joint()
+    translator = translator_of(learner)
+    seen = []
+
+    def stop(*_: object) -> None:
+        seen.extend(translator.discriminator_parameters())
+        assert all(parameter.grad is None for parameter in seen)
+
+    monkeypatch.setattr(learner, "_update_discriminators", stop)
+    before = [parameter.clone() for parameter in translator.discriminator_parameters()]
+    learner.step(make_batches(learner, tiny.AGE))
+    assert seen
+    assert all(torch.equal(old, new) for old, new in zip(before, seen, strict=True))
+    assert all(gradient.any() for gradient in gradients(translator.g))
+
+
+def test_the_discriminators_update_gives_the_generators_no_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    learner = make_joint()
+    whole = learner._update_discriminators
+
+    def update(batches: Any, fakes: Any, losses: Any) -> None:
+        for optimizer in (learner.optimizers["generators"], learner.optimizers["predictor"]):
+            optimizer.zero_grad(set_to_none=True)
+        whole(batches, fakes, losses)
+
+    monkeypatch.setattr(learner, "_update_discriminators", update)
+    learner.step(make_batches(learner, tiny.AGE))
+    taught = {n for n, p in learner.networks.named_parameters() if p.grad is not None}
+    assert taught == {n for n, _ in learner.networks.named_parameters() if ".d_" in n}
+
+
+# The optimizers
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_updates_are_adams(steps: int):
+    """With the learner's own gradients: only the rule of the update is compared."""
+    learner = make_joint()
+    optimizers = {}
+    for name, rate, betas, modules in (
+        ("predictor", 1e-3, (0.9, 0.999), [predictor_of(learner)]),
+        ("translator", 2e-4, (0.5, 0.999), [translator_of(learner)]),
+    ):
+        own = [parameter for module in modules for parameter in module.parameters()]
+        copies = [parameter.detach().clone() for parameter in own]
+        optimizers[name] = own, ReferenceAdam(copies, rate, betas)
+    for step in range(steps):
+        learner.step(make_batches(learner, tiny.AGE, seed=10 * step))
+        for own, adam in optimizers.values():
+            adam.step([parameter.grad for parameter in own if parameter.grad is not None])
+            for mine, wanted in zip(own, adam.parameters, strict=True):
+                torch.testing.assert_close(mine.detach(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def matters(network: nn.Module) -> list[bool]:
+    """Tell of each parameter whether the output depends on it: not so of biases before a norm."""
+    last = [name for name, _ in network.named_parameters()][-1]
+    first_of_d = "layers.0.bias" if isinstance(network.layers[0], nn.Conv2d) else ""
+    return [
+        not name.endswith("bias") or name in (last, first_of_d)
+        for name, _ in network.named_parameters()
+    ]
+
+
+@pytest.mark.parametrize("buffer_size", [0, 2])
+def test_three_steps_stay_with_the_reference(buffer_size: int):
+    learner = make_joint(buffer_size=buffer_size, lambda_predict=0.01)
+    networks = reference_networks(learner)
+    buffers = {}
+    for side in ("s", "t"):
+        draws = FutureDraws(learner.buffers[f"mri.{side}"])
+        buffers[side] = ReferenceBuffer(buffer_size, draws.coin, draws.pick)
+    names = {"g": 2e-4, "f": 2e-4, "d_s": 2e-4, "d_t": 2e-4, "predictor": 1e-3}
+    adams = {
+        name: ReferenceAdam(
+            list(getattr(networks, name).parameters()),
+            rate,
+            (0.9, 0.999) if name == "predictor" else (0.5, 0.999),
+        )
+        for name, rate in names.items()
+    }
+    for step in range(3):
+        batches = make_batches(learner, tiny.AGE, seed=100 * step)
+        wanted = reference_result(
+            networks,
+            batches,
+            tiny.AGE,
+            lambda_predict=0.01,
+            fakes_for_d_t=buffers["t"],
+            fakes_for_d_s=buffers["s"],
+        )
+        for name, adam in adams.items():
+            adam.step(wanted.gradients[name])
+        losses = learner.step(batches)
+        for name, value in losses.items():
+            # Step for step, the sums' rounding grows through Adam's normalised updates.
+            wanted_loss = wanted.losses[name.removeprefix("mri.")]
+            assert value.item() == pytest.approx(wanted_loss, rel=(1e-4, 1e-3, 3e-3)[step])
+    for part in ("g", "f", "d_s", "d_t"):
+        ours, theirs = getattr(translator_of(learner), part), getattr(networks, part)
+        check_tracks(ours, theirs, matters(ours), 3 * 2e-4, part)
+    ours, theirs = predictor_of(learner), networks.predictor
+    check_tracks(ours, theirs, [True] * len(list(ours.parameters())), 3 * 1e-3, "predictor")
+
+
+def check_tracks(
+    ours: nn.Module, theirs: nn.Module, counted: list[bool], path: float, what: str
+) -> None:
+    """Compare weights on the scale of the path that Adam can go in the steps taken."""
+    apart = torch.cat(
+        [
+            (mine - wanted).detach().abs().flatten() / path
+            for mine, wanted, count in zip(
+                ours.parameters(), theirs.parameters(), counted, strict=True
+            )
+            if count
+        ]
+    )
+    # Where a gradient is nearly zero, rounding decides its sign; that happens to few weights.
+    assert apart.quantile(0.99) < 0.02, what
+    assert apart.mean() < 0.005, what
+
+
+class FutureDraws:
+    """Foretells what an image buffer will draw; both buffers ask coin, then perhaps pick."""
+
+    def __init__(self, buffer: ImageBuffer) -> None:
+        self._random = torch.Generator()
+        self._random.set_state(buffer.state()["random"])
+        self._pick = 0.0
+
+    def coin(self) -> float:
+        coin, self._pick = torch.rand(2, generator=self._random).tolist()
+        return coin
+
+    def pick(self, count: int) -> int:
+        return int(self._pick * count)
+
+
+# The predictor alone
+
+
+@pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
+def test_target_only_is_plain_training(task: Task):
+    torch.manual_seed(4)
+    head = make_head(task)
+    predictor = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
+    plain = copy.deepcopy(predictor)
+    learner = TargetOnly(
+        predictor, target="ct", head=head, optimizer=OptimizerConfig(), compute=CPU
+    )
+    assert learner.modalities == ("ct",)
+    optimizer = torch.optim.Adam(plain.parameters(), 1e-3)
+    for step in range(3):
+        batch = make_batch(task, 4, seed=step)
+        losses = learner.step({"ct": batch})
+        output = plain(batch.images)
+        if task.kind == "regression":
+            loss = (MEAN + STD * output[:, 0] - batch.labels).square().mean()
+        else:
+            loss = nn.functional.cross_entropy(output, batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert set(losses) == {"predict_real"}
+        assert losses["predict_real"].item() == pytest.approx(loss.item(), rel=1e-4)
+    check_tracks(predictor, plain, [True] * len(list(plain.parameters())), 3e-3, "predictor")
+
+
+# Image buffer
+
+
+def test_the_buffer_is_the_references():
+    buffer = ImageBuffer(5, seed=3)
+    draws = FutureDraws(buffer)
+    theirs = ReferenceBuffer(5, draws.coin, draws.pick)
+    random = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        fakes = torch.rand(3, 1, 4, 4, generator=random)
+        assert torch.equal(buffer.exchange(fakes), theirs(fakes))
+
+
+def numbers(buffer: ImageBuffer, count: int) -> Iterator[tuple[int, int]]:
+    """Yield (given, returned) for images that hold their own number."""
+    for given in range(count):
+        yield given, int(buffer.exchange(torch.full((1, 1, 2, 2), float(given)))[0, 0, 0, 0])
+
+
+def test_a_full_buffer_swaps_half_of_the_time_and_any_image():
+    swaps, ages = 0, []
+    size, count = 50, 4050
+    for given, shown in numbers(ImageBuffer(size, seed=1), count):
+        if given < size:
+            assert shown == given  # it is filled first
+        elif shown != given:
+            assert shown < given
+            swaps += 1
+            ages.append(given - shown)
+    tries = count - size
+    assert abs(swaps - tries / 2) < 4 * (tries / 4) ** 0.5  # four standard deviations
+    # An image stays for 1 / (1/2 * 1/50) = 100 tries on average.
+    assert sum(ages) / len(ages) == pytest.approx(100, rel=0.1)
+
+
+def test_no_fake_is_shown_twice():
+    shown = [number for _, number in numbers(ImageBuffer(4, seed=1), 500)]
+    kept = shown[:4]  # while it fills, an image is shown and kept
+    later = [number for number in shown[4:]]
+    assert len(set(later)) == len(later)
+    assert set(kept) & set(later)
+
+
+def test_the_buffer_keeps_no_graph_and_no_view():
+    buffer = ImageBuffer(2, seed=0)
+    fakes = torch.zeros(2, 1, 2, 2, requires_grad=True) * 1
+    assert not buffer.exchange(fakes).requires_grad
+    with torch.no_grad():
+        fakes += 7  # what is kept must not change with it
+    images = buffer.state()["images"]
+    assert not images.any()
+    assert not ImageBuffer(0, seed=0).exchange(fakes).requires_grad
+
+
+def test_the_buffer_continues_where_its_state_was_taken():
+    buffer = ImageBuffer(3, seed=1)
+    list(numbers(buffer, 20))
+    other = ImageBuffer(3, seed=99)
+    other.load_state(buffer.state(), torch.device("cpu"))
+    assert list(numbers(buffer, 60)) == list(numbers(other, 60))
+
+
+def test_the_buffers_of_a_learner_draw_independently():
+    learner = make_joint(sources=("mri", "pet"), buffer_size=4)
+    assert set(learner.buffers) == {"mri.s", "mri.t", "pet.s", "pet.t"}
+    shown = [tuple(numbers(buffer, 60)) for buffer in learner.buffers.values()]
+    assert len(set(shown)) == 4
+
+
+# Schedule
+
+
+@pytest.mark.parametrize("epochs", [200, 60, 2])
+def test_the_rate_falls_as_cyclegans(epochs: int):
+    half = epochs // 2
+    for epoch in range(epochs):
+        factor = rate_factor(epoch, epochs=epochs, constant_share=0.5)
+        wanted = reference.reference_lr(epoch, 2e-4, half, epochs - half)
+        assert 2e-4 * factor == pytest.approx(wanted, rel=1e-12)
+        assert 0 < factor <= 1
+    assert rate_factor(0, epochs=200, constant_share=0.5) == 1
+
+
+@pytest.mark.parametrize(("share", "last"), [(1.0, 1.0), (0.0, 1 / 11)])
+def test_the_rate_at_the_ends_of_the_constant_share(share: float, last: float):
+    assert rate_factor(9, epochs=10, constant_share=share) == pytest.approx(last)
+
+
+# Waiting for the device
+
+WAITS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__array__")
+
+
+@contextmanager
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Forbid every way of fetching a tensor, but for the buffers' draws, which are on the host."""
+
+    def guarded(name: str) -> Any:
+        whole = getattr(Tensor, name)
+
+        def method(self: Tensor, *args: Any, **options: Any) -> Any:
+            caller = sys._getframe(1).f_globals["__name__"]
+            if caller == "medxlate.training.buffer" and name == "tolist" and self.shape == (2,):
+                return whole(self, *args, **options)
+            raise AssertionError(f"Tensor.{name} waits for the device (called in {caller})")
+
+        return method
+
+    with monkeypatch.context() as patch:
+        for name in WAITS:
+            patch.setattr(Tensor, name, guarded(name))
+        yield
+
+
+@pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
+def test_a_step_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch, task: Task):
+    learner = make_joint(task, buffer_size=2, lambda_identity=1.0)
+    alone = TargetOnly(
+        PredictorNetwork(architecture="test_resnet", outputs=make_head(task).outputs),
+        target="ct",
+        head=make_head(task),
+        optimizer=OptimizerConfig(),
+        compute=CPU,
+    )
+    batches = make_batches(learner, task)
+    with no_waiting(monkeypatch):
+        for _ in range(3):
+            losses = learner.step(batches)
+            alone.step({"ct": batches["ct"]})
+        with pytest.raises(AssertionError, match="waits for the device"):
+            losses["predict_real"].item()  # the guard is in force
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_step_does_not_wait_for_the_gpu():
+    compute = Compute(torch.device("cuda"), "bf16")
+    learner = make_joint(buffer_size=2, compute=compute)
+    batches = {
+        name: batch.to(compute.device)
+        for name, batch in make_batches(learner, tiny.AGE).items()
+    }
+    learner.step(batches)  # the first step may allocate and tune
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            learner.step(batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
