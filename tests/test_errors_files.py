@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,13 @@ from medxlate.events import Progress, tracked
 from medxlate.files import read_json, sha256, whole_file, whole_folder, write_json
 
 MARKER = "marker.json"
+
+
+def interrupt(place: AbstractContextManager[Path], problem: type[BaseException]) -> None:
+    """Begin to write and fail in the middle."""
+    with place as partial:
+        (partial / MARKER if partial.is_dir() else partial).write_text("half")
+        raise problem
 
 
 def fill(folder: Path, text: str) -> None:
@@ -76,9 +84,8 @@ def test_whole_file_appears_with_ordinary_permissions(tmp_path):
 def test_whole_file_keeps_the_old_content_when_interrupted(tmp_path, problem):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(problem), whole_file(path) as partial:
-        partial.write_text("half")
-        raise problem
+    with pytest.raises(problem):
+        interrupt(whole_file(path), problem)
     assert tree(tmp_path) == {"a.txt": b"old"}
 
 
@@ -102,21 +109,16 @@ def test_whole_folder_fills_an_empty_folder(tmp_path):
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, OSError])
 def test_an_interrupted_folder_leaves_nothing_not_even_new_parents(tmp_path, problem):
     path = tmp_path / "a" / "b" / "out"
-    with pytest.raises(problem), whole_folder(path, marker=MARKER) as partial:
-        fill(partial, "half")
-        raise problem
+    with pytest.raises(problem):
+        interrupt(whole_folder(path, marker=MARKER), problem)
     assert tree(tmp_path) == {}
 
 
 def test_an_interrupted_folder_keeps_what_lies_beside_it(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "other.txt").write_text("kept")
-    with (
-        pytest.raises(KeyboardInterrupt),
-        whole_folder(tmp_path / "a" / "out", marker=MARKER) as partial,
-    ):
-        fill(partial, "half")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(whole_folder(tmp_path / "a" / "out", marker=MARKER), KeyboardInterrupt)
     assert tree(tmp_path) == {"a/": b"", "a/other.txt": b"kept"}
 
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import reference
 import timm
-import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import reference
+import tiny
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.models import device as device_module
 from medxlate.models.device import choose_compute

@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import reference
-import tiny
 import torch
-from reference import ReferenceAdam, ReferenceBuffer, ReferenceNetworks, reference_step
 from torch import Tensor, nn
 
+import reference
+import tiny
 from medxlate.config import ObjectiveConfig, OptimizerConfig
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
@@ -32,6 +31,7 @@ from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.schedule import rate_factor
 from medxlate.training.step import Joint, Learner, TargetOnly
+from reference import ReferenceAdam, ReferenceBuffer, ReferenceNetworks, reference_step
 
 MEAN, STD = 47.0, 13.0
 WIDTH, BLOCKS = 8, 2

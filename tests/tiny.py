@@ -94,7 +94,7 @@ def write_dataset(root: Path, kind: TaskKind = "regression") -> Path:
     return data
 
 
-def debug_config(data: Path, **sections: Mapping[str, Any]) -> Config:
+def debug_config(data: Path, /, **sections: Any) -> Config:
     """Return preset debug on the CPU, mri to ct, with some keys changed."""
     values: dict[str, Any] = {
         "data": {"folder": str(data), "sources": ["mri"], "target": "ct"},

@@ -139,8 +139,8 @@ PRESETS: Mapping[str, Values] = {
     "paper": {"data": {"image_size": 256}},
     "small": {
         "data": {"image_size": 64},
-        "model": {"generator_width": 32, "discriminator_width": 32},
-        "optimizer": {"epochs": 60, "batch_size": 4},
+        "model": {"generator_width": 24, "discriminator_width": 32},
+        "optimizer": {"epochs": 40, "batch_size": 2},
     },
     "debug": {
         "data": {"image_size": 32},

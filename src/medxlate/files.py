@@ -10,9 +10,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from medxlate.errors import MedxlateError, OutputError
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 @contextmanager
@@ -109,6 +113,43 @@ def read_json(path: Path, *, error: type[MedxlateError], hint: str = "") -> Any:
         raise error(f"{path} does not exist.", hint) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as problem:
         raise error(f"{path} cannot be read as JSON: {problem}.", hint) from None
+
+
+def read_record(
+    path: Path,
+    kind: type[Record],
+    *,
+    version: int,
+    error: type[MedxlateError],
+    hint: str,
+    again: str,
+) -> Record:
+    """Read a JSON file that carries ``schema_version`` and check it against its model.
+
+    Args:
+        path: The file.
+        kind: The pydantic model of its content.
+        version: The version that is understood.
+        error: What is raised.
+        hint: What to do where the file is missing.
+        again: What to do where it is of another version.
+
+    Raises:
+        MedxlateError: ``error``; the file is missing, damaged or of another version.
+    """
+    values = read_json(path, error=error, hint=hint)
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if found != version:
+        raise error(
+            f"{path} has schema version {found}; this medxlate reads {version}.",
+            f"{again}, or use the medxlate that wrote it.",
+        )
+    try:
+        return kind.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise error(f"{path} is damaged: {key}: {first['msg']}.") from None
 
 
 def sha256(path: Path) -> str:

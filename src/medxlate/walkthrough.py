@@ -72,7 +72,7 @@ def demo(
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> DemoResult:
-    """Generate patients as DICOM and PNG files and run prepare, train, translate, predict, evaluate.
+    """Generate patients as DICOM and PNG files and run every stage on them.
 
     CT is the target and scarce, MRI the source; PET is prepared too, to try it. The joint method
     and the predictor on real CT alone make the same number of predictor updates on the same
@@ -141,11 +141,7 @@ def draw(run: RunFolder, path: Path) -> Path:
     translator = Translator(run.path, source=source)
     fakes = run_network(translator.network, [chosen.images], compute=translator.compute)
     ages = [float(label) for label in chosen.labels]
-    nearest = [
-        min(range(len(targets)), key=lambda j, a=age, s=k: _distance(targets, j, a, s))
-        for k, age in zip(some, ages, strict=True)
-    ]
-    real = targets.batch(nearest)
+    real = targets.batch([_nearest(targets, k, age) for k, age in zip(some, ages, strict=True)])
     unit = dataset.info.task.unit
     rows = [
         Row(source.upper(), list(chosen.images[:, 0].numpy()), [f"{a:.0f} {unit}" for a in ages]),
@@ -160,9 +156,10 @@ def draw(run: RunFolder, path: Path) -> Path:
     return path
 
 
-def _distance(targets: Slices, index: int, age: float, source_index: int) -> tuple[int, float]:
-    """Prefer a slice of the same height in the head, then the nearest age."""
-    return abs(index % SLICES - source_index % SLICES), abs(float(targets.labels[index]) - age)
+def _nearest(targets: Slices, index: int, age: float) -> int:
+    """Return the target slice of the same height in the head whose age is nearest."""
+    same_height = range(index % SLICES, len(targets), SLICES)
+    return min(same_height, key=lambda i: abs(float(targets.labels[i]) - age))
 
 
 def _prepare(out: Path, listener: Listener) -> DatasetInfo:

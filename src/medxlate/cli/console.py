@@ -47,9 +47,9 @@ class Reporter:
         """Render one event."""
         if isinstance(event, Stage):
             self._stop_bar()
-            self._err.print(event.text, markup=False, style="bold")
+            self._err.print(event.text, markup=False, style="bold", soft_wrap=True)
         elif isinstance(event, Warned):
-            self._err.print(f"Note: {event.text}", markup=False, style="yellow")
+            self._err.print(f"Note: {event.text}", markup=False, style="yellow", soft_wrap=True)
         elif isinstance(event, ProgressEvent):
             self._progress(event)
         elif isinstance(event, StepLogged):

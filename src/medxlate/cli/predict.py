@@ -65,7 +65,7 @@ def predict(
             overwrite=overwrite,
             listener=reporter,
         )
-        counts = result.table["level"].value_counts().to_dict()
+        counts = {str(k): int(v) for k, v in result.table["level"].value_counts().items()}
         summary = {level: _summary(result.table, level) for level in counts}
         reporter.result(
             {
@@ -79,10 +79,7 @@ def predict(
             table(
                 f"Predictions in {result.out}",
                 ["level", "count", *next(iter(summary.values()))],
-                [
-                    [level, str(counts[level]), *map(_text, s.values())]
-                    for level, s in summary.items()
-                ],
+                [[k, str(counts[k]), *map(_text, s.values())] for k, s in summary.items()],
             ),
         )
         if result.failed:

@@ -65,7 +65,7 @@ def prepare(
     ] = "auto",
     window: Annotated[
         str | None,
-        typer.Option("--window", help="LEVEL,WIDTH in HU of recipe ct. Default: 40,400."),
+        typer.Option("--window", help="LEVEL,WIDTH in HU, recipe ct. Default: 40,400."),
     ] = None,
     percentiles: Annotated[
         str | None,

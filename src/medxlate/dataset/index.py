@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from medxlate.dataset.labels import Task
 from medxlate.errors import DataError, nearest
-from medxlate.files import read_json, write_json
+from medxlate.files import read_record, write_json
 from medxlate.images.recipes import Recipe
 
 COLUMNS = (
@@ -160,19 +159,14 @@ def read_info(folder: Path) -> DatasetInfo | None:
     path = folder / "dataset.json"
     if not path.exists():
         return None
-    values = read_json(path, error=DataError)
-    version = values.get("schema_version") if isinstance(values, Mapping) else None
-    if version != SCHEMA_VERSION:
-        raise DataError(
-            f"{path} has schema version {version}; this medxlate reads {SCHEMA_VERSION}.",
-            "Prepare the data again, or use the medxlate that wrote it.",
-        )
-    try:
-        return DatasetInfo.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise DataError(f"{path} is damaged: {key}: {first['msg']}.") from None
+    return read_record(
+        path,
+        DatasetInfo,
+        version=SCHEMA_VERSION,
+        error=DataError,
+        hint="Make a dataset with `medxlate prepare`.",
+        again="Prepare the data again",
+    )
 
 
 def write_info(folder: Path, info: DatasetInfo) -> None:

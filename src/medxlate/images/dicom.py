@@ -40,9 +40,18 @@ def read_dicom(path: Path, *, tags: Iterable[str] = ()) -> Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of values that break the standard's form
         header = _read(path)
-        stored = _pixels(header, path)
-        pixels = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
-        found = {key: text for key in tags if (text := _text(header, key))}
+        try:
+            return _image(header, path, tags)
+        except ImageError:
+            raise
+        except Exception as problem:  # values that break the standard's form fail where used
+            raise ImageError(f"{path} is a damaged DICOM file: {problem}.") from None
+
+
+def _image(header: Dataset, path: Path, tags: Iterable[str]) -> Image:
+    stored = _pixels(header, path)
+    pixels = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
+    found = {key: text for key in tags if (text := _text(header, key))}
     low, high = _full_range(header)
     if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1":
         pixels = (low + high) - pixels

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medxlate.errors import ModelError, nearest
-from medxlate.files import read_json, sha256, whole_folder, write_json
+from medxlate.files import read_record, sha256, whole_folder, write_json
 from medxlate.images.recipes import Recipe
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
@@ -107,20 +107,14 @@ def read_model(folder: Path) -> ModelInfo:
     Raises:
         ModelError: It is missing, damaged or of another version.
     """
-    path = folder / MARKER
-    values = read_json(path, error=ModelError, hint="Name a model folder or a run with --model.")
-    version = values.get("schema_version") if isinstance(values, Mapping) else None
-    if version != SCHEMA_VERSION:
-        raise ModelError(
-            f"{path} has schema version {version}; this medxlate reads {SCHEMA_VERSION}.",
-            "Train again, or use the medxlate that wrote it.",
-        )
-    try:
-        return ModelInfo.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path} is damaged: {key}: {first['msg']}.") from None
+    return read_record(
+        folder / MARKER,
+        ModelInfo,
+        version=SCHEMA_VERSION,
+        error=ModelError,
+        hint="Name a model folder or a run with --model.",
+        again="Train again",
+    )
 
 
 def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[str, Generator]:

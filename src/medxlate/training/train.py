@@ -153,7 +153,7 @@ def _train(
     if resume and checkpoint is not None:
         position = load_checkpoint(checkpoint, learner, compute.device)
     rewind_record(run.metrics, position.step)
-    counts = ", ".join(f"{len(slices)} {name}" for name, slices in data.train.items())
+    counts = ", ".join(f"{len(data.train[name])} {name}" for name in learner.modalities)
     listener(
         Stage(
             f"Training {config.method} on {counts} images of {image_size} px "

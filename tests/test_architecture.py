@@ -1,0 +1,141 @@
+"""The layer table of docs/architecture.md, held against the code's own imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
+
+# Each room may import those before it, and itself.
+LAYERS = [
+    {"errors"},
+    {"events", "config", "files"},
+    {"images"},
+    {"dataset", "phantoms"},
+    {"models"},
+    {"inference"},
+    {"training"},
+    {"evaluation"},
+    {"report"},
+    {"walkthrough"},
+    {"cli"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+
+# A library that only these may import.
+HOMES = {
+    "typer": {"cli"},
+    "rich": {"cli.console"},
+    "timm": {"models.predictor"},
+    "pydicom": {"images.dicom", "phantoms.files"},
+    "tifffile": {"images.raster"},
+    "torchmetrics": {"evaluation"},
+    "torch_fidelity": {"evaluation"},
+    "matplotlib": {"report"},
+}
+NO_TORCH = {"errors", "events", "config", "files", "images", "phantoms", "cli"}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.parent != PACKAGE or path.stem not in ("__init__", "__main__")
+    }
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every import, also those inside functions; the names behind TYPE_CHECKING as well."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+MODULES = modules()
+
+
+def own_rooms(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("medxlate.")}
+    return {name for name in names if not name.startswith("__")}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_point_down(name: str) -> None:
+    room = name.split(".")[0]
+    assert room in LEVEL, f"{name} has no place in the layer table"
+    for other in own_rooms(MODULES[name]) - {room}:
+        assert LEVEL[other] < LEVEL[room], f"{name} imports {other}, which is not below it"
+
+
+def test_no_cycles_between_modules() -> None:
+    graph: dict[str, set[str]] = {}
+    for name, path in MODULES.items():
+        found = {i.removeprefix("medxlate.") for i in imports(path) if i.startswith("medxlate.")}
+        graph[name] = {module for module in found if module in MODULES} - {name}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"cycle: {' -> '.join((*trail, name))}"
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_libraries_stay_at_home(library: str) -> None:
+    users = {
+        n for n, path in MODULES.items() if library in {i.split(".")[0] for i in imports(path)}
+    }
+    strangers = {n for n in users if not {n, n.split(".")[0]} & HOMES[library]}
+    assert users, f"nobody imports {library}"
+    assert not strangers
+
+
+@pytest.mark.parametrize("room", sorted(NO_TORCH))
+def test_rooms_without_torch(room: str) -> None:
+    users = [
+        name
+        for name, path in MODULES.items()
+        if name.split(".")[0] == room and "torch" in {i.split(".")[0] for i in imports(path)}
+    ]
+    assert not users
+
+
+def test_modules_stay_small() -> None:
+    lengths = {n: len(path.read_text(encoding="utf-8").splitlines()) for n, path in MODULES.items()}
+    assert max(lengths.values()) <= 350, max(lengths, key=lambda name: lengths[name])
+
+
+def loaded(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after some code."""
+    script = f"import sys\n{code}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(out.stdout.splitlines()[-1].split())
+
+
+def test_help_loads_neither_torch_nor_pydicom() -> None:
+    code = (
+        "from medxlate.cli.app import app\n"
+        "try:\n    app(['train', '--help'])\nexcept SystemExit:\n    pass"
+    )
+    heavy = {"torch", "pydicom", "pandas", "numpy", "timm", "matplotlib"}
+    assert not loaded(code) & heavy
+    assert not loaded("import medxlate; medxlate.__version__") & heavy
+
+
+def test_training_needs_no_pydicom() -> None:
+    assert not loaded("import medxlate.training.train") & {"pydicom", "tifffile", "matplotlib"}

@@ -1,0 +1,76 @@
+"""Phantom files and the demo, at a size for tests."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+
+from medxlate import walkthrough
+from medxlate.errors import OutputError
+from medxlate.images.read import read_image
+from medxlate.phantoms.files import write_phantoms
+
+
+def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, patients={"ct": 2, "mri": 2, "pet": 1}, slices=2, size=32, seed=3)
+    header = pydicom.dcmread(tmp_path / "ct" / "CT001" / "00.dcm")
+    image = read_image(tmp_path / "ct" / "CT001" / "00.dcm", tags=["PatientAge"])
+    assert image.unit == "HU"
+    assert image.pixels[0, 0] == pytest.approx(-1000, abs=60)  # air in the corner
+    assert image.pixels.max() > 300  # skull
+    assert image.tags["PatientAge"] == header.PatientAge
+    assert header.pixel_array.shape == (32, 32)
+    assert pydicom.dcmread(tmp_path / "pet" / "PET001" / "01.dcm").Units == "BQML"
+    with (tmp_path / "mri" / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["file"] for row in rows] == [
+        p.name for p in sorted((tmp_path / "mri").glob("*.png"))
+    ]
+    assert PIL.Image.open(tmp_path / "mri" / rows[0]["file"]).mode == "I;16"
+
+
+def test_phantoms_follow_from_the_seed_and_patients_differ(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        write_phantoms(tmp_path / name, patients={"mri": 2}, slices=1, size=32, seed=seed)
+    files = [sorted((tmp_path / name / "mri").glob("*.png")) for name in "abc"]
+    pixels = [[np.asarray(PIL.Image.open(path)) for path in some] for some in files]
+    assert np.array_equal(pixels[0][0], pixels[1][0])
+    assert not np.array_equal(pixels[0][0], pixels[2][0])
+    assert not np.array_equal(pixels[0][0], pixels[0][1])
+
+
+def test_demo_runs_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walkthrough, "PATIENTS", {"ct": 8, "mri": 10, "pet": 1})
+    monkeypatch.setattr(walkthrough, "SLICES", 2)
+    monkeypatch.setattr(walkthrough, "SCAN_SIZE", 32)
+    monkeypatch.setattr(walkthrough, "SIZE", 32)
+    settings = {
+        "model": {"generator_width": 4, "generator_blocks": 1, "discriminator_width": 4,
+                  "predictor": "test_resnet"},
+        "optimizer": {"epochs": 1, "batch_size": 2},
+        "runtime": {"device": "cpu", "precision": "fp32"},
+    }  # fmt: skip
+    monkeypatch.setattr(walkthrough, "SETTINGS", settings)
+    result = walkthrough.demo(tmp_path / "demo")
+    assert result.joint.constant == result.target_only.constant
+    assert result.translation.images == 20
+    assert list(result.dataset.modalities) == ["ct", "mri", "pet"]
+    with PIL.Image.open(result.picture) as picture:
+        assert picture.width > picture.height > 200
+    with pytest.raises(OutputError):
+        walkthrough.demo(tmp_path / "demo")
+    walkthrough.demo(tmp_path / "demo", overwrite=True)
+
+
+def test_demo_never_deletes_a_folder_it_did_not_write(tmp_path: Path) -> None:
+    precious = tmp_path / "demo" / "thesis.tex"
+    precious.parent.mkdir()
+    precious.write_text("years of work")
+    with pytest.raises(OutputError):
+        walkthrough.demo(tmp_path / "demo", overwrite=True)
+    assert precious.read_text() == "years of work"

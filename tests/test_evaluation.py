@@ -1,0 +1,211 @@
+"""Metrics against closed forms, and evaluate on a tiny run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+
+from medxlate.errors import DataError, ModelError, UsageError
+from medxlate.evaluation.distribution import Features, find_inception, image_metrics
+from medxlate.evaluation.evaluate import evaluate
+from medxlate.evaluation.prediction import score
+from medxlate.events import Event, Warned
+from medxlate.inference.predict import predict
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.training.train import train
+from tiny import AGE, GROUP, debug_config, write_dataset
+
+
+def test_regression_scores_are_their_definitions() -> None:
+    truth = np.array([20.0, 35.0, 50.0, 80.0])
+    values = np.array([25.0, 30.0, 55.0, 70.0])
+    found = score(values, truth, AGE)
+    assert found["mse"] == pytest.approx(((values - truth) ** 2).mean())
+    assert found["mae"] == pytest.approx(6.25)
+    expected = 1 - ((values - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
+    assert found["r2"] == pytest.approx(expected)
+
+
+def test_r2_of_equal_labels_is_not_defined() -> None:
+    assert score(np.array([1.0, 2.0]), np.array([3.0, 3.0]), AGE)["r2"] is None
+
+
+def test_classification_scores_against_counting() -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 2, 40)  # the third class never occurs
+    values = random.dirichlet([1, 1, 0.2], 40).astype(np.float32)
+    found = score(values, truth, GROUP)
+    chosen = values.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx((chosen == truth).mean())
+    f1, auroc = [], []
+    for k in (0, 1):
+        hit = ((chosen == k) & (truth == k)).sum()
+        f1.append(2 * hit / ((chosen == k).sum() + (truth == k).sum()))
+        positive, negative = values[truth == k, k], values[truth != k, k]
+        auroc.append((positive[:, None] > negative[None]).mean())
+    assert found["f1"] == pytest.approx(np.mean(f1), abs=1e-6)
+    assert found["auroc"] == pytest.approx(np.mean(auroc), abs=1e-6)
+
+
+def test_auroc_of_one_class_is_not_defined() -> None:
+    values = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], dtype=np.float32)
+    assert score(values, np.array([1, 1]), GROUP)["auroc"] is None
+
+
+@pytest.fixture(scope="module")
+def network() -> PredictorNetwork:
+    torch.manual_seed(0)
+    made = PredictorNetwork(architecture="test_resnet", outputs=3)
+    made.eval()
+    return made
+
+
+def some_images(count: int, seed: int, contrast: float = 1.0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand(1, 32, 32, generator=generator) * contrast * 2 - 1 for _ in range(count)]
+
+
+def test_fid_and_kid_by_predictor_features_are_their_formulas(network: PredictorNetwork) -> None:
+    fakes, reals = some_images(60, 1, 0.5), some_images(70, 2)
+    features = Features("predictor", network=network)
+    found = image_metrics(fakes, reals, ["fid", "kid", "is"], features)
+    assert set(found) == {"fid[predictor]", "kid[predictor]", "is[predictor]"}
+
+    def pooled(images: list[torch.Tensor]) -> np.ndarray:
+        eight = ((torch.stack(images) + 1) / 2 * 255).round() / 127.5 - 1
+        with torch.inference_mode():
+            return network.features(eight).double().numpy()
+
+    a, b = pooled(fakes), pooled(reals)
+    root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
+    difference = ((a.mean(0) - b.mean(0)) ** 2).sum()
+    fid = difference + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
+    assert found["fid[predictor]"] == pytest.approx(fid, rel=1e-3)
+    assert found["kid[predictor]"] > 0
+
+
+def test_fid_of_a_set_with_itself_is_zero_and_grows_with_distance(
+    network: PredictorNetwork,
+) -> None:
+    features = Features("predictor", network=network)
+    reals = some_images(50, 3)
+    same = image_metrics(reals, reals, ["fid"], features)["fid[predictor]"]
+    near = image_metrics(some_images(50, 4, 0.9), reals, ["fid"], features)["fid[predictor]"]
+    far = image_metrics(some_images(50, 4, 0.3), reals, ["fid"], features)["fid[predictor]"]
+    assert abs(same) < 1e-3 < near < far
+
+
+def test_inception_weights_must_be_tensors_only(tmp_path: Path) -> None:
+    trap = tmp_path / "trap.pth"
+    torch.save({"weights": Path}, trap)  # a pickle that names a class
+    with pytest.raises(ModelError, match=r"trap\.pth"):
+        image_metrics(
+            some_images(4, 0), some_images(4, 1), ["fid"], Features("inception", weights=trap)
+        )
+
+
+def test_inception_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert find_inception(None, download=False) is None
+    cached = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
+    cached.parent.mkdir()
+    cached.write_bytes(b"x")
+    assert find_inception(None, download=False) == cached
+    with pytest.raises(ModelError, match="do not exist"):
+        find_inception(tmp_path / "no.pth", download=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny project with a joint and a target-only run."""
+    root = tmp_path_factory.mktemp("evaluation")
+    config = debug_config(write_dataset(root))
+    train(config, runs=root / "runs", name="joint")
+    train(config.model_copy(update={"method": "target-only"}), runs=root / "runs", name="alone")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _no_inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+
+
+def test_evaluate_measures_the_test_part(folder: Path, tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = evaluate(folder / "runs" / "joint", listener=events.append)
+    assert set(result.image_metrics["mri"]) == {"fid[predictor]", "kid[predictor]"}
+    assert any(isinstance(event, Warned) and "2048" in event.text for event in events)
+    # The same images through `predict` give the same error.
+    import json
+
+    import pandas as pd
+
+    split = json.loads((folder / "runs" / "joint" / "split.json").read_text())
+    slices = pd.read_parquet(folder / "data" / "ct" / "slices.parquet")
+    test = slices[slices["patient"].isin(split["patients"]["test"])]
+    assert result.images == len(test)
+    assert result.patients == test["patient"].nunique()
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name in test["file"]:
+        shutil.copy(folder / "raw" / "ct" / name, raw / name)
+    table = predict(raw, out=tmp_path / "p.csv", model=folder / "runs" / "joint").table
+    joined = table.merge(test[["file", "label"]], on="file")
+    mse = float(((joined["age"] - joined["label"]) ** 2).mean())
+    assert result.per_image["mse"] == pytest.approx(mse, rel=1e-4)
+    mean = slices[slices["patient"].isin(split["patients"]["train"])]["label"].mean()
+    assert result.constant["mse"] == pytest.approx(float(((test["label"] - mean) ** 2).mean()))
+
+
+def test_methods_share_split_and_number_of_updates(folder: Path) -> None:
+    import json
+
+    runs = [folder / "runs" / name for name in ("joint", "alone")]
+    assert (runs[0] / "split.json").read_text() == (runs[1] / "split.json").read_text()
+    steps = [
+        max(json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines())
+        for run in runs
+    ]
+    assert steps[0] == steps[1]
+
+
+def test_a_run_without_translator_has_no_fid(folder: Path) -> None:
+    result = evaluate(folder / "runs" / "alone")
+    assert result.image_metrics == {}
+    with pytest.raises(UsageError, match="translator"):
+        evaluate(folder / "runs" / "alone", metrics=["fid"])
+
+
+def test_metrics_that_do_not_fit_are_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="auroc"):
+        evaluate(folder / "runs" / "joint", metrics=["auroc"])
+
+
+def test_evaluate_refuses_a_dataset_that_changed(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "copy")
+    import pandas as pd
+
+    path = tmp_path / "copy" / "data" / "ct" / "slices.parquet"
+    table = pd.read_parquet(path)
+    table.loc[0, "patient"] = "p0000000000000000"
+    table.to_parquet(path)
+    run = tmp_path / "copy" / "runs" / "joint"
+    config = (run / "config.json").read_text()
+    (run / "config.json").write_text(config.replace(str(folder), str(tmp_path / "copy")))
+    with pytest.raises(DataError, match="not in the split"):
+        evaluate(run)
+
+
+def test_classification_run_from_train_to_evaluate(tmp_path: Path) -> None:
+    config = debug_config(
+        write_dataset(tmp_path, "classification"), optimizer={"epochs": 1, "batch_size": 2}
+    )
+    train(config, runs=tmp_path / "runs", name="groups")
+    result = evaluate(tmp_path / "runs" / "groups")
+    assert set(result.per_image) == {"accuracy", "auroc", "f1"}
+    assert "is[predictor]" in result.image_metrics["mri"]

@@ -1,0 +1,357 @@
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from medxlate.dataset.annotate import Annotator, pseudonym
+from medxlate.dataset.fields import parse_field
+from medxlate.dataset.index import COLUMNS
+from medxlate.dataset.labels import parse_label
+from medxlate.dataset.options import PRESETS, PrepareOptions, apply_preset
+from medxlate.dataset.table import RowFinder, Table, read_table
+from medxlate.errors import DataError, UsageError
+from medxlate.images.find import FoundImage
+
+PNG = FoundImage(Path("a.png"), "a.png", "png", False)
+DICOM = FoundImage(Path("a.dcm"), "a.dcm", "dicom", False)
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def finder(
+    *rows: tuple[str, str], by_patient: bool = False, relevant: tuple[str, ...] = ("age",)
+) -> RowFinder:
+    """A finder in a table of columns name and age."""
+    content = tuple({"name": name, "age": age} for name, age in rows)
+    table = Table(Path("t.csv"), ("name", "age"), content, False)
+    return RowFinder(table, "name", by_patient=by_patient, relevant=relevant)
+
+
+# --- tables ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "file,age,note\nx.png,60,\ny.png,61,b c\n"),
+        ("a.csv", "\ufefffile,age,note\r\nx.png,60,\r\ny.png,61,b c\r\n"),
+        ("a.csv", " file , age , note \n x.png , 60 ,\n\n y.png , 61 , b c \n"),
+        ("a.csv", '"file","age","note"\n"x.png","60",""\n"y.png","61","b c"\n'),
+        ("a.csv", "file;age;note\nx.png;60;\ny.png;61;b c\n"),
+        ("a.tsv", "file\tage\tnote\nx.png\t60\t\ny.png\t61\tb c\n"),
+        ("a.txt", "file\tage\tnote\nx.png\t60\t\ny.png\t61\tb c\n"),
+    ],
+)
+def test_every_form_of_text_table_gives_the_same_rows(tmp_path, name, text):
+    table = read_table(write(tmp_path / name, text))
+    assert table.columns == ("file", "age", "note")
+    assert table.rows == (
+        {"file": "x.png", "age": "60", "note": ""},
+        {"file": "y.png", "age": "61", "note": "b c"},
+    )
+    assert table.decimal_comma == (";" in text)
+
+
+def test_xlsx_gives_the_same_rows_and_keeps_leading_zeros(tmp_path):
+    book = openpyxl.Workbook()
+    for row in (["file", "age", "id"], ["x.png", 60, "007"], ["y.png", 61.5, None]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    table = read_table(tmp_path / "a.xlsx")
+    assert table.columns == ("file", "age", "id")
+    assert table.rows == (
+        {"file": "x.png", "age": "60", "id": "007"},
+        {"file": "y.png", "age": "61.5", "id": ""},
+    )
+
+
+def test_quoted_separators_and_na_like_texts_stay_text(tmp_path):
+    table = read_table(write(tmp_path / "a.csv", 'id,name\n007,"Doe, J; x; y"\nNA,null\n'))
+    assert table.rows == ({"id": "007", "name": "Doe, J; x; y"}, {"id": "NA", "name": "null"})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.csv", None, "does not exist"),
+        ("a.csv", "", "cannot be read"),
+        ("a.csv", "file,age\n", "has no rows"),
+        ("a.csv", "file,age,age\nx,1,2\n", "names the column 'age' twice"),
+        ("a.csv", "file,age\nx,1\ny,2,3\n", "line 3"),
+        ("a.xlsx", "no workbook", "cannot be read"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path, name, text, reason):
+    path = tmp_path / name
+    if text is not None:
+        write(path, text)
+    with pytest.raises(DataError, match=reason) as caught:
+        read_table(path)
+    assert str(path) in caught.value.message
+
+
+def test_a_table_in_another_encoding_is_refused_rather_than_garbled(tmp_path):
+    path = write(tmp_path / "a.csv", "file,age\nM\xfcller.png,60\n", "latin-1")
+    with pytest.raises(DataError, match="utf-8"):
+        read_table(path)
+
+
+def test_a_column_that_does_not_exist_names_the_nearest(tmp_path):
+    table = read_table(write(tmp_path / "a.csv", "file,patient_age\nx,1\n"))
+    with pytest.raises(UsageError, match=r"no column 'patient_agee'.*'patient_age'") as caught:
+        table.check_column("patient_agee", option="--label")
+    assert "--label" in caught.value.message
+
+
+# --- rows ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["sub/img.1.png", "img.1.png", "sub/img.1", "img.1"])
+def test_a_row_is_found_by_path_name_or_stem(name):
+    assert finder((name, "60")).find("sub/img.1.png", None)["age"] == "60"
+
+
+@pytest.mark.parametrize("name", ["./sub/a.png", "sub\\a.png", ".\\sub\\a.png"])
+def test_a_path_in_the_table_may_be_written_the_windows_way(name):
+    assert finder((name, "60")).find("sub/a.png", None)["age"] == "60"
+
+
+def test_the_full_path_wins_over_the_mere_name():
+    rows = finder(("a.png", "1"), ("two/a.png", "2"))
+    assert rows.find("two/a.png", None)["age"] == "2"
+    assert rows.find("one/a.png", None)["age"] == "1"
+
+
+def test_a_row_is_found_by_patient():
+    rows = finder(("P1", "60"), ("P2", "61"), by_patient=True)
+    assert rows.find("P1/a.png", "P2")["age"] == "61"
+    with pytest.raises(DataError, match=r"no row for 'P3' in column 'name'"):
+        rows.find("P1/a.png", "P3")
+
+
+def test_an_image_without_a_row_is_named():
+    with pytest.raises(DataError, match=r"t\.csv has no row for 'sub/b\.png' in column 'name'"):
+        finder(("a.png", "60"), ("", "61")).find("sub/b.png", None)
+
+
+def test_rows_that_agree_count_once_and_contradicting_ones_are_an_error():
+    rows = finder(("a.png", "60"), ("a.png", "60"), ("b.png", "60"), ("b.png", "61"))
+    assert rows.find("a.png", None)["age"] == "60"
+    with pytest.raises(DataError, match=r"2 rows for 'b\.png' that contradict"):
+        rows.find("b.png", None)
+    indifferent = finder(("b.png", "60"), ("b.png", "61"), relevant=("name",))
+    assert indifferent.find("b.png", None)["name"] == "b.png"
+
+
+# --- labels ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("60", 60),
+        (" 60.5 ", 60.5),
+        ("-1e1", -10),
+        ("060Y", 60),
+        ("018M", 1.5),
+        ("012W", 12 * 7 / 365.25),
+        ("100D", 100 / 365.25),
+    ],
+)
+def test_numbers_and_dicom_ages_become_years(text, value):
+    assert parse_label(text, kind="regression") == pytest.approx(value, rel=1e-12)
+
+
+def test_a_decimal_comma_is_read_only_where_semicolons_separate():
+    assert parse_label("67,5", kind="regression", decimal_comma=True) == 67.5
+    with pytest.raises(DataError, match="'67,5' is no number"):
+        parse_label("67,5", kind="regression")
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", "NA", "n/a", "NaN", "none"])
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_a_missing_label_is_called_missing(text, kind):
+    with pytest.raises(DataError, match="missing"):
+        parse_label(text, kind=kind)
+
+
+@pytest.mark.parametrize("text", ["old", "60 years", "060X", "inf", "-inf"])
+def test_what_is_no_number_is_named(text):
+    with pytest.raises(DataError, match=f"'{text}' is"):
+        parse_label(text, kind="regression")
+
+
+def test_a_class_is_its_trimmed_text():
+    assert parse_label(" 060Y ", kind="classification") == "060Y"
+
+
+# --- fields ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("folder:1", "site"),
+        ("folder:2", "P1"),
+        ("folder:-1", "P1"),
+        ("folder:-2", "site"),
+        ("folder:3", None),
+        ("folder:-3", None),
+        (r"regex:P\d", "P1"),
+        (r"regex:_(\d+)\.png$", "07"),
+        ("regex:Q", None),
+        ("file", "site/P1/x_07.png"),
+        ("column:sex", "F"),
+        ("sex", "F"),
+        ("column:none", None),
+        ("tag:PatientID", "T1"),
+    ],
+)
+def test_a_field_takes_its_value_from_path_row_or_tag(text, value):
+    field = parse_field(text, has_table=True, option="--patient")
+    found = field.value("site/P1/x_07.png", {"sex": "F", "none": ""}, {"PatientID": "T1"})
+    assert found == value
+
+
+def test_a_bare_name_is_a_tag_where_there_is_no_table():
+    field = parse_field("PatientAge", has_table=False, option="--label")
+    assert field.value("a.dcm", {}, {"PatientAge": "060Y"}) == "060Y"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("folder:0", "whole number other than 0"),
+        ("folder:x", "whole number other than 0"),
+        ("regex:(", "no regular expression"),
+        ("tag:PatientAgee", "'PatientAgee' is no DICOM attribute"),
+        ("age", "'age' is no DICOM attribute.*--labels"),
+        ("column:age", "--patient column:age names a column.*--labels"),
+    ],
+)
+def test_a_field_that_cannot_be_is_wrong_use(text, reason):
+    with pytest.raises(UsageError, match=reason) as caught:
+        parse_field(text, has_table=False, option="--patient")
+    assert caught.value.exit_code == 2
+
+
+# --- annotations -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def table(tmp_path):
+    text = "file,age,who,sex\nsub/a.png,60,Ann,F\nsub/b.png,,Bob,M\nsub/c.png,62,,M\n"
+    return write(tmp_path / "t.csv", text)
+
+
+def test_label_patient_and_kept_values_come_from_the_table(table):
+    options = PrepareOptions(
+        label="age", labels=table, file="file", patient="who", keep=("sex", "tag:Modality")
+    )
+    annotator = Annotator(options, [PNG])
+    assert annotator.tags == ("Modality",)
+    found = annotator.annotate("sub/a.png", {"Modality": "CT"})
+    assert (found.label, found.patient, found.kept) == (60, "Ann", {"sex": "F", "Modality": "CT"})
+    with pytest.raises(DataError, match="label is missing"):
+        annotator.annotate("sub/b.png", {})
+    with pytest.raises(DataError, match="patient is unknown"):
+        annotator.annotate("sub/c.png", {})
+
+
+def test_dicom_patients_default_to_the_tag_patient_id():
+    annotator = Annotator(PrepareOptions(label="PatientAge"), [DICOM])
+    assert set(annotator.tags) == {"PatientAge", "PatientID"}
+    found = annotator.annotate("a.dcm", {"PatientAge": "018M", "PatientID": "X"})
+    assert (found.label, found.patient) == (1.5, "X")
+    with pytest.raises(DataError, match="patient is unknown"):
+        annotator.annotate("a.dcm", {"PatientAge": "018M"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"label": None}, "A label is needed"),
+        ({"label": "agee"}, r"no column 'agee' \(--label\).*'age'"),
+        ({"patient": "whoo"}, r"no column 'whoo' \(--patient\).*'who'"),
+        ({"keep": ("sexx",)}, r"no column 'sexx' \(--keep\).*'sex'"),
+        ({"file": "fil"}, r"no column 'fil' \(--file\).*'file'"),
+        ({"patient": None}, "which images belong to one patient.*--patient"),
+        ({"file": None}, "which row of the table.*--file"),
+        ({"file": None, "patient": "folder:1"}, "cannot be matched.*--file.*--patient-column"),
+        (
+            {"file": None, "patient": "folder:1", "patient_column": "wh"},
+            r"no column 'wh' \(--patient-column\).*'who'",
+        ),
+    ],
+)
+def test_options_that_do_not_say_enough_are_wrong_use_with_a_way_out(table, changes, reason):
+    options = {"label": "age", "labels": table, "file": "file", "patient": "who", **changes}
+    with pytest.raises(UsageError, match=reason):
+        Annotator(PrepareOptions(**options), [PNG])
+
+
+@pytest.mark.parametrize("name", [*COLUMNS, "column:patient"])
+def test_a_kept_column_cannot_take_the_place_of_the_pseudonym_or_any_other(tmp_path, name):
+    column = name.removeprefix("column:")
+    path = write(tmp_path / "t.csv", f"age,who,img,{column}\n60,Ann,a.png,Ann\n")
+    options = PrepareOptions(label="age", labels=path, file="img", patient="who", keep=(name,))
+    with pytest.raises(UsageError, match=f"the index has a column '{column}' of its own"):
+        Annotator(options, [PNG])
+
+
+def test_a_pseudonym_is_the_keyed_hash_of_the_id():
+    truth = hmac.new(b"key", b"P1", hashlib.sha256).hexdigest()
+    assert pseudonym("P1", b"key") == "p" + truth[:16]
+    assert pseudonym("P1", b"key") != pseudonym("P2", b"key")
+    assert pseudonym("P1", b"key") != pseudonym("P1", b"other")
+
+
+# --- options ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "task", "name", "unit"),
+    [
+        ("PatientAge", "regression", "age", "years"),
+        ("tag:PatientAge", "regression", "age", "years"),
+        ("age_at_initial_pathologic", "regression", "age", "years"),
+        ("column:Age", "regression", "age", "years"),
+        ("stage", "regression", "stage", ""),
+        ("dosage", "regression", "dosage", ""),
+        ("finding", "classification", "finding", ""),
+    ],
+)
+def test_ages_are_recognised_by_their_name(label, task, name, unit):
+    options = PrepareOptions(label=label, task=task)
+    assert (options.task_name, options.task_unit) == (name, unit)
+
+
+def test_a_name_and_unit_given_win():
+    options = PrepareOptions(label="PatientAge", label_name="a", unit="months")
+    assert (options.task_name, options.task_unit) == ("a", "months")
+
+
+def test_the_lgg_preset_fills_in_only_what_was_left_open(tmp_path):
+    table = write(tmp_path / "data.csv", "Patient,age\n")
+    options = apply_preset("lgg-mri", tmp_path, PrepareOptions())
+    assert options.labels == table
+    assert (options.channel, options.recipe, options.exclude) == (1, "as-is", ("*_mask.tif",))
+    own = PrepareOptions(label="death01", channel=0, recipe="percentile", exclude=("x*",))
+    options = apply_preset("lgg-mri", tmp_path, own)
+    assert (options.label, options.channel, options.recipe) == ("death01", 0, "percentile")
+    assert set(options.exclude) == {"x*", "*_mask.tif"}
+
+
+def test_an_unknown_preset_and_one_without_its_table_are_errors(tmp_path):
+    with pytest.raises(UsageError, match=r"no preset 'lgg'.*'lgg-mri'"):
+        apply_preset("lgg", tmp_path, PrepareOptions())
+    for name in PRESETS:
+        with pytest.raises(DataError, match=r"finds no data\.csv below"):
+            apply_preset(name, tmp_path, PrepareOptions())
