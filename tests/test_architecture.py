@@ -33,7 +33,7 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli.console"},
     "timm": {"models.predictor"},
-    "pydicom": {"images.dicom", "phantoms.files"},
+    "pydicom": {"images.dicom"},
     "tifffile": {"images.raster"},
     "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},

@@ -31,7 +31,8 @@ def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
     assert [row["file"] for row in rows] == [
         p.name for p in sorted((tmp_path / "mri").glob("*.png"))
     ]
-    assert PIL.Image.open(tmp_path / "mri" / rows[0]["file"]).mode == "I;16"
+    with PIL.Image.open(tmp_path / "mri" / rows[0]["file"]) as picture:
+        assert picture.mode == "I;16"
 
 
 def test_phantoms_follow_from_the_seed_and_patients_differ(tmp_path: Path) -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-import scipy.linalg
 import torch
 
 from medxlate.errors import DataError, ModelError, UsageError
-from medxlate.evaluation.distribution import Features, find_inception, image_metrics
+from medxlate.evaluation.distribution import (
+    Features,
+    find_inception,
+    image_metrics,
+    inception_features,
+    predictor_features,
+)
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.prediction import score
 from medxlate.events import Event, Warned
@@ -65,26 +72,38 @@ def network() -> PredictorNetwork:
     return made
 
 
-def some_images(count: int, seed: int, contrast: float = 1.0) -> list[torch.Tensor]:
+def some_images(count: int, seed: int, contrast: float = 1.0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return [torch.rand(1, 32, 32, generator=generator) * contrast * 2 - 1 for _ in range(count)]
+    return torch.rand(count, 1, 32, 32, generator=generator) * contrast * 2 - 1
+
+
+def compare(
+    fakes: torch.Tensor, reals: torch.Tensor, metrics: list[str], features: Features
+) -> dict[str, float]:
+    cpu = torch.device("cpu")
+    return image_metrics(fakes.split(16), reals.split(16), metrics, features, device=cpu)
 
 
 def test_fid_and_kid_by_predictor_features_are_their_formulas(network: PredictorNetwork) -> None:
     fakes, reals = some_images(60, 1, 0.5), some_images(70, 2)
-    features = Features("predictor", network=network)
-    found = image_metrics(fakes, reals, ["fid", "kid", "is"], features)
+    features = predictor_features(network, has_classes=True)
+    found = compare(fakes, reals, ["fid", "kid", "is"], features)
     assert set(found) == {"fid[predictor]", "kid[predictor]", "is[predictor]"}
 
-    def pooled(images: list[torch.Tensor]) -> np.ndarray:
-        eight = ((torch.stack(images) + 1) / 2 * 255).round() / 127.5 - 1
+    def pooled(images: torch.Tensor) -> np.ndarray:
+        eight = ((images + 1) / 2 * 255).round() / 127.5 - 1
         with torch.inference_mode():
             return network.features(eight).double().numpy()
 
     a, b = pooled(fakes), pooled(reals)
-    root = scipy.linalg.sqrtm(np.cov(a, rowvar=False) @ np.cov(b, rowvar=False)).real
-    difference = ((a.mean(0) - b.mean(0)) ** 2).sum()
-    fid = difference + np.trace(np.cov(a, rowvar=False) + np.cov(b, rowvar=False) - 2 * root)
+    def root(matrix: np.ndarray) -> np.ndarray:
+        values, vectors = np.linalg.eigh(matrix)
+        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
+
+    # Frechet distance of two Gaussians (Dowson and Landau 1982), in its symmetric form.
+    one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    mixed = root(root(one) @ other @ root(one))
+    fid = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(one + other - 2 * mixed)
     assert found["fid[predictor]"] == pytest.approx(fid, rel=1e-3)
     assert found["kid[predictor]"] > 0
 
@@ -92,11 +111,11 @@ def test_fid_and_kid_by_predictor_features_are_their_formulas(network: Predictor
 def test_fid_of_a_set_with_itself_is_zero_and_grows_with_distance(
     network: PredictorNetwork,
 ) -> None:
-    features = Features("predictor", network=network)
+    features = predictor_features(network, has_classes=True)
     reals = some_images(50, 3)
-    same = image_metrics(reals, reals, ["fid"], features)["fid[predictor]"]
-    near = image_metrics(some_images(50, 4, 0.9), reals, ["fid"], features)["fid[predictor]"]
-    far = image_metrics(some_images(50, 4, 0.3), reals, ["fid"], features)["fid[predictor]"]
+    same = compare(reals, reals, ["fid"], features)["fid[predictor]"]
+    near = compare(some_images(50, 4, 0.9), reals, ["fid"], features)["fid[predictor]"]
+    far = compare(some_images(50, 4, 0.3), reals, ["fid"], features)["fid[predictor]"]
     assert abs(same) < 1e-3 < near < far
 
 
@@ -104,9 +123,7 @@ def test_inception_weights_must_be_tensors_only(tmp_path: Path) -> None:
     trap = tmp_path / "trap.pth"
     torch.save({"weights": Path}, trap)  # a pickle that names a class
     with pytest.raises(ModelError, match=r"trap\.pth"):
-        image_metrics(
-            some_images(4, 0), some_images(4, 1), ["fid"], Features("inception", weights=trap)
-        )
+        inception_features(trap)
 
 
 def test_inception_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +158,6 @@ def test_evaluate_measures_the_test_part(folder: Path, tmp_path: Path) -> None:
     assert set(result.image_metrics["mri"]) == {"fid[predictor]", "kid[predictor]"}
     assert any(isinstance(event, Warned) and "2048" in event.text for event in events)
     # The same images through `predict` give the same error.
-    import json
-
-    import pandas as pd
-
     split = json.loads((folder / "runs" / "joint" / "split.json").read_text())
     slices = pd.read_parquet(folder / "data" / "ct" / "slices.parquet")
     test = slices[slices["patient"].isin(split["patients"]["test"])]
@@ -163,8 +176,6 @@ def test_evaluate_measures_the_test_part(folder: Path, tmp_path: Path) -> None:
 
 
 def test_methods_share_split_and_number_of_updates(folder: Path) -> None:
-    import json
-
     runs = [folder / "runs" / name for name in ("joint", "alone")]
     assert (runs[0] / "split.json").read_text() == (runs[1] / "split.json").read_text()
     steps = [
@@ -188,8 +199,6 @@ def test_metrics_that_do_not_fit_are_refused(folder: Path) -> None:
 
 def test_evaluate_refuses_a_dataset_that_changed(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
-    import pandas as pd
-
     path = tmp_path / "copy" / "data" / "ct" / "slices.parquet"
     table = pd.read_parquet(path)
     table.loc[0, "patient"] = "p0000000000000000"

@@ -297,6 +297,16 @@ def test_monochrome1_is_turned_within_the_stored_range(tmp_path, bits):
     assert image.full_range == (0, 2**bits - 1)
 
 
+def test_hounsfield_units_do_not_depend_on_how_they_are_shown(tmp_path):
+    stored = noise(20, 30, dtype=np.int16)
+    plain = read_image(save_dicom(tmp_path / "a.dcm", stored))
+    dark = read_image(
+        save_dicom(tmp_path / "b.dcm", stored, PhotometricInterpretation="MONOCHROME1")
+    )
+    assert plain.unit == "HU"
+    np.testing.assert_array_equal(dark.pixels, plain.pixels)
+
+
 def test_tags_are_brought_along_trimmed_and_absent_ones_left_out(tmp_path):
     path = save_dicom(
         tmp_path / "a.dcm", noise(20, 30, dtype=np.int16), PatientSex="", PatientName="A^B "

@@ -747,3 +747,15 @@ def test_real_lgg_t1_and_flair_join_one_dataset_with_the_same_patients(real_data
     t1, flair = (Dataset(tmp_path).modality(name) for name in ("t1", "flair"))
     assert by_file(tmp_path, "patient", "t1") == by_file(tmp_path, "patient", "flair")
     assert not np.array_equal(t1.pixels(0), flair.pixels(0))
+
+
+def test_a_name_that_two_images_share_is_not_guessed(raw, tmp_path):
+    save_raster(raw / "again" / "a.png", noise(40, 40, seed=9))
+    result = run(raw, tmp_path / "data")
+    assert set(result.skipped) == {"a.png", "again/a.png"}
+    assert "2 images" in result.skipped["a.png"]
+    rows = [("a.png", "60", "Ann"), ("again/a.png", "70", "Dan"), *ROWS[1:]]
+    write_table(raw / "t.csv", rows)
+    run(raw, tmp_path / "data", overwrite=True)
+    labels = by_file(tmp_path / "data", "label")
+    assert (labels["a.png"], labels["again/a.png"]) == (60, 70)

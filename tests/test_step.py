@@ -245,7 +245,9 @@ def test_two_sources_add_up_and_real_images_count_once(task: Task):
         y = batches[name].images
         fake_t, fake_s = each.g(y), each.f(x)
         fakes.append(fake_t)
-        adversarial = (each.d_t(fake_t) - 1).square().mean() + (each.d_s(fake_s) - 1).square().mean()
+        adversarial = sum(
+            (d(fake) - 1).square().mean() for d, fake in ((each.d_t, fake_t), (each.d_s, fake_s))
+        )
         cycle = (each.f(fake_t) - y).abs().mean() + (each.g(fake_s) - x).abs().mean()
         total = total + adversarial + 10 * cycle
     outputs = predictor(torch.cat([*fakes, x])).split(2)
@@ -263,7 +265,8 @@ def test_two_sources_add_up_and_real_images_count_once(task: Task):
     (total + weight * sum(parts)).backward()
 
     losses = learner.step(batches)
-    for name, part in zip(("mri.predict_fake", "pet.predict_fake", "predict_real"), parts):  # noqa: B905
+    terms = ("mri.predict_fake", "pet.predict_fake", "predict_real")
+    for name, part in zip(terms, parts, strict=True):
         assert losses[name].item() == pytest.approx(part.item(), rel=1e-4)
     for name, each in networks.items():
         for part in ("g", "f"):
@@ -526,7 +529,7 @@ def test_a_full_buffer_swaps_half_of_the_time_and_any_image():
 def test_no_fake_is_shown_twice():
     shown = [number for _, number in numbers(ImageBuffer(4, seed=1), 500)]
     kept = shown[:4]  # while it fills, an image is shown and kept
-    later = [number for number in shown[4:]]
+    later = shown[4:]
     assert len(set(later)) == len(later)
     assert set(kept) & set(later)
 
@@ -537,8 +540,14 @@ def test_the_buffer_keeps_no_graph_and_no_view():
     assert not buffer.exchange(fakes).requires_grad
     with torch.no_grad():
         fakes += 7  # what is kept must not change with it
-    images = buffer.state()["images"]
-    assert not images.any()
+    assert not buffer.state()["images"].any()
+    for number in range(20):  # nor what is swapped in later
+        fakes = torch.full((1, 1, 2, 2), float(number))
+        buffer.exchange(fakes)
+        fakes.fill_(-1)
+        assert (buffer.state()["images"] >= 0).all()
+    assert buffer.state()["images"].any()
+    fakes = torch.zeros(1, 1, 2, 2, requires_grad=True) * 1
     assert not ImageBuffer(0, seed=0).exchange(fakes).requires_grad
 
 
@@ -626,8 +635,7 @@ def test_a_step_does_not_wait_for_the_gpu():
     compute = Compute(torch.device("cuda"), "bf16")
     learner = make_joint(buffer_size=2, compute=compute)
     batches = {
-        name: batch.to(compute.device)
-        for name, batch in make_batches(learner, tiny.AGE).items()
+        name: batch.to(compute.device) for name, batch in make_batches(learner, tiny.AGE).items()
     }
     learner.step(batches)  # the first step may allocate and tune
     torch.cuda.set_sync_debug_mode("error")

@@ -31,7 +31,7 @@ def finder(
     """A finder in a table of columns name and age."""
     content = tuple({"name": name, "age": age} for name, age in rows)
     table = Table(Path("t.csv"), ("name", "age"), content, False)
-    return RowFinder(table, "name", by_patient=by_patient, relevant=relevant)
+    return RowFinder(table, "name", by_patient=by_patient, relevant=relevant, images=())
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_decimal_comma_is_read_only_where_semicolons_separate():
         parse_label("67,5", kind="regression")
 
 
-@pytest.mark.parametrize("text", [None, "", "  ", "NA", "n/a", "NaN", "none"])
+@pytest.mark.parametrize("text", [None, "", "  ", "NA", "n/a", "NaN", "null"])
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_missing_label_is_called_missing(text, kind):
     with pytest.raises(DataError, match="missing"):

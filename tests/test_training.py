@@ -1,7 +1,7 @@
 """Training from a dataset folder to a run folder, on the tiny generated data set.
 
-``golden/debug_losses.json`` holds the losses of the first steps of preset debug. After a change that
-is meant to change them, write it anew with
+``golden/debug_losses.json`` holds the losses of the first steps of preset debug. After a change
+that is meant to change them, write it anew with
 
     MEDXLATE_UPDATE_GOLDEN=1 python -m pytest tests/test_training.py -k golden
 """
@@ -35,11 +35,13 @@ from medxlate.dataset.splits import PARTS, Split, split_patients
 from medxlate.errors import ConfigError, DataError, ModelError, OutputError
 from medxlate.events import EpochEnded, Event, Progress, StepLogged
 from medxlate.inference.predict import predict, predict_batches
+from medxlate.models.device import choose_compute
+from medxlate.models.head import Head
 from medxlate.models.runs import find_run
 from medxlate.training import loop
 from medxlate.training.checkpoints import Position, load_checkpoint, save_checkpoint
 from medxlate.training.methods import build_learner
-from medxlate.training.step import Joint, TargetOnly
+from medxlate.training.step import Joint, Learner, TargetOnly
 from medxlate.training.train import TrainResult, resume, train
 
 GOLDEN = Path(__file__).parent / "golden" / "debug_losses.json"
@@ -161,8 +163,8 @@ def test_the_listener_hears_what_is_recorded(trained: Trained):
 def test_losses_are_means_over_the_steps_since_the_last_entry(
     data: Path, tmp_path: Path, trained: Trained
 ):
+    config = tiny.debug_config(data, runtime={"log_every": 4})
     with pytest.raises(KeyboardInterrupt):
-        config = tiny.debug_config(data, runtime={"log_every": 4})
         train(config, runs=tmp_path, listener=Stop(10))
     found = records(tmp_path / trained.run.name, "step")
     assert [event["step"] for event in found] == [4, 8, 9]  # 9 ends the epoch
@@ -246,15 +248,13 @@ def test_predict_reproduces_the_validation_error(data: Path, tmp_path: Path, tra
         shutil.copy(data.parent / "raw" / "ct" / name, tmp_path / "val" / name)
     table = predict(tmp_path / "val", out=tmp_path / "p.csv", model=trained.run, device="cpu").table
     labels = {modality.column("file")[row]: modality.column("label")[row] for row in rows}
-    difference = np.array([age - labels[f] for f, age in zip(table["file"], table["age"])])  # noqa: B905
+    difference = table["age"] - table["file"].map(labels)
     epoch = records(trained.run, "epoch")[trained.result.best_step // 9 - 1]
     assert np.mean(difference**2) == pytest.approx(trained.result.best_error, rel=1e-4)
     assert np.mean(np.abs(difference)) == pytest.approx(epoch["metrics"]["val_mae"], rel=1e-4)
 
 
 def test_validation_metrics_in_closed_form():
-    from medxlate.models.head import Head
-
     values = np.array([30.0, 44.0], dtype=np.float32)
     found = loop.validation_metrics(values, torch.tensor([33.0, 40.0]), Head(task=tiny.AGE))
     assert found == pytest.approx({"val_error": 12.5, "val_mse": 12.5, "val_mae": 3.5})
@@ -324,8 +324,8 @@ def test_a_resumed_training_is_bit_for_bit_the_uninterrupted_one(
 
 
 def test_resume_by_the_pointer_to_the_latest(data: Path, tmp_path: Path):
+    config = tiny.debug_config(data, optimizer={"batch_size": 9})
     with pytest.raises(KeyboardInterrupt):
-        config = tiny.debug_config(data, optimizer={"batch_size": 9})
         train(config, runs=tmp_path, listener=Stop(3))
     assert resume(tmp_path / "latest").run == tmp_path / "mri-to-ct-001"
 
@@ -340,14 +340,14 @@ def test_resuming_a_finished_training_changes_nothing(tmp_path: Path, trained: T
             assert (run / file.relative_to(trained.run)).read_bytes() == file.read_bytes(), file
 
 
-def test_a_checkpoint_restores_the_random_state(data: Path, tmp_path: Path, trained: Trained):
-    """Networks with dropout draw from it."""
-    config = tiny.debug_config(data)
-    from medxlate.models.device import choose_compute
-    from medxlate.models.head import Head
+def new_learner(config: Config) -> Learner:
+    head, compute = Head(task=tiny.AGE), choose_compute("cpu", "fp32")
+    return build_learner(config, head, tiny.SIZE, compute)
 
-    head = Head(task=tiny.AGE)
-    learner = build_learner(config, head, tiny.SIZE, choose_compute("cpu", "fp32"))
+
+def test_a_checkpoint_restores_the_random_state(data: Path, tmp_path: Path):
+    """Networks with dropout draw from it."""
+    learner = new_learner(tiny.debug_config(data))
     torch.manual_seed(77)
     save_checkpoint(tmp_path, learner, Position(step=3), best=True)
     wanted = torch.rand(4)
@@ -473,12 +473,18 @@ def leaks(data: Path, split: Split, seen: Seen) -> dict[str, int]:
     """Count images that were seen where they must not be."""
     hidden = {m: images_of(data, split, "test", m) for m in tiny.PATIENTS}
     train_part = {m: images_of(data, split, "train", m) for m in tiny.PATIENTS}
-    counts = {f"test {m}": len(images & (seen.steps | seen.validation | seen.samples))
-              for m, images in hidden.items()}
-    counts |= {f"val {m} in steps": len(images_of(data, split, "val", m) & seen.steps)
-               for m in tiny.PATIENTS}
-    counts |= {f"train {m} in validation": len(images & seen.validation)
-               for m, images in train_part.items()}
+    counts = {
+        f"test {m}": len(images & (seen.steps | seen.validation | seen.samples))
+        for m, images in hidden.items()
+    }
+    counts |= {
+        f"val {m} in steps": len(images_of(data, split, "val", m) & seen.steps)
+        for m in tiny.PATIENTS
+    }
+    counts |= {
+        f"train {m} in validation": len(images & seen.validation)
+        for m, images in train_part.items()
+    }
     return {name: count for name, count in counts.items() if count}
 
 
@@ -602,25 +608,14 @@ def test_methods_on_the_same_data_share_split_steps_and_first_weights(
     assert alone.result.steps == trained.result.steps
     first = [records(run, "step")[0]["losses"] for run in (alone.run, trained.run)]
     assert set(first[0]) == {"predict_real"}
-    config = tiny.debug_config(data)
-    from medxlate.models.device import choose_compute
-    from medxlate.models.head import Head
-
-    states = [
-        build_learner(
-            config.model_copy(update={"method": method}),
-            Head(task=tiny.AGE),
-            tiny.SIZE,
-            choose_compute("cpu", "fp32"),
-        ).networks["predictor"].state_dict()
-        for method in ("joint", "target-only")
-    ]
+    learners = [new_learner(tiny.debug_config(data, method=m)) for m in ("joint", "target-only")]
+    states = [learner.networks["predictor"].state_dict() for learner in learners]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
 def test_another_seed_is_another_training(data: Path, tmp_path: Path, trained: Trained):
+    config = tiny.debug_config(data, runtime={"seed": 1})
     with pytest.raises(KeyboardInterrupt):
-        config = tiny.debug_config(data, runtime={"seed": 1})
         train(config, runs=tmp_path, listener=Stop(1))
     found = [records(run, "step")[0]["losses"] for run in (tmp_path / "mri-to-ct-001", trained.run)]
     assert all(found[0][name] != found[1][name] for name in found[1])
@@ -640,6 +635,19 @@ def test_contradictions_are_refused(
 ):
     with pytest.raises(ConfigError, match=re.escape(text)):
         train(tiny.debug_config(data, **sections), runs=tmp_path)
+
+
+def test_a_diverged_training_says_so_and_keeps_its_checkpoint(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    errors = iter([3.0, float("nan")])
+    monkeypatch.setattr(loop.Loop, "_validate", lambda self: {"val_error": next(errors)})
+    config = tiny.debug_config(data, optimizer={"batch_size": 9})
+    with pytest.raises(ModelError, match="diverged: in epoch 2 the validation error is nan"):
+        train(config, runs=tmp_path)
+    run = tmp_path / "mri-to-ct-001"
+    assert (run / "checkpoints" / "last").read_text() == "step-000002\n"
+    assert not (run / "model").exists()
 
 
 def test_an_unprepared_modality_is_refused(data: Path, tmp_path: Path):

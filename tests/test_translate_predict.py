@@ -12,10 +12,10 @@ import pandas as pd
 import PIL.Image
 import pytest
 import tifffile
-import tiny
 import torch
 from torch import nn
 
+import tiny
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
 from medxlate.errors import ImageError, ModelError, OutputError, UsageError
@@ -23,8 +23,11 @@ from medxlate.events import Event, Progress
 from medxlate.files import sha256
 from medxlate.images.dicom import write_dicom
 from medxlate.images.geometry import from_square
-from medxlate.images.recipes import Recipe, to_stored
+from medxlate.images.read import read_image
+from medxlate.images.recipes import Recipe, to_network, to_stored
 from medxlate.inference import translate as translate_module
+from medxlate.inference.engine import run
+from medxlate.inference.inputs import find_inputs
 from medxlate.inference.predict import Predictor, predict
 from medxlate.inference.translate import Translator, translate
 from medxlate.models.folder import load_generator, load_predictor, read_model
@@ -256,7 +259,7 @@ def test_bad_files_are_listed_and_good_ones_translated(tmp_path: Path, model: Pa
 def test_nothing_usable_is_an_error_and_leaves_nothing(tmp_path: Path, model: Path):
     (tmp_path / "in").mkdir()
     spoil(tmp_path / "in")
-    with pytest.raises(ImageError, match="No image in .* can be used"):
+    with pytest.raises(ImageError, match=r"No image in .* can be used"):
         translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu")
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
 
@@ -323,8 +326,6 @@ def test_a_source_that_the_model_has_not_is_named(tmp_path: Path, model: Path):
 
 
 def test_the_library_way(model: Path, tmp_path: Path):
-    from medxlate.inference.inputs import find_inputs
-
     translator = Translator.load(model)
     images, _ = find_inputs(some_images(tmp_path / "in"), ())
     batch = [translator.reader.read(image) for image in images]
@@ -356,9 +357,6 @@ def percentile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def direct(model: Path, files: list[Path]) -> np.ndarray[Any, Any]:
     """Compute predictions by hand from the network and the target's recipe."""
-    from medxlate.images.read import read_image
-    from medxlate.images.recipes import to_network
-
     info = read_model(model)
     network = load_predictor(model, info)
     squares = [
@@ -479,8 +477,6 @@ def test_prediction_does_not_depend_on_its_batch(tmp_path: Path, model: Path, ba
 
 
 def test_networks_are_left_as_they_were_found(model: Path):
-    from medxlate.inference.engine import run
-
     predictor = Predictor.load(model)
     for training in (True, False):
         predictor.network.train(training)

@@ -28,6 +28,8 @@ from medxlate.events import Progress as ProgressEvent
 
 INTERRUPTED = 130
 
+__all__ = ["Reporter", "Table", "failures", "number", "reporting", "table"]
+
 
 class Reporter:
     """Renders events on stderr and the result on stdout.

@@ -11,8 +11,7 @@ import typer
 from medxlate.cli.options import Device, Json, Precision
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from medxlate.cli.console import Table
     from medxlate.evaluation.evaluate import Evaluation
 
 

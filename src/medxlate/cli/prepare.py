@@ -11,8 +11,7 @@ from medxlate.cli.options import Data, Exclude, Json, Overwrite
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from medxlate.cli.console import Table
     from medxlate.dataset.index import DatasetInfo
 
 

@@ -58,7 +58,9 @@ class Annotator:
                     f"--keep {name}: the index has a column '{name}' of its own.",
                     "Rename the table's column to keep it.",
                 )
-        self._rows = _row_finder(options, table, self._patient, self._fields()) if table else None
+        self._rows = (
+            _row_finder(options, table, self._patient, self._fields(), images) if table else None
+        )
 
     @property
     def tags(self) -> tuple[str, ...]:
@@ -108,7 +110,11 @@ def _patient_field(
 
 
 def _row_finder(
-    options: PrepareOptions, table: Table, patient: Field, fields: Iterable[Field]
+    options: PrepareOptions,
+    table: Table,
+    patient: Field,
+    fields: Iterable[Field],
+    images: Iterable[FoundImage],
 ) -> RowFinder:
     """Check the columns and choose how rows are matched: by file or by patient."""
     for field, option in zip(fields, ("--label", "--patient"), strict=False):
@@ -119,7 +125,8 @@ def _row_finder(
         table.check_column(column, option="--keep")
     if options.file is not None:
         table.check_column(options.file, option="--file")
-        return RowFinder(table, options.file, by_patient=False, relevant=relevant)
+        names = [image.relative for image in images]
+        return RowFinder(table, options.file, by_patient=False, relevant=relevant, images=names)
     if patient.kind == "column":
         raise UsageError(
             "It is not known which row of the table belongs to which image.",
@@ -132,4 +139,5 @@ def _row_finder(
             "Name the column of file names with --file, or of patients with --patient-column.",
         )
     table.check_column(options.patient_column, option="--patient-column")
-    return RowFinder(table, options.patient_column, by_patient=True, relevant=relevant)
+    column = options.patient_column
+    return RowFinder(table, column, by_patient=True, relevant=relevant, images=())

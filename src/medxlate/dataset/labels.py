@@ -14,6 +14,7 @@ TaskKind = Literal["regression", "classification"]
 
 # DICOM age string, PS3.5 6.2: three digits and days, weeks, months or years.
 AGE_STRING = re.compile(r"(\d{1,3})([DWMY])")
+MISSING = frozenset({"", "na", "n/a", "nan", "null"})  # not "none": it can be a class
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
@@ -41,7 +42,7 @@ def parse_label(text: str | None, *, kind: TaskKind, decimal_comma: bool = False
     Raises:
         DataError: The label is missing or no number.
     """
-    if text is None or text.strip().lower() in ("", "na", "n/a", "nan", "none", "null"):
+    if text is None or text.strip().lower() in MISSING:
         raise DataError("the label is missing")
     text = text.strip()
     if kind == "classification":

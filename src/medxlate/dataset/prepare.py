@@ -252,6 +252,8 @@ def _refuse(
     name, reason = next(iter(skipped.items()))
     if not store.rows:
         hint = "Check --labels, --file and --patient."
+        if "recipe" in reason:
+            hint = "Check --recipe, --window and --percentiles."
         if options.task == "regression" and "is no number" in reason:
             hint = "For classes, add --task classification."
         raise DataError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -96,13 +97,21 @@ class RowFinder:
         table: The label table.
         column: The column that names images (by file name, stem or relative path) or patients.
         by_patient: Whether ``column`` names patients.
+        relevant: The columns that are read from the row.
+        images: Relative paths of all images: a name that several share finds no row.
 
     Rows that agree in the columns ``relevant`` count once; where they contradict each other, the
     image has no row and ``find`` raises.
     """
 
     def __init__(
-        self, table: Table, column: str, *, by_patient: bool, relevant: Iterable[str]
+        self,
+        table: Table,
+        column: str,
+        *,
+        by_patient: bool,
+        relevant: Iterable[str],
+        images: Iterable[str],
     ) -> None:
         self._by_patient = by_patient
         self._column = column
@@ -112,25 +121,33 @@ class RowFinder:
         for row in table.rows:
             if row[column]:
                 self._rows.setdefault(_normal(row[column]), []).append(row)
+        self._claims = Counter(self._key(_names(image)) for image in images)
 
     def find(self, relative: str, patient: str | None) -> Row:
         """Return the row for an image.
 
         Raises:
-            DataError: There is none, or several contradict each other.
+            DataError: There is none, several contradict each other, or it fits several images.
         """
         names = [patient or ""] if self._by_patient else _names(relative)
-        for name in names:
-            rows = self._rows.get(name)
-            if rows is None:
-                continue
-            values = {tuple(row[column] for column in self._relevant) for row in rows}
-            if len(values) > 1:
-                raise DataError(
-                    f"{self._path} has {len(rows)} rows for '{name}' that contradict each other."
-                )
-            return rows[0]
-        raise DataError(f"{self._path} has no row for '{names[0]}' in column '{self._column}'.")
+        key = self._key(names)
+        if key is None:
+            raise DataError(f"{self._path} has no row for '{names[0]}' in column '{self._column}'.")
+        if self._claims[key] > 1:
+            raise DataError(
+                f"{self._path} names '{key}', and {self._claims[key]} images are called so; "
+                "name them by relative path"
+            )
+        rows = self._rows[key]
+        if len({tuple(row[column] for column in self._relevant) for row in rows}) > 1:
+            raise DataError(
+                f"{self._path} has {len(rows)} rows for '{key}' that contradict each other."
+            )
+        return rows[0]
+
+    def _key(self, names: Iterable[str]) -> str | None:
+        """Return the first of an image's names that the table knows."""
+        return next((name for name in names if name in self._rows), None)
 
 
 def _normal(name: str) -> str:

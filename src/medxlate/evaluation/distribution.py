@@ -6,27 +6,27 @@ them: ``fid`` alone is Inception's, ``fid[predictor]`` the trained predictor's.
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from torch_fidelity import calculate_metrics, register_feature_extractor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
-from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import (
+    URL_INCEPTION_V3,
+    FeatureExtractorInceptionV3,
+)
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
 
 from medxlate.errors import ModelError
+from medxlate.inference.engine import run
+from medxlate.models.device import Compute
 from medxlate.models.predictor import PredictorNetwork
 
 NAMES = ("fid", "kid", "is")
 SMALL = 2048  # below it the covariance of Inception's 2048 features has no full rank
-PREDICTOR = "medxlate-predictor"
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,59 @@ class Features:
 
     Attributes:
         name: ``inception`` or ``predictor``.
-        weights: Inception's weights file.
-        network: The predictor.
-        has_classes: Whether it also gives class logits, which IS needs.
+        network: The network, on the device.
+        extract: From uint8 images [B, 3, S, S] to pooled features and, behind them, class logits.
+        width: Number of pooled features.
+        has_classes: Whether there are class logits, which IS needs.
     """
 
     name: str
-    weights: Path | None = None
-    network: PredictorNetwork | None = None
-    has_classes: bool = True
+    network: nn.Module
+    extract: Callable[[Tensor], Tensor]
+    width: int
+    has_classes: bool
 
     def label(self, metric: str) -> str:
         """Return the metric's name with its features: ``fid``, ``fid[predictor]``."""
         return metric if self.name == "inception" else f"{metric}[{self.name}]"
+
+
+def predictor_features(network: PredictorNetwork, *, has_classes: bool) -> Features:
+    """Return the trained predictor as a source of features.
+
+    Args:
+        network: The predictor.
+        has_classes: Whether its outputs are class logits.
+    """
+
+    def extract(eight_bit: Tensor) -> Tensor:
+        pooled = network.features(eight_bit[:, :1].float() / 127.5 - 1)
+        return torch.cat([pooled, network.classify(pooled)], dim=1)
+
+    return Features("predictor", network, extract, network.feature_width, has_classes)
+
+
+def inception_features(weights: Path) -> Features:
+    """Return torch-fidelity's Inception with weights from a file.
+
+    Raises:
+        ModelError: The file does not hold these weights, or holds more than tensors.
+    """
+    try:
+        # torch-fidelity itself would unpickle anything; this refuses all but tensors.
+        torch.load(weights, map_location="cpu", weights_only=True)
+        layers = ["2048", "logits_unbiased"]
+        network = FeatureExtractorInceptionV3(
+            "inception-v3-compat", layers, feature_extractor_weights_path=str(weights)
+        )
+    except Exception as problem:  # pickle, zipfile and torch each raise kinds of their own
+        first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
+        raise ModelError(f"{weights} holds no Inception weights: {first}") from None
+
+    def extract(eight_bit: Tensor) -> Tensor:
+        return torch.cat(network(eight_bit), dim=1)
+
+    return Features("inception", network, extract, 2048, has_classes=True)
 
 
 def find_inception(weights: Path | None, *, download: bool) -> Path | None:
@@ -55,7 +95,7 @@ def find_inception(weights: Path | None, *, download: bool) -> Path | None:
 
     Args:
         weights: A file that the user named.
-        download: Whether torch-fidelity may download its copy where it is not there yet.
+        download: Whether torch-fidelity's copy may be downloaded where it is not there yet.
 
     Raises:
         ModelError: The named file does not exist, or the download failed.
@@ -81,117 +121,52 @@ def find_inception(weights: Path | None, *, download: bool) -> Path | None:
 
 
 def image_metrics(
-    fakes: Sequence[Tensor], reals: Sequence[Tensor], metrics: Sequence[str], features: Features
+    fakes: Iterable[Tensor],
+    reals: Iterable[Tensor],
+    metrics: Sequence[str],
+    features: Features,
+    *,
+    device: torch.device,
 ) -> dict[str, float]:
     """Compare translated images with real ones.
 
     Args:
-        fakes: Translated images, float32 [1, S, S] in [-1, 1].
-        reals: Real target images, likewise.
+        fakes: Batches of translated images, float32 [B, 1, S, S] in [-1, 1].
+        reals: Batches of real target images, likewise.
         metrics: Of NAMES.
         features: What they are compared by.
+        device: Where the network is.
 
     Returns:
         The metrics under their names with features; IS (of the fakes) is left out where the
-        features have no class logits. ``kid`` is a mean over random subsets of up to 1000 images.
-
-    Raises:
-        ModelError: Inception's weights are damaged.
+        features have no class logits. KID is a mean over 100 random subsets of up to 1000 images.
     """
-    wanted = [name for name in metrics if name != "is" or features.has_classes]
-    if not wanted:
-        return {}
-    extractor: dict[str, Any] = {"feature_extractor": PREDICTOR}
-    if features.name == "inception":
-        _check_weights(features.weights)
-        extractor = {
-            "feature_extractor": "inception-v3-compat",
-            "feature_extractor_weights_path": str(features.weights),
-        }
-    else:
-        _register(features)
-    smallest = min(len(fakes), len(reals))
-    with contextlib.redirect_stderr(io.StringIO()):  # it prints progress of its own
-        found = calculate_metrics(
-            input1=_EightBit(fakes),
-            input2=_EightBit(reals),
-            cuda=torch.cuda.is_available(),
-            batch_size=min(64, smallest),
-            fid="fid" in wanted,
-            kid="kid" in wanted,
-            isc="is" in wanted,
-            kid_subset_size=min(1000, smallest),
-            isc_splits=min(10, smallest),
-            cache=False,
-            verbose=False,
-            **extractor,
-        )
-    keys = {
-        "fid": "frechet_inception_distance",
-        "kid": "kernel_inception_distance_mean",
-        "is": "inception_score_mean",
-    }
-    return {features.label(name): float(found[keys[name]]) for name in wanted}
+    a = _extract(fakes, features, device)
+    b = _extract(reals, features, device)
+    pooled = a[:, : features.width], b[:, : features.width]
+    found: dict[str, float] = {}
+    if "fid" in metrics:
+        statistics = [fid_features_to_statistics(each) for each in pooled]
+        value = fid_statistics_to_metric(*statistics, verbose=False)
+        found[features.label("fid")] = value["frechet_inception_distance"]
+    if "kid" in metrics:
+        size = min(1000, len(a), len(b))
+        value = kid_features_to_metric(*pooled, kid_subset_size=size, verbose=False)
+        found[features.label("kid")] = value["kernel_inception_distance_mean"]
+    if "is" in metrics and features.has_classes:
+        value = isc_features_to_metric(a[:, features.width :], splits=min(10, len(a)))
+        found[features.label("is")] = value["inception_score_mean"]
+    return {name: float(value) for name, value in found.items()}
 
 
-class _EightBit(Dataset[Tensor]):
-    """Images as torch-fidelity takes them: uint8 [3, S, S]; [-1, 1] is the recipe's window."""
-
-    def __init__(self, images: Sequence[Tensor]) -> None:
-        self._images = images
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        unit = (self._images[index].clamp(-1, 1) + 1) / 2
-        return (unit * 255).round().to(torch.uint8).expand(3, -1, -1)
+def _extract(images: Iterable[Tensor], features: Features, device: torch.device) -> Tensor:
+    """Return features [N, D]; in float32, whatever the model was trained in."""
+    compute = Compute(device, "fp32")
+    eight_bit = (to_eight_bit(batch) for batch in images)
+    return run(features.network, eight_bit, compute=compute, call=features.extract)
 
 
-def _check_weights(path: Path | None) -> None:
-    """Refuse a file that is more than tensors; torch-fidelity itself would unpickle anything."""
-    assert path is not None
-    try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as problem:  # pickle, zipfile and torch each raise kinds of their own
-        first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ModelError(f"{path} holds no Inception weights: {first}") from None
-
-
-def _register(features: Features) -> None:
-    """Make the predictor known to torch-fidelity as a feature extractor."""
-    assert features.network is not None
-    network: PredictorNetwork = features.network
-
-    class PredictorFeatures(FeatureExtractorBase):  # type: ignore[misc]
-        """The predictor's pooled features and, for classes, its logits."""
-
-        def __init__(self, name: str, features_list: list[str], **_: Any) -> None:
-            super().__init__(name, features_list)
-
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            """Return the asked features of uint8 images [B, 3, S, S]."""
-            with torch.inference_mode():
-                grey = images[:, :1].float() / 127.5 - 1
-                pooled = network.features(grey)
-                both = {"pooled": pooled, "logits": network.classify(pooled)}
-            return tuple(both[name] for name in self.features_list)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return ("pooled", "logits")
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "logits" if metric == "isc" else "pooled"
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-        @staticmethod
-        def get_dummy_input_for_compile() -> Tensor:
-            return torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-
-    FEATURE_EXTRACTORS_REGISTRY.pop(PREDICTOR, None)  # a second evaluation has another predictor
-    register_feature_extractor(PREDICTOR, PredictorFeatures)
+def to_eight_bit(images: Tensor) -> Tensor:
+    """Return [B, 1, S, S] in [-1, 1] as uint8 [B, 3, S, S]; [-1, 1] is the recipe's window."""
+    unit = (images.clamp(-1, 1) + 1) / 2
+    return (unit * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from medxlate.config import Config, parse
@@ -22,6 +23,8 @@ from medxlate.evaluation.distribution import (
     Features,
     find_inception,
     image_metrics,
+    inception_features,
+    predictor_features,
 )
 from medxlate.evaluation.prediction import metric_names, score
 from medxlate.events import Listener, Stage, Warned, silent
@@ -117,12 +120,14 @@ def evaluate(
         for source in info.translators:
             listener(Stage(f"Comparing {len(test[source])} translated {source} images by features"))
             fakes = _translated(folder, source, test[source], compute)
-            reals = [batch.images[0] for batch in real.batches(1)]
-            found[source] = image_metrics(fakes, reals, distribution, features)
-            if min(len(fakes), len(reals)) < SMALL:
+            reals = (batch.images for batch in real.batches(BATCH))
+            found[source] = image_metrics(
+                torch.split(fakes, BATCH), reals, distribution, features, device=compute.device
+            )
+            if min(len(fakes), len(real)) < SMALL:
                 listener(
                     Warned(
-                        f"{len(fakes)} translated and {len(reals)} real images are few: fid is "
+                        f"{len(fakes)} translated and {len(real)} real images are few: fid is "
                         f"biased upwards below {SMALL}; compare only figures of equal numbers."
                     )
                 )
@@ -201,9 +206,11 @@ def _constant(labels: Tensor, count: int, head: Head) -> np.ndarray[Any, Any]:
 def _features(predictor: Predictor, inception: Path | str | None, *, download: bool) -> Features:
     weights = find_inception(None if inception is None else Path(inception), download=download)
     if weights is not None:
-        return Features("inception", weights=weights)
+        features = inception_features(weights)
+        features.network.to(predictor.compute.device)
+        return features
     has_classes = predictor.head.task.kind == "classification"
-    return Features("predictor", network=predictor.network, has_classes=has_classes)
+    return predictor_features(predictor.network, has_classes=has_classes)
 
 
 def _check_is(metrics: Sequence[str], features: Features) -> None:
@@ -215,7 +222,8 @@ def _check_is(metrics: Sequence[str], features: Features) -> None:
         )
 
 
-def _translated(folder: RunFolder, source: str, slices: Slices, compute: Compute) -> list[Tensor]:
+def _translated(folder: RunFolder, source: str, slices: Slices, compute: Compute) -> Tensor:
+    """Return the translations [N, 1, S, S] of a source's test slices."""
     if not len(slices):
         raise DataError(
             f"The split has no test patient of {source}, so nothing can be compared.",
@@ -223,4 +231,4 @@ def _translated(folder: RunFolder, source: str, slices: Slices, compute: Compute
         )
     translator = Translator(folder.path, source=source, compute=compute)
     images = (batch.images for batch in slices.batches(BATCH))
-    return list(run_network(translator.network, images, compute=compute))
+    return run_network(translator.network, images, compute=compute)

@@ -28,7 +28,8 @@ def read_dicom(path: Path, *, tags: Iterable[str] = ()) -> Image:
     """Read a single-frame grey DICOM image.
 
     Stored values become physical ones by the modality LUT or rescale slope and intercept
-    (PS3.3 C.11.1); MONOCHROME1 is turned, so that a large value is always bright.
+    (PS3.3 C.11.1); MONOCHROME1 is turned, so that a large value is always bright, but for
+    Hounsfield units, whose meaning does not depend on how they are shown.
 
     Args:
         path: The file.
@@ -53,10 +54,10 @@ def _image(header: Dataset, path: Path, tags: Iterable[str]) -> Image:
     pixels = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
     found = {key: text for key in tags if (text := _text(header, key))}
     low, high = _full_range(header)
-    if str(header.get("PhotometricInterpretation", "")) == "MONOCHROME1":
-        pixels = (low + high) - pixels
     is_ct = header.get("Modality") == "CT" and "RescaleSlope" in header
     is_hu = is_ct and str(header.get("RescaleType", "HU")) in ("HU", "US", "")
+    if header.get("PhotometricInterpretation") == "MONOCHROME1" and not is_hu:
+        pixels = (low + high) - pixels
     bits = 16 if int(header.get("BitsStored", 16)) > 8 else 8
     return Image(pixels, "HU" if is_hu else "", 16 if bits == 16 else 8, (low, high), found)
 
@@ -69,6 +70,11 @@ def check_keyword(keyword: str) -> None:
             "Use a keyword of the DICOM dictionary, such as PatientAge or PatientID; "
             "a column of a table needs --labels TABLE.",
         )
+
+
+def new_uid(*entropy: str) -> str:
+    """Return a DICOM UID: the same for the same strings, a random one for none."""
+    return str(generate_uid(entropy_srcs=list(entropy) or None))
 
 
 def write_dicom(

@@ -97,8 +97,6 @@ def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
         array = np.asarray(image.convert("L"))
     else:  # palettes, alpha, CMYK...
         array = np.asarray(image.convert("RGB"))
-    if array.ndim == 3 and (array == array[:, :, :1]).all():
-        return array  # grey saved as colour: every channel is the image
     return array
 
 

@@ -59,6 +59,11 @@ class PredictorNetwork(nn.Module):
         output: Tensor = self.backbone(images)
         return output
 
+    @property
+    def feature_width(self) -> int:
+        """Number of pooled features (D)."""
+        return int(self.backbone.num_features)  # type: ignore[arg-type]
+
     def classify(self, features: Tensor) -> Tensor:
         """Return outputs [B, outputs] for pooled features [B, D]."""
         output: Tensor = self.backbone.get_classifier()(features)  # type: ignore[operator]

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
-from pydicom.uid import generate_uid
 
-from medxlate.images.dicom import write_dicom
+from medxlate.images.dicom import new_uid, write_dicom
 from medxlate.phantoms.anatomy import FOV_MM, Anatomy, Array, draw_anatomy, render
 
 AGES = (20.0, 88.0)
@@ -62,7 +61,7 @@ def _write_patient(
     random: np.random.Generator,
 ) -> list[dict[str, Any]]:
     rows = []
-    series = generate_uid(entropy_srcs=[identity, str(anatomy.shape_seed)])
+    series = new_uid(identity, str(anatomy.shape_seed))
     for i, position in enumerate(np.linspace(*POSITIONS, slices)):
         image = render(anatomy, modality, float(position), size=size, rng=random)
         if modality == "mri":

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medxlate.config import Config
 from medxlate.dataset.loading import Batch, Order, Slices
+from medxlate.errors import ModelError
 from medxlate.events import EpochEnded, Listener, Progress, StepLogged
 from medxlate.images.write import write_grid
 from medxlate.inference.engine import run
@@ -87,13 +88,23 @@ class Loop:
         self._base_rates = {n: o.param_groups[0]["lr"] for n, o in learner.optimizers.items()}
 
     def run(self, position: Position) -> Position:
-        """Train from ``position`` to the end and return where the training then stands."""
+        """Train from ``position`` to the end and return where the training then stands.
+
+        Raises:
+            ModelError: The training diverged; the checkpoints before stay.
+        """
         epochs = self._config.optimizer.epochs
         for epoch in range(position.epoch, epochs):
             self._set_rates(epoch)
             self._epoch(epoch)
             step = (epoch + 1) * self._steps_per_epoch
             metrics = self._validate()
+            if not math.isfinite(metrics["val_error"]):
+                raise ModelError(
+                    f"The training diverged: in epoch {epoch + 1} the validation error is "
+                    f"{metrics['val_error']}.",
+                    "Lower optimizer.translator_lr and optimizer.predictor_lr.",
+                )
             best = position.best_error is None or metrics["val_error"] < position.best_error
             position = replace(position, step=step, epoch=epoch + 1)
             if best:
