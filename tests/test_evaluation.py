@@ -96,6 +96,7 @@ def test_fid_and_kid_by_predictor_features_are_their_formulas(network: Predictor
             return network.features(eight).double().numpy()
 
     a, b = pooled(fakes), pooled(reals)
+
     def root(matrix: np.ndarray) -> np.ndarray:
         values, vectors = np.linalg.eigh(matrix)
         return (vectors * np.sqrt(values.clip(0))) @ vectors.T

@@ -34,8 +34,13 @@ MARKER = "demo.json"
 
 # Small enough for two processor cores; the method is the paper's.
 SETTINGS: Values = {
-    "model": {"generator_width": 16, "generator_blocks": 3, "discriminator_width": 16},
-    "optimizer": {"epochs": 4, "batch_size": 2},
+    "model": {
+        "generator_width": 16,
+        "generator_blocks": 3,
+        "discriminator_width": 16,
+        "predictor": "resnet18",
+    },
+    "optimizer": {"epochs": 5, "batch_size": 2},
     "runtime": {"log_every": 20, "samples_every": 1},
 }
 

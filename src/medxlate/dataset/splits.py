@@ -52,7 +52,7 @@ class Split:
             if values["hash"] != _hash({part: list(parts[part]) for part in PARTS}):
                 raise DataError("split.json was changed: its hash does not fit its patients.")
             return Split(parts, int(values["seed"]))
-        except (KeyError, TypeError) as problem:
+        except (KeyError, TypeError, ValueError) as problem:
             raise DataError(f"split.json is damaged: {problem!r}.") from None
 
 
@@ -63,7 +63,8 @@ def split_patients(
 
     Patients of the target modality are divided first, so that its parts have the asked shares;
     then the others. Patients who share an identical image (the same scan filed under two ids)
-    stay together.
+    stay together. The outcome follows from the order of the files and the seed, not from the
+    pseudonyms, and the target's from the target's alone.
 
     Args:
         slices: The table of each modality, with columns ``patient`` and ``pixel_hash``.
@@ -73,7 +74,8 @@ def split_patients(
     Raises:
         DataError: A part would hold no patient of the target modality.
     """
-    groups = _groups(slices.values())
+    others = [slices[name] for name in sorted(slices) if name != target]
+    groups = _groups([slices[target], *others])
     target_patients = set(slices[target]["patient"])
     with_target = [group for group in groups if target_patients & set(group)]
     without = [group for group in groups if not target_patients & set(group)]
@@ -123,6 +125,17 @@ def check_no_leak(split: Split, slices: Iterable[pd.DataFrame]) -> None:
                 )
 
 
+def check_part(split: Split, part: Part, patients: Iterable[str]) -> None:
+    """Refuse images that are about to be used in a part to which their patient does not belong.
+
+    Raises:
+        DataError: Naming the patient.
+    """
+    strangers = set(patients) - set(split.parts[part])
+    if strangers:
+        raise DataError(f"Patient {min(strangers)} does not belong to {part}, by split.json.")
+
+
 def _divide(
     groups: list[tuple[str, ...]], config: SplitConfig, random: np.random.Generator
 ) -> dict[Part, list[tuple[str, ...]]]:
@@ -136,7 +149,7 @@ def _divide(
 
 
 def _groups(slices: Iterable[pd.DataFrame]) -> list[tuple[str, ...]]:
-    """Return sorted groups of patients connected by identical images."""
+    """Return groups of patients connected by identical images, in order of first appearance."""
     leader: dict[str, str] = {}
 
     def find(patient: str) -> str:
@@ -150,9 +163,9 @@ def _groups(slices: Iterable[pd.DataFrame]) -> list[tuple[str, ...]]:
             other = owner.setdefault(pixel_hash, patient)
             leader[find(patient)] = find(other)
     members: dict[str, list[str]] = {}
-    for patient in sorted(leader):
+    for patient in list(leader):
         members.setdefault(find(patient), []).append(patient)
-    return sorted(tuple(group) for group in members.values())
+    return [tuple(group) for group in members.values()]
 
 
 def _hash(parts: Mapping[Any, list[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ import medxlate
 from medxlate.errors import UsageError
 from medxlate.events import Listener, Progress, Stage, silent
 from medxlate.files import check_free, whole_folder, write_json
-from medxlate.images.find import FoundImage
+from medxlate.images.find import SUFFIXES, FoundImage
 from medxlate.images.geometry import from_square
 from medxlate.images.image import FloatArray
 from medxlate.images.write import write_synthetic
@@ -149,21 +150,25 @@ def translate(
 
 
 def output_names(images: Sequence[FoundImage]) -> dict[str, str]:
-    """Return the output's relative path for each input's: same tree, same stem.
+    """Return the output's relative path for each input's: same tree, same stem, no name twice.
 
-    Where two inputs would get the same name (a.png beside a.jpg), both keep their suffix in it:
-    a.png.png, a.jpg.png.
+    Only an image's suffix is taken off. Where two names would differ in nothing, or in upper and
+    lower case alone (a.png beside a.jpg), both keep the whole of theirs: a.png.png, a.jpg.png.
     """
     suffixes = {image.relative: ".tif" if image.format == "tiff" else ".png" for image in images}
+    whole = {relative: relative + suffix for relative, suffix in suffixes.items()}
     names = {
         relative: PurePosixPath(relative).with_suffix(suffix).as_posix()
+        if PurePosixPath(relative).suffix.lower() in SUFFIXES
+        else whole[relative]
         for relative, suffix in suffixes.items()
     }
-    taken = list(names.values())
-    return {
-        relative: relative + suffixes[relative] if taken.count(name) > 1 else name
-        for relative, name in names.items()
-    }
+    while True:
+        counts = Counter(name.lower() for name in names.values())
+        twice = [r for r, n in names.items() if counts[n.lower()] > 1 and n != whole[r]]
+        if not twice:
+            return names
+        names |= {relative: whole[relative] for relative in twice}
 
 
 def _record(

@@ -86,7 +86,7 @@ def load_checkpoint(checkpoint: Path, learner: Learner, device: torch.device) ->
         _load_training_state(learner, training, device)
         torch.set_rng_state(training["random"])
         return Position(**{key: state[key] for key in Position.__dataclass_fields__})
-    except (RuntimeError, KeyError) as problem:
+    except (RuntimeError, KeyError, TypeError) as problem:
         first = str(problem).splitlines()[0]
         raise ModelError(f"{checkpoint} does not fit this configuration: {first}") from None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import Part, Split, check_no_leak, split_patients
+from medxlate.dataset.splits import Part, Split, check_no_leak, check_part, split_patients
 from medxlate.errors import ConfigError, DataError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json, write_json
@@ -119,10 +119,13 @@ def make_data(
     size = config.data.image_size or dataset.info.image_size
 
     def part(which: Part) -> dict[str, Slices]:
-        return {
+        made = {
             name: Slices(m, split.rows(m.slices, which), task=dataset.info.task, image_size=size)
             for name, m in tables.items()
         }
+        for slices in made.values():
+            check_part(split, which, slices.patients)
+        return made
 
     data = Data(part("train"), part("val"))
     for name, slices in data.train.items():
