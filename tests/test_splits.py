@@ -207,3 +207,24 @@ def test_real_patients_stay_on_one_side(real_data, tmp_path):
             if set(split.rows(frame, part)) & set(np.flatnonzero(frame["patient"] == patient))
         ]
         assert rows == [side(split, patient)]
+
+
+def test_the_split_follows_from_the_files_and_not_from_the_pseudonyms():
+    slices = mixed()
+    pseudonyms = {f"p{i:03d}": f"x{(i * 37) % 1000:03d}" for i in range(125)}
+    renamed = {
+        name: frame.assign(patient=frame["patient"].map(pseudonyms))
+        for name, frame in slices.items()
+    }
+    one = split_patients(slices, target="ct", config=SplitConfig(seed=4))
+    other = split_patients(renamed, target="ct", config=SplitConfig(seed=4))
+    for part in PARTS:
+        assert {pseudonyms[patient] for patient in one.parts[part]} == set(other.parts[part])
+
+
+def test_the_targets_parts_do_not_depend_on_the_sources():
+    slices = mixed()
+    with_mri = split_patients(slices, target="ct", config=SplitConfig(seed=4))
+    alone = split_patients({"ct": slices["ct"]}, target="ct", config=SplitConfig(seed=4))
+    for part in PARTS:
+        assert with_mri.rows(slices["ct"], part) == alone.rows(slices["ct"], part)

@@ -22,6 +22,7 @@ from medxlate.errors import ImageError, ModelError, OutputError, UsageError
 from medxlate.events import Event, Progress
 from medxlate.files import sha256
 from medxlate.images.dicom import write_dicom
+from medxlate.images.find import FoundImage
 from medxlate.images.geometry import from_square
 from medxlate.images.read import read_image
 from medxlate.images.recipes import Recipe, to_network, to_stored
@@ -29,7 +30,7 @@ from medxlate.inference import translate as translate_module
 from medxlate.inference.engine import run
 from medxlate.inference.inputs import find_inputs
 from medxlate.inference.predict import Predictor, predict
-from medxlate.inference.translate import Translator, translate
+from medxlate.inference.translate import Translator, output_names, translate
 from medxlate.models.folder import load_generator, load_predictor, read_model
 
 
@@ -493,3 +494,19 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, use: Callable[..., ob
     with pytest.raises(ModelError, match=r"nowhere is no run"):
         use(inputs, out=tmp_path / "out", model=tmp_path / "nowhere", device="cpu")
     assert {p.name for p in tmp_path.iterdir()} == {"in"}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs"),
+    [
+        (["a.png", "b/a.png"], ["a.png", "b/a.png"]),
+        (["a.png", "a.jpg"], ["a.png.png", "a.jpg.png"]),
+        (["a.png", "a.jpg", "a.png.png"], ["a.png.png", "a.jpg.png", "a.png.png.png"]),
+        (["A.png", "a.jpg"], ["A.png.png", "a.jpg.png"]),
+        (["1.2.840.5", "1.2.840.6"], ["1.2.840.5.png", "1.2.840.6.png"]),
+        (["scan.v2.dcm"], ["scan.v2.png"]),
+    ],
+)
+def test_no_two_outputs_share_a_name(inputs: list[str], outputs: list[str]):
+    found = [FoundImage(Path(name), name, "png", False) for name in inputs]
+    assert output_names(found) == dict(zip(inputs, outputs, strict=True))

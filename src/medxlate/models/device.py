@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from medxlate.errors import UsageError
 
@@ -47,6 +48,11 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if precision == "auto":
         precision = "bf16" if _has_native_bf16(chosen) else "fp32"
     return Compute(chosen, "bf16" if precision == "bf16" else "fp32")
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Return bfloat16 as float32, in which losses are taken; float32 and float64 stay."""
+    return values.float() if values.dtype == torch.bfloat16 else values
 
 
 def _device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from medxlate.dataset.labels import Task
+from medxlate.models.device import full_precision
 
 
 class Head(BaseModel):
@@ -40,8 +41,8 @@ class Head(BaseModel):
     def predictions(self, outputs: Tensor) -> Tensor:
         """Return labels [B] for a regression, class probabilities [B, K] for a classification."""
         if self.task.kind == "classification":
-            return outputs.float().softmax(dim=1)
-        return self.mean + self.std * outputs.float().squeeze(1)
+            return full_precision(outputs).softmax(dim=1)
+        return self.mean + self.std * full_precision(outputs).squeeze(1)
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return l of equation 2, averaged over the batch.
@@ -49,7 +50,7 @@ class Head(BaseModel):
         Squared error in the label's own unit, or cross-entropy.
         """
         if self.task.kind == "classification":
-            return F.cross_entropy(outputs.float(), labels)
+            return F.cross_entropy(full_precision(outputs), labels)
         return F.mse_loss(self.predictions(outputs), labels)
 
 

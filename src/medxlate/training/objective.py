@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from medxlate.models.device import full_precision
+
 
 def adversarial_loss(judgement: Tensor, *, real: bool) -> Tensor:
     """Least-squares adversarial loss (Mao et al. 2017): judgements should be 1 or 0."""
     wanted = 1.0 if real else 0.0
-    return (judgement.float() - wanted).square().mean()
+    return (full_precision(judgement) - wanted).square().mean()
 
 
 def discriminator_loss(judged_real: Tensor, judged_fake: Tensor) -> Tensor:
@@ -23,4 +25,4 @@ def discriminator_loss(judged_real: Tensor, judged_fake: Tensor) -> Tensor:
 
 def l1_loss(images: Tensor, wanted: Tensor) -> Tensor:
     """The L1 norm of cycle and identity losses (equation 1)."""
-    return (images.float() - wanted.float()).abs().mean()
+    return (full_precision(images) - full_precision(wanted)).abs().mean()

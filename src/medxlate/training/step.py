@@ -16,7 +16,7 @@ from torch.optim import Adam
 
 from medxlate.config import ObjectiveConfig, OptimizerConfig
 from medxlate.dataset.loading import Batch
-from medxlate.models.device import Compute
+from medxlate.models.device import Compute, full_precision
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
@@ -202,7 +202,7 @@ class Joint:
                     "t": (networks.d_t, x, fake_t),
                 }
                 for side, (judge, real, fake) in sides.items():
-                    old = self.buffers[f"{name}.{side}"].exchange(fake.float())
+                    old = self.buffers[f"{name}.{side}"].exchange(full_precision(fake))
                     loss = discriminator_loss(judge(real), judge(old))
                     losses[f"{name}.d_{side}"] = loss.detach()
                     total = total + loss
