@@ -74,8 +74,6 @@ def test_the_seed_alone_decides():
     )
     assert first == again
     assert first.parts != other.parts
-    shuffled = {name: frame.sample(frac=1, random_state=0) for name, frame in slices.items()}
-    assert split_patients(shuffled, target="ct", config=SplitConfig(seed=3)) == first
 
 
 def test_the_order_of_the_modalities_does_not_matter():
