@@ -106,6 +106,12 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
             "objective.lambda_cycle",
         ),
         (["train", "--source", "mri", "--target", "mri"], 2, "both source and target"),
+        (
+            ["train", "--source", "mri", "--target", "ct", "--set", "model.predictor=resnet5"],
+            2,
+            "'resnet50'",
+        ),
+        (["train", "--source", "mri", "--target", "ct", "--pretrained", "no.st"], 1, "no.st"),
         (["train", "--resume", "--epochs", "3"], 2, "--resume"),
         (["train", "--resume", "--name", "none"], 1, "no run"),
         (["translate", "nowhere", "--out", "x"], 1, "nowhere does not exist"),

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torch_fidelity
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from medxlate.errors import DataError, ModelError, UsageError
 from medxlate.evaluation.distribution import (
@@ -18,6 +20,7 @@ from medxlate.evaluation.distribution import (
     image_metrics,
     inception_features,
     predictor_features,
+    to_eight_bit,
 )
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.prediction import score
@@ -125,6 +128,42 @@ def test_inception_weights_must_be_tensors_only(tmp_path: Path) -> None:
     torch.save({"weights": Path}, trap)  # a pickle that names a class
     with pytest.raises(ModelError, match=r"trap\.pth"):
         inception_features(trap)
+
+
+class Listed(torch.utils.data.Dataset):
+    """Images as torch-fidelity takes them."""
+
+    def __init__(self, images: torch.Tensor) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.images[index]
+
+
+def test_fid_kid_and_is_of_inception_are_those_of_torch_fidelity(tmp_path: Path) -> None:
+    """With random weights in a file: the published ones cannot be had without internet."""
+    weights = tmp_path / "inception.pth"
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", lambda *_, **__: {})
+        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+        blank = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path="x")
+    torch.save(blank.state_dict(), weights)
+    fakes, reals = some_images(12, 5, 0.5), some_images(14, 6)
+    found = compare(fakes, reals, ["fid", "kid", "is"], inception_features(weights))
+    theirs = torch_fidelity.calculate_metrics(
+        input1=Listed(to_eight_bit(fakes)),
+        input2=Listed(to_eight_bit(reals)),
+        feature_extractor_weights_path=str(weights),
+        cuda=False, fid=True, kid=True, isc=True, kid_subset_size=12, batch_size=4,
+        save_cpu_ram=True, cache=False, verbose=False,
+    )  # fmt: skip
+    assert found["fid"] == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+    assert found["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
+    assert found["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-4)
 
 
 def test_inception_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

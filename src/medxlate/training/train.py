@@ -13,14 +13,15 @@ from medxlate.dataset.splits import Part, Split, check_no_leak, check_part, spli
 from medxlate.errors import ConfigError, DataError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json, write_json
-from medxlate.models.device import choose_compute
-from medxlate.models.head import fit_head
+from medxlate.models.device import Compute, choose_compute
+from medxlate.models.head import Head, fit_head
 from medxlate.models.runs import RunFolder, find_run, new_run
 from medxlate.training.checkpoints import Position, load_checkpoint, pointed
 from medxlate.training.export import export_model
 from medxlate.training.loop import Data, Loop
 from medxlate.training.methods import build_learner, find_method
 from medxlate.training.record import Recorder, rewind_record
+from medxlate.training.step import Learner
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def train(
     split = split_patients(
         {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
     )
-    data, image_size = make_data(dataset, tables, split, config)
+    work = _prepare_work(config, dataset, tables, split)
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
     write_json(run.config, config.model_dump(mode="json"))
     write_json(run.split, split.to_json())
-    return _train(run, config, dataset, data, image_size, resume=False, listener=listener)
+    return _train(run, work, Position(), listener)
 
 
 def resume(run: Path | str = "runs/latest", *, listener: Listener = silent) -> TrainResult:
@@ -91,10 +92,14 @@ def resume(run: Path | str = "runs/latest", *, listener: Listener = silent) -> T
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
     dataset = Dataset(Path(config.data.folder))
-    tables = _open(dataset, config)
     split = Split.from_json(read_json(folder.split, error=ModelError))
-    data, image_size = make_data(dataset, tables, split, config)
-    return _train(folder, config, dataset, data, image_size, resume=True, listener=listener)
+    work = _prepare_work(config, dataset, _open(dataset, config), split)
+    checkpoint = pointed(folder.checkpoints, "last")
+    if checkpoint is None:
+        listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
+        return _train(folder, work, Position(), listener)
+    position = load_checkpoint(checkpoint, work.learner, work.compute.device)
+    return _train(folder, work, position, listener)
 
 
 def check_config(config: Config) -> None:
@@ -137,50 +142,53 @@ def make_data(
     return data, size
 
 
-def _train(
-    run: RunFolder,
-    config: Config,
-    dataset: Dataset,
-    data: Data,
-    image_size: int,
-    *,
-    resume: bool,
-    listener: Listener,
-) -> TrainResult:
-    began = time.monotonic()
+@dataclass(frozen=True)
+class _Work:
+    """Everything that a training needs, made before anything is written."""
+
+    config: Config
+    dataset: Dataset
+    data: Data
+    image_size: int
+    head: Head
+    compute: Compute
+    learner: Learner
+
+
+def _prepare_work(
+    config: Config, dataset: Dataset, tables: dict[str, Modality], split: Split
+) -> _Work:
+    data, image_size = make_data(dataset, tables, split, config)
     compute = choose_compute(config.runtime.device, config.runtime.precision)
     head = fit_head(dataset.info.task, [slices.labels for slices in data.train.values()])
     learner = build_learner(config, head, image_size, compute)
-    position = Position()
-    checkpoint = pointed(run.checkpoints, "last")
-    if resume and checkpoint is not None:
-        position = load_checkpoint(checkpoint, learner, compute.device)
+    return _Work(config, dataset, data, image_size, head, compute, learner)
+
+
+def _train(run: RunFolder, work: _Work, position: Position, listener: Listener) -> TrainResult:
+    """Train from ``position`` to the end and export the model."""
+    began = time.monotonic()
     rewind_record(run.metrics, position.step)
-    counts = ", ".join(f"{len(data.train[name])} {name}" for name in learner.modalities)
-    listener(
-        Stage(
-            f"Training {config.method} on {counts} images of {image_size} px "
-            f"({compute.device.type}, {compute.precision}) in {run.path}"
-        )
-    )
-    if resume and checkpoint is None:
-        listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
+    used = work.learner.modalities
+    counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
+    how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision})"
+    listener(Stage(f"Training {work.config.method} on {counts} images of {how} in {run.path}"))
     loop = Loop(
-        learner,
-        data,
-        config=config,
-        head=head,
-        compute=compute,
+        work.learner,
+        work.data,
+        config=work.config,
+        head=work.head,
+        compute=work.compute,
         folder=run,
         listener=Recorder(run.metrics, listener),
     )
     position = loop.run(position)
     export_model(
         run,
-        config=config,
-        dataset=dataset.info,
-        head=head,
-        image_size=image_size,
+        config=work.config,
+        dataset=work.dataset.info,
+        head=work.head,
+        image_size=work.image_size,
         position=position,
     )
     assert position.best_error is not None
