@@ -98,6 +98,7 @@ def prepare(
     annotator = Annotator(options, search.images)
     existing = read_info(data)
     size = _agreed_size(size, existing)
+    _check_task(existing, modality, options)
     recipe = _first_recipe(search.images, options, modality)
     key = load_key(data)
     with whole_folder(data / modality, marker=MARKER, overwrite=overwrite) as partial:
@@ -115,6 +116,7 @@ def prepare(
         info = store.finish()
         existing = read_info(data)  # another prepare may have added a modality meanwhile
         size = _agreed_size(size, existing)
+        _check_task(existing, modality, options)
         dataset = _joined(existing, modality, info, task=_task(options, store), size=size)
         notes = {i.relative: f"is {i.format}" for i in search.images if i.suffix_lies}
         seconds = round(time.monotonic() - began, 3)
@@ -144,10 +146,11 @@ class _Store:
     def add(self, found: FoundImage, annotator: Annotator) -> None:
         image = read_image(found.path, channel=self._recipe.channel, tags=annotator.tags)
         annotation = annotator.annotate(found.relative, image.tags)
-        stored = self._recipe.store(image, self._size)
+        limits = self._recipe.limits(image)
+        stored = self._recipe.store(image, self._size, limits=limits)
         if stored.min() == stored.max():
             raise ImageError("the image is empty after its intensity recipe")
-        self._limits.append(self._recipe.limits(image))
+        self._limits.append(limits)
         shard, row = self._shards.append(stored)
         self.rows.append(
             {
@@ -272,21 +275,27 @@ def _task(options: PrepareOptions, store: _Store) -> Task:
     return Task(kind=options.task, name=options.task_name, unit=options.task_unit, classes=classes)
 
 
+def _check_task(existing: DatasetInfo | None, modality: str, options: PrepareOptions) -> None:
+    """Raise UsageError unless the label is that of the dataset's other modalities."""
+    if existing is None or not set(existing.modalities) - {modality}:
+        return
+    known = existing.task
+    if (options.task, options.task_name, options.task_unit) != (known.kind, known.name, known.unit):
+        raise UsageError(
+            f"The dataset is labelled with {known.name} ({known.kind}, unit '{known.unit}'), not "
+            f"with {options.task_name} ({options.task}, unit '{options.task_unit}').",
+            f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'.",
+        )
+
+
 def _joined(
     existing: DatasetInfo | None, modality: str, info: ModalityInfo, *, task: Task, size: int
 ) -> DatasetInfo:
-    """Return the dataset with the modality added; its task must be the dataset's."""
+    """Return the dataset with the modality added."""
     others = {} if existing is None else dict(existing.modalities)
     others.pop(modality, None)
     if existing is not None and others:
-        known = existing.task
-        if (task.kind, task.name, task.unit) != (known.kind, known.name, known.unit):
-            raise UsageError(
-                f"The dataset is labelled with {known.name} ({known.kind}, unit "
-                f"'{known.unit}'), not with {task.name} ({task.kind}, unit '{task.unit}').",
-                f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'.",
-            )
-        classes = tuple(sorted({*task.classes, *known.classes}))
+        classes = tuple(sorted({*task.classes, *existing.task.classes}))
         task = task.model_copy(update={"classes": classes})
     return DatasetInfo(
         medxlate=medxlate.__version__,

@@ -72,9 +72,17 @@ class Recipe(BaseModel):
         """The largest stored value: 255 or 65535."""
         return 255 if self.bits == 8 else 65535
 
-    def store(self, image: Image, size: int) -> Stored:
-        """Map an image to the dataset's form: integers [size, size], 0 black, ``peak`` white."""
-        low, high = self.limits(image)
+    def store(
+        self, image: Image, size: int, *, limits: tuple[float, float] | None = None
+    ) -> Stored:
+        """Map an image to the dataset's form: integers [size, size], 0 black, ``peak`` white.
+
+        Args:
+            image: The image.
+            size: Side of the square, pixels.
+            limits: What ``limits`` returned for it, where that is known already.
+        """
+        low, high = limits or self.limits(image)
         unit = np.clip((image.pixels - low) / np.float32(high - low), 0, 1)
         square = to_square(unit, size, background=0.0)
         return to_stored(square * 2 - 1, self.bits)
