@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,7 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         ),
         (["train", "--source", "mri", "--target", "ct", "--pretrained", "no.st"], 1, "no.st"),
         (["train", "--resume", "--epochs", "3"], 2, "--resume"),
+        (["train", "--resume", "--seed", "0"], 2, "--resume"),
         (["train", "--resume", "--name", "none"], 1, "no run"),
         (["translate", "nowhere", "--out", "x"], 1, "nowhere does not exist"),
         (["translate", "raw/mri", "--out", "raw"], 1, "not empty"),
@@ -152,6 +154,19 @@ def test_interrupt_is_130_and_the_run_goes_on(
     result = call("train", "--resume", "--name", "stopped", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["epochs"] == 2
+
+
+def test_a_dataset_may_move_after_training(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("data", tmp_path / "moved")
+    shutil.copytree("runs", tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    missing = call("evaluate", "--metric", "mse")
+    assert missing.exit_code == 1
+    assert "data is no dataset" in text(missing)
+    assert call("evaluate", "--metric", "mse", "--data", "moved").exit_code == 0
+    assert call("train", "--resume", "--data", "moved").exit_code == 0
 
 
 def test_no_space_left_is_said(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:

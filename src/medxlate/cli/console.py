@@ -122,8 +122,13 @@ class Reporter:
 
 
 @contextmanager
-def reporting(*, json: bool) -> Iterator[Reporter]:
-    """Yield a reporter; turn errors into a message and the documented exit code."""
+def reporting(*, json: bool, interrupted: str = "") -> Iterator[Reporter]:
+    """Yield a reporter; turn errors into a message and the documented exit code.
+
+    Args:
+        json: Whether the result is printed as JSON.
+        interrupted: What to do after Ctrl-C.
+    """
     reporter = Reporter(json=json)
     try:
         yield reporter
@@ -131,7 +136,7 @@ def reporting(*, json: bool) -> Iterator[Reporter]:
         reporter.error(problem.message, problem.hint)
         raise typer.Exit(problem.exit_code) from None
     except KeyboardInterrupt:
-        reporter.error("Interrupted; nothing half-written was left.")
+        reporter.error("Interrupted; nothing half-written was left.", interrupted)
         raise typer.Exit(INTERRUPTED) from None
     except OSError as problem:
         if problem.errno == errno.ENOSPC:

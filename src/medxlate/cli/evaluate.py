@@ -23,6 +23,9 @@ def evaluate(
             help="mse, mae, r2 | accuracy, auroc, f1 | fid, kid, is; repeat. Default: all.",
         ),
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The dataset, where it was moved since training.")
+    ] = None,
     run: Annotated[Path, typer.Option("--run", help="A run, or the newest.")] = Path("runs/latest"),
     inception: Annotated[
         Path | None, typer.Option("--inception", help="Inception weights for fid, kid and is.")
@@ -51,6 +54,7 @@ def evaluate(
         result = measure(
             run,
             metrics=metric or (),
+            data=data,
             inception=inception,
             download=download,
             device=device,

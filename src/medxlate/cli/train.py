@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medxlate.cli.options import Json, Runs
 from medxlate.errors import UsageError
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter
+    from medxlate.training.train import TrainResult
 
 
 def train(
@@ -69,11 +74,12 @@ def train(
     """
     from medxlate.cli.console import reporting
 
-    with reporting(json=json) as reporter:
+    hint = "Continue from the last checkpoint with `medxlate train --resume`."
+    with reporting(json=json, interrupted=hint) as reporter:
         from medxlate.config import resolve
 
         overrides = _overrides(
-            data={"sources": source, "target": target, "folder": data and str(data)},
+            data={"sources": source, "target": target},
             optimizer={"epochs": epochs, "batch_size": batch_size},
             model={"pretrained": pretrained},
             split={"seed": seed},
@@ -85,32 +91,28 @@ def train(
             if overrides or preset or config or sets:
                 raise UsageError(
                     "--resume continues a run with its own configuration.",
-                    "Give it nothing but --runs and --name.",
+                    "Give it nothing but --runs, --name and --data.",
                 )
             from medxlate.training.train import resume as run_again
 
-            result = run_again(runs / (name or "latest"), listener=reporter)
-        else:
-            settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
-            from medxlate.training.train import check_config
+            result = run_again(runs / (name or "latest"), data=data, listener=reporter)
+            _show(reporter, result)
+            return
+        if data is not None:
+            overrides.setdefault("data", {})["folder"] = str(data)
+        settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
+        from medxlate.training.train import train as run
 
-            check_config(settings)
-            from medxlate.training.train import train as run
+        _show(reporter, run(settings, runs=runs, name=name, listener=reporter))
 
-            result = run(settings, runs=runs, name=name, listener=reporter)
-        reporter.result(
-            {
-                "run": str(result.run),
-                "steps": result.steps,
-                "epochs": result.epochs,
-                "best_error": result.best_error,
-                "best_step": result.best_step,
-                "seconds": result.seconds,
-            },
-            f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "
-            f"error {result.best_error:.4g} at step {result.best_step}.",
-            f"The model is in {result.run / 'model'}; next: medxlate evaluate",
-        )
+
+def _show(reporter: Reporter, result: TrainResult) -> None:
+    reporter.result(
+        {**asdict(result), "run": str(result.run)},
+        f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "
+        f"error {result.best_error:.4g} at step {result.best_step}.",
+        f"The model is in {result.run / 'model'}; next: medxlate evaluate",
+    )
 
 
 def _overrides(**sections: dict[str, Any]) -> dict[str, Any]:

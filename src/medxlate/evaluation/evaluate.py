@@ -75,6 +75,7 @@ def evaluate(
     run: Path | str = "runs/latest",
     *,
     metrics: Sequence[str] = (),
+    data: Path | str | None = None,
     inception: Path | str | None = None,
     download: bool = False,
     device: str = "auto",
@@ -86,6 +87,7 @@ def evaluate(
     Args:
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, r2 | accuracy, auroc, f1; fid, kid, is. None: all that fit.
+        data: The dataset folder; None: where it was when the run was trained.
         inception: Inception's weights for fid, kid and is. Without them (and without
             torch-fidelity's own copy) the predictor's features serve, and the names say so.
         download: Whether torch-fidelity may download Inception's weights.
@@ -104,7 +106,8 @@ def evaluate(
     head = info.predictor.head
     wanted = _wanted(metrics, head, translates=bool(info.translators))
     config = parse(read_json(folder.config, error=ModelError))
-    train, test = _slices(folder, config, head, info.image_size)
+    dataset = Dataset(Path(data or config.data.folder))
+    train, test = _slices(folder, dataset, config, head, info.image_size)
     compute = choose_compute(device, precision)
     predictor = Predictor(folder.path, compute=compute)
     real = test[info.target]
@@ -157,10 +160,9 @@ def _wanted(metrics: Sequence[str], head: Head, *, translates: bool) -> list[str
 
 
 def _slices(
-    folder: RunFolder, config: Config, head: Head, image_size: int
+    folder: RunFolder, dataset: Dataset, config: Config, head: Head, image_size: int
 ) -> tuple[Slices, dict[str, Slices]]:
     """Return the target's training slices and every modality's test slices."""
-    dataset = Dataset(Path(config.data.folder))
     split = Split.from_json(read_json(folder.split, error=ModelError))
     names = [*config.data.sources, config.data.target]
     opened = {name: dataset.modality(name) for name in names}

@@ -78,11 +78,17 @@ def train(
     return _train(run, work, Position(), listener)
 
 
-def resume(run: Path | str = "runs/latest", *, listener: Listener = silent) -> TrainResult:
+def resume(
+    run: Path | str = "runs/latest",
+    *,
+    data: Path | str | None = None,
+    listener: Listener = silent,
+) -> TrainResult:
     """Continue a run from its last checkpoint, with its own configuration and split.
 
     Args:
         run: A run folder or ``runs/latest``.
+        data: The dataset folder; None: where it was when the run began.
         listener: Told of progress, losses and validation.
 
     Raises:
@@ -91,7 +97,7 @@ def resume(run: Path | str = "runs/latest", *, listener: Listener = silent) -> T
     """
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
-    dataset = Dataset(Path(config.data.folder))
+    dataset = Dataset(Path(data or config.data.folder))
     split = Split.from_json(read_json(folder.split, error=ModelError))
     work = _prepare_work(config, dataset, _open(dataset, config), split)
     checkpoint = pointed(folder.checkpoints, "last")
