@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
 import pytest
+from safetensors import SafetensorError
 from typer.testing import CliRunner, Result
 
 from medxlate.cli.app import app
+from medxlate.dataset.options import PrepareOptions
+from medxlate.errors import MedxlateError
 from medxlate.training import loop
 from tiny import SIZE, write_dataset
 
@@ -120,6 +125,54 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         (["translate", "raw/mri", "--out", "raw"], 1, "not empty"),
         (["translate", "raw/mri", "--out", "x", "--source", "pet"], 1, "'pet'"),
         (["translate", "raw/mri", "--out", "x", "--model", "data"], 1, "data is no run"),
+        (
+            [
+                "translate",
+                "raw/mri",
+                "--out",
+                "x",
+                "--model",
+                "runs/mri-to-ct-001/model/model.json",
+            ],
+            1,
+            "model.json is no run",
+        ),
+        (["translate", "raw/mri", "--out", "x", "--precision", "fp16"], 2, "'fp16'"),
+        (["translate", "raw/mri", "--out", "raw/labels.csv/x"], 1, "labels.csv is a file"),
+        (["predict", "raw/ct", "--out", "raw/labels.csv/x.csv"], 1, "labels.csv is a file"),
+        (
+            [
+                "train",
+                "--source",
+                "mri",
+                "--target",
+                "ct",
+                "--preset",
+                "debug",
+                "--runs",
+                "raw/labels.csv",
+            ],
+            1,
+            "labels.csv is a file",
+        ),
+        (
+            ["train", "--source", "mri", "--target", "ct", "--preset", "small"],
+            2,
+            "--size 64",
+        ),
+        (
+            [
+                "train",
+                "--source",
+                "mri",
+                "--target",
+                "ct",
+                "--set",
+                "model.predictor=vit_tiny_patch16_224",
+            ],
+            2,
+            "does not take images of 32 px",
+        ),
         (["translate", "raw/mri", "--out", "x", "--device", "tpu9"], 2, "tpu9"),
         (["predict", "raw/labels.csv"], 1, "labels.csv holds no"),
         (["evaluate", "--metric", "fib"], 2, "fid"),
@@ -169,16 +222,156 @@ def test_a_dataset_may_move_after_training(
     assert call("train", "--resume", "--data", "moved").exit_code == 0
 
 
-def test_no_space_left_is_said(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "fake/x.png")
+def full_disk(kind: str) -> Exception:
+    """What the libraries raise: with the cause, without it, and not even an OSError."""
+    return {
+        "cause": OSError(errno.ENOSPC, "No space left on device", "fake/x.png"),
+        "bare": OSError("1000000 requested and 262128 written"),
+        "safetensors": SafetensorError("I/O error: No space left on device (os error 28)"),
+    }[kind]
 
-    monkeypatch.setattr("medxlate.inference.translate.write_synthetic", full)
-    result = call("translate", "raw/mri", "--out", "fake")
-    assert result.exit_code == 1
-    assert "No space is left" in text(result)
+
+@pytest.mark.parametrize(
+    ("function", "kind", "words"),
+    [
+        ("PIL.Image.Image.save", "cause", ["translate", "raw/mri", "--out", "fake"]),
+        ("PIL.Image.Image.save", "bare", ["translate", "raw/mri", "--out", "fake"]),
+        (
+            "numpy.save",
+            "bare",
+            ["prepare", "raw/ct", "--modality", "ct", "--data", "more", "--labels",
+             "raw/labels.csv", "--label", "age", "--patient", "file", "--file", "patient"],
+        ),
+        (
+            "medxlate.models.tensors.save_file",
+            "safetensors",
+            ["train", "--source", "mri", "--target", "ct", "--preset", "debug", "--name", "full"],
+        ),
+    ],
+)  # fmt: skip
+def test_no_space_left_is_said(
+    inside: Path, monkeypatch: pytest.MonkeyPatch, function: str, kind: str, words: list[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise full_disk(kind)
+
+    if words[0] == "prepare":  # one table whose rows are files
+        rows = [f"{p.stem},{i}" for i, p in enumerate(sorted(Path("raw/ct").glob("*.png")))]
+        Path("table.csv").write_text("\n".join(["patient,age", *rows]))
+        words = [*words[:6], "--labels", "table.csv", *words[8:]]
+    with monkeypatch.context() as patch:
+        patch.setattr(function, full)
+        result = call(*words)
+    assert result.exit_code == 1, result.output
+    assert "space" in text(result)
+    assert "Traceback" not in result.output
     assert not Path("fake").exists()
-    assert not list(Path().glob(".fake*"))
+    assert not Path("more").exists()
+    assert not list(Path().rglob(".*partial"))
+    assert not list(Path("runs").glob("full/checkpoints/step*"))
+
+
+def spy(monkeypatch: pytest.MonkeyPatch, function: str) -> dict[str, Any]:
+    """Replace a library function and return what it is called with; it ends the command."""
+    seen: dict[str, Any] = {}
+
+    def record(*args: Any, **keywords: Any) -> None:
+        seen.update(keywords, args=args)
+        raise MedxlateError("seen")
+
+    monkeypatch.setattr(function, record)
+    return seen
+
+
+def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "medxlate.dataset.prepare.prepare")
+    call(
+        "prepare", "raw", "--modality", "ct", "--label", "age", "--labels", "t.csv",
+        "--file", "name", "--patient", "who", "--patient-column", "id", "--keep", "sex",
+        "--keep", "site", "--task", "classification", "--label-name", "x", "--unit", "months",
+        "--preset", "lgg-mri", "--size", "64", "--channel", "2", "--recipe", "ct",
+        "--window", "50,350", "--percentiles", "2,98", "--exclude", "*_mask*", "--data", "d",
+        "--overwrite", "--strict",
+    )  # fmt: skip
+    assert seen.pop("listener") is not None
+    assert seen == {
+        "args": (Path("raw"),),
+        "modality": "ct",
+        "data": Path("d"),
+        "preset": "lgg-mri",
+        "size": 64,
+        "overwrite": True,
+        "strict": True,
+        "options": PrepareOptions(
+            label="age", labels=Path("t.csv"), file="name", patient="who", patient_column="id",
+            keep=("sex", "site"), task="classification", label_name="x", unit="months",
+            channel=2, recipe="ct", window=(50, 350), percentiles=(2, 98), exclude=("*_mask*",),
+        ),
+    }  # fmt: skip
+
+
+def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = spy(monkeypatch, "medxlate.training.train.train")
+    (tmp_path / "c.toml").write_text("[objective]\nlambda_cycle = 5\n")
+    call(
+        "train", "--source", "mri", "--source", "pet", "--target", "ct", "--preset", "small",
+        "--method", "joint", "--epochs", "7", "--batch-size", "3", "--pretrained", "imagenet",
+        "--seed", "9", "--data", "d", "--runs", "r", "--name", "n", "--device", "cpu",
+        "--precision", "bf16", "--config", tmp_path / "c.toml",
+        "--set", "objective.lambda_identity=2",
+    )  # fmt: skip
+    (config,) = seen["args"]
+    assert config.data.sources == ("mri", "pet")
+    assert (config.data.target, config.data.folder, config.data.image_size) == ("ct", "d", 64)
+    assert (config.optimizer.epochs, config.optimizer.batch_size) == (7, 3)
+    assert config.model.pretrained == "imagenet"
+    assert (config.split.seed, config.runtime.seed) == (9, 9)
+    assert (config.runtime.device, config.runtime.precision) == ("cpu", "bf16")
+    assert (config.objective.lambda_cycle, config.objective.lambda_identity) == (5, 2)
+    assert (seen["runs"], seen["name"]) == (Path("r"), "n")
+
+
+@pytest.mark.parametrize(
+    ("function", "words", "expected"),
+    [
+        (
+            "medxlate.inference.translate.translate",
+            ["translate", "in", "--out", "o", "--source", "mri"],
+            {"out": Path("o"), "source": "mri", "batch_size": 3, "overwrite": True},
+        ),
+        (
+            "medxlate.inference.predict.predict",
+            ["predict", "in", "--out", "o", "--patient", "folder:1"],
+            {"out": Path("o"), "patient": "folder:1", "batch_size": 3, "overwrite": True},
+        ),
+    ],
+)
+def test_every_option_of_translate_and_predict_arrives(
+    monkeypatch: pytest.MonkeyPatch, function: str, words: list[str], expected: dict[str, Any]
+) -> None:
+    seen = spy(monkeypatch, function)
+    shared = ["--model", "m", "--exclude", "a*", "--exclude", "b*", "--batch-size", "3"]
+    call(*words, *shared, "--device", "cpu", "--precision", "fp32", "--overwrite")
+    expected |= {"model": Path("m"), "exclude": ["a*", "b*"], "args": (Path("in"),)}
+    expected |= {"device": "cpu", "precision": "fp32"}
+    seen.pop("listener")
+    assert seen == expected
+
+
+def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "medxlate.evaluation.evaluate.evaluate")
+    call(
+        "evaluate", "--metric", "fid", "--metric", "kid", "--run", "r", "--inception", "i.pth",
+        "--download", "--data", "d", "--device", "cpu", "--precision", "fp32",
+    )  # fmt: skip
+    assert seen.pop("listener") is not None
+    assert seen == {
+        "args": (Path("r"),), "metrics": ["fid", "kid"], "inception": Path("i.pth"),
+        "download": True, "data": Path("d"), "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    seen = spy(monkeypatch, "medxlate.walkthrough.demo")
+    call("demo", "--out", "o", "--seed", "4", "--overwrite")
+    assert (seen["args"], seen["seed"], seen["overwrite"]) == ((Path("o"),), 4, True)
 
 
 def test_version_and_help() -> None:

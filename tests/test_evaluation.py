@@ -236,16 +236,21 @@ def test_metrics_that_do_not_fit_are_refused(folder: Path) -> None:
         evaluate(folder / "runs" / "joint", metrics=["auroc"])
 
 
-def test_evaluate_refuses_a_dataset_that_changed(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("column", "value"), [("patient", "p0000000000000000"), ("label", 99.0), ("pixel_hash", "x")]
+)
+def test_evaluate_refuses_a_dataset_that_changed(
+    folder: Path, tmp_path: Path, column: str, value: str | float
+) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     path = tmp_path / "copy" / "data" / "ct" / "slices.parquet"
     table = pd.read_parquet(path)
-    table.loc[0, "patient"] = "p0000000000000000"
+    table.loc[0, column] = value
     table.to_parquet(path)
     run = tmp_path / "copy" / "runs" / "joint"
     config = (run / "config.json").read_text()
     (run / "config.json").write_text(config.replace(str(folder), str(tmp_path / "copy")))
-    with pytest.raises(DataError, match="not in the split"):
+    with pytest.raises(DataError, match="ct was prepared anew"):
         evaluate(run)
 
 

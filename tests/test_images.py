@@ -589,3 +589,24 @@ def test_a_real_ct_that_broke_off_in_copying_is_refused(real_data, tmp_path):
     source = find_images(real_data("chest-ct")).images[0].path
     path = truncate(Path(shutil.copy(source, tmp_path / "cut.dcm")))
     refuse(path, "cannot be decoded")
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif", "dcm"])
+def test_damaged_bytes_end_in_an_image_or_a_clean_error(tmp_path, kind):
+    pixels = noise(24, 20, seed=1)
+    if kind == "dcm":
+        path = save_dicom(tmp_path / "a.dcm", pixels.astype(np.int16))
+    else:
+        path = save_raster(tmp_path / f"a.{kind}", pixels)
+    whole = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    random = np.random.default_rng(0)
+    for _ in range(300):
+        broken = whole.copy()
+        places = random.integers(0, len(whole), random.integers(1, 6))
+        broken[places] = random.integers(0, 256, len(places))
+        path.write_bytes(broken.tobytes())
+        try:
+            finite = np.isfinite(read_image(path).pixels).all()
+        except ImageError:
+            continue
+        assert finite

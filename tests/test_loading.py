@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from conftest import Array, noise
-from medxlate.dataset.index import Dataset, DatasetInfo, Modality, ModalityInfo, write_info
+from medxlate.dataset.index import Dataset, DatasetInfo, Modality, ModalityInfo
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Order, Slices
 from medxlate.dataset.shards import ShardWriter
@@ -37,9 +37,9 @@ def write_dataset(folder: Path, images, labels, *, task: Task = AGE, shard_bytes
         heights=(size, size),
         labels={},
     )
-    write_info(
-        folder, DatasetInfo(medxlate="0", image_size=size, task=task, modalities={"mri": info})
-    )
+    dataset = DatasetInfo(medxlate="0", image_size=size, task=task, modalities={"mri": info})
+    (folder / "dataset.json").write_text(dataset.model_dump_json())
+    (folder / "mri" / "modality.json").write_text(info.model_dump_json())
     return Dataset(folder).modality("mri")
 
 

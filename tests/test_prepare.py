@@ -18,6 +18,7 @@ import tifffile
 
 import medxlate.dataset.prepare
 import medxlate.dataset.shards
+import medxlate.files
 from conftest import noise, save_dicom, save_raster, tree, truncate
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.options import PrepareOptions
@@ -85,6 +86,7 @@ def test_the_folder_holds_what_is_documented(raw, tmp_path):
     data = tmp_path / "data"
     assert set(tree(data)) == {
         "dataset.json",
+        "mri/modality.json",
         "pseudonym.key",
         "mri/",
         "mri/prepare.json",
@@ -288,7 +290,7 @@ def test_where_no_image_can_be_used_the_first_reason_is_told(raw, tmp_path):
         ({"recipe": "as_is"}, UsageError, r"no recipe 'as_is'.*'as-is'"),
         ({"window": (40, 400)}, UsageError, "--window belongs to the recipe ct; mri uses"),
         ({"channel": 1}, ImageError, r"a\.png has one channel; there is no channel 1"),
-        ({"exclude": ("*.png",)}, DataError, r"excluded by \*\.png"),
+        ({"exclude": ("*.png",)}, ImageError, "4 excluded"),
         ({"labels": Path("none.csv")}, DataError, r"none\.csv does not exist"),
         ({"preset": "lgg"}, UsageError, "no preset 'lgg'"),
     ],
@@ -620,9 +622,9 @@ INTERRUPTIONS = [
     fill_disk(medxlate.dataset.shards.np, "save"),
     fill_disk_at_table,
     fill_disk(medxlate.dataset.prepare, "write_json"),
-    fill_disk(medxlate.dataset.prepare, "write_info"),
+    fill_disk(medxlate.files, "_replace_folder"),
 ]
-IDS = ["ctrl-c", "shard", "table", "record", "dataset.json"]
+IDS = ["ctrl-c", "shard", "table", "record", "rename"]
 
 
 @pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=IDS)
@@ -759,3 +761,43 @@ def test_a_name_that_two_images_share_is_not_guessed(raw, tmp_path):
     run(raw, tmp_path / "data", overwrite=True)
     labels = by_file(tmp_path / "data", "label")
     assert (labels["a.png"], labels["again/a.png"]) == (60, 70)
+
+
+def test_no_patients_id_gets_into_the_record_of_skipped_files(tmp_path):
+    for i, patient in enumerate(("ANNA", "BERTA")):
+        pixels = noise(40, 40, seed=i, dtype=np.int16)
+        save_dicom(tmp_path / "raw" / f"{i}.dcm", pixels, PatientID=patient)
+    table = write_table(tmp_path / "t.csv", [("ANNA", "60")], columns=("id", "age"))
+    known = PrepareOptions(
+        label="age", labels=table, patient="tag:PatientID", patient_column="id", recipe="as-is"
+    )
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=known)
+    assert list(result.skipped) == ["1.dcm"]
+    everything = b"".join(tree(tmp_path / "data").values())
+    assert b"ANNA" not in everything
+    assert b"BERTA" not in everything
+
+
+def test_a_class_that_is_gone_after_preparing_again_is_gone(raw, tmp_path):
+    rows = [(name, "sikc" if name == "a.png" else "sick", who) for name, _, who in ROWS]
+    write_table(raw / "t.csv", rows)
+    run(raw, tmp_path / "data", task="classification")
+    assert Dataset(tmp_path / "data").info.task.classes == ("sick", "sikc")
+    write_table(raw / "t.csv", [(name, "sick", who) for name, _, who in ROWS])
+    run(raw, tmp_path / "data", task="classification", overwrite=True)
+    assert Dataset(tmp_path / "data").info.task.classes == ("sick",)
+
+
+def test_a_kill_between_the_two_renames_is_noticed(raw, tmp_path):
+    run(raw, tmp_path / "data", recipe="as-is")
+    summary = (tmp_path / "data" / "dataset.json").read_bytes()
+    run(raw, tmp_path / "data", recipe="percentile", overwrite=True)
+    (tmp_path / "data" / "dataset.json").write_bytes(summary)  # the folder is new, this is old
+    with pytest.raises(DataError, match="Prepare it again"):
+        Dataset(tmp_path / "data").modality("mri")
+
+
+def test_an_excluded_file_is_not_looked_at(raw, tmp_path):
+    (raw / "junk.png").write_text("no image")
+    assert "junk.png" in run(raw, tmp_path / "a").skipped
+    assert run(raw, tmp_path / "b", exclude=("junk*",), strict=True).skipped == {}

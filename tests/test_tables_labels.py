@@ -132,7 +132,7 @@ def test_the_full_path_wins_over_the_mere_name():
 def test_a_row_is_found_by_patient():
     rows = finder(("P1", "60"), ("P2", "61"), by_patient=True)
     assert rows.find("P1/a.png", "P2")["age"] == "61"
-    with pytest.raises(DataError, match=r"no row for 'P3' in column 'name'"):
+    with pytest.raises(DataError, match="no row for the image's patient in column 'name'"):
         rows.find("P1/a.png", "P3")
 
 

@@ -98,7 +98,7 @@ def debug_config(data: Path, /, **sections: Any) -> Config:
     """Return preset debug on the CPU, mri to ct, with some keys changed."""
     values: dict[str, Any] = {
         "data": {"folder": str(data), "sources": ["mri"], "target": "ct"},
-        "split": {"seed": 0},  # puts a patient who has both modalities into test
+        "split": {"seed": 0},
         "runtime": {"device": "cpu"},
     }
     for name, section in sections.items():

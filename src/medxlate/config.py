@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medxlate.errors import ConfigError, nearest
+from medxlate.errors import ConfigError, closest, nearest
 
 
 class Section(BaseModel):
@@ -215,15 +215,9 @@ def keys() -> list[str]:
 
 def _nearest_key(key: str) -> str:
     """Look for the nearest key by its full name, then by the part after the last dot."""
-    names = keys()
-    hint = nearest(key, names)
-    if hint.startswith("Did"):
-        return hint
-    last = {name.rpartition(".")[2]: name for name in names}
-    hint = nearest(key.rpartition(".")[2], last)
-    if hint.startswith("Did"):
-        return f"Did you mean '{last[hint.split(chr(39))[1]]}'?"
-    return "All keys are in docs/reference/config.md."
+    last = {name.rpartition(".")[2]: name for name in keys()}
+    found = closest(key, keys()) or last.get(closest(key.rpartition(".")[2], last) or "")
+    return f"Did you mean '{found}'?" if found else "All keys are in docs/reference/config.md."
 
 
 def _merge(into: Values, new: Mapping[str, Any]) -> None:

@@ -55,10 +55,14 @@ class OutputError(MedxlateError):
     """The result cannot be written where it was asked for."""
 
 
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that looks most like ``name``, or None where none does."""
+    return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return ``Did you mean 'x'?`` or, where nothing is near, the list of known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"Did you mean '{close[0]}'?"
+    if found := closest(name, names):
+        return f"Did you mean '{found}'?"
     return f"Known: {', '.join(names)}." if names else ""

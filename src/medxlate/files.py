@@ -22,17 +22,17 @@ Record = TypeVar("Record", bound=BaseModel)
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it replaces ``path`` when the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        _flush(partial)
-        partial.chmod(0o666 & ~_umask())  # mkstemp made it private; the result is an ordinary file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with _parents(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+        os.close(handle)
+        partial = Path(name)
+        try:
+            yield partial
+            _flush(partial)
+            partial.chmod(0o666 & ~_umask())  # mkstemp made it private; the result is ordinary
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -48,27 +48,63 @@ def whole_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterato
         OutputError: ``path`` exists, is not an empty folder, and may not be replaced.
     """
     check_free(path, marker=marker, overwrite=overwrite)
-    new_parents = [parent for parent in path.parents if not parent.exists()]
+    with _parents(path):
+        partial = Path(
+            tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.resolve())
+        )
+        try:
+            yield partial
+            partial.chmod(0o777 & ~_umask())
+            _replace_folder(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _parents(path: Path) -> Iterator[None]:
+    """Make the folders above ``path``; those that stay empty go again."""
+    check_parents(path)
+    new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(
-        tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.resolve())
-    )
     try:
-        yield partial
-        partial.chmod(0o777 & ~_umask())
-        _replace_folder(partial, path)
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):  # something was made in them
-            for parent in new_parents:
+            for parent in new:
                 parent.rmdir()
+
+
+def check_parents(path: Path) -> None:
+    """Raise OutputError where a folder above ``path`` is a file."""
+    for parent in path.parents:
+        if parent.is_file():
+            raise OutputError(f"{parent} is a file.", "Name a place inside a folder.")
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Name the file where a library reports a failed write without its cause.
+
+    Numpy and pillow raise a bare OSError when the disk is full; others carry their cause.
+
+    Raises:
+        OutputError: Such a failure.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno is not None:
+            raise
+        raise OutputError(
+            f"{path} cannot be written: {problem}.", "Check that the disk has space left."
+        ) from None
 
 
 def check_free(path: Path, *, marker: str, overwrite: bool = False) -> None:
     """Raise OutputError where ``path`` already holds something that may not be replaced."""
-    for place in (path, *path.parents):
-        if place.is_file():
-            raise OutputError(f"{place} is a file.", "Name a folder that does not exist yet.")
+    check_parents(path)
+    if path.is_file():
+        raise OutputError(f"{path} is a file.", "Name a folder that does not exist yet.")
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not overwrite:

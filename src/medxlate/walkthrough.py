@@ -12,7 +12,7 @@ from medxlate.dataset.index import Dataset, DatasetInfo
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.splits import Split
+from medxlate.dataset.splits import read_split
 from medxlate.errors import ModelError
 from medxlate.evaluation.evaluate import Evaluation, evaluate
 from medxlate.events import Listener, Stage, silent
@@ -132,13 +132,13 @@ def draw(run: RunFolder, path: Path) -> Path:
     config = Config.model_validate(read_json(run.config, error=ModelError))
     source, target = config.data.sources[0], config.data.target
     dataset = Dataset(Path(config.data.folder))
-    split = Split.from_json(read_json(run.split, error=ModelError))
+    modalities = {name: dataset.modality(name) for name in (source, target)}
+    split = read_split(run.split, modalities)
     size = config.data.image_size or dataset.info.image_size
 
     def test(name: str) -> Slices:
-        modality = dataset.modality(name)
-        rows = split.rows(modality.slices, "test")
-        return Slices(modality, rows, task=dataset.info.task, image_size=size)
+        rows = split.rows(modalities[name].slices, "test")
+        return Slices(modalities[name], rows, task=dataset.info.task, image_size=size)
 
     sources, targets = test(source), test(target)
     some = [round(i * (len(sources) - 1) / (PICTURES - 1)) for i in range(PICTURES)]

@@ -63,7 +63,7 @@ class Reporter:
         """Print the result: the value as JSON, or the tables and lines for people."""
         self._stop_bar()
         if self._json:
-            print(jsonlib.dumps(value, indent=2))  # noqa: T201
+            print(jsonlib.dumps(value, indent=2, allow_nan=False))  # noqa: T201
             return
         for table in tables:
             self._out.print(table, markup=False, soft_wrap=isinstance(table, str))
@@ -122,12 +122,14 @@ class Reporter:
 
 
 @contextmanager
-def reporting(*, json: bool, interrupted: str = "") -> Iterator[Reporter]:
+def reporting(
+    *, json: bool, interrupted: str = "Nothing half-written was left."
+) -> Iterator[Reporter]:
     """Yield a reporter; turn errors into a message and the documented exit code.
 
     Args:
         json: Whether the result is printed as JSON.
-        interrupted: What to do after Ctrl-C.
+        interrupted: What Ctrl-C left, and what to do.
     """
     reporter = Reporter(json=json)
     try:
@@ -136,10 +138,10 @@ def reporting(*, json: bool, interrupted: str = "") -> Iterator[Reporter]:
         reporter.error(problem.message, problem.hint)
         raise typer.Exit(problem.exit_code) from None
     except KeyboardInterrupt:
-        reporter.error("Interrupted; nothing half-written was left.", interrupted)
+        reporter.error("Interrupted.", interrupted)
         raise typer.Exit(INTERRUPTED) from None
     except OSError as problem:
-        if problem.errno == errno.ENOSPC:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f" for {problem.filename}" if problem.filename else ""
             reporter.error(f"No space is left on the disk{where}.", "Free some and run it again.")
         elif problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

@@ -25,7 +25,8 @@ def demo(
     from medxlate.cli.evaluate import tables
     from medxlate.cli.prepare import dataset_table
 
-    with reporting(json=json) as reporter:
+    hint = "What was made so far is kept; begin again with `medxlate demo --overwrite`."
+    with reporting(json=json, interrupted=hint) as reporter:
         from medxlate.walkthrough import demo as run
 
         result = run(out, seed=seed, overwrite=overwrite, listener=reporter)

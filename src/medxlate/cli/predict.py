@@ -66,7 +66,7 @@ def predict(
             listener=reporter,
         )
         counts = {str(k): int(v) for k, v in result.table["level"].value_counts().items()}
-        summary = {level: _summary(result.table, level) for level in counts}
+        summary = {level: _summary(result.table, level, result.label) for level in counts}
         reporter.result(
             {
                 "out": str(result.out),
@@ -91,18 +91,17 @@ def predict(
             raise typer.Exit(1)
 
 
-def _summary(table: pd.DataFrame, level: str) -> dict[str, Any]:
+def _summary(table: pd.DataFrame, level: str, label: str) -> dict[str, Any]:
     """Return mean, spread and range of a regression, or the counts of classes."""
-    values = table.loc[table["level"] == level].iloc[:, 4]
+    values = table.loc[table["level"] == level, label]
     if values.dtype.kind == "f":
-        name = values.name
         return {
-            f"mean {name}": float(values.mean()),
+            f"mean {label}": float(values.mean()),
             "std": float(values.std(ddof=0)),
             "min": float(values.min()),
             "max": float(values.max()),
         }
-    every = sorted(table.iloc[:, 4].unique())
+    every = sorted(table[label].unique())
     found = values.value_counts().to_dict()
     return {str(name): int(found.get(name, 0)) for name in every}
 

@@ -74,7 +74,7 @@ def train(
     """
     from medxlate.cli.console import reporting
 
-    hint = "Continue from the last checkpoint with `medxlate train --resume`."
+    hint = "The last checkpoint is kept; continue from it with `medxlate train --resume`."
     with reporting(json=json, interrupted=hint) as reporter:
         from medxlate.config import resolve
 

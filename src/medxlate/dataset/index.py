@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import secrets
 import tempfile
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medxlate.dataset.labels import Task
 from medxlate.errors import DataError, nearest
-from medxlate.files import read_record, write_json
+from medxlate.files import read_json, read_record
 from medxlate.images.recipes import Recipe
 
 COLUMNS = (
@@ -32,6 +34,8 @@ COLUMNS = (
 )
 SCHEMA_VERSION = 1
 KEY_FILE = "pseudonym.key"
+SUMMARY = "dataset.json"
+MODALITY_FILE = "modality.json"
 KEY_BYTES = 32
 
 
@@ -96,6 +100,13 @@ class Modality:
         mapped = np.load(self.shards[shard], mmap_mode="r", allow_pickle=False)
         return np.array(mapped[row])
 
+    def fingerprint(self) -> str:
+        """Return a hash of pixels, labels, patients and recipe: of what a training depends on."""
+        facts = hashlib.sha256(self.info.recipe.model_dump_json().encode())
+        for name in ("pixel_hash", "label", "patient"):
+            facts.update(json.dumps(self.column(name)).encode())
+        return facts.hexdigest()
+
     def column(self, name: str) -> list[Any]:
         """Return a column of the table as plain Python values."""
         if name not in self._columns:
@@ -136,18 +147,22 @@ class Dataset:
                 f"Prepare it with `medxlate prepare RAW --modality {name}`.",
             )
         folder = self.folder / name
+        again = f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`."
+        info = self.info.modalities[name]
+        # A prepare that was killed between its two renames leaves them different.
+        if read_json(folder / MODALITY_FILE, error=DataError, hint=again) != info.model_dump(
+            mode="json"
+        ):
+            raise DataError(f"{folder} is not what {self.folder / SUMMARY} says.", again)
         try:
             slices = pd.read_parquet(folder / "slices.parquet")
             shards = tuple(sorted((folder / "shards").glob("*.npy")))
             counts = [len(np.load(shard, mmap_mode="r", allow_pickle=False)) for shard in shards]
         except (OSError, ValueError) as problem:
-            raise DataError(
-                f"{folder} is damaged: {problem}.",
-                f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`.",
-            ) from None
+            raise DataError(f"{folder} is damaged: {problem}.", again) from None
         if sum(counts) != len(slices):
             raise DataError(f"{folder} is damaged: slices.parquet and shards differ in length.")
-        return Modality(name, self.info.modalities[name], slices, shards)
+        return Modality(name, info, slices, shards)
 
 
 def read_info(folder: Path) -> DatasetInfo | None:
@@ -156,7 +171,7 @@ def read_info(folder: Path) -> DatasetInfo | None:
     Raises:
         DataError: It is damaged or of another version.
     """
-    path = folder / "dataset.json"
+    path = folder / SUMMARY
     if not path.exists():
         return None
     return read_record(
@@ -169,11 +184,6 @@ def read_info(folder: Path) -> DatasetInfo | None:
     )
 
 
-def write_info(folder: Path, info: DatasetInfo) -> None:
-    """Write dataset.json, atomically."""
-    write_json(folder / "dataset.json", info.model_dump(mode="json"))
-
-
 def load_key(folder: Path) -> bytes:
     """Return the dataset's secret key, or a newly drawn one; it never leaves the folder.
 
@@ -182,7 +192,7 @@ def load_key(folder: Path) -> bytes:
     """
     path = folder / KEY_FILE
     if not path.exists():
-        if (folder / "dataset.json").exists():
+        if (folder / SUMMARY).exists():
             raise DataError(
                 f"{path} is missing; a new modality's patients cannot be matched without it.",
                 "Put it back, or prepare all modalities into another folder.",

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,21 @@ import pandas as pd
 import medxlate
 from medxlate.dataset.annotate import Annotator, pseudonym
 from medxlate.dataset.index import (
+    MODALITY_FILE,
+    SUMMARY,
     DatasetInfo,
     ModalityInfo,
     load_key,
     read_info,
     save_key,
-    write_info,
 )
 from medxlate.dataset.labels import Task
 from medxlate.dataset.options import PrepareOptions, apply_preset
 from medxlate.dataset.shards import ShardWriter
 from medxlate.errors import DataError, ImageError, UsageError
 from medxlate.events import Listener, Stage, Warned, silent, tracked
-from medxlate.files import check_free, whole_folder, write_json
-from medxlate.images.find import FoundImage, Search, find_images
+from medxlate.files import check_free, whole_file, whole_folder, write_json
+from medxlate.images.find import NOT_AN_IMAGE, FoundImage, find_images
 from medxlate.images.image import Image
 from medxlate.images.read import read_image, stored_bits
 from medxlate.images.recipes import Recipe, make_recipe
@@ -94,17 +94,21 @@ def prepare(
     check_free(data / modality, marker=MARKER, overwrite=overwrite)
     if preset is not None:
         options = apply_preset(preset, raw, options)
-    search = _search(raw, options.exclude)
+    search = find_images(raw, exclude=options.exclude)
     annotator = Annotator(options, search.images)
     existing = read_info(data)
     size = _agreed_size(size, existing)
     _check_task(existing, modality, options)
     recipe = _first_recipe(search.images, options, modality)
     key = load_key(data)
-    with whole_folder(data / modality, marker=MARKER, overwrite=overwrite) as partial:
+    # Leaving the block puts first the folder in its place, then the summary.
+    with (
+        whole_file(data / SUMMARY) as summary,
+        whole_folder(data / modality, marker=MARKER, overwrite=overwrite) as partial,
+    ):
         listener(Stage(f"Preparing {modality}: {len(search.images)} images in {raw}"))
         store = _Store(partial, recipe=recipe, size=size, key=key)
-        skipped = dict.fromkeys(search.not_images, "no image in spite of its suffix")
+        skipped = dict.fromkeys(search.not_images, NOT_AN_IMAGE)
         for found in tracked(
             search.images, task="images", total=len(search.images), listener=listener
         ):
@@ -117,13 +121,15 @@ def prepare(
         existing = read_info(data)  # another prepare may have added a modality meanwhile
         size = _agreed_size(size, existing)
         _check_task(existing, modality, options)
-        dataset = _joined(existing, modality, info, task=_task(options, store), size=size)
+        task = Task(kind=options.task, name=options.task_name, unit=options.task_unit)
+        dataset = _joined(existing, modality, info, task=task, size=size)
         notes = {i.relative: f"is {i.format}" for i in search.images if i.suffix_lies}
         seconds = round(time.monotonic() - began, 3)
         record = {"skipped": skipped, "notes": notes, "other_files": search.others}
         write_json(partial / MARKER, {**record, "seconds": seconds, "options": _plain(options)})
         save_key(data, key)
-        write_info(data, dataset)  # last: whatever fails before leaves the dataset as it was
+        write_json(partial / MODALITY_FILE, info.model_dump(mode="json"))
+        summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")
     if skipped:
         listener(
             Warned(f"{len(skipped)} files were left out; {data / modality / MARKER} lists why.")
@@ -196,18 +202,6 @@ def _check_name(modality: str) -> None:
         )
 
 
-def _search(raw: Path, exclude: Sequence[str]) -> Search:
-    search = find_images(raw)
-    images = tuple(
-        image
-        for image in search.images
-        if not any(fnmatch(image.path.name, pattern) for pattern in exclude)
-    )
-    if not images:
-        raise DataError(f"Every image in {raw} is excluded by {', '.join(exclude)}.")
-    return Search(images, search.not_images, search.others)
-
-
 def _agreed_size(size: int | None, existing: DatasetInfo | None) -> int:
     if existing is not None:
         if size not in (None, existing.image_size):
@@ -263,16 +257,11 @@ def _refuse(
             f"No image can be used; the first, {name}: {reason}.".replace("..", "."), hint
         )
     raise DataError(
-        f"{len(skipped)} files cannot be used (--strict); the first, {name}: {reason}.",
+        f"{len(skipped)} files cannot be used (--strict); the first, {name}: {reason}.".replace(
+            "..", "."
+        ),
         "Mend them, or leave --strict out to skip and list them.",
     )
-
-
-def _task(options: PrepareOptions, store: _Store) -> Task:
-    classes: tuple[str, ...] = ()
-    if options.task == "classification":
-        classes = tuple(sorted({str(row["label"]) for row in store.rows}))
-    return Task(kind=options.task, name=options.task_name, unit=options.task_unit, classes=classes)
 
 
 def _check_task(existing: DatasetInfo | None, modality: str, options: PrepareOptions) -> None:
@@ -294,9 +283,9 @@ def _joined(
     """Return the dataset with the modality added."""
     others = {} if existing is None else dict(existing.modalities)
     others.pop(modality, None)
-    if existing is not None and others:
-        classes = tuple(sorted({*task.classes, *existing.task.classes}))
-        task = task.model_copy(update={"classes": classes})
+    if task.kind == "classification":
+        classes = {name for each in (info, *others.values()) for name in each.labels}
+        task = task.model_copy(update={"classes": tuple(sorted(classes))})
     return DatasetInfo(
         medxlate=medxlate.__version__,
         image_size=size,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.files import naming_full_disk
+
 SHARD_BYTES = 128 * 2**20  # small enough to be gathered in memory
 
 
@@ -37,6 +39,8 @@ class ShardWriter:
     def close(self) -> None:
         """Write what was gathered."""
         if self._slices:
-            np.save(self._folder / f"{self._shard:05d}.npy", np.stack(self._slices))
+            path = self._folder / f"{self._shard:05d}.npy"
+            with naming_full_disk(path):
+                np.save(path, np.stack(self._slices))
             self._slices = []
             self._shard += 1

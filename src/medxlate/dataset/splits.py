@@ -6,13 +6,16 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from medxlate.config import SplitConfig
+from medxlate.dataset.index import Modality
 from medxlate.errors import DataError
+from medxlate.files import read_json
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -54,6 +57,23 @@ class Split:
             return Split(parts, int(values["seed"]))
         except (KeyError, TypeError, ValueError) as problem:
             raise DataError(f"split.json is damaged: {problem!r}.") from None
+
+
+def read_split(path: Path, modalities: Mapping[str, Modality]) -> Split:
+    """Read a run's split.json and make sure that the dataset is still the one it was drawn for.
+
+    Raises:
+        DataError: The file is missing or damaged, or pixels, labels, patients or recipe changed.
+    """
+    values = read_json(path, error=DataError)
+    split = Split.from_json(values)
+    for name, modality in modalities.items():
+        if values.get("slices", {}).get(name) != modality.fingerprint():
+            raise DataError(
+                f"The modality {name} was prepared anew after this run was trained.",
+                "Train a new run, or name the dataset it was trained on with --data.",
+            )
+    return split
 
 
 def split_patients(

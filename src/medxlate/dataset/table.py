@@ -132,7 +132,8 @@ class RowFinder:
         names = [patient or ""] if self._by_patient else _names(relative)
         key = self._key(names)
         if key is None:
-            raise DataError(f"{self._path} has no row for '{names[0]}' in column '{self._column}'.")
+            who = self._who(names[0])
+            raise DataError(f"{self._path} has no row for {who} in column '{self._column}'.")
         if self._claims[key] > 1:
             raise DataError(
                 f"{self._path} names '{key}', and {self._claims[key]} images are called so; "
@@ -140,10 +141,15 @@ class RowFinder:
             )
         rows = self._rows[key]
         if len({tuple(row[column] for column in self._relevant) for row in rows}) > 1:
-            raise DataError(
-                f"{self._path} has {len(rows)} rows for '{key}' that contradict each other."
-            )
+            who = self._who(key)
+            raise DataError(f"{self._path}: {len(rows)} rows for {who} that contradict each other.")
         return rows[0]
+
+    def _who(self, name: str) -> str:
+        """Say whose row it is; a patient's id must not get into a message or record."""
+        return (
+            f"the image's patient in column '{self._column}'" if self._by_patient else f"'{name}'"
+        )
 
     def _key(self, names: Iterable[str]) -> str | None:
         """Return the first of an image's names that the table knows."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import Split, check_no_leak
+from medxlate.dataset.splits import check_no_leak, read_split
 from medxlate.errors import DataError, ModelError, UsageError
 from medxlate.evaluation.distribution import (
     NAMES,
@@ -51,7 +51,8 @@ class Evaluation:
         images: Real target images in the test part.
         patients: Their patients.
         per_image: Prediction metrics over images.
-        per_patient: The same over patients, each by the mean of its images.
+        per_patient: The same over patients, each by the mean of its images; a patient whose
+            images carry several labels counts once for each.
         constant: The same metrics per image of a prediction that ignores the image: the mean
             training label, or the training classes' frequencies.
         image_metrics: fid, kid, is by source, under names that carry their features.
@@ -123,6 +124,11 @@ def evaluate(
         for source in info.translators:
             listener(Stage(f"Comparing {len(test[source])} translated {source} images by features"))
             fakes = _translated(folder, source, test[source], compute)
+            if min(len(fakes), len(real)) < 2:
+                raise DataError(
+                    f"{len(fakes)} translated and {len(real)} real test images are too few for "
+                    f"{', '.join(distribution)}; at least 2 of each are needed."
+                )
             reals = (batch.images for batch in real.batches(BATCH))
             found[source] = image_metrics(
                 torch.split(fakes, BATCH), reals, distribution, features, device=compute.device
@@ -163,9 +169,9 @@ def _slices(
     folder: RunFolder, dataset: Dataset, config: Config, head: Head, image_size: int
 ) -> tuple[Slices, dict[str, Slices]]:
     """Return the target's training slices and every modality's test slices."""
-    split = Split.from_json(read_json(folder.split, error=ModelError))
     names = [*config.data.sources, config.data.target]
     opened = {name: dataset.modality(name) for name in names}
+    split = read_split(folder.split, opened)
     check_no_leak(split, [modality.slices for modality in opened.values()])
 
     def part(name: str, which: Any) -> Slices:
@@ -187,12 +193,14 @@ def _prediction_scores(
     images = (batch.images for batch in test.batches(BATCH))
     values = predict_batches(predictor.network, images, head=head, compute=predictor.compute)
     labels = test.labels.numpy()
-    means = patients_mean(values, test.patients)
-    truths = {patient: labels[i] for i, patient in enumerate(test.patients)}
+    # A patient seen at two ages, or with two diagnoses, counts once for each.
+    cases = [f"{patient} {label}" for patient, label in zip(test.patients, labels, strict=True)]
+    means = patients_mean(values, cases)
+    truths = dict(zip(cases, labels, strict=True))
     return {
         "per_image": score(values, labels, head.task),
         "per_patient": score(
-            np.stack(list(means.values())), np.array([truths[p] for p in means]), head.task
+            np.stack(list(means.values())), np.array([truths[case] for case in means]), head.task
         ),
         "constant": score(_constant(train.labels, len(labels), head), labels, head.task),
     }

@@ -132,7 +132,8 @@ def _pixels(header: Dataset, path: Path) -> np.ndarray[Any, Any]:
         syntax = header.file_meta.get("TransferSyntaxUID")
         name = getattr(syntax, "name", syntax)
         raise ImageError(
-            f"{path}: the pixels ({name}) cannot be decoded: {problem}".rstrip(".") + "."
+            f"{path}: the pixels ({name}) cannot be decoded: {problem}".rstrip(".") + ".",
+            "Where the compression is the cause, install python-gdcm beside medxlate.",
         ) from None
 
 

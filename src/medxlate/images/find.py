@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
 from medxlate.errors import ImageError
 
 Format = Literal["png", "jpeg", "tiff", "dicom"]
+
+NOT_AN_IMAGE = "no image in spite of its suffix"
 
 SUFFIXES: dict[str, Format] = {
     ".png": "png",
@@ -76,8 +80,12 @@ def sniff(path: Path) -> Format | None:
     return None
 
 
-def find_images(root: Path) -> Search:
+def find_images(root: Path, *, exclude: Sequence[str] = ()) -> Search:
     """Search ``root`` (a folder, or a single image file) recursively; hidden files are left out.
+
+    Args:
+        root: Where to search.
+        exclude: Glob patterns of file names to leave out.
 
     Raises:
         ImageError: ``root`` does not exist or holds no image.
@@ -97,7 +105,11 @@ def find_images(root: Path) -> Search:
     images: list[FoundImage] = []
     not_images: list[str] = []
     others = 0
+    excluded = 0
     for path in paths:
+        if any(fnmatch(path.name, pattern) for pattern in exclude):
+            excluded += 1
+            continue
         named = SUFFIXES.get(path.suffix.lower())
         relative = path.relative_to(base).as_posix()
         format_ = sniff(path)
@@ -109,6 +121,7 @@ def find_images(root: Path) -> Search:
             others += 1
     if not images:
         found = f"{len(not_images) + others} other files" if paths else "nothing"
+        found += f" and {excluded} excluded" if excluded else ""
         raise ImageError(
             f"{root} holds no PNG, JPEG, TIFF or DICOM image ({found} found).",
             "Check the path; files are recognised by their content.",

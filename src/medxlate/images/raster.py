@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,7 @@ def stored_bits(path: Path) -> int:
             if max(_tiff_bits(image)) > 8:
                 return 16
             return 8 if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr") else 16
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError):
+    except Exception:  # damaged; it is refused when it is read
         return 16 if path.suffix.lower() in (".tif", ".tiff") else 8
 
 
@@ -82,7 +81,9 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
         return _tiff_array(path)  # pillow knows few TIFFs with several channels
     except PIL.Image.DecompressionBombError as problem:
         raise ImageError(f"{path} is too large: {problem}.") from None
-    except (OSError, SyntaxError, ValueError, struct.error) as problem:
+    except ImageError:
+        raise
+    except Exception as problem:  # a damaged file can break pillow's readers in many ways
         raise ImageError(f"{path} is damaged: {problem}.") from None
 
 

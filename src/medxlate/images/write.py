@@ -11,6 +11,7 @@ import numpy as np
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
+from medxlate.files import naming_full_disk
 from medxlate.images.image import FloatArray
 from medxlate.images.recipes import Recipe, to_stored
 
@@ -45,13 +46,15 @@ def write_synthetic(
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix.lower() in (".tif", ".tiff"):
         tags = {IMAGE_DESCRIPTION: json.dumps(text), SOFTWARE: "medxlate (synthetic image)"}
-        image.save(path, format="TIFF", tiffinfo=tags, compression="tiff_deflate")
+        with naming_full_disk(path):
+            image.save(path, format="TIFF", tiffinfo=tags, compression="tiff_deflate")
         return
     info = PngInfo()
     info.add_text("Synthetic", "true")
     info.add_text("Software", "medxlate")
     info.add_text("medxlate", json.dumps(text))
-    image.save(path, format="PNG", pnginfo=info)
+    with naming_full_disk(path):
+        image.save(path, format="PNG", pnginfo=info)
 
 
 def write_grid(path: Path, rows: Sequence[Sequence[FloatArray]], *, gap: int = 2) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from medxlate.errors import ImageError
-from medxlate.images.find import FoundImage, find_images
+from medxlate.images.find import NOT_AN_IMAGE, FoundImage, find_images
 from medxlate.images.read import read_image
 from medxlate.images.recipes import Recipe, to_network
 
@@ -80,22 +79,14 @@ class Reader:
             yield batch
 
 
-def find_inputs(inputs: Path, exclude: Iterable[str]) -> tuple[list[FoundImage], dict[str, str]]:
+def find_inputs(inputs: Path, exclude: Sequence[str]) -> tuple[list[FoundImage], dict[str, str]]:
     """Return the images below ``inputs`` and the files that only pretend to be images.
 
     Raises:
         ImageError: There is no image.
     """
-    search = find_images(inputs)
-    patterns = list(exclude)
-    images = [
-        image
-        for image in search.images
-        if not any(fnmatch(image.path.name, pattern) for pattern in patterns)
-    ]
-    if not images:
-        raise ImageError(f"Every image in {inputs} is excluded by {', '.join(patterns)}.")
-    return images, dict.fromkeys(search.not_images, "no image in spite of its suffix")
+    search = find_images(inputs, exclude=exclude)
+    return list(search.images), dict.fromkeys(search.not_images, NOT_AN_IMAGE)
 
 
 def stack(batch: list[Input]) -> Tensor:

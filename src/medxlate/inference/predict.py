@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,14 @@ class PredictResult:
     Attributes:
         out: The table that was written.
         table: Its content.
+        label: Name of the column of predictions.
         failed: Files that could not be read, and why.
         seconds: How long it took.
     """
 
     out: Path
     table: pd.DataFrame
+    label: str
     failed: dict[str, str]
     seconds: float
 
@@ -106,7 +109,8 @@ def predict(
     """Predict the label of every target-modality image below a folder.
 
     The table has a row an image and, where it is known which images belong together, a row a
-    patient: the mean over the patient's images. Patients are numbered, never named.
+    patient: the mean over the patient's images. Patients are numbered, never named; the column
+    ``file`` holds the names that the files came with.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -148,7 +152,9 @@ def predict(
     table = _table(np.concatenate(parts), items, predictor.head)
     with whole_file(out) as partial:
         table.to_csv(partial, index=False)
-    return PredictResult(out, table, failed, round(time.monotonic() - began, 3))
+    return PredictResult(
+        out, table, predictor.head.task.name, failed, round(time.monotonic() - began, 3)
+    )
 
 
 def _patient_field(patient: str | None, images: Sequence[FoundImage]) -> Field | None:
@@ -177,13 +183,14 @@ def _table(values: np.ndarray[Any, Any], items: list[tuple[str, str]], head: Hea
     known = [i for i, patient in enumerate(patients) if patient]
     if not known:
         return images
+    counts = Counter(patients)
     means = patients_mean(values[known], [patients[i] for i in known])
     rows = pd.DataFrame(
         {
             "level": "patient",
             "patient": list(means),
             "file": "",
-            "images": [patients.count(patient) for patient in means],
+            "images": [counts[patient] for patient in means],
             **_columns(np.stack(list(means.values())), head),
         }
     )

@@ -123,8 +123,9 @@ def translate(
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
     check_free(out, marker=MARKER, overwrite=overwrite)
-    if inputs.is_dir() and out.resolve().is_relative_to(inputs.resolve()):
-        raise UsageError(f"{out} lies inside {inputs}.", "Write the result somewhere else.")
+    here, there = inputs.resolve(), out.resolve()
+    if there.is_relative_to(here) or here.is_relative_to(there):
+        raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
     translator = Translator(Path(model), source=source, compute=choose_compute(device, precision))
     images, failed = find_inputs(inputs, exclude)
     names = output_names(images)

@@ -42,8 +42,10 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         precision: ``auto`` (bf16 where the hardware multiplies it natively), fp32 or bf16.
 
     Raises:
-        UsageError: The device does not exist here.
+        UsageError: The device does not exist here, or the precision at all.
     """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"There is no precision '{precision}'.", "Use auto, fp32 or bf16.")
     chosen = _device(device)
     if precision == "auto":
         precision = "bf16" if _has_native_bf16(chosen) else "fp32"

@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medxlate.errors import ModelError, nearest
-from medxlate.files import read_record, sha256, whole_folder, write_json
+from medxlate.files import read_record, whole_folder, write_json
 from medxlate.images.recipes import Recipe
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.tensors import load_tensors, save_tensors
 
 SCHEMA_VERSION = 1
 MARKER = "model.json"
@@ -79,10 +78,7 @@ class ModelInfo(BaseModel):
 
 def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], *, step: int) -> Weights:
     """Write a state dict as ``name`` and return what model.json says of it."""
-    save_file(
-        {key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / name
-    )
-    return Weights(file=name, sha256=sha256(folder / name), step=step)
+    return Weights(file=name, sha256=save_tensors(folder / name, state), step=step)
 
 
 def write_model(folder: Path, info: ModelInfo, *, weights_from: Path, card: str) -> None:
@@ -166,13 +162,10 @@ def load_weights(network: nn.Module, folder: Path, weights: Weights) -> None:
     if Path(weights.file).name != weights.file:
         raise ModelError(f"{folder / MARKER} names weights outside its folder: {weights.file}.")
     path = folder / weights.file
-    if not path.is_file():
-        raise ModelError(f"{path} is missing.", "Copy the whole model folder.")
-    if sha256(path) != weights.sha256:
-        raise ModelError(f"{path} is damaged: its SHA-256 is not the one in model.json.")
+    tensors = load_tensors(path, expected=weights.sha256, hint="Copy the whole model folder again.")
     try:
-        network.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as problem:
+        network.load_state_dict(tensors)
+    except RuntimeError as problem:
         first = str(problem).splitlines()[0]
         raise ModelError(f"{path} does not fit the network in model.json: {first}") from None
 

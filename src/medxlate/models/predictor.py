@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import timm
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from torch import Tensor, nn
 
 from medxlate.errors import ConfigError, ModelError, nearest
+from medxlate.models.tensors import load_tensors
 
 
 class PredictorNetwork(nn.Module):
@@ -59,6 +59,22 @@ class PredictorNetwork(nn.Module):
         output: Tensor = self.backbone(images)
         return output
 
+    def check_size(self, image_size: int) -> None:
+        """Raise ConfigError where the network cannot take images of this size."""
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                self(torch.zeros(1, 1, image_size, image_size, device=device))
+        except (AssertionError, RuntimeError, ValueError) as problem:
+            raise ConfigError(
+                f"The predictor does not take images of {image_size} px: {problem}",
+                "Choose another model.predictor or data.image_size.",
+            ) from None
+        finally:
+            self.train(was_training)
+
     @property
     def feature_width(self) -> int:
         """Number of pooled features (D)."""
@@ -80,13 +96,7 @@ class PredictorNetwork(nn.Module):
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:
     """Load weights by name; colour stems are summed to one channel, other heads left out."""
-    try:
-        state = load_file(file)
-    except (OSError, SafetensorError) as problem:
-        raise ModelError(
-            f"{file} cannot be read as safetensors: {problem}.",
-            "timm's weights on model hubs come as model.safetensors.",
-        ) from None
+    state = load_tensors(file, hint="timm's weights on model hubs come as model.safetensors.")
     own = backbone.state_dict()
     fitting: dict[str, Tensor] = {}
     for name, value in state.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medxlate.errors import ModelError, OutputError
-from medxlate.files import whole_file
+from medxlate.files import check_parents, whole_file
 
 LATEST = "latest"
 
@@ -62,6 +62,7 @@ def new_run(runs: Path, name: str | None, sources: Sequence[str], target: str) -
     Raises:
         OutputError: A run of that name exists.
     """
+    check_parents(runs / "run")
     runs.mkdir(parents=True, exist_ok=True)
     if name is not None:
         if not re.fullmatch(r"[\w.-]+", name) or name == LATEST or name.startswith("."):
@@ -88,7 +89,7 @@ def find_run(path: Path) -> RunFolder:
         ModelError: There is no such run.
     """
     folder = path
-    if path.is_file():
+    if path.is_file() and path.name == LATEST:
         folder = path.parent / path.read_text(encoding="utf-8").strip()
     if not (folder / "config.json").is_file():
         raise ModelError(

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Adam
 
 from medxlate.errors import ModelError
-from medxlate.files import read_json, sha256, whole_file, whole_folder, write_json
+from medxlate.files import read_json, whole_file, whole_folder, write_json
+from medxlate.models.tensors import load_tensors, save_tensors
 from medxlate.training.step import Learner
 
 NETWORKS = "networks.safetensors"
@@ -51,11 +50,13 @@ def save_checkpoint(folder: Path, learner: Learner, position: Position, *, best:
     """
     name = f"step-{position.step:06d}"
     with whole_folder(folder / name, marker=STATE, overwrite=True) as partial:
-        _save(learner.networks.state_dict(), partial / NETWORKS)
-        _save(_training_state(learner), partial / TRAINING)
-        hashes = {file: sha256(partial / file) for file in (NETWORKS, TRAINING)}
+        hashes = {
+            NETWORKS: save_tensors(partial / NETWORKS, learner.networks.state_dict()),
+            TRAINING: save_tensors(partial / TRAINING, _training_state(learner)),
+        }
         write_json(partial / STATE, {**asdict(position), "sha256": hashes})
-    for pointer in ("last", "best") if best else ("last",):
+    # `last` goes last: killed in between, the training repeats the epoch and finds the same best.
+    for pointer in ("best", "last") if best else ("last",):
         with whole_file(folder / pointer) as partial:
             partial.write_text(name + "\n", encoding="ascii")
     named = {pointed(folder, pointer) for pointer in ("last", "best")}
@@ -79,8 +80,8 @@ def load_checkpoint(checkpoint: Path, learner: Learner, device: torch.device) ->
         ModelError: The checkpoint is damaged or belongs to another configuration.
     """
     state = read_json(checkpoint / STATE, error=ModelError)
-    networks = load_networks(checkpoint)
-    training = _load(checkpoint / TRAINING, state)
+    networks = _load(checkpoint, NETWORKS, state)
+    training = _load(checkpoint, TRAINING, state)
     try:
         learner.networks.load_state_dict(networks)
         _load_training_state(learner, training, device)
@@ -93,7 +94,7 @@ def load_checkpoint(checkpoint: Path, learner: Learner, device: torch.device) ->
 
 def load_networks(checkpoint: Path) -> dict[str, Tensor]:
     """Return the weights of all networks of a checkpoint, by their names in the learner."""
-    return _load(checkpoint / NETWORKS, read_json(checkpoint / STATE, error=ModelError))
+    return _load(checkpoint, NETWORKS, read_json(checkpoint / STATE, error=ModelError))
 
 
 def _training_state(learner: Learner) -> dict[str, Tensor]:
@@ -127,14 +128,9 @@ def _parameters(optimizer: Adam) -> list[Tensor]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _save(state: Mapping[str, Tensor], path: Path) -> None:
-    save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, path)
-
-
-def _load(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _load(checkpoint: Path, file: str, state: Any) -> dict[str, Tensor]:
     try:
-        if sha256(path) != state["sha256"][path.name]:
-            raise ModelError(f"{path} is damaged: its SHA-256 is not the one in {STATE}.")
-        return dict(load_file(path))
-    except (OSError, KeyError, SafetensorError) as problem:
-        raise ModelError(f"{path} cannot be read: {problem}.") from None
+        expected = str(state["sha256"][file])
+    except (KeyError, TypeError):
+        raise ModelError(f"{checkpoint / STATE} is damaged: it holds no hash of {file}.") from None
+    return load_tensors(checkpoint / file, expected=expected)

@@ -52,7 +52,7 @@ def generator_blocks(config: Config, image_size: int) -> int:
 
 
 def _joint(config: Config, head: Head, image_size: int, compute: Compute) -> Learner:
-    predictor = _predictor(config, head, compute)
+    predictor = _predictor(config, head, image_size, compute)
     translators = {
         name: TranslatorNetworks(
             width=config.model.generator_width,
@@ -80,7 +80,7 @@ def _target_only(config: Config, head: Head, image_size: int, compute: Compute) 
             "Set optimizer.batch_size to 2 or more.",
         )
     return TargetOnly(
-        _predictor(config, head, compute),
+        _predictor(config, head, image_size, compute),
         target=config.data.target,
         head=head,
         optimizer=config.optimizer,
@@ -88,14 +88,16 @@ def _target_only(config: Config, head: Head, image_size: int, compute: Compute) 
     )
 
 
-def _predictor(config: Config, head: Head, compute: Compute) -> PredictorNetwork:
+def _predictor(config: Config, head: Head, image_size: int, compute: Compute) -> PredictorNetwork:
     """Build the predictor first of all: for the same seed, every method starts from the same."""
     torch.manual_seed(config.runtime.seed)
-    return PredictorNetwork(
+    predictor = PredictorNetwork(
         architecture=config.model.predictor,
         outputs=head.outputs,
         pretrained=config.model.pretrained,
     ).to(compute.device)
+    predictor.check_size(image_size)
+    return predictor
 
 
 METHODS: dict[str, Method] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medxlate.events import EpochEnded, Event, Listener, StepLogged
+from medxlate.files import whole_file
 
 
 class Recorder:
@@ -31,7 +32,7 @@ class Recorder:
         self._then(event)
 
 
-def read_record(path: Path) -> list[dict[str, Any]]:
+def read_events(path: Path) -> list[dict[str, Any]]:
     """Return the recorded events; a last line cut off by a kill is left out."""
     if not path.exists():
         return []
@@ -46,5 +47,7 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 
 def rewind_record(path: Path, step: int) -> None:
     """Drop what was recorded after ``step``: a resumed run records it again."""
-    kept = [event for event in read_record(path) if event["step"] <= step]
-    path.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
+    kept = [event for event in read_events(path) if event["step"] <= step]
+    with whole_file(path) as partial:
+        text = "".join(json.dumps(event) + "\n" for event in kept)
+        partial.write_text(text, encoding="utf-8")

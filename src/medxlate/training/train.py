@@ -9,7 +9,14 @@ from pathlib import Path
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import Part, Split, check_no_leak, check_part, split_patients
+from medxlate.dataset.splits import (
+    Part,
+    Split,
+    check_no_leak,
+    check_part,
+    read_split,
+    split_patients,
+)
 from medxlate.errors import ConfigError, DataError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json, write_json
@@ -74,7 +81,8 @@ def train(
     work = _prepare_work(config, dataset, tables, split)
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
     write_json(run.config, config.model_dump(mode="json"))
-    write_json(run.split, split.to_json())
+    used = {name: modality.fingerprint() for name, modality in tables.items()}
+    write_json(run.split, {**split.to_json(), "slices": used})
     return _train(run, work, Position(), listener)
 
 
@@ -98,8 +106,9 @@ def resume(
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
     dataset = Dataset(Path(data or config.data.folder))
-    split = Split.from_json(read_json(folder.split, error=ModelError))
-    work = _prepare_work(config, dataset, _open(dataset, config), split)
+    tables = _open(dataset, config)
+    split = read_split(folder.split, tables)
+    work = _prepare_work(config, dataset, tables, split)
     checkpoint = pointed(folder.checkpoints, "last")
     if checkpoint is None:
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
@@ -128,6 +137,12 @@ def make_data(
     """
     check_no_leak(split, [modality.slices for modality in tables.values()])
     size = config.data.image_size or dataset.info.image_size
+    if size > dataset.info.image_size:
+        raise ConfigError(
+            f"data.image_size is {size}, and the dataset holds images of "
+            f"{dataset.info.image_size} px.",
+            f"Prepare it with --size {size}, or choose a smaller preset.",
+        )
 
     def part(which: Part) -> dict[str, Slices]:
         made = {
@@ -166,7 +181,8 @@ def _prepare_work(
 ) -> _Work:
     data, image_size = make_data(dataset, tables, split, config)
     compute = choose_compute(config.runtime.device, config.runtime.precision)
-    head = fit_head(dataset.info.task, [slices.labels for slices in data.train.values()])
+    used = tables if find_method(config.method).uses_sources else (config.data.target,)
+    head = fit_head(dataset.info.task, [data.train[name].labels for name in used])
     learner = build_learner(config, head, image_size, compute)
     return _Work(config, dataset, data, image_size, head, compute, learner)
 

@@ -1,0 +1,50 @@
+"""Tensors on disk: safetensors, checked by their hash; all are written and read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from medxlate.errors import ModelError, OutputError
+from medxlate.files import sha256
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write named tensors and return the file's SHA-256.
+
+    Raises:
+        OutputError: They cannot be written; usually the disk is full.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, path)
+    except SafetensorError as problem:  # carries the system's error as text alone
+        raise OutputError(
+            f"{path} cannot be written: {problem}.", "Check that the disk has space left."
+        ) from None
+    return sha256(path)
+
+
+def load_tensors(path: Path, *, expected: str | None = None, hint: str = "") -> dict[str, Tensor]:
+    """Read named tensors.
+
+    Args:
+        path: The file.
+        expected: Its SHA-256; None: not checked.
+        hint: What to do where it is missing or damaged.
+
+    Raises:
+        ModelError: The file is missing, changed or damaged.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} is missing.", hint)
+    if expected is not None and sha256(path) != expected:
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.", hint)
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError) as problem:
+        raise ModelError(f"{path} cannot be read as safetensors: {problem}.", hint) from None
