@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 from medxlate import walkthrough
+from medxlate.cli.demo import _verdict
 from medxlate.errors import OutputError
 from medxlate.images.read import read_image
 from medxlate.phantoms.files import write_phantoms
@@ -75,3 +76,20 @@ def test_demo_never_deletes_a_folder_it_did_not_write(tmp_path: Path) -> None:
     with pytest.raises(OutputError):
         walkthrough.demo(tmp_path / "demo", overwrite=True)
     assert precious.read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("alone", "joint", "said"),
+    [
+        (
+            150.0,
+            100.0,
+            "lower than target-only's (100 against 150); target-only and joint beat the",
+        ),
+        (150.0, 180.0, "higher than target-only's (180 against 150); target-only and joint beat"),
+        (250.0, 180.0, "lower than target-only's (180 against 250); joint beats the constant"),
+        (250.0, 280.0, "higher than target-only's (280 against 250); neither beats the constant"),
+    ],
+)
+def test_verdict_says_what_came_out(alone: float, joint: float, said: str) -> None:
+    assert said in _verdict(200.0, alone, joint)

@@ -96,7 +96,7 @@ class Reporter:
             )
             self._bar.start()
         if event.task not in self._tasks:
-            self._tasks[event.task] = self._bar.add_task(event.task, figures="")
+            self._tasks[event.task] = self._bar.add_task(event.task, total=event.total, figures="")
         self._bar.update(self._tasks[event.task], completed=event.done, total=event.total)
         if event.done == event.total:
             self._stop_bar()

@@ -51,18 +51,22 @@ def demo(
                 ["method", *result.joint.per_image],
                 [[name, *map(number, scores.values())] for name, scores in methods.items()],
             ),
-            _verdict(result.target_only.per_image["mse"], result.joint.per_image["mse"]),
+            _verdict(*(scores["mse"] for scores in methods.values())),
             f"Picture: {result.picture}",
             f"Everything is in {result.out} ({result.seconds:.0f} s).",
         )
 
 
-def _verdict(alone: float | None, joint: float | None) -> str:
+def _verdict(constant: float | None, alone: float | None, joint: float | None) -> str:
     """Say what one split shows, and what it cannot."""
+    assert constant is not None
     assert alone is not None
     assert joint is not None
     change = "lower" if joint < alone else "higher"
+    beaten = [name for name, mse in (("target-only", alone), ("joint", joint)) if mse < constant]
+    useful = f"{' and '.join(beaten)} beat" + ("s" if len(beaten) == 1 else "") if beaten else ""
     return (
         f"The joint method's squared error is {change} than target-only's ({joint:.4g} against "
-        f"{alone:.4g}). One split of a few generated patients proves nothing either way."
+        f"{alone:.4g}); {useful or 'neither beats'} the constant. "
+        "One split of a few generated patients proves nothing either way."
     )
