@@ -33,6 +33,7 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli.console"},
     "timm": {"models.predictor"},
+    "safetensors": {"models.tensors"},
     "pydicom": {"images.dicom"},
     "tifffile": {"images.raster"},
     "torchmetrics": {"evaluation"},
