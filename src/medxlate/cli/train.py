@@ -74,7 +74,7 @@ def train(
     """
     from medxlate.cli.console import reporting
 
-    hint = "The last checkpoint is kept; continue from it with `medxlate train --resume`."
+    hint = "Checkpoints made so far are kept; continue with `medxlate train --resume`."
     with reporting(json=json, interrupted=hint) as reporter:
         from medxlate.config import resolve
 
