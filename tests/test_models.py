@@ -377,3 +377,18 @@ def test_a_damaged_model_json_is_named(tmp_path: Path):
     (folder / "model.json").unlink()
     with pytest.raises(ModelError, match="does not exist"):
         read_model(folder)
+
+
+def test_imagenet_weights_are_asked_of_timm_and_their_absence_is_explained(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    asked = {}
+
+    def offline(name: str, **options: object) -> None:
+        asked.update(options, name=name)
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(ModelError, match="--pretrained FILE"):
+        PredictorNetwork(architecture="resnet50", pretrained="imagenet")
+    assert asked == {"name": "resnet50", "pretrained": True, "in_chans": 1, "num_classes": 1}

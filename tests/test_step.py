@@ -644,3 +644,18 @@ def test_a_step_does_not_wait_for_the_gpu():
             learner.step(batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_in_bf16_is_near_one_in_float32_and_keeps_float32_weights():
+    exact, rough = (
+        make_joint(compute=Compute(torch.device("cpu"), precision))
+        for precision in ("fp32", "bf16")
+    )
+    batches = make_batches(exact, tiny.AGE)
+    ours, theirs = rough.step(batches), exact.step(batches)
+    for name, value in theirs.items():
+        assert ours[name].dtype == torch.float32
+        assert ours[name].item() == pytest.approx(value.item(), rel=0.1, abs=0.02), name
+    assert {p.dtype for p in rough.networks.parameters()} == {torch.float32}
+    differ = [not torch.equal(ours[name], theirs[name]) for name in theirs]
+    assert any(differ)  # it did compute in bf16

@@ -779,3 +779,22 @@ def test_golden_losses(data: Path, tmp_path: Path, which: str, monkeypatch: pyte
         assert set(ours) == set(theirs)
         for name, value in theirs.items():
             assert ours[name] == pytest.approx(value, rel=tolerance), (step, name)
+
+
+def test_samples_and_checkpoints_come_as_often_as_asked(data: Path, tmp_path: Path):
+    runtime = {"samples_every": 3, "checkpoint_every": 2}
+    sections = {"optimizer": {"epochs": 4, "batch_size": 9}, "runtime": runtime}
+    saved: list[int] = []
+    save = loop.save_checkpoint
+
+    def counted(folder: Path, learner: Learner, position: Position, *, best: bool) -> None:
+        saved.append(position.epoch)
+        save(folder, learner, position, best=best)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", counted)
+        trained = train_debug(data, tmp_path, **sections)
+    best = {event["epoch"] for event in records(trained.run, "epoch") if event["best"]}
+    assert set(saved) == best | {2, 4}
+    grids = sorted(path.name for path in (trained.run / "samples").iterdir())
+    assert grids == ["mri-epoch-0003.png", "mri-epoch-0004.png"]

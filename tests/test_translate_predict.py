@@ -510,3 +510,18 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, use: Callable[..., ob
 def test_no_two_outputs_share_a_name(inputs: list[str], outputs: list[str]):
     found = [FoundImage(Path(name), name, "png", False) for name in inputs]
     assert output_names(found) == dict(zip(inputs, outputs, strict=True))
+
+
+def test_the_channel_of_training_is_the_channel_in_use(tmp_path: Path):
+    recipe = tiny.AS_IS.model_copy(update={"channel": 1})
+    model = tiny.write_tiny_model(tmp_path / "m", source_recipe=recipe)
+    grey = tiny.noise(32, 32, seed=1)
+    colour = np.stack([tiny.noise(32, 32, seed=2), grey, tiny.noise(32, 32, seed=3)], axis=2)
+    tiny.save(tmp_path / "colour" / "a.png", colour)
+    translate(tmp_path / "colour", out=tmp_path / "from_colour", model=model, device="cpu")
+    plain = tiny.write_tiny_model(tmp_path / "p")
+    tiny.save(tmp_path / "grey" / "a.png", grey)
+    translate(tmp_path / "grey", out=tmp_path / "from_grey", model=plain, device="cpu")
+    np.testing.assert_array_equal(
+        opened(tmp_path / "from_colour" / "a.png"), opened(tmp_path / "from_grey" / "a.png")
+    )

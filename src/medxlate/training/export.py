@@ -25,7 +25,7 @@ from medxlate.training.methods import find_method, generator_blocks
 
 CARD = """# {what}
 
-Made by [medxlate](https://github.com/medxlate/medxlate) {version} with the method `{method}`.
+Made by medxlate {version} with the method `{method}`.
 
 - Predictor: {architecture} on {target} images of {size} x {size} px, label {label}. Taken at step
   {best} of {steps}, where the validation error was lowest ({error:.4g}).
