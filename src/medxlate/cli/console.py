@@ -75,6 +75,19 @@ class Reporter:
         if hint:
             self._err.print(hint, markup=False, soft_wrap=True)
 
+    def end_with(self, failed: dict[str, str], what: str, hint: str) -> None:
+        """Name the files that failed and end with exit code 1, where there are any.
+
+        Args:
+            failed: Files and reasons.
+            what: What could not be done with them.
+            hint: Where the others are.
+        """
+        if failed:
+            named = "\n".join(failures(failed))
+            self.error(f"{len(failed)} files could not be {what}:\n{named}", hint)
+            raise typer.Exit(1)
+
     def close(self) -> None:
         """Leave the terminal as it was found."""
         self._stop_bar()

@@ -48,7 +48,7 @@ def predict(
 
     `medxlate predict ./ct_dir --out ages.csv --patient folder:1`
     """
-    from medxlate.cli.console import failures, reporting, table
+    from medxlate.cli.console import reporting, table
 
     with reporting(json=json) as reporter:
         from medxlate.inference.predict import predict as run
@@ -82,13 +82,7 @@ def predict(
                 [[k, str(counts[k]), *map(_text, s.values())] for k, s in summary.items()],
             ),
         )
-        if result.failed:
-            reporter.error(
-                f"{len(result.failed)} files could not be read:\n"
-                + "\n".join(failures(result.failed)),
-                f"The others are in {result.out}.",
-            )
-            raise typer.Exit(1)
+        reporter.end_with(result.failed, "read", f"The others are in {result.out}.")
 
 
 def _summary(table: pd.DataFrame, level: str, label: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def translate(
 
     `medxlate translate scan.png --out fake --model runs/mri-to-ct-001`
     """
-    from medxlate.cli.console import failures, reporting
+    from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
         from medxlate.inference.translate import translate as run
@@ -65,10 +65,5 @@ def translate(
             },
             f"{result.images} synthetic images in {result.out} ({result.seconds:.1f} s).",
         )
-        if result.failed:
-            reporter.error(
-                f"{len(result.failed)} files could not be translated:\n"
-                + "\n".join(failures(result.failed)),
-                f"The others are in {result.out}; its translation.json lists all.",
-            )
-            raise typer.Exit(1)
+        kept = f"The others are in {result.out}; its translation.json lists all."
+        reporter.end_with(result.failed, "translated", kept)

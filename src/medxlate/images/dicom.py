@@ -58,8 +58,7 @@ def _image(header: Dataset, path: Path, tags: Iterable[str]) -> Image:
     is_hu = is_ct and str(header.get("RescaleType", "HU")) in ("HU", "US", "")
     if header.get("PhotometricInterpretation") == "MONOCHROME1" and not is_hu:
         pixels = (low + high) - pixels
-    bits = 16 if int(header.get("BitsStored", 16)) > 8 else 8
-    return Image(pixels, "HU" if is_hu else "", 16 if bits == 16 else 8, (low, high), found)
+    return Image(pixels, "HU" if is_hu else "", (low, high), found)
 
 
 def check_keyword(keyword: str) -> None:

@@ -20,13 +20,11 @@ class Image:
     Attributes:
         pixels: float32 [H, W], in physical units.
         unit: "HU" where the values are Hounsfield units, else "".
-        bits: 8 or 16: the depth that keeps every stored value.
         full_range: Lowest and highest physical value that the stored type can hold.
         tags: The DICOM attributes that were asked for, by keyword; absent ones are left out.
     """
 
     pixels: FloatArray
     unit: str
-    bits: Bits
     full_range: tuple[float, float]
     tags: Mapping[str, str] = field(default_factory=dict)

@@ -41,11 +41,10 @@ def read_raster(path: Path, *, channel: int | None = None) -> Image:
             f"{path} has {array.shape[2]} channels; there is no channel {channel}.",
             "Channels are counted from 0.",
         )
-    eight = array.dtype == np.uint8
-    if not eight and array.dtype.kind == "f" and not np.isfinite(grey).all():
+    if array.dtype.kind == "f" and not np.isfinite(grey).all():
         raise ImageError(f"{path} holds values that are not finite.")
     full_range = _full_range(array.dtype, grey)
-    return Image(np.ascontiguousarray(grey, dtype=np.float32), "", 8 if eight else 16, full_range)
+    return Image(np.ascontiguousarray(grey, dtype=np.float32), "", full_range)
 
 
 def stored_bits(path: Path) -> int:

@@ -87,11 +87,11 @@ class Recipe(BaseModel):
         square = to_square(unit, size, background=0.0)
         return to_stored(square * 2 - 1, self.bits)
 
-    def physical(self, network: FloatArray) -> FloatArray:
-        """Map values in [-1, 1] to physical units, by ``output_range``."""
+    @property
+    def rescale(self) -> tuple[float, float]:
+        """Slope and intercept that bring stored integers to physical values, by output_range."""
         low, high = self.output_range
-        unit = (np.clip(network, -1, 1) + 1) / 2
-        return (low + unit * (high - low)).astype(np.float32)
+        return (high - low) / self.peak, low
 
 
 def to_stored(network: FloatArray, bits: Bits) -> Stored:

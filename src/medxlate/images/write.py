@@ -35,12 +35,12 @@ def write_synthetic(
         facts: What to say about the image; values JSON can hold.
     """
     image = PIL.Image.fromarray(to_stored(network, recipe.bits))
-    low, high = recipe.output_range
+    slope, intercept = recipe.rescale
     text = {
         "synthetic": True,
         **facts,
-        "slope": (high - low) / recipe.peak,
-        "intercept": low,
+        "slope": slope,
+        "intercept": intercept,
         "unit": recipe.unit,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
