@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,14 @@ import pytest
 import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from medxlate.errors import ImageError
+from medxlate.images.find import find_images
+from medxlate.images.open import open_stack
+from medxlate.images.recipes import Recipe
+from medxlate.images.scan import Scan
+from medxlate.images.scans import find_scans
+from medxlate.images.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 Array = np.ndarray[Any, Any]
@@ -92,6 +100,28 @@ def save_dicom(path: Path, stored: Array, **attributes: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pydicom.dcmwrite(path, header, enforce_file_format=True)
     return path
+
+
+def as_is(**values: Any) -> Recipe:
+    """Return the recipe that keeps stored values."""
+    return Recipe(kind="as-is", **values)
+
+
+def open_file(
+    path: Path, recipe: Recipe | None = None, *, tags: Iterable[str] = ()
+) -> tuple[Scan, Stack]:
+    """Open the one scan that a file holds; raise ImageError with the reason where there is none."""
+    found = find_scans(find_images(path), tags=tags)
+    if not found.scans:
+        reasons = {**found.skipped, **found.left_out}
+        raise ImageError("; ".join(map(str, reasons.values() if found.skipped else reasons)))
+    (scan,) = found.scans
+    return scan, open_stack(scan, recipe or as_is())
+
+
+def read_pixels(path: Path, *, channel: int | None = None) -> Array:
+    """Return the pixels of a file with one image."""
+    return open_file(path, as_is(channel=channel))[1].read(0)
 
 
 def truncate(path: Path, share: float = 0.6) -> Path:

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 # Each room may import those before it, and itself.
 LAYERS = [
     {"errors"},
-    {"events", "config", "files"},
+    {"events", "config", "files", "parallel"},
     {"images"},
     {"dataset", "phantoms"},
     {"models"},
@@ -23,24 +23,27 @@ LAYERS = [
     {"training"},
     {"evaluation"},
     {"report"},
-    {"walkthrough"},
+    {"walkthrough", "scrub"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
-# A library that only these may import.
+# A library that only these rooms and modules may import.
 HOMES = {
     "typer": {"cli"},
     "rich": {"cli.console"},
     "timm": {"models.predictor"},
     "safetensors": {"models.tensors"},
     "pydicom": {"images.dicom"},
+    "SimpleITK": {"images.volumes", "images.bias"},
     "tifffile": {"images.raster"},
     "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
 }
-NO_TORCH = {"errors", "events", "config", "files", "images", "phantoms", "cli"}
+NO_TORCH = {
+    "errors", "events", "config", "files", "parallel", "images", "phantoms", "scrub", "cli"
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -63,6 +66,12 @@ def imports(path: Path) -> Iterator[str]:
 
 
 MODULES = modules()
+
+
+def above(name: str) -> set[str]:
+    """The rooms that a module lies in: images and images.dicom."""
+    parts = name.split(".")
+    return {".".join(parts[:end]) for end in range(1, len(parts))}
 
 
 def own_rooms(path: Path) -> set[str]:
@@ -101,7 +110,7 @@ def test_libraries_stay_at_home(library: str) -> None:
     users = {
         n for n, path in MODULES.items() if library in {i.split(".")[0] for i in imports(path)}
     }
-    strangers = {n for n in users if not {n, n.split(".")[0]} & HOMES[library]}
+    strangers = {n for n in users if not {n, *above(n)} & HOMES[library]}
     assert users, f"nobody imports {library}"
     assert not strangers
 
@@ -138,5 +147,16 @@ def test_help_loads_neither_torch_nor_pydicom() -> None:
     assert not loaded("import medxlate; medxlate.__version__") & heavy
 
 
-def test_training_needs_no_pydicom() -> None:
-    assert not loaded("import medxlate.training.train") & {"pydicom", "tifffile", "matplotlib"}
+def test_training_needs_no_library_that_reads_images() -> None:
+    readers = {"pydicom", "SimpleITK", "tifffile", "matplotlib"}
+    assert not loaded("import medxlate.training.train") & readers
+
+
+def test_preparing_needs_no_torch() -> None:
+    assert not loaded("import medxlate.dataset.prepare") & {"torch", "timm", "matplotlib"}
+
+
+def test_a_process_that_prepares_loads_only_what_its_files_need() -> None:
+    """Every worker pays for what reading imports, and PNG needs neither DICOM nor volumes."""
+    code = "import medxlate.dataset.parts, medxlate.images.scans"
+    assert not loaded(code) & {"torch", "pydicom", "SimpleITK", "tifffile", "rich"}

@@ -21,10 +21,16 @@ AGE = Task(kind="regression", name="age", unit="years")
 
 def write_dataset(folder: Path, images, labels, *, task: Task = AGE, shard_bytes: int) -> Modality:
     """Write a dataset of one modality without prepare; image i belongs to patient i // 2."""
-    writer = ShardWriter(folder / "mri" / "shards", shard_bytes=shard_bytes)
     rows = []
+    writer: ShardWriter | None = None
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-        shard, row = writer.append(image)
+        writer = writer or ShardWriter(
+            folder / "mri" / "shards",
+            size=image.shape[0],
+            dtype=image.dtype,
+            shard_bytes=shard_bytes,
+        )
+        shard, row = writer.append(image.tobytes())
         rows.append({"shard": shard, "row": row, "patient": f"p{i // 2}", "label": label})
     writer.close()
     pd.DataFrame(rows).to_parquet(folder / "mri" / "slices.parquet", index=False)
@@ -32,6 +38,7 @@ def write_dataset(folder: Path, images, labels, *, task: Task = AGE, shard_bytes
     info = ModalityInfo(
         recipe=Recipe(kind="as-is"),
         images=len(rows),
+        series=len(rows),
         patients=(len(rows) + 1) // 2,
         widths=(size, size),
         heights=(size, size),

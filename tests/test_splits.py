@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -7,14 +8,30 @@ import pandas as pd
 import pytest
 
 from medxlate.config import SplitConfig
+from medxlate.dataset.duplicates import NEAR
 from medxlate.dataset.splits import PARTS, Split, check_no_leak, split_patients
 from medxlate.errors import DataError
+
+
+def hash_of(text: str) -> str:
+    """A perceptual hash; those of two texts differ in about half of their 512 bits."""
+    return hashlib.sha512(text.encode()).hexdigest()
+
+
+def nearly(perceptual_hash: str, *, bits: int) -> str:
+    """The hash with that many bits turned."""
+    turned = np.random.default_rng(0).permutation(512)[:bits]
+    return f"{int(perceptual_hash, 16) ^ sum(1 << int(bit) for bit in turned):0128x}"
 
 
 def table(patients, *, per_patient: int = 3, prefix: str = "image") -> pd.DataFrame:
     """A modality in which every image is different."""
     rows = [
-        {"patient": f"p{patient:03d}", "pixel_hash": f"{prefix} {patient} {i}"}
+        {
+            "patient": f"p{patient:03d}",
+            "pixel_hash": f"{prefix} {patient} {i}",
+            "perceptual_hash": hash_of(f"{prefix} {patient} {i}"),
+        }
         for patient in patients
         for i in range(per_patient)
     ]
@@ -97,11 +114,49 @@ def test_an_image_filed_under_two_ids_keeps_the_patients_together(seed):
     check_no_leak(split, slices.values())
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_nearly_identical_image_keeps_the_patients_together(seed):
+    slices = mixed()
+    mri, ct = slices["mri"], slices["ct"]
+    shared = mri["perceptual_hash"][mri.index[mri["patient"] == "p001"][0]]
+    two = mri.index[mri["patient"] == "p002"][0]
+    mri.loc[two, "perceptual_hash"] = nearly(shared, bits=NEAR)
+    ct.loc[ct["patient"] == "p110", "perceptual_hash"] = nearly(shared, bits=7)
+    split = split_patients(slices, target="ct", config=SplitConfig(seed=seed))
+    assert side(split, "p001") == side(split, "p002") == side(split, "p110")
+    check_no_leak(split, slices.values())
+
+
+def test_images_that_are_only_alike_do_not_join_patients():
+    slices = {"ct": table(range(3), per_patient=1)}
+    ct = slices["ct"]
+    ct.loc[1, "perceptual_hash"] = nearly(ct["perceptual_hash"][0], bits=NEAR + 1)
+    split = split_patients(slices, target="ct", config=SplitConfig())
+    assert [len(split.parts[part]) for part in PARTS] == [1, 1, 1]
+
+
+def test_a_chain_through_most_patients_is_refused():
+    frame = table(range(50))
+    for patient in range(25):  # each resembles the next, the first and the last not at all
+        one, two = (frame.index[frame["patient"] == f"p{p:03d}"] for p in (patient, patient + 1))
+        hashes = frame["perceptual_hash"]
+        frame.loc[two[0], "perceptual_hash"] = nearly(hashes[one[1]], bits=20)
+    with pytest.raises(DataError, match=r"join 26 of 50 ct patients into one group.*leave those"):
+        split_patients({"ct": frame}, target="ct", config=SplitConfig())
+
+
+def test_a_table_of_an_older_version_must_be_prepared_again():
+    frame = table(range(5)).drop(columns="perceptual_hash")
+    with pytest.raises(DataError, match=r"no perceptual hashes.*prepare RAW"):
+        split_patients({"ct": frame}, target="ct", config=SplitConfig())
+
+
 def test_a_split_without_enough_patients_is_a_clear_error():
     with pytest.raises(DataError, match=r"no ct patient for .*there are 2 patients.*At least 3"):
         split_patients({"ct": table(range(2))}, target="ct", config=SplitConfig())
     same = table(range(5))
     same["pixel_hash"] = "the same image"
+    same["perceptual_hash"] = hash_of("the same image")
     with pytest.raises(DataError, match="5 patients in 1 independent groups"):
         split_patients({"ct": same}, target="ct", config=SplitConfig())
 
@@ -136,6 +191,14 @@ def test_the_guard_finds_an_image_planted_across_modalities():
     source, target = table(range(4)), table([3], prefix="ct")
     target.loc[0, "pixel_hash"] = source["pixel_hash"][0]
     with pytest.raises(DataError, match="identical image"):
+        check_no_leak(planted(), [source, target])
+
+
+@pytest.mark.parametrize("bits", [0, NEAR])
+def test_the_guard_finds_a_planted_near_duplicate_across_modalities(bits):
+    source, target = table(range(4)), table([3], prefix="ct")
+    target.loc[0, "perceptual_hash"] = nearly(source["perceptual_hash"][0], bits=bits)
+    with pytest.raises(DataError, match="A nearly identical image is in train and in test"):
         check_no_leak(planted(), [source, target])
 
 

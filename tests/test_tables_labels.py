@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
@@ -11,13 +12,21 @@ from medxlate.dataset.annotate import Annotator, pseudonym
 from medxlate.dataset.fields import parse_field
 from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import parse_label
-from medxlate.dataset.options import PRESETS, PrepareOptions, apply_preset
-from medxlate.dataset.table import RowFinder, Table, read_table
+from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
 from medxlate.errors import DataError, UsageError
-from medxlate.images.find import FoundImage
+from medxlate.images.scan import Format, FoundImage, Scan
 
-PNG = FoundImage(Path("a.png"), "a.png", "png", False)
-DICOM = FoundImage(Path("a.dcm"), "a.dcm", "dicom", False)
+
+def scan(format_: Format, *names: str) -> Scan:
+    """A scan of these files."""
+    files = tuple(FoundImage(Path(name), name, format_, False) for name in names)
+    return Scan(names[0], format_, files)
+
+
+PNG = scan("png", "a.png")
+DICOM = scan("dicom", "a.dcm", "b.dcm")
+NIFTI = scan("nifti", "a.nii.gz")
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
@@ -129,6 +138,11 @@ def test_the_full_path_wins_over_the_mere_name():
     assert rows.find("one/a.png", None)["age"] == "1"
 
 
+@pytest.mark.parametrize("name", ["sub/v.1.nii.gz", "v.1.nii.gz", "sub/v.1", "v.1"])
+def test_nii_gz_is_one_suffix(name):
+    assert finder((name, "60")).find("sub/v.1.nii.gz", None)["age"] == "60"
+
+
 def test_a_row_is_found_by_patient():
     rows = finder(("P1", "60"), ("P2", "61"), by_patient=True)
     assert rows.find("P1/a.png", "P2")["age"] == "61"
@@ -148,6 +162,45 @@ def test_rows_that_agree_count_once_and_contradicting_ones_are_an_error():
         rows.find("b.png", None)
     indifferent = finder(("b.png", "60"), ("b.png", "61"), relevant=("name",))
     assert indifferent.find("b.png", None)["name"] == "b.png"
+
+
+@pytest.fixture
+def sessions(tmp_path):
+    texts = {
+        "sub-1": "session_id\tage\tscanner\nses-a\t60\tX\nses-b\t62\tn/a\n",
+        "sub-2": "session_id\tage\na\t70\n",
+        "sub-3": "session_id\tage\nses-a\t50\nses-a\t51\n",
+        "sub-4": "visit\tage\nses-a\t50\n",
+    }
+    for subject, text in texts.items():
+        (tmp_path / subject).mkdir()
+        write(tmp_path / subject / f"{subject}_sessions.tsv", text)
+    return SessionTables(tmp_path)
+
+
+def test_a_session_completes_the_row_and_wins_where_it_knows_a_value(sessions):
+    row = {"age": "59", "scanner": "Y", "sex": "F"}
+    assert sessions.columns == {"session_id", "age", "scanner"}
+    first = sessions.complete("sub-1/ses-a/anat/x.nii", row)
+    assert first == {"session_id": "ses-a", "age": "60", "scanner": "X", "sex": "F"}
+    second = sessions.complete("sub-1/ses-b/anat/x.nii", row)
+    assert (second["age"], second["scanner"]) == ("62", "Y")
+    assert sessions.complete("sub-2/ses-a/anat/x.nii", row)["age"] == "70"
+    assert row == {"age": "59", "scanner": "Y", "sex": "F"}
+
+
+@pytest.mark.parametrize(
+    "relative", ["sub-1/ses-c/anat/x.nii", "sub-1/anat/x.nii", "sub-9/ses-a/anat/x.nii", "x.nii"]
+)
+def test_an_image_of_no_known_session_keeps_its_row(sessions, relative):
+    assert sessions.complete(relative, {"age": "59"}) == {"age": "59"}
+
+
+@pytest.mark.parametrize("subject", ["sub-3", "sub-4"])
+def test_a_sessions_table_that_contradicts_itself_concerns_its_subject_alone(sessions, subject):
+    with pytest.raises(DataError, match="sessions of the image's patient") as caught:
+        sessions.complete(f"{subject}/ses-a/anat/x.nii", {})
+    assert "sub-" not in str(caught.value)
 
 
 # --- labels ----------------------------------------------------------------------------------
@@ -242,6 +295,13 @@ def test_a_field_that_cannot_be_is_wrong_use(text, reason):
     assert caught.value.exit_code == 2
 
 
+def test_a_tag_may_be_a_json_key_only_where_there_are_volumes():
+    field = parse_field("tag:Manufacturer2", has_table=False, option="--label", sidecars=True)
+    assert field.value("a.nii", {}, {"Manufacturer2": "X"}) == "X"
+    with pytest.raises(UsageError, match=r"'age' is no DICOM attribute.*--labels"):
+        parse_field("age", has_table=False, option="--label", sidecars=True)
+
+
 # --- annotations -----------------------------------------------------------------------------
 
 
@@ -274,6 +334,54 @@ def test_dicom_patients_default_to_the_tag_patient_id():
         annotator.annotate("a.dcm", {"PatientAge": "018M"})
 
 
+def test_a_json_key_can_be_label_and_kept_of_volumes_but_of_nothing_else():
+    options = PrepareOptions(label="tag:ScanAge", patient="file", keep=("tag:Coil",))
+    annotator = Annotator(options, [PNG, NIFTI])
+    assert annotator.tags == ("ScanAge", "Coil")
+    found = annotator.annotate("a.nii.gz", {"ScanAge": "61.5", "Coil": "head"})
+    assert (found.label, found.patient, found.kept) == (61.5, "a.nii.gz", {"Coil": "head"})
+    with pytest.raises(DataError, match="label is missing"):
+        annotator.annotate("a.png", {})
+    with pytest.raises(UsageError, match="'ScanAge' is no DICOM attribute"):
+        Annotator(options, [PNG, DICOM])
+
+
+def test_a_name_that_fits_two_files_of_a_series_finds_no_row(tmp_path):
+    table = write(tmp_path / "t.csv", "file,age,who\nx.dcm,60,Ann\none/y.dcm,61,Bob\n")
+    options = PrepareOptions(label="age", labels=table, file="file", patient="who")
+    annotator = Annotator(options, [scan("dicom", "one/x.dcm", "two/x.dcm", "one/y.dcm")])
+    assert annotator.annotate("one/y.dcm", {}).label == 61
+    with pytest.raises(DataError, match="2 images are called so"):
+        annotator.annotate("one/x.dcm", {})
+
+
+@pytest.mark.parametrize("only_in_sessions", [True, False])
+def test_the_age_of_a_session_is_the_age_of_its_images(tmp_path, only_in_sessions):
+    participants = "participant_id\tsex\nsub-1\tF\nsub-2\tM\n"
+    if not only_in_sessions:
+        participants = "participant_id\tage\tsex\nsub-1\t40\tF\nsub-2\t41\tM\n"
+    (tmp_path / "sub-1").mkdir()
+    write(tmp_path / "sub-1" / "sub-1_sessions.tsv", "session_id\tage\nses-2\t44.5\n")
+    options = PrepareOptions(
+        label="age",
+        labels=write(tmp_path / "participants.tsv", participants),
+        patient="regex:(sub-[^/]+)/",
+        patient_column="participant_id",
+        sessions=tmp_path,
+        keep=("sex",),
+    )
+    annotator = Annotator(options, [NIFTI])
+    found = annotator.annotate("sub-1/ses-2/anat/x.nii.gz", {})
+    assert (found.label, found.patient, found.kept) == (44.5, "sub-1", {"sex": "F"})
+    if only_in_sessions:
+        with pytest.raises(DataError, match="label is missing"):
+            annotator.annotate("sub-2/anat/x.nii.gz", {})
+    else:
+        assert annotator.annotate("sub-2/anat/x.nii.gz", {}).label == 41
+    with pytest.raises(UsageError, match=r"no column 'agee' \(--label\)"):
+        Annotator(replace(options, label="agee"), [NIFTI])
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -282,6 +390,7 @@ def test_dicom_patients_default_to_the_tag_patient_id():
         ({"patient": "whoo"}, r"no column 'whoo' \(--patient\).*'who'"),
         ({"keep": ("sexx",)}, r"no column 'sexx' \(--keep\).*'sex'"),
         ({"file": "fil"}, r"no column 'fil' \(--file\).*'file'"),
+        ({"keep": ("age", "sexx")}, r"no column 'sexx' \(--keep\).*'sex'"),
         ({"patient": None}, "which images belong to one patient.*--patient"),
         ({"file": None}, "which row of the table.*--file"),
         ({"file": None, "patient": "folder:1"}, "cannot be matched.*--file.*--patient-column"),
@@ -336,22 +445,3 @@ def test_ages_are_recognised_by_their_name(label, task, name, unit):
 def test_a_name_and_unit_given_win():
     options = PrepareOptions(label="PatientAge", label_name="a", unit="months")
     assert (options.task_name, options.task_unit) == ("a", "months")
-
-
-def test_the_lgg_preset_fills_in_only_what_was_left_open(tmp_path):
-    table = write(tmp_path / "data.csv", "Patient,age\n")
-    options = apply_preset("lgg-mri", tmp_path, PrepareOptions())
-    assert options.labels == table
-    assert (options.channel, options.recipe, options.exclude) == (1, "as-is", ("*_mask.tif",))
-    own = PrepareOptions(label="death01", channel=0, recipe="percentile", exclude=("x*",))
-    options = apply_preset("lgg-mri", tmp_path, own)
-    assert (options.label, options.channel, options.recipe) == ("death01", 0, "percentile")
-    assert set(options.exclude) == {"x*", "*_mask.tif"}
-
-
-def test_an_unknown_preset_and_one_without_its_table_are_errors(tmp_path):
-    with pytest.raises(UsageError, match=r"no preset 'lgg'.*'lgg-mri'"):
-        apply_preset("lgg", tmp_path, PrepareOptions())
-    for name in PRESETS:
-        with pytest.raises(DataError, match=r"finds no data\.csv below"):
-            apply_preset(name, tmp_path, PrepareOptions())

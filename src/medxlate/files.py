@@ -10,11 +10,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import IO, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from medxlate.errors import MedxlateError, OutputError
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -133,6 +140,51 @@ def _replace_folder(new: Path, path: Path) -> None:
         raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs; it is free again however the process ends.
+
+    Raises:
+        OutputError: Another process holds it.
+    """
+    with _parents(path):
+        stream = path.open("a")
+        while not _lock(stream, path):
+            stream.close()
+            stream = path.open("a")
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            stream.close()
+
+
+def _lock(stream: IO[str], path: Path) -> bool:
+    """Lock an open file; return False where it is no longer the one at ``path``."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        raise OutputError(
+            f"Another medxlate is writing to {path.parent} (it holds {path.name}).",
+            "Wait until it has ended.",
+        ) from None
+    except OSError:  # a file system without locks
+        return True
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    return False
+
+
+def remove_stale(folder: Path, name: str) -> None:
+    """Remove what a killed ``whole_folder`` of ``folder / name`` left; call it under a lock."""
+    for suffix in ("partial", "old"):
+        for left in folder.glob(f".{name}.*.{suffix}"):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -77,7 +77,7 @@ def demo(
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> DemoResult:
-    """Generate patients as DICOM and PNG files and run every stage on them.
+    """Generate patients as DICOM and NIfTI files and run every stage on them.
 
     CT is the target and scarce, MRI the source; PET is prepared too, to try it. The joint method
     and the predictor on real CT alone make the same number of predictor updates on the same
@@ -98,7 +98,7 @@ def demo(
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     write_json(out / MARKER, {"finished": False})
-    listener(Stage(f"Generating patients as DICOM and PNG files in {out / 'raw'}"))
+    listener(Stage(f"Generating patients as DICOM and NIfTI files in {out / 'raw'}"))
     write_phantoms(out / "raw", patients=PATIENTS, slices=SLICES, size=SCAN_SIZE, seed=seed)
     dataset = _prepare(out, listener)
     joint = train(_config(out, "joint", seed), runs=out / "runs", name="joint", listener=listener)

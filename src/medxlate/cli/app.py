@@ -11,6 +11,7 @@ from medxlate.cli.demo import demo
 from medxlate.cli.evaluate import evaluate
 from medxlate.cli.predict import predict
 from medxlate.cli.prepare import prepare
+from medxlate.cli.scrub import scrub
 from medxlate.cli.train import train
 from medxlate.cli.translate import translate
 
@@ -38,13 +39,14 @@ def _root(
     """Translate medical images between modalities to make a better predictor.
 
     The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
-    **evaluate**. **demo** does all of it on generated images.
+    **evaluate**. **scrub** looks for patients' data in what is handed on. **demo** does all of it
+    on generated images.
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
 
 
-for command in (prepare, train, translate, predict, evaluate, demo):
+for command in (prepare, train, translate, predict, evaluate, scrub, demo):
     app.command()(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from medxlate.errors import UsageError
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
     from medxlate.dataset.index import DatasetInfo
+    from medxlate.dataset.prepare import PrepareResult
 
 
 def prepare(
@@ -51,7 +53,11 @@ def prepare(
     ] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="The label's unit.")] = None,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Layout of a public data set: lgg-mri.")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="Layout of a public data set: lgg-mri, ct-ich, head-neck-pet-ct or bids.",
+        ),
     ] = None,
     size: Annotated[
         int | None, typer.Option("--size", help="Side of the stored squares, px. Default: 256.")
@@ -60,15 +66,36 @@ def prepare(
         int | None, typer.Option("--channel", min=0, help="Channel of colour images, from 0.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Intensities: auto, ct, percentile or as-is.")
+        str, typer.Option("--recipe", help="Intensities: auto, ct, mr, pet, xray or as-is.")
     ] = "auto",
     window: Annotated[
         str | None,
-        typer.Option("--window", help="LEVEL,WIDTH in HU, recipe ct. Default: 40,400."),
+        typer.Option(
+            "--window",
+            help="LEVEL,WIDTH in HU (recipe ct) or SUV (pet), or brain, subdural, bone, lung, "
+            "soft-tissue, wide. Default: soft-tissue (40,400); 5,10 SUV.",
+        ),
     ] = None,
     percentiles: Annotated[
         str | None,
-        typer.Option("--percentiles", help="LOW,HIGH of recipe percentile. Default: 0.5,99.5."),
+        typer.Option("--percentiles", help="LOW,HIGH of recipes mr, xray. Default: 0.5,99.5."),
+    ] = None,
+    n4: Annotated[
+        bool, typer.Option("--n4", help="Correct each volume's bias field first (recipe mr).")
+    ] = False,
+    plane: Annotated[
+        str, typer.Option("--plane", help="How volumes are cut: axial, coronal or sagittal.")
+    ] = "axial",
+    volume: Annotated[
+        int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
+    ] = None,
+    dicom_modality: Annotated[
+        str | None,
+        typer.Option("--dicom-modality", help="Take only DICOM of this Modality: CT, MR, PT..."),
+    ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
     ] = None,
     exclude: Exclude = None,
     data: Data = Path("data"),
@@ -76,6 +103,12 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse instead of skipping what cannot be used.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read headers and labels; write nothing.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes. Default: one a core.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Read images and labels of one modality into the dataset folder.
@@ -85,15 +118,25 @@ def prepare(
     `medxlate prepare xrays --modality xray --labels meta.csv --label age --patient patientid --file filename`
 
     `medxlate prepare kaggle_3m --modality mri --preset lgg-mri`
+
+    A run that was stopped is continued by the same command; on unchanged input it does nothing.
     """  # noqa: E501
     from medxlate.cli.console import failures, reporting
 
-    with reporting(json=json) as reporter:
+    again = "Run the same command again: it continues with what is missing."
+    with reporting(json=json, interrupted=again) as reporter:
+        from dataclasses import asdict
+
         from medxlate.dataset.options import PrepareOptions
         from medxlate.dataset.prepare import prepare as run
+        from medxlate.images.orientation import PLANES
+        from medxlate.parallel import cores
 
         if task not in ("regression", "classification"):
             raise UsageError(f"--task {task} must be regression or classification.")
+        chosen = next((known for known in PLANES if known == plane), None)
+        if chosen is None:
+            raise UsageError(f"--plane {plane} must be axial, coronal or sagittal.")
         result = run(
             raw,
             modality=modality,
@@ -110,29 +153,68 @@ def prepare(
                 unit=unit,
                 channel=channel,
                 recipe=recipe,
-                window=_pair(window, "--window"),
+                window=_window(window),
                 percentiles=_pair(percentiles, "--percentiles"),
+                n4=n4,
+                plane=chosen,
+                volume=volume,
+                dicom_modality=dicom_modality,
+                include=tuple(include or ()),
                 exclude=tuple(exclude or ()),
+                workers=workers or cores(),
             ),
             preset=preset,
             size=size,
             overwrite=overwrite,
             strict=strict,
+            dry_run=dry_run,
             listener=reporter,
         )
-        info = result.dataset.modalities[modality]
+        tables: list[Table | str] = [outcome_table(result)]
+        if result.dataset is not None and not dry_run:
+            tables.append(dataset_table(result.dataset, title=f"The dataset {data}"))
+        dataset = None if result.dataset is None else result.dataset.model_dump(mode="json")
         reporter.result(
             {
                 "modality": modality,
-                "dataset": result.dataset.model_dump(mode="json"),
-                "skipped": result.skipped,
-                "notes": result.notes,
+                "state": result.state,
+                "dataset": dataset,
+                "images": result.images,
+                "scans": result.scans,
+                "patients": result.patients,
+                "skipped": dict(result.skipped),
+                "left_out": dict(result.left_out),
+                "notes": dict(result.notes),
+                "duplicates": [asdict(pair) for pair in result.duplicates],
                 "seconds": result.seconds,
             },
-            *failures(result.skipped),
-            dataset_table(result.dataset, title=f"The dataset {data}"),
-            f"{modality}: {info.images} images in {result.seconds:.1f} s",
+            *failures(dict(result.skipped)),
+            *tables,
+            _last_line(result),
         )
+
+
+def _last_line(result: PrepareResult) -> str:
+    """Say what was done."""
+    what = f"{result.modality}: {result.images}"
+    if result.state == "unchanged":
+        return f"{what} images, from the same files with the same options as before: nothing to do."
+    if result.state == "planned":
+        return f"{what} files of {result.scans} scans would be read; nothing was written."
+    return f"{what} images in {result.seconds:.1f} s"
+
+
+def outcome_table(result: PrepareResult) -> Table:
+    """Return how many files were read, used and skipped, by reason."""
+    from medxlate.cli.console import table
+
+    used = "would be used" if result.state == "planned" else "used"
+    rows = [[used, str(result.images), f"{result.scans} scans of {result.patients} patients"]]
+    rows += [["skipped", str(count), reason] for reason, count in result.reasons().items()]
+    rows += [["left out", str(count), reason] for reason, count in result.left_out.items()]
+    rows += [["noted", str(count), note] for note, count in Counter(result.notes.values()).items()]
+    rows += [["shared", str(len(result.duplicates)), "pairs of images of two patients"]]
+    return table(f"{result.modality}", ["", "images or files", "what"], rows)
 
 
 def dataset_table(dataset: DatasetInfo, *, title: str) -> Table:
@@ -157,6 +239,11 @@ def dataset_table(dataset: DatasetInfo, *, title: str) -> Table:
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}-{high}"
+
+
+def _window(text: str | None) -> str | tuple[float, float] | None:
+    """Return the name of a window, or its level and width."""
+    return text if text is not None and text[:1].isalpha() else _pair(text, "--window")
 
 
 def _pair(text: str | None, option: str) -> tuple[float, float] | None:

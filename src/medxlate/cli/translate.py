@@ -17,6 +17,7 @@ from medxlate.cli.options import (
     Overwrite,
     Precision,
 )
+from medxlate.errors import UsageError
 
 
 def translate(
@@ -27,13 +28,21 @@ def translate(
         str | None, typer.Option("--source", help="Source modality, where the model has several.")
     ] = None,
     exclude: Exclude = None,
+    phi: Annotated[
+        str,
+        typer.Option("--phi", help="Patients' attributes in DICOM: keep, pseudonymise or remove."),
+    ] = "pseudonymise",
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="A dataset's pseudonym.key, for the same pseudonyms."),
+    ] = None,
     batch_size: BatchSize = 8,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Translate images to the target modality: one output per input, same tree, size and stem.
+    """Translate images to the target modality: same tree, same format, same geometry.
 
     `medxlate translate ./mri_dir --out ./fake_ct`
 
@@ -42,14 +51,20 @@ def translate(
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
+        from medxlate.images.pseudonym import PHI
         from medxlate.inference.translate import translate as run
 
+        policy = next((known for known in PHI if known == phi), None)
+        if policy is None:
+            raise UsageError(f"--phi {phi} must be keep, pseudonymise or remove.")
         result = run(
             images,
             out=out,
             model=model,
             source=source,
             exclude=exclude or (),
+            phi=policy,
+            key=key,
             device=device,
             precision=precision,
             batch_size=batch_size,
@@ -59,11 +74,13 @@ def translate(
         reporter.result(
             {
                 "out": str(result.out),
-                "images": result.images,
+                "files": result.files,
+                "slices": result.slices,
                 "failed": result.failed,
                 "seconds": result.seconds,
             },
-            f"{result.images} synthetic images in {result.out} ({result.seconds:.1f} s).",
+            f"{result.slices} synthetic slices in {result.files} files in {result.out} "
+            f"({result.seconds:.1f} s).",
         )
         kept = f"The others are in {result.out}; its translation.json lists all."
         reporter.end_with(result.failed, "translated", kept)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.table import RowFinder, Table, read_table
+from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
 from medxlate.errors import DataError, UsageError
-from medxlate.images.find import FoundImage
+from medxlate.images.scan import VOLUME_FORMATS, Scan
 
 
 @dataclass(frozen=True)
@@ -30,27 +29,31 @@ class Annotator:
 
     Args:
         options: Where they come from.
-        images: The images found, to choose the default source of patients.
+        scans: The scans found: they decide the default source of patients and whether a tag may
+            be a key of a JSON file, and a name in the table must fit only one of their files.
 
     Raises:
         UsageError: The options contradict each other or name what does not exist.
         DataError: The label table cannot be read.
     """
 
-    def __init__(self, options: PrepareOptions, images: Iterable[FoundImage]) -> None:
+    def __init__(self, options: PrepareOptions, scans: Sequence[Scan]) -> None:
         table = read_table(options.labels) if options.labels is not None else None
-        has_table = table is not None
         if options.label is None:
             raise UsageError(
                 "A label is needed.", "Name a column with --label, or a DICOM tag (PatientAge)."
             )
+        parse = partial(
+            parse_field,
+            has_table=table is not None,
+            sidecars=any(scan.format in VOLUME_FORMATS for scan in scans),
+        )
         self._kind: TaskKind = options.task
         self._decimal_comma = table is not None and table.decimal_comma
-        self._label = parse_field(options.label, has_table=has_table, option="--label")
-        self._patient = _patient_field(options, images, has_table=has_table)
+        self._label = parse(options.label, option="--label")
+        self._patient = _patient_field(options, scans, parse)
         self._kept = {
-            name.rpartition(":")[2]: parse_field(name, has_table=has_table, option="--keep")
-            for name in options.keep
+            name.rpartition(":")[2]: parse(name, option="--keep") for name in options.keep
         }
         for name in COLUMNS:
             if name in self._kept:
@@ -58,23 +61,34 @@ class Annotator:
                     f"--keep {name}: the index has a column '{name}' of its own.",
                     "Rename the table's column to keep it.",
                 )
-        self._rows = (
-            _row_finder(options, table, self._patient, self._fields(), images) if table else None
-        )
+        self._sessions = SessionTables(options.sessions) if options.sessions is not None else None
+        self._rows: RowFinder | None = None
+        if table is not None:
+            further = self._sessions.columns if self._sessions is not None else frozenset()
+            _check_columns(table, self._fields(), further)
+            columns = [field.name for field in self._fields() if field.kind == "column"]
+            relevant = [column for column in columns if column in table.columns]
+            self._rows = _row_finder(options, table, self._patient, relevant, scans)
 
     @property
     def tags(self) -> tuple[str, ...]:
-        """The DICOM attributes that must be read along."""
+        """The DICOM attributes or JSON keys that must be read along."""
         return tuple(field.name for field in self._fields() if field.kind == "tag")
 
     def annotate(self, relative: str, tags: Mapping[str, str]) -> Annotation:
         """Return what is known of the image at a relative path.
+
+        Args:
+            relative: The file's path below the folder that was searched.
+            tags: Its DICOM attributes, or the keys of the JSON file beside it, as text.
 
         Raises:
             DataError: Its label or its patient is missing or not valid.
         """
         patient = self._patient.value(relative, {}, tags)
         row = self._rows.find(relative, patient) if self._rows else {}
+        if self._sessions is not None:
+            row = self._sessions.complete(relative, row)
         patient = patient or self._patient.value(relative, row, tags)
         if not patient:
             raise DataError("the patient is unknown")
@@ -90,17 +104,12 @@ class Annotator:
         return [self._label, self._patient, *self._kept.values()]
 
 
-def pseudonym(patient: str, key: bytes) -> str:
-    """Return the patient's pseudonym: the same for the same id and key, in every modality."""
-    return "p" + hmac.new(key, patient.encode(), hashlib.sha256).hexdigest()[:16]
-
-
 def _patient_field(
-    options: PrepareOptions, images: Iterable[FoundImage], *, has_table: bool
+    options: PrepareOptions, scans: Iterable[Scan], parse: Callable[..., Field]
 ) -> Field:
     if options.patient is not None:
-        return parse_field(options.patient, has_table=has_table, option="--patient")
-    if all(image.format == "dicom" for image in images):
+        return parse(options.patient, option="--patient")
+    if all(scan.format == "dicom" for scan in scans):
         return Field("tag", "PatientID")
     raise UsageError(
         "It is not known which images belong to one patient.",
@@ -109,23 +118,25 @@ def _patient_field(
     )
 
 
+def _check_columns(table: Table, fields: Sequence[Field], further: frozenset[str]) -> None:
+    """Raise UsageError unless the table, or ``further``, has each field's column."""
+    options = ("--label", "--patient", *["--keep"] * len(fields))
+    for field, option in zip(fields, options, strict=False):
+        if field.kind == "column" and field.name not in further:
+            table.check_column(field.name, option=option)
+
+
 def _row_finder(
     options: PrepareOptions,
     table: Table,
     patient: Field,
-    fields: Iterable[Field],
-    images: Iterable[FoundImage],
+    relevant: Sequence[str],
+    scans: Iterable[Scan],
 ) -> RowFinder:
-    """Check the columns and choose how rows are matched: by file or by patient."""
-    for field, option in zip(fields, ("--label", "--patient"), strict=False):
-        if field.kind == "column":
-            table.check_column(field.name, option=option)
-    relevant = [field.name for field in fields if field.kind == "column"]
-    for column in relevant:
-        table.check_column(column, option="--keep")
+    """Choose how rows are matched: by file or by patient."""
     if options.file is not None:
         table.check_column(options.file, option="--file")
-        names = [image.relative for image in images]
+        names = [file.relative for scan in scans for file in scan.files]
         return RowFinder(table, options.file, by_patient=False, relevant=relevant, images=names)
     if patient.kind == "column":
         raise UsageError(

@@ -18,9 +18,10 @@ class Field:
     """A source of values.
 
     Attributes:
-        kind: ``column`` of the label table, DICOM ``tag``, ``folder`` level (1: the first below
-            the root; -1: the one that holds the file), ``regex`` on the relative path (its first
-            group, or the whole match), or ``file``: the relative path itself.
+        kind: ``column`` of the label table, ``tag`` (a DICOM attribute or a key of the JSON file
+            beside a volume), ``folder`` level (1: the first below the root; -1: the one that
+            holds the file), ``regex`` on the relative path (its first group, or the whole
+            match), or ``file``: the relative path itself.
         name: Column, keyword, level or pattern.
     """
 
@@ -50,10 +51,17 @@ class Field:
         return self.from_path(relative)
 
 
-def parse_field(text: str, *, has_table: bool, option: str) -> Field:
+def parse_field(text: str, *, has_table: bool, option: str, sidecars: bool = False) -> Field:
     """Read ``column:X``, ``tag:X``, ``folder:N``, ``regex:X`` or ``file``.
 
     A bare name is a column where there is a table, else a DICOM tag.
+
+    Args:
+        text: What the user said.
+        has_table: Whether there is a label table.
+        option: Where it was said, for messages.
+        sidecars: Whether ``tag:X`` may name a key of the JSON files beside volumes; else it
+            must be a DICOM attribute.
 
     Raises:
         UsageError: A column without a table, a tag that does not exist, a bad level or pattern.
@@ -62,15 +70,16 @@ def parse_field(text: str, *, has_table: bool, option: str) -> Field:
         return Field("file", "")
     kind, colon, name = text.partition(":")
     if not colon or kind not in ("column", "tag", "folder", "regex"):
-        kind, name = ("column" if has_table else "tag"), text
+        kind, name, sidecars = ("column" if has_table else "tag"), text, False
     if kind == "column":
         if not has_table:
             raise UsageError(f"{option} {text} names a column.", "Give the table with --labels.")
         return Field("column", name)
     if kind == "tag":
-        from medxlate.images.dicom import check_keyword
+        if not sidecars:
+            from medxlate.images.dicom.tags import check_keyword
 
-        check_keyword(name)
+            check_keyword(name)
         return Field("tag", name)
     if kind == "folder":
         if not re.fullmatch(r"-?[1-9]\d*", name):

@@ -28,11 +28,14 @@ COLUMNS = (
     "patient",
     "label",
     "file",
+    "series",
+    "position",
     "height",
     "width",
     "pixel_hash",
+    "perceptual_hash",
 )
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEY_FILE = "pseudonym.key"
 SUMMARY = "dataset.json"
 MODALITY_FILE = "modality.json"
@@ -45,6 +48,7 @@ class ModalityInfo(BaseModel):
     Attributes:
         recipe: Its intensity recipe.
         images: How many slices there are.
+        series: From how many series, volumes or single images.
         patients: From how many patients.
         widths: Smallest and largest original width, pixels.
         heights: Smallest and largest original height, pixels.
@@ -55,6 +59,7 @@ class ModalityInfo(BaseModel):
 
     recipe: Recipe
     images: int
+    series: int
     patients: int
     widths: tuple[int, int]
     heights: tuple[int, int]
@@ -198,12 +203,21 @@ def load_key(folder: Path) -> bytes:
                 "Put it back, or prepare all modalities into another folder.",
             )
         return secrets.token_bytes(KEY_BYTES)
+    return read_key(path)
+
+
+def read_key(path: Path) -> bytes:
+    """Return the secret in a key file.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii"))
-    except ValueError:
+    except (OSError, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise DataError(f"{path} is damaged; patients cannot be matched with it.")
+        raise DataError(f"{path} is missing or damaged; patients cannot be matched with it.")
     return key
 
 

@@ -1,35 +1,45 @@
-"""What ``prepare`` is told about a folder of images, and presets for public data sets."""
+"""What ``prepare`` is told about a folder of images."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from medxlate.dataset.labels import TaskKind
-from medxlate.errors import DataError, UsageError, nearest
+from medxlate.images.orientation import Plane
 
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Where labels, patients and intensities come from.
+    """Which images are taken, and where labels, patients and intensities come from.
 
     Attributes:
-        label: Column or DICOM tag of the label; also ``column:X`` or ``tag:X``.
+        label: Column or tag of the label; also ``column:X`` or ``tag:X``. A tag is a DICOM
+            attribute or, for volume files, a key of the JSON file beside them.
         labels: The label table.
         file: The table's column that names images (file name, stem or relative path).
         patient: Column, tag, ``folder:N``, ``regex:X`` or ``file``; default: tag PatientID.
         patient_column: The table's column of patients, where rows are matched by patient.
+        sessions: The folder of BIDS subjects whose ``sub-X/sub-X_sessions.tsv`` complete the
+            table: what they say of an image's session wins.
         keep: Further columns or tags to keep in the index (sex, site...).
         task: ``regression`` or ``classification``.
         label_name: What the label is called; default: ``age`` for ages, else as in ``label``.
         unit: The label's unit; default: years for ages.
+        include: Glob patterns; where there are any, only files that match one are taken. A
+            pattern with a slash is held against the relative path (``**`` stands for any number
+            of folders), another against the file name.
+        exclude: Glob patterns of files to leave out.
+        dicom_modality: Take only DICOM series of this Modality (CT, MR, PT...).
+        plane: The plane along which volumes are cut: ``axial``, ``coronal`` or ``sagittal``.
+        volume: Which volume of 4-D files is read, from 0.
         channel: Channel of colour images, from 0.
-        recipe: ``auto``, ``ct``, ``percentile`` or ``as-is``.
-        window: Level and width in HU of the recipe ct.
-        percentiles: Of the recipe percentile.
-        exclude: Glob patterns of file names to leave out.
+        recipe: ``auto``, ``ct``, ``mr``, ``pet``, ``xray`` or ``as-is``.
+        window: A preset's name or level and width, HU for the recipe ct, SUVbw for pet.
+        percentiles: Of the recipes mr and xray.
+        n4: Whether the bias field of each volume is corrected first (N4); recipe mr.
+        workers: How many processes read at once; default: as many as there are cores.
     """
 
     label: str | None = None
@@ -37,15 +47,22 @@ class PrepareOptions:
     file: str | None = None
     patient: str | None = None
     patient_column: str | None = None
+    sessions: Path | None = None
     keep: tuple[str, ...] = ()
     task: TaskKind = "regression"
     label_name: str | None = None
     unit: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    dicom_modality: str | None = None
+    plane: Plane = "axial"
+    volume: int | None = None
     channel: int | None = None
     recipe: str = "auto"
-    window: tuple[float, float] | None = None
+    window: str | tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
-    exclude: tuple[str, ...] = ()
+    n4: bool = False
+    workers: int | None = None
 
     @property
     def task_name(self) -> str:
@@ -66,38 +83,3 @@ class PrepareOptions:
     def _is_age(name: str) -> bool:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
         return "age" in re.split(r"[^a-z]+", words)
-
-
-def lgg_mri(raw: Path, options: PrepareOptions) -> PrepareOptions:
-    """Fill in the layout of the LGG MRI segmentation set (Buda 2019), the paper's MRI source.
-
-    ``kaggle_3m/<case>/<case>_<slice>.tif`` with pre-contrast T1, FLAIR and post-contrast T1 as
-    channels (FLAIR unless ``channel`` says otherwise), ``*_mask.tif`` left out, ages in
-    ``data.csv`` by patient: the first 12 characters of the case.
-    """
-    tables = sorted(raw.rglob("data.csv"))
-    if options.labels is None and not tables:
-        raise DataError(
-            f"The preset lgg-mri finds no data.csv below {raw}.",
-            "Name the folder kaggle_3m or one above it.",
-        )
-    return replace(
-        options,
-        labels=options.labels or tables[0],
-        label=options.label or "age_at_initial_pathologic",
-        patient=options.patient or r"regex:(TCGA_\w\w_\w{4})_\d+_\d+\.tif$",
-        patient_column=options.patient_column or "Patient",
-        channel=1 if options.channel is None else options.channel,
-        recipe="as-is" if options.recipe == "auto" else options.recipe,
-        exclude=(*options.exclude, "*_mask.tif"),
-    )
-
-
-PRESETS: dict[str, Callable[[Path, PrepareOptions], PrepareOptions]] = {"lgg-mri": lgg_mri}
-
-
-def apply_preset(name: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
-    """Return the options with the preset's choices where the user made none."""
-    if name not in PRESETS:
-        raise UsageError(f"There is no preset '{name}' of prepare.", nearest(name, PRESETS))
-    return PRESETS[name](raw, options)

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-import medxlate
-from medxlate.dataset.annotate import Annotator, pseudonym
+from medxlate.dataset.assemble import Assembled, assemble
+from medxlate.dataset.duplicates import Duplicate, near_duplicates
+from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import (
     MODALITY_FILE,
     SUMMARY,
+    Dataset,
     DatasetInfo,
     ModalityInfo,
     load_key,
     read_info,
     save_key,
 )
-from medxlate.dataset.labels import Task
-from medxlate.dataset.options import PrepareOptions, apply_preset
-from medxlate.dataset.shards import ShardWriter
-from medxlate.errors import DataError, ImageError, UsageError
-from medxlate.events import Listener, Stage, Warned, silent, tracked
-from medxlate.files import check_free, whole_file, whole_folder, write_json
-from medxlate.images.find import NOT_AN_IMAGE, FoundImage, find_images
-from medxlate.images.image import Image
-from medxlate.images.read import read_image, stored_bits
-from medxlate.images.recipes import Recipe, make_recipe
+from medxlate.dataset.join import agreed_size, check_task, joined
+from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.parts import Task, crashed_part, write_part
+from medxlate.dataset.plan import Plan, make_plan, plain, stamp
+from medxlate.dataset.presets import apply_preset
+from medxlate.errors import DataError, MedxlateError, UsageError
+from medxlate.events import Listener, Progress, Stage, Warned, silent
+from medxlate.files import (
+    check_free,
+    locked,
+    read_json,
+    remove_stale,
+    whole_file,
+    whole_folder,
+    write_json,
+)
+from medxlate.images.find import Search, find_images
+from medxlate.parallel import Mapper, processes
 
-DEFAULT_SIZE = 256
 MARKER = "prepare.json"
+FEW = 48  # files: below that, starting processes takes longer than it saves
+LISTED_PAIRS = 1000
 
 
 @dataclass(frozen=True)
@@ -44,18 +55,35 @@ class PrepareResult:
     """What ``prepare`` did.
 
     Attributes:
-        dataset: The whole dataset as it now is.
+        dataset: The whole dataset as it now is; as it was, where nothing was written.
         modality: The modality just prepared.
-        skipped: Files left out, and why.
+        state: ``prepared``; ``unchanged``: it was there already, made from the same files with
+            the same options; ``planned``: a dry run.
+        images: How many slices the modality holds, or, of a dry run, the files that would be read.
+        scans: How many series, volumes and single images were read.
+        patients: From how many patients.
+        skipped: Files left out because they cannot be used, and why.
+        left_out: How many files the options left out, by reason.
         notes: Files that were read although something about them is odd.
+        duplicates: Images that two patients share, exactly or nearly.
         seconds: How long it took.
     """
 
-    dataset: DatasetInfo
+    dataset: DatasetInfo | None
     modality: str
-    skipped: dict[str, str]
-    notes: dict[str, str]
-    seconds: float
+    state: str
+    images: int
+    scans: int
+    patients: int
+    skipped: Mapping[str, str]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    duplicates: tuple[Duplicate, ...] = ()
+    seconds: float = 0.0
+
+    def reasons(self) -> dict[str, int]:
+        """Return how many files were skipped, by reason, most frequent first."""
+        return dict(Counter(self.skipped.values()).most_common())
 
 
 def prepare(
@@ -68,130 +96,254 @@ def prepare(
     size: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
+    dry_run: bool = False,
     listener: Listener = silent,
 ) -> PrepareResult:
     """Read a folder of images of one modality into a dataset folder.
 
+    The same files and options give the same bytes, whatever the number of processes. A run that
+    was stopped is continued by the next one; on unchanged input nothing is done.
+
     Args:
-        raw: Folder (searched recursively) of PNG, JPEG, TIFF and single-frame DICOM files.
+        raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG and TIFF.
         modality: What to call it: ct, mri, pet, xray...
         data: The dataset folder; further modalities are added to the same one.
         options: Labels, patients, intensities.
-        preset: A public data set's layout: ``lgg-mri``.
+        preset: A public data set's layout; see ``presets.PRESETS``.
         size: Side of the stored squares, pixels; default 256, or what the dataset has.
         overwrite: Whether to replace the modality if it is there already.
-        strict: Whether a file without image, label or patient is an error.
+        strict: Whether a file that cannot be used is an error.
+        dry_run: Whether to read headers and labels only and to write nothing.
         listener: Told of progress and warnings.
 
     Raises:
         UsageError: Options that contradict each other.
         DataError, ImageError: Nothing usable, or under ``strict`` anything unusable.
-        OutputError: The modality exists already.
+        OutputError: The modality exists already, made from something else.
     """
     began = time.monotonic()
     raw, data, options = Path(raw), Path(data), options or PrepareOptions()
     _check_name(modality)
-    check_free(data / modality, marker=MARKER, overwrite=overwrite)
     if preset is not None:
-        options = apply_preset(preset, raw, options)
-    search = find_images(raw, exclude=options.exclude)
-    annotator = Annotator(options, search.images)
+        options = apply_preset(preset, modality, raw, options)
+    search = find_images(raw, include=options.include, exclude=options.exclude)
     existing = read_info(data)
-    size = _agreed_size(size, existing)
-    _check_task(existing, modality, options)
-    recipe = _first_recipe(search.images, options, modality)
-    key = load_key(data)
-    # Leaving the block puts first the folder in its place, then the summary.
-    with (
-        whole_file(data / SUMMARY) as summary,
-        whole_folder(data / modality, marker=MARKER, overwrite=overwrite) as partial,
-    ):
-        listener(Stage(f"Preparing {modality}: {len(search.images)} images in {raw}"))
-        store = _Store(partial, recipe=recipe, size=size, key=key)
-        skipped = dict.fromkeys(search.not_images, NOT_AN_IMAGE)
-        for found in tracked(
-            search.images, task="images", total=len(search.images), listener=listener
+    size = agreed_size(size, existing)
+    check_task(existing, modality, options)
+    if dry_run:
+        with _mapper(search, options) as mapper:
+            plan = make_plan(
+                search, modality=modality, options=options, mapper=mapper, listener=listener
+            )
+        return _planned(plan, modality, existing, began)
+    mark = stamp(search, options, size=size)
+    with locked(data / f".{modality}.lock"):
+        if not overwrite and (done := _unchanged(data, modality, mark, began)):
+            shutil.rmtree(_work(data, modality), ignore_errors=True)
+            return done
+        check_free(data / modality, marker=MARKER, overwrite=overwrite)
+        remove_stale(data, modality)
+        job = _Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
+        try:
+            result = job.run(search)
+        except MedxlateError:
+            shutil.rmtree(job.work, ignore_errors=True)
+            raise
+        shutil.rmtree(job.work, ignore_errors=True)
+    return replace(result, seconds=round(time.monotonic() - began, 3))
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One run that writes; see ``prepare`` for the attributes."""
+
+    raw: Path
+    data: Path
+    modality: str
+    options: PrepareOptions
+    size: int
+    mark: str
+    overwrite: bool
+    strict: bool
+    listener: Listener
+
+    @property
+    def work(self) -> Path:
+        return _work(self.data, self.modality)
+
+    def run(self, search: Search) -> PrepareResult:
+        total = len(search.images)
+        self.listener(Stage(f"Preparing {self.modality}: {total} files in {self.raw}"))
+        with _mapper(search, self.options) as mapper:
+            plan = make_plan(
+                search,
+                modality=self.modality,
+                options=self.options,
+                mapper=mapper,
+                listener=self.listener,
+            )
+            self.work.mkdir(parents=True, exist_ok=True)
+            tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
+            self._read(tasks, mapper)
+        return self._write(plan, tasks)
+
+    def _read(self, tasks: list[Task], mapper: Mapper) -> None:
+        """Write the parts that are missing."""
+        total, done = sum(len(task.scan.files) for task in tasks), 0
+        self.listener(Progress("files", 0, total))
+        for files in mapper(write_part, tasks, crashed_part):
+            done += files
+            self.listener(Progress("files", done, total))
+
+    def _write(self, plan: Plan, tasks: list[Task]) -> PrepareResult:
+        """Put the parts together. First the folder comes to its place, then the summary."""
+        key = load_key(self.data)
+        with (
+            whole_file(self.data / SUMMARY) as summary,
+            whole_folder(
+                self.data / self.modality, marker=MARKER, overwrite=self.overwrite
+            ) as partial,
         ):
-            try:
-                store.add(found, annotator)
-            except (ImageError, DataError) as problem:
-                skipped[found.relative] = str(problem).replace(str(found.path), "the file")
-        _refuse(skipped, store, options, strict=strict)
-        info = store.finish()
-        existing = read_info(data)  # another prepare may have added a modality meanwhile
-        size = _agreed_size(size, existing)
-        _check_task(existing, modality, options)
-        task = Task(kind=options.task, name=options.task_name, unit=options.task_unit)
-        dataset = _joined(existing, modality, info, task=task, size=size)
-        notes = {i.relative: f"is {i.format}" for i in search.images if i.suffix_lies}
-        seconds = round(time.monotonic() - began, 3)
-        record = {"skipped": skipped, "notes": notes, "other_files": search.others}
-        write_json(partial / MARKER, {**record, "seconds": seconds, "options": _plain(options)})
-        save_key(data, key)
-        write_json(partial / MODALITY_FILE, info.model_dump(mode="json"))
-        summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    if skipped:
-        listener(
-            Warned(f"{len(skipped)} files were left out; {data / modality / MARKER} lists why.")
-        )
-    return PrepareResult(dataset, modality, skipped, notes, seconds)
+            content = assemble(partial, plan, tasks, size=self.size, key=key)
+            skipped = dict(sorted({**plan.found.skipped, **content.skipped}.items()))
+            info = self._usable(content, skipped)
+            existing = read_info(self.data)  # another prepare may have added a modality meanwhile
+            agreed_size(self.size, existing)
+            check_task(existing, self.modality, self.options)
+            dataset = joined(existing, self.modality, info, options=self.options, size=self.size)
+            pairs = self._duplicates(content.table, existing)
+            result = PrepareResult(
+                dataset,
+                self.modality,
+                "prepared",
+                images=info.images,
+                scans=info.series,
+                patients=info.patients,
+                skipped=skipped,
+                left_out=plan.found.left_out,
+                notes=dict(sorted(plan.found.notes.items())),
+                duplicates=tuple(pairs),
+            )
+            write_json(partial / MARKER, self._record(result, plan))
+            self._identifiers(plan).save(partial)
+            save_key(self.data, key)
+            write_json(partial / MODALITY_FILE, info.model_dump(mode="json"))
+            summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        self._warn(result)
+        return result
+
+    def _usable(self, content: Assembled, skipped: dict[str, str]) -> ModalityInfo:
+        """Return the modality's summary; raise DataError where it may not be written."""
+        if content.info is not None and not (self.strict and skipped):
+            return content.info
+        name, reason = next(iter(skipped.items()), ("", "nothing was left"))
+        reason = f"{name}: {reason}".rstrip(".")
+        if content.info is not None:
+            raise DataError(
+                f"{len(skipped)} files cannot be used (--strict); the first, {reason}.",
+                "Mend them, or leave --strict out to skip and list them.",
+            )
+        hint = "Check --labels, --file and --patient."
+        if "recipe" in reason or "SUV" in reason:
+            hint = "Check --recipe, --window and --percentiles."
+        if self.options.task == "regression" and "is no number" in reason:
+            hint = "For classes, add --task classification."
+        raise DataError(f"No image can be used; the first, {reason}.", hint)
+
+    def _duplicates(self, table: pd.DataFrame, existing: DatasetInfo | None) -> list[Duplicate]:
+        """Return the images that two patients share, in this modality or with another one."""
+        tables = {self.modality: table}
+        names = set(existing.modalities) - {self.modality} if existing else set()
+        for name in sorted(names):
+            tables[name] = Dataset(self.data).modality(name).slices
+        pairs = near_duplicates(tables).pairs
+        return [pair for pair in pairs if self.modality in (pair.modality, pair.other_modality)]
+
+    def _record(self, result: PrepareResult, plan: Plan) -> dict[str, Any]:
+        """Return the content of prepare.json: the same for the same input."""
+        return {
+            "made_from": self.mark,
+            "images": result.images,
+            "scans": result.scans,
+            "patients": result.patients,
+            "skipped": result.skipped,
+            "left_out": result.left_out,
+            "notes": result.notes,
+            "duplicates": [asdict(pair) for pair in result.duplicates[:LISTED_PAIRS]],
+            "other_files": plan.found.others,
+            "options": plain(self.options),
+        }
+
+    def _identifiers(self, plan: Plan) -> Identifiers:
+        values = set(plan.found.identifiers)
+        values |= {annotation.patient for annotation in plan.annotations.values()}
+        values |= {file.relative for scan in plan.scans for file in scan.files}
+        values.add(str(self.raw.resolve()))
+        return Identifiers(frozenset(values))
+
+    def _warn(self, result: PrepareResult) -> None:
+        place = self.data / self.modality / MARKER
+        if result.skipped:
+            self.listener(Warned(f"{len(result.skipped)} files were left out; {place} lists why."))
+        if result.duplicates:
+            self.listener(
+                Warned(
+                    f"{len(result.duplicates)} pairs of images are the same, or nearly, in two "
+                    f"patients; {place} lists them. Such patients stay on one side of a split."
+                )
+            )
 
 
-class _Store:
-    """Collects accepted slices and the rows of their table."""
-
-    def __init__(self, folder: Path, *, recipe: Recipe, size: int, key: bytes) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self._folder = folder
-        self._shards = ShardWriter(folder / "shards")
-        self._recipe = recipe
-        self._size = size
-        self._key = key
-        self._limits: list[tuple[float, float]] = []
-
-    def add(self, found: FoundImage, annotator: Annotator) -> None:
-        image = read_image(found.path, channel=self._recipe.channel, tags=annotator.tags)
-        annotation = annotator.annotate(found.relative, image.tags)
-        limits = self._recipe.limits(image)
-        stored = self._recipe.store(image, self._size, limits=limits)
-        if stored.min() == stored.max():
-            raise ImageError("the image is empty after its intensity recipe")
-        self._limits.append(limits)
-        shard, row = self._shards.append(stored)
-        self.rows.append(
-            {
-                "slice_id": f"{len(self.rows):06d}",
-                "shard": shard,
-                "row": row,
-                "patient": pseudonym(annotation.patient, self._key),
-                "label": annotation.label,
-                "file": found.relative,
-                "height": image.pixels.shape[0],
-                "width": image.pixels.shape[1],
-                "pixel_hash": hashlib.sha256(stored.tobytes()).hexdigest()[:32],
-                **annotation.kept,
-            }
-        )
-
-    def finish(self) -> ModalityInfo:
-        self._shards.close()
-        table = pd.DataFrame(self.rows)
-        table.to_parquet(self._folder / "slices.parquet", index=False)
-        low, high = (float(value) for value in np.median(self._limits, axis=0))
-        return ModalityInfo(
-            recipe=self._recipe.model_copy(update={"output_range": (low, high)}),
-            images=len(table),
-            patients=int(table["patient"].nunique()),
-            widths=(int(table["width"].min()), int(table["width"].max())),
-            heights=(int(table["height"].min()), int(table["height"].max())),
-            labels=_label_summary(table["label"]),
-        )
+def _mapper(search: Search, options: PrepareOptions) -> Any:
+    few = len(search.images) < FEW
+    return processes(1 if few else (options.workers or 1))
 
 
-def _label_summary(labels: pd.Series[Any]) -> dict[str, float]:
-    if labels.dtype == np.float64:
-        return {"min": float(labels.min()), "max": float(labels.max())}
-    return {str(name): int(count) for name, count in sorted(labels.value_counts().items())}
+def _work(data: Path, modality: str) -> Path:
+    return data / f".{modality}.parts"
+
+
+def _planned(
+    plan: Plan, modality: str, existing: DatasetInfo | None, began: float
+) -> PrepareResult:
+    return PrepareResult(
+        existing,
+        modality,
+        "planned",
+        images=len(plan.annotations),
+        scans=len(plan.scans),
+        patients=len({annotation.patient for annotation in plan.annotations.values()}),
+        skipped=dict(sorted(plan.found.skipped.items())),
+        left_out=plan.found.left_out,
+        notes=plan.found.notes,
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareResult | None:
+    """Return what is there, if it is whole and was made from the same."""
+    if not (data / modality / MARKER).is_file():
+        return None
+    record = read_json(data / modality / MARKER, error=DataError)
+    if record.get("made_from") != mark:
+        return None
+    try:
+        dataset = Dataset(data)
+        info = dataset.modality(modality).info
+    except DataError:  # a run that was stopped between its two renames
+        return None
+    return PrepareResult(
+        dataset.info,
+        modality,
+        "unchanged",
+        images=info.images,
+        scans=info.series,
+        patients=info.patients,
+        skipped=record["skipped"],
+        left_out=record["left_out"],
+        notes=record["notes"],
+        seconds=round(time.monotonic() - began, 3),
+    )
 
 
 def _check_name(modality: str) -> None:
@@ -200,99 +352,3 @@ def _check_name(modality: str) -> None:
             f"'{modality}' cannot name a modality.",
             "Use up to 32 lower-case letters, digits, - and _: ct, mri, pet, xray.",
         )
-
-
-def _agreed_size(size: int | None, existing: DatasetInfo | None) -> int:
-    if existing is not None:
-        if size not in (None, existing.image_size):
-            raise UsageError(
-                f"The dataset holds images of {existing.image_size} px, not {size}.",
-                "Leave --size out, or prepare into another folder with --data.",
-            )
-        return existing.image_size
-    size = DEFAULT_SIZE if size is None else size
-    if size < 32 or size % 4:
-        raise UsageError(f"--size {size} must be a multiple of 4, at least 32.")
-    return size
-
-
-def _first_recipe(images: Sequence[FoundImage], options: PrepareOptions, modality: str) -> Recipe:
-    """Build the recipe from the first readable image and the greatest depth."""
-    first: Image | None = None
-    problem: ImageError | None = None
-    for found in images:
-        try:
-            first = read_image(found.path, channel=options.channel)
-            break
-        except ImageError as error:
-            problem = problem or error
-    if first is None:
-        assert problem is not None
-        raise problem
-    bits = 16 if any(stored_bits(found) == 16 for found in images) else 8
-    return make_recipe(
-        options.recipe,
-        modality=modality,
-        unit=first.unit,
-        bits=16 if bits == 16 else 8,
-        window=options.window,
-        percentiles=options.percentiles,
-        channel=options.channel,
-    )
-
-
-def _refuse(
-    skipped: dict[str, str], store: _Store, options: PrepareOptions, *, strict: bool
-) -> None:
-    if store.rows and not (strict and skipped):
-        return
-    name, reason = next(iter(skipped.items()))
-    if not store.rows:
-        hint = "Check --labels, --file and --patient."
-        if "recipe" in reason:
-            hint = "Check --recipe, --window and --percentiles."
-        if options.task == "regression" and "is no number" in reason:
-            hint = "For classes, add --task classification."
-        raise DataError(
-            f"No image can be used; the first, {name}: {reason}.".replace("..", "."), hint
-        )
-    raise DataError(
-        f"{len(skipped)} files cannot be used (--strict); the first, {name}: {reason}.".replace(
-            "..", "."
-        ),
-        "Mend them, or leave --strict out to skip and list them.",
-    )
-
-
-def _check_task(existing: DatasetInfo | None, modality: str, options: PrepareOptions) -> None:
-    """Raise UsageError unless the label is that of the dataset's other modalities."""
-    if existing is None or not set(existing.modalities) - {modality}:
-        return
-    known = existing.task
-    if (options.task, options.task_name, options.task_unit) != (known.kind, known.name, known.unit):
-        raise UsageError(
-            f"The dataset is labelled with {known.name} ({known.kind}, unit '{known.unit}'), not "
-            f"with {options.task_name} ({options.task}, unit '{options.task_unit}').",
-            f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'.",
-        )
-
-
-def _joined(
-    existing: DatasetInfo | None, modality: str, info: ModalityInfo, *, task: Task, size: int
-) -> DatasetInfo:
-    """Return the dataset with the modality added."""
-    others = {} if existing is None else dict(existing.modalities)
-    others.pop(modality, None)
-    if task.kind == "classification":
-        classes = {name for each in (info, *others.values()) for name in each.labels}
-        task = task.model_copy(update={"classes": tuple(sorted(classes))})
-    return DatasetInfo(
-        medxlate=medxlate.__version__,
-        image_size=size,
-        task=task,
-        modalities={**others, modality: info},
-    )
-
-
-def _plain(options: PrepareOptions) -> dict[str, Any]:
-    return {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}

@@ -1,46 +1,76 @@
-"""Writing slices to shards that can be memory-mapped."""
+"""Arrays of slices on disk, each small enough to map."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from medxlate.files import naming_full_disk
 
-SHARD_BYTES = 128 * 2**20  # small enough to be gathered in memory
+SHARD_BYTES = 128 << 20
 
 
 class ShardWriter:
-    """Gather slices [S, S] of one type and write them as ``00000.npy``, ``00001.npy``...
+    """Writes ``00000.npy``, ``00001.npy``... of slices [n, S, S], one slice after the other.
 
     Args:
         folder: Where the shards go.
+        size: Side of the slices, pixels.
+        dtype: uint8 or uint16.
         shard_bytes: A shard is closed once it holds this much.
     """
 
-    def __init__(self, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int,
+        dtype: npt.DTypeLike,
+        shard_bytes: int = SHARD_BYTES,
+    ) -> None:
         self._folder = folder
+        self._size = size
+        self._dtype: np.dtype[Any] = np.dtype(dtype)
         self._shard_bytes = shard_bytes
-        self._slices: list[npt.NDArray[Any]] = []
+        self._stream: BinaryIO | None = None
         self._shard = 0
+        self._rows = 0
         folder.mkdir(parents=True)
 
-    def append(self, pixels: npt.NDArray[Any]) -> tuple[int, int]:
-        """Add a slice and return its shard and row."""
-        self._slices.append(pixels)
-        place = self._shard, len(self._slices) - 1
-        if len(self._slices) * pixels.nbytes >= self._shard_bytes:
+    def append(self, pixels: bytes) -> tuple[int, int]:
+        """Add a slice, its integers as bytes, and return its shard and row."""
+        with naming_full_disk(self._path):
+            if self._stream is None:
+                self._stream = self._path.open("wb")
+                self._stream.write(self._header())
+            self._stream.write(pixels)
+        place = self._shard, self._rows
+        self._rows += 1
+        if self._rows * len(pixels) >= self._shard_bytes:
             self.close()
         return place
 
     def close(self) -> None:
-        """Write what was gathered."""
-        if self._slices:
-            path = self._folder / f"{self._shard:05d}.npy"
-            with naming_full_disk(path):
-                np.save(path, np.stack(self._slices))
-            self._slices = []
-            self._shard += 1
+        """Finish the shard that is being written."""
+        if self._stream is not None:
+            with naming_full_disk(self._path):
+                self._stream.seek(0)
+                self._stream.write(self._header())  # now with the number of rows
+                self._stream.close()
+            self._stream = None
+            self._shard, self._rows = self._shard + 1, 0
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._shard:05d}.npy"
+
+    def _header(self) -> bytes:
+        buffer = io.BytesIO()
+        shape = (self._rows, self._size, self._size)
+        description = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(buffer, description)
+        return buffer.getvalue()  # of one length: numpy leaves room for the number of rows

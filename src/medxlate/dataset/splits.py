@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 
 from medxlate.config import SplitConfig
+from medxlate.dataset.duplicates import linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.errors import DataError
 from medxlate.files import read_json
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
+CHAIN = 20  # patients in one group, from which on it may not hold most of the target
 
 
 @dataclass(frozen=True)
@@ -82,22 +84,25 @@ def split_patients(
     """Divide the patients of all modalities at once.
 
     Patients of the target modality are divided first, so that its parts have the asked shares;
-    then the others. Patients who share an identical image (the same scan filed under two ids)
-    stay together. The outcome follows from the order of the files and the seed, not from the
-    pseudonyms, and the target's from the target's alone.
+    then the others. Patients who share an identical or nearly identical image (the same scan
+    filed under two ids) stay together. The outcome follows from the order of the files and the
+    seed, not from the pseudonyms, and the target's from the target's alone.
 
     Args:
-        slices: The table of each modality, with columns ``patient`` and ``pixel_hash``.
+        slices: The table of each modality, with columns ``patient``, ``pixel_hash`` and
+            ``perceptual_hash``.
         target: The modality that is validated and tested.
         config: Shares and seed.
 
     Raises:
-        DataError: A part would hold no patient of the target modality.
+        DataError: A part would hold no patient of the target modality, or shared images join most
+            of its patients.
     """
     others = [slices[name] for name in sorted(slices) if name != target]
     groups = _groups([slices[target], *others])
     target_patients = set(slices[target]["patient"])
     with_target = [group for group in groups if target_patients & set(group)]
+    _check_chain(with_target, target_patients, target)
     without = [group for group in groups if not target_patients & set(group)]
     random = np.random.default_rng(config.seed)
     parts: dict[Part, list[str]] = {part: [] for part in PARTS}
@@ -115,11 +120,12 @@ def split_patients(
 
 
 def check_no_leak(split: Split, slices: Iterable[pd.DataFrame]) -> None:
-    """Refuse a split in which a patient, or an identical image, is on two sides.
+    """Refuse a split in which a patient, or a (nearly) identical image, is on two sides.
 
     Raises:
-        DataError: Naming the patient or the number of images.
+        DataError: Naming the patient or the parts.
     """
+    tables = list(slices)
     seen: dict[str, Part] = {}
     for part in PARTS:
         for patient in split.parts[part]:
@@ -128,21 +134,21 @@ def check_no_leak(split: Split, slices: Iterable[pd.DataFrame]) -> None:
                     f"Patient {patient} is in {seen[patient]} and in {part} at once.",
                     "Draw the split again.",
                 )
-    sides: dict[str, Part] = {}
-    for table in slices:
+    for table in tables:
         unknown = set(table["patient"]) - set(seen)
         if unknown:
             raise DataError(
                 f"{len(unknown)} patients, such as {min(unknown)}, are not in the split.",
                 "The dataset changed after the split was drawn; start a new run.",
             )
-        for patient, pixel_hash in zip(table["patient"], table["pixel_hash"], strict=True):
-            part = seen[patient]
-            if sides.setdefault(pixel_hash, part) != part:
-                raise DataError(
-                    f"An identical image is in {sides[pixel_hash]} and in {part}.",
-                    "The same scan is filed under two patients; draw the split again.",
-                )
+    for link in linked_patients(tables):
+        one, other = sorted((seen[link.patient], seen[link.other]), key=PARTS.index)
+        if one != other:
+            what = "An identical" if link.kind == "exact" else "A nearly identical"
+            raise DataError(
+                f"{what} image is in {one} and in {other}.",
+                "The same scan is filed under two patients; draw the split again.",
+            )
 
 
 def check_part(split: Split, part: Part, patients: Iterable[str]) -> None:
@@ -169,23 +175,34 @@ def _divide(
 
 
 def _groups(slices: Iterable[pd.DataFrame]) -> list[tuple[str, ...]]:
-    """Return groups of patients connected by identical images, in order of first appearance."""
-    leader: dict[str, str] = {}
+    """Return groups of patients connected by shared images, in order of first appearance."""
+    tables = list(slices)
+    leader = {patient: patient for table in tables for patient in table["patient"]}
 
     def find(patient: str) -> str:
-        while leader.setdefault(patient, patient) != patient:
+        while leader[patient] != patient:
+            leader[patient] = leader[leader[patient]]
             patient = leader[patient]
         return patient
 
-    owner: dict[str, str] = {}
-    for table in slices:
-        for patient, pixel_hash in zip(table["patient"], table["pixel_hash"], strict=True):
-            other = owner.setdefault(pixel_hash, patient)
-            leader[find(patient)] = find(other)
+    for link in linked_patients(tables):
+        leader[find(link.patient)] = find(link.other)
     members: dict[str, list[str]] = {}
-    for patient in list(leader):
+    for patient in leader:
         members.setdefault(find(patient), []).append(patient)
     return [tuple(group) for group in members.values()]
+
+
+def _check_chain(groups: list[tuple[str, ...]], patients: set[str], target: str) -> None:
+    """Refuse groups of which one holds most patients: its part would hold most of the data."""
+    largest = max((len(patients & set(group)) for group in groups), default=0)
+    if largest >= CHAIN and 2 * largest > len(patients):
+        raise DataError(
+            f"Identical or nearly identical images join {largest} of {len(patients)} {target} "
+            "patients into one group, so that they cannot be divided.",
+            "`prepare` lists these images; leave those out that show nearly nothing, or prepare "
+            "with an intensity recipe that tells them apart.",
+        )
 
 
 def _hash(parts: Mapping[Any, list[str]]) -> str:

@@ -1,15 +1,17 @@
-"""Label tables: CSV, TSV, semicolons or XLSX, matched to images by file or by patient."""
+"""Label tables: CSV, TSV, semicolons or XLSX, matched to images by file, patient or session."""
 
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from medxlate.dataset.labels import MISSING
 from medxlate.errors import DataError, UsageError, nearest
 
 Row = dict[str, str]
@@ -163,4 +165,58 @@ def _normal(name: str) -> str:
 def _names(relative: str) -> list[str]:
     """Return what a table may call an image: relative path, file name, both without suffix."""
     path = PurePosixPath(relative)
-    return [relative, path.name, path.with_suffix("").as_posix(), path.stem]
+    suffix = path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
+    return [relative, path.name, relative.removesuffix(suffix), path.name.removesuffix(suffix)]
+
+
+class SessionTables:
+    """What the sessions tables of a BIDS data set say: ``sub-X/sub-X_sessions.tsv``.
+
+    Each has a column ``session_id`` and a row a session (BIDS, "Data summary files"). A table
+    that cannot be read concerns only its own subject: ``complete`` raises for it.
+
+    Args:
+        root: The folder that holds the subjects' folders.
+
+    Attributes:
+        columns: The columns that at least one of them has.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._rows: dict[tuple[str, str], Row] = {}
+        self._unusable: set[str] = set()
+        for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
+            subject = path.name.removesuffix("_sessions.tsv")
+            try:
+                self._add(subject, read_table(path))
+            except DataError:
+                self._unusable.add(subject)
+        self.columns = frozenset(column for row in self._rows.values() for column in row)
+
+    def complete(self, relative: str, row: Row) -> Row:
+        """Return the row with the values of the image's session where that has any.
+
+        Raises:
+            DataError: The table of the subject's sessions cannot be used.
+        """
+        found = re.search(r"(?:^|/)(sub-[^/]+)/ses-([^/]+)/", relative)
+        if found is None:
+            return row
+        subject, session = found.groups()
+        if subject in self._unusable:
+            raise DataError("the table of the sessions of the image's patient cannot be used")
+        return row | _known(self._rows.get((subject, session), {}))
+
+    def _add(self, subject: str, table: Table) -> None:
+        if "session_id" not in table.columns:
+            raise DataError(f"{table.path} has no column 'session_id'.")
+        rows: dict[tuple[str, str], Row] = {}
+        for row in table.rows:
+            key = subject, row["session_id"].removeprefix("ses-")
+            if rows.setdefault(key, row) != row:
+                raise DataError(f"{table.path} has several rows for one session.")
+        self._rows |= rows
+
+
+def _known(row: Mapping[str, str]) -> Row:
+    return {column: text for column, text in row.items() if text.lower() not in MISSING}

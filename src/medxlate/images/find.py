@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase, translate
 from pathlib import Path
-from typing import Literal
 
 from medxlate.errors import ImageError
-
-Format = Literal["png", "jpeg", "tiff", "dicom"]
+from medxlate.images.scan import Format, FoundImage
+from medxlate.images.volume_headers import sniff_volume
 
 NOT_AN_IMAGE = "no image in spite of its suffix"
 
@@ -23,24 +24,14 @@ SUFFIXES: dict[str, Format] = {
     ".dcm": "dicom",
     ".dicom": "dicom",
     ".ima": "dicom",
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "meta",
+    ".mhd": "meta",
 }
-
-
-@dataclass(frozen=True)
-class FoundImage:
-    """A file that begins like an image.
-
-    Attributes:
-        path: Where it lies.
-        relative: Its path below the folder that was searched, with forward slashes.
-        format: What its first bytes say it is.
-        suffix_lies: Whether its suffix names another format.
-    """
-
-    path: Path
-    relative: str
-    format: Format
-    suffix_lies: bool
+HEAD_BYTES = 512
 
 
 @dataclass(frozen=True)
@@ -49,13 +40,21 @@ class Search:
 
     Attributes:
         images: Files that begin like images, sorted by relative path.
-        not_images: Relative paths of files with an image's suffix and no image's content.
+        not_images: Relative paths of files with an image's suffix and no image's content, with
+            the reason.
         others: How many other files there are (tables, notes...).
     """
 
     images: tuple[FoundImage, ...]
-    not_images: tuple[str, ...]
+    not_images: dict[str, str]
     others: int
+
+
+def image_suffix(name: str) -> str:
+    """Return the suffix by which a file name claims to be an image (``.nii.gz`` whole), or ""."""
+    lower = name.lower()
+    found = [suffix for suffix in SUFFIXES if lower.endswith(suffix) and len(lower) > len(suffix)]
+    return name[-len(max(found, key=len)) :] if found else ""
 
 
 def sniff(path: Path) -> Format | None:
@@ -66,9 +65,9 @@ def sniff(path: Path) -> Format | None:
     """
     try:
         with path.open("rb") as stream:
-            head = stream.read(132)
+            head = stream.read(HEAD_BYTES)
     except OSError as problem:
-        raise ImageError(f"{path} cannot be opened: {problem.strerror}.") from None
+        raise ImageError(f"the file cannot be opened: {problem.strerror}") from None
     if head[128:132] == b"DICM":  # before TIFF: some DICOM files begin like TIFF ones as well
         return "dicom"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -77,53 +76,128 @@ def sniff(path: Path) -> Format | None:
         return "jpeg"
     if head[:4] in (b"II*\0", b"MM\0*"):
         return "tiff"
-    return None
+    if volume := sniff_volume(path, head):
+        return volume
+    return "dicom" if _is_bare_dicom(head) else None
 
 
-def find_images(root: Path, *, exclude: Sequence[str] = ()) -> Search:
+def _is_bare_dicom(head: bytes) -> bool:
+    """Whether this is a data set without preamble: it begins with a low element of group 2 or 8."""
+    if head[:4] not in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0"):
+        return False
+    explicit = head[4:6] in (b"UL", b"CS", b"OB")
+    return explicit or int.from_bytes(head[4:8], "little") <= 64
+
+
+def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Search:
     """Search ``root`` (a folder, or a single image file) recursively; hidden files are left out.
+
+    Links to folders are followed, each folder is read once.
 
     Args:
         root: Where to search.
-        exclude: Glob patterns of file names to leave out.
+        include: Glob patterns; where there are any, only files that match one are taken.
+        exclude: Glob patterns of files to leave out. A pattern with a slash is held against the
+            relative path (``**`` stands for any number of folders), another against the name.
 
     Raises:
         ImageError: ``root`` does not exist or holds no image.
     """
-    if root.is_file():
-        paths, base = [root], root.parent
-    elif root.is_dir():
-        base = root
-        paths = sorted(
-            path
-            for path in root.rglob("*")
-            if path.is_file()
-            and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        )
-    else:
+    if not root.exists():
         raise ImageError(f"{root} does not exist.", "Name a folder of images or one image file.")
+    wanted = [_Matcher(pattern) for pattern in include]
+    unwanted = [_Matcher(pattern) for pattern in exclude]
     images: list[FoundImage] = []
-    not_images: list[str] = []
-    others = 0
-    excluded = 0
-    for path in paths:
-        if any(fnmatch(path.name, pattern) for pattern in exclude):
+    not_images: dict[str, str] = {}
+    others = excluded = 0
+    for path, relative in _files(root):
+        if any(matches(relative) for matches in unwanted) or (
+            wanted and not any(matches(relative) for matches in wanted)
+        ):
             excluded += 1
             continue
-        named = SUFFIXES.get(path.suffix.lower())
-        relative = path.relative_to(base).as_posix()
-        format_ = sniff(path)
+        named = SUFFIXES.get(image_suffix(path.name).lower())
+        try:
+            format_ = sniff(path)
+        except ImageError as problem:
+            not_images[relative] = problem.message
+            continue
         if format_ is not None:
             images.append(FoundImage(path, relative, format_, named not in (None, format_)))
         elif named is not None:
-            not_images.append(relative)
+            not_images[relative] = NOT_AN_IMAGE
         else:
             others += 1
     if not images:
-        found = f"{len(not_images) + others} other files" if paths else "nothing"
+        total = len(not_images) + others
+        found = f"{total} other files" if total else "nothing"
         found += f" and {excluded} excluded" if excluded else ""
         raise ImageError(
-            f"{root} holds no PNG, JPEG, TIFF or DICOM image ({found} found).",
+            f"{root} holds no PNG, JPEG, TIFF, DICOM, NIfTI, NRRD or MetaImage ({found} found).",
             "Check the path; files are recognised by their content.",
         )
-    return Search(tuple(images), tuple(not_images), others)
+    images.sort(key=lambda image: image.relative)
+    return Search(tuple(images), dict(sorted(not_images.items())), others)
+
+
+def _files(root: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every visible file with its relative path."""
+    if not root.is_dir():
+        yield root, _readable(root.name)
+        return
+    seen = {_identity(root)}
+    for folder, names, files in os.walk(root, followlinks=True):
+        below = []
+        for name in sorted(names):
+            if name.startswith("."):
+                continue
+            identity = _identity(Path(folder, name))
+            if identity not in seen:  # a link back up would never end
+                seen.add(identity)
+                below.append(name)
+        names[:] = below
+        for name in sorted(files):
+            path = Path(folder, name)
+            if not name.startswith(".") and path.is_file():
+                yield path, _readable(path.relative_to(root).as_posix())
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        status = folder.stat()
+    except OSError:  # a link to nowhere: os.walk passes over it
+        return -1, -1
+    return status.st_dev, status.st_ino
+
+
+def _readable(name: str) -> str:
+    """Return a name as text; bytes that are not UTF-8 become backslash escapes."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+class _Matcher:
+    """A glob pattern; see ``find_images``."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._regex: re.Pattern[str] | None = None
+        if "/" in pattern:
+            *folders, last = pattern.strip("/").split("/")
+            parts = ["(?:[^/]+/)*" if part == "**" else _segment(part) + "/" for part in folders]
+            self._regex = re.compile("".join(parts) + (".+" if last == "**" else _segment(last)))
+
+    def __call__(self, relative: str) -> bool:
+        if self._regex is not None:
+            return self._regex.fullmatch(relative) is not None
+        return fnmatchcase(relative.rpartition("/")[2], self._pattern)
+
+
+def _segment(part: str) -> str:
+    """Return the regular expression of one path component's pattern."""
+    pieces = re.findall(r"\[!?\]?[^\]]*\]|\*|[^*\[]+|\[", part)
+    return "".join("[^/]*" if piece == "*" else _literal(piece) for piece in pieces)
+
+
+def _literal(piece: str) -> str:
+    body = translate(piece)  # (?s:...)\Z, in which ? and [...] are already turned
+    return body[body.index(":") + 1 : body.rindex(")")]

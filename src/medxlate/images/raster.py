@@ -12,14 +12,15 @@ import tifffile
 from PIL import UnidentifiedImageError
 
 from medxlate.errors import ImageError
-from medxlate.images.image import Image
+from medxlate.images.limits import check_slice_size
+from medxlate.images.stack import Stack
 
 BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag
 
 
-def read_raster(path: Path, *, channel: int | None = None) -> Image:
-    """Read a PNG, JPEG or TIFF as one grey image.
+def read_raster(path: Path, *, channel: int | None = None) -> Stack:
+    """Read a PNG, JPEG or TIFF as a stack of one grey image.
 
     Colour becomes grey by ITU-R 601 luma unless ``channel`` picks one channel (counted from 0);
     an alpha channel is dropped. Values stay as stored: 0..255 or 0..65535.
@@ -30,7 +31,7 @@ def read_raster(path: Path, *, channel: int | None = None) -> Image:
     array = _decode(path)
     if array.ndim == 2:
         if channel not in (None, 0):
-            raise ImageError(f"{path} has one channel; there is no channel {channel}.")
+            raise ImageError(f"the file has one channel; there is no channel {channel}")
         grey = array
     elif channel is None:
         grey = _luma(array)
@@ -38,13 +39,23 @@ def read_raster(path: Path, *, channel: int | None = None) -> Image:
         grey = array[:, :, channel]
     else:
         raise ImageError(
-            f"{path} has {array.shape[2]} channels; there is no channel {channel}.",
+            f"the file has {array.shape[2]} channels; there is no channel {channel}",
             "Channels are counted from 0.",
         )
     if array.dtype.kind == "f" and not np.isfinite(grey).all():
-        raise ImageError(f"{path} holds values that are not finite.")
-    full_range = _full_range(array.dtype, grey)
-    return Image(np.ascontiguousarray(grey, dtype=np.float32), "", full_range)
+        raise ImageError("the file holds values that are not finite")
+    if grey.min() == grey.max():
+        raise ImageError(f"the image is empty: all pixels are {grey.flat[0]:g}")
+    pixels = np.ascontiguousarray(grey, dtype=np.float32)
+    return Stack(
+        count=1,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        spacing=(1.0, 1.0),
+        unit="",
+        full_range=_full_range(array.dtype, grey),
+        read=lambda _: pixels,
+    )
 
 
 def stored_bits(path: Path) -> int:
@@ -62,16 +73,17 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
     """Return [H, W] or [H, W, C] without alpha, in the stored type."""
     if _png_depth(path) == (16, True):
         raise ImageError(
-            f"{path} is a PNG with 16-bit colour, which cannot be read at full depth.",
+            "it is a PNG with 16-bit colour, which cannot be read at full depth",
             "Save it as a grey 16-bit PNG or as TIFF.",
         )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata in public files is no concern here
             with PIL.Image.open(path) as image:
+                check_slice_size(image.height, image.width)
                 pages = getattr(image, "n_frames", 1)
                 if pages > 1:
-                    raise ImageError(f"{path} holds {pages} pages; only one is read.")
+                    raise ImageError(f"the file holds {pages} pages; only one is read")
                 bits = _tiff_bits(image)
                 if len(bits) > 1 and max(bits) > 8:
                     return _tiff_array(path)  # pillow would reduce the colours to 8 bits
@@ -79,11 +91,11 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
     except UnidentifiedImageError:
         return _tiff_array(path)  # pillow knows few TIFFs with several channels
     except PIL.Image.DecompressionBombError as problem:
-        raise ImageError(f"{path} is too large: {problem}.") from None
+        raise ImageError(f"the file is too large: {problem}") from None
     except ImageError:
         raise
     except Exception as problem:  # a damaged file can break pillow's readers in many ways
-        raise ImageError(f"{path} is damaged: {problem}.") from None
+        raise ImageError(f"the file is damaged: {problem}") from None
 
 
 def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
@@ -112,13 +124,17 @@ def _min_is_white(image: PIL.Image.Image) -> bool:
 def _tiff_array(path: Path) -> np.ndarray[Any, Any]:
     try:
         with tifffile.TiffFile(path) as tiff:
-            array = np.asarray(tiff.pages[0].asarray())
+            page = tiff.pages.first
+            check_slice_size(page.imagelength, page.imagewidth)
+            array = np.asarray(page.asarray())
+    except ImageError:
+        raise
     except Exception as problem:  # tifffile raises many kinds for damaged files
-        raise ImageError(f"{path} is damaged or of an unknown kind: {problem}.") from None
+        raise ImageError(f"the file is damaged or of an unknown kind: {problem}") from None
     if array.ndim == 3 and array.shape[0] <= 4 < array.shape[2]:
         array = np.moveaxis(array, 0, 2)  # planar to interleaved
     if array.ndim not in (2, 3) or array.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
-        raise ImageError(f"{path} holds {array.dtype} of shape {array.shape}, no flat image.")
+        raise ImageError(f"the file holds {array.dtype} of shape {array.shape}, no flat image")
     return array
 
 

@@ -1,8 +1,8 @@
 """Intensity recipes: from physical values to the networks' [-1, 1], and back.
 
-A recipe says which physical values become black and white. What lies between keeps its meaning:
-the recipe is stored with the dataset and with the model, so a translated image can be given back
-in physical units.
+A recipe says how a modality's scans are read and which physical values become black and white.
+What lies between keeps its meaning: the recipe is stored with the dataset and with the model, so
+a translated image can be given back in physical units.
 """
 
 from __future__ import annotations
@@ -14,30 +14,50 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from medxlate.errors import ImageError, UsageError, nearest
-from medxlate.images.geometry import resize, to_square
-from medxlate.images.image import Bits, FloatArray, Image
+from medxlate.images.orientation import Plane
+from medxlate.images.square import resize, to_square
+from medxlate.images.stack import Bits, FloatArray, Stack
 
 Stored = npt.NDArray[np.unsignedinteger[Any]]
-Kind = Literal["ct", "percentile", "as-is"]
-KINDS: tuple[Kind, ...] = ("ct", "percentile", "as-is")
+Limits = tuple[float, float]
+Kind = Literal["ct", "mr", "pet", "xray", "as-is"]
+KINDS: tuple[Kind, ...] = ("ct", "mr", "pet", "xray", "as-is")
 
-DEFAULT_WINDOW = (40.0, 400.0)
+# Level and width in HU, as radiology workstations offer them.
+WINDOWS: dict[str, tuple[float, float]] = {
+    "brain": (40, 80),
+    "subdural": (80, 200),
+    "bone": (400, 1800),
+    "lung": (-600, 1500),
+    "soft-tissue": (40, 400),
+    "wide": (1024, 4096),
+}
+DEFAULT_WINDOWS: dict[str, tuple[float, float]] = {"ct": WINDOWS["soft-tissue"], "pet": (5, 10)}
 DEFAULT_PERCENTILES = (0.5, 99.5)
+UNITS = {"ct": "HU", "pet": "SUVbw"}
+
+SAMPLED_SLICES = 64  # of a volume, evenly spaced, for its percentiles
+SAMPLED_VOXELS = 4_000_000
+DARK = 0.05  # share of the recipe's range up to which a pixel counts as background
+LEAST_SHOWN = 0.01  # a slice with a smaller share of pixels above that is near-empty
 
 
 class Recipe(BaseModel):
-    """How the values of one modality are mapped.
+    """How the scans of one modality are read and their values mapped.
 
     Attributes:
-        kind: ``ct``: a window in HU; ``percentile``: the image's own percentiles; ``as-is``: the
-            range of the stored type.
-        window: Level and width in HU, for ``ct``.
-        percentiles: Lower and upper, for ``percentile``.
+        kind: ``ct`` a window in HU; ``pet`` a window in SUVbw; ``mr`` percentiles over the volume;
+            ``xray`` percentiles of the image; ``as-is`` the range of the stored type.
+        window: Level and width in HU or SUVbw, for ``ct`` and ``pet``.
+        percentiles: Lower and upper, for ``mr`` and ``xray``.
+        n4: Whether the bias field of each volume is corrected first (N4), for ``mr``.
         channel: Which channel of colour images is read, from 0; None: luma.
+        plane: The plane along which volumes are cut.
+        volume: Which volume of 4-D files is read, from 0.
         bits: Depth of the stored values, 8 or 16.
-        unit: Unit of the physical values, "HU" or "".
+        unit: Unit of the physical values: "HU", "SUVbw" or "".
         output_range: The physical values that -1 and 1 stand for in translated images. For
-            ``percentile``, the median over the dataset's images.
+            percentiles, the median over the dataset's scans.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,27 +65,33 @@ class Recipe(BaseModel):
     kind: Kind
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
+    n4: bool = False
     channel: int | None = None
+    plane: Plane = "axial"
+    volume: int | None = None
     bits: Bits = 16
     unit: str = ""
-    output_range: tuple[float, float] = (0.0, 0.0)
+    output_range: Limits = (0.0, 0.0)
 
-    def limits(self, image: Image) -> tuple[float, float]:
-        """Return the physical values of this image that become black and white."""
+    def limits(self, stack: Stack) -> Limits:
+        """Return the physical values of this scan that become black and white."""
         if self.window is not None:
-            if image.unit != "HU":
+            if stack.unit != self.unit:
                 raise ImageError(
-                    "The recipe 'ct' needs Hounsfield units, and the image has none.",
-                    "Use --recipe percentile or --recipe as-is for images already windowed.",
+                    f"the recipe '{self.kind}' needs {_NAMES[self.unit]}, and the image has none",
+                    "Use --recipe mr, xray or as-is for images without a physical unit.",
                 )
             level, width = self.window
             return level - width / 2, level + width / 2
         if self.percentiles is not None:
-            low, high = (float(v) for v in np.percentile(image.pixels, self.percentiles))
-            if low < high:
-                return low, high
-            return float(image.pixels.min()), float(image.pixels.max())
-        return image.full_range
+            sample = _sample(stack)
+            low, high = (float(v) for v in np.percentile(sample, self.percentiles))
+            if low == high:
+                low, high = float(sample.min()), float(sample.max())
+            if low == high:
+                raise ImageError(f"the scan is empty: all voxels are {low:g}")
+            return low, high
+        return stack.full_range
 
     @property
     def peak(self) -> int:
@@ -73,19 +99,32 @@ class Recipe(BaseModel):
         return 255 if self.bits == 8 else 65535
 
     def store(
-        self, image: Image, size: int, *, limits: tuple[float, float] | None = None
+        self,
+        pixels: FloatArray,
+        size: int,
+        *,
+        limits: Limits,
+        spacing: tuple[float, float] = (1.0, 1.0),
     ) -> Stored:
-        """Map an image to the dataset's form: integers [size, size], 0 black, ``peak`` white.
+        """Map a slice to the dataset's form: integers [size, size], 0 black, ``peak`` white.
 
         Args:
-            image: The image.
+            pixels: float32 [H, W], physical values.
             size: Side of the square, pixels.
-            limits: What ``limits`` returned for it, where that is known already.
+            limits: What ``limits`` returned for its scan.
+            spacing: Distance between rows and between columns, mm: the aspect ratio is kept.
         """
-        low, high = limits or self.limits(image)
-        unit = np.clip((image.pixels - low) / np.float32(high - low), 0, 1)
-        square = to_square(unit, size, background=0.0)
-        return to_stored(square * 2 - 1, self.bits)
+        low, high = limits
+        unit = (pixels - np.float32(low)) * np.float32(1 / (high - low))
+        np.clip(unit, 0, 1, out=unit)
+        square = to_square(unit, size, background=0.0, spacing=spacing)
+        return _integers(square, self.bits)
+
+    def physical(self, network: FloatArray) -> FloatArray:
+        """Bring a network's values in [-1, 1] to physical ones, by ``output_range``."""
+        low, high = self.output_range
+        unit = (np.clip(network, -1, 1) + 1) / 2
+        return (unit * np.float32(high - low) + np.float32(low)).astype(np.float32)
 
     @property
     def rescale(self) -> tuple[float, float]:
@@ -94,12 +133,12 @@ class Recipe(BaseModel):
         return (high - low) / self.peak, low
 
 
+_NAMES = {"HU": "Hounsfield units", "SUVbw": "standardised uptake values"}
+
+
 def to_stored(network: FloatArray, bits: Bits) -> Stored:
     """Map values in [-1, 1] to integers that span 0..255 or 0..65535."""
-    unit = (np.clip(network, -1, 1) + 1) / 2
-    if bits == 8:
-        return np.rint(unit * 255).astype(np.uint8)
-    return np.rint(unit * 65535).astype(np.uint16)
+    return _integers((np.clip(network, -1, 1) + 1) / 2, bits)
 
 
 def to_network(stored: npt.NDArray[Any], size: int) -> FloatArray:
@@ -109,48 +148,113 @@ def to_network(stored: npt.NDArray[Any], size: int) -> FloatArray:
     return resize(unit, size, size) * 2 - 1
 
 
+def is_near_empty(stored: Stored) -> bool:
+    """Whether a stored slice shows next to nothing.
+
+    The rule: fewer than 1 % of the square's pixels lie above 5 % of the recipe's range.
+    """
+    threshold = int(DARK * (255 if stored.dtype == np.uint8 else 65535))
+    return int(np.count_nonzero(stored > threshold)) < LEAST_SHOWN * stored.size
+
+
 def make_recipe(
     kind: str,
     *,
     modality: str,
-    unit: str,
+    guess: Kind,
     bits: Bits,
-    window: tuple[float, float] | None = None,
+    window: str | tuple[float, float] | None = None,
     percentiles: tuple[float, float] | None = None,
+    n4: bool = False,
     channel: int | None = None,
+    plane: Plane = "axial",
+    volume: int | None = None,
 ) -> Recipe:
     """Build the recipe of a modality before its images are read.
 
     Args:
-        kind: One of KINDS, or ``auto``: ``ct`` where the images are in HU, else ``percentile``.
+        kind: One of KINDS, or ``auto``: ``guess``.
         modality: Its name, for messages.
-        unit: Unit of the first image.
+        guess: What the files look like.
         bits: Depth of the deepest image.
-        window: Level and width for ``ct``; default 40, 400.
-        percentiles: For ``percentile``; default 0.5, 99.5.
+        window: For ``ct`` and ``pet``: level and width, or for ``ct`` one of WINDOWS; default
+            soft-tissue (40, 400 HU), or 0 to 10 SUVbw.
+        percentiles: For ``mr`` and ``xray``; default 0.5, 99.5.
+        n4: Whether bias fields are corrected, for ``mr``.
         channel: Which channel of colour images is read, from 0.
+        plane: The plane along which volumes are cut.
+        volume: Which volume of 4-D files is read, from 0.
 
     Raises:
         UsageError: An unknown kind, or a parameter that does not belong to it.
     """
-    if kind == "auto":
-        kind = "ct" if unit == "HU" else "percentile"
-    if kind not in KINDS:
+    chosen = next((known for known in KINDS if known == kind), guess)
+    if kind not in (*KINDS, "auto"):
         raise UsageError(f"There is no recipe '{kind}'.", nearest(kind, KINDS))
-    if window is not None and kind != "ct":
-        raise UsageError(f"--window belongs to the recipe ct; {modality} uses {kind}.")
-    if percentiles is not None and kind != "percentile":
-        raise UsageError(f"--percentiles belongs to percentile; {modality} uses {kind}.")
-    if kind == "ct":
-        window = window or DEFAULT_WINDOW
-        if window[1] <= 0:
-            raise UsageError(f"The window's width must be positive, not {window[1]:g}.")
-        return Recipe(kind="ct", window=window, channel=channel, bits=bits, unit="HU")
-    if kind == "percentile":
-        percentiles = percentiles or DEFAULT_PERCENTILES
-        if not 0 <= percentiles[0] < percentiles[1] <= 100:
-            raise UsageError(f"Percentiles must rise within 0..100, not {percentiles}.")
-        return Recipe(
-            kind="percentile", percentiles=percentiles, channel=channel, bits=bits, unit=unit
+    windowed = chosen in DEFAULT_WINDOWS
+    if window is not None and not windowed:
+        raise UsageError(f"--window belongs to the recipes ct and pet; {modality} uses {chosen}.")
+    if percentiles is not None and chosen not in ("mr", "xray"):
+        raise UsageError(
+            f"--percentiles belongs to the recipes mr and xray; {modality} uses {chosen}."
         )
-    return Recipe(kind="as-is", channel=channel, bits=bits, unit=unit)
+    if n4 and chosen != "mr":
+        raise UsageError(f"--n4 belongs to the recipe mr; {modality} uses {chosen}.")
+    return Recipe(
+        kind=chosen,
+        window=_window(chosen, window) if windowed else None,
+        percentiles=_percentiles(percentiles) if chosen in ("mr", "xray") else None,
+        n4=n4,
+        channel=channel,
+        plane=plane,
+        volume=volume,
+        bits=bits,
+        unit=UNITS.get(chosen, ""),
+    )
+
+
+def _window(kind: Kind, window: str | tuple[float, float] | None) -> tuple[float, float]:
+    if isinstance(window, str):
+        if kind != "ct" or window not in WINDOWS:
+            raise UsageError(
+                f"There is no window '{window}' of the recipe {kind}.",
+                nearest(window, WINDOWS) if kind == "ct" else "Give --window LEVEL,WIDTH in SUV.",
+            )
+        return WINDOWS[window]
+    level, width = window or DEFAULT_WINDOWS[kind]
+    if width <= 0:
+        raise UsageError(f"The window's width must be positive, not {width:g}.")
+    return level, width
+
+
+def _percentiles(percentiles: tuple[float, float] | None) -> tuple[float, float]:
+    low, high = percentiles or DEFAULT_PERCENTILES
+    if not 0 <= low < high <= 100:
+        raise UsageError(f"Percentiles must rise within 0..100, not {low:g},{high:g}.")
+    return low, high
+
+
+def _integers(unit: FloatArray, bits: Bits) -> Stored:
+    if bits == 8:
+        return np.rint(unit * 255).astype(np.uint8)
+    return np.rint(unit * 65535).astype(np.uint16)
+
+
+def _sample(stack: Stack) -> FloatArray:
+    """Return every pixel of a single image; of a volume, a regular sample of its voxels."""
+    if stack.count == 1:
+        return stack.read(0).ravel()
+    numbers = np.unique(np.linspace(0, stack.count - 1, SAMPLED_SLICES).round().astype(int))
+    pixels = len(numbers) * stack.height * stack.width
+    step = max(1, int(np.ceil(np.sqrt(pixels / SAMPLED_VOXELS))))
+    parts: list[FloatArray] = []
+    problem: ImageError | None = None
+    for number in numbers:
+        try:
+            parts.append(stack.read(int(number))[::step, ::step].ravel())
+        except ImageError as error:
+            problem = error
+    if not parts:
+        assert problem is not None
+        raise problem
+    return np.concatenate(parts)

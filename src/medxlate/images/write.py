@@ -12,8 +12,8 @@ import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
 from medxlate.files import naming_full_disk
-from medxlate.images.image import FloatArray
 from medxlate.images.recipes import Recipe, to_stored
+from medxlate.images.stack import FloatArray
 
 IMAGE_DESCRIPTION = 270  # TIFF tag
 SOFTWARE = 305  # TIFF tag

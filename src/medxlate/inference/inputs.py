@@ -11,28 +11,63 @@ import torch
 from torch import Tensor
 
 from medxlate.errors import ImageError
-from medxlate.images.find import NOT_AN_IMAGE, FoundImage, find_images
-from medxlate.images.read import read_image
-from medxlate.images.recipes import Recipe, to_network
+from medxlate.images.find import find_images
+from medxlate.images.open import cut_of, open_stack, source_of, stored_number
+from medxlate.images.orientation import Cut
+from medxlate.images.recipes import Recipe, is_near_empty, to_network
+from medxlate.images.scan import RASTER_FORMATS, Scan
+from medxlate.images.scans import Scans, find_scans
 
 
 @dataclass(frozen=True)
 class Input:
-    """One image as the network sees it.
+    """One slice as the network sees it.
 
     Attributes:
-        found: The file.
-        height: Its original height, pixels.
-        width: Its original width, pixels.
+        scan: The scan it belongs to.
+        number: Which slice of the scan, from 0 along the plane's normal.
+        count: How many slices the scan has.
+        cut: How the scan is cut; None for an image without a place in space.
+        height: Original rows.
+        width: Original columns.
+        spacing: Distance between rows and between columns, mm.
         pixels: float32 [1, S, S] in [-1, 1].
-        tags: The DICOM attributes that were asked for.
+        empty: Whether the slice is near-empty: ``prepare`` leaves such slices out, no network
+            has seen one.
     """
 
-    found: FoundImage
+    scan: Scan
+    number: int
+    count: int
+    cut: Cut | None
     height: int
     width: int
+    spacing: tuple[float, float]
     pixels: Tensor
-    tags: Mapping[str, str]
+    empty: bool
+
+    @property
+    def file(self) -> str:
+        """Relative path of the file that holds the slice."""
+        return source_of(self.scan, self.cut, self.number)
+
+    @property
+    def stored(self) -> int:
+        """The slice's number in the series as it is stored, from 0."""
+        return stored_number(self.cut, self.number)
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """The DICOM attributes that were asked for; the JSON keys beside a volume file."""
+        return self.scan.frames[self.stored].tags if self._by_frame else self._scan_tags
+
+    @property
+    def _by_frame(self) -> bool:
+        return bool(self.scan.frames) and (self.cut is None or self.cut.as_stored)
+
+    @property
+    def _scan_tags(self) -> Mapping[str, str]:
+        return self.scan.frames[0].tags if self.scan.frames else self.scan.tags
 
 
 @dataclass(frozen=True)
@@ -49,44 +84,61 @@ class Reader:
     prepared_size: int
     image_size: int
 
-    def read(self, found: FoundImage, *, tags: Iterable[str] = ()) -> Input:
-        """Read one file; raises ImageError where it cannot be used."""
-        image = read_image(found.path, channel=self.recipe.channel, tags=tags)
-        stored = self.recipe.store(image, self.prepared_size)
-        pixels = torch.from_numpy(to_network(stored, self.image_size)).unsqueeze(0)
-        height, width = image.pixels.shape
-        return Input(found, height, width, pixels, image.tags)
+    def slices(self, scan: Scan, failed: dict[str, str]) -> Iterator[Input]:
+        """Yield the slices of a scan; those that cannot be read go to ``failed``, with why."""
+        try:
+            stack = open_stack(scan, self.recipe)
+            cut = cut_of(scan, self.recipe)
+            limits = self.recipe.limits(stack)
+        except ImageError as problem:
+            failed[scan.name] = str(problem)
+            return
+        for number in range(stack.count):
+            try:
+                pixels = stack.read(number)
+            except ImageError as problem:
+                failed[source_of(scan, cut, number)] = str(problem)
+                continue
+            stored = self.recipe.store(
+                pixels, self.prepared_size, limits=limits, spacing=stack.spacing
+            )
+            seen = torch.from_numpy(to_network(stored, self.image_size)).unsqueeze(0)
+            height, width = pixels.shape
+            empty = scan.format not in RASTER_FORMATS and is_near_empty(stored)
+            yield Input(scan, number, stack.count, cut, height, width, stack.spacing, seen, empty)
 
     def batches(
-        self,
-        images: Iterable[FoundImage],
-        *,
-        batch_size: int,
-        failed: dict[str, str],
-        tags: Iterable[str] = (),
+        self, scans: Iterable[Scan], *, batch_size: int, failed: dict[str, str]
     ) -> Iterator[list[Input]]:
-        """Yield inputs in batches; files that cannot be read go to ``failed`` with the reason."""
+        """Yield slices in batches, those of a scan one after the other."""
         batch: list[Input] = []
-        for found in images:
-            try:
-                batch.append(self.read(found, tags=tags))
-            except ImageError as problem:
-                failed[found.relative] = str(problem).replace(str(found.path), "the file")
-            if len(batch) == batch_size:
-                yield batch
-                batch = []
+        for scan in scans:
+            for item in self.slices(scan, failed):
+                batch.append(item)
+                if len(batch) == batch_size:
+                    yield batch
+                    batch = []
         if batch:
             yield batch
 
 
-def find_inputs(inputs: Path, exclude: Sequence[str]) -> tuple[list[FoundImage], dict[str, str]]:
-    """Return the images below ``inputs`` and the files that only pretend to be images.
+def find_inputs(
+    inputs: Path, recipe: Recipe, *, exclude: Sequence[str], tags: Iterable[str] = ()
+) -> Scans:
+    """Return the scans below ``inputs`` and what cannot be used.
 
     Raises:
         ImageError: There is no image.
     """
     search = find_images(inputs, exclude=exclude)
-    return list(search.images), dict.fromkeys(search.not_images, NOT_AN_IMAGE)
+    return find_scans(search, tags=tags, volume=recipe.volume)
+
+
+def slices_of(scan: Scan) -> int:
+    """Return about how many slices a scan has, from its header."""
+    if scan.frames:
+        return len(scan.frames)
+    return scan.geometry.size[2] if scan.geometry is not None else 1
 
 
 def stack(batch: list[Input]) -> Tensor:

@@ -17,7 +17,7 @@ from medxlate.dataset.fields import Field, parse_field
 from medxlate.errors import OutputError
 from medxlate.events import Listener, Progress, Stage, silent
 from medxlate.files import whole_file
-from medxlate.images.find import FoundImage
+from medxlate.images.scan import Scan
 from medxlate.inference.engine import run
 from medxlate.inference.inputs import (
     Input,
@@ -25,6 +25,7 @@ from medxlate.inference.inputs import (
     find_inputs,
     patients_mean,
     refuse_if_nothing,
+    slices_of,
     stack,
 )
 from medxlate.models.device import Compute, choose_compute
@@ -32,6 +33,8 @@ from medxlate.models.folder import ModelInfo, load_predictor, read_model
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import find_model
+
+NEAR_EMPTY = "all slices are near-empty"
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,10 @@ def predict(
 ) -> PredictResult:
     """Predict the label of every target-modality image below a folder.
 
-    The table has a row an image and, where it is known which images belong together, a row a
-    patient: the mean over the patient's images. Patients are numbered, never named; the column
-    ``file`` holds the names that the files came with.
+    The table has a row a slice, a row a volume (a series or volume file of several slices) and,
+    where it is known which images belong together, a row a patient: means over the slices.
+    Near-empty slices are left out, as in ``prepare``. Patients are numbered, never named; the
+    column ``file`` holds the names that the files came with.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -135,20 +139,23 @@ def predict(
     if out.is_dir() or (out.exists() and not overwrite):
         raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
     predictor = Predictor(Path(model), compute=choose_compute(device, precision))
-    images, failed = find_inputs(inputs, exclude)
-    field = _patient_field(patient, images)
-    tags = (field.name,) if field is not None and field.kind == "tag" else ()
-    listener(Stage(f"Predicting {predictor.head.task.name} of {len(images)} images"))
-    listener(Progress("images", 0, len(images)))
-    items: list[tuple[str, str]] = []
+    tag = None if patient is None else parse_field(patient, has_table=False, option="--patient")
+    tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
+    found = find_inputs(inputs, predictor.reader.recipe, exclude=exclude, tags=tags)
+    field = tag or _patient_field(found.scans)
+    failed = dict(found.skipped)
+    total = sum(slices_of(scan) for scan in found.scans)
+    listener(Stage(f"Predicting {predictor.head.task.name} of {total} slices"))
+    listener(Progress("slices", 0, total))
+    items: list[_Item] = []
     parts: list[np.ndarray[Any, Any]] = []
-    for batch in predictor.reader.batches(images, batch_size=batch_size, failed=failed, tags=tags):
-        parts.append(predictor.predict(batch))
-        for item in batch:
-            known = field.value(item.found.relative, {}, item.tags) if field else None
-            items.append((item.found.relative, known or ""))
-        listener(Progress("images", len(items), len(images)))
-    refuse_if_nothing(failed, len(items), inputs)
+    for batch in predictor.reader.batches(found.scans, batch_size=batch_size, failed=failed):
+        shown = [item for item in batch if not item.empty]
+        if shown:
+            parts.append(predictor.predict(shown))
+            items += [_Item.of(item, field) for item in shown]
+        listener(Progress("slices", min(len(items), total), total))
+    refuse_if_nothing(failed or {str(inputs): NEAR_EMPTY}, len(items), inputs)
     table = _table(np.concatenate(parts), items, predictor.head)
     with whole_file(out) as partial:
         table.to_csv(partial, index=False)
@@ -157,44 +164,74 @@ def predict(
     )
 
 
-def _patient_field(patient: str | None, images: Sequence[FoundImage]) -> Field | None:
-    if patient is not None:
-        return parse_field(patient, has_table=False, option="--patient")
-    if all(image.format == "dicom" for image in images):
+@dataclass(frozen=True)
+class _Item:
+    """Where a predicted slice came from; ``patient`` is "" where that is not known."""
+
+    file: str
+    scan: str
+    number: int
+    patient: str
+
+    @classmethod
+    def of(cls, item: Input, field: Field | None) -> _Item:
+        known = field.value(item.file, {}, item.tags) if field is not None else None
+        scan = item.scan.name if item.count > 1 else ""
+        return cls(item.file, scan, item.number, known or "")
+
+
+def _patient_field(scans: Sequence[Scan]) -> Field | None:
+    if all(scan.format == "dicom" for scan in scans):
         return Field("tag", "PatientID")
     return None
 
 
-def _table(values: np.ndarray[Any, Any], items: list[tuple[str, str]], head: Head) -> pd.DataFrame:
-    """Return the rows of images, then of patients, under numbers instead of ids."""
+def _table(values: np.ndarray[Any, Any], items: list[_Item], head: Head) -> pd.DataFrame:
+    """Return the rows of slices, then of volumes, then of patients, numbers in place of ids."""
     numbers: dict[str, str] = {"": ""}
-    for _, patient in items:
-        numbers.setdefault(patient, f"patient-{len(numbers):04d}")
-    patients = [numbers[patient] for _, patient in items]
-    images = pd.DataFrame(
+    for item in items:
+        numbers.setdefault(item.patient, f"patient-{len(numbers):04d}")
+    patients = [numbers[item.patient] for item in items]
+    slices = pd.DataFrame(
         {
-            "level": "image",
+            "level": "slice",
             "patient": patients,
-            "file": [file for file, _ in items],
-            "images": 1,
+            "file": [item.file for item in items],
+            "slice": [item.number + 1 for item in items],
+            "slices": 1,
             **_columns(values, head),
         }
     )
-    known = [i for i, patient in enumerate(patients) if patient]
-    if not known:
-        return images
-    counts = Counter(patients)
-    means = patients_mean(values[known], [patients[i] for i in known])
-    rows = pd.DataFrame(
+    owners = {item.scan: patient for item, patient in zip(items, patients, strict=True)}
+    volumes = _means("volume", values, [item.scan for item in items], head)
+    if volumes is not None:
+        volumes["patient"] = [owners[name] for name in volumes["file"]]
+    people = _means("patient", values, patients, head)
+    if people is not None:
+        people["patient"], people["file"] = people["file"], ""
+    tables = [table for table in (slices, volumes, people) if table is not None]
+    return pd.concat(tables, ignore_index=True)
+
+
+def _means(
+    level: str, values: np.ndarray[Any, Any], names: list[str], head: Head
+) -> pd.DataFrame | None:
+    """Return a row for each name, the mean of its slices; rows without a name do not count."""
+    named = [i for i, name in enumerate(names) if name]
+    if not named:
+        return None
+    means = patients_mean(values[named], [names[i] for i in named])
+    counts = Counter(names)
+    return pd.DataFrame(
         {
-            "level": "patient",
-            "patient": list(means),
-            "file": "",
-            "images": [counts[patient] for patient in means],
+            "level": level,
+            "patient": "",
+            "file": list(means),
+            "slice": "",
+            "slices": [counts[name] for name in means],
             **_columns(np.stack(list(means.values())), head),
         }
     )
-    return pd.concat([images, rows], ignore_index=True)
 
 
 def _columns(values: np.ndarray[Any, Any], head: Head) -> dict[str, Any]:

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import medxlate
-from medxlate.errors import UsageError
+from medxlate.dataset.index import KEY_BYTES, read_key
+from medxlate.errors import UsageError, nearest
 from medxlate.events import Listener, Progress, Stage, silent
 from medxlate.files import check_free, whole_folder, write_json
-from medxlate.images.find import SUFFIXES, FoundImage
-from medxlate.images.geometry import from_square
-from medxlate.images.image import FloatArray
-from medxlate.images.write import write_synthetic
+from medxlate.images.pseudonym import PHI, Phi, clean_path, pseudonym
+from medxlate.images.scan import Scan
+from medxlate.images.square import from_square
+from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run
-from medxlate.inference.inputs import Input, Reader, find_inputs, refuse_if_nothing, stack
+from medxlate.inference.inputs import (
+    Input,
+    Reader,
+    find_inputs,
+    refuse_if_nothing,
+    slices_of,
+    stack,
+)
+from medxlate.inference.names import Key, clean_names, output_names
+from medxlate.inference.outputs import Made, Outputs
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.folder import ModelInfo, load_generator, read_model
 from medxlate.models.runs import find_model
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MARKER = "translation.json"
 
 
@@ -33,13 +45,15 @@ class TranslateResult:
 
     Attributes:
         out: The folder that was written.
-        images: How many images it holds.
+        files: How many files it holds.
+        slices: How many slices were translated.
         failed: Files that could not be translated, and why.
         seconds: How long it took.
     """
 
     out: Path
-    images: int
+    files: int
+    slices: int
     failed: dict[str, str]
     seconds: float
 
@@ -76,10 +90,15 @@ class Translator:
         return cls(Path(model), source=source)
 
     def translate(self, batch: list[Input]) -> list[FloatArray]:
-        """Return target images in [-1, 1], each of its input's original height and width."""
+        """Return target images in [-1, 1], each of its input's original height and width.
+
+        Near-empty slices, which no network was trained on, become the target's black.
+        """
         fakes = run(self.network, [stack(batch)], compute=self.compute).numpy()
         return [
-            from_square(fake[0], item.height, item.width)
+            np.full((item.height, item.width), -1, dtype=np.float32)
+            if item.empty
+            else from_square(fake[0], item.height, item.width, spacing=item.spacing)
             for fake, item in zip(fakes, batch, strict=True)
         ]
 
@@ -91,6 +110,8 @@ def translate(
     model: Path | str = "runs/latest",
     source: str | None = None,
     exclude: Sequence[str] = (),
+    phi: Phi = "pseudonymise",
+    key: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 8,
@@ -99,9 +120,10 @@ def translate(
 ) -> TranslateResult:
     """Translate every image below a folder to the target modality.
 
-    The tree is kept: one output per input, of the same size and stem; TIFF stays TIFF, everything
-    else becomes PNG, 16-bit where the target modality has more than 8. Each output is marked as
-    synthetic, and ``translation.json`` says what came from what.
+    Format in, same format out, in the same tree, of the same size and geometry: DICOM becomes a
+    derived series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, PNG and
+    JPEG become PNG (16-bit where the target has more than 8). Each output is marked as synthetic,
+    and ``translation.json`` says what came from what.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -109,9 +131,13 @@ def translate(
         model: A model folder, a run folder or ``runs/latest``.
         source: The source modality; needed where the model has several.
         exclude: Glob patterns of file names to leave out.
+        phi: What of a patient's attributes reaches derived DICOM and the paths of its files:
+            keep, pseudonymise or remove; see ``docs/reference/dicom-out.md``.
+        key: A dataset's ``pseudonym.key``, for the same pseudonyms as in that dataset; default: a
+            key that nobody keeps.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
-        batch_size: Images computed at once.
+        batch_size: Slices computed at once.
         overwrite: Whether an older translation in ``out`` is replaced.
         listener: Told of progress.
 
@@ -126,65 +152,71 @@ def translate(
     here, there = inputs.resolve(), out.resolve()
     if there.is_relative_to(here) or here.is_relative_to(there):
         raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
+    if phi not in PHI:
+        raise UsageError(f"--phi {phi} is unknown.", nearest(phi, PHI))
+    secret = secrets.token_bytes(KEY_BYTES) if key is None else read_key(key)
     translator = Translator(Path(model), source=source, compute=choose_compute(device, precision))
-    images, failed = find_inputs(inputs, exclude)
-    names = output_names(images)
+    found = find_inputs(inputs, translator.reader.recipe, exclude=exclude, tags=["PatientID"])
+    patients = {scan.name: pseudonym(_patient(scan), secret) for scan in found.scans}
+    names = output_names(found.scans, phi=phi, patients=patients)
+    failed = dict(found.skipped)
+    total = sum(slices_of(scan) for scan in found.scans)
     info = translator.info
-    listener(Stage(f"Translating {len(images)} {translator.source} images to {info.target}"))
-    files: list[dict[str, Any]] = []
+    listener(Stage(f"Translating {total} {translator.source} slices to {info.target}"))
     with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
-        listener(Progress("images", 0, len(images)))
-        for batch in translator.reader.batches(images, batch_size=batch_size, failed=failed):
+        made = Made(
+            source=translator.source,
+            target=info.target,
+            recipe=info.target_recipe,
+            generator=info.translators[translator.source].weights.sha256,
+            phi=phi,
+            key=secret,
+        )
+        outputs = Outputs(partial, names, made)
+        done = 0
+        listener(Progress("slices", 0, total))
+        for batch in translator.reader.batches(found.scans, batch_size=batch_size, failed=failed):
             for item, fake in zip(batch, translator.translate(batch), strict=True):
-                name = names[item.found.relative]
-                facts = {
-                    "from": translator.source,
-                    "to": info.target,
-                    "generator": info.translators[translator.source].weights.sha256,
-                }
-                write_synthetic(partial / name, fake, recipe=info.target_recipe, facts=facts)
-                files.append({"input": item.found.relative, "output": name})
-            listener(Progress("images", len(files), len(images)))
-        refuse_if_nothing(failed, len(files), inputs)
-        write_json(partial / MARKER, _record(translator, files, failed))
-    return TranslateResult(out, len(files), failed, round(time.monotonic() - began, 3))
+                outputs.put(item, fake)
+            done += len(batch)
+            listener(Progress("slices", min(done, total), total))
+        refuse_if_nothing(failed, len(outputs.written), inputs)
+        write_json(partial / MARKER, _record(made, outputs.written, failed, found.scans, patients))
+    seconds = round(time.monotonic() - began, 3)
+    return TranslateResult(out, len(outputs.written), outputs.slices, failed, seconds)
 
 
-def output_names(images: Sequence[FoundImage]) -> dict[str, str]:
-    """Return the output's relative path for each input's: same tree, same stem, no name twice.
-
-    Only an image's suffix is taken off. Where two names would differ in nothing, or in upper and
-    lower case alone (a.png beside a.jpg), both keep the whole of theirs: a.png.png, a.jpg.png.
-    """
-    suffixes = {image.relative: ".tif" if image.format == "tiff" else ".png" for image in images}
-    whole = {relative: relative + suffix for relative, suffix in suffixes.items()}
-    names = {
-        relative: PurePosixPath(relative).with_suffix(suffix).as_posix()
-        if PurePosixPath(relative).suffix.lower() in SUFFIXES
-        else whole[relative]
-        for relative, suffix in suffixes.items()
-    }
-    while True:
-        counts = Counter(name.lower() for name in names.values())
-        twice = [r for r, n in names.items() if counts[n.lower()] > 1 and n != whole[r]]
-        if not twice:
-            return names
-        names |= {relative: whole[relative] for relative in twice}
+def _patient(scan: Scan) -> str:
+    return scan.frames[0].tags.get("PatientID", "") if scan.frames else ""
 
 
 def _record(
-    translator: Translator, files: list[dict[str, Any]], failed: dict[str, str]
+    made: Made,
+    written: Mapping[Key, str],
+    failed: Mapping[str, str],
+    scans: Sequence[Scan],
+    patients: Mapping[str, str],
 ) -> dict[str, Any]:
-    info = translator.info
+    """Return the content of translation.json; names follow the policy, as those of files do."""
+    clean: dict[str, str] = {}
+    for scan in scans:
+        for file, _, relative in clean_names(scan, patients[scan.name], made.phi):
+            clean[file.relative] = relative
+        folder = clean_path(scan.name, scan.identifiers, patients[scan.name], made.phi)
+        clean.setdefault(scan.name, folder)
     return {
         "schema_version": SCHEMA_VERSION,
         "synthetic": True,
         "note": "Images made by a neural network. Not for diagnosis.",
         "medxlate": medxlate.__version__,
-        "source": translator.source,
-        "target": info.target,
-        "unit": info.target_recipe.unit,
-        "generator_sha256": info.translators[translator.source].weights.sha256,
-        "files": files,
-        "failed": failed,
+        "source": made.source,
+        "target": made.target,
+        "unit": made.recipe.unit,
+        "phi": made.phi,
+        "generator_sha256": made.generator,
+        "files": [
+            {"input": clean[file], "frame": frame, "output": name}
+            for (file, frame), name in written.items()
+        ],
+        "failed": {clean.get(name, name): reason for name, reason in failed.items()},
     }

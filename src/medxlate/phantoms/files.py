@@ -1,4 +1,4 @@
-"""Phantom scans as the files that hospitals have: CT and PET in DICOM, MRI as 16-bit PNG."""
+"""Phantom scans as the files that hospitals have: CT and PET in DICOM, MRI in NIfTI."""
 
 from __future__ import annotations
 
@@ -8,14 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL.Image
 
-from medxlate.images.dicom import new_uid, write_dicom
+from medxlate.images.dicom.tags import new_uid
+from medxlate.images.dicom.write import write_dicom
+from medxlate.images.orientation import Geometry
+from medxlate.images.volumes import write_volume
 from medxlate.phantoms.anatomy import FOV_MM, Anatomy, Array, draw_anatomy, render
 
 AGES = (20.0, 88.0)
 POSITIONS = (0.1, 0.95)
 SLICE_SPACING_MM = 6.0
+
+# 370 MBq of F-18 an hour before the scan, 75 kg: SUV 1 is 3379 Bq/ml.
+PET: Mapping[str, Any] = {
+    "Units": "BQML",
+    "CorrectedImage": ["ATTN", "DECY"],
+    "DecayCorrection": "START",
+    "PatientWeight": 75,
+    "SeriesDate": "20200102",
+    "SeriesTime": "100000",
+    "AcquisitionDate": "20200102",
+    "AcquisitionTime": "100000",
+    "RadiopharmaceuticalInformationSequence": [
+        {
+            "RadionuclideTotalDose": 370e6,
+            "RadionuclideHalfLife": 6586.2,
+            "RadiopharmaceuticalStartTime": "090000",
+        }
+    ],
+}
 
 
 def write_phantoms(
@@ -29,7 +50,8 @@ def write_phantoms(
     """Write scans of generated patients, different ones for every modality.
 
     ``ct/`` and ``pet/`` hold single-frame DICOM files in a folder a patient, with ages in the
-    headers; ``mri/`` holds PNG files and ``labels.csv`` (file, patient, age, sex).
+    headers, PET with what SUV is computed from; ``mri/`` holds a NIfTI volume a patient and
+    ``labels.csv`` (file, patient, age, sex).
 
     Args:
         folder: Where to write.
@@ -44,37 +66,43 @@ def write_phantoms(
         for patient in range(count):
             identity = f"{modality.upper()}{patient + 1:03d}"
             anatomy = draw_anatomy(random, age=float(np.floor(random.uniform(*AGES))))
-            rows += _write_patient(
-                folder / modality, identity, anatomy, modality, slices, size, random
-            )
+            images = [
+                render(anatomy, modality, float(position), size=size, rng=random)
+                for position in np.linspace(*POSITIONS, slices)
+            ]
+            if modality == "mri":
+                rows.append(_write_volume(folder / modality, identity, anatomy, images))
+            else:
+                _write_series(folder / modality / identity, identity, anatomy, modality, images)
         if modality == "mri":
             _write_labels(folder / modality / "labels.csv", rows)
 
 
-def _write_patient(
-    folder: Path,
-    identity: str,
-    anatomy: Anatomy,
-    modality: str,
-    slices: int,
-    size: int,
-    random: np.random.Generator,
-) -> list[dict[str, Any]]:
-    rows = []
+def _write_volume(
+    folder: Path, identity: str, anatomy: Anatomy, images: list[Array]
+) -> dict[str, Any]:
+    """Write a NIfTI volume and return its row of the table."""
+    path = folder / f"{identity}.nii.gz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size, spacing = images[0].shape[0], FOV_MM / images[0].shape[0]
+    geometry = Geometry(
+        size=(size, size, len(images)),
+        spacing=(spacing, spacing, SLICE_SPACING_MM),
+        origin=(-FOV_MM / 2, -FOV_MM / 2, 0.0),
+        direction=(1, 0, 0, 0, 1, 0, 0, 0, 1),
+    )
+    voxels = np.clip(np.rint(np.stack(images)), 0, 32767).astype(np.int16)
+    write_volume(path, voxels, geometry, facts={"description": "SYNTHETIC phantom"})
+    return {"file": path.name, "patient": identity, "age": anatomy.age, "sex": anatomy.sex}
+
+
+def _write_series(
+    folder: Path, identity: str, anatomy: Anatomy, modality: str, images: list[Array]
+) -> None:
     series = new_uid(identity, str(anatomy.shape_seed))
-    for i, position in enumerate(np.linspace(*POSITIONS, slices)):
-        image = render(anatomy, modality, float(position), size=size, rng=random)
-        if modality == "mri":
-            path = folder / f"{identity}_{i:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            PIL.Image.fromarray(np.clip(np.rint(image), 0, 65535).astype(np.uint16)).save(path)
-        else:
-            path = folder / identity / f"{i:02d}.dcm"
-            _write_slice(path, image, modality, identity, anatomy, i, series)
-        rows.append(
-            {"file": path.name, "patient": identity, "age": anatomy.age, "sex": anatomy.sex}
-        )
-    return rows
+    for number, image in enumerate(images):
+        path = folder / f"{number:02d}.dcm"
+        _write_slice(path, image, modality, identity, anatomy, number, series)
 
 
 def _write_slice(
@@ -105,7 +133,7 @@ def _write_slice(
         write_dicom(path, stored, modality="CT", attributes=attributes)
         return
     slope = max(float(image.max()), 1.0) / 32767
-    attributes |= {"RescaleSlope": f"{slope:.8g}", "RescaleIntercept": 0, "Units": "BQML"}
+    attributes |= {"RescaleSlope": f"{slope:.8g}", "RescaleIntercept": 0, **PET}
     stored = np.rint(image / np.float32(f"{slope:.8g}")).astype(np.int16)
     write_dicom(path, stored, modality="PT", attributes=attributes)
 

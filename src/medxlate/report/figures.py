@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from medxlate.files import whole_file
-from medxlate.images.image import FloatArray
+from medxlate.images.stack import FloatArray
 
 
 @dataclass(frozen=True)

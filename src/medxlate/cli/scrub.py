@@ -1,0 +1,63 @@
+"""``medxlate scrub``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medxlate.cli.options import Json
+
+MOST = 20
+
+
+def scrub(
+    folder: Annotated[Path, typer.Argument(help="A run, a model folder or any other folder.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Look, and change nothing. Must be given.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="The dataset. Default: the run's own.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Prove that no name, id, date or path of the raw data is in a folder.
+
+    Looks in file names, text, headers and metadata for every identifying value that `prepare` met.
+    A finding names file, place and kind, never the value. Exit code 1 where something is found.
+
+    `medxlate scrub --check runs/mri-to-ct-001`
+
+    `medxlate scrub --check handed-on --data data`
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        from medxlate.errors import UsageError
+        from medxlate.scrub import scrub as look
+
+        if not check:
+            raise UsageError(
+                "scrub only checks; it takes nothing out of a folder.",
+                f"Say so: `medxlate scrub --check {folder}`.",
+            )
+        result = look(folder, data=data)
+        left = f"{result.too_short} shorter than 4 characters"
+        if result.generic:
+            left += f" and {result.generic} that name nobody"
+        if not result.found:
+            summary = f"{result.files} files hold none of {result.values} identifying values"
+        else:
+            summary = (
+                f"{len({each.file for each in result.found})} of {result.files} files hold one of "
+                f"{result.values} identifying values, or cannot be looked into"
+            )
+        lines = [f"{summary} ({left} were not looked for)."]
+        lines += [f"  {each.file}: {each.where}: {each.kind}" for each in result.found[:MOST]]
+        if len(result.found) > MOST:
+            lines.append(f"  ... and {len(result.found) - MOST} more places (--json lists all)")
+        reporter.result({**asdict(result), "clean": not result.found}, *lines)
+        if result.found:
+            raise typer.Exit(1)

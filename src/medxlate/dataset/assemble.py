@@ -1,0 +1,117 @@
+"""The writing half of ``prepare``: parts become shards and the table of slices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medxlate.dataset.annotate import Annotation
+from medxlate.dataset.index import ModalityInfo
+from medxlate.dataset.parts import Task, load_part
+from medxlate.dataset.plan import Plan
+from medxlate.dataset.shards import ShardWriter
+from medxlate.images.pseudonym import pseudonym
+from medxlate.images.recipes import Limits
+
+
+@dataclass(frozen=True)
+class Assembled:
+    """A modality's content.
+
+    Attributes:
+        table: A row a slice; see ``index.COLUMNS``.
+        info: Its entry in dataset.json; None where there is no slice.
+        skipped: What could not be used, and why.
+    """
+
+    table: pd.DataFrame
+    info: ModalityInfo | None
+    skipped: dict[str, str]
+
+
+def assemble(
+    folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int, key: bytes
+) -> Assembled:
+    """Write ``shards/`` and ``slices.parquet`` from the parts, in the order of the scans.
+
+    Args:
+        folder: Where they go.
+        plan: Labels and patients, and the recipe.
+        tasks: The parts, one a scan of the plan.
+        size: Side of the slices, pixels.
+        key: The secret of the pseudonyms.
+    """
+    shards = ShardWriter(
+        folder / "shards", size=size, dtype=np.uint8 if plan.recipe.bits == 8 else np.uint16
+    )
+    rows: list[dict[str, Any]] = []
+    limits: list[Limits] = []
+    skipped: dict[str, str] = {}
+    for task in tasks:
+        part, pixels = load_part(task)
+        skipped |= part.skipped
+        before = len(rows)
+        for slice_, content in zip(part.slices, pixels, strict=True):
+            annotation = _annotation(plan, task, slice_.file)
+            if annotation is None:
+                continue
+            shard, row = shards.append(content)
+            rows.append(
+                {
+                    "slice_id": f"{len(rows):06d}",
+                    "shard": shard,
+                    "row": row,
+                    "patient": pseudonym(annotation.patient, key),
+                    "label": annotation.label,
+                    "file": slice_.file,
+                    "series": len(limits),
+                    "position": slice_.number,
+                    "height": slice_.height,
+                    "width": slice_.width,
+                    "pixel_hash": slice_.pixel_hash,
+                    "perceptual_hash": slice_.perceptual_hash,
+                    **annotation.kept,
+                }
+            )
+        if len(rows) > before and part.limits is not None:
+            limits.append(part.limits)
+    shards.close()
+    table = pd.DataFrame(rows)
+    if table.empty:
+        return Assembled(table, None, skipped)
+    table.to_parquet(folder / "slices.parquet", index=False)
+    return Assembled(table, _info(table, plan, limits), skipped)
+
+
+def _annotation(plan: Plan, task: Task, file: str) -> Annotation | None:
+    """Return label and patient of a slice; of a slice cut across files, those of the first."""
+    if file in plan.annotations:
+        return plan.annotations[file]
+    if file != task.scan.name:
+        return None
+    names = (each.relative for each in task.scan.files)
+    return next((plan.annotations[name] for name in names if name in plan.annotations), None)
+
+
+def _info(table: pd.DataFrame, plan: Plan, limits: list[Limits]) -> ModalityInfo:
+    low, high = (float(value) for value in np.median(limits, axis=0))
+    return ModalityInfo(
+        recipe=plan.recipe.model_copy(update={"output_range": (low, high)}),
+        images=len(table),
+        series=int(table["series"].nunique()),
+        patients=int(table["patient"].nunique()),
+        widths=(int(table["width"].min()), int(table["width"].max())),
+        heights=(int(table["height"].min()), int(table["height"].max())),
+        labels=_label_summary(table["label"]),
+    )
+
+
+def _label_summary(labels: pd.Series[Any]) -> dict[str, float]:
+    if labels.dtype == np.float64:
+        return {"min": float(labels.min()), "max": float(labels.max())}
+    return {str(name): int(count) for name, count in sorted(labels.value_counts().items())}

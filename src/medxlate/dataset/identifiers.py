@@ -1,0 +1,332 @@
+"""The identifying values of the raw data, kept beside a modality so that they can be looked for.
+
+The file lies in the dataset folder, readable by its owner only, like the key of the pseudonyms;
+nothing exported holds it.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medxlate.errors import DataError
+from medxlate.files import read_json
+
+IDENTIFIERS_FILE = "identifiers.json"
+VERSION = 1
+HIDDEN = "***"
+SHORTEST = 4
+BOUNDED = 8  # shorter values count only as whole words
+
+Kind = Literal["a date", "an id or name", "a UID", "a path", "the key of the pseudonyms"]
+
+_STANDARD_UIDS = "1.2.840.10008."  # of DICOM itself: SOP classes, transfer syntaxes
+_UID = re.compile(r"\d+(?:\.\d+){3,}")
+_OWN_NUMBERS = re.compile(
+    r'"(?:step|epoch|epochs|best_step|images|patients|seed|steps|size|image_size|prepared_size)"'
+    r": *\d+|\bstep-\d{6}\b|\bepoch-\d{4}\b"
+)
+_SEPARATORS = ("", " ", "_", "-", ".", ", ", "^")
+# What de-identified files hold in place of a value.
+_PLACEHOLDERS = frozenset(
+    [
+        "anon",
+        "anonym",
+        "anonymous",
+        "anonymised",
+        "anonymized",
+        "deidentified",
+        "de-identified",
+        "removed",
+        "redacted",
+        "none",
+        "null",
+        "unknown",
+        "name",
+        "noname",
+        "subject",
+        "volunteer",
+    ]
+)
+# What medxlate itself writes into every run.
+_OWN_WORDS = frozenset(
+    [
+        "patient",
+        "patients",
+        "test",
+        "train",
+        "phantom",
+        "phantoms",
+        "image",
+        "images",
+        "slice",
+        "slices",
+        "scan",
+        "scans",
+        "model",
+        "best",
+        "last",
+        "step",
+        "epoch",
+        "mean",
+        "source",
+        "target",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Identifiers:
+    """The identifying values of one modality, or of several.
+
+    Attributes:
+        values: Names, ids, dates and UIDs of headers, patients' ids, the files' relative paths,
+            and the absolute path of the raw folder; as they were.
+    """
+
+    values: frozenset[str]
+
+    def save(self, folder: Path) -> None:
+        """Write ``folder/identifiers.json``, readable by its owner only."""
+        text = json.dumps({"version": VERSION, "values": sorted(self.values)}, indent=0)
+        handle, name = tempfile.mkstemp(prefix=f".{IDENTIFIERS_FILE}.", dir=folder)
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as stream:  # mkstemp made it private
+                stream.write(text + "\n")
+            os.replace(name, folder / IDENTIFIERS_FILE)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @staticmethod
+    def load(folder: Path) -> Identifiers:
+        """Read what ``save`` wrote into a modality's folder.
+
+        Raises:
+            DataError: It is missing or damaged.
+        """
+        path = folder / IDENTIFIERS_FILE
+        again = f"Prepare it again: `medxlate prepare RAW --modality {folder.name} --overwrite`."
+        content = read_json(path, error=DataError, hint=again)
+        try:
+            if content["version"] == VERSION and all(isinstance(v, str) for v in content["values"]):
+                return Identifiers(frozenset(content["values"]))
+        except (KeyError, TypeError):
+            pass
+        raise DataError(f"{path} is damaged.", again)
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way in which a value may be written.
+
+    Attributes:
+        text: In the spelling of ``canonical``.
+        kind: What it is.
+        whole: Whether it counts only where no letter or digit stands beside it.
+    """
+
+    text: str
+    kind: Kind
+    whole: bool
+
+
+def canonical(text: str) -> str:
+    """Return the text composed (NFC), in lower case, with forward slashes only."""
+    return unicodedata.normalize("NFC", text).lower().replace("\\", "/")
+
+
+def is_uid(value: str) -> bool:
+    """Whether the value is a DICOM UID (PS3.5, section 9) of at least four components."""
+    return _UID.fullmatch(value) is not None
+
+
+def is_generic(value: str) -> bool:
+    """Whether the value says nothing about a patient: a placeholder, or a UID of the standard."""
+    return canonical(value.strip(" ^=")) in _PLACEHOLDERS | _OWN_WORDS or value.startswith(
+        _STANDARD_UIDS
+    )
+
+
+def forms(value: str) -> Iterator[Form]:
+    """Yield the ways in which a value, not a UID, may be written; none where it is too short.
+
+    A date with and without separators, in three orders; a name or id with other signs between its
+    parts, a name of two parts also in the other order; a path as it is.
+    """
+    text = canonical(value.strip())
+    day = _day(text)
+    if day is not None:
+        for pattern in ("%Y%m%d", "%Y{0}%m{0}%d", "%d{0}%m{0}%Y", "%m{0}%d{0}%Y"):
+            for separator in "-/." if "{0}" in pattern else "-":
+                yield Form(day.strftime(pattern.format(separator)), "a date", whole=True)
+        yield Form(text, "a date", whole=True)
+        return
+    if "/" in text:
+        if len(text) >= SHORTEST:
+            yield Form(text, "a path", whole=True)
+        return
+    runs = re.findall(r"[^\W_]+", text)
+    spellings = {text.strip("^= ")}
+    if 1 < len(runs) <= 4 and not all(run.isdigit() for run in runs):
+        spellings |= {sign.join(runs) for sign in _SEPARATORS}
+        if "^" in text and len(runs) == 2:
+            spellings |= {sign.join(reversed(runs)) for sign in _SEPARATORS}
+    for spelling in sorted(spellings):
+        if len(spelling) >= SHORTEST:
+            whole = len(spelling) < BOUNDED or spelling.isdigit()
+            yield Form(spelling, "an id or name", whole=whole)
+
+
+class Needles:
+    """Identifying values, ready to be found in text however many they are.
+
+    Args:
+        values: As they were.
+        own_path: The dataset's own folder, absolute, which a run names; it is no path of the raw
+            data even where it lies inside the raw folder.
+        key: The key of the pseudonyms, or "".
+
+    Attributes:
+        count: How many values are looked for.
+        too_short: How many are not because they are too short.
+        generic: How many are not because they say nothing about a patient.
+    """
+
+    def __init__(self, values: Iterable[str], *, own_path: str = "", key: str = "") -> None:
+        self.count = self.too_short = self.generic = 0
+        self._uids: set[str] = set()
+        self._forms: dict[str, Form] = {}
+        for value in values:
+            if is_generic(value):
+                self.generic += 1
+            elif is_uid(value):
+                self._uids.add(value)
+                self.count += 1
+            elif made := {form.text: form for form in forms(value)}:
+                self._forms.update(made)
+                self.count += 1
+            else:
+                self.too_short += 1
+        if key:
+            self._forms[key] = Form(key, "the key of the pseudonyms", whole=False)
+        own = rf"(?<![\w./-]){re.escape(canonical(own_path))}(?![\w./-])"
+        self._own = re.compile(own if own_path else r"(?!)")
+        lengths: dict[str, set[int]] = {}
+        for text in self._forms:
+            lengths.setdefault(text[:SHORTEST], set()).add(len(text))
+        self._lengths = {start: sorted(some) for start, some in lengths.items()}
+        self._starts = np.zeros(2**20, dtype=np.bool_)
+        self._starts[_hashes("".join(self._lengths))[::SHORTEST]] = True
+
+    def find(self, text: str, *, long_only: bool = False) -> Iterator[tuple[int, Kind]]:
+        """Yield the line, from 0, and the kind of every value in a text.
+
+        Args:
+            text: Any text; escapes of JSON, HTML and URLs are understood.
+            long_only: Whether to leave out values shorter than 8 characters, where random bytes
+                are searched.
+        """
+        for reading in _readings(text):
+            newlines: list[int] | None = None
+            for position, kind in self._find(reading, long_only=long_only):
+                if newlines is None:
+                    newlines = [match.start() for match in re.finditer("\n", reading)]
+                yield int(np.searchsorted(newlines, position)), kind
+
+    def hidden(self, name: str) -> str:
+        """Return a path without the parts that hold a value."""
+        parts = (HIDDEN if any(self.find(part)) else part for part in name.split("/"))
+        shown = "/".join(parts)
+        return HIDDEN if any(self.find(shown)) else shown
+
+    def _find(self, text: str, *, long_only: bool) -> Iterator[tuple[int, Kind]]:
+        text = _OWN_NUMBERS.sub(_blank, self._own.sub(_blank, text))
+        for match in _UID.finditer(text):
+            if self._is_uid(match[0]):
+                yield match.start(), "a UID"
+        for start in np.flatnonzero(self._starts[_hashes(text)]).tolist():
+            for length in self._lengths.get(text[start : start + SHORTEST], ()):
+                form = self._forms.get(text[start : start + length])
+                if form is None or (long_only and length < BOUNDED):
+                    continue
+                if not form.whole or _stands_alone(text, start, start + length):
+                    yield start, form.kind
+
+    def _is_uid(self, text: str) -> bool:
+        """Whether this UID, or one from which it was made by adding to its end, is a value."""
+        parts = text.split(".")
+        return any(".".join(parts[:n]) in self._uids for n in range(4, len(parts) + 1))
+
+
+def _blank(found: re.Match[str]) -> str:
+    return " " * len(found[0])
+
+
+def _stands_alone(text: str, start: int, end: int) -> bool:
+    """Whether no letter or digit is beside it, and a number is no part of a decimal one."""
+    before, after = text[max(start - 2, 0) : start], text[end : end + 2]
+    if before[-1:].isalnum() or after[:1].isalnum():
+        return False
+    if not text[start:end].isdigit():
+        return True
+    in_fraction = before[-1:] == "." and before[:1].isdigit()
+    return not in_fraction and not (after[:1] == "." and after[1:].isdigit())
+
+
+def _hashes(text: str) -> npt.NDArray[np.intp]:
+    """Return a number below 2**20 for every four characters in a row."""
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    mixed = np.zeros(max(len(codes) - SHORTEST + 1, 0), dtype=np.uint32)
+    for i, factor in enumerate((2654435761, 2246822519, 3266489917, 668265263)):
+        mixed += codes[i : i + len(mixed)] * np.uint32(factor)
+    return (mixed >> np.uint32(12)).astype(np.intp)
+
+
+def _readings(text: str) -> Iterator[str]:
+    """Yield the canonical text, and with escapes undone where it may hold any; lines are kept."""
+    yield canonical(text)
+    undone = re.sub(r"\\(u[0-9a-fA-F]{4}|[^u\n])", _json, text) if "\\" in text else text
+    if "&" in undone:
+        undone = re.sub(r"&#?\w+;", lambda found: _one_line(html.unescape(found[0])), undone)
+    if "%" in undone:
+        undone = re.sub(r"(?:%[0-9A-Fa-f]{2})+", _percent, undone)
+    if undone != text:
+        yield canonical(undone)
+
+
+def _json(found: re.Match[str]) -> str:
+    escape = found[1]
+    if len(escape) == 1:
+        return " " if escape in "nrtbf" else escape
+    return _one_line(chr(int(escape[1:], 16)))
+
+
+def _percent(found: re.Match[str]) -> str:
+    return _one_line(bytes.fromhex(found[0].replace("%", "")).decode("utf-8", "replace"))
+
+
+def _one_line(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+def _day(text: str) -> datetime | None:
+    """Return the date of a DICOM date or date-time (PS3.5, section 6.2) or an ISO date."""
+    match = re.fullmatch(r"(\d{4})([-./]?)(\d\d)\2(\d\d)((\d\d){1,3}(\.\d+)?([+-]\d{4})?)?", text)
+    if match is None or not "1850" <= match[1] <= "2150":
+        return None
+    try:
+        return datetime(int(match[1]), int(match[3]), int(match[4]))
+    except ValueError:
+        return None

@@ -1,0 +1,66 @@
+"""Whether a modality fits a dataset, and the dataset with it."""
+
+from __future__ import annotations
+
+import medxlate
+from medxlate.dataset.index import DatasetInfo, ModalityInfo
+from medxlate.dataset.labels import Task
+from medxlate.dataset.options import PrepareOptions
+from medxlate.errors import UsageError
+
+DEFAULT_SIZE = 256
+
+
+def agreed_size(size: int | None, existing: DatasetInfo | None) -> int:
+    """Return the side of the squares, pixels: as asked, as the dataset has, or the default.
+
+    Raises:
+        UsageError: They differ, or the size cannot be used.
+    """
+    if existing is not None:
+        if size not in (None, existing.image_size):
+            raise UsageError(
+                f"The dataset holds images of {existing.image_size} px, not {size}.",
+                "Leave --size out, or prepare into another folder with --data.",
+            )
+        return existing.image_size
+    size = DEFAULT_SIZE if size is None else size
+    if size < 32 or size % 4:
+        raise UsageError(f"--size {size} must be a multiple of 4, at least 32.")
+    return size
+
+
+def check_task(existing: DatasetInfo | None, modality: str, options: PrepareOptions) -> None:
+    """Raise UsageError unless the label is that of the dataset's other modalities."""
+    if existing is None or not set(existing.modalities) - {modality}:
+        return
+    known = existing.task
+    if (options.task, options.task_name, options.task_unit) != (known.kind, known.name, known.unit):
+        raise UsageError(
+            f"The dataset is labelled with {known.name} ({known.kind}, unit '{known.unit}'), not "
+            f"with {options.task_name} ({options.task}, unit '{options.task_unit}').",
+            f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'.",
+        )
+
+
+def joined(
+    existing: DatasetInfo | None,
+    modality: str,
+    info: ModalityInfo,
+    *,
+    options: PrepareOptions,
+    size: int,
+) -> DatasetInfo:
+    """Return the dataset with the modality added."""
+    task = Task(kind=options.task, name=options.task_name, unit=options.task_unit)
+    others = {} if existing is None else dict(existing.modalities)
+    others.pop(modality, None)
+    if task.kind == "classification":
+        classes = {name for each in (info, *others.values()) for name in each.labels}
+        task = task.model_copy(update={"classes": tuple(sorted(classes))})
+    return DatasetInfo(
+        medxlate=medxlate.__version__,
+        image_size=size,
+        task=task,
+        modalities={**others, modality: info},
+    )

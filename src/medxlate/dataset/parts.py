@@ -1,0 +1,183 @@
+"""The reading half of ``prepare``: each scan becomes a part on disk.
+
+A part is complete or absent, and named after what it was made from; a run that was stopped finds
+the parts of the last one and makes only those that are missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from medxlate.dataset.duplicates import perceptual_hash
+from medxlate.errors import ImageError
+from medxlate.files import naming_full_disk
+from medxlate.images.open import cut_of, open_stack, source_of
+from medxlate.images.recipes import Limits, Recipe, is_near_empty
+from medxlate.images.scan import RASTER_FORMATS, Scan
+
+NEAR_EMPTY = "near-empty: under 1 % of its pixels lie above 5 % of the recipe's range"
+PARTS_VERSION = 1  # of this module's output: raised when the same scan gives other bytes
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a part is made from, and where it goes.
+
+    Attributes:
+        scan: The scan to read.
+        recipe: Its modality's recipe.
+        size: Side of the squares, pixels.
+        folder: Where parts lie.
+    """
+
+    scan: Scan
+    recipe: Recipe
+    size: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """A hash of all that the part depends on."""
+        files = []
+        for file in self.scan.files:
+            status = file.path.stat()
+            files.append((file.relative, status.st_size, status.st_mtime_ns))
+        facts = [PARTS_VERSION, self.scan.name, files, self.size, self.recipe.model_dump()]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class PartSlice:
+    """One stored slice of a part.
+
+    Attributes:
+        number: Which slice of the scan, from 0 along the plane's normal.
+        file: Relative path of the file that holds it.
+        height: Original rows.
+        width: Original columns.
+        pixel_hash: Of the stored integers.
+        perceptual_hash: See ``duplicates``.
+    """
+
+    number: int
+    file: str
+    height: int
+    width: int
+    pixel_hash: str
+    perceptual_hash: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was read of a scan.
+
+    Attributes:
+        limits: The physical values of black and white; None where nothing could be read.
+        slices: The slices, in the order of the pixels in the part's file.
+        skipped: What could not be used, and why.
+    """
+
+    limits: Limits | None
+    slices: tuple[PartSlice, ...] = ()
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def write_part(task: Task) -> int:
+    """Read a scan and write its part, unless it is there; return how many files it had."""
+    name = task.name
+    listing = task.folder / f"{name}.json"
+    if not listing.exists():
+        pixels = task.folder / f"{name}.bin"
+        partial = pixels.with_suffix(f".{os.getpid()}.partial")
+        try:
+            with naming_full_disk(pixels):
+                part = _read(task, partial)
+                partial.replace(pixels)
+                text = json.dumps(asdict(part))
+                partial.write_text(text, encoding="utf-8")
+                partial.replace(listing)  # last: a part with a listing is complete
+        finally:
+            with suppress(FileNotFoundError):
+                partial.unlink()
+    return len(task.scan.files)
+
+
+def crashed_part(task: Task) -> int:
+    """Write the part of a scan that no process survives."""
+    part = Part(None, skipped={task.scan.name: "reading it crashed the reader"})
+    (task.folder / f"{task.name}.bin").write_bytes(b"")
+    listing = task.folder / f"{task.name}.json"
+    listing.write_text(json.dumps(asdict(part)), encoding="utf-8")
+    return len(task.scan.files)
+
+
+def load_part(task: Task) -> tuple[Part, Iterator[bytes]]:
+    """Return a part and the bytes of its slices, one by one."""
+    name = task.name
+    values = json.loads((task.folder / f"{name}.json").read_text(encoding="utf-8"))
+    limits = values["limits"]
+    part = Part(
+        limits=None if limits is None else (limits[0], limits[1]),
+        slices=tuple(PartSlice(**slice_) for slice_ in values["slices"]),
+        skipped=values["skipped"],
+    )
+    return part, _pixels(task.folder / f"{name}.bin", len(part.slices))
+
+
+def _pixels(path: Path, count: int) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        each = path.stat().st_size // max(count, 1)
+        for _ in range(count):
+            yield stream.read(each)
+
+
+def _read(task: Task, path: Path) -> Part:
+    """Write the stored slices of a scan to ``path``, one after the other."""
+    scan, recipe = task.scan, task.recipe
+    slices: list[PartSlice] = []
+    skipped: dict[str, str] = {}
+    limits: Limits | None = None
+    with path.open("wb") as stream:
+        try:
+            stack = open_stack(scan, recipe)
+            cut = cut_of(scan, recipe)
+            limits = recipe.limits(stack)
+        except ImageError as problem:
+            return Part(None, skipped={scan.name: str(problem)})
+        for number in range(stack.count):
+            file = source_of(scan, cut, number)
+            try:
+                pixels = stack.read(number)
+                stored = recipe.store(pixels, task.size, limits=limits, spacing=stack.spacing)
+                if stored.min() == stored.max():
+                    raise ImageError("the image is empty after its intensity recipe")
+                if scan.format not in RASTER_FORMATS and is_near_empty(stored):
+                    raise ImageError(NEAR_EMPTY)
+            except ImageError as problem:
+                skipped[_slice_name(scan, file, number)] = str(problem)
+                continue
+            content = stored.tobytes()
+            stream.write(content)
+            slices.append(
+                PartSlice(
+                    number=number,
+                    file=file,
+                    height=pixels.shape[0],
+                    width=pixels.shape[1],
+                    pixel_hash=hashlib.sha256(content).hexdigest()[:32],
+                    perceptual_hash=perceptual_hash(stored),
+                )
+            )
+    return Part(limits, tuple(slices), skipped)
+
+
+def _slice_name(scan: Scan, file: str, number: int) -> str:
+    """Return what a slice is called in lists: its file, with its number where that holds many."""
+    alone = len(scan.files) == max(1, len(scan.frames)) and scan.frames and file != scan.name
+    return file if alone or scan.format in RASTER_FORMATS else f"{file}, slice {number + 1}"

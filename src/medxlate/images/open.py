@@ -1,0 +1,167 @@
+"""One way in: any scan becomes a stack of slices, cut and oriented as its recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medxlate.errors import ImageError
+from medxlate.images.limits import MIN_SIDE, check_slice_size, check_volume_size
+from medxlate.images.orientation import Cut, cut_along, plane_of
+from medxlate.images.recipes import Recipe
+from medxlate.images.scan import RASTER_FORMATS, Scan
+from medxlate.images.stack import FloatArray, Stack
+
+
+def open_stack(scan: Scan, recipe: Recipe) -> Stack:
+    """Open a scan for reading, slice by slice.
+
+    Volumes are cut along ``recipe.plane`` in canonical orientation; the slices of a DICOM series
+    are read one at a time where they were acquired in that plane, else the volume is held.
+
+    Raises:
+        ImageError: The file is damaged, too large, or cannot be read with this recipe.
+    """
+    if scan.format in RASTER_FORMATS:
+        from medxlate.images.raster import read_raster
+
+        return read_raster(scan.files[0].path, channel=recipe.channel)
+    stack = _series(scan, recipe) if scan.format == "dicom" else _volume(scan, recipe)
+    if recipe.n4 and stack.count > 1:
+        from medxlate.images.bias import correct_bias
+
+        return correct_bias(stack, _slice_spacing(scan, recipe))
+    return stack
+
+
+def cut_of(scan: Scan, recipe: Recipe) -> Cut | None:
+    """Return how a scan is cut; None for images without a place in space.
+
+    Raises:
+        ImageError: Its slices cannot be cut along the recipe's plane.
+    """
+    if scan.geometry is None:
+        return None
+    cut = cut_along(scan.geometry, recipe.plane)
+    if cut.as_stored:
+        return cut
+    if scan.not_a_volume or min(cut.shape[1:]) < MIN_SIDE:
+        reason = scan.not_a_volume or f"it has {scan.geometry.size[2]} slices"
+        raise ImageError(
+            f"the slices are {plane_of(scan.geometry)} and cannot be cut along the "
+            f"{recipe.plane} plane: {reason}",
+            f"Use --plane {plane_of(scan.geometry)} for such scans.",
+        )
+    return cut
+
+
+def source_of(scan: Scan, cut: Cut | None, number: int) -> str:
+    """Return the relative path of the file that holds a slice; the scan's name for cut series."""
+    if not scan.frames:
+        return scan.files[0].relative
+    if cut is not None and not cut.as_stored:
+        return scan.name
+    return scan.frames[stored_number(cut, number)].file.relative
+
+
+def stored_number(cut: Cut | None, number: int) -> int:
+    """Return the number in which a slice of the cut lies in the series, both from 0."""
+    return cut.shape[0] - 1 - number if cut is not None and cut.flips[0] else number
+
+
+def _series(scan: Scan, recipe: Recipe) -> Stack:
+    from medxlate.images.dicom.pixels import read_frame  # pydicom only where it is needed
+
+    factors = [_factor(scan, number, recipe) for number in range(len(scan.frames))]
+
+    def stored(number: int) -> FloatArray:
+        pixels = read_frame(scan.frames[number])
+        return pixels if factors[number] == 1 else pixels * np.float32(factors[number])
+
+    cut = cut_of(scan, recipe)
+    first = scan.frames[0]
+    unit = "SUVbw" if recipe.kind == "pet" else scan.unit
+    if cut is None:
+        check_slice_size(first.rows, first.columns)
+        return Stack(
+            count=len(scan.frames),
+            height=first.rows,
+            width=first.columns,
+            spacing=first.spacing or (1.0, 1.0),
+            unit=unit,
+            full_range=scan.full_range,
+            read=stored,
+        )
+    if cut.as_stored:
+        in_plane = replace(cut, flips=(False, *cut.flips[1:]))
+
+        def read(number: int) -> FloatArray:
+            return in_plane.apply(stored(stored_number(cut, number))[np.newaxis])[0]
+
+        return _of_cut(cut, scan, unit, read)
+    check_volume_size(int(np.prod(cut.shape)), 4)
+    whole = np.stack([stored(number) for number in range(len(scan.frames))])
+    return _of_array(cut, whole, scan, unit)
+
+
+def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
+    """Return what brings the physical values of a frame to the recipe's unit."""
+    if recipe.kind != "pet":
+        return 1.0
+    suv = scan.frames[number].suv
+    if suv is None:
+        reason = scan.no_suv or f"the scan is {scan.modality or 'not of PET'}"
+        raise ImageError(
+            f"SUV cannot be computed: {reason}",
+            "Use --recipe mr (percentiles) where uptake needs no unit.",
+        )
+    return suv
+
+
+def _volume(scan: Scan, recipe: Recipe) -> Stack:
+    from medxlate.images.volumes import read_volume  # SimpleITK only where it is needed
+
+    if recipe.kind == "pet":
+        raise ImageError(
+            "SUV cannot be computed: volume files hold neither dose nor weight",
+            "Use --recipe mr (percentiles), or prepare the DICOM series.",
+        )
+    cut = cut_of(scan, recipe)
+    assert cut is not None
+    unit = "HU" if recipe.kind == "ct" else scan.unit  # CT volumes are in HU by convention
+    return _of_array(cut, read_volume(scan.files[0].path, recipe.volume), scan, unit)
+
+
+def _of_array(cut: Cut, volume: npt.NDArray[Any], scan: Scan, unit: str) -> Stack:
+    slices = cut.apply(volume)
+
+    def read(number: int) -> FloatArray:
+        pixels = np.ascontiguousarray(slices[number], dtype=np.float32)
+        if not np.isfinite(pixels).all():
+            raise ImageError("the slice holds values that are not finite")
+        return pixels
+
+    return _of_cut(cut, scan, unit, read)
+
+
+def _of_cut(cut: Cut, scan: Scan, unit: str, read: Callable[[int], FloatArray]) -> Stack:
+    count, height, width = cut.shape
+    check_slice_size(height, width)
+    return Stack(
+        count=count,
+        height=height,
+        width=width,
+        spacing=cut.spacing[1:],
+        unit=unit,
+        full_range=scan.full_range,
+        read=read,
+    )
+
+
+def _slice_spacing(scan: Scan, recipe: Recipe) -> float:
+    cut = cut_of(scan, recipe)
+    return cut.spacing[0] if cut is not None else 1.0

@@ -1,0 +1,83 @@
+"""What a patient is called outside the raw data, and file names that do not say who it was.
+
+A pseudonym is a keyed hash (HMAC, RFC 2104, with SHA-256): the same patient has the same one in
+every modality and in every output made with the same key, and without the key nobody can find out
+by trying ids which patient it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Literal
+
+Phi = Literal["keep", "pseudonymise", "remove"]
+PHI: tuple[Phi, ...] = ("keep", "pseudonymise", "remove")
+DIGITS = 16
+SHORTEST = 4  # letters and digits of an identifying value that is looked for in a path
+
+
+def pseudonym(patient: str, key: bytes) -> str:
+    """Return ``p`` and 16 hexadecimal digits.
+
+    Args:
+        patient: The patient's real id.
+        key: The secret.
+    """
+    return "p" + keyed_hash(patient, key).hex()[:DIGITS]
+
+
+def keyed_hash(text: str, key: bytes) -> bytes:
+    """Return HMAC-SHA256 of a text, 32 bytes."""
+    return hmac.new(key, text.encode(errors="surrogateescape"), hashlib.sha256).digest()
+
+
+def clean_path(relative: str, identifiers: Iterable[str], patient: str, phi: Phi) -> str:
+    """Return a relative path without the identifying values of its source's header.
+
+    Every folder and file name is searched, whatever the case and the signs between the parts of
+    a value: ``Doe^Jonathan`` is found in ``doe_jonathan``, 19860816 in ``1986-08-16``; the parts of
+    a name are found alone, too. Values shorter than 4 letters and digits are not looked for.
+
+    Args:
+        relative: The path, with forward slashes.
+        identifiers: The identifying values of the header.
+        patient: The patient's pseudonym, which replaces them under ``pseudonymise``; under
+            ``remove`` an ``x`` does; under ``keep`` nothing changes.
+        phi: The policy.
+    """
+    found = None if phi == "keep" else _finder(frozenset(identifiers))
+    if found is None:
+        return relative
+    replacement = patient if phi == "pseudonymise" else "x"
+    parts = []
+    for part in relative.split("/"):
+        cleaned, count = found.subn(lambda _: replacement, unicodedata.normalize("NFC", part))
+        parts.append(cleaned if count else part)
+    return "/".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _finder(identifiers: frozenset[str]) -> re.Pattern[str] | None:
+    """Return what finds identifying values in a path; the files of a series share it."""
+    patterns = _patterns(identifiers)
+    return re.compile("|".join(patterns), re.IGNORECASE) if patterns else None
+
+
+def _patterns(identifiers: Iterable[str]) -> list[str]:
+    """Return regular expressions that find identifying values, the longest first."""
+    words = set()
+    for identifier in identifiers:
+        value = unicodedata.normalize("NFC", identifier)
+        for text in (value, *re.split(r"[\^=]", value)):
+            runs = tuple(re.findall(r"[^\W_]+", text))
+            if len(runs) == 1 and re.fullmatch(r"(18|19|20)\d{6}", runs[0]):
+                runs = (runs[0][:4], runs[0][4:6], runs[0][6:])
+            if sum(map(len, runs)) >= SHORTEST:
+                words.add(runs)
+    ordered = sorted(words, key=lambda runs: (-sum(map(len, runs)), runs))
+    return [r"[\W_]*".join(map(re.escape, runs)) for runs in ordered]

@@ -1,0 +1,196 @@
+"""Translated slices on disk, in the format of what they were translated from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medxlate import __version__
+from medxlate.images.orientation import Cut
+from medxlate.images.pseudonym import Phi
+from medxlate.images.recipes import Recipe
+from medxlate.images.scan import RASTER_FORMATS, Scan
+from medxlate.images.stack import FloatArray
+from medxlate.images.write import write_synthetic
+from medxlate.inference.inputs import Input
+from medxlate.inference.names import Key
+
+
+@dataclass(frozen=True)
+class Made:
+    """How the images were made.
+
+    Attributes:
+        source: Name of the modality they were translated from.
+        target: Name of the modality they were translated to.
+        recipe: The target's recipe.
+        generator: SHA-256 of the generator's weights.
+        phi: Policy for the patient's attributes in DICOM.
+        key: The secret of pseudonyms.
+    """
+
+    source: str
+    target: str
+    recipe: Recipe
+    generator: str
+    phi: Phi
+    key: bytes
+
+
+class Outputs:
+    """Writes slices as they come; volumes once their last slice is there.
+
+    Args:
+        folder: Where to write.
+        names: The output's path below it, by input file and frame.
+        made: How the images were made.
+
+    Attributes:
+        written: The name of each output, by its input's file and frame.
+        slices: How many slices were written.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[Key, str], made: Made) -> None:
+        self.written: dict[Key, str] = {}
+        self.slices = 0
+        self._folder = folder
+        self._names = names
+        self._made = made
+        self._series: _Series | None = None
+        self._volume: _Volume | None = None
+
+    def put(self, item: Input, network: FloatArray) -> None:
+        """Take the translation of a slice.
+
+        Args:
+            item: The slice.
+            network: float32 [H, W] in [-1, 1], of the slice's original size.
+        """
+        scan = item.scan
+        if scan.format in RASTER_FORMATS:
+            self._write_raster(scan, network)
+        elif scan.format == "dicom" and (item.cut is None or item.cut.as_stored):
+            stored = network if item.cut is None else _in_plane(item.cut, network)
+            self._write_frame(scan, item.stored, self._made.recipe.physical(stored))
+        else:
+            self._gather(item, network)
+
+    def _write_raster(self, scan: Scan, network: FloatArray) -> None:
+        key = (scan.files[0].relative, 0)
+        facts = {
+            "from": self._made.source,
+            "to": self._made.target,
+            "generator": self._made.generator,
+        }
+        path = self._folder / self._names[key]
+        write_synthetic(path, network, recipe=self._made.recipe, facts=facts)
+        self._done(key, 1)
+
+    def _gather(self, item: Input, network: FloatArray) -> None:
+        if self._volume is None or self._volume.scan is not item.scan:
+            self._volume = _Volume.of(item, self._made.recipe)
+        self._volume.put(item.number, self._made.recipe.physical(network))
+        if self._volume.missing == 0:
+            volume, self._volume = self._volume, None
+            self._write_volume(volume)
+
+    def _write_volume(self, volume: _Volume) -> None:
+        scan, voxels = volume.scan, volume.cut.undo(volume.slices)
+        if scan.format == "dicom":
+            for number in range(len(scan.frames)):
+                self._write_frame(scan, number, voxels[number])
+            return
+        from medxlate.images.volumes import write_volume  # SimpleITK only where it is needed
+
+        key = (scan.files[0].relative, 0)
+        path = self._folder / self._names[key]
+        assert scan.geometry is not None
+        made = self._made
+        facts = {
+            "description": f"SYNTHETIC {made.target} from {made.source}, medxlate {__version__}",
+            "synthetic": True,
+            "generator": made.generator,
+            "unit": made.recipe.unit,
+        }
+        write_volume(path, voxels, scan.geometry, facts=facts, xform=scan.xform)
+        self._done(key, len(volume.slices))
+
+    def _write_frame(self, scan: Scan, number: int, values: npt.NDArray[Any]) -> None:
+        if self._series is None or self._series.scan is not scan:
+            self._series = _Series(scan, self._made)
+        frame = scan.frames[number]
+        key = (frame.file.relative, frame.number)
+        self._series.write(self._folder / self._names[key], number, values)
+        self._done(key, 1)
+
+    def _done(self, key: Key, slices: int) -> None:
+        self.written[key] = self._names[key]
+        self.slices += slices
+
+
+class _Series:
+    """A derived DICOM series that is being written."""
+
+    def __init__(self, scan: Scan, made: Made) -> None:
+        from medxlate.images.dicom.derive import Derivation, SeriesWriter
+        from medxlate.images.dicom.target import rescale_for
+
+        self.scan = scan
+        self._recipe = made.recipe
+        self._writer = SeriesWriter(
+            scan,
+            Derivation(
+                target=made.target,
+                source=made.source,
+                generator=made.generator,
+                phi=made.phi,
+                key=made.key,
+            ),
+        )
+        low, high = made.recipe.output_range
+        self._rescale = rescale_for(self._writer.modality, made.recipe.unit, low, high)
+
+    def write(self, path: Path, number: int, values: npt.NDArray[Any]) -> None:
+        """Write one slice of physical values [rows, columns]."""
+        low, high = self._recipe.output_range
+        self._writer.write_slice(
+            path,
+            number,
+            self._rescale.store(values),
+            slope=self._rescale.slope,
+            intercept=self._rescale.intercept,
+            unit=self._recipe.unit,
+            window=((low + high) / 2, high - low),
+        )
+
+
+@dataclass
+class _Volume:
+    """A volume whose slices are being gathered; int16 for HU, else float32."""
+
+    scan: Scan
+    cut: Cut
+    slices: npt.NDArray[Any]
+    missing: int
+
+    @classmethod
+    def of(cls, item: Input, recipe: Recipe) -> _Volume:
+        assert item.cut is not None
+        dtype = np.int16 if recipe.unit == "HU" else np.float32
+        return cls(item.scan, item.cut, np.empty(item.cut.shape, dtype), item.count)
+
+    def put(self, number: int, values: FloatArray) -> None:
+        whole = self.slices.dtype.kind == "i"
+        self.slices[number] = np.clip(np.rint(values), -32768, 32767) if whole else values
+        self.missing -= 1
+
+
+def _in_plane(cut: Cut, network: FloatArray) -> FloatArray:
+    """Turn a slice back to the rows and columns in which its series is stored."""
+    flat = replace(cut, flips=(False, *cut.flips[1:]))
+    return flat.undo(network[np.newaxis])[0]

@@ -1,0 +1,130 @@
+"""Work spread over processes, its results in order; a crashed process costs one item only."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+AHEAD = 4  # items a process may be ahead of the reader
+
+
+class Mapper(Protocol):
+    """Applies a function to items and yields the results in order."""
+
+    def __call__(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        crashed: Callable[[Item], Result],
+    ) -> Iterator[Result]:
+        """Yield ``function(item)`` for each item; ``crashed(item)`` where it killed its process."""
+
+
+def in_this_process(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    crashed: Callable[[Item], Result],
+) -> Iterator[Result]:
+    """Apply the function here, one item after the other."""
+    return (function(item) for item in items)
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Mapper]:
+    """Yield a mapper over ``count`` processes; 1 means this process.
+
+    Functions and items must be picklable. Processes end with this one, however it ends.
+    """
+    if count <= 1:
+        yield in_this_process
+        return
+    pools = _Pools(count)
+    try:
+        yield pools.map
+    finally:
+        pools.close()
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Pools:
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._pool = _new_pool(count)
+
+    def map(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        crashed: Callable[[Item], Result],
+    ) -> Iterator[Result]:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        rest = iter(items)
+        while True:
+            try:
+                while len(waiting) < AHEAD * self._count and (item := next(rest, None)) is not None:
+                    waiting.append((item, self._pool.submit(function, item)))
+                if not waiting:
+                    return
+                result = waiting[0][1].result()
+            except BrokenProcessPool:
+                yield from self._one_by_one(function, [item for item, _ in waiting], crashed)
+                waiting.clear()
+                continue
+            waiting.popleft()
+            yield result
+
+    def _one_by_one(
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        crashed: Callable[[Item], Result],
+    ) -> Iterator[Result]:
+        """Find the item that kills its process by giving each a process of its own."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for item in items:
+            with _new_pool(1) as alone:
+                try:
+                    result = alone.submit(function, item).result()
+                except BrokenProcessPool:
+                    result = crashed(item)
+            yield result
+        self._pool = _new_pool(self._count)
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _new_pool(count: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")  # a fork would copy other libraries' threads
+    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=partial(_end_with, parent.join), daemon=True).start()
+
+
+def _end_with(wait: Callable[[], None]) -> None:
+    wait()
+    os._exit(1)
