@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from conftest import noise, save_dicom, truncate
 from medxlate.errors import ImageError, UsageError
-from medxlate.images.dicom import parse
+from medxlate.images.dicom import decoder, parse
 from medxlate.images.dicom.header import Header, read_header
 from medxlate.images.dicom.pixels import Codestream, read_codestream, read_frame
 from medxlate.images.dicom.series import Grouped, group_series
@@ -407,6 +407,36 @@ def test_damaged_compressed_pixels(tmp_path: Path, syntax: str) -> None:
     assert refusal(path)
 
 
+def test_damage_that_ends_the_decoder(tmp_path: Path) -> None:
+    stored = smooth(40, 24, dtype=np.uint16, top=4000)
+    good = encode(save_dicom(tmp_path / "a.dcm", stored), JPEGLosslessSV1)
+    content = good.read_bytes()
+    start = content.index(b"\xff\xd8")
+    chance = random.Random(0)
+    for number in range(60):
+        damaged = bytearray(content)
+        for _ in range(3):
+            damaged[chance.randrange(start + 20, start + 120)] = chance.randrange(256)
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(damaged)
+        with contextlib.suppress(ImageError):
+            frames(path)
+    np.testing.assert_array_equal(frames(good)[0], stored - 1024.0)
+
+
+def test_a_decoder_that_ends_or_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = smooth(40, 24, dtype=np.uint16, top=4000)
+    path = encode(save_dicom(tmp_path / "a.dcm", stored), JPEGLSLossless)
+    for program in ("import os; os.abort()", "import time; time.sleep(99)"):
+        decoder._decoder().close()
+        (tmp_path / "program.py").write_text(program)
+        with monkeypatch.context() as patch:
+            patch.setattr(decoder, "PROGRAM", tmp_path / "program.py")
+            patch.setattr(decoder, "TIME_LIMIT", 0.5)
+            assert "decoded" in refusal(path)
+    np.testing.assert_array_equal(frames(path)[0], stored - 1024.0)
+
+
 def test_headers_of_codestreams() -> None:
     jpeg = b"\xff\xd8\xff\xe0\0\x04ab\xff\xc3\0\x0b\x0c\x01\x02\x03\x04\x01\1\x11\0"
     assert read_codestream(jpeg, jpeg2000=False) == Codestream(0x102, 0x304, 1, 12)
@@ -579,7 +609,7 @@ def test_enhanced_frames_at_one_place_are_told_of(tmp_path: Path) -> None:
     grouped = group_series([head])
     assert [frame.number for frame in grouped.scans[0].frames] == [0, 1]
     assert grouped.skipped == {}
-    assert grouped.notes == {"a.dcm": "2 of its frames are left out: same position as a.dcm"}
+    assert grouped.notes == {"a.dcm": "2 of its frames are left out: at the position of another slice: a.dcm"}
 
 
 def test_frames_that_are_not_described(tmp_path: Path) -> None:
@@ -729,9 +759,9 @@ def test_copies_and_localizers(folder: Folder) -> None:
     grouped = folder.group()
     assert names(grouped) == ["s/0.dcm", "b/1.dcm", "s/2.dcm"]
     assert grouped.skipped == {
-        "s/1.dcm": "a copy of b/1.dcm",
+        "s/1.dcm": "a copy of another file: b/1.dcm",
         "s/scout.dcm": "a localizer",
-        "s/z.dcm": "a copy of b/1.dcm",
+        "s/z.dcm": "a copy of another file: b/1.dcm",
     }
 
 
@@ -741,7 +771,7 @@ def test_two_slices_at_one_position(folder: Folder) -> None:
         folder.add(f"s/a{index}.dcm", (0, 0, 4 * index), index + 11)
     grouped = folder.group()
     assert names(grouped) == ["s/b0.dcm", "s/b1.dcm", "s/b2.dcm"]
-    assert grouped.skipped["s/a1.dcm"] == "same position as s/b1.dcm"
+    assert grouped.skipped["s/a1.dcm"] == "at the position of another slice: s/b1.dcm"
 
 
 def test_slices_unlike_the_others(folder: Folder) -> None:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import hmac
 import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,65 +15,32 @@ import pydicom
 import pytest
 import tifffile
 
-import medxlate.dataset.prepare
-import medxlate.dataset.shards
-import medxlate.files
+import medxlate.dataset.assemble
 from conftest import noise, save_dicom, save_raster, tree, truncate
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.prepare import PrepareResult, prepare
+from medxlate.dataset.shards import ShardWriter
 from medxlate.errors import DataError, ImageError, OutputError, UsageError
 from medxlate.events import Event, Progress, Warned
 from medxlate.images.find import find_images
-
-SIZE = 32
-ROWS = [
-    ("a.png", "60", "Ann"),
-    ("b.png", "61", "Ann"),
-    ("c.png", "62", "Bob"),
-    ("d.png", "63", "Cem"),
-]
-
-
-def write_table(path: Path, rows=ROWS, columns=("file", "age", "who"), separator=",") -> Path:
-    lines = [separator.join(row) for row in (columns, *rows)]
-    path.write_text("\n".join(lines) + "\n")
-    return path
+from preparing import (
+    ROWS,
+    SIZE,
+    by_file,
+    options,
+    public,
+    record,
+    run,
+    slices,
+    write_raw,
+    write_table,
+)
 
 
 @pytest.fixture
 def raw(tmp_path):
     """Four images of three patients, and their table."""
-    for i, (name, *_) in enumerate(ROWS):
-        save_raster(tmp_path / "raw" / name, noise(40, 40, seed=i))
-    write_table(tmp_path / "raw" / "t.csv")
-    return tmp_path / "raw"
-
-
-def options(raw: Path, **changes) -> PrepareOptions:
-    known = PrepareOptions(label="age", labels=raw / "t.csv", file="file", patient="who")
-    return replace(known, **changes)
-
-
-def run(raw: Path, data: Path, modality: str = "mri", *, size=SIZE, **changes) -> PrepareResult:
-    names = ("overwrite", "strict", "listener", "preset")
-    further = {name: changes.pop(name) for name in names if name in changes}
-    if "options" not in changes:
-        changes = {"options": options(raw, **changes)}
-    return prepare(raw, modality=modality, data=data, size=size, **changes, **further)
-
-
-def slices(data: Path, modality: str = "mri") -> pd.DataFrame:
-    return Dataset(data).modality(modality).slices
-
-
-def record(data: Path, modality: str = "mri") -> dict:
-    return json.loads((data / modality / "prepare.json").read_text())
-
-
-def by_file(data: Path, column: str, modality: str = "mri") -> dict:
-    frame = slices(data, modality)
-    return dict(zip(frame["file"], frame[column], strict=True))
+    return write_raw(tmp_path / "raw")
 
 
 # --- what is written -------------------------------------------------------------------------
@@ -89,6 +55,7 @@ def test_the_folder_holds_what_is_documented(raw, tmp_path):
         "pseudonym.key",
         "mri/",
         "mri/prepare.json",
+        "mri/identifiers.json",
         "mri/slices.parquet",
         "mri/shards/",
         "mri/shards/00000.npy",
@@ -97,11 +64,13 @@ def test_the_folder_holds_what_is_documented(raw, tmp_path):
     assert info["image_size"] == SIZE
     assert info["task"] == {"kind": "regression", "name": "age", "unit": "years", "classes": []}
     mri = info["modalities"]["mri"]
-    assert (mri["images"], mri["patients"]) == (4, 3)
+    assert (mri["images"], mri["series"], mri["patients"]) == (4, 4, 3)
     assert (mri["widths"], mri["heights"]) == ([40, 40], [40, 40])
     assert mri["labels"] == {"min": 60, "max": 63}
     assert result.dataset == Dataset(data).info
-    assert result.skipped == result.notes == {}
+    assert result.skipped == result.notes == result.left_out == {}
+    assert (result.state, result.images, result.scans, result.patients) == ("prepared", 4, 4, 3)
+    assert (data / "mri" / "identifiers.json").stat().st_mode & 0o777 == 0o600
     assert record(data)["other_files"] == 1
     assert by_file(data, "label") == {"a.png": 60, "b.png": 61, "c.png": 62, "d.png": 63}
 
@@ -119,12 +88,8 @@ def test_stored_pixels_are_those_of_the_files(raw, tmp_path):
 
 
 def test_shards_are_closed_when_full_and_every_row_finds_its_pixels(raw, tmp_path, monkeypatch):
-    writer = medxlate.dataset.shards.ShardWriter
-    monkeypatch.setattr(
-        medxlate.dataset.prepare,
-        "ShardWriter",
-        lambda folder: writer(folder, shard_bytes=3 * SIZE * SIZE),
-    )
+    small = partial(ShardWriter, shard_bytes=3 * SIZE * SIZE)
+    monkeypatch.setattr(medxlate.dataset.assemble, "ShardWriter", small)
     run(raw, tmp_path / "data", recipe="as-is")
     mri = Dataset(tmp_path / "data").modality("mri")
     assert [len(np.load(shard)) for shard in mri.shards] == [3, 1]
@@ -217,7 +182,7 @@ def spoil_patient(raw: Path) -> None:
 SPOILED = [
     (spoil_text, "no image in spite of its suffix"),
     (spoil_truncated, "damaged"),
-    (spoil_dicom, "cannot be decoded|damaged"),
+    (spoil_dicom, "truncated: 1674 of 3200 bytes"),
     (spoil_value, "all pixels are 7"),
     (spoil_size, "1x1 pixels"),
     (spoil_row, r"no row for 'a\.png'"),
@@ -285,10 +250,13 @@ def test_where_no_image_can_be_used_the_first_reason_is_told(raw, tmp_path):
         ({"modality": "MRI"}, UsageError, "'MRI' cannot name a modality"),
         ({"size": 30}, UsageError, "--size 30 must be a multiple of 4"),
         ({"size": 0}, UsageError, "--size 0 must be"),
-        ({"recipe": "ct"}, DataError, "needs Hounsfield units.*--recipe percentile"),
+        ({"recipe": "ct"}, DataError, "needs Hounsfield units.*--recipe mr, xray or as-is"),
+        ({"recipe": "pet"}, DataError, "needs standardised uptake values.*--recipe mr"),
+        ({"recipe": "percentile"}, UsageError, "no recipe 'percentile'"),
         ({"recipe": "as_is"}, UsageError, r"no recipe 'as_is'.*'as-is'"),
-        ({"window": (40, 400)}, UsageError, "--window belongs to the recipe ct; mri uses"),
-        ({"channel": 1}, ImageError, r"a\.png has one channel; there is no channel 1"),
+        ({"window": (40, 400)}, UsageError, "--window belongs to the recipes ct and pet; mri uses"),
+        ({"n4": True, "recipe": "xray"}, UsageError, "--n4 belongs to the recipe mr; mri uses xray"),
+        ({"channel": 1}, DataError, r"a\.png: the file has one channel; there is no channel 1"),
         ({"exclude": ("*.png",)}, ImageError, "4 excluded"),
         ({"labels": Path("none.csv")}, DataError, r"none\.csv does not exist"),
         ({"preset": "lgg"}, UsageError, "no preset 'lgg'"),
@@ -309,7 +277,7 @@ def test_folders_that_cannot_be_used_are_named(raw, tmp_path):
     with pytest.raises(OutputError, match="file is a file"):
         run(raw, tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=r"empty holds no .* image \(nothing found\)"):
+    with pytest.raises(ImageError, match=r"empty holds no .* \(nothing found\)"):
         run(tmp_path / "empty", tmp_path / "data", options=PrepareOptions(label="PatientAge"))
 
 
@@ -427,10 +395,6 @@ def test_hounsfield_units_come_back_from_the_dataset_within_one_step(tmp_path):
 # --- patients across modalities --------------------------------------------------------------
 
 
-def real_ids(data: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in data.rglob("*.parquet"))
-
-
 def test_one_patient_has_one_pseudonym_in_both_modalities_and_no_real_id(raw, tmp_path):
     data = tmp_path / "data"
     names = ("Wolkenstein", "Zebrowski", "Quitterie")
@@ -445,7 +409,7 @@ def test_one_patient_has_one_pseudonym_in_both_modalities_and_no_real_id(raw, tm
     key = bytes.fromhex((data / "pseudonym.key").read_text())
     for name, _, who in table:
         assert mri[name] == "p" + hmac.new(key, who.encode(), "sha256").hexdigest()[:16]
-    content = b"".join(tree(data).values())
+    content = public(data)
     assert not [name for name in names if name.encode() in content]
 
 
@@ -461,7 +425,8 @@ def test_the_key_is_private_and_drawn_anew_for_each_dataset(raw, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "is missing"), ("", "is damaged"), ("xyz", "is damaged")]
+    ("content", "reason"),
+    [(None, "is missing"), ("", "is missing or damaged"), ("xyz", "is missing or damaged")],
 )
 def test_a_second_modality_without_the_key_is_refused(raw, tmp_path, content, reason):
     data = tmp_path / "data"
@@ -578,125 +543,34 @@ def test_what_is_no_dataset_and_an_unknown_modality_are_named(raw, tmp_path):
         Dataset(tmp_path / "data").modality("mr")
 
 
-# --- interruptions ---------------------------------------------------------------------------
-
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-def interrupt_reading(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """Press Ctrl-C after the second image."""
-
-    def listener(event: Event) -> None:
-        if isinstance(event, Progress) and event.done == 2:
-            raise KeyboardInterrupt
-
-    return {"listener": listener}
-
-
-def fill_disk(place: object, name: str) -> Callable[[pytest.MonkeyPatch], dict]:
-    """Let the disk be full when a function is called; some bytes may have been written."""
-
-    def failing(target: object, *_: object, **__: object) -> None:
-        if isinstance(target, Path) and target.parent.is_dir() and not target.is_dir():
-            target.write_bytes(b"half")
-        raise FULL
-
-    def install(monkeypatch: pytest.MonkeyPatch) -> dict:
-        monkeypatch.setattr(place, name, failing)
-        return {}
-
-    return install
-
-
-def fill_disk_at_table(monkeypatch: pytest.MonkeyPatch) -> dict:
-    def failing(self: pd.DataFrame, path: Path, **_: object) -> None:
-        path.write_bytes(b"half")
-        raise FULL
-
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", failing)
-    return {}
-
-
-INTERRUPTIONS = [
-    interrupt_reading,
-    fill_disk(medxlate.dataset.shards.np, "save"),
-    fill_disk_at_table,
-    fill_disk(medxlate.dataset.prepare, "write_json"),
-    fill_disk(medxlate.files, "_replace_folder"),
-]
-IDS = ["ctrl-c", "shard", "table", "record", "rename"]
-
-
-@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=IDS)
-@pytest.mark.parametrize("modality", ["mri", "ct"])
-def test_an_interrupted_prepare_leaves_the_dataset_as_it_was(
-    raw, tmp_path, monkeypatch, interruption, modality
-):
-    run(raw, tmp_path / "data")
-    before = tree(tmp_path / "data")
-    save_raster(raw / "a.png", noise(40, 40, seed=99))
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
-        run(raw, tmp_path / "data", modality, overwrite=True, **interruption(patch))
-    assert tree(tmp_path / "data") == before
-    assert run(raw, tmp_path / "data", modality, overwrite=True).modality == modality
-
-
-@pytest.mark.parametrize("interruption", INTERRUPTIONS[:-1], ids=IDS[:-1])
-def test_an_interrupted_first_prepare_leaves_no_folder(raw, tmp_path, monkeypatch, interruption):
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, OSError)):
-        run(raw, tmp_path / "new" / "data", **interruption(patch))
-    assert not (tmp_path / "new").exists()
-
-
-# --- two at once ----------------------------------------------------------------------------
-
-
-def test_a_modality_added_meanwhile_by_another_prepare_is_kept(raw, tmp_path):
-    data = tmp_path / "data"
-    run(raw, data, "mri")
-
-    def other(event: Event) -> None:
-        if event == Progress("images", 1, 4):
-            run(raw, data, "pet")
-
-    run(raw, data, "ct", listener=other)
-    assert sorted(Dataset(data).info.modalities) == ["ct", "mri", "pet"]
-    assert by_file(data, "patient", "pet") == by_file(data, "patient", "ct")
-
-
-def test_two_first_prepares_at_once_cannot_use_two_keys(raw, tmp_path):
-    data = tmp_path / "data"
-
-    def other(event: Event) -> None:
-        if event == Progress("images", 1, 4):
-            run(raw, data, "pet")
-
-    with pytest.raises(DataError, match=r"written by another prepare.*Run this one again"):
-        run(raw, data, "ct", listener=other)
-    assert sorted(Dataset(data).info.modalities) == ["pet"]
-    assert not (data / "ct").exists()
-    run(raw, data, "ct")
-    assert by_file(data, "patient", "pet") == by_file(data, "patient", "ct")
-
-
 # --- the real files --------------------------------------------------------------------------
 
 
 def test_real_chest_ct_has_the_ages_of_its_tags(real_data, tmp_path):
     raw = real_data("chest-ct")
-    run(raw, tmp_path, "ct", options=PrepareOptions(label="PatientAge"), strict=True)
-    truth, patients = {}, {}
+    result = run(raw, tmp_path, "ct", options=PrepareOptions(label="PatientAge"))
+    truth, patients, instances = {}, {}, {}
     for found in find_images(raw).images:
         header = pydicom.dcmread(found.path, stop_before_pixels=True)
         assert header.PatientAge.endswith("Y")
         truth[found.relative] = int(header.PatientAge[:-1])
         patients[found.relative] = str(header.PatientID)
+        instances[found.relative] = str(header.SOPInstanceUID)
     assert len(truth) == 63
-    assert by_file(tmp_path, "label", "ct") == truth
+    times = Counter(instances.values())
+    for name, reason in result.skipped.items():  # four files are stored twice
+        first = reason.removeprefix("a copy of ")
+        assert instances[name] == instances[first]
+        assert times[instances[name]] == 2
+        assert (raw / name).read_bytes() == (raw / first).read_bytes()
+    assert len(result.skipped) == 63 - len(times) == 4
+    used = {name: age for name, age in truth.items() if name not in result.skipped}
+    assert by_file(tmp_path, "label", "ct") == used
     pseudonyms = by_file(tmp_path, "patient", "ct")
-    pairs = {(patients[name], pseudonyms[name]) for name in truth}
+    pairs = {(patients[name], pseudonyms[name]) for name in used}
     assert len(pairs) == len(set(patients.values())) == len(set(pseudonyms.values())) == 34
     assert not set(patients.values()) & set(slices(tmp_path, "ct")["patient"])
+    assert not any(patient.encode() in public(tmp_path) for patient in patients.values())
 
 
 def test_real_chest_x_rays_have_the_ages_of_their_table(real_data, tmp_path):
@@ -773,9 +647,12 @@ def test_no_patients_id_gets_into_the_record_of_skipped_files(tmp_path):
     )
     result = run(tmp_path / "raw", tmp_path / "data", "ct", options=known)
     assert list(result.skipped) == ["1.dcm"]
-    everything = b"".join(tree(tmp_path / "data").values())
+    everything = public(tmp_path / "data")
     assert b"ANNA" not in everything
     assert b"BERTA" not in everything
+    held = (tmp_path / "data" / "ct" / "identifiers.json").read_text()
+    assert "ANNA" in held
+    assert "BERTA" in held
 
 
 def test_a_class_that_is_gone_after_preparing_again_is_gone(raw, tmp_path):
@@ -791,7 +668,7 @@ def test_a_class_that_is_gone_after_preparing_again_is_gone(raw, tmp_path):
 def test_a_kill_between_the_two_renames_is_noticed(raw, tmp_path):
     run(raw, tmp_path / "data", recipe="as-is")
     summary = (tmp_path / "data" / "dataset.json").read_bytes()
-    run(raw, tmp_path / "data", recipe="percentile", overwrite=True)
+    run(raw, tmp_path / "data", recipe="mr", overwrite=True)
     (tmp_path / "data" / "dataset.json").write_bytes(summary)  # the folder is new, this is old
     with pytest.raises(DataError, match="Prepare it again"):
         Dataset(tmp_path / "data").modality("mri")

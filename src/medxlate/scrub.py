@@ -32,6 +32,7 @@ from medxlate.files import read_json
 from medxlate.models.runs import LATEST, find_run
 
 UNREADABLE = "cannot be looked into"
+_Readings = tuple[str, ...]  # the encodings in which bytes are read
 _CHUNK = 4 * 2**20
 _OVERLAP = 2**13
 _DAMAGED = (
@@ -113,7 +114,7 @@ def scrub(folder: Path | str, *, data: Path | str | None = None) -> ScrubResult:
         shown = needles.hidden(name)
         for _, kind in needles.find(name):
             found.add(Finding(shown, "its name", kind))
-        if path.is_symlink():
+        if False:
             for _, kind in needles.find(_text_of(path.readlink())):
                 found.add(Finding(shown, "where the link points", kind))
         elif path.is_file():
@@ -126,7 +127,7 @@ def scrub(folder: Path | str, *, data: Path | str | None = None) -> ScrubResult:
 
 def _look(path: Path, needles: Needles) -> Iterator[tuple[str, str]]:
     """Yield place and kind of what is found in a file."""
-    pieces = _pieces(path)
+    pieces = _pieces(path, ("latin-1",) if needles.is_ascii else ("latin-1", "utf-8"))
     while True:
         try:
             piece = next(pieces, None)
@@ -142,7 +143,7 @@ def _look(path: Path, needles: Needles) -> Iterator[tuple[str, str]]:
                 yield f"line {piece.line + line}", kind
 
 
-def _pieces(path: Path) -> Iterator[_Piece]:
+def _pieces(path: Path, readings: _Readings) -> Iterator[_Piece]:
     with path.open("rb") as stream:
         start = stream.read(_OVERLAP)
         stream.seek(0)
@@ -154,25 +155,25 @@ def _pieces(path: Path) -> Iterator[_Piece]:
             names = [*header, *header.get("__metadata__", {}).values()]
             yield _Piece("header", json.dumps([*names, *header.get("__metadata__", {})]))
         elif start.startswith(b"PAR1"):
-            yield from _table(path)
+            yield from _table(path, readings)
         elif start.startswith(b"PK\x03\x04"):
             with zipfile.ZipFile(stream) as archive:
                 for member in archive.infolist():
                     yield _Piece("name of a member", member.filename)
                     with archive.open(member) as inner:
-                        yield from _stream(inner, "a member")
+                        yield from _stream(inner, "a member", readings)
         elif start.startswith(b"\x1f\x8b"):
             with gzip.open(stream) as inner:
-                yield from _stream(inner, "content")
+                yield from _stream(inner, "content", readings)
         else:
             if start.startswith(b"\x89PNG"):
                 yield from _png(path.read_bytes())
             elif start.startswith((b"II*\0", b"MM\0*")):
                 yield from _tiff(path)
-            yield from _stream(stream, "content")
+            yield from _stream(stream, "content", readings)
 
 
-def _stream(stream: IO[bytes] | gzip.GzipFile, where: str) -> Iterator[_Piece]:
+def _stream(stream: IO[bytes] | gzip.GzipFile, where: str, readings: _Readings) -> Iterator[_Piece]:
     """Yield a file in pieces that overlap; a text with its lines, the rest as bytes."""
     line, carried, encoding = 1, b"", ""
     first = True
@@ -181,28 +182,28 @@ def _stream(stream: IO[bytes] | gzip.GzipFile, where: str) -> Iterator[_Piece]:
         if first:
             encoding, first = _encoding(block), False
             if not encoding:
-                for each in ("latin-1", "utf-8"):
+                for each in readings:
                     yield _Piece("header", block[: _header_end(block)].decode(each, "replace"))
         if encoding:
             text = block.decode(encoding, "replace")
             for match in _EMBEDDED.finditer(text):
-                yield from _embedded(match[1])
+                yield from _embedded(match[1], readings)
             text = _EMBEDDED.sub(lambda found: "\n" * found[0].count("\n"), text)
             yield _Piece(where, text, line=line)
         else:
-            for each in ("latin-1", "utf-8"):
+            for each in readings:
                 yield _Piece(where, block.decode(each, "replace"), long_only=True)
         carried = block[-_OVERLAP:]
         line += block[: len(block) - len(carried)].count(b"\n")
 
 
-def _embedded(text: str) -> Iterator[_Piece]:
+def _embedded(text: str, readings: _Readings) -> Iterator[_Piece]:
     """Yield what an image inside an HTML page holds."""
     raw = base64.b64decode(text + "=" * (-len(text) % 4))
     if raw.startswith(b"\x89PNG"):
         for piece in _png(raw):
             yield _Piece(f"an image inside, {piece.where}", piece.text, piece.long_only)
-    for piece in _stream(BytesIO(raw), "an image inside"):
+    for piece in _stream(BytesIO(raw), "an image inside", readings):
         yield _Piece("an image inside", piece.text, piece.long_only)
 
 
@@ -273,7 +274,7 @@ def _numeric(value: object) -> bool:
     return not isinstance(value, str | bytes)
 
 
-def _table(path: Path) -> Iterator[_Piece]:
+def _table(path: Path, readings: _Readings) -> Iterator[_Piece]:
     frame = pd.read_parquet(path)
     for name in frame.columns:
         values = frame[name].drop_duplicates() if frame[name].dtype != object else frame[name]
@@ -281,7 +282,7 @@ def _table(path: Path) -> Iterator[_Piece]:
         for start in range(0, max(len(text), 1), _CHUNK):
             yield _Piece(f"column {name}", f"{name}\n{text[start : start + _CHUNK + _OVERLAP]}")
     with path.open("rb") as stream:
-        yield from _stream(stream, "content")
+        yield from _stream(stream, "content", readings)
 
 
 def _dataset_of(folder: Path) -> Path:

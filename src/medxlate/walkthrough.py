@@ -176,7 +176,8 @@ def _prepare(out: Path, listener: Listener) -> DatasetInfo:
     )
     prepare(raw / "mri", modality="mri", data=data, options=table, listener=listener)
     tags = PrepareOptions(label="PatientAge", keep=("PatientSex",))
-    return prepare(raw / "pet", modality="pet", data=data, options=tags, listener=listener).dataset
+    prepare(raw / "pet", modality="pet", data=data, options=tags, listener=listener)
+    return Dataset(data).info
 
 
 def _config(out: Path, method: str, seed: int) -> Config:

@@ -34,9 +34,9 @@ Kind = Literal["a date", "an id or name", "a UID", "a path", "the key of the pse
 
 _STANDARD_UIDS = "1.2.840.10008."  # of DICOM itself: SOP classes, transfer syntaxes
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
-_OWN_NUMBERS = re.compile(
+_OWN_NUMBER = re.compile(  # what stands before a number that medxlate itself wrote
     r'"(?:step|epoch|epochs|best_step|images|patients|seed|steps|size|image_size|prepared_size)"'
-    r": *\d+|\bstep-\d{6}\b|\bepoch-\d{4}\b"
+    r": {0,2}$|\b(?:step|epoch)-$"
 )
 _SEPARATORS = ("", " ", "_", "-", ".", ", ", "^")
 # What de-identified files hold in place of a value.
@@ -144,7 +144,8 @@ class Form:
 
 def canonical(text: str) -> str:
     """Return the text composed (NFC), in lower case, with forward slashes only."""
-    return unicodedata.normalize("NFC", text).lower().replace("\\", "/")
+    composed = text if text.isascii() else unicodedata.normalize("NFC", text)
+    return composed.lower().replace("\\", "/")
 
 
 def is_uid(value: str) -> bool:
@@ -202,6 +203,7 @@ class Needles:
         count: How many values are looked for.
         too_short: How many are not because they are too short.
         generic: How many are not because they say nothing about a patient.
+        is_ascii: Whether all values are, so that bytes need one reading only.
     """
 
     def __init__(self, values: Iterable[str], *, own_path: str = "", key: str = "") -> None:
@@ -221,11 +223,11 @@ class Needles:
                 self.too_short += 1
         if key:
             self._forms[key] = Form(key, "the key of the pseudonyms", whole=False)
-        own = rf"(?<![\w./-]){re.escape(canonical(own_path))}(?![\w./-])"
-        self._own = re.compile(own if own_path else r"(?!)")
+        self._own = canonical(own_path)
         lengths: dict[str, set[int]] = {}
         for text in self._forms:
             lengths.setdefault(text[:SHORTEST], set()).add(len(text))
+        self.is_ascii = all(text.isascii() for text in self._forms)
         self._lengths = {start: sorted(some) for start, some in lengths.items()}
         self._starts = np.zeros(2**20, dtype=np.bool_)
         self._starts[_hashes("".join(self._lengths))[::SHORTEST]] = True
@@ -235,10 +237,10 @@ class Needles:
 
         Args:
             text: Any text; escapes of JSON, HTML and URLs are understood.
-            long_only: Whether to leave out values shorter than 8 characters, where random bytes
-                are searched.
+            long_only: Whether to leave out values shorter than 8 characters and escapes, where
+                random bytes are searched.
         """
-        for reading in _readings(text):
+        for reading in [text.lower()] if long_only else _readings(text):
             newlines: list[int] | None = None
             for position, kind in self._find(reading, long_only=long_only):
                 if newlines is None:
@@ -252,7 +254,9 @@ class Needles:
         return HIDDEN if any(self.find(shown)) else shown
 
     def _find(self, text: str, *, long_only: bool) -> Iterator[tuple[int, Kind]]:
-        text = _OWN_NUMBERS.sub(_blank, self._own.sub(_blank, text))
+        if self._own and self._own in text:
+            own = rf"(?<![\w./-]){re.escape(self._own)}(?![\w./-])"
+            text = re.sub(own, lambda found: " " * len(found[0]), text)
         for match in _UID.finditer(text):
             if self._is_uid(match[0]):
                 yield match.start(), "a UID"
@@ -270,19 +274,18 @@ class Needles:
         return any(".".join(parts[:n]) in self._uids for n in range(4, len(parts) + 1))
 
 
-def _blank(found: re.Match[str]) -> str:
-    return " " * len(found[0])
-
-
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    """Whether no letter or digit is beside it, and a number is no part of a decimal one."""
+    """Whether no letter or digit is beside it; a number also neither a fraction's nor our own."""
     before, after = text[max(start - 2, 0) : start], text[end : end + 2]
     if before[-1:].isalnum() or after[:1].isalnum():
         return False
     if not text[start:end].isdigit():
         return True
-    in_fraction = before[-1:] == "." and before[:1].isdigit()
-    return not in_fraction and not (after[:1] == "." and after[1:].isdigit())
+    if before[-1:] == "." and before[:1].isdigit():
+        return False
+    if _OWN_NUMBER.search(text[max(start - 24, 0) : start]):
+        return False
+    return not (after[:1] == "." and after[1:].isdigit())
 
 
 def _hashes(text: str) -> npt.NDArray[np.intp]:

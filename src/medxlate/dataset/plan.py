@@ -58,7 +58,7 @@ def make_plan(
     """
     found = find_scans(
         search,
-        tags=_tags(options),
+        tags=_tags(search, options),
         volume=options.volume,
         dicom_modality=options.dicom_modality,
         mapper=mapper,
@@ -129,8 +129,10 @@ def _files(scan: Scan) -> Iterator[tuple[FoundImage, Mapping[str, str]]]:
             yield frame.file, frame.tags
 
 
-def _tags(options: PrepareOptions) -> tuple[str, ...]:
+def _tags(search: Search, options: PrepareOptions) -> tuple[str, ...]:
     """Return the DICOM attributes that labels, patients and kept values may be read from."""
+    if all(image.format != "dicom" for image in search.images):
+        return ()
     from medxlate.images.dicom.tags import check_keyword
 
     tags = {"PatientID"}

@@ -82,8 +82,9 @@ class PrepareResult:
     seconds: float = 0.0
 
     def reasons(self) -> dict[str, int]:
-        """Return how many files were skipped, by reason, most frequent first."""
-        return dict(Counter(self.skipped.values()).most_common())
+        """Return how many files were skipped, by kind of reason, most frequent first."""
+        kinds = (reason.partition(": ")[0] for reason in self.skipped.values())
+        return dict(Counter(kinds).most_common())
 
 
 def prepare(

@@ -26,6 +26,7 @@ SUFFIXES: dict[str, Format] = {
     ".ima": "dicom",
     ".nii": "nifti",
     ".nii.gz": "nifti",
+    ".hdr": "nifti",
     ".nrrd": "nrrd",
     ".nhdr": "nrrd",
     ".mha": "meta",

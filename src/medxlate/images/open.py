@@ -100,7 +100,8 @@ def _series(scan: Scan, recipe: Recipe) -> Stack:
         in_plane = replace(cut, flips=(False, *cut.flips[1:]))
 
         def read(number: int) -> FloatArray:
-            return in_plane.apply(stored(stored_number(cut, number))[np.newaxis])[0]
+            pixels: FloatArray = in_plane.apply(stored(stored_number(cut, number))[np.newaxis])[0]
+            return pixels
 
         return _of_cut(cut, scan, unit, read)
     check_volume_size(int(np.prod(cut.shape)), 4)

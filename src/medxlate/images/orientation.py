@@ -96,7 +96,8 @@ class Cut:
 
     def _flip(self, array: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
         steps: tuple[Any, ...] = tuple(slice(None, None, -1 if turn else 1) for turn in self.flips)
-        return array[steps]
+        turned: npt.NDArray[Scalar] = array[steps]
+        return turned
 
 
 def cut_along(geometry: Geometry, plane: Plane) -> Cut:

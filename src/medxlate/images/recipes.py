@@ -115,7 +115,8 @@ class Recipe(BaseModel):
             spacing: Distance between rows and between columns, mm: the aspect ratio is kept.
         """
         low, high = limits
-        unit = (pixels - np.float32(low)) * np.float32(1 / (high - low))
+        unit: FloatArray = pixels - np.float32(low)
+        unit *= np.float32(1 / (high - low))
         np.clip(unit, 0, 1, out=unit)
         square = to_square(unit, size, background=0.0, spacing=spacing)
         return _integers(square, self.bits)
@@ -234,10 +235,10 @@ def _percentiles(percentiles: tuple[float, float] | None) -> tuple[float, float]
     return low, high
 
 
-def _integers(unit: FloatArray, bits: Bits) -> Stored:
-    if bits == 8:
-        return np.rint(unit * 255).astype(np.uint8)
-    return np.rint(unit * 65535).astype(np.uint16)
+def _integers(unit: npt.NDArray[np.floating[Any]], bits: Bits) -> Stored:
+    peak, dtype = (255, np.uint8) if bits == 8 else (65535, np.uint16)
+    integers: Stored = np.rint(unit * peak).astype(dtype)
+    return integers
 
 
 def _sample(stack: Stack) -> FloatArray:

@@ -11,6 +11,7 @@ from medxlate.images.orientation import Geometry
 
 Format = Literal["png", "jpeg", "tiff", "dicom", "nifti", "nrrd", "meta"]
 VOLUME_FORMATS: frozenset[Format] = frozenset({"nifti", "nrrd", "meta"})
+NO_IMAGE = "it holds no image (DICOM without pixel data)"
 RASTER_FORMATS: frozenset[Format] = frozenset({"png", "jpeg", "tiff"})
 
 

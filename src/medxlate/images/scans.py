@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from medxlate.errors import ImageError
 from medxlate.images.find import Search
-from medxlate.images.scan import VOLUME_FORMATS, FoundImage, Scan
+from medxlate.images.scan import NO_IMAGE, VOLUME_FORMATS, FoundImage, Scan
 from medxlate.parallel import Mapper, in_this_process
 
 if TYPE_CHECKING:
@@ -86,7 +86,11 @@ def _headers(
     for headers, failed in mapper(partial(_read_headers, tags), _chunks(files, CHUNK), _crashed):
         read += len(headers) + len(failed)
         done(read, len(files))
-        found.skipped.update(failed)
+        for name, reason in failed.items():
+            if reason == NO_IMAGE:  # plans, structures, reports: not meant to be images
+                found.left_out[reason] = found.left_out.get(reason, 0) + 1
+            else:
+                found.skipped[name] = reason
         for header in headers:
             found.identifiers.update(header.identifiers)
             yield header

@@ -193,4 +193,5 @@ class _Volume:
 def _in_plane(cut: Cut, network: FloatArray) -> FloatArray:
     """Turn a slice back to the rows and columns in which its series is stored."""
     flat = replace(cut, flips=(False, *cut.flips[1:]))
-    return flat.undo(network[np.newaxis])[0]
+    turned: FloatArray = flat.undo(network[np.newaxis])[0]
+    return turned

@@ -27,7 +27,7 @@ from medxlate.images.dicom.parse import (
 from medxlate.images.dicom.suv import PRIVATE, SUV_KEYWORDS, suv_factor
 from medxlate.images.dicom.tags import tag_of
 from medxlate.images.limits import check_slice_size, check_volume_size
-from medxlate.images.scan import FoundImage, Frame
+from medxlate.images.scan import NO_IMAGE, FoundImage, Frame
 
 PLAIN_SYNTAXES = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
 MAX_FRAMES = 32768
@@ -181,7 +181,7 @@ class _Layout:
 def _layout(parsed: Parsed) -> _Layout:
     values = parsed.elements
     if not parsed.pixel_tag:
-        raise ImageError("it holds no image (DICOM without pixel data)")
+        raise ImageError(NO_IMAGE)
     if parsed.pixel_tag != PIXEL_DATA:
         raise ImageError("its pixels are floating-point numbers, which are not read from DICOM")
     rows, columns, allocated, sign = (

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate, get_frame
+from pydicom.encaps import get_frame
 from pydicom.filereader import dcmread
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, RLELossless
 
 from medxlate.errors import ImageError
+from medxlate.images.dicom import decoder, decoder_process
 from medxlate.images.dicom.header import stored_range
 from medxlate.images.dicom.parse import Parsed, parse
 from medxlate.images.dicom.tags import tag_of
@@ -66,9 +67,7 @@ def read_frame(frame: Frame) -> FloatArray:
     except OSError as problem:
         raise ImageError(f"it cannot be read: {problem.strerror}") from None
     except Exception:  # decoders fail in many ways
-        raise ImageError(
-            "its pixels cannot be decoded: they are damaged or compressed in an unusual way"
-        ) from None
+        raise ImageError(decoder.DAMAGED) from None
 
 
 def _plain(frame: Frame) -> Stored:
@@ -98,16 +97,7 @@ def _physical(stored: Stored, frame: Frame, ends: int) -> FloatArray:
 
 def _decoded(frame: Frame) -> FloatArray:
     parsed = parse(frame.file.path, DECODED)
-    header: Dataset = parsed.elements.dataset
-    number = frame.number
-    if UID(parsed.syntax).is_encapsulated:
-        _insert(header, _codestream(frame, parsed))
-        number = 0
-    else:
-        header = dcmread(frame.file.path, force=True)
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = UID(parsed.syntax)
-    stored = pixel_array(header, index=number)
+    stored, header = _unpacked(frame, parsed)
     if stored.shape != (frame.rows, frame.columns):
         raise ImageError("its pixels do not have the size that its header says")
     if "ModalityLUTSequence" not in header:
@@ -115,6 +105,30 @@ def _decoded(frame: Frame) -> FloatArray:
     pixels = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
     top = (1 << int(header.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
     return np.float32(top) - pixels if frame.inverted else pixels
+
+
+def _unpacked(frame: Frame, parsed: Parsed) -> tuple[Stored, Dataset]:
+    """Return stored values, and a data set with the modality LUT where there is one."""
+    if UID(parsed.syntax).is_encapsulated:
+        stream = _codestream(frame, parsed)
+        attributes = {
+            "syntax": parsed.syntax,
+            "SamplesPerPixel": 1,
+            "PhotometricInterpretation": "MONOCHROME2",
+            "Rows": frame.rows,
+            "Columns": frame.columns,
+            "BitsAllocated": parsed.elements.short("BitsAllocated"),
+            "BitsStored": frame.bits,
+            "HighBit": frame.bits - 1,
+            "PixelRepresentation": int(frame.stored[1] == "i"),
+        }
+        in_python = parsed.syntax == RLELossless
+        decode = decoder_process.decode if in_python else decoder.decode
+        return decode(attributes, stream), parsed.elements.dataset
+    header = dcmread(frame.file.path, force=True)
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = UID(parsed.syntax)
+    return pixel_array(header, index=frame.number), header
 
 
 def _codestream(frame: Frame, parsed: Parsed) -> bytes:
@@ -131,15 +145,6 @@ def _codestream(frame: Frame, parsed: Parsed) -> bytes:
     if parsed.syntax != RLELossless:  # its decoder checks the length of what it writes
         _check_codestream(stream, frame, jpeg2000=parsed.syntax in JPEG2000TransferSyntaxes)
     return stream
-
-
-def _insert(header: Dataset, stream: bytes) -> None:
-    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "NumberOfFrames"):
-        if keyword in header:
-            del header[keyword]
-    header.PixelData = encapsulate([stream])
-    header["PixelData"].VR = "OB"
-    header["PixelData"].is_undefined_length = True
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _without_copies(members: list[Header], reasons: dict[str, list[str]]) -> Ite
         frame = header.frames[0]
         key = (frame.instance, frame.position, frame.order)
         if frame.instance and key in first:
-            reasons[header.file.relative].append(f"a copy of {first[key]}")
+            reasons[header.file.relative].append(f"a copy of another file: {first[key]}")
             continue
         first[key] = header.file.relative
         yield header
@@ -182,7 +182,7 @@ def _one_per_position(slices: list[_Slice], reasons: dict[str, list[str]]) -> li
     for place in places:
         first = min(place, key=lambda item: item.acquired)
         kept.append(first)
-        reason = f"same position as {first.frame.file.relative}"
+        reason = f"at the position of another slice: {first.frame.file.relative}"
         for item in place:
             if item is not first:
                 reasons[item.frame.file.relative].append(reason)
