@@ -5,42 +5,54 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import PIL.Image
 import pydicom
 import pytest
 
+from conftest import open_file
 from medxlate import walkthrough
 from medxlate.cli.demo import _verdict
 from medxlate.errors import OutputError
-from medxlate.images.read import read_image
+from medxlate.images.recipes import Recipe
 from medxlate.phantoms.files import write_phantoms
 
 
 def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
     write_phantoms(tmp_path, patients={"ct": 2, "mri": 2, "pet": 1}, slices=2, size=32, seed=3)
     header = pydicom.dcmread(tmp_path / "ct" / "CT001" / "00.dcm")
-    image = read_image(tmp_path / "ct" / "CT001" / "00.dcm", tags=["PatientAge"])
-    assert image.unit == "HU"
-    assert image.pixels[0, 0] == pytest.approx(-1000, abs=60)  # air in the corner
-    assert image.pixels.max() > 300  # skull
-    assert image.tags["PatientAge"] == header.PatientAge
+    scan, stack = open_file(tmp_path / "ct" / "CT001" / "00.dcm", tags=["PatientAge"])
+    assert stack.unit == "HU"
+    assert stack.read(0)[0, 0] == pytest.approx(-1000, abs=60)  # air in the corner
+    assert stack.read(0).max() > 300  # skull
+    assert scan.frames[0].tags["PatientAge"] == header.PatientAge
     assert header.pixel_array.shape == (32, 32)
+    first, second = (
+        pydicom.dcmread(tmp_path / "ct" / "CT001" / name) for name in ("00.dcm", "01.dcm")
+    )
+    assert first.SeriesInstanceUID == second.SeriesInstanceUID
+    assert second.ImagePositionPatient[2] - first.ImagePositionPatient[2] == 6
     assert pydicom.dcmread(tmp_path / "pet" / "PET001" / "01.dcm").Units == "BQML"
+    _, pet = open_file(tmp_path / "pet" / "PET001" / "01.dcm", Recipe(kind="pet"))
+    assert pet.unit == "SUVbw"
+    assert 1 < pet.read(0).max() < 40
     with (tmp_path / "mri" / "labels.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["file"] for row in rows] == [
-        p.name for p in sorted((tmp_path / "mri").glob("*.png"))
+        p.name for p in sorted((tmp_path / "mri").glob("*.nii.gz"))
     ]
-    with PIL.Image.open(tmp_path / "mri" / rows[0]["file"]) as picture:
-        assert picture.mode == "I;16"
+    volume = nibabel.load(tmp_path / "mri" / rows[0]["file"])
+    assert volume.shape == (32, 32, 2)
+    assert volume.get_data_dtype() == np.int16
+    assert volume.header.get_zooms()[2] == 6
 
 
 def test_phantoms_follow_from_the_seed_and_patients_differ(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_phantoms(tmp_path / name, patients={"mri": 2}, slices=1, size=32, seed=seed)
-    files = [sorted((tmp_path / name / "mri").glob("*.png")) for name in "abc"]
-    pixels = [[np.asarray(PIL.Image.open(path)) for path in some] for some in files]
+    files = [sorted((tmp_path / name / "mri").glob("*.nii.gz")) for name in "abc"]
+    pixels = [[np.asarray(nibabel.load(path).dataobj) for path in some] for some in files]
     assert np.array_equal(pixels[0][0], pixels[1][0])
     assert not np.array_equal(pixels[0][0], pixels[2][0])
     assert not np.array_equal(pixels[0][0], pixels[0][1])
@@ -60,7 +72,7 @@ def test_demo_runs_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(walkthrough, "SETTINGS", settings)
     result = walkthrough.demo(tmp_path / "demo")
     assert result.joint.constant == result.target_only.constant
-    assert result.translation.images == 20
+    assert (result.translation.files, result.translation.slices) == (10, 20)
     assert list(result.dataset.modalities) == ["ct", "mri", "pet"]
     with PIL.Image.open(result.picture) as picture:
         assert picture.width > picture.height > 200

@@ -20,8 +20,8 @@ from medxlate.dataset.duplicates import (
     Duplicate,
     linked_patients,
     near_duplicates,
-    perceptual_hash,
 )
+from medxlate.images.perceptual import perceptual_hash
 
 Array = np.ndarray[Any, Any]
 
@@ -139,6 +139,14 @@ def test_one_bit_beyond_the_threshold_is_no_duplicate() -> None:
     for seed in range(20):
         frame = table([("a", "1", shared), ("b", "2", turned(shared, NEAR + 1, seed=seed))])
         assert near_duplicates({"ct": frame}).pairs == ()
+
+
+@pytest.mark.parametrize("bits", [range(NEAR), range(512 - NEAR, 512)])
+def test_a_near_duplicate_is_found_whichever_bits_differ(bits: range) -> None:
+    shared = random_hash(1)
+    other = f"{int(shared, 16) ^ sum(1 << bit for bit in bits):0128x}"
+    frame = table([("a", "1", shared), ("b", "2", other)])
+    assert [pair.distance for pair in near_duplicates({"ct": frame}).pairs] == [NEAR]
 
 
 def test_repeats_within_a_patient_are_only_counted() -> None:

@@ -7,31 +7,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import PIL.Image
+import pydicom
 import pytest
 import tifffile
 import torch
 from torch import nn
 
 import tiny
+from conftest import open_file
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
 from medxlate.errors import ImageError, ModelError, OutputError, UsageError
 from medxlate.events import Event, Progress
 from medxlate.files import sha256
-from medxlate.images.dicom import write_dicom
-from medxlate.images.find import FoundImage
-from medxlate.images.geometry import from_square
-from medxlate.images.read import read_image
+from medxlate.images.dicom.write import write_dicom
 from medxlate.images.recipes import Recipe, to_network, to_stored
+from medxlate.images.scan import Format, FoundImage, Scan
+from medxlate.images.square import from_square
 from medxlate.inference import translate as translate_module
 from medxlate.inference.engine import run
 from medxlate.inference.inputs import find_inputs
+from medxlate.inference.names import output_names
 from medxlate.inference.predict import Predictor, predict
-from medxlate.inference.translate import Translator, output_names, translate
+from medxlate.inference.translate import Translator, translate
 from medxlate.models.folder import load_generator, load_predictor, read_model
+from preparing import save_nifti, tissue, write_series
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +89,14 @@ def test_every_image_becomes_one_of_the_same_place_name_and_size(tmp_path: Path,
         "a/b/colour.jpg": "a/b/colour.png",
     }
     assert tree(out) == {*pairs.values(), "translation.json"}
-    assert (result.out, result.images, result.failed) == (out, 4, {})
+    assert (result.out, result.files, result.slices, result.failed) == (out, 4, 4, {})
     for before, after in pairs.items():
         pixels = opened(out / after)
         assert pixels.shape == opened(inputs / before).shape[:2]
         assert pixels.std() > 0
     record = json.loads((out / "translation.json").read_text())
     assert {item["input"]: item["output"] for item in record["files"]} == pairs
+    assert {item["frame"] for item in record["files"]} == {0}
     assert (record["source"], record["target"], record["failed"]) == ("mri", "ct", {})
     assert record["synthetic"] is True
     assert record["generator_sha256"] == sha256(model / "translator-mri.safetensors")
@@ -132,7 +137,7 @@ def test_outputs_are_marked_as_synthetic(tmp_path: Path, model: Path):
 
 
 def test_stored_values_come_back_to_physical_ones(tmp_path: Path, identity: None):
-    """Windowed CT in HU: value = slope * stored + intercept."""
+    """Windowed CT in HU: value = slope * stored + intercept, in DICOM as in PNG."""
     ct = Recipe(kind="ct", window=(40.0, 400.0), unit="HU", output_range=(-160.0, 240.0))
     model = tiny.write_tiny_model(tmp_path / "m", source_recipe=ct, target_recipe=ct)
     stored = tiny.noise(32, 32, seed=0).astype(np.int16) * 2
@@ -143,11 +148,21 @@ def test_stored_values_come_back_to_physical_ones(tmp_path: Path, identity: None
         attributes={"RescaleSlope": 1, "RescaleIntercept": -200},
     )
     translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu")
-    with PIL.Image.open(tmp_path / "out" / "x.png") as image:
+    assert tree(tmp_path / "out") == {"x.dcm", "translation.json"}
+    header = pydicom.dcmread(tmp_path / "out" / "x.dcm")
+    values = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
+    assert (header.RescaleType, header.Modality) == ("HU", "CT")
+    np.testing.assert_allclose(values, np.clip(stored - 200.0, -160, 240), atol=1)
+    # The same range in the text of a PNG.
+    grey = tiny.write_tiny_model(tmp_path / "g", source_recipe=tiny.AS_IS, target_recipe=ct)
+    pixels = tiny.noise(32, 32, seed=1)
+    tiny.save(tmp_path / "png" / "x.png", pixels)
+    translate(tmp_path / "png", out=tmp_path / "grey", model=grey, device="cpu")
+    with PIL.Image.open(tmp_path / "grey" / "x.png") as image:
         facts = json.loads(image.info["medxlate"])
         values = np.asarray(image) * facts["slope"] + facts["intercept"]
     assert facts["unit"] == "HU"
-    np.testing.assert_allclose(values, np.clip(stored - 200.0, -160, 240), atol=facts["slope"])
+    np.testing.assert_allclose(values, pixels / 255 * 400 - 160, atol=400 / 255)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
@@ -195,7 +210,7 @@ def test_translation_takes_the_path_of_training(tmp_path: Path):
     _, generator = load_generator(model, read_model(model), None)
     with torch.no_grad():
         fakes = generator(slices.batch(range(8)).images)
-    assert recipe.kind == "percentile"
+    assert recipe.kind == "mr"
     for row in range(8):
         wanted = to_stored(from_square(fakes[row, 0].numpy(), tiny.SIZE, tiny.SIZE), 16)
         found = opened(tmp_path / "out" / modality.column("file")[row])
@@ -249,7 +264,7 @@ def test_bad_files_are_listed_and_good_ones_translated(tmp_path: Path, model: Pa
     inputs, out = some_images(tmp_path / "in"), tmp_path / "out"
     wanted = spoil(inputs)
     result = translate(inputs, out=out, model=model, device="cpu")
-    assert result.images == 4
+    assert result.files == 4
     assert set(result.failed) == set(wanted)
     assert all(text in result.failed[name] for name, text in wanted.items())
     assert str(tmp_path) not in json.dumps(result.failed)
@@ -328,8 +343,11 @@ def test_a_source_that_the_model_has_not_is_named(tmp_path: Path, model: Path):
 
 def test_the_library_way(model: Path, tmp_path: Path):
     translator = Translator.load(model)
-    images, _ = find_inputs(some_images(tmp_path / "in"), ())
-    batch = [translator.reader.read(image) for image in images]
+    recipe = translator.reader.recipe
+    found = find_inputs(some_images(tmp_path / "in"), recipe, exclude=())
+    failed: dict[str, str] = {}
+    batch = [item for scan in found.scans for item in translator.reader.slices(scan, failed)]
+    assert (len(batch), failed) == (4, {})
     fakes = translator.translate(batch)
     assert [fake.shape for fake in fakes] == [(item.height, item.width) for item in batch]
     assert all(fake.dtype == np.float32 and np.abs(fake).max() <= 1 for fake in fakes)
@@ -352,7 +370,7 @@ def write_patients(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def percentile_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    recipe = Recipe(kind="percentile", percentiles=(0.5, 99.5))
+    recipe = Recipe(kind="mr", percentiles=(0.5, 99.5))
     return tiny.write_tiny_model(tmp_path_factory.mktemp("pct"), target_recipe=recipe)
 
 
@@ -360,16 +378,20 @@ def direct(model: Path, files: list[Path]) -> np.ndarray[Any, Any]:
     """Compute predictions by hand from the network and the target's recipe."""
     info = read_model(model)
     network = load_predictor(model, info)
+    recipe = info.target_recipe
+    stacks = [open_file(file, recipe)[1] for file in files]
     squares = [
-        to_network(info.target_recipe.store(read_image(file), tiny.SIZE), tiny.SIZE)
-        for file in files
+        to_network(
+            recipe.store(stack.read(0), tiny.SIZE, limits=recipe.limits(stack)), tiny.SIZE
+        )
+        for stack in stacks
     ]
     with torch.no_grad():
         outputs = network(torch.from_numpy(np.stack(squares))[:, None])
     return info.predictor.head.predictions(outputs).numpy()
 
 
-def test_the_table_has_a_row_an_image_and_a_row_a_patient(tmp_path: Path, percentile_model: Path):
+def test_the_table_has_a_row_a_slice_and_a_row_a_patient(tmp_path: Path, percentile_model: Path):
     inputs = write_patients(tmp_path / "in")
     out = tmp_path / "deep" / "p.csv"
     result = predict(inputs, out=out, model=percentile_model, device="cpu")
@@ -377,12 +399,13 @@ def test_the_table_has_a_row_an_image_and_a_row_a_patient(tmp_path: Path, percen
     for secret in ("Zebrowski", "Quux", "ID-", str(tmp_path)):
         assert secret not in text
     table = pd.read_csv(out, keep_default_na=False)
-    assert list(table.columns) == ["level", "patient", "file", "images", "age"]
-    assert list(table["level"]) == ["image"] * 4 + ["patient"] * 2
+    assert list(table.columns) == ["level", "patient", "file", "slice", "slices", "age"]
+    assert list(table["level"]) == ["slice"] * 4 + ["patient"] * 2
     first, second = "patient-0001", "patient-0002"
     assert list(table["patient"]) == [first, first, second, first, first, second]
     assert list(table["file"]) == ["0.dcm", "1.dcm", "2.dcm", "3.dcm", "", ""]
-    assert list(table["images"]) == [1, 1, 1, 1, 3, 1]
+    assert list(table["slice"]) == ["1", "1", "1", "1", "", ""]
+    assert list(table["slices"]) == [1, 1, 1, 1, 3, 1]
     ages = direct(percentile_model, [inputs / f"{i}.dcm" for i in range(4)])
     assert np.ptp(ages) > 0.01
     wanted = [*ages, ages[[0, 1, 3]].mean(), ages[2]]
@@ -392,10 +415,70 @@ def test_the_table_has_a_row_an_image_and_a_row_a_patient(tmp_path: Path, percen
     assert {p.name for p in out.parent.iterdir()} == {"p.csv"}
 
 
-def test_without_known_patients_there_are_only_images(tmp_path: Path, model: Path):
+def write_volumes(folder: Path) -> Path:
+    """Write two volumes of 6 axial slices; the lowest and the highest show next to nothing."""
+    for seed, name in enumerate(["one/a.nii.gz", "two/b.nii.gz"]):
+        voxels = np.random.default_rng(seed).integers(0, 256, (32, 32, 6)).astype(np.uint8)
+        voxels[:, :, [0, 5]] //= 30
+        save_nifti(folder / name, voxels)
+    return folder
+
+
+def test_volumes_have_a_row_of_their_own_and_near_empty_slices_none(
+    tmp_path: Path, same_model: Path
+):
+    inputs = write_volumes(tmp_path / "in")
+    out = tmp_path / "p.csv"
+    predict(inputs, out=out, model=same_model, patient="folder:1", batch_size=3, device="cpu")
+    table = pd.read_csv(out, keep_default_na=False)
+    assert list(table["level"]) == ["slice"] * 8 + ["volume"] * 2 + ["patient"] * 2
+    slices, volumes = table[table["level"] == "slice"], table[table["level"] == "volume"]
+    assert list(slices["slice"]) == ["2", "3", "4", "5"] * 2
+    assert list(slices["file"]) == ["one/a.nii.gz"] * 4 + ["two/b.nii.gz"] * 4
+    assert list(volumes["file"]) == ["one/a.nii.gz", "two/b.nii.gz"]
+    assert list(volumes["slices"]) == [4, 4]
+    assert list(volumes["patient"]) == ["patient-0001", "patient-0002"]
+    ages = slices["age"].to_numpy().reshape(2, 4)
+    assert np.ptp(ages) > 0.01
+    np.testing.assert_allclose(volumes["age"], ages.mean(axis=1), atol=1e-4)
+    np.testing.assert_allclose(table["age"][10:], ages.mean(axis=1), atol=1e-4)
+
+
+def test_a_series_is_a_volume_and_its_slices_keep_their_files(tmp_path: Path):
+    recipe = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0))
+    model = tiny.write_tiny_model(tmp_path / "m", target_recipe=recipe)
+    names = write_series(tmp_path / "in" / "x", tissue(5, side=32), patient="ID-Zebrowski")
+    table = predict(tmp_path / "in", out=tmp_path / "p.csv", model=model, device="cpu").table
+    assert list(table["level"]) == ["slice"] * 5 + ["volume", "patient"]
+    assert list(table["file"]) == [*(f"x/{name}" for name in names), "x", ""]
+    assert list(table["slice"][:5]) == [1, 2, 3, 4, 5]
+    assert set(table["patient"]) == {"patient-0001"}
+    assert "Zebrowski" not in (tmp_path / "p.csv").read_text()
+
+
+def test_volumes_without_a_slice_to_show_cannot_be_predicted(tmp_path: Path, same_model: Path):
+    save_nifti(tmp_path / "in" / "dark.nii", np.eye(32, dtype=np.uint8)[:, :, None].repeat(4, 2))
+    with pytest.raises(ImageError, match="all slices are near-empty"):
+        predict(tmp_path / "in", out=tmp_path / "p.csv", model=same_model, device="cpu")
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
+def test_near_empty_slices_become_the_targets_black(tmp_path: Path, same_model: Path):
+    inputs, out = write_volumes(tmp_path / "in"), tmp_path / "out"
+    result = translate(inputs, out=out, model=same_model, device="cpu", batch_size=4)
+    assert (result.files, result.slices) == (2, 12)
+    for name in ("one/a.nii.gz", "two/b.nii.gz"):
+        fake = np.asarray(nibabel.load(out / name).dataobj)
+        assert fake.shape == (32, 32, 6)
+        spread = fake.std(axis=(0, 1))
+        assert list(spread > 0) == [False, True, True, True, True, False]
+        np.testing.assert_array_equal(fake[:, :, [0, 5]], 0)
+
+
+def test_without_known_patients_there_are_only_slices(tmp_path: Path, model: Path):
     result = predict(some_images(tmp_path / "in"), out=tmp_path / "p.csv", model=model)
     table = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
-    assert list(table["level"]) == ["image"] * 4
+    assert list(table["level"]) == ["slice"] * 4
     assert set(table["patient"]) == {""}
     assert list(table["file"]) == ["a/b/colour.jpg", "a/b/high.tif", "a/wide.png", "top.png"]
     assert len(result.table) == 4
@@ -406,7 +489,7 @@ def test_patients_can_be_read_from_the_path(tmp_path: Path, model: Path):
     table = predict(inputs, out=tmp_path / "p.csv", model=model, patient="folder:1").table
     means = table[table["level"] == "patient"]
     assert list(means["patient"]) == ["patient-0001"]  # top.png lies in no folder
-    assert list(means["images"]) == [3]
+    assert list(means["slices"]) == [3]
     assert means["age"].iloc[0] == pytest.approx(table["age"][:3].mean(), abs=1e-3)
 
 
@@ -414,8 +497,8 @@ def test_classes_come_with_probabilities(tmp_path: Path):
     model = tiny.write_tiny_model(tmp_path / "m", task=tiny.GROUP)
     inputs = write_patients(tmp_path / "in")
     table = predict(inputs, out=tmp_path / "p.csv", model=model, device="cpu").table
-    assert list(table.columns[4:]) == ["group", "p(middle)", "p(old)", "p(young)"]
-    chances = table.iloc[:, 5:].to_numpy()
+    assert list(table.columns[5:]) == ["group", "p(middle)", "p(old)", "p(young)"]
+    chances = table.iloc[:, 6:].to_numpy()
     by_hand = direct(model, [inputs / f"{i}.dcm" for i in range(4)])
     np.testing.assert_allclose(chances[:4], by_hand, atol=1e-5)
     np.testing.assert_allclose(chances[4], by_hand[[0, 1, 3]].mean(axis=0), atol=1e-5)
@@ -509,7 +592,30 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, use: Callable[..., ob
 )
 def test_no_two_outputs_share_a_name(inputs: list[str], outputs: list[str]):
     found = [FoundImage(Path(name), name, "png", False) for name in inputs]
-    assert output_names(found) == dict(zip(inputs, outputs, strict=True))
+    scans = [Scan(file.relative, "png", (file,)) for file in found]
+    names = output_names(scans, phi="keep", patients={})
+    assert names == {(name, 0): new for name, new in zip(inputs, outputs, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("format_", "inputs", "outputs"),
+    [
+        ("nifti", ["a.nii", "a.nii.gz", "b.nii"], ["a.nii", "a.nii.gz", "b.nii"]),
+        ("nifti", ["x.v2.NII.GZ"], ["x.v2.NII.GZ"]),
+        ("nifti", ["a.hdr.img"], ["a.hdr.img.nii.gz"]),
+        ("nrrd", ["a.nrrd", "b.nhdr"], ["a.nrrd", "b.nrrd"]),
+        ("nrrd", ["a.nrrd", "a.nhdr"], ["a.nrrd", "a.nhdr.nrrd"]),
+        ("meta", ["a.mha", "b.mhd"], ["a.mha", "b.mha"]),
+        ("tiff", ["a.tif", "b.tiff"], ["a.tif", "b.tif"]),
+    ],
+)
+def test_outputs_of_volumes_keep_their_formats_suffix(
+    format_: Format, inputs: list[str], outputs: list[str]
+):
+    found = [FoundImage(Path(name), name, format_, False) for name in inputs]
+    scans = [Scan(file.relative, format_, (file,)) for file in found]
+    names = output_names(scans, phi="keep", patients={})
+    assert list(names.values()) == outputs
 
 
 def test_the_channel_of_training_is_the_channel_in_use(tmp_path: Path):

@@ -1,9 +1,7 @@
 """Images that two patients share: the same scan filed under two ids, perhaps stored differently.
 
-The perceptual hash is the DCT based one of Zauner (Implementation and benchmarking of perceptual
-image hash functions, 2010): whether each of the lowest DCT coefficients of 32 x 32 means exceeds
-their median. It takes 512 coefficients in place of 64: with 256, two brains cut at one height came
-as near (28 bits) as one slice stored twice (29 bits).
+The perceptual hash (``images/perceptual.py``) has 512 bits: with 256, two brains cut at one height
+came as near (28 bits) as one slice stored twice (29 bits).
 
 ``NEAR`` was measured, in differing bits of 512. The same slice again, of 837 slices of brain MRI
 (T1, FLAIR, T1 with contrast) and chest X-ray and 63 of chest CT; median of each kind of image:
@@ -35,19 +33,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.fft import dctn
 
 from medxlate.errors import DataError
+from medxlate.images.perceptual import BITS
 
 NEAR = 32  # differing bits of 512; see above
-BITS = 512
 KEPT_PAIRS = 200_000  # beyond this only the nearest pair of two patients is kept
-_SIDE = 32
 _FIRST = 256  # bits compared for every pair; the others only where these differ in NEAR or fewer
 _BLOCK = 2048
 
@@ -105,24 +101,6 @@ class Link:
     patient: str
     other: str
     kind: Kind
-
-
-def perceptual_hash(stored: npt.NDArray[np.unsignedinteger[Any]]) -> str:
-    """Return the hash by which nearly identical images are recognised.
-
-    Args:
-        stored: uint8 or uint16 [S, S], S at least 32.
-
-    Returns:
-        512 bits as 128 hexadecimal digits, the lowest frequencies first. All are 0 where the
-        image is constant, and only there.
-    """
-    means = _block_means(stored)
-    coefficients = dctn(means, type=2, norm="ortho").ravel()[_lowest()]
-    bits = coefficients > np.median(coefficients)
-    if means.max() == means.min():
-        bits[:] = False  # rounding errors would decide
-    return np.packbits(bits).tobytes().hex()
 
 
 def near_duplicates(tables: Mapping[str, pd.DataFrame]) -> Duplicates:
@@ -235,32 +213,3 @@ def _nearest_of_patients(found: Indices, owners: Indices) -> Indices:
     order = np.lexsort((found[:, 1], found[:, 0], found[:, 2]))
     _, first = np.unique(patients[order], axis=0, return_index=True)
     return found[order][first]
-
-
-def _block_means(stored: npt.NDArray[np.unsignedinteger[Any]]) -> npt.NDArray[np.float64]:
-    """Return the means of 32 x 32 blocks [32, 32], from exact sums of whole numbers."""
-    size = len(stored)
-    if size % _SIDE:
-        overlaps = _overlaps(size)
-        means: npt.NDArray[np.float64] = overlaps @ stored.astype(np.float64) @ overlaps.T
-        return means / size**2
-    edges = np.arange(_SIDE) * (size // _SIDE)
-    down = stored.reshape(_SIDE, size // _SIDE, size).sum(axis=1, dtype=np.uint32)
-    means = np.add.reduceat(down, edges, axis=1) / (size // _SIDE) ** 2
-    return means
-
-
-@lru_cache(maxsize=4)
-def _overlaps(size: int) -> npt.NDArray[np.float64]:
-    """Return by how many 32nds of a pixel each of the blocks covers each pixel [32, size]."""
-    pixels, blocks = np.arange(size) * _SIDE, np.arange(_SIDE)[:, None] * size
-    starts, ends = np.maximum(pixels, blocks), np.minimum(pixels + _SIDE, blocks + size)
-    covered: npt.NDArray[np.float64] = np.maximum(ends - starts, 0).astype(np.float64)
-    return covered
-
-
-@lru_cache(maxsize=1)
-def _lowest() -> Indices:
-    """Return where the 512 lowest frequencies stand in a flat 32 x 32 DCT, without the mean."""
-    u, v = (axis.ravel() for axis in np.mgrid[:_SIDE, :_SIDE])
-    return np.lexsort((v, u, u**2 + v**2))[1 : BITS + 1]

@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from medxlate.dataset.duplicates import perceptual_hash
 from medxlate.errors import ImageError
 from medxlate.files import naming_full_disk
 from medxlate.images.open import cut_of, open_stack, source_of
+from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe, is_near_empty
 from medxlate.images.scan import RASTER_FORMATS, Scan
 

@@ -54,7 +54,7 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
         spacing=(1.0, 1.0),
         unit="",
         full_range=_full_range(array.dtype, grey),
-        read=lambda _: pixels,
+        read=lambda _: pixels.copy(),
     )
 
 

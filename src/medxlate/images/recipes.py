@@ -109,16 +109,16 @@ class Recipe(BaseModel):
         """Map a slice to the dataset's form: integers [size, size], 0 black, ``peak`` white.
 
         Args:
-            pixels: float32 [H, W], physical values.
+            pixels: float32 [H, W], physical values; overwritten.
             size: Side of the square, pixels.
             limits: What ``limits`` returned for its scan.
             spacing: Distance between rows and between columns, mm: the aspect ratio is kept.
         """
         low, high = limits
-        unit: FloatArray = pixels - np.float32(low)
-        unit *= np.float32(1 / (high - low))
-        np.clip(unit, 0, 1, out=unit)
-        square = to_square(unit, size, background=0.0, spacing=spacing)
+        pixels -= np.float32(low)  # in place: fresh memory costs more than the sums
+        pixels *= np.float32(1 / (high - low))
+        np.clip(pixels, 0, 1, out=pixels)
+        square = to_square(pixels, size, background=0.0, spacing=spacing)
         return _integers(square, self.bits)
 
     def physical(self, network: FloatArray) -> FloatArray:

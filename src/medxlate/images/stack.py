@@ -24,8 +24,8 @@ class Stack:
         spacing: Distance between rows and between columns, mm; (1, 1) where it is not known.
         unit: "HU", "SUVbw" or "".
         full_range: Lowest and highest physical value that the stored type can hold.
-        read: From a slice's number (0..count-1) to float32 [height, width] in physical units;
-            raises ImageError where that slice cannot be used.
+        read: From a slice's number (0..count-1) to float32 [height, width] in physical units, an
+            array of the caller's own; raises ImageError where that slice cannot be used.
     """
 
     count: int

@@ -80,7 +80,9 @@ def _plain(frame: Frame) -> Stored:
         raise ImageError(f"it is truncated: {len(data)} of {needed} bytes of a frame are there")
     stored = np.frombuffer(data, kind).reshape(frame.rows, frame.columns)
     unused = 8 * kind.itemsize - frame.bits
-    return (stored << unused) >> unused if unused else stored  # PS3.5 8.1.1
+    if not unused or (kind.kind == "u" and int(stored.max()) < 1 << frame.bits):
+        return stored
+    return (stored << unused) >> unused  # PS3.5 8.1.1
 
 
 def _physical(stored: Stored, frame: Frame, ends: int) -> FloatArray:
