@@ -145,7 +145,9 @@ def write_mixed(folder: Path) -> Path:
     """
     for number in range(12):
         patient, seed = f"P{number // 2}", number if number < 11 else 0
-        write_series(folder / f"s{number:02d}", tissue(4, seed=seed), patient=patient, age=50 + number)
+        write_series(
+            folder / f"s{number:02d}", tissue(4, seed=seed), patient=patient, age=50 + number
+        )
     voxels = tissue(24, seed=99).astype(np.int16)
     save_nifti(folder / "v" / "a.nii.gz", voxels, PatientAge="033Y", PatientID="Q")
     save_dicom(

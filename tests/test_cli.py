@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from medxlate.cli.app import app
 from medxlate.dataset.options import PrepareOptions
 from medxlate.errors import MedxlateError
+from medxlate.parallel import cores
 from medxlate.training import loop
 from tiny import SIZE, write_dataset
 
@@ -56,6 +57,13 @@ def test_prepare_prints_what_the_dataset_holds(inside: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert "50.5 to 83.5 years" in text(result)
     assert "24 images" in text(result)
+    assert re.search(r"used │ 24 │ 24 scans of 12 patients", text(result))
+    again = call(*words, "--patient-column", "patient")
+    assert again.exit_code == 0, again.output
+    assert "nothing to do" in text(again)
+    planned = call(*words, "--patient-column", "patient", "--dry-run", "--json")
+    value = json.loads(planned.stdout)
+    assert (value["state"], value["images"], value["scans"]) == ("planned", 24, 24)
 
 
 def test_train_writes_json_on_stdout_alone(inside: Path) -> None:
@@ -75,7 +83,9 @@ def test_translate_predict_evaluate_as_typed_first(inside: Path, tmp_path: Path)
     assert len(list((tmp_path / "fake_ct").glob("*.png"))) == 24
     result = call("predict", "./raw/ct", "--out", tmp_path / "p.csv", "--json")
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["images"] == 24
+    summary = json.loads(result.stdout)
+    assert summary["slices"] == 24
+    assert set(summary["summary"]) == {"slice"}
     result = call("evaluate", "--metric", "fid")
     assert result.exit_code == 0, result.output
     assert "fid[predictor]" in text(result)
@@ -178,7 +188,25 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         (["evaluate", "--metric", "fib"], 2, "fid"),
         (["evaluate", "--metric", "is"], 2, "class probabilities"),
         (["evaluate", "--metric", "fid", "--inception", "no.pth"], 1, "no.pth"),
+        (["translate", "raw/mri", "--out", "x", "--phi", "hide"], 2, "--phi hide"),
+        (["translate", "raw/mri", "--out", "x", "--key", "no.key"], 1, "no.key is missing"),
         (["prepare", "raw/ct", "--modality", "CT"], 2, "'CT'"),
+        (["prepare", "raw/ct", "--modality", "pet", "--plane", "frontal"], 2, "--plane frontal"),
+        (["prepare", "raw/ct", "--modality", "pet", "--window", "40;400"], 2, "two numbers"),
+        (
+            [
+                "prepare",
+                "raw/ct",
+                "--modality",
+                "pet",
+                "--label",
+                "PatientAgee",
+                "--patient",
+                "file",
+            ],
+            2,
+            "no DICOM attribute",
+        ),
         (["prepare", "raw/ct", "--modality", "pet"], 2, "--label"),
         (["prepare", "raw/ct", "--modality", "ct", "--label", "PatientAge"], 1, "exists"),
     ],
@@ -237,7 +265,7 @@ def full_disk(kind: str) -> Exception:
         ("PIL.Image.Image.save", "cause", ["translate", "raw/mri", "--out", "fake"]),
         ("PIL.Image.Image.save", "bare", ["translate", "raw/mri", "--out", "fake"]),
         (
-            "numpy.save",
+            "medxlate.dataset.shards.ShardWriter._header",
             "bare",
             ["prepare", "raw/ct", "--modality", "ct", "--data", "more", "--labels",
              "raw/labels.csv", "--label", "age", "--patient", "file", "--file", "patient"],
@@ -291,7 +319,8 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
         "--keep", "site", "--task", "classification", "--label-name", "x", "--unit", "months",
         "--preset", "lgg-mri", "--size", "64", "--channel", "2", "--recipe", "ct",
         "--window", "50,350", "--percentiles", "2,98", "--exclude", "*_mask*", "--data", "d",
-        "--overwrite", "--strict",
+        "--include", "*.nii", "--include", "*.dcm", "--n4", "--plane", "coronal", "--volume", "3",
+        "--dicom-modality", "PT", "--workers", "5", "--overwrite", "--strict", "--dry-run",
     )  # fmt: skip
     assert seen.pop("listener") is not None
     assert seen == {
@@ -302,12 +331,32 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
         "size": 64,
         "overwrite": True,
         "strict": True,
+        "dry_run": True,
         "options": PrepareOptions(
             label="age", labels=Path("t.csv"), file="name", patient="who", patient_column="id",
             keep=("sex", "site"), task="classification", label_name="x", unit="months",
             channel=2, recipe="ct", window=(50, 350), percentiles=(2, 98), exclude=("*_mask*",),
+            include=("*.nii", "*.dcm"), n4=True, plane="coronal", volume=3, dicom_modality="PT",
+            workers=5,
         ),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "window", "workers"),
+    [
+        ([], None, cores()),
+        (["--window", "bone"], "bone", cores()),
+        (["--window", "-600,1500", "--workers", "1"], (-600, 1500), 1),
+    ],
+)
+def test_windows_have_names_and_there_is_a_process_a_core(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], window: object, workers: int
+) -> None:
+    seen = spy(monkeypatch, "medxlate.dataset.prepare.prepare")
+    call("prepare", "raw", "--modality", "ct", "--label", "age", *words)
+    assert seen["options"].window == window
+    assert seen["options"].workers == workers
 
 
 def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -336,8 +385,11 @@ def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path
     [
         (
             "medxlate.inference.translate.translate",
-            ["translate", "in", "--out", "o", "--source", "mri"],
-            {"out": Path("o"), "source": "mri", "batch_size": 3, "overwrite": True},
+            ["translate", "in", "--out", "o", "--source", "mri", "--phi", "remove", "--key", "k"],
+            {
+                "out": Path("o"), "source": "mri", "batch_size": 3, "overwrite": True,
+                "phi": "remove", "key": Path("k"),
+            },
         ),
         (
             "medxlate.inference.predict.predict",
@@ -345,7 +397,7 @@ def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path
             {"out": Path("o"), "patient": "folder:1", "batch_size": 3, "overwrite": True},
         ),
     ],
-)
+)  # fmt: skip
 def test_every_option_of_translate_and_predict_arrives(
     monkeypatch: pytest.MonkeyPatch, function: str, words: list[str], expected: dict[str, Any]
 ) -> None:
@@ -376,5 +428,5 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
 
 def test_version_and_help() -> None:
     assert re.fullmatch(r"medxlate \d+\.\d+\.\d+\n", call("--version").output)
-    for command in ("prepare", "train", "translate", "predict", "evaluate", "demo"):
+    for command in ("prepare", "train", "translate", "predict", "evaluate", "scrub", "demo"):
         assert f"medxlate {command}" in text(call(command, "--help"))

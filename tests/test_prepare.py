@@ -6,6 +6,7 @@ import hmac
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 import tifffile
 
 import medxlate.dataset.assemble
-from conftest import noise, save_dicom, save_raster, tree, truncate
+from conftest import Array, noise, save_dicom, save_raster, tree, truncate
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.shards import ShardWriter
@@ -26,13 +27,16 @@ from medxlate.images.find import find_images
 from preparing import (
     ROWS,
     SIZE,
+    TAGS,
     by_file,
-    options,
     public,
     record,
     run,
+    save_nifti,
     slices,
+    tissue,
     write_raw,
+    write_series,
     write_table,
 )
 
@@ -255,7 +259,11 @@ def test_where_no_image_can_be_used_the_first_reason_is_told(raw, tmp_path):
         ({"recipe": "percentile"}, UsageError, "no recipe 'percentile'"),
         ({"recipe": "as_is"}, UsageError, r"no recipe 'as_is'.*'as-is'"),
         ({"window": (40, 400)}, UsageError, "--window belongs to the recipes ct and pet; mri uses"),
-        ({"n4": True, "recipe": "xray"}, UsageError, "--n4 belongs to the recipe mr; mri uses xray"),
+        (
+            {"n4": True, "recipe": "xray"},
+            UsageError,
+            "--n4 belongs to the recipe mr; mri uses xray",
+        ),
         ({"channel": 1}, DataError, r"a\.png: the file has one channel; there is no channel 1"),
         ({"exclude": ("*.png",)}, ImageError, "4 excluded"),
         ({"labels": Path("none.csv")}, DataError, r"none\.csv does not exist"),
@@ -390,6 +398,202 @@ def test_hounsfield_units_come_back_from_the_dataset_within_one_step(tmp_path):
         slope, intercept = recipe.rescale
         back = ct.pixels(row) * slope + intercept
         assert np.abs(back - truth[name]).max() <= 400 / 65535
+
+
+# --- series and volumes ----------------------------------------------------------------------
+
+
+def hounsfield(data: Path, row: int, modality: str = "ct") -> Array:
+    """Return the stored slice in physical units."""
+    ct = Dataset(data).modality(modality)
+    slope, intercept = ct.info.recipe.rescale
+    return ct.pixels(row) * slope + intercept
+
+
+def test_slices_of_a_series_lie_in_order_from_the_feet_up(tmp_path):
+    volume = tissue(9, side=SIZE)
+    names = write_series(tmp_path / "raw" / "b" / "x", volume, patient="B", age=70)
+    other = write_series(tmp_path / "raw" / "a" / "y", tissue(3, side=SIZE, seed=1), patient="A")
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS)
+    assert (result.images, result.scans, result.patients) == (12, 2, 2)
+    table = slices(tmp_path / "data", "ct")
+    assert list(table["file"]) == [f"a/y/{name}" for name in other] + [
+        f"b/x/{name}" for name in names
+    ]
+    assert list(table["series"]) == [0] * 3 + [1] * 9
+    assert list(table["position"]) == [*range(3), *range(9)]
+    assert list(table["label"]) == [60] * 3 + [70] * 9
+    assert table.groupby("series")["patient"].nunique().tolist() == [1, 1]
+    for number in range(9):
+        back = hounsfield(tmp_path / "data", 3 + number)
+        np.testing.assert_allclose(back, volume[number], atol=400 / 65535)
+
+
+def test_a_series_whose_slices_run_downwards_is_turned(tmp_path):
+    """Along the other direction of the normal the same slices are the same scan."""
+    volume = tissue(4, side=SIZE)
+    turned = [-1, 0, 0, 0, 1, 0]  # rows run to the right: the normal points to the feet
+    write_series(tmp_path / "raw", volume, patient="A", ImageOrientationPatient=turned)
+    run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS)
+    assert list(slices(tmp_path / "data", "ct")["position"]) == [0, 1, 2, 3]
+    for number in range(4):
+        back = hounsfield(tmp_path / "data", number)
+        np.testing.assert_allclose(back, volume[number][:, ::-1], atol=400 / 65535)
+
+
+def test_slices_that_cannot_be_used_keep_their_place(tmp_path):
+    names = write_series(tmp_path / "raw", tissue(5, side=SIZE), patient="A")
+    save_dicom(
+        tmp_path / "raw" / names[2],
+        np.full((SIZE, SIZE), 24, np.int16),  # air
+        SeriesInstanceUID=pydicom.dcmread(tmp_path / "raw" / names[0]).SeriesInstanceUID,
+        ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
+        ImagePositionPatient=[0, 0, -46],
+        PixelSpacing=[1, 1],
+    )
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS)
+    assert list(result.skipped) == [names[2]]
+    assert list(slices(tmp_path / "data", "ct")["position"]) == [0, 1, 3, 4]
+
+
+def test_a_table_labels_series_by_patient(tmp_path):
+    for name, patient in (("x", "A"), ("y", "B")):
+        write_series(tmp_path / "raw" / name, tissue(3), patient=patient, PatientAge=None)
+    table = write_table(tmp_path / "t.csv", [("A", "41"), ("B", "42")], ("id", "age"))
+    known = PrepareOptions(label="age", labels=table, patient_column="id")
+    run(tmp_path / "raw", tmp_path / "data", "ct", options=known, strict=True)
+    assert list(slices(tmp_path / "data", "ct")["label"]) == [41, 41, 41, 42, 42, 42]
+
+
+def test_only_the_asked_modality_of_an_archive_is_taken(tmp_path):
+    write_series(tmp_path / "raw" / "ct", tissue(2), patient="A")
+    write_series(tmp_path / "raw" / "pt", tissue(3, seed=1), patient="A", Modality="PT")
+    known = replace(TAGS, dicom_modality="CT")
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=known, strict=True)
+    assert result.images == 2
+    assert result.left_out == {"DICOM modality PT": 3}
+    assert record(tmp_path / "data", "ct")["left_out"] == result.left_out
+
+
+def view(voxels: Array, plane: str, number: int) -> Array:
+    """Return a slice of voxels [x to the right, y to the front, z to the head], by hand.
+
+    Rows run from the front to the back or from head to feet; columns from the patient's right to
+    the left, or from the front to the back. Slices run to the head, to the back, to the left.
+    """
+    if plane == "axial":
+        return voxels[::-1, ::-1, number].T
+    if plane == "coronal":
+        return voxels[::-1, -1 - number, ::-1].T
+    return voxels[-1 - number, ::-1, ::-1].T
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_volumes_are_cut_along_the_asked_plane(tmp_path, plane):
+    voxels = noise(SIZE, SIZE, SIZE)
+    save_nifti(tmp_path / "raw" / "a.nii.gz", voxels)
+    write_table(tmp_path / "raw" / "t.csv", [("a.nii.gz", "60", "Ann")])
+    result = run(tmp_path / "raw", tmp_path / "data", plane=plane, recipe="as-is", strict=True)
+    assert (result.images, result.scans, result.patients) == (SIZE, 1, 1)
+    mri = Dataset(tmp_path / "data").modality("mri")
+    assert mri.info.recipe.plane == plane
+    for number in (0, 1, 17, SIZE - 1):
+        stored = mri.pixels(number)
+        assert stored.dtype == np.uint16
+        np.testing.assert_array_equal(stored, view(voxels, plane, number).astype(int) * 257)
+    assert set(mri.column("file")) == {"a.nii.gz"}
+    assert set(mri.column("label")) == {60}
+
+
+def test_slices_across_thick_ones_keep_their_aspect_ratio(tmp_path):
+    """16 slices 2 mm apart are as high as 32 pixels of 1 mm are wide."""
+    voxels = noise(SIZE, SIZE, 16) // 2 + 100
+    save_nifti(tmp_path / "raw" / "a.nii", voxels.astype(np.uint8), spacing=2)
+    write_table(tmp_path / "raw" / "t.csv", [("a.nii", "60", "Ann")])
+    run(tmp_path / "raw", tmp_path / "data", plane="coronal", recipe="as-is")
+    mri = Dataset(tmp_path / "data").modality("mri")
+    assert (mri.info.heights, mri.info.widths) == ((16, 16), (SIZE, SIZE))
+    assert (mri.pixels(5) > 0).all()
+
+
+def test_a_volume_of_a_4_d_file_is_chosen(tmp_path):
+    voxels = noise(SIZE, SIZE, 8, 3)
+    save_nifti(tmp_path / "raw" / "a.nii.gz", voxels)
+    write_table(tmp_path / "raw" / "t.csv", [("a.nii.gz", "60", "Ann")])
+    raw = tmp_path / "raw"
+    for volume in (0, 2):
+        run(raw, tmp_path / f"{volume}", recipe="as-is", volume=volume, strict=True)
+        mri = Dataset(tmp_path / f"{volume}").modality("mri")
+        truth = view(voxels[..., volume], "axial", 3).astype(int) * 257
+        np.testing.assert_array_equal(mri.pixels(3), truth)
+    for volume, reason in ((None, "a.nii.gz: .*--volume"), (3, "a.nii.gz: ")):
+        with pytest.raises(DataError, match=reason):
+            run(raw, tmp_path / "data", recipe="as-is", volume=volume)
+
+
+def test_labels_and_patients_come_from_the_json_file_beside_a_volume(tmp_path):
+    for i, name in enumerate(["x/a.nii.gz", "b.nii"]):
+        save_nifti(
+            tmp_path / "raw" / name, noise(SIZE, SIZE, 8, seed=i), PatientAge=40.5 + i, Who="Q"
+        )
+    known = PrepareOptions(label="tag:PatientAge", patient="tag:Who", recipe="as-is")
+    result = run(tmp_path / "raw", tmp_path / "data", options=known, strict=True)
+    assert (result.images, result.scans, result.patients) == (16, 2, 1)
+    assert set(by_file(tmp_path / "data", "label").items()) == {
+        ("b.nii", 41.5),
+        ("x/a.nii.gz", 40.5),
+    }
+
+
+def test_ct_volume_files_are_in_hounsfield_units(tmp_path):
+    voxels = tissue(SIZE, side=SIZE).astype(np.int16)
+    save_nifti(tmp_path / "raw" / "a.nii.gz", voxels)
+    write_table(tmp_path / "raw" / "t.csv", [("a.nii.gz", "60", "Ann")])
+    run(tmp_path / "raw", tmp_path / "data", "ct")
+    recipe = Dataset(tmp_path / "data").modality("ct").info.recipe
+    assert (recipe.kind, recipe.unit, recipe.output_range) == ("ct", "HU", (-160, 240))
+    back = hounsfield(tmp_path / "data", 4)
+    np.testing.assert_allclose(back, view(voxels, "axial", 4), atol=400 / 65535)
+
+
+@pytest.mark.parametrize(
+    ("shown", "value", "kept"), [(10, 255, False), (11, 255, True), (SIZE**2, 12, False)]
+)
+def test_near_empty_slices_of_volumes_are_left_out_by_the_stated_rule(tmp_path, shown, value, kept):
+    """Fewer than 1 % (of 1024 pixels: 10.24) above 5 % of the range (of 255: 12.75)."""
+    voxels = noise(SIZE, SIZE, 3)
+    dark = np.zeros(SIZE * SIZE, np.uint8)
+    dark[:shown] = value
+    dark[-1] = 1  # not all of one value
+    voxels[:, :, 1] = dark.reshape(SIZE, SIZE)
+    save_nifti(tmp_path / "raw" / "a.nii", voxels)
+    write_table(tmp_path / "raw" / "t.csv", [("a.nii", "60", "Ann")])
+    result = run(tmp_path / "raw", tmp_path / "data", recipe="as-is")
+    assert list(slices(tmp_path / "data")["position"]) == ([0, 1, 2] if kept else [0, 2])
+    assert list(result.skipped) == ([] if kept else ["a.nii, slice 2"])
+    assert all(reason.startswith("near-empty") for reason in result.skipped.values())
+
+
+def test_single_images_are_kept_however_little_they_show(raw, tmp_path):
+    dark = np.zeros((40, 40), np.uint8)
+    dark[3, 3] = 255
+    save_raster(raw / "a.png", dark)
+    run(raw, tmp_path / "data", recipe="as-is", strict=True)
+    assert "a.png" in by_file(tmp_path / "data", "label")
+
+
+def test_percentiles_are_those_of_the_whole_volume(tmp_path):
+    """One slice is brighter than the others, and stays so."""
+    voxels = noise(SIZE, SIZE, 8) // 4 + 20
+    voxels[:, :, 5] *= 2
+    save_nifti(tmp_path / "raw" / "a.nii", voxels.astype(np.uint8))
+    write_table(tmp_path / "raw" / "t.csv", [("a.nii", "60", "Ann")])
+    run(tmp_path / "raw", tmp_path / "data", percentiles=(1, 99))
+    mri = Dataset(tmp_path / "data").modality("mri")
+    low, high = np.percentile(voxels, (1, 99))
+    assert mri.info.recipe.output_range == pytest.approx((low, high))
+    means = [float(mri.pixels(row).mean()) for row in range(8)]
+    assert means[5] > 1.5 * max(means[:5] + means[6:])
 
 
 # --- patients across modalities --------------------------------------------------------------

@@ -21,6 +21,7 @@ import pytest
 
 import crashing
 import medxlate.dataset.assemble
+import medxlate.dataset.job
 import medxlate.dataset.parts
 import medxlate.dataset.prepare
 import medxlate.files
@@ -369,7 +370,7 @@ INTERRUPTIONS = {
     "part": fill_disk(medxlate.dataset.parts, "_read", 1),
     "shard": fill_disk(medxlate.dataset.assemble.ShardWriter, "close"),
     "table": fill_disk(pd.DataFrame, "to_parquet", 1),
-    "record": fill_disk(medxlate.dataset.prepare, "write_json"),
+    "record": fill_disk(medxlate.dataset.job, "write_json"),
     "rename": fill_disk(medxlate.files, "_replace_folder"),
 }
 
@@ -447,12 +448,12 @@ options = PrepareOptions(label="age", labels=raw / "t.csv", file="file", patient
 prepare(raw, modality="mri", data=data, options=options, size=32, overwrite={overwrite})
 """
 MOMENTS = {
-    "before the parts": ("medxlate.dataset.prepare", "write_part", False),
-    "amid the parts": ("medxlate.dataset.prepare", "write_part", True),
+    "before the parts": ("medxlate.dataset.job", "write_part", False),
+    "amid the parts": ("medxlate.dataset.job", "write_part", True),
     "before the table": ("medxlate.dataset.assemble.pd.DataFrame", "to_parquet", False),
     "after the table": ("medxlate.dataset.assemble.pd.DataFrame", "to_parquet", True),
-    "before the key": ("medxlate.dataset.prepare", "save_key", False),
-    "after the key": ("medxlate.dataset.prepare", "save_key", True),
+    "before the key": ("medxlate.dataset.job", "save_key", False),
+    "after the key": ("medxlate.dataset.job", "save_key", True),
     "before the folder": ("medxlate.files", "_replace_folder", False),
     "between folder and summary": ("medxlate.files", "_replace_folder", True),
 }
@@ -597,7 +598,7 @@ def test_killed_at_ten_random_moments_and_continued_it_ends_with_the_same_bytes(
 def test_a_scan_that_kills_its_process_is_skipped_and_the_others_are_read(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(medxlate.dataset.prepare, "write_part", crashing.die_of_s03)
+    monkeypatch.setattr(medxlate.dataset.job, "write_part", crashing.die_of_s03)
     monkeypatch.setattr(medxlate.parallel, "AHEAD", 1)  # each scan in question takes a new process
     result = run_mixed(mixed, plant_key(tmp_path / "data"), workers=2)
     assert result.skipped["s03"] == "reading it crashed the reader"
@@ -680,14 +681,14 @@ def test_a_key_that_another_prepare_drew_at_the_same_moment_is_not_mixed_with_ou
     raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
-    original = medxlate.dataset.prepare.assemble
+    original = medxlate.dataset.job.assemble
 
     def late(*arguments: Any, **keywords: Any) -> Any:
-        monkeypatch.setattr(medxlate.dataset.prepare, "assemble", original)
+        monkeypatch.setattr(medxlate.dataset.job, "assemble", original)
         run(raw, data, "pet")
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(medxlate.dataset.prepare, "assemble", late)
+    monkeypatch.setattr(medxlate.dataset.job, "assemble", late)
     with pytest.raises(DataError, match=r"written by another prepare.*Run this one again"):
         run(raw, data, "ct")
     assert sorted(Dataset(data).info.modalities) == ["pet"]

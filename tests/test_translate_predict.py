@@ -381,9 +381,7 @@ def direct(model: Path, files: list[Path]) -> np.ndarray[Any, Any]:
     recipe = info.target_recipe
     stacks = [open_file(file, recipe)[1] for file in files]
     squares = [
-        to_network(
-            recipe.store(stack.read(0), tiny.SIZE, limits=recipe.limits(stack)), tiny.SIZE
-        )
+        to_network(recipe.store(stack.read(0), tiny.SIZE, limits=recipe.limits(stack)), tiny.SIZE)
         for stack in stacks
     ]
     with torch.no_grad():
@@ -593,7 +591,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, use: Callable[..., ob
 def test_no_two_outputs_share_a_name(inputs: list[str], outputs: list[str]):
     found = [FoundImage(Path(name), name, "png", False) for name in inputs]
     scans = [Scan(file.relative, "png", (file,)) for file in found]
-    names = output_names(scans, phi="keep", patients={})
+    names = output_names(scans, phi="keep", patients=dict.fromkeys(inputs, ""))
     assert names == {(name, 0): new for name, new in zip(inputs, outputs, strict=True)}
 
 
@@ -604,7 +602,7 @@ def test_no_two_outputs_share_a_name(inputs: list[str], outputs: list[str]):
         ("nifti", ["x.v2.NII.GZ"], ["x.v2.NII.GZ"]),
         ("nifti", ["a.hdr.img"], ["a.hdr.img.nii.gz"]),
         ("nrrd", ["a.nrrd", "b.nhdr"], ["a.nrrd", "b.nrrd"]),
-        ("nrrd", ["a.nrrd", "a.nhdr"], ["a.nrrd", "a.nhdr.nrrd"]),
+        ("nrrd", ["a.nrrd", "a.nhdr"], ["a.nrrd.nrrd", "a.nhdr.nrrd"]),
         ("meta", ["a.mha", "b.mhd"], ["a.mha", "b.mha"]),
         ("tiff", ["a.tif", "b.tiff"], ["a.tif", "b.tif"]),
     ],
@@ -614,7 +612,7 @@ def test_outputs_of_volumes_keep_their_formats_suffix(
 ):
     found = [FoundImage(Path(name), name, format_, False) for name in inputs]
     scans = [Scan(file.relative, format_, (file,)) for file in found]
-    names = output_names(scans, phi="keep", patients={})
+    names = output_names(scans, phi="keep", patients=dict.fromkeys(inputs, ""))
     assert list(names.values()) == outputs
 
 

@@ -14,7 +14,7 @@ from medxlate.errors import UsageError
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
     from medxlate.dataset.index import DatasetInfo
-    from medxlate.dataset.prepare import PrepareResult
+    from medxlate.dataset.job import PrepareResult
 
 
 def prepare(

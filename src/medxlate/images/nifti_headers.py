@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from medxlate.errors import ImageError
 from medxlate.images.orientation import Geometry
-from medxlate.images.volume_headers import Layout, VolumeHeader, nifti_version, plain_type
+from medxlate.images.volume_layout import Layout, VolumeHeader, nifti_version, plain_type
 
 Affine = npt.NDArray[np.float64]
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from medxlate.errors import ImageError
 from medxlate.images.orientation import Geometry
-from medxlate.images.volume_headers import Layout, VolumeHeader, data_file_beside, plain_type
+from medxlate.images.volume_layout import Layout, VolumeHeader, data_file_beside, plain_type
 
 MAX_TEXT = 1 << 20  # bytes of a header
 MAX_VALUES = 64  # numbers in a field

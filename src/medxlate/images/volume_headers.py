@@ -9,93 +9,21 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from medxlate.errors import ImageError
 from medxlate.images.limits import check_slice_size, check_volume_size
-from medxlate.images.orientation import Geometry
+from medxlate.images.nifti_headers import parse_nifti
+from medxlate.images.text_headers import parse_meta, parse_nrrd
+from medxlate.images.volume_layout import VolumeHeader, is_analyze, nifti_version
 
 VolumeFormat = Literal["nifti", "nrrd", "meta"]
-TYPES = frozenset({"i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"})
 MAX_DEFLATE = 1032  # how much deflate can shrink at best (zlib, technical details)
 MAX_SKIP = 1 << 28  # bytes of a header and its extensions
 NIFTI_BYTES = 544  # what is needed to recognise either version
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the voxels of a file lie.
-
-    Attributes:
-        data_file: The file that holds them.
-        start: Bytes of that file before them, or before the packed stream.
-        packed: Whether they are a gzip or zlib stream.
-        skip: Bytes of the unpacked stream before them; 0 where it is not packed.
-        stored: NumPy type with byte order, such as ``<i2``.
-        slope: From stored to physical values.
-        intercept: From stored to physical values.
-    """
-
-    data_file: Path
-    start: int
-    packed: bool
-    skip: int
-    stored: str
-    slope: float = 1.0
-    intercept: float = 0.0
-
-    @property
-    def scaled(self) -> bool:
-        """Whether stored and physical values differ."""
-        return (self.slope, self.intercept) != (1.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeHeader:
-    """What a volume file's header says.
-
-    Attributes:
-        geometry: Where the voxels of one volume lie.
-        volumes: How many volumes the file holds; more than 1 only where it is 4-D.
-        layout: Where they are stored.
-        unit: Of the physical values; always "", for no format states it.
-        xform: The NIfTI code of the space (1 scanner, 2 aligned, 3 Talairach, 4 MNI...); 0 where
-            a NIfTI file has none and its place in space is unknown.
-    """
-
-    geometry: Geometry
-    volumes: int
-    layout: Layout
-    unit: str = ""
-    xform: int = 1
-
-    @property
-    def dtype(self) -> str:
-        """The NumPy type of the values as they are read: the stored one, floating if scaled."""
-        stored = np.dtype(self.layout.stored)
-        if self.layout.scaled and stored != np.float64:
-            return "float32"
-        return stored.name
-
-    @property
-    def full_range(self) -> tuple[float, float]:
-        """Lowest and highest physical value that the stored type can hold."""
-        stored = np.dtype(self.layout.stored)
-        if stored.kind == "f":
-            limits: np.iinfo[Any] | np.finfo[Any] = np.finfo(stored)
-        else:
-            limits = np.iinfo(stored)
-        if not self.layout.scaled or stored.kind == "f":
-            return float(limits.min), float(limits.max)
-        ends = [
-            float(end) * self.layout.slope + self.layout.intercept
-            for end in (limits.min, limits.max)
-        ]
-        return min(ends), max(ends)
 
 
 def sniff_volume(path: Path, head: bytes) -> VolumeFormat | None:
@@ -111,16 +39,9 @@ def sniff_volume(path: Path, head: bytes) -> VolumeFormat | None:
         return "meta"
     if head.startswith(b"\x1f\x8b"):
         head = _unpacked_head(path, head)
-    if nifti_version(head) or (_analyze(head) and path.suffix.lower() == ".hdr"):
+    if nifti_version(head) or (is_analyze(head) and path.suffix.lower() == ".hdr"):
         return "nifti"
     return None
-
-
-def nifti_version(head: bytes) -> int:
-    """Return 1 or 2 for a file that begins like NIfTI, else 0."""
-    if head[344:348] in (b"n+1\0", b"ni1\0") and _analyze(head):
-        return 1
-    return 2 if head[4:8] in (b"n+2\0", b"ni2\0") and b"\x1c" in head[:4] else 0
 
 
 def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
@@ -135,9 +56,6 @@ def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
             or is 4-D and no volume (or one that does not exist) was chosen. Nothing of the size
             that the header claims was allocated.
     """
-    from medxlate.images.nifti_headers import parse_nifti
-    from medxlate.images.text_headers import parse_meta, parse_nrrd
-
     parsers = {"nifti": parse_nifti, "nrrd": parse_nrrd, "meta": parse_meta}
     try:
         with path.open("rb") as stream:
@@ -154,34 +72,6 @@ def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
     except OSError as problem:
         raise ImageError(f"it cannot be opened: {problem.strerror}") from None
     return header
-
-
-def data_file_beside(header: Path, name: str) -> Path:
-    """Return the data file that a detached header names; it must lie in the header's folder.
-
-    Raises:
-        ImageError: It lies elsewhere, is absent, or several files are meant.
-    """
-    if name.upper().startswith("LIST") or "%" in name:
-        raise ImageError("its header names several data files; only one is read")
-    parts = re.split(r"[/\\]", name)
-    if not name or ".." in parts or parts[0] == "" or ":" in parts[0]:
-        raise ImageError("its header names a data file outside its own folder")
-    path = header.parent / name
-    if not path.is_file():
-        raise ImageError("the data file that its header names is absent")
-    return path
-
-
-def plain_type(code: str) -> str:
-    """Return the NumPy type where it is one number per voxel, real and at most 64 bits.
-
-    Raises:
-        ImageError: It is not.
-    """
-    if code.lstrip("<>|=") not in TYPES:
-        raise ImageError("its voxels are not single real numbers (colour, complex, vectors...)")
-    return code
 
 
 def _check_sizes(header: VolumeHeader) -> None:
@@ -212,10 +102,6 @@ def _check_complete(header: VolumeHeader) -> None:
         there *= MAX_DEFLATE
     if there < claimed + layout.skip:
         raise ImageError("it is truncated: its header claims more voxels than the file holds")
-
-
-def _analyze(head: bytes) -> bool:
-    return head[:4] in (b"\x5c\x01\0\0", b"\0\0\x01\x5c")  # sizeof_hdr 348
 
 
 def _unpacked_head(path: Path, head: bytes) -> bytes:

@@ -27,7 +27,8 @@ from medxlate.errors import ImageError, OutputError
 from medxlate.files import naming_full_disk
 from medxlate.images.nifti_headers import RAS_TO_LPS
 from medxlate.images.orientation import Geometry
-from medxlate.images.volume_headers import Layout, VolumeHeader, read_volume_header
+from medxlate.images.volume_headers import read_volume_header
+from medxlate.images.volume_layout import Layout, VolumeHeader
 
 __all__ = ["VolumeHeader", "read_sidecar", "read_volume", "read_volume_header", "write_volume"]
 

@@ -24,9 +24,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
 }
 
 
-def output_names(
-    scans: Iterable[Scan], *, phi: Phi, patients: Mapping[str, str]
-) -> dict[Key, str]:
+def output_names(scans: Iterable[Scan], *, phi: Phi, patients: Mapping[str, str]) -> dict[Key, str]:
     """Return the output's relative path for each file, or each frame of a multi-frame file.
 
     Only an image's suffix is taken off. Where two names would differ in nothing, or in upper and
