@@ -14,8 +14,9 @@ import pandas as pd
 
 from conftest import Array, noise, save_dicom, save_raster, tree, truncate
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.job import PrepareResult
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.prepare import PrepareResult, prepare
+from medxlate.dataset.prepare import prepare
 
 SIZE = 32
 KEY = "5a" * 32  # of the pseudonyms, where bytes are compared

@@ -194,23 +194,15 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         (["prepare", "raw/ct", "--modality", "pet", "--plane", "frontal"], 2, "--plane frontal"),
         (["prepare", "raw/ct", "--modality", "pet", "--window", "40;400"], 2, "two numbers"),
         (
-            [
-                "prepare",
-                "raw/ct",
-                "--modality",
-                "pet",
-                "--label",
-                "PatientAgee",
-                "--patient",
-                "file",
-            ],
+            ["prepare", "raw/ct", "--modality", "pet", "--label", "PatientAgee",
+             "--label-name", "age", "--patient", "file"],
             2,
             "no DICOM attribute",
         ),
         (["prepare", "raw/ct", "--modality", "pet"], 2, "--label"),
         (["prepare", "raw/ct", "--modality", "ct", "--label", "PatientAge"], 1, "exists"),
     ],
-)
+)  # fmt: skip
 def test_errors_name_the_cause_and_set_the_exit_code(
     inside: Path, words: list[str], code: int, named: str
 ) -> None:

@@ -763,7 +763,7 @@ def test_real_chest_ct_has_the_ages_of_its_tags(real_data, tmp_path):
     assert len(truth) == 63
     times = Counter(instances.values())
     for name, reason in result.skipped.items():  # four files are stored twice
-        first = reason.removeprefix("a copy of ")
+        first = reason.removeprefix("a copy of another file: ")
         assert instances[name] == instances[first]
         assert times[instances[name]] == 2
         assert (raw / name).read_bytes() == (raw / first).read_bytes()

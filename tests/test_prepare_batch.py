@@ -22,13 +22,13 @@ import pytest
 import crashing
 import medxlate.dataset.assemble
 import medxlate.dataset.job
+import medxlate.dataset.job
 import medxlate.dataset.parts
-import medxlate.dataset.prepare
 import medxlate.files
 import medxlate.parallel
 from conftest import noise, save_raster, tree
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.prepare import PrepareResult
+from medxlate.dataset.job import PrepareResult
 from medxlate.errors import DataError, OutputError
 from medxlate.events import Event, Progress
 from medxlate.images.open import open_stack
@@ -284,9 +284,10 @@ def test_a_stopped_run_is_continued_with_what_is_missing(
     number: int,
 ) -> None:
     data = plant_key(tmp_path / "data")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(medxlate.dataset.parts, "open_stack", stopping_at(number))
-        run_mixed(mixed, data)
+        with pytest.raises(KeyboardInterrupt):
+            run_mixed(mixed, data)
     assert not (data / "ct").exists()
     assert not (data / "dataset.json").exists()
     assert not list(data.rglob("*.partial"))
@@ -321,9 +322,10 @@ def test_what_was_made_of_other_files_or_options_is_not_taken(
     change: Callable[[Path], dict[str, Any]],
 ) -> None:
     data = plant_key(tmp_path / "data")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(medxlate.dataset.parts, "open_stack", stopping_at(4))
-        run(raw, data)
+        with pytest.raises(KeyboardInterrupt):
+            run(raw, data)
     changes = change(raw)
     run(raw, data, **changes)
     fresh = plant_key(tmp_path / "fresh")
@@ -663,6 +665,24 @@ def test_a_modality_added_meanwhile_by_another_prepare_is_kept(raw: Path, tmp_pa
     run(raw, data, "ct", listener=other)
     assert sorted(Dataset(data).info.modalities) == ["ct", "mri", "pet"]
     assert by_file(data, "patient", "pet") == by_file(data, "patient", "ct")
+
+
+def test_a_modality_added_while_duplicates_are_looked_for_is_kept(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes minutes in a large dataset, long after the summary was read."""
+    data = tmp_path / "data"
+    run(raw, data, "mri")
+    original = medxlate.dataset.job.near_duplicates
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(medxlate.dataset.job, "near_duplicates", original)
+        run(raw, data, "pet")
+        return original(*arguments)
+
+    monkeypatch.setattr(medxlate.dataset.job, "near_duplicates", late)
+    run(raw, data, "ct")
+    assert sorted(Dataset(data).info.modalities) == ["ct", "mri", "pet"]
 
 
 def test_two_first_prepares_at_once_use_one_key(raw: Path, tmp_path: Path) -> None:
