@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ import pytest
 
 import crashing
 import medxlate.dataset.assemble
-import medxlate.dataset.job
 import medxlate.dataset.job
 import medxlate.dataset.parts
 import medxlate.files
@@ -291,7 +291,7 @@ def test_a_stopped_run_is_continued_with_what_is_missing(
     assert not (data / "ct").exists()
     assert not (data / "dataset.json").exists()
     assert not list(data.rglob("*.partial"))
-    assert len(list((data / ".ct.parts").glob("*.json"))) == number - 1
+    assert parts(data) == number - 1
     assert run_mixed(mixed, data).state == "prepared"
     assert len(opened) == len(set(opened)) == SCANS - (number - 1)
     assert tree(data) == undisturbed
@@ -308,8 +308,7 @@ def test_a_run_stopped_twice_in_several_processes_ends_with_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         run_mixed(mixed, data, workers=2, listener=stop)
-    parts = set((data / ".ct.parts").iterdir())
-    assert len(parts) >= 2 * 4
+    assert parts(data) >= 4
     run_mixed(mixed, data, workers=2)
     assert tree(data) == undisturbed
 
@@ -412,10 +411,10 @@ def test_an_interrupted_first_prepare_leaves_only_what_it_can_go_on_with(
 def without_parts(data: Path, modality: str) -> dict[str, bytes]:
     """Return a data folder's content but for the parts, which must be complete ones."""
     content = tree(data)
-    parts = {name for name in content if name.startswith(f".{modality}.parts/")}
-    files = {name for name in parts if not name.endswith("/")}
+    made = {name for name in content if name.startswith(f".{modality}.parts/")}
+    files = {name for name in made if not name.endswith("/")}
     assert {Path(name).suffix for name in files} <= {".bin", ".json"}
-    return {name: text for name, text in content.items() if name not in parts}
+    return {name: text for name, text in content.items() if name not in made}
 
 
 def test_a_refusal_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
@@ -512,7 +511,7 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
@@ -551,6 +550,10 @@ def prepared(process: subprocess.Popen[str]) -> str:
     return str(json.loads(out)["state"])
 
 
+def parts(data: Path) -> int:
+    return len(list(data.glob(".ct.parts/*.json")))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_killed_at_ten_random_moments_and_continued_it_ends_with_the_same_bytes(
@@ -559,38 +562,43 @@ def test_killed_at_ten_random_moments_and_continued_it_ends_with_the_same_bytes(
     tmp_path: Path,
     command: Callable[[Path, Path], subprocess.Popen[str]],
 ) -> None:
-    """The parent alone, or all processes at once, with SIGKILL; a finished run starts anew."""
+    """The parent alone, or all processes at once, with SIGKILL; a finished run starts anew.
+
+    Where nothing was left by the run before, it strikes when the first part was written.
+    """
     moments = random.Random(6)
     data = plant_key(tmp_path / "whole")
     began = time.monotonic()
     assert prepared(command(mixed, data)) == "prepared"
     duration = time.monotonic() - began
     assert tree(data) == undisturbed
-    parts_seen = set()
     data = plant_key(tmp_path / "data")
-    kills = 0
+    kills = amid = 0
     while kills < 10:
         process = command(mixed, data)
-        try:
-            process.wait(moments.uniform(0.2, 1) * duration)
-        except subprocess.TimeoutExpired:
-            if kills % 2:
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            kills += 1
-            wait_until(lambda leader=process.pid: not session(leader))
-            parts_seen.add(len(list(data.glob(".ct.parts/*.json"))))
+        if kills and not parts(data):
+            wait_until(lambda running=process, data=data: parts(data) or running.poll() is not None)
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(moments.uniform(0.2, 1) * duration)
+        if process.poll() is not None:
+            assert prepared(process) in ("prepared", "unchanged")  # killed when it had finished
+            assert tree(data) == undisturbed
+            data = plant_key(tmp_path / f"data{kills}-{amid}-{process.pid}")
             continue
-        assert prepared(process) == "prepared"
-        assert tree(data) == undisturbed
-        data = plant_key(tmp_path / f"data{kills}")
+        if kills % 2:
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+        amid += parts(data) > 0
+        wait_until(lambda leader=process.pid: not session(leader))
     last = command(mixed, data)
-    assert prepared(last) == "prepared"
+    assert prepared(last) in ("prepared", "unchanged")
     assert not session(last.pid)
     assert tree(data) == undisturbed
-    assert len(parts_seen - {0}) >= 1, "no moment fell among the parts"
+    assert amid >= 2
     assert prepared(command(mixed, data)) == "unchanged"
 
 

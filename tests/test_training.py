@@ -28,12 +28,12 @@ from torch import Tensor
 
 import tiny
 from medxlate.config import Config
-from medxlate.dataset.annotate import pseudonym
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Batch, Slices
 from medxlate.dataset.splits import PARTS, Split, split_patients
 from medxlate.errors import ConfigError, DataError, ModelError, OutputError
 from medxlate.events import EpochEnded, Event, Progress, StepLogged
+from medxlate.images.pseudonym import pseudonym
 from medxlate.inference.predict import predict, predict_batches
 from medxlate.models.device import choose_compute
 from medxlate.models.head import Head

@@ -178,6 +178,7 @@ def prepare(
             {
                 "modality": modality,
                 "state": result.state,
+                "files": result.files,
                 "dataset": dataset,
                 "images": result.images,
                 "scans": result.scans,
@@ -208,13 +209,21 @@ def outcome_table(result: PrepareResult) -> Table:
     """Return how many files were read, used and skipped, by reason."""
     from medxlate.cli.console import table
 
-    used = "would be used" if result.state == "planned" else "used"
-    rows = [[used, str(result.images), f"{result.scans} scans of {result.patients} patients"]]
-    rows += [["skipped", str(count), reason] for reason, count in result.reasons().items()]
-    rows += [["left out", str(count), reason] for reason, count in result.left_out.items()]
-    rows += [["noted", str(count), note] for note, count in Counter(result.notes.values()).items()]
-    rows += [["shared", str(len(result.duplicates)), "pairs of images of two patients"]]
-    return table(f"{result.modality}", ["", "images or files", "what"], rows)
+    used, what = ("would be used", "files") if result.state == "planned" else ("used", "images")
+    rows = [
+        ["read", str(result.files)],
+        [
+            f"{used}: {what} of {result.scans} scans of {result.patients} patients",
+            str(result.images),
+        ],
+    ]
+    rows += [[f"skipped: {reason}", str(count)] for reason, count in result.reasons().items()]
+    rows += [[f"left out: {reason}", str(count)] for reason, count in result.left_out.items()]
+    notes = Counter(note.partition(": ")[0] for note in result.notes.values())
+    rows += [[f"noted: {note}", str(count)] for note, count in notes.items()]
+    if result.duplicates:
+        rows.append(["pairs of images that two patients share", str(len(result.duplicates))])
+    return table(result.modality, ["files", ""], rows)
 
 
 def dataset_table(dataset: DatasetInfo, *, title: str) -> Table:

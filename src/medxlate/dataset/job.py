@@ -48,6 +48,7 @@ class PrepareResult:
         modality: The modality just prepared.
         state: ``prepared``; ``unchanged``: it was there already, made from the same files with
             the same options; ``planned``: a dry run.
+        files: How many files looked like images.
         images: How many slices the modality holds, or, of a dry run, the files that would be read.
         scans: How many series, volumes and single images were read.
         patients: From how many patients.
@@ -61,6 +62,7 @@ class PrepareResult:
     dataset: DatasetInfo | None
     modality: str
     state: str
+    files: int
     images: int
     scans: int
     patients: int
@@ -145,6 +147,7 @@ class Job:
                 dataset,
                 self.modality,
                 "prepared",
+                files=plan.found.files,
                 images=info.images,
                 scans=info.series,
                 patients=info.patients,
@@ -192,6 +195,7 @@ class Job:
         """Return the content of prepare.json: the same for the same input."""
         return {
             "made_from": self.mark,
+            "files": result.files,
             "images": result.images,
             "scans": result.scans,
             "patients": result.patients,

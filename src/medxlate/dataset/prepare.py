@@ -14,7 +14,7 @@ from medxlate.dataset.join import agreed_size, check_task
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
-from medxlate.errors import DataError, MedxlateError, UsageError
+from medxlate.errors import DataError, MedxlateError, OutputError, UsageError
 from medxlate.events import Listener, silent
 from medxlate.files import check_free, locked, read_json, remove_stale
 from medxlate.images.find import find_images
@@ -75,7 +75,7 @@ def prepare(
         if not overwrite and (done := _unchanged(data, modality, mark, began)):
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
             return done
-        check_free(data / modality, marker=MARKER, overwrite=overwrite)
+        _check_free(data, modality, overwrite=overwrite)
         remove_stale(data, modality)
         job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
         try:
@@ -94,6 +94,7 @@ def _planned(
         existing,
         modality,
         "planned",
+        files=plan.found.files,
         images=len(plan.annotations),
         scans=len(plan.scans),
         patients=len({annotation.patient for annotation in plan.annotations.values()}),
@@ -120,6 +121,7 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
         dataset.info,
         modality,
         "unchanged",
+        files=record["files"],
         images=info.images,
         scans=info.series,
         patients=info.patients,
@@ -128,6 +130,17 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
         notes=record["notes"],
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+def _check_free(data: Path, modality: str, *, overwrite: bool) -> None:
+    """Raise OutputError where the modality is there and may not be replaced."""
+    folder = data / modality
+    if not overwrite and (folder / MARKER).is_file():
+        raise OutputError(
+            f"{folder} exists, made from other files, labels or options than these.",
+            "Replace it with --overwrite, or name another --modality or --data.",
+        )
+    check_free(folder, marker=MARKER, overwrite=overwrite)
 
 
 def _check_name(modality: str) -> None:

@@ -28,6 +28,7 @@ class Scans:
         skipped: Files that cannot be used, and why.
         notes: Files that are used although something about them is odd.
         left_out: How many files the user's choices left out, by reason.
+        files: How many files looked like images.
         others: How many other files there are.
         identifiers: The identifying values that DICOM headers held.
     """
@@ -36,6 +37,7 @@ class Scans:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, int] = field(default_factory=dict)
+    files: int = 0
     others: int = 0
     identifiers: set[str] = field(default_factory=set)
 
@@ -59,7 +61,11 @@ def find_scans(
         mapper: Reads headers in several processes.
         done: Told how many of how many headers are read.
     """
-    found = Scans(others=search.others, skipped=dict(search.not_images))
+    found = Scans(
+        files=len(search.images) + len(search.not_images),
+        others=search.others,
+        skipped=dict(search.not_images),
+    )
     found.notes = {
         image.relative: f"is {image.format}" for image in search.images if image.suffix_lies
     }
