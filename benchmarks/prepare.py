@@ -3,12 +3,12 @@
     python benchmarks/prepare.py                # 200 and 2,000 slices of 512 x 512, 2 processes
     python benchmarks/prepare.py --slices 400 --processes 4
 
-Generated CT series are written first, uncompressed DICOM of 50 slices each, with headers of about 170
-elements, as many as scanners write. The bare loop does
-nothing but ``pydicom.dcmread``, ``pixel_array`` and a Pillow resize to 256 x 256, spread over the
-same number of processes. Each measurement runs in a process of its own, of which the peak resident
-memory is taken, and that of its largest child; the start of the processes counts. The two are run
-in turns, several times; the median of the ratios is what counts.
+Generated CT series are written first, uncompressed DICOM of 50 slices each, with headers of about
+170 elements, as many as scanners write. The bare loop does nothing but ``pydicom.dcmread``,
+``pixel_array`` and a Pillow resize to 256 x 256, spread over the same number of processes. Each
+measurement runs in a process of its own, of which the peak resident memory is taken, and that of
+its largest child; the start of the processes counts. The two are run in turns, several times; the
+median of the ratios is what counts.
 """
 
 from __future__ import annotations

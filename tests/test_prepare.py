@@ -677,7 +677,9 @@ def test_a_modality_is_replaced_only_when_asked(raw, tmp_path):
     run(raw, tmp_path / "data")
     before = tree(tmp_path / "data")
     write_table(raw / "t.csv", [(name, "33", who) for name, _, who in ROWS])
-    with pytest.raises(OutputError, match=r"mri exists and is not empty.*--overwrite"):
+    with pytest.raises(
+        OutputError, match=r"mri exists, made from other files, labels or options.*--overwrite"
+    ):
         run(raw, tmp_path / "data")
     assert tree(tmp_path / "data") == before
     result = run(raw, tmp_path / "data", overwrite=True)

@@ -113,10 +113,11 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(
 def test_the_record_says_what_happened_and_not_when(undisturbed: dict[str, bytes]) -> None:
     value = json.loads(undisturbed["ct/prepare.json"])
     assert set(value) == {
-        "made_from", "images", "scans", "patients", "skipped", "left_out", "notes", "duplicates",
-        "other_files", "options",
+        "made_from", "files", "images", "scans", "patients", "skipped", "left_out", "notes",
+        "duplicates", "other_files", "options",
     }  # fmt: skip
     assert (value["images"], value["scans"], value["patients"]) == (72, SCANS, 7)
+    assert value["files"] == 12 * 4 + 4  # but for the table and the JSON file
     assert value["other_files"] == 2  # the table and the JSON file
     assert "workers" not in value["options"]
     shared = {(pair["file"], pair["other_file"]) for pair in value["duplicates"]}
@@ -188,7 +189,7 @@ def test_changed_input_is_refused_and_replaced_when_asked(
     run(raw, data)
     before, mtimes = tree(data), times(data)
     changes = change(raw)
-    with pytest.raises(OutputError, match=r"mri exists.*--overwrite"):
+    with pytest.raises(OutputError, match=r"mri exists, made from other.*--overwrite"):
         run(raw, data, **changes)
     assert (tree(data), times(data)) == (before, mtimes)
     assert run(raw, data, overwrite=True, **changes).state == "prepared"

@@ -21,7 +21,8 @@ from medxlate.images.stack import Stack
 def stack_of(pixels: Array, unit: str = "", full_range=(0.0, 255.0)) -> Stack:
     """A stack of [H, W] or [n, H, W]."""
     slices = np.atleast_3d(pixels.T).T.astype(np.float32)
-    return Stack(len(slices), *slices.shape[1:], (1.0, 1.0), unit, full_range, lambda k: slices[k].copy())
+    shape = slices.shape
+    return Stack(*shape, (1.0, 1.0), unit, full_range, lambda k: slices[k].copy())
 
 
 def recipe_of(kind: str, *, guess="mr", bits=16, **options) -> Recipe:

@@ -8,13 +8,14 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from medxlate.dataset.annotate import Annotator, pseudonym
+from medxlate.dataset.annotate import Annotator
 from medxlate.dataset.fields import parse_field
 from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import parse_label
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
 from medxlate.errors import DataError, UsageError
+from medxlate.images.pseudonym import pseudonym
 from medxlate.images.scan import Format, FoundImage, Scan
 
 

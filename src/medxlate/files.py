@@ -143,15 +143,19 @@ def _replace_folder(new: Path, path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock file while the block runs; it is free again however the process ends.
+
+    Args:
+        path: The lock file; it is made and removed.
+        wait: Whether to wait where another process holds it.
 
     Raises:
         OutputError: Another process holds it.
     """
     with _parents(path):
         stream = path.open("a")
-        while not _lock(stream, path):
+        while not _lock(stream, path, wait=wait):
             stream.close()
             stream = path.open("a")
         try:
@@ -161,12 +165,12 @@ def locked(path: Path) -> Iterator[None]:
             stream.close()
 
 
-def _lock(stream: IO[str], path: Path) -> bool:
+def _lock(stream: IO[str], path: Path, *, wait: bool) -> bool:
     """Lock an open file; return False where it is no longer the one at ``path``."""
     if fcntl is None:
         return True
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         stream.close()
         raise OutputError(
@@ -181,10 +185,13 @@ def _lock(stream: IO[str], path: Path) -> bool:
 
 
 def remove_stale(folder: Path, name: str) -> None:
-    """Remove what a killed ``whole_folder`` of ``folder / name`` left; call it under a lock."""
+    """Remove what was left where ``folder / name`` was being written; call it under a lock."""
     for suffix in ("partial", "old"):
         for left in folder.glob(f".{name}.*.{suffix}"):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

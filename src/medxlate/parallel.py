@@ -12,6 +12,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -75,21 +76,30 @@ class _Pools:
         items: Iterable[Item],
         crashed: Callable[[Item], Result],
     ) -> Iterator[Result]:
-        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        waiting: deque[tuple[Item, Future[Result] | None]] = deque()
         rest = iter(items)
         while True:
+            for item in islice(rest, AHEAD * self._count - len(waiting)):
+                waiting.append((item, self._submit(function, item)))
+            if not waiting:
+                return
+            future = waiting[0][1]
             try:
-                while len(waiting) < AHEAD * self._count and (item := next(rest, None)) is not None:
-                    waiting.append((item, self._pool.submit(function, item)))
-                if not waiting:
-                    return
-                result = waiting[0][1].result()
+                if future is None:
+                    raise BrokenProcessPool
+                result = future.result()
             except BrokenProcessPool:
                 yield from self._one_by_one(function, [item for item, _ in waiting], crashed)
                 waiting.clear()
                 continue
             waiting.popleft()
             yield result
+
+    def _submit(self, function: Callable[[Item], Result], item: Item) -> Future[Result] | None:
+        try:
+            return self._pool.submit(function, item)
+        except BrokenProcessPool:  # an earlier item has just killed its process
+            return None
 
     def _one_by_one(
         self,

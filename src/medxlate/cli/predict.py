@@ -70,7 +70,8 @@ def predict(
         reporter.result(
             {
                 "out": str(result.out),
-                "images": counts.get("image", 0),
+                "slices": counts.get("slice", 0),
+                "volumes": counts.get("volume", 0),
                 "patients": counts.get("patient", 0),
                 "summary": summary,
                 "failed": result.failed,

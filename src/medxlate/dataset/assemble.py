@@ -12,7 +12,7 @@ import pandas as pd
 
 from medxlate.dataset.annotate import Annotation
 from medxlate.dataset.index import ModalityInfo
-from medxlate.dataset.parts import Task, load_part
+from medxlate.dataset.parts import PartSlice, Task, load_part
 from medxlate.dataset.plan import Plan
 from medxlate.dataset.shards import ShardWriter
 from medxlate.images.pseudonym import pseudonym
@@ -46,46 +46,52 @@ def assemble(
         size: Side of the slices, pixels.
         key: The secret of the pseudonyms.
     """
-    shards = ShardWriter(
-        folder / "shards", size=size, dtype=np.uint8 if plan.recipe.bits == 8 else np.uint16
-    )
+    dtype = np.uint8 if plan.recipe.bits == 8 else np.uint16
     rows: list[dict[str, Any]] = []
     limits: list[Limits] = []
     skipped: dict[str, str] = {}
-    for task in tasks:
-        part, pixels = load_part(task)
-        skipped |= part.skipped
-        before = len(rows)
-        for slice_, content in zip(part.slices, pixels, strict=True):
-            annotation = _annotation(plan, task, slice_.file)
-            if annotation is None:
-                continue
-            shard, row = shards.append(content)
-            rows.append(
-                {
-                    "slice_id": f"{len(rows):06d}",
-                    "shard": shard,
-                    "row": row,
-                    "patient": pseudonym(annotation.patient, key),
-                    "label": annotation.label,
-                    "file": slice_.file,
-                    "series": len(limits),
-                    "position": slice_.number,
-                    "height": slice_.height,
-                    "width": slice_.width,
-                    "pixel_hash": slice_.pixel_hash,
-                    "perceptual_hash": slice_.perceptual_hash,
-                    **annotation.kept,
-                }
-            )
-        if len(rows) > before and part.limits is not None:
-            limits.append(part.limits)
-    shards.close()
+    with ShardWriter(folder / "shards", size=size, dtype=dtype) as shards:
+        for task in tasks:
+            part, pixels = load_part(task)
+            skipped |= part.skipped
+            before = len(rows)
+            for slice_, content in zip(part.slices, pixels, strict=True):
+                annotation = _annotation(plan, task, slice_.file)
+                if annotation is not None:
+                    place = shards.append(content)
+                    rows.append(_row(len(rows), len(limits), place, slice_, annotation, key))
+            if len(rows) > before and part.limits is not None:
+                limits.append(part.limits)
     table = pd.DataFrame(rows)
     if table.empty:
         return Assembled(table, None, skipped)
     table.to_parquet(folder / "slices.parquet", index=False)
     return Assembled(table, _info(table, plan, limits), skipped)
+
+
+def _row(
+    number: int,
+    series: int,
+    place: tuple[int, int],
+    slice_: PartSlice,
+    annotation: Annotation,
+    key: bytes,
+) -> dict[str, Any]:
+    return {
+        "slice_id": f"{number:06d}",
+        "shard": place[0],
+        "row": place[1],
+        "patient": pseudonym(annotation.patient, key),
+        "label": annotation.label,
+        "file": slice_.file,
+        "series": series,
+        "position": slice_.number,
+        "height": slice_.height,
+        "width": slice_.width,
+        "pixel_hash": slice_.pixel_hash,
+        "perceptual_hash": slice_.perceptual_hash,
+        **annotation.kept,
+    }
 
 
 def _annotation(plan: Plan, task: Task, file: str) -> Annotation | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ from medxlate.dataset.assemble import Assembled, assemble
 from medxlate.dataset.duplicates import Duplicate, near_duplicates
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import (
+    KEY_FILE,
     MODALITY_FILE,
     SUMMARY,
     Dataset,
@@ -30,13 +32,14 @@ from medxlate.dataset.parts import Task, crashed_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
 from medxlate.errors import DataError
 from medxlate.events import Listener, Progress, Stage, Warned
-from medxlate.files import whole_file, whole_folder, write_json
+from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
 from medxlate.parallel import Mapper, processes
 
 MARKER = "prepare.json"
-FEW = 48  # files: below that, starting processes takes longer than it saves
+FEW = 128  # files: below that, starting processes takes longer than it saves
 LISTED_PAIRS = 1000
+HARMLESS = ("a copy of", "a localizer", "at the position of", "near-empty")
 
 
 @dataclass(frozen=True)
@@ -127,22 +130,22 @@ class Job:
             self.listener(Progress("files", done, total))
 
     def _write(self, plan: Plan, tasks: list[Task]) -> PrepareResult:
-        """Put the parts together. First the folder comes to its place, then the summary."""
+        """Put the parts together, and the modality into the dataset."""
         key = load_key(self.data)
-        with (
-            whole_file(self.data / SUMMARY) as summary,
-            whole_folder(
-                self.data / self.modality, marker=MARKER, overwrite=self.overwrite
-            ) as partial,
-        ):
-            content = assemble(partial, plan, tasks, size=self.size, key=key)
-            skipped = dict(sorted({**plan.found.skipped, **content.skipped}.items()))
-            info = self._usable(content, skipped)
-            existing = read_info(self.data)  # another prepare may have added a modality meanwhile
+        assembled = self.work / "assembled"
+        shutil.rmtree(assembled, ignore_errors=True)
+        content = assemble(assembled, plan, tasks, size=self.size, key=key)
+        skipped = dict(sorted({**plan.found.skipped, **content.skipped}.items()))
+        info = self._usable(content, skipped)
+        pairs = self._duplicates(content.table)
+        # Other modalities may be prepared at the same time; they join one after the other.
+        with locked(self.data / ".dataset.lock", wait=True):
+            for name in (SUMMARY, KEY_FILE):
+                remove_stale(self.data, name)
+            existing = read_info(self.data)
             agreed_size(self.size, existing)
             check_task(existing, self.modality, self.options)
             dataset = joined(existing, self.modality, info, options=self.options, size=self.size)
-            pairs = self._duplicates(content.table, existing)
             result = PrepareResult(
                 dataset,
                 self.modality,
@@ -156,35 +159,45 @@ class Job:
                 notes=dict(sorted(plan.found.notes.items())),
                 duplicates=tuple(pairs),
             )
-            write_json(partial / MARKER, self._record(result, plan))
-            self._identifiers(plan).save(partial)
-            save_key(self.data, key)
-            write_json(partial / MODALITY_FILE, info.model_dump(mode="json"))
-            summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            write_json(assembled / MARKER, self._record(result, plan))
+            write_json(assembled / MODALITY_FILE, info.model_dump(mode="json"))
+            self._identifiers(plan).save(assembled)
+            self._place(assembled, dataset, key)
         self._warn(result)
         return result
 
+    def _place(self, assembled: Path, dataset: DatasetInfo, key: bytes) -> None:
+        """Put first the folder in its place, then the summary."""
+        with (
+            whole_file(self.data / SUMMARY) as summary,
+            whole_folder(
+                self.data / self.modality, marker=MARKER, overwrite=self.overwrite
+            ) as partial,
+        ):
+            for path in sorted(assembled.iterdir()):
+                path.rename(partial / path.name)
+            save_key(self.data, key)
+            summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
     def _usable(self, content: Assembled, skipped: dict[str, str]) -> ModalityInfo:
         """Return the modality's summary; raise DataError where it may not be written."""
-        if content.info is not None and not (self.strict and skipped):
+        if content.info is not None:
+            refuse_unusable(skipped, strict=self.strict)
             return content.info
         name, reason = next(iter(skipped.items()), ("", "nothing was left"))
         reason = f"{name}: {reason}".rstrip(".")
-        if content.info is not None:
-            raise DataError(
-                f"{len(skipped)} files cannot be used (--strict); the first, {reason}.",
-                "Mend them, or leave --strict out to skip and list them.",
-            )
-        hint = "Check --labels, --file and --patient."
-        if "recipe" in reason or "SUV" in reason:
+        hint = ""
+        if any(word in reason for word in ("label", "patient", "row")):
+            hint = "Check --labels, --file and --patient."
+        elif "recipe" in reason or "SUV" in reason:
             hint = "Check --recipe, --window and --percentiles."
         if self.options.task == "regression" and "is no number" in reason:
             hint = "For classes, add --task classification."
         raise DataError(f"No image can be used; the first, {reason}.", hint)
 
-    def _duplicates(self, table: pd.DataFrame, existing: DatasetInfo | None) -> list[Duplicate]:
+    def _duplicates(self, table: pd.DataFrame) -> list[Duplicate]:
         """Return the images that two patients share, in this modality or with another one."""
-        tables = {self.modality: table}
+        tables, existing = {self.modality: table}, read_info(self.data)
         names = set(existing.modalities) - {self.modality} if existing else set()
         for name in sorted(names):
             tables[name] = Dataset(self.data).modality(name).slices
@@ -225,6 +238,21 @@ class Job:
                     f"patients; {place} lists them. Such patients stay on one side of a split."
                 )
             )
+
+
+def refuse_unusable(skipped: Mapping[str, str], *, strict: bool) -> None:
+    """Raise DataError under ``strict`` where a file cannot be used.
+
+    Copies, localizers, near-empty slices and second slices at one position are left out of sound
+    data, too: they are no reason to refuse.
+    """
+    bad = {name: reason for name, reason in skipped.items() if not reason.startswith(HARMLESS)}
+    if strict and bad:
+        name, reason = next(iter(bad.items()))
+        raise DataError(
+            f"{len(bad)} files cannot be used (--strict); the first, {name}: {reason.rstrip('.')}.",
+            "Mend them, or leave --strict out to skip and list them.",
+        )
 
 
 def mapper_for(search: Search, options: PrepareOptions) -> AbstractContextManager[Mapper]:

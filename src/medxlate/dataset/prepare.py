@@ -9,7 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from medxlate.dataset.index import Dataset, DatasetInfo, read_info
-from medxlate.dataset.job import MARKER, Job, PrepareResult, mapper_for, work_folder
+from medxlate.dataset.job import (
+    MARKER,
+    Job,
+    PrepareResult,
+    mapper_for,
+    refuse_unusable,
+    work_folder,
+)
 from medxlate.dataset.join import agreed_size, check_task
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
@@ -69,17 +76,22 @@ def prepare(
             plan = make_plan(
                 search, modality=modality, options=options, mapper=mapper, listener=listener
             )
+        refuse_unusable(plan.found.skipped, strict=strict)
         return _planned(plan, modality, existing, began)
     mark = stamp(search, options, size=size)
     with locked(data / f".{modality}.lock"):
         if not overwrite and (done := _unchanged(data, modality, mark, began)):
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
             return done
+        # One that was stopped after its folder was placed is finished, not refused.
+        overwrite = overwrite or _made_from(data, modality) == mark
         _check_free(data, modality, overwrite=overwrite)
         remove_stale(data, modality)
         job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
         try:
             result = job.run(search)
+        except OutputError:  # a full disk, say: the next run continues
+            raise
         except MedxlateError:
             shutil.rmtree(job.work, ignore_errors=True)
             raise
@@ -107,11 +119,9 @@ def _planned(
 
 def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareResult | None:
     """Return what is there, if it is whole and was made from the same."""
-    if not (data / modality / MARKER).is_file():
+    if _made_from(data, modality) != mark:
         return None
     record = read_json(data / modality / MARKER, error=DataError)
-    if record.get("made_from") != mark:
-        return None
     try:
         dataset = Dataset(data)
         info = dataset.modality(modality).info
@@ -130,6 +140,12 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
         notes=record["notes"],
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+def _made_from(data: Path, modality: str) -> str:
+    """Return the hash of what the modality's folder was made from; "" where there is none."""
+    path = data / modality / MARKER
+    return str(read_json(path, error=DataError).get("made_from")) if path.is_file() else ""
 
 
 def _check_free(data: Path, modality: str, *, overwrite: bool) -> None:

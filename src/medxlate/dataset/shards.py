@@ -41,6 +41,14 @@ class ShardWriter:
         self._rows = 0
         folder.mkdir(parents=True)
 
+    def __enter__(self) -> ShardWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what was written."""
+        self.close()
+
     def append(self, pixels: bytes) -> tuple[int, int]:
         """Add a slice, its integers as bytes, and return its shard and row."""
         with naming_full_disk(self._path):

@@ -91,7 +91,10 @@ class Recipe(BaseModel):
             if low == high:
                 raise ImageError(f"the scan is empty: all voxels are {low:g}")
             return low, high
-        return stack.full_range
+        low, high = stack.full_range
+        if not low < high:
+            raise ImageError("the stored type has no range that the recipe 'as-is' could use")
+        return low, high
 
     @property
     def peak(self) -> int:

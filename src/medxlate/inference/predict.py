@@ -149,12 +149,14 @@ def predict(
     listener(Progress("slices", 0, total))
     items: list[_Item] = []
     parts: list[np.ndarray[Any, Any]] = []
+    done = 0
     for batch in predictor.reader.batches(found.scans, batch_size=batch_size, failed=failed):
         shown = [item for item in batch if not item.empty]
         if shown:
             parts.append(predictor.predict(shown))
             items += [_Item.of(item, field) for item in shown]
-        listener(Progress("slices", min(len(items), total), total))
+        done += len(batch)
+        listener(Progress("slices", min(done, total), total))
     refuse_if_nothing(failed or {str(inputs): NEAR_EMPTY}, len(items), inputs)
     table = _table(np.concatenate(parts), items, predictor.head)
     with whole_file(out) as partial:

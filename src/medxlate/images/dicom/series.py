@@ -260,12 +260,19 @@ def _scan(slices: Sequence[_Slice], geometry: Geometry | None, problem: str) -> 
         format="dicom",
         files=tuple(files.values()),
         unit=header.unit,
+        full_range=_full_range(slices),
         modality=header.modality,
         geometry=geometry,
         frames=frames,
         not_a_volume=problem,
         no_suv=no_suv,
     )
+
+
+def _full_range(slices: Sequence[_Slice]) -> tuple[float, float]:
+    """Return what the slices' stored types can hold; their slopes may differ."""
+    ranges = [item.header.full_range for item in slices]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
 
 
 def _with_one_suv(frames: tuple[Frame, ...]) -> tuple[Frame, ...]:

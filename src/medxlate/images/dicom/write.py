@@ -137,8 +137,8 @@ def write_dicom(
         path: The file to write.
         stored: int16 or uint16 [H, W], the values as stored.
         modality: CT, MR or PT.
-        attributes: Further attributes by keyword (RescaleSlope, PatientAge...); None: leave out
-            what would be filled in.
+        attributes: Further attributes by keyword (RescaleSlope, PatientAge...), sequences as
+            lists of mappings; None: leave out what would be filled in.
     """
     header = Dataset()
     header.SOPClassUID = UID(SOP_CLASSES[modality])
@@ -157,11 +157,22 @@ def write_dicom(
         set_attributes(header, NO_DATE | {"ImageIndex": attributes.get("InstanceNumber", 1)})
         if attributes.get("DecayCorrection", "NONE") != "NONE":
             header.DecayFactor = 1
-    set_attributes(header, {key: value for key, value in attributes.items() if value is not None})
+    given = {key: _items(value) for key, value in attributes.items() if value is not None}
+    set_attributes(header, given)
     for keyword in [key for key, value in attributes.items() if value is None and key in header]:
         delattr(header, keyword)
     set_pixels(header, stored)
     save(header, path)
+
+
+def _items(value: Any) -> Any:
+    """Return a value; the items of a sequence, given as mappings, become data sets."""
+    if not (isinstance(value, list) and value and isinstance(value[0], Mapping)):
+        return value
+    items = [Dataset() for _ in value]
+    for item, attributes in zip(items, value, strict=True):
+        set_attributes(item, attributes)
+    return items
 
 
 def _identity(series: str) -> dict[str, Any]:
