@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import random
 import zlib
 from collections.abc import Callable, Iterable
@@ -30,7 +31,7 @@ from pydicom.uid import (
 from conftest import noise, save_dicom, truncate
 from medxlate.errors import ImageError, UsageError
 from medxlate.images.dicom import decoder, parse
-from medxlate.images.dicom.header import Header, read_header
+from medxlate.images.dicom.header import Header, RefusedError, read_header
 from medxlate.images.dicom.pixels import Codestream, read_codestream, read_frame
 from medxlate.images.dicom.series import Grouped, group_series
 from medxlate.images.dicom.tags import check_keyword, new_uid
@@ -525,6 +526,52 @@ def test_identifiers(tmp_path: Path) -> None:
     assert header(path).identifiers == expected
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("PhotometricInterpretation", "RGB"),
+        ("Rows", 17),
+        ("BitsStored", 40),
+        ("RescaleSlope", "0"),
+        ("NumberOfFrames", "99999"),
+        ("PixelData", None),
+    ],
+)
+def test_a_refused_file_still_tells_whom_it_is_of(
+    tmp_path: Path, keyword: str, value: object
+) -> None:
+    path = save_dicom(
+        tmp_path / "a.dcm",
+        noise(16, 16, dtype=np.int16),
+        PatientName="Doe^Jane",
+        PatientID="ID-77",
+        StudyInstanceUID="1.2.3",
+    )
+    expected = header(path).identifiers
+    assert {"Doe^Jane", "Jane", "ID-77", "1.2.3"} <= expected
+
+    def spoil(values: Dataset) -> None:
+        if value is None:
+            del values[keyword]
+        else:
+            setattr(values, keyword, value)
+
+    with pytest.raises(RefusedError) as problem:
+        header(edit(path, spoil))
+    assert problem.value.identifiers == expected
+    again = pickle.loads(pickle.dumps(problem.value))  # it comes from another process
+    assert (str(again), again.identifiers) == (str(problem.value), expected)
+
+
+def test_a_file_truncated_within_its_header_tells_what_came_before(tmp_path: Path) -> None:
+    path = save_dicom(tmp_path / "a.dcm", noise(16, 16), PatientID="ID-77", StudyID="S-4711")
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"S-4711")])
+    with pytest.raises(RefusedError) as problem:
+        header(path)
+    assert "ID-77" in problem.value.identifiers
+
+
 def test_colour_and_nothing_to_see(tmp_path: Path) -> None:
     path = save_dicom(tmp_path / "a.dcm", noise(16, 16), PhotometricInterpretation="PALETTE COLOR")
     assert "colour" in refusal(path)
@@ -609,7 +656,9 @@ def test_enhanced_frames_at_one_place_are_told_of(tmp_path: Path) -> None:
     grouped = group_series([head])
     assert [frame.number for frame in grouped.scans[0].frames] == [0, 1]
     assert grouped.skipped == {}
-    assert grouped.notes == {"a.dcm": "2 of its frames are left out: at the position of another slice: a.dcm"}
+    assert grouped.notes == {
+        "a.dcm": "2 of its frames are left out: at the position of another slice: a.dcm"
+    }
 
 
 def test_frames_that_are_not_described(tmp_path: Path) -> None:

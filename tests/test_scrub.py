@@ -265,7 +265,9 @@ def test_a_value_in_any_kind_of_file_is_found(run: Path, plant: Callable[[Path],
     plant(run / "model" / "planted")
     result = scrub(run)
     assert kinds(result) in ({"an id or name"}, {"a UID"})
-    assert {each.file.split("/")[0] for each in result.found} == {"model"}
+    assert {each.file.split("/")[0] for each in result.found} <= {
+        *("model", "file 1: model", "folder 1: model")
+    }
     told = repr(result).lower()
     for value in (SHORT, "zebrowski", NUMBER, UID):
         assert value.lower() not in told
@@ -396,13 +398,36 @@ def test_the_command_fails_on_a_planted_value_and_does_not_repeat_it(run: Path) 
     code, said = call("--check", run)
     assert code == 1
     assert "1 of 9 files" in said
-    assert "***: its name: an id or name" in said
-    assert "***: line 1: an id or name" in said
+    assert "file 1: ***.txt: its name: an id or name" in said
+    assert "file 1: ***.txt: line 1: an id or name" in said
     assert SHORT not in said
     code, said = call("--check", run, "--json")
     assert code == 1
     assert len(json.loads(said)["found"]) == 2
     assert SHORT not in said
+
+
+def test_hidden_names_stay_apart(run: Path) -> None:
+    for number in range(4):
+        (run / f"{SHORT}_{number}.txt").write_text(NAME if number == 2 else "")
+    (run / "z-clean.txt").write_text(f"first\n{SHORT}\n" + "x\n" * 8 + SHORT)
+    (run / f"z {SHORT}").mkdir()
+    (run / f"z {SHORT}" / f"a.{SHORT}").write_text("")
+    kind = "an id or name"
+    assert scrub(run).found == [
+        Finding("file 1: ***.txt", "its name", kind),
+        Finding("file 2: ***.txt", "its name", kind),
+        Finding("file 3: ***.txt", "its name", kind),
+        Finding("file 3: ***.txt", "line 1", kind),
+        Finding("file 4: ***.txt", "its name", kind),
+        Finding("folder 5: ***", "its name", kind),
+        Finding("file 6: ***/***", "its name", kind),
+        Finding("z-clean.txt", "line 2", kind),
+        Finding("z-clean.txt", "line 11", kind),
+    ]
+    code, said = call("--check", run)
+    assert code == 1
+    assert "7 of 14 files" in said or "6 of 14 files" in said
 
 
 def test_the_command_only_checks(run: Path) -> None:

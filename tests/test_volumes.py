@@ -23,7 +23,8 @@ from scipy.spatial.transform import Rotation
 from medxlate.errors import ImageError, OutputError
 from medxlate.images.nifti_headers import DATATYPES
 from medxlate.images.orientation import Geometry
-from medxlate.images.volume_headers import read_volume_header, sniff_volume
+from medxlate.images.texts import identifying_texts, is_identifying
+from medxlate.images.volume_headers import data_file, read_volume_header, sniff_volume
 from medxlate.images.volumes import read_sidecar, read_volume, write_volume
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -268,6 +269,32 @@ def test_one_volume_of_a_4d_file(tmp_path: Path, suffix: str) -> None:
     for wrong in (3, -1):
         with pytest.raises(ImageError, match=f"no volume {wrong}"):
             read_volume_header(path, wrong)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_number_of_a_volume_means_nothing_for_a_3d_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"v{suffix}"
+    write_volume(path, voxels(), PLAIN, facts={})
+    for number in (0, 1, 7):
+        assert read_volume_header(path, number).volumes == 1
+        np.testing.assert_array_equal(read_volume(path, number), voxels())
+
+
+def test_the_file_that_holds_the_voxels(tmp_path: Path) -> None:
+    for suffix in SUFFIXES:
+        path = tmp_path / f"v{suffix}"
+        write_volume(path, voxels(), PLAIN, facts={})
+        names = {".nhdr": "v.raw.gz", ".mhd": "v.zraw"}
+        assert data_file(path) == tmp_path / names.get(suffix, path.name)
+        assert data_file(path).is_file()
+    nibabel.save(nibabel.Nifti1Pair(voxels().T, np.eye(4)), tmp_path / "p.hdr")
+    assert data_file(tmp_path / "p.hdr") == tmp_path / "p.img"
+    (tmp_path / "p.img").unlink()
+    (tmp_path / "v.gz").write_bytes(b"\x1f\x8b\x08 damaged")
+    mha(tmp_path / "up.mhd", b"", ElementDataFile="../up.raw")
+    mha(tmp_path / "odd.mhd", b"", NDims="inf", ElementDataFile="v.zraw")
+    for name in ("p.hdr", "v.gz", "up.mhd", "odd.mhd", "absent.nii"):
+        assert data_file(tmp_path / name) == tmp_path / name
 
 
 def test_pairs_and_detached_headers(tmp_path: Path) -> None:
@@ -580,3 +607,91 @@ def test_sidecars(tmp_path: Path) -> None:
     for broken in ("{", "[1]", "[" * 100_000):
         beside.write_text(broken)
         assert read_sidecar(path) == {}
+
+
+# ---- identifying texts
+
+WHOM = {"DICOM_patientName": "Doe^Jane", "PatientID": "ID-77", "0008|0080": "Nordstadt Clinic"}
+HARMLESS = {"PatientSex": "FEMALE", "ProtocolName": "T1_MPRAGE", "0008|0060": "MAGNETOM"}
+WHAT_IS_FOUND = {"Doe^Jane", "Jane", "ID-77", "Nordstadt Clinic"}
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_fields_that_name_somebody(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"v{suffix}"
+    image = sitk.GetImageFromArray(voxels())
+    for key, value in (WHOM | HARMLESS).items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path))
+    assert identifying_texts(path) == WHAT_IS_FOUND
+
+
+def test_comments_and_contents_of_nrrd(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "c.nrrd", b"\n# Roe^Rick\n", content="seen 2011-12-13 by Poe^Ann")
+    found = {"made by hand", "seen 2011-12-13 by Poe^Ann", "2011-12-13", "20111213", "Poe^Ann"}
+    assert identifying_texts(path) == found
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_texts_of_nifti(tmp_path: Path, kind: Any, suffix: str) -> None:
+    image = kind(voxels().T, np.eye(4))
+    image.header["descrip"] = b"of Doe^Jane; 20111213 TE=3"
+    image.header["aux_file"] = b"case-12.txt"
+    image.header["intent_name"] = b"ID-77"
+    expected = {
+        *("of Doe^Jane; 20111213 TE=3", "Doe^Jane", "Jane", "20111213", "2011-12-13"),
+        *("case-12.txt", "ID-77"),
+    }
+    if kind is nibabel.Nifti1Image:
+        image.header["db_name"] = b"WARD3"
+        expected.add("WARD3")
+    nibabel.save(image, tmp_path / f"v{suffix}")
+    assert identifying_texts(tmp_path / f"v{suffix}") == expected
+
+
+def test_sidecars_that_name_somebody(tmp_path: Path) -> None:
+    path = tmp_path / "v.nii.gz"
+    write_volume(path, voxels(), PLAIN, facts={"description": "SYNTHETIC ct from mri"})
+    assert identifying_texts(path) == frozenset()
+    uid = "1.3.12.2.1107.5.2.1"
+    values = HARMLESS | {
+        "PatientName": {"Alphabetic": "Doe^Jane"},
+        "PatientID": 770077,
+        "PatientWeight": 81.25,
+        "AcquisitionDateTime": "2011-12-13T14:15:16.5",
+        "AcquisitionTime": "14:15:16.5",
+        "DeviceSerialNumber": "SN-4711",
+        "EchoTime": 0.003,
+        "ImageOrientationPatientDICOM": [1, 0, 0, 0, 1, 0],
+        "global": {"const": {"StudyInstanceUID": uid, "InstitutionName": "Nordstadt"}},
+        "00100030": {"vr": "DA", "Value": ["19431107"]},
+    }
+    found = {
+        *("Doe^Jane", "Jane", "770077", "2011-12-13T14:15:16.5", "2011-12-13", "20111213"),
+        *("SN-4711", uid, "Nordstadt", "DA", "19431107", "1943-11-07"),
+    }
+    (tmp_path / "v.json").write_text(json.dumps(values))
+    assert identifying_texts(path) == found
+    damaged = json.dumps({"PatientID": "ID-77", "EchoTime": 3, "StudyID": 4711})[:-1]
+    (tmp_path / "v.json").write_text(damaged)
+    assert identifying_texts(path) == {"ID-77", "4711"}
+    (tmp_path / "v.json").write_text('{"PatientID": "ID-77", "Curve": [' + "1, " * 10**6)
+    assert identifying_texts(path) == {"ID-77"}
+    (tmp_path / "v.json").write_text("[" * 100_000)
+    assert identifying_texts(tmp_path / "v.png") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("key", "identifies"),
+    [
+        *((key, True) for key in ("patient_name", "MRN", "subject id", "ID", "StationName")),
+        *((key, True) for key in ("StudyInstanceUID", "AcquisitionDate", "DICOM_0010_0010")),
+        *((key, True) for key in ("OperatorsName", "ImageComments", "0008|0050", "Comment")),
+        *((key, False) for key in ("ElementDataFile", "NDims", "FluidAttenuation", "TaskName")),
+        *((key, False) for key in ("SequenceName", "SOPClassUID", "PatientPosition", "EchoTime")),
+        *((key, False) for key in ("0010|0040", "0018|0050", "ManufacturersModelName", "Width")),
+    ],
+)
+def test_names_of_fields_that_identify(key: str, identifies: bool) -> None:
+    assert is_identifying(key) is identifies

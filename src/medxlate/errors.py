@@ -26,7 +26,8 @@ class MedxlateError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".rstrip()
+        stop = "." if self.hint and self.message[-1:].isalnum() else ""
+        return f"{self.message}{stop} {self.hint}".rstrip()
 
 
 class UsageError(MedxlateError):

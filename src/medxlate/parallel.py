@@ -15,6 +15,8 @@ from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
 
+from medxlate.errors import UsageError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -53,6 +55,7 @@ def processes(count: int) -> Iterator[Mapper]:
         return
     pools = _Pools(count)
     try:
+        pools.check()
         yield pools.map
     finally:
         pools.close()
@@ -69,6 +72,17 @@ class _Pools:
     def __init__(self, count: int) -> None:
         self._count = count
         self._pool = _new_pool(count)
+
+    def check(self) -> None:
+        """Raise UsageError where processes cannot even begin."""
+        try:
+            self._pool.submit(os.getpid).result()
+        except BrokenProcessPool:
+            raise UsageError(
+                "Further processes cannot be started.",
+                "A script must call this below `if __name__ == '__main__':`, for each process "
+                "imports it; or use one worker.",
+            ) from None
 
     def map(
         self,

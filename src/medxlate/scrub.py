@@ -48,7 +48,8 @@ class Finding:
     """One place that holds an identifying value.
 
     Attributes:
-        file: Relative to the folder; parts that hold a value themselves are hidden.
+        file: Relative to the folder. Parts that hold a value themselves are hidden; such a path
+            begins with a number, counted in the order of the paths: ``file 3: ***.txt``.
         where: "its name", a line, a column, a text chunk...
         kind: "a date", "an id or name", "a UID", "a path", "the key of the pseudonyms", or
             "cannot be looked into" where the file's content is not accessible.
@@ -64,7 +65,7 @@ class ScrubResult:
     """What was looked for, and what was found.
 
     Attributes:
-        found: Every place, sorted.
+        found: Every place, in the order of the files' paths.
         files: How many files were looked into.
         values: How many identifying values were looked for.
         too_short: How many have fewer than 4 characters and were not looked for.
@@ -106,23 +107,31 @@ def scrub(folder: Path | str, *, data: Path | str | None = None) -> ScrubResult:
         folder = find_run(folder).path
     dataset = Path(data) if data is not None else _dataset_of(folder)
     needles = Needles(_values(dataset), own_path=str(dataset.resolve()), key=_key(dataset))
-    found: set[Finding] = set()
-    files = 0
+    found: list[Finding] = []
+    files = hidden = 0
     paths = [folder] if not folder.is_dir() else [folder, *sorted(folder.rglob("*"))]
     for path in paths:
         name = path.resolve().name if path == folder else _text_of(path.relative_to(folder))
         shown = needles.hidden(name)
-        for _, kind in needles.find(name):
-            found.add(Finding(shown, "its name", kind))
+        if shown != name:
+            hidden += 1
+            kind_of_path = "folder" if path.is_dir() and not path.is_symlink() else "file"
+            shown = f"{kind_of_path} {hidden}: {shown}"
+        places: set[tuple[str, str]] = {("its name", kind) for _, kind in needles.find(name)}
         if path.is_symlink():
-            for _, kind in needles.find(_text_of(path.readlink())):
-                found.add(Finding(shown, "where the link points", kind))
+            target = _text_of(path.readlink())
+            places |= {("where the link points", kind) for _, kind in needles.find(target)}
         elif path.is_file():
             files += 1
-            found |= {Finding(shown, where, kind) for where, kind in _look(path, needles)}
-    return ScrubResult(
-        sorted(found), files, needles.count, needles.too_short, generic=needles.generic
-    )
+            places |= set(_look(path, needles))
+        found += [Finding(shown, where, kind) for where, kind in sorted(places, key=_in_order)]
+    return ScrubResult(found, files, needles.count, needles.too_short, generic=needles.generic)
+
+
+def _in_order(place: tuple[str, str]) -> tuple[str, int, str]:
+    """Return what sorts places: lines by their number."""
+    word, _, number = place[0].rpartition(" ")
+    return (word, int(number), place[1]) if number.isdigit() else (place[0], 0, place[1])
 
 
 def _look(path: Path, needles: Needles) -> Iterator[tuple[str, str]]:

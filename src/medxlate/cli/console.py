@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json as jsonlib
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -28,7 +29,7 @@ from medxlate.events import Progress as ProgressEvent
 
 INTERRUPTED = 130
 
-__all__ = ["Reporter", "Table", "failures", "number", "reporting", "table"]
+__all__ = ["Reporter", "Table", "failures", "left_out", "number", "reporting", "table"]
 
 
 class Reporter:
@@ -187,3 +188,10 @@ def failures(failed: dict[str, str], *, most: int = 5) -> list[str]:
     if len(failed) > most:
         lines.append(f"  ... and {len(failed) - most} more")
     return lines
+
+
+def left_out(files: dict[str, str]) -> list[str]:
+    """Return a line that says what sound data leaves out, by kind of reason; none for nothing."""
+    kinds = Counter(reason.partition(":")[0] for reason in files.values())
+    named = "; ".join(f"{count}: {kind}" for kind, count in kinds.items())
+    return [f"Left out: {named}."] if named else []

@@ -26,3 +26,9 @@ Images = Annotated[
     Path, typer.Argument(help="Folder of images (searched recursively) or one image.")
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images computed at once.")]
+DicomModality = Annotated[
+    str, typer.Option("--dicom-modality", help="Take only DICOM of this Modality: CT, MR, PT...")
+]
+Volume = Annotated[
+    int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
+]

@@ -10,12 +10,14 @@ import typer
 from medxlate.cli.options import (
     BatchSize,
     Device,
+    DicomModality,
     Exclude,
     Images,
     Json,
     Model,
     Overwrite,
     Precision,
+    Volume,
 )
 
 if TYPE_CHECKING:
@@ -36,19 +38,21 @@ def predict(
         ),
     ] = None,
     exclude: Exclude = None,
+    dicom_modality: DicomModality = "",
+    volume: Volume = None,
     batch_size: BatchSize = 16,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Predict the label of target-modality images, per image and per patient.
+    """Predict the label of target-modality images, per slice, volume and patient.
 
     `medxlate predict ./ct_dir`
 
     `medxlate predict ./ct_dir --out ages.csv --patient folder:1`
     """
-    from medxlate.cli.console import reporting, table
+    from medxlate.cli.console import left_out, reporting, table
 
     with reporting(json=json) as reporter:
         from medxlate.inference.predict import predict as run
@@ -59,6 +63,8 @@ def predict(
             model=model,
             patient=patient,
             exclude=exclude or (),
+            dicom_modality=dicom_modality,
+            volume=volume,
             device=device,
             precision=precision,
             batch_size=batch_size,
@@ -75,6 +81,7 @@ def predict(
                 "patients": counts.get("patient", 0),
                 "summary": summary,
                 "failed": result.failed,
+                "left_out": result.left_out,
                 "seconds": result.seconds,
             },
             table(
@@ -82,6 +89,7 @@ def predict(
                 ["level", "count", *next(iter(summary.values()))],
                 [[k, str(counts[k]), *map(_text, s.values())] for k, s in summary.items()],
             ),
+            *left_out(result.left_out),
         )
         reporter.end_with(result.failed, "read", f"The others are in {result.out}.")
 

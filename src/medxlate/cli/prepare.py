@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medxlate.cli.options import Data, Exclude, Json, Overwrite
+from medxlate.cli.options import Data, DicomModality, Exclude, Json, Overwrite, Volume
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,13 +86,8 @@ def prepare(
     plane: Annotated[
         str, typer.Option("--plane", help="How volumes are cut: axial, coronal or sagittal.")
     ] = "axial",
-    volume: Annotated[
-        int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
-    ] = None,
-    dicom_modality: Annotated[
-        str | None,
-        typer.Option("--dicom-modality", help="Take only DICOM of this Modality: CT, MR, PT..."),
-    ] = None,
+    volume: Volume = None,
+    dicom_modality: DicomModality = "",
     include: Annotated[
         list[str] | None,
         typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
@@ -158,7 +153,7 @@ def prepare(
                 n4=n4,
                 plane=chosen,
                 volume=volume,
-                dicom_modality=dicom_modality,
+                dicom_modality=dicom_modality or None,
                 include=tuple(include or ()),
                 exclude=tuple(exclude or ()),
                 workers=workers or cores(),

@@ -10,12 +10,14 @@ import typer
 from medxlate.cli.options import (
     BatchSize,
     Device,
+    DicomModality,
     Exclude,
     Images,
     Json,
     Model,
     Overwrite,
     Precision,
+    Volume,
 )
 from medxlate.errors import UsageError
 
@@ -28,6 +30,8 @@ def translate(
         str | None, typer.Option("--source", help="Source modality, where the model has several.")
     ] = None,
     exclude: Exclude = None,
+    dicom_modality: DicomModality = "",
+    volume: Volume = None,
     phi: Annotated[
         str,
         typer.Option("--phi", help="Patients' attributes in DICOM: keep, pseudonymise or remove."),
@@ -48,7 +52,7 @@ def translate(
 
     `medxlate translate scan.png --out fake --model runs/mri-to-ct-001`
     """
-    from medxlate.cli.console import reporting
+    from medxlate.cli.console import left_out, reporting
 
     with reporting(json=json) as reporter:
         from medxlate.images.pseudonym import PHI
@@ -63,6 +67,8 @@ def translate(
             model=model,
             source=source,
             exclude=exclude or (),
+            dicom_modality=dicom_modality,
+            volume=volume,
             phi=policy,
             key=key,
             device=device,
@@ -77,10 +83,12 @@ def translate(
                 "files": result.files,
                 "slices": result.slices,
                 "failed": result.failed,
+                "left_out": result.left_out,
                 "seconds": result.seconds,
             },
             f"{result.slices} synthetic slices in {result.files} files in {result.out} "
             f"({result.seconds:.1f} s).",
+            *left_out(result.left_out),
         )
         kept = f"The others are in {result.out}; its translation.json lists all."
         reporter.end_with(result.failed, "translated", kept)

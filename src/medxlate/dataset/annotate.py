@@ -109,7 +109,7 @@ def _patient_field(
 ) -> Field:
     if options.patient is not None:
         return parse(options.patient, option="--patient")
-    if all(scan.format == "dicom" for scan in scans):
+    if any(scan.format == "dicom" for scan in scans):  # the patient of others stays unknown
         return Field("tag", "PatientID")
     raise UsageError(
         "It is not known which images belong to one patient.",

@@ -45,7 +45,7 @@ from medxlate.images.perceptual import BITS
 NEAR = 32  # differing bits of 512; see above
 KEPT_PAIRS = 200_000  # beyond this only the nearest pair of two patients is kept
 _FIRST = 256  # bits compared for every pair; the others only where these differ in NEAR or fewer
-_BLOCK = 2048
+_BLOCK = 512
 
 Kind = Literal["exact", "near"]
 Row = tuple[str, str, str]  # patient, pixel_hash, perceptual_hash

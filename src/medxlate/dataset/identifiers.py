@@ -38,6 +38,10 @@ _OWN_NUMBER = re.compile(  # what stands before a number that medxlate itself wr
     r'"(?:step|epoch|epochs|best_step|images|patients|seed|steps|size|image_size|prepared_size)"'
     r": {0,2}$|\b(?:step|epoch)-$"
 )
+_FORMAT_SUFFIX = re.compile(  # at the end of a file's name; no part of an id or name
+    r"\.(?:nii\.gz|png|jpe?g|tiff?|dcm|nii|nrrd|nhdr|mh[ad]|hdr|img|raw|gz|zip|np[yz]|pt|txt|md|csv"
+    r"|html|jsonl?|toml|ya?ml|log|parquet|safetensors)$"
+)
 _SEPARATORS = ("", " ", "_", "-", ".", ", ", "^")
 # What de-identified files hold in place of a value.
 _PLACEHOLDERS = frozenset(
@@ -248,10 +252,16 @@ class Needles:
                 yield int(np.searchsorted(newlines, position)), kind
 
     def hidden(self, name: str) -> str:
-        """Return a path without the parts that hold a value."""
-        parts = (HIDDEN if any(self.find(part)) else part for part in name.split("/"))
+        """Return a path without the parts that hold a value, but for the suffix of a format."""
+        parts = (
+            self._hidden_part(part) if any(self.find(part)) else part for part in name.split("/")
+        )
         shown = "/".join(parts)
         return HIDDEN if any(self.find(shown)) else shown
+
+    def _hidden_part(self, part: str) -> str:
+        suffix = _FORMAT_SUFFIX.search(part)
+        return HIDDEN + suffix[0] if suffix else HIDDEN
 
     def _find(self, text: str, *, long_only: bool) -> Iterator[tuple[int, Kind]]:
         if self._own and self._own in text:

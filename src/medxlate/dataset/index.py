@@ -129,9 +129,9 @@ class Dataset:
         DataError: The folder is missing, damaged or of another version.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        info = read_info(folder)
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        info = read_info(self.folder)
         if info is None:
             raise DataError(
                 f"{folder} is no dataset: it holds no dataset.json.",

@@ -34,12 +34,12 @@ from medxlate.errors import DataError
 from medxlate.events import Listener, Progress, Stage, Warned
 from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
+from medxlate.images.scan import HARMLESS, VOLUME_FORMATS
 from medxlate.parallel import Mapper, processes
 
 MARKER = "prepare.json"
 FEW = 128  # files: below that, starting processes takes longer than it saves
 LISTED_PAIRS = 1000
-HARMLESS = ("a copy of", "a localizer", "at the position of", "near-empty")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Job:
             self.work.mkdir(parents=True, exist_ok=True)
             tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
             self._read(tasks, mapper)
-        return self._write(plan, tasks)
+        return self._write(plan, tasks, search)
 
     def _read(self, tasks: list[Task], mapper: Mapper) -> None:
         """Write the parts that are missing."""
@@ -129,14 +129,14 @@ class Job:
             done += files
             self.listener(Progress("files", done, total))
 
-    def _write(self, plan: Plan, tasks: list[Task]) -> PrepareResult:
+    def _write(self, plan: Plan, tasks: list[Task], search: Search) -> PrepareResult:
         """Put the parts together, and the modality into the dataset."""
         key = load_key(self.data)
         assembled = self.work / "assembled"
         shutil.rmtree(assembled, ignore_errors=True)
         content = assemble(assembled, plan, tasks, size=self.size, key=key)
         skipped = dict(sorted({**plan.found.skipped, **content.skipped}.items()))
-        info = self._usable(content, skipped)
+        info = self._usable(content, plan, skipped)
         pairs = self._duplicates(content.table)
         # Other modalities may be prepared at the same time; they join one after the other.
         with locked(self.data / ".dataset.lock", wait=True):
@@ -161,7 +161,7 @@ class Job:
             )
             write_json(assembled / MARKER, self._record(result, plan))
             write_json(assembled / MODALITY_FILE, info.model_dump(mode="json"))
-            self._identifiers(plan).save(assembled)
+            self._identifiers(plan, search).save(assembled)
             self._place(assembled, dataset, key)
         self._warn(result)
         return result
@@ -179,13 +179,18 @@ class Job:
             save_key(self.data, key)
             summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
-    def _usable(self, content: Assembled, skipped: dict[str, str]) -> ModalityInfo:
+    def _usable(self, content: Assembled, plan: Plan, skipped: dict[str, str]) -> ModalityInfo:
         """Return the modality's summary; raise DataError where it may not be written."""
         if content.info is not None:
             refuse_unusable(skipped, strict=self.strict)
             return content.info
-        name, reason = next(iter(skipped.items()), ("", "nothing was left"))
-        reason = f"{name}: {reason}".rstrip(".")
+        if not skipped or sum(plan.found.left_out.values()) > len(skipped):
+            reasons = (f"{count} files: {why}" for why, count in plan.found.left_out.items())
+            raise DataError(
+                f"No image can be used. Left out: {', '.join(reasons)}.",
+                "Check --modality and --dicom-modality.",
+            )
+        name, reason = next(iter(skipped.items()))
         hint = ""
         if any(word in reason for word in ("label", "patient", "row")):
             hint = "Check --labels, --file and --patient."
@@ -193,7 +198,7 @@ class Job:
             hint = "Check --recipe, --window and --percentiles."
         if self.options.task == "regression" and "is no number" in reason:
             hint = "For classes, add --task classification."
-        raise DataError(f"No image can be used; the first, {reason}.", hint)
+        raise DataError(f"No image can be used; the first, {name}: {reason.rstrip('.')}.", hint)
 
     def _duplicates(self, table: pd.DataFrame) -> list[Duplicate]:
         """Return the images that two patients share, in this modality or with another one."""
@@ -220,10 +225,10 @@ class Job:
             "options": plain(self.options),
         }
 
-    def _identifiers(self, plan: Plan) -> Identifiers:
+    def _identifiers(self, plan: Plan, search: Search) -> Identifiers:
         values = set(plan.found.identifiers)
         values |= {annotation.patient for annotation in plan.annotations.values()}
-        values |= {file.relative for scan in plan.scans for file in scan.files}
+        values |= {image.relative for image in search.images} | set(search.not_images)
         values.add(str(self.raw.resolve()))
         return Identifiers(frozenset(values))
 
@@ -256,8 +261,10 @@ def refuse_unusable(skipped: Mapping[str, str], *, strict: bool) -> None:
 
 
 def mapper_for(search: Search, options: PrepareOptions) -> AbstractContextManager[Mapper]:
-    """Return the processes that the options ask for; none for few files."""
-    return processes(1 if len(search.images) < FEW else options.workers or 1)
+    """Return the processes that the options ask for; none for a few small files."""
+    volumes = any(image.format in VOLUME_FORMATS for image in search.images)
+    few = len(search.images) < FEW and not volumes
+    return processes(1 if few else options.workers or 1)
 
 
 def work_folder(data: Path, modality: str) -> Path:

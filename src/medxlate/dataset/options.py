@@ -39,7 +39,7 @@ class PrepareOptions:
         window: A preset's name or level and width, HU for the recipe ct, SUVbw for pet.
         percentiles: Of the recipes mr and xray.
         n4: Whether the bias field of each volume is corrected first (N4); recipe mr.
-        workers: How many processes read at once; default: as many as there are cores.
+        workers: How many processes read at once; default: one. The command line takes one a core.
     """
 
     label: str | None = None

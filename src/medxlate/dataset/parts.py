@@ -16,13 +16,31 @@ from pathlib import Path
 
 from medxlate.errors import ImageError
 from medxlate.files import naming_full_disk
-from medxlate.images.open import cut_of, open_stack, source_of
 from medxlate.images.perceptual import perceptual_hash
-from medxlate.images.recipes import Limits, Recipe, is_near_empty
-from medxlate.images.scan import RASTER_FORMATS, Scan
+from medxlate.images.recipes import Limits, Recipe
+from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
+from medxlate.images.slices import NEAR_EMPTY, open_slices
+from medxlate.images.volume_headers import data_file
 
-NEAR_EMPTY = "near-empty: under 1 % of its pixels lie above 5 % of the recipe's range"
 PARTS_VERSION = 1  # of this module's output: raised when the same scan gives other bytes
+
+
+def state_of(file: FoundImage) -> tuple[int, ...]:
+    """Return size and time of change of a file and, for detached headers, of its voxels.
+
+    Of a file that is gone, (-1,): it is noticed when it is read.
+    """
+    paths = {file.path}
+    if file.format in VOLUME_FORMATS:
+        paths.add(data_file(file.path))
+    state: list[int] = []
+    for path in sorted(paths):
+        try:
+            status = path.stat()
+        except OSError:
+            return (-1,)
+        state += [status.st_size, status.st_mtime_ns]
+    return tuple(state)
 
 
 @dataclass(frozen=True)
@@ -44,10 +62,7 @@ class Task:
     @property
     def name(self) -> str:
         """A hash of all that the part depends on."""
-        files = []
-        for file in self.scan.files:
-            status = file.path.stat()
-            files.append((file.relative, status.st_size, status.st_mtime_ns))
+        files = [(file.relative, *state_of(file)) for file in self.scan.files]
         facts = [PARTS_VERSION, self.scan.name, files, self.size, self.recipe.model_dump()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
@@ -139,42 +154,35 @@ def _pixels(path: Path, count: int) -> Iterator[bytes]:
 
 def _read(task: Task, path: Path) -> Part:
     """Write the stored slices of a scan to ``path``, one after the other."""
-    scan, recipe = task.scan, task.recipe
+    scan = task.scan
     slices: list[PartSlice] = []
     skipped: dict[str, str] = {}
-    limits: Limits | None = None
     with path.open("wb") as stream:
         try:
-            stack = open_stack(scan, recipe)
-            cut = cut_of(scan, recipe)
-            limits = recipe.limits(stack)
-        except ImageError as problem:
-            return Part(None, skipped={scan.name: str(problem)})
-        for number in range(stack.count):
-            file = source_of(scan, cut, number)
-            try:
-                pixels = stack.read(number)
-                stored = recipe.store(pixels, task.size, limits=limits, spacing=stack.spacing)
-                if stored.min() == stored.max():
-                    raise ImageError("the image is empty after its intensity recipe")
-                if scan.format not in RASTER_FORMATS and is_near_empty(stored):
-                    raise ImageError(NEAR_EMPTY)
-            except ImageError as problem:
-                skipped[_slice_name(scan, file, number)] = str(problem)
+            opened = open_slices(scan, task.recipe, task.size)
+        except ImageError as refusal:
+            return Part(None, skipped={scan.name: str(refusal)})
+        for slice_ in opened.slices:
+            problem = slice_.problem or (NEAR_EMPTY if slice_.near_empty else "")
+            stored = slice_.stored
+            if stored is not None and not problem and stored.min() == stored.max():
+                problem = "the image is empty after its intensity recipe"
+            if stored is None or problem:
+                skipped[_slice_name(scan, slice_.file, slice_.number)] = problem
                 continue
             content = stored.tobytes()
             stream.write(content)
             slices.append(
                 PartSlice(
-                    number=number,
-                    file=file,
-                    height=pixels.shape[0],
-                    width=pixels.shape[1],
+                    number=slice_.number,
+                    file=slice_.file,
+                    height=slice_.height,
+                    width=slice_.width,
                     pixel_hash=hashlib.sha256(content).hexdigest()[:32],
                     perceptual_hash=perceptual_hash(stored),
                 )
             )
-    return Part(limits, tuple(slices), skipped)
+    return Part(opened.limits, tuple(slices), skipped)
 
 
 def _slice_name(scan: Scan, file: str, number: int) -> str:

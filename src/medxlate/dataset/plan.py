@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,17 +13,16 @@ from typing import Any
 import medxlate
 from medxlate.dataset.annotate import Annotation, Annotator
 from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.parts import state_of
 from medxlate.errors import DataError, UsageError
 from medxlate.events import Listener, Progress
 from medxlate.files import sha256
 from medxlate.images.find import Search, image_suffix
+from medxlate.images.modality import PROJECTIONS, dicom_modality
 from medxlate.images.recipes import Kind, Recipe, make_recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
 from medxlate.images.scans import Scans, find_scans
 from medxlate.parallel import Mapper
-
-PROJECTIONS = frozenset({"CR", "DX", "RF", "XA", "MG", "RG", "PX", "IO"})
-MR_NAMES = ("mr", "t1", "t2", "pd", "flair", "dwi", "swi")
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,14 @@ def make_plan(
     """
     found = find_scans(
         search,
+        name=modality,
+        dicom_modality=options.dicom_modality or "",
         tags=_tags(search, options),
         volume=options.volume,
-        dicom_modality=options.dicom_modality,
         mapper=mapper,
         done=lambda done, total: listener(Progress("headers", done, total)),
     )
+    _check_choices(found.scans, options)
     annotator = Annotator(options, found.scans)
     annotations: dict[str, Annotation] = {}
     scans = []
@@ -81,10 +83,7 @@ def make_plan(
 
 def stamp(search: Search, options: PrepareOptions, *, size: int) -> str:
     """Return a hash of everything the result depends on: files, options, label table, version."""
-    files = []
-    for image in search.images:
-        status = image.path.stat()
-        files.append((image.relative, image.format, status.st_size, status.st_mtime_ns))
+    files = [(image.relative, image.format, *state_of(image)) for image in search.images]
     facts = [
         medxlate.__version__,
         size,
@@ -106,7 +105,7 @@ def _tables(search: Search, options: PrepareOptions) -> Iterator[Path]:
         if image.format in VOLUME_FORMATS:
             stem = image.path.name.removesuffix(image_suffix(image.path.name))
             sidecar = image.path.with_name(f"{stem}.json")
-            if sidecar.is_file():
+            if os.path.isfile(sidecar):  # Path.is_file raises where a name is too long
                 yield sidecar
 
 
@@ -147,6 +146,17 @@ def _tags(search: Search, options: PrepareOptions) -> tuple[str, ...]:
     return tuple(sorted(tags))
 
 
+def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
+    """Raise UsageError where an option speaks of files that are not there."""
+    for option, value, formats in (
+        ("--channel", options.channel, RASTER_FORMATS),
+        ("--volume", options.volume, VOLUME_FORMATS),
+    ):
+        if value is not None and scans and not any(scan.format in formats for scan in scans):
+            kinds = ", ".join(sorted(formats))
+            raise UsageError(f"{option} is for {kinds}; there are only other files.")
+
+
 def _recipe(scans: Sequence[Scan], modality: str, options: PrepareOptions) -> Recipe:
     return make_recipe(
         options.recipe,
@@ -159,6 +169,7 @@ def _recipe(scans: Sequence[Scan], modality: str, options: PrepareOptions) -> Re
         channel=options.channel,
         plane=options.plane,
         volume=options.volume,
+        dicom_modality=(options.dicom_modality or "").upper(),
     )
 
 
@@ -171,10 +182,12 @@ def _guess(scans: Sequence[Scan], modality: str) -> Kind:
         return "pet"
     if first is not None and first.modality in PROJECTIONS:
         return "xray"
-    volumes = first is not None and first.format not in RASTER_FORMATS
-    if volumes and modality.startswith("ct") and first is not None and not first.modality:
+    volumes = first is not None and first.format in VOLUME_FORMATS
+    said = dicom_modality(modality)
+    if volumes and said == "CT":
         return "ct"
-    return "mr" if volumes or modality.startswith(MR_NAMES) else "xray"
+    dicom = first is not None and first.format == "dicom"
+    return "mr" if volumes or dicom or said == "MR" else "xray"
 
 
 def _is_8_bit(scan: Scan) -> bool:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import Dataset, DatasetInfo, read_info
 from medxlate.dataset.job import (
     MARKER,
@@ -81,6 +82,7 @@ def prepare(
     mark = stamp(search, options, size=size)
     with locked(data / f".{modality}.lock"):
         if not overwrite and (done := _unchanged(data, modality, mark, began)):
+            refuse_unusable(done.skipped, strict=strict)
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
             return done
         # One that was stopped after its folder was placed is finished, not refused.
@@ -138,6 +140,7 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
         skipped=record["skipped"],
         left_out=record["left_out"],
         notes=record["notes"],
+        duplicates=tuple(Duplicate(**pair) for pair in record["duplicates"]),
         seconds=round(time.monotonic() - began, 3),
     )
 

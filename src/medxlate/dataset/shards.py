@@ -45,9 +45,12 @@ class ShardWriter:
         """Return the writer."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Finish what was written."""
-        self.close()
+    def __exit__(self, problem: type[BaseException] | None, *_: object) -> None:
+        """Finish what was written; after a failure, only let go of the file."""
+        if problem is None:
+            self.close()
+        elif self._stream is not None:
+            self._stream.close()
 
     def append(self, pixels: bytes) -> tuple[int, int]:
         """Add a slice, its integers as bytes, and return its shard and row."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
@@ -14,6 +16,7 @@ from medxlate.images.scan import Format, FoundImage
 from medxlate.images.volume_headers import sniff_volume
 
 NOT_AN_IMAGE = "no image in spite of its suffix"
+NOT_REGULAR = "it is not a regular file"
 
 SUFFIXES: dict[str, Format] = {
     ".png": "png",
@@ -41,9 +44,9 @@ class Search:
 
     Attributes:
         images: Files that begin like images, sorted by relative path.
-        not_images: Relative paths of files with an image's suffix and no image's content, with
-            the reason.
-        others: How many other files there are (tables, notes...).
+        not_images: Relative paths of files with an image's suffix and no image's content, and of
+            files and folders that cannot be opened, with the reason.
+        others: How many other files there are (tables, notes, pipes...).
     """
 
     images: tuple[FoundImage, ...]
@@ -83,17 +86,26 @@ def sniff(path: Path) -> Format | None:
 
 
 def _is_bare_dicom(head: bytes) -> bool:
-    """Whether this is a data set without preamble: it begins with a low element of group 2 or 8."""
-    if head[:4] not in (b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0"):
+    """Whether this is a data set without preamble: it begins with a low element of group 2 or 8.
+
+    Those are the group length, SpecificCharacterSet, ImageType and SOPClassUID.
+    """
+    if head[:4] not in (
+        b"\x02\0\0\0", b"\x08\0\0\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0",
+    ):  # fmt: skip
         return False
-    explicit = head[4:6] in (b"UL", b"CS", b"OB")
+    explicit = head[4:6] in (b"UL", b"CS", b"OB", b"UI")
     return explicit or int.from_bytes(head[4:8], "little") <= 64
 
 
 def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Search:
-    """Search ``root`` (a folder, or a single image file) recursively; hidden files are left out.
+    r"""Search ``root`` (a folder, or a single image file) recursively; hidden files are left out.
 
-    Links to folders are followed, each folder is read once.
+    Links to folders are followed, each folder is read once. Only regular files are opened, so that
+    no pipe or device is waited for.
+
+    Relative paths are text: a byte that is not UTF-8 is written like ``\xff``, and a backslash
+    before an x as ``\x5c``, so that different names never have the same text.
 
     Args:
         root: Where to search.
@@ -102,16 +114,17 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
             relative path (``**`` stands for any number of folders), another against the name.
 
     Raises:
-        ImageError: ``root`` does not exist or holds no image.
+        ImageError: ``root`` does not exist, is neither a folder nor a regular file, cannot be
+            opened, or holds no image.
     """
-    if not root.exists():
-        raise ImageError(f"{root} does not exist.", "Name a folder of images or one image file.")
+    _check_root(root)
     wanted = [_Matcher(pattern) for pattern in include]
     unwanted = [_Matcher(pattern) for pattern in exclude]
     images: list[FoundImage] = []
     not_images: dict[str, str] = {}
     others = excluded = 0
-    for path, relative in _files(root):
+    closed: dict[str, str] = {}
+    for path, relative in _files(root, closed):
         if any(matches(relative) for matches in unwanted) or (
             wanted and not any(matches(relative) for matches in wanted)
         ):
@@ -119,16 +132,20 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
             continue
         named = SUFFIXES.get(image_suffix(path.name).lower())
         try:
-            format_ = sniff(path)
+            regular = _is_regular(path)
+            format_ = sniff(path) if regular else None
         except ImageError as problem:
             not_images[relative] = problem.message
             continue
         if format_ is not None:
             images.append(FoundImage(path, relative, format_, named not in (None, format_)))
         elif named is not None:
-            not_images[relative] = NOT_AN_IMAGE
+            not_images[relative] = NOT_AN_IMAGE if regular else NOT_REGULAR
         else:
             others += 1
+    for folder, reason in closed.items():
+        if not any(matches(folder) or matches(f"{folder}/*") for matches in unwanted):
+            not_images[folder] = reason
     if not images:
         total = len(not_images) + others
         found = f"{total} other files" if total else "nothing"
@@ -141,39 +158,90 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
     return Search(tuple(images), dict(sorted(not_images.items())), others)
 
 
-def _files(root: Path) -> Iterator[tuple[Path, str]]:
-    """Yield every visible file with its relative path."""
+def _check_root(root: Path) -> None:
+    try:
+        mode = root.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(root).close()
+    except FileNotFoundError:
+        hint = "Name a folder of images or one image file."
+        raise ImageError(f"{root} does not exist.", hint) from None
+    except OSError as problem:
+        raise ImageError(f"{root} cannot be opened: {problem.strerror}.") from None
+    if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+        raise ImageError(
+            f"{root} is neither a folder nor a regular file.",
+            "Name a folder of images or one image file.",
+        )
+
+
+def _files(root: Path, closed: dict[str, str]) -> Iterator[tuple[Path, str]]:
+    """Yield everything visible that is no folder, with its relative path.
+
+    Args:
+        root: A folder or a file.
+        closed: Filled with the relative paths of folders that cannot be listed, and why.
+    """
     if not root.is_dir():
         yield root, _readable(root.name)
         return
+
     seen = {_identity(root)}
-    for folder, names, files in os.walk(root, followlinks=True):
+    folders = [(root, "")]
+    while folders:
+        folder, prefix = folders.pop()
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as problem:
+            closed[_readable(prefix[:-1])] = f"the folder cannot be opened: {problem.strerror}"
+            continue
         below = []
-        for name in sorted(names):
-            if name.startswith("."):
+        for entry in entries:
+            path, relative = folder / entry.name, prefix + entry.name
+            if entry.name.startswith("."):
                 continue
-            identity = _identity(Path(folder, name))
-            if identity not in seen:  # a link back up would never end
-                seen.add(identity)
-                below.append(name)
-        names[:] = below
-        for name in sorted(files):
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                yield path, _readable(path.relative_to(root).as_posix())
+            if not _is_folder(entry):
+                yield path, _readable(relative)
+            elif (identity := _identity(path)) is None or identity not in seen:
+                seen.add(identity)  # a link back up would never end
+                below.append((path, relative + "/"))
+        folders += reversed(below)
 
 
-def _identity(folder: Path) -> tuple[int, int]:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether this is a file that can be read to its end, or a link to one.
+
+    Raises:
+        ImageError: That cannot be told, for want of permission.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as problem:
+        if problem.errno in (errno.ENOENT, errno.ELOOP):  # a link to nowhere or to itself
+            return False
+        raise ImageError(f"the file cannot be opened: {problem.strerror}") from None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
     try:
         status = folder.stat()
-    except OSError:  # a link to nowhere: os.walk passes over it
-        return -1, -1
+    except OSError:  # its own folder may be listed and no more
+        return None
     return status.st_dev, status.st_ino
 
 
 def _readable(name: str) -> str:
-    """Return a name as text; bytes that are not UTF-8 become backslash escapes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    """Return a name as text, see ``find_images``; different names never have the same text."""
+    stored = os.fsencode(name).replace(b"\\x", b"\\x5cx")
+    return stored.decode("utf-8", "backslashreplace")
 
 
 class _Matcher:

@@ -141,7 +141,8 @@ def _of_array(cut: Cut, volume: npt.NDArray[Any], scan: Scan, unit: str) -> Stac
     slices = cut.apply(volume)
 
     def read(number: int) -> FloatArray:
-        pixels: FloatArray = np.array(slices[number], dtype=np.float32, order="C")
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused
+            pixels: FloatArray = np.array(slices[number], dtype=np.float32, order="C")
         if not np.isfinite(pixels).all():
             raise ImageError("the slice holds values that are not finite")
         return pixels

@@ -28,6 +28,8 @@ VIEWS: dict[Plane, tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     "sagittal": ((0, 1), (2, -1), (1, 1)),
 }
 SHEAR = 1e-3  # how far from orthonormal a direction matrix may be
+MIN_SPACING, MAX_SPACING = 1e-4, 1e4  # mm; no scanner, microscope or detector lies beyond
+MAX_POSITION = 1e7  # mm, along each patient axis
 
 
 @dataclass(frozen=True)
@@ -51,12 +53,22 @@ class Geometry:
         return np.array(self.direction, dtype=np.float64).reshape(3, 3)
 
     def check(self) -> None:
-        """Raise ImageError unless the axes are unit vectors at right angles and spacings > 0."""
+        """Raise ImageError unless this is a grid of right angles that a scanner can produce.
+
+        Spacings lie within 0.0001 and 10,000 mm, the origin within 10 km along each axis.
+        """
         axes = self.axes()
         if not (np.isfinite(axes).all() and np.isfinite([*self.spacing, *self.origin]).all()):
             raise ImageError("its geometry holds values that are not finite")
         if min(self.spacing) <= 0:
             raise ImageError(f"its voxel spacing {self.spacing} is not positive")
+        if not all(map(is_spacing, self.spacing)):
+            shown = " x ".join(f"{side:g}" for side in self.spacing)
+            raise ImageError(
+                f"its voxel spacing is {shown} mm; {MIN_SPACING:g} to {MAX_SPACING:g} mm are read"
+            )
+        if max(map(abs, self.origin)) > MAX_POSITION:
+            raise ImageError("its geometry is impossible: the origin lies more than 10 km away")
         if np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR:
             raise ImageError(
                 "its axes are sheared: they do not meet at right angles",
@@ -98,6 +110,11 @@ class Cut:
         steps: tuple[Any, ...] = tuple(slice(None, None, -1 if turn else 1) for turn in self.flips)
         turned: npt.NDArray[Scalar] = array[steps]
         return turned
+
+
+def is_spacing(side: float) -> bool:
+    """Whether a distance of voxels in mm is one that occurs."""
+    return MIN_SPACING <= side <= MAX_SPACING
 
 
 def cut_along(geometry: Geometry, plane: Plane) -> Cut:

@@ -46,17 +46,15 @@ def clean_path(relative: str, identifiers: Iterable[str], patient: str, phi: Phi
     Args:
         relative: The path, with forward slashes.
         identifiers: The identifying values of the header.
-        patient: The patient's pseudonym, which replaces them under ``pseudonymise``; under
-            ``remove`` an ``x`` does; under ``keep`` nothing changes.
+        patient: What replaces them, but under ``keep``, where nothing changes.
         phi: The policy.
     """
     found = None if phi == "keep" else _finder(frozenset(identifiers))
     if found is None:
         return relative
-    replacement = patient if phi == "pseudonymise" else "x"
     parts = []
     for part in relative.split("/"):
-        cleaned, count = found.subn(lambda _: replacement, unicodedata.normalize("NFC", part))
+        cleaned, count = found.subn(lambda _: patient, unicodedata.normalize("NFC", part))
         parts.append(cleaned if count else part)
     return "/".join(parts)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,15 @@ import tifffile
 from PIL import UnidentifiedImageError
 
 from medxlate.errors import ImageError
-from medxlate.images.limits import check_slice_size
+from medxlate.images.limits import check_slice_size, check_volume_size
 from medxlate.images.stack import Stack
 
 BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag
+MODES_OF_8_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # pillow's names
+
+for _reader in ("PIL", "tifffile"):  # what they log of damaged files would end on stderr
+    logging.getLogger(_reader).setLevel(logging.CRITICAL)
 
 
 def read_raster(path: Path, *, channel: int | None = None) -> Stack:
@@ -61,10 +66,11 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
 def stored_bits(path: Path) -> int:
     """Return 8 or 16, from the file's header alone; damaged files count as 8."""
     try:
-        with PIL.Image.open(path) as image:
-            if max(_tiff_bits(image)) > 8:
-                return 16
-            return 8 if image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr") else 16
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in _decode
+            with PIL.Image.open(path) as image:
+                deep = max(_tiff_bits(image)) > 8 or image.mode not in MODES_OF_8_BITS
+                return 16 if deep else 8
     except Exception:  # damaged; it is refused when it is read
         return 16 if path.suffix.lower() in (".tif", ".tiff") else 8
 
@@ -126,6 +132,9 @@ def _tiff_array(path: Path) -> np.ndarray[Any, Any]:
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
             check_slice_size(page.imagelength, page.imagewidth)
+            check_volume_size(page.size, np.dtype(page.dtype).itemsize)
+            if page.imagedepth > 1:
+                raise ImageError(f"the file holds {page.imagedepth} planes; only one is read")
             array = np.asarray(page.asarray())
     except ImageError:
         raise
@@ -157,8 +166,11 @@ def _full_range(dtype: np.dtype[Any], grey: np.ndarray[Any, Any]) -> tuple[float
 
 def _png_depth(path: Path) -> tuple[int, bool]:
     """Return bit depth and whether there are several channels; (0, False) for other formats."""
-    with path.open("rb") as stream:
-        head = stream.read(26)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(26)
+    except OSError as problem:
+        raise ImageError(f"the file cannot be opened: {problem.strerror}") from None
     if len(head) < 26 or not head.startswith(b"\x89PNG"):
         return 0, False
     return head[24], head[25] in (2, 4, 6)

@@ -7,6 +7,7 @@ a translated image can be given back in physical units.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -38,6 +39,7 @@ UNITS = {"ct": "HU", "pet": "SUVbw"}
 
 SAMPLED_SLICES = 64  # of a volume, evenly spaced, for its percentiles
 SAMPLED_VOXELS = 4_000_000
+SMALLEST, LARGEST = 1e-30, 1e30  # well within what float32 can hold
 DARK = 0.05  # share of the recipe's range up to which a pixel counts as background
 LEAST_SHOWN = 0.01  # a slice with a smaller share of pixels above that is near-empty
 
@@ -54,6 +56,8 @@ class Recipe(BaseModel):
         channel: Which channel of colour images is read, from 0; None: luma.
         plane: The plane along which volumes are cut.
         volume: Which volume of 4-D files is read, from 0.
+        dicom_modality: The only DICOM Modality that is read; "": what the files, or else the
+            name, say.
         bits: Depth of the stored values, 8 or 16.
         unit: Unit of the physical values: "HU", "SUVbw" or "".
         output_range: The physical values that -1 and 1 stand for in translated images. For
@@ -69,6 +73,7 @@ class Recipe(BaseModel):
     channel: int | None = None
     plane: Plane = "axial"
     volume: int | None = None
+    dicom_modality: str = ""
     bits: Bits = 16
     unit: str = ""
     output_range: Limits = (0.0, 0.0)
@@ -118,8 +123,11 @@ class Recipe(BaseModel):
             spacing: Distance between rows and between columns, mm: the aspect ratio is kept.
         """
         low, high = limits
+        scale = 1 / (high - low) if high > low else math.inf
+        if not (abs(low) < LARGEST and SMALLEST < scale < LARGEST):
+            raise ImageError(f"its values, from {low:g} to {high:g}, cannot be told apart")
         pixels -= np.float32(low)  # in place: fresh memory costs more than the sums
-        pixels *= np.float32(1 / (high - low))
+        pixels *= np.float32(scale)
         np.clip(pixels, 0, 1, out=pixels)
         square = to_square(pixels, size, background=0.0, spacing=spacing)
         return _integers(square, self.bits)
@@ -173,6 +181,7 @@ def make_recipe(
     channel: int | None = None,
     plane: Plane = "axial",
     volume: int | None = None,
+    dicom_modality: str = "",
 ) -> Recipe:
     """Build the recipe of a modality before its images are read.
 
@@ -188,6 +197,7 @@ def make_recipe(
         channel: Which channel of colour images is read, from 0.
         plane: The plane along which volumes are cut.
         volume: Which volume of 4-D files is read, from 0.
+        dicom_modality: The only DICOM Modality that is read.
 
     Raises:
         UsageError: An unknown kind, or a parameter that does not belong to it.
@@ -212,6 +222,7 @@ def make_recipe(
         channel=channel,
         plane=plane,
         volume=volume,
+        dicom_modality=dicom_modality,
         bits=bits,
         unit=UNITS.get(chosen, ""),
     )

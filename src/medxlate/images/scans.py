@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from medxlate.errors import ImageError
 from medxlate.images.find import Search
+from medxlate.images.modality import choose_modalities
 from medxlate.images.scan import NO_IMAGE, VOLUME_FORMATS, FoundImage, Scan
 from medxlate.parallel import Mapper, in_this_process
 
@@ -30,7 +31,7 @@ class Scans:
         left_out: How many files the user's choices left out, by reason.
         files: How many files looked like images.
         others: How many other files there are.
-        identifiers: The identifying values that DICOM headers held.
+        identifiers: The identifying values that headers held.
     """
 
     scans: list[Scan] = field(default_factory=list)
@@ -45,9 +46,10 @@ class Scans:
 def find_scans(
     search: Search,
     *,
+    name: str = "",
+    dicom_modality: str = "",
     tags: Iterable[str] = (),
     volume: int | None = None,
-    dicom_modality: str | None = None,
     mapper: Mapper = in_this_process,
     done: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scans:
@@ -55,11 +57,16 @@ def find_scans(
 
     Args:
         search: What ``find_images`` found.
+        name: The medxlate modality's name: where the DICOM files are of several Modalities, it
+            says which of them belong to it.
+        dicom_modality: Take only DICOM files of this Modality (CT, MR, PT...).
         tags: DICOM attributes to bring along, by keyword.
         volume: Which volume of 4-D files is meant, from 0.
-        dicom_modality: Take only DICOM files of this Modality (CT, MR, PT...).
         mapper: Reads headers in several processes.
         done: Told how many of how many headers are read.
+
+    Raises:
+        UsageError: It is not known which of several DICOM Modalities are meant.
     """
     found = Scans(
         files=len(search.images) + len(search.not_images),
@@ -70,11 +77,17 @@ def find_scans(
         image.relative: f"is {image.format}" for image in search.images if image.suffix_lies
     }
     dicom = [image for image in search.images if image.format == "dicom"]
-    _add_series(found, _headers(dicom, tuple(tags), found, mapper, done), dicom_modality)
+    headers = list(_headers(dicom, tuple(tags), found, mapper, done))
+    present = {header.modality for header in headers}
+    wanted = choose_modalities(present, wanted=dicom_modality, name=name)
+    for modality in present - wanted:
+        count = sum(header.modality == modality for header in headers)
+        found.left_out[f"DICOM modality {modality or 'unknown'}"] = count
+    _add_series(found, [header for header in headers if header.modality in wanted])
     for image in search.images:
         if image.format != "dicom":
             try:
-                found.scans.append(_single(image, volume))
+                found.scans.append(_single(image, volume, found))
             except ImageError as problem:
                 found.skipped[image.relative] = str(problem)
     found.scans.sort(key=lambda scan: scan.name)
@@ -88,71 +101,99 @@ def _headers(
     mapper: Mapper,
     done: Callable[[int, int], None],
 ) -> Iterator[Header]:
+    """Yield headers; equal values of theirs are kept once, for there may be a million."""
+    held: dict[Any, Any] = {}
     read = 0
     for headers, failed in mapper(partial(_read_headers, tags), _chunks(files, CHUNK), _crashed):
         read += len(headers) + len(failed)
         done(read, len(files))
-        for name, reason in failed.items():
-            if reason == NO_IMAGE:  # plans, structures, reports: not meant to be images
-                found.left_out[reason] = found.left_out.get(reason, 0) + 1
+        for name, refusal in failed.items():
+            found.identifiers |= refusal.identifiers
+            if refusal.reason == NO_IMAGE:  # plans, structures, reports: not meant to be images
+                found.left_out[NO_IMAGE] = found.left_out.get(NO_IMAGE, 0) + 1
             else:
-                found.skipped[name] = reason
+                found.skipped[name] = refusal.reason
         for header in headers:
-            found.identifiers.update(header.identifiers)
-            yield header
+            found.identifiers |= header.identifiers
+            yield _shared(header, held)
+
+
+def _shared(header: Header, held: dict[Any, Any]) -> Header:
+    def same(value: Any) -> Any:
+        return held.setdefault(value, value)
+
+    def same_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
+        mapping: Mapping[str, str] = held.setdefault(tuple(sorted(tags.items())), tags)
+        return mapping
+
+    instances = {frame.instance for frame in header.frames}
+    return replace(
+        header,
+        identifiers=same(header.identifiers - instances),
+        frames=tuple(
+            replace(
+                frame,
+                orientation=same(frame.orientation),
+                spacing=same(frame.spacing),
+                stored=same(frame.stored),
+                tags=same_tags(frame.tags),
+            )
+            for frame in header.frames
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a file is refused, and the identifying values that its header holds."""
+
+    reason: str
+    identifiers: frozenset[str] = frozenset()
 
 
 def _read_headers(
     tags: tuple[str, ...], files: Sequence[FoundImage]
-) -> tuple[list[Header], dict[str, str]]:
-    from medxlate.images.dicom.header import read_header  # pydicom only where it is needed
+) -> tuple[list[Header], dict[str, _Refusal]]:
+    from medxlate.images.dicom.header import RefusedError, read_header  # pydicom only here
 
     headers: list[Header] = []
-    failed: dict[str, str] = {}
+    failed: dict[str, _Refusal] = {}
     for file in files:
         try:
             headers.append(read_header(file, tags))
+        except RefusedError as problem:
+            failed[file.relative] = _Refusal(str(problem), problem.identifiers)
         except ImageError as problem:
-            failed[file.relative] = str(problem)
+            failed[file.relative] = _Refusal(str(problem))
     return headers, failed
 
 
-def _crashed(files: Sequence[FoundImage]) -> tuple[list[Header], dict[str, str]]:
+def _crashed(files: Sequence[FoundImage]) -> tuple[list[Header], dict[str, _Refusal]]:
     reason = "this file, or one read along with it, crashed the reader"
-    return [], {file.relative: reason for file in files}
+    return [], {file.relative: _Refusal(reason) for file in files}
 
 
-def _add_series(found: Scans, headers: Iterator[Header], dicom_modality: str | None) -> None:
+def _add_series(found: Scans, headers: Sequence[Header]) -> None:
     from medxlate.images.dicom.series import group_series
 
-    held: dict[str, frozenset[str]] = {}
-    shared: dict[frozenset[str], frozenset[str]] = {}  # most files of a series hold the same
-
-    def wanted() -> Iterator[Header]:
-        for header in headers:
-            if dicom_modality is not None and header.modality != dicom_modality:
-                reason = f"DICOM modality {header.modality or 'unknown'}"
-                found.left_out[reason] = found.left_out.get(reason, 0) + 1
-                continue
-            values = header.identifiers - {frame.instance for frame in header.frames}
-            held[header.file.relative] = shared.setdefault(values, values)
-            yield header
-
-    grouped = group_series(wanted())
+    values = {header.file.relative: header.identifiers for header in headers}
+    grouped = group_series(headers)
     for scan in grouped.scans:
-        values = {held[file.relative] for file in scan.files}
-        found.scans.append(replace(scan, identifiers=frozenset().union(*values)))
+        own = {values[file.relative] for file in scan.files}
+        found.scans.append(replace(scan, identifiers=frozenset().union(*own)))
     found.skipped |= grouped.skipped
     found.notes |= grouped.notes
 
 
-def _single(image: FoundImage, volume: int | None) -> Scan:
+def _single(image: FoundImage, volume: int | None, found: Scans) -> Scan:
     """Return the scan of a file that stands for itself."""
     if image.format not in VOLUME_FORMATS:
         return Scan(image.relative, image.format, (image,))
+    from medxlate.images.texts import identifying_texts
     from medxlate.images.volume_headers import read_volume_header
     from medxlate.images.volumes import read_sidecar  # SimpleITK only where it is needed
 
+    found.identifiers |= identifying_texts(image.path)
     header = read_volume_header(image.path, volume)
     return Scan(
         image.relative,

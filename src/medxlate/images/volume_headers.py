@@ -23,6 +23,7 @@ from medxlate.images.volume_layout import VolumeHeader, is_analyze, nifti_versio
 VolumeFormat = Literal["nifti", "nrrd", "meta"]
 MAX_DEFLATE = 1032  # how much deflate can shrink at best (zlib, technical details)
 MAX_SKIP = 1 << 28  # bytes of a header and its extensions
+PARSERS = {"nifti": parse_nifti, "nrrd": parse_nrrd, "meta": parse_meta}
 NIFTI_BYTES = 544  # what is needed to recognise either version
 
 
@@ -49,14 +50,13 @@ def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
 
     Args:
         path: The file.
-        volume: Which volume of a 4-D file will be read, from 0.
+        volume: Which volume of a 4-D file will be read, from 0; of no meaning for a 3-D file.
 
     Raises:
         ImageError: It is damaged, truncated, above the limits, sheared, holds vectors or colour,
             or is 4-D and no volume (or one that does not exist) was chosen. Nothing of the size
             that the header claims was allocated.
     """
-    parsers = {"nifti": parse_nifti, "nrrd": parse_nrrd, "meta": parse_meta}
     try:
         with path.open("rb") as stream:
             head = stream.read(512)
@@ -64,7 +64,7 @@ def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
         if format_ is None:
             raise ImageError("it is no NIfTI, NRRD or MetaImage volume")
         with np.errstate(all="ignore"):  # absurd numbers are found by the checks
-            header = parsers[format_](path)
+            header = PARSERS[format_](path)
             _check_sizes(header)
             header.geometry.check()
         _check_volume(header.volumes, volume)
@@ -72,6 +72,23 @@ def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
     except OSError as problem:
         raise ImageError(f"it cannot be opened: {problem.strerror}") from None
     return header
+
+
+def data_file(path: Path) -> Path:
+    """Return the file that holds a volume's voxels: another one where the header is detached.
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file; of any other, and of one whose header cannot be
+            read, ``path`` is returned.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(512)
+        format_ = sniff_volume(path, head)
+        with np.errstate(all="ignore"):
+            return path if format_ is None else PARSERS[format_](path).layout.data_file
+    except (ImageError, OSError, ValueError, OverflowError):
+        return path
 
 
 def _check_sizes(header: VolumeHeader) -> None:
@@ -83,11 +100,13 @@ def _check_sizes(header: VolumeHeader) -> None:
 
 
 def _check_volume(volumes: int, volume: int | None) -> None:
-    if volume is None and volumes > 1:
+    if volumes == 1:
+        return
+    if volume is None:
         raise ImageError(
             f"it is 4-D and holds {volumes} volumes; choose one with --volume K, from 0"
         )
-    if volume is not None and not 0 <= volume < volumes:
+    if not 0 <= volume < volumes:
         raise ImageError(f"it has no volume {volume}; it holds {volumes}, counted from 0")
 
 

@@ -27,10 +27,9 @@ from medxlate.errors import ImageError, OutputError
 from medxlate.files import naming_full_disk
 from medxlate.images.nifti_headers import RAS_TO_LPS
 from medxlate.images.orientation import Geometry
+from medxlate.images.texts import sidecar_of
 from medxlate.images.volume_headers import read_volume_header
 from medxlate.images.volume_layout import Layout, VolumeHeader
-
-__all__ = ["VolumeHeader", "read_sidecar", "read_volume", "read_volume_header", "write_volume"]
 
 Voxels = npt.NDArray[Any]
 CHUNK = 1 << 20
@@ -45,7 +44,7 @@ def read_volume(path: Path, volume: int | None = None) -> Voxels:
 
     Args:
         path: A NIfTI, NRRD or MetaImage file.
-        volume: Which volume of a 4-D file, from 0.
+        volume: Which volume of a 4-D file, from 0; of no meaning for a 3-D file.
 
     Returns:
         Array [k, j, i] in the stored type, native byte order; float32 (float64 where that is
@@ -55,9 +54,10 @@ def read_volume(path: Path, volume: int | None = None) -> Voxels:
         ImageError: See read_volume_header; or the voxels are damaged or truncated.
     """
     header = read_volume_header(path, volume)
+    index = volume if volume is not None and header.volumes > 1 else 0
     voxels: Voxels = np.empty(header.geometry.size[::-1], dtype=header.dtype)
     with np.errstate(all="ignore"):  # voxels may be absurd; the caller judges them
-        for number, plane in enumerate(_planes(header, volume or 0)):
+        for number, plane in enumerate(_planes(header, index)):
             voxels[number] = plane
             if header.layout.scaled:
                 voxels[number] *= header.layout.slope
@@ -122,10 +122,8 @@ def read_sidecar(path: Path) -> dict[str, str]:
     The file has the volume's name with .json in place of .nii.gz, .nii...; {} where it is absent,
     damaged or holds no object.
     """
-    stem = re.sub(r"\.(gz|nii|hdr|nrrd|nhdr|mha|mhd)$", "", path.name, flags=re.IGNORECASE)
-    stem = re.sub(r"\.nii$", "", stem, flags=re.IGNORECASE)
     try:
-        with path.with_name(stem + ".json").open("rb") as stream:
+        with sidecar_of(path).open("rb") as stream:
             values = json.loads(stream.read(SIDECAR_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}

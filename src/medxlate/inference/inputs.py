@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,10 @@ from torch import Tensor
 
 from medxlate.errors import ImageError
 from medxlate.images.find import find_images
-from medxlate.images.open import cut_of, open_stack, source_of, stored_number
-from medxlate.images.orientation import Cut
-from medxlate.images.recipes import Recipe, is_near_empty, to_network
-from medxlate.images.scan import RASTER_FORMATS, Scan
+from medxlate.images.recipes import Recipe, to_network
+from medxlate.images.scan import HARMLESS, Scan
 from medxlate.images.scans import Scans, find_scans
+from medxlate.images.slices import NEAR_EMPTY, Opened, Slice, open_slices
 
 
 @dataclass(frozen=True)
@@ -24,50 +23,28 @@ class Input:
     """One slice as the network sees it.
 
     Attributes:
-        scan: The scan it belongs to.
-        number: Which slice of the scan, from 0 along the plane's normal.
-        count: How many slices the scan has.
-        cut: How the scan is cut; None for an image without a place in space.
-        height: Original rows.
-        width: Original columns.
-        spacing: Distance between rows and between columns, mm.
+        opened: The scan that it belongs to.
+        slice: Which slice it is, and how large it was.
         pixels: float32 [1, S, S] in [-1, 1].
-        empty: Whether the slice is near-empty: ``prepare`` leaves such slices out, no network
-            has seen one.
     """
 
-    scan: Scan
-    number: int
-    count: int
-    cut: Cut | None
-    height: int
-    width: int
-    spacing: tuple[float, float]
+    opened: Opened
+    slice: Slice
     pixels: Tensor
-    empty: bool
 
     @property
-    def file(self) -> str:
-        """Relative path of the file that holds the slice."""
-        return source_of(self.scan, self.cut, self.number)
-
-    @property
-    def stored(self) -> int:
-        """The slice's number in the series as it is stored, from 0."""
-        return stored_number(self.cut, self.number)
+    def scan(self) -> Scan:
+        """The scan that it belongs to."""
+        return self.opened.scan
 
     @property
     def tags(self) -> Mapping[str, str]:
         """The DICOM attributes that were asked for; the JSON keys beside a volume file."""
-        return self.scan.frames[self.stored].tags if self._by_frame else self._scan_tags
-
-    @property
-    def _by_frame(self) -> bool:
-        return bool(self.scan.frames) and (self.cut is None or self.cut.as_stored)
-
-    @property
-    def _scan_tags(self) -> Mapping[str, str]:
-        return self.scan.frames[0].tags if self.scan.frames else self.scan.tags
+        frames = self.scan.frames
+        if not frames:
+            return self.scan.tags
+        across = self.opened.cut is not None and not self.opened.cut.as_stored
+        return frames[0 if across else self.slice.stored_number].tags
 
 
 @dataclass(frozen=True)
@@ -84,28 +61,28 @@ class Reader:
     prepared_size: int
     image_size: int
 
+    def choosing(self, dicom_modality: str, volume: int | None) -> Reader:
+        """Return a reader that takes other DICOM Modalities or volumes, where any are given."""
+        changes: dict[str, object] = {}
+        if dicom_modality:
+            changes["dicom_modality"] = dicom_modality.upper()
+        if volume is not None:
+            changes["volume"] = volume
+        return replace(self, recipe=self.recipe.model_copy(update=changes))
+
     def slices(self, scan: Scan, failed: dict[str, str]) -> Iterator[Input]:
         """Yield the slices of a scan; those that cannot be read go to ``failed``, with why."""
         try:
-            stack = open_stack(scan, self.recipe)
-            cut = cut_of(scan, self.recipe)
-            limits = self.recipe.limits(stack)
+            opened = open_slices(scan, self.recipe, self.prepared_size)
         except ImageError as problem:
             failed[scan.name] = str(problem)
             return
-        for number in range(stack.count):
-            try:
-                pixels = stack.read(number)
-            except ImageError as problem:
-                failed[source_of(scan, cut, number)] = str(problem)
-                continue
-            stored = self.recipe.store(
-                pixels, self.prepared_size, limits=limits, spacing=stack.spacing
-            )
-            seen = torch.from_numpy(to_network(stored, self.image_size)).unsqueeze(0)
-            height, width = pixels.shape
-            empty = scan.format not in RASTER_FORMATS and is_near_empty(stored)
-            yield Input(scan, number, stack.count, cut, height, width, stack.spacing, seen, empty)
+        for slice_ in opened.slices:
+            if slice_.stored is None:
+                failed[slice_.file] = slice_.problem
+            else:
+                pixels = torch.from_numpy(to_network(slice_.stored, self.image_size))
+                yield Input(opened, replace(slice_, stored=None), pixels.unsqueeze(0))
 
     def batches(
         self, scans: Iterable[Scan], *, batch_size: int, failed: dict[str, str]
@@ -123,15 +100,43 @@ class Reader:
 
 
 def find_inputs(
-    inputs: Path, recipe: Recipe, *, exclude: Sequence[str], tags: Iterable[str] = ()
+    inputs: Path,
+    recipe: Recipe,
+    *,
+    name: str,
+    exclude: Sequence[str],
+    tags: Iterable[str] = (),
 ) -> Scans:
     """Return the scans below ``inputs`` and what cannot be used.
 
+    Args:
+        inputs: A folder or a file.
+        recipe: The modality's recipe.
+        name: The modality's name.
+        exclude: Glob patterns of files to leave out.
+        tags: DICOM attributes to bring along.
+
     Raises:
         ImageError: There is no image.
+        UsageError: It is not known which of several DICOM Modalities are meant.
     """
     search = find_images(inputs, exclude=exclude)
-    return find_scans(search, tags=tags, volume=recipe.volume)
+    return find_scans(
+        search,
+        name=name,
+        dicom_modality=recipe.dicom_modality,
+        tags=tags,
+        volume=recipe.volume,
+    )
+
+
+def sort_out(skipped: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Divide what was skipped into what failed and what sound data leaves out, too (copies...)."""
+    failed: dict[str, str] = {}
+    harmless: dict[str, str] = {}
+    for name, reason in skipped.items():
+        (harmless if reason.startswith(HARMLESS) else failed)[name] = reason
+    return failed, harmless
 
 
 def slices_of(scan: Scan) -> int:
@@ -146,11 +151,15 @@ def stack(batch: list[Input]) -> Tensor:
     return torch.stack([item.pixels for item in batch])
 
 
-def refuse_if_nothing(failed: dict[str, str], done: int, inputs: Path) -> None:
-    """Raise ImageError, naming the first failure, where not a single image could be used."""
-    if done == 0:
+def refuse_if_nothing(failed: Mapping[str, str], found: Scans, done: int, inputs: Path) -> None:
+    """Raise ImageError, saying why, where not a single image could be used."""
+    if done:
+        return
+    if failed:
         name, reason = next(iter(failed.items()))
         raise ImageError(f"No image in {inputs} can be used; the first, {name}: {reason}")
+    left_out = ", ".join(f"{count} files: {reason}" for reason, count in found.left_out.items())
+    raise ImageError(f"No image in {inputs} can be used: {left_out or NEAR_EMPTY}.")
 
 
 def patients_mean(values: np.ndarray, patients: list[str]) -> dict[str, np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from itertools import count
 
 from medxlate.images.find import image_suffix
@@ -11,6 +13,8 @@ from medxlate.images.pseudonym import Phi, clean_path
 from medxlate.images.scan import Format, FoundImage, Scan
 
 Key = tuple[str, int]  # a file's relative path and the frame in it, 0 where it has one
+
+MAX_NAME = 255  # bytes of a file's or folder's name, on the usual file systems
 
 # The suffixes that an output of a format may have; the first where the input has another.
 SUFFIXES: dict[Format, tuple[str, ...]] = {
@@ -28,7 +32,8 @@ def output_names(scans: Iterable[Scan], *, phi: Phi, patients: Mapping[str, str]
     """Return the output's relative path for each file, or each frame of a multi-frame file.
 
     Only an image's suffix is taken off. Where two names would differ in nothing, or in upper and
-    lower case alone (a.png beside a.jpg), both keep the whole of theirs: a.png.png, a.jpg.png.
+    lower case alone (a.png beside a.jpg), both keep the whole of theirs: a.png.png, a.jpg.png. A
+    file's or folder's name of more than 255 bytes is shortened; a hash keeps it apart from others.
 
     Args:
         scans: The inputs.
@@ -79,7 +84,7 @@ def _names(relative: str, format_: Format, frame: int, frames: int) -> tuple[str
     suffix = own if own.lower() in allowed else allowed[0]
     number = f"_{frame + 1:04d}" if frames > 1 else ""
     stem = relative[: len(relative) - len(own)]
-    return stem + number + suffix, relative + number + suffix
+    return _fitting(stem + number + suffix), _fitting(relative + number + suffix)
 
 
 def _numbered(names: dict[Key, str], twice: list[Key]) -> dict[Key, str]:
@@ -88,7 +93,23 @@ def _numbered(names: dict[Key, str], twice: list[Key]) -> dict[Key, str]:
     for key in twice:
         suffix = image_suffix(names[key])
         stem = names[key][: len(names[key]) - len(suffix)]
-        number = next(n for n in count(1) if f"{stem}_{n}{suffix}".lower() not in taken)
-        names[key] = f"{stem}_{number}{suffix}"
+        numbered = (_fitting(f"{stem}_{number}{suffix}") for number in count(1))
+        names[key] = next(name for name in numbered if name.lower() not in taken)
         taken.add(names[key].lower())
     return names
+
+
+def _fitting(relative: str) -> str:
+    """Return a path in which no name is longer than file systems take."""
+    return "/".join(_shortened(name) for name in relative.split("/"))
+
+
+def _shortened(name: str) -> str:
+    """Return a name of at most 255 bytes: its beginning, 8 digits of its hash and its suffix."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= MAX_NAME:
+        return name
+    suffix = image_suffix(name)
+    end = f"-{sha256(encoded).hexdigest()[:8]}{suffix}"
+    beginning = encoded[: min(MAX_NAME - len(end), len(encoded) - len(suffix))]
+    return beginning.decode("utf-8", "ignore") + end

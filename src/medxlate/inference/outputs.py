@@ -70,13 +70,17 @@ class Outputs:
         Args:
             item: The slice.
             network: float32 [H, W] in [-1, 1], of the slice's original size.
+
+        Raises:
+            ImageError: The source, whose header is needed again, cannot be read any more.
         """
-        scan = item.scan
+        scan, cut = item.scan, item.opened.cut
         if scan.format in RASTER_FORMATS:
             self._write_raster(scan, network)
-        elif scan.format == "dicom" and (item.cut is None or item.cut.as_stored):
-            stored = network if item.cut is None else _in_plane(item.cut, network)
-            self._write_frame(scan, item.stored, self._made.recipe.physical(stored))
+        elif scan.format == "dicom" and (cut is None or cut.as_stored):
+            stored = network if cut is None else _in_plane(cut, network)
+            values = self._made.recipe.physical(stored)
+            self._write_frame(scan, item.slice.stored_number, values)
         else:
             self._gather(item, network)
 
@@ -94,7 +98,7 @@ class Outputs:
     def _gather(self, item: Input, network: FloatArray) -> None:
         if self._volume is None or self._volume.scan is not item.scan:
             self._volume = _Volume.of(item, self._made.recipe)
-        self._volume.put(item.number, self._made.recipe.physical(network))
+        self._volume.put(item.slice.number, self._made.recipe.physical(network))
         if self._volume.missing == 0:
             volume, self._volume = self._volume, None
             self._write_volume(volume)
@@ -180,9 +184,10 @@ class _Volume:
 
     @classmethod
     def of(cls, item: Input, recipe: Recipe) -> _Volume:
-        assert item.cut is not None
+        cut = item.opened.cut
+        assert cut is not None
         dtype = np.int16 if recipe.unit == "HU" else np.float32
-        return cls(item.scan, item.cut, np.empty(item.cut.shape, dtype), item.count)
+        return cls(item.scan, cut, np.empty(cut.shape, dtype), item.opened.count)
 
     def put(self, number: int, values: FloatArray) -> None:
         whole = self.slices.dtype.kind == "i"

@@ -26,6 +26,7 @@ from medxlate.inference.inputs import (
     patients_mean,
     refuse_if_nothing,
     slices_of,
+    sort_out,
     stack,
 )
 from medxlate.models.device import Compute, choose_compute
@@ -33,8 +34,6 @@ from medxlate.models.folder import ModelInfo, load_predictor, read_model
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import find_model
-
-NEAR_EMPTY = "all slices are near-empty"
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,7 @@ class PredictResult:
         table: Its content.
         label: Name of the column of predictions.
         failed: Files that could not be read, and why.
+        left_out: Files that sound data leaves out, too (copies, localizers...), and why.
         seconds: How long it took.
     """
 
@@ -53,6 +53,7 @@ class PredictResult:
     table: pd.DataFrame
     label: str
     failed: dict[str, str]
+    left_out: dict[str, str]
     seconds: float
 
 
@@ -103,6 +104,8 @@ def predict(
     model: Path | str = "runs/latest",
     patient: str | None = None,
     exclude: Sequence[str] = (),
+    dicom_modality: str = "",
+    volume: int | None = None,
     device: str = "auto",
     precision: str = "auto",
     batch_size: int = 16,
@@ -123,6 +126,8 @@ def predict(
         patient: ``tag:X``, ``folder:N``, ``regex:X`` or ``file``; default: the tag PatientID
             where all images are DICOM.
         exclude: Glob patterns of file names to leave out.
+        dicom_modality: Take only DICOM of this Modality; default: as when the target was prepared.
+        volume: Which volume of 4-D files, from 0; default: as when the target was prepared.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         batch_size: Images computed at once.
@@ -141,29 +146,31 @@ def predict(
     predictor = Predictor(Path(model), compute=choose_compute(device, precision))
     tag = None if patient is None else parse_field(patient, has_table=False, option="--patient")
     tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
-    found = find_inputs(inputs, predictor.reader.recipe, exclude=exclude, tags=tags)
+    reader = predictor.reader.choosing(dicom_modality, volume)
+    found = find_inputs(
+        inputs, reader.recipe, name=predictor.info.target, exclude=exclude, tags=tags
+    )
     field = tag or _patient_field(found.scans)
-    failed = dict(found.skipped)
+    failed, left_out = sort_out(found.skipped)
     total = sum(slices_of(scan) for scan in found.scans)
     listener(Stage(f"Predicting {predictor.head.task.name} of {total} slices"))
     listener(Progress("slices", 0, total))
     items: list[_Item] = []
     parts: list[np.ndarray[Any, Any]] = []
     done = 0
-    for batch in predictor.reader.batches(found.scans, batch_size=batch_size, failed=failed):
-        shown = [item for item in batch if not item.empty]
+    for batch in reader.batches(found.scans, batch_size=batch_size, failed=failed):
+        shown = [item for item in batch if not item.slice.near_empty]
         if shown:
             parts.append(predictor.predict(shown))
             items += [_Item.of(item, field) for item in shown]
         done += len(batch)
         listener(Progress("slices", min(done, total), total))
-    refuse_if_nothing(failed or {str(inputs): NEAR_EMPTY}, len(items), inputs)
+    refuse_if_nothing(failed, found, len(items), inputs)
     table = _table(np.concatenate(parts), items, predictor.head)
     with whole_file(out) as partial:
         table.to_csv(partial, index=False)
-    return PredictResult(
-        out, table, predictor.head.task.name, failed, round(time.monotonic() - began, 3)
-    )
+    seconds = round(time.monotonic() - began, 3)
+    return PredictResult(out, table, predictor.head.task.name, failed, left_out, seconds)
 
 
 @dataclass(frozen=True)
@@ -177,13 +184,14 @@ class _Item:
 
     @classmethod
     def of(cls, item: Input, field: Field | None) -> _Item:
-        known = field.value(item.file, {}, item.tags) if field is not None else None
-        scan = item.scan.name if item.count > 1 else ""
-        return cls(item.file, scan, item.number, known or "")
+        file = item.slice.file
+        known = field.value(file, {}, item.tags) if field is not None else None
+        scan = item.scan.name if item.opened.count > 1 else ""
+        return cls(file, scan, item.slice.number, known or "")
 
 
 def _patient_field(scans: Sequence[Scan]) -> Field | None:
-    if all(scan.format == "dicom" for scan in scans):
+    if any(scan.format == "dicom" for scan in scans):
         return Field("tag", "PatientID")
     return None
 

@@ -13,9 +13,10 @@ import numpy as np
 
 import medxlate
 from medxlate.dataset.index import KEY_BYTES, read_key
-from medxlate.errors import UsageError, nearest
+from medxlate.errors import ImageError, UsageError, nearest
 from medxlate.events import Listener, Progress, Stage, silent
 from medxlate.files import check_free, whole_folder, write_json
+from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.pseudonym import PHI, Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan
 from medxlate.images.square import from_square
@@ -27,6 +28,7 @@ from medxlate.inference.inputs import (
     find_inputs,
     refuse_if_nothing,
     slices_of,
+    sort_out,
     stack,
 )
 from medxlate.inference.names import Key, clean_names, output_names
@@ -37,6 +39,7 @@ from medxlate.models.runs import find_model
 
 SCHEMA_VERSION = 2
 MARKER = "translation.json"
+PATIENT_TAGS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class TranslateResult:
         files: How many files it holds.
         slices: How many slices were translated.
         failed: Files that could not be translated, and why.
+        left_out: Files that sound data leaves out, too (copies, localizers...), and why.
         seconds: How long it took.
     """
 
@@ -55,6 +59,7 @@ class TranslateResult:
     files: int
     slices: int
     failed: dict[str, str]
+    left_out: dict[str, str]
     seconds: float
 
 
@@ -96,9 +101,11 @@ class Translator:
         """
         fakes = run(self.network, [stack(batch)], compute=self.compute).numpy()
         return [
-            np.full((item.height, item.width), -1, dtype=np.float32)
-            if item.empty
-            else from_square(fake[0], item.height, item.width, spacing=item.spacing)
+            np.full((item.slice.height, item.slice.width), -1, dtype=np.float32)
+            if item.slice.near_empty
+            else from_square(
+                fake[0], item.slice.height, item.slice.width, spacing=item.opened.spacing
+            )
             for fake, item in zip(fakes, batch, strict=True)
         ]
 
@@ -110,6 +117,8 @@ def translate(
     model: Path | str = "runs/latest",
     source: str | None = None,
     exclude: Sequence[str] = (),
+    dicom_modality: str = "",
+    volume: int | None = None,
     phi: Phi = "pseudonymise",
     key: Path | None = None,
     device: str = "auto",
@@ -131,6 +140,8 @@ def translate(
         model: A model folder, a run folder or ``runs/latest``.
         source: The source modality; needed where the model has several.
         exclude: Glob patterns of file names to leave out.
+        dicom_modality: Take only DICOM of this Modality; default: as when the source was prepared.
+        volume: Which volume of 4-D files, from 0; default: as when the source was prepared.
         phi: What of a patient's attributes reaches derived DICOM and the paths of its files:
             keep, pseudonymise or remove; see ``docs/reference/dicom-out.md``.
         key: A dataset's ``pseudonym.key``, for the same pseudonyms as in that dataset; default: a
@@ -156,10 +167,13 @@ def translate(
         raise UsageError(f"--phi {phi} is unknown.", nearest(phi, PHI))
     secret = secrets.token_bytes(KEY_BYTES) if key is None else read_key(key)
     translator = Translator(Path(model), source=source, compute=choose_compute(device, precision))
-    found = find_inputs(inputs, translator.reader.recipe, exclude=exclude, tags=["PatientID"])
-    patients = {scan.name: pseudonym(_patient(scan), secret) for scan in found.scans}
+    reader = translator.reader.choosing(dicom_modality, volume)
+    found = find_inputs(
+        inputs, reader.recipe, name=translator.source, exclude=exclude, tags=PATIENT_TAGS
+    )
+    patients = _patients(found.scans, phi, secret)
     names = output_names(found.scans, phi=phi, patients=patients)
-    failed = dict(found.skipped)
+    failed, left_out = sort_out(found.skipped)
     total = sum(slices_of(scan) for scan in found.scans)
     info = translator.info
     listener(Stage(f"Translating {total} {translator.source} slices to {info.target}"))
@@ -175,19 +189,36 @@ def translate(
         outputs = Outputs(partial, names, made)
         done = 0
         listener(Progress("slices", 0, total))
-        for batch in translator.reader.batches(found.scans, batch_size=batch_size, failed=failed):
+        for batch in reader.batches(found.scans, batch_size=batch_size, failed=failed):
             for item, fake in zip(batch, translator.translate(batch), strict=True):
-                outputs.put(item, fake)
+                try:
+                    outputs.put(item, fake)
+                except ImageError as problem:
+                    failed[item.slice.file] = str(problem)
             done += len(batch)
             listener(Progress("slices", min(done, total), total))
-        refuse_if_nothing(failed, len(outputs.written), inputs)
+        refuse_if_nothing(failed, found, len(outputs.written), inputs)
         write_json(partial / MARKER, _record(made, outputs.written, failed, found.scans, patients))
     seconds = round(time.monotonic() - began, 3)
-    return TranslateResult(out, len(outputs.written), outputs.slices, failed, seconds)
+    return TranslateResult(out, len(outputs.written), outputs.slices, failed, left_out, seconds)
 
 
-def _patient(scan: Scan) -> str:
-    return scan.frames[0].tags.get("PatientID", "") if scan.frames else ""
+def _patients(scans: Sequence[Scan], phi: Phi, key: bytes) -> dict[str, str]:
+    """Return what stands in the place of a patient in paths, by the name of the scan."""
+    patients: dict[str, str] = {}
+    numbers: dict[str, str] = {}
+    for scan in scans:
+        tags = scan.frames[0].tags if scan.frames else {}
+        patient = next((tags[tag] for tag in PATIENT_TAGS if tags.get(tag)), scan.name)
+        if phi == "remove":
+            patients[scan.name] = numbers.setdefault(patient, f"x{len(numbers) + 1}")
+        else:
+            patients[scan.name] = pseudonym(patient, key)
+    return patients
+
+
+def _is_no_dicom(name: str) -> bool:
+    return SUFFIXES.get(image_suffix(name).lower(), "dicom") != "dicom"
 
 
 def _record(
@@ -204,6 +235,13 @@ def _record(
             clean[file.relative] = relative
         folder = clean_path(scan.name, scan.identifiers, patients[scan.name], made.phi)
         clean.setdefault(scan.name, folder)
+    others = {scan.name for scan in scans if not scan.frames}
+    listed: dict[str, str] = {}
+    for number, (name, reason) in enumerate(failed.items(), start=1):
+        if made.phi == "keep" or name in others or _is_no_dicom(name):
+            listed[name] = reason
+        else:  # nothing is known of a DICOM file that failed: neither name nor details get out
+            listed[f"file {number}"] = reason.partition(":")[0]
     return {
         "schema_version": SCHEMA_VERSION,
         "synthetic": True,
@@ -215,8 +253,8 @@ def _record(
         "phi": made.phi,
         "generator_sha256": made.generator,
         "files": [
-            {"input": clean[file], "frame": frame, "output": name}
+            {"input": clean[file], "frame": frame + 1, "output": name}
             for (file, frame), name in written.items()
         ],
-        "failed": {clean.get(name, name): reason for name, reason in failed.items()},
+        "failed": listed,
     }

@@ -9,7 +9,6 @@ has no code for images made by a generator, so there is no Derivation Code Seque
 
 from __future__ import annotations
 
-import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,7 +29,8 @@ from medxlate.images.dicom.source import (
     set_history,
     set_position,
 )
-from medxlate.images.dicom.target import decimals, dicom_modality
+from medxlate.images.dicom.tags import new_uid
+from medxlate.images.dicom.target import decimals
 from medxlate.images.dicom.write import (
     IMAGE_TYPE_3,
     NO_DATE,
@@ -41,6 +41,7 @@ from medxlate.images.dicom.write import (
     set_attributes,
     set_pixels,
 )
+from medxlate.images.modality import dicom_modality
 from medxlate.images.pseudonym import Phi
 from medxlate.images.scan import Frame, Scan
 
@@ -94,7 +95,7 @@ class SeriesWriter:
         )
         known = self._in_space and self.modality in SOP_CLASSES
         self.sop_class = SOP_CLASSES[self.modality] if known else SECONDARY_CAPTURE
-        self.series = _new_uid()
+        self.series = new_uid()
 
     def write_slice(
         self,
@@ -142,7 +143,7 @@ class SeriesWriter:
     ) -> Dataset:
         frame = self._frames[n]
         header = Dataset()
-        header.SOPClassUID, header.SOPInstanceUID = self.sop_class, _new_uid()
+        header.SOPClassUID, header.SOPInstanceUID = self.sop_class, new_uid()
         privacy.set_patient(header, source, self._derivation.phi, self._derivation.key)
         self._set_series(header, source)
         self._set_dates(header)
@@ -260,7 +261,8 @@ class SeriesWriter:
             header.ContributingEquipmentSequence.append(
                 self._equipment(privacy.code("109104", "De-identifying Equipment"), "")
             )
-        if made.phi != "remove" and "SOPClassUID" in source and "SOPInstanceUID" in source:
+        named = (privacy.value_of(source, key) for key in ("SOPClassUID", "SOPInstanceUID"))
+        if made.phi != "remove" and all(privacy.is_uid(str(uid or "")) for uid in named):
             header.SourceImageSequence = [_reference(source, frame, in_space=self._in_space)]
 
     def _equipment(self, purpose: Dataset, description: str) -> Dataset:
@@ -285,11 +287,6 @@ def _reference(source: Dataset, frame: Frame, *, in_space: bool) -> Dataset:
     purpose = privacy.code("121322", "Source image for image processing operation")
     item.PurposeOfReferenceCodeSequence = [purpose]
     return item
-
-
-def _new_uid() -> str:
-    """Return a new UID, made of a random UUID (PS3.5 B.2)."""
-    return f"2.25.{uuid.uuid4().int}"
 
 
 def _long_string(text: str) -> str:

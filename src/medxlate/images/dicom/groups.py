@@ -6,6 +6,7 @@ import numpy as np
 
 from medxlate.errors import ImageError
 from medxlate.images.dicom.parse import Elements
+from medxlate.images.orientation import MAX_POSITION, is_spacing
 
 ORTHONORMAL = 1e-3  # how far from it the directions of rows and columns may be
 
@@ -43,24 +44,30 @@ class Groups:
         return cosines if max(map(abs, errors)) <= ORTHONORMAL else None
 
     def position(self, number: int) -> tuple[float, float, float] | None:
-        """Return ImagePositionPatient, or None."""
+        """Return ImagePositionPatient, mm, or None where it is absent or beyond 10 km."""
         keyword = "ImagePositionPatient"
         found = self.find(number, "PlanePositionSequence", keyword).numbers(keyword, 3)
-        return None if self.classic or found is None else (found[0], found[1], found[2])
+        if self.classic or found is None or max(map(abs, found)) > MAX_POSITION:
+            return None
+        return found[0], found[1], found[2]
 
     def spacing(self, number: int) -> tuple[float, float] | None:
-        """Return the distance of rows and of columns, mm; at the detector for projections."""
+        """Return the distance of rows and of columns, mm; at the detector for projections.
+
+        A distance that does not occur (see ``is_spacing``) counts as absent.
+        """
         measures = self.find(number, "PixelMeasuresSequence", "PixelSpacing")
         for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
             found = measures.numbers(keyword, 2)
-            if found and min(found) > 0:
+            if found and all(map(is_spacing, found)):
                 return found[0], found[1]
         return None
 
     def thickness(self) -> float:
-        """Return SliceThickness of the first frame, mm, or 0."""
+        """Return SliceThickness of the first frame, mm, or 0 where it is absent or impossible."""
         keyword = "SliceThickness"
-        return max(0.0, self.find(0, "PixelMeasuresSequence", keyword).number(keyword) or 0.0)
+        found = self.find(0, "PixelMeasuresSequence", keyword).number(keyword)
+        return found if found is not None and is_spacing(found) else 0.0
 
     def transformation(self, number: int) -> Elements:
         """Return the elements that hold slope, intercept and type of the rescale."""

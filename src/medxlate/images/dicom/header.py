@@ -13,7 +13,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medxlate.errors import ImageError, MedxlateError
+from medxlate.errors import ImageError
 from medxlate.images.dicom.groups import Groups
 from medxlate.images.dicom.identity import ID_SEQUENCES, identifiers, identifying_tags
 from medxlate.images.dicom.parse import (
@@ -63,6 +63,18 @@ IMAGE_KEYWORDS = (
 )
 
 
+class RefusedError(ImageError):
+    """A DICOM file that cannot be used.
+
+    Attributes:
+        identifiers: The identifying values of its header, where that can be read.
+    """
+
+    def __init__(self, message: str, hint: str = "", held: frozenset[str] = frozenset()) -> None:
+        super().__init__(message, hint)
+        self.identifiers = held
+
+
 @dataclass(frozen=True, slots=True)
 class Header:
     """A DICOM image file without its pixels.
@@ -107,24 +119,34 @@ def read_header(found: FoundImage, tags: Iterable[str] = ()) -> Header:
         tags: Keywords of attributes to bring along, for instance ``PatientAge``.
 
     Raises:
-        ImageError: Damaged, truncated, too large, in colour, without an image, or compressed in a
-            way that cannot be decoded.
+        RefusedError: Damaged, truncated, too large, in colour, without an image, or compressed in
+            a way that cannot be decoded.
         UsageError: ``tags`` holds a word that is no keyword.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pydicom warns of values that break the standard's form
+        keywords = tuple(tags)
+        wanted, held = _wanted(keywords), frozenset[str]()
         try:
-            return _header(found, tuple(tags))
-        except MedxlateError:
-            raise
-        except OSError as problem:
-            raise ImageError(f"it cannot be read: {problem.strerror}") from None
-        except Exception:  # a damaged file can break pydicom's conversions in many ways
-            raise ImageError("it is a damaged DICOM file") from None
+            parsed = parse(found.path, wanted)
+            held = identifiers(parsed.elements)
+            return _header(found, parsed, keywords, held)
+        except Exception as problem:
+            raise RefusedError(*_reason(problem), held) from None
 
 
-def _header(found: FoundImage, tags: tuple[str, ...]) -> Header:
-    parsed = parse(found.path, _wanted(tags))
+def _reason(problem: Exception) -> tuple[str, str]:
+    """Return message and hint; a damaged file can break pydicom's conversions in many ways."""
+    if isinstance(problem, ImageError):
+        return problem.message, problem.hint
+    if isinstance(problem, OSError):
+        return f"it cannot be read: {problem.strerror}", ""
+    return "it is a damaged DICOM file", ""
+
+
+def _header(
+    found: FoundImage, parsed: Parsed, tags: tuple[str, ...], held: frozenset[str]
+) -> Header:
     values = parsed.elements
     layout = _layout(parsed)
     modality = values.text("Modality")
@@ -144,7 +166,7 @@ def _header(found: FoundImage, tags: tuple[str, ...]) -> Header:
         thickness=groups.thickness(),
         frames=frames,
         no_suv=no_suv,
-        identifiers=identifiers(values),
+        identifiers=held,
     )
 
 

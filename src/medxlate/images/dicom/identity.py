@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 
 from pydicom._dicom_dict import DicomDictionary
 
 from medxlate.images.dicom.parse import Elements
 from medxlate.images.dicom.tags import tag_of
+from medxlate.images.texts import spellings
 
 # PS3.15 Table E.1-1 (Basic Application Level Confidentiality Profile): the attributes that name
 # a person, a place, an order or a device. All attributes of the VR PN, DA and DT come on top.
@@ -61,7 +63,6 @@ ID_UIDS = (
 )
 ID_SEQUENCES = ("OtherPatientIDsSequence", "RequestAttributesSequence")
 PATIENT_NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName")
-MIN_NAME = 4  # letters of a part of a name that counts as identifying by itself
 
 
 @lru_cache(maxsize=1)
@@ -76,27 +77,17 @@ def identifying_tags() -> dict[int, str]:
 def identifiers(values: Elements) -> frozenset[str]:
     """Return the values of identifying attributes in the forms in which they may turn up elsewhere.
 
-    Dates also as YYYY-MM-DD, names of patients also part by part. Empty values are left out.
+    Dates also as YYYY-MM-DD, names of patients also part by part. Empty values and what cannot be
+    read are left out.
     """
     kinds, names = identifying_tags(), {tag_of(keyword) for keyword in PATIENT_NAMES}
     found: set[str] = set()
     for tag in values.found.keys() & kinds.keys():
-        for part in values.text_at(tag).split("\\"):
-            found |= _as_found(part.strip(), kinds[tag], by_part=tag in names)
+        with suppress(Exception):  # a damaged value can break pydicom's conversions in many ways
+            for part in values.text_at(tag).split("\\"):
+                found |= spellings(part.strip(), kinds[tag], by_part=tag in names)
     for keyword in ID_SEQUENCES:
-        for item in values.items(keyword):
-            found |= identifiers(item)
+        with suppress(Exception):
+            for item in values.items(keyword):
+                found |= identifiers(item)
     return frozenset(found - {""})
-
-
-def _as_found(text: str, kind: str, *, by_part: bool) -> set[str]:
-    """Return a value in the forms in which it may turn up elsewhere."""
-    if kind in ("DA", "DT"):
-        day = text[:8]
-        dashed = f"{day[:4]}-{day[4:6]}-{day[6:]}"
-        return {text, day, dashed} if len(day) == 8 and day.isdigit() else {text}
-    forms = {text.rstrip("^= ")} if kind == "PN" else {text}
-    if by_part:
-        parts = text.replace("=", "^").replace(",", "^").replace(" ", "^").split("^")
-        forms |= {part for part in parts if sum(map(str.isalpha, part)) >= MIN_NAME}
-    return forms

@@ -18,6 +18,7 @@ a source image may still be read in its translation.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 import uuid
@@ -58,6 +59,16 @@ KEPT_IF_PRESENT = (
     "DeidentificationMethod",
     "LongitudinalTemporalInformationModified",
 )
+# The values of the coded strings that are copied: a CS may hold any word of capitals.
+TERMS = {
+    "PatientSex": frozenset({"M", "F", "O"}),  # PS3.3 C.7.1.1
+    "LossyImageCompressionMethod": frozenset(  # PS3.3 C.7.6.1.1.5.1
+        {
+            *("ISO_10918_1", "ISO_14495_1", "ISO_15444_1", "ISO_15444_15", "ISO_18181_1"),
+            *("ISO_13818_2", "ISO_14496_10", "ISO_23008_2"),
+        }
+    ),
+}
 CODED = "DeidentificationMethodCodeSequence"
 PHI_TAGS = (*PATIENT_AND_STUDY, *KEPT_IF_PRESENT, CODED, "StudyInstanceUID", "FrameOfReferenceUID")
 
@@ -121,14 +132,22 @@ def frame_of_reference_uid(source: Dataset, phi: Phi, key: bytes) -> str:
 def _uid(source: Dataset, keyword: str, phi: Phi, key: bytes) -> str:
     """Return the source's UID, or one made of it (PS3.5 B.2): the same for the same and key."""
     found = str(value_of(source, keyword) or "")
-    if found and phi != "remove" and re.fullmatch(r"\d+(\.\d+)*", found) and len(found) <= 64:
+    if phi != "remove" and is_uid(found):
         return found
     text = f"{keyword} {found or value_of(source, 'SeriesInstanceUID') or patient_of(source)}"
     return f"2.25.{uuid.UUID(bytes=keyed_hash(text, key)[:16], version=5).int}"
 
 
+def is_uid(text: str) -> bool:
+    """Whether a text consists of numbers and dots as a UID does (PS3.5 9.1)."""
+    return len(text) <= 64 and re.fullmatch(r"[0-9]+(\.[0-9]+)*", text) is not None
+
+
 def copy(header: Dataset, source: Dataset, keyword: str) -> None:
-    """Take an attribute over where its value has the form that its VR demands (PS3.5 6.2)."""
+    """Take an attribute over where its value has the form that its VR demands (PS3.5 6.2).
+
+    Of the attributes in TERMS only the terms that the standard defines.
+    """
     value = value_of(source, keyword)
     if value is None or (isinstance(value, str) and not value.strip()):
         return
@@ -136,10 +155,13 @@ def copy(header: Dataset, source: Dataset, keyword: str) -> None:
     parts = list(value) if isinstance(value, MultiValue) else [value]
     if vr == "DS":
         try:
-            parts = [DSfloat(float(part), auto_format=True) for part in parts]
+            numbers = [float(part) for part in parts]
         except (TypeError, ValueError, OverflowError):
             return
-    elif not all(_has_form(vr, str(part)) for part in parts):
+        if not all(map(math.isfinite, numbers)):
+            return
+        parts = [DSfloat(number, auto_format=True) for number in numbers]
+    elif not all(_is_allowed(keyword, vr, str(part)) for part in parts):
         return
     setattr(header, keyword, parts if len(parts) > 1 else parts[0])
 
@@ -181,7 +203,9 @@ def _copy_codes(header: Dataset, source: Dataset) -> None:
     setattr(header, CODED, found)
 
 
-def _has_form(vr: str, text: str) -> bool:
+def _is_allowed(keyword: str, vr: str, text: str) -> bool:
+    if keyword in TERMS:
+        return text in TERMS[keyword]
     if any(unicodedata.category(letter) == "Cc" for letter in text):
         return False
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.images.orientation import Geometry, plane_of
+from medxlate.images.orientation import Geometry, is_spacing, plane_of
 from medxlate.images.scan import FoundImage, Frame, Scan
 
 if TYPE_CHECKING:
@@ -201,6 +201,8 @@ def _stack(slices: list[_Slice], notes: dict[str, str]) -> Scan:
         problem = _irregular(steps, slices, notes) or _sideways(places, axes)
         usual = float(np.median(steps))
         distance = usual if problem else float(steps.mean())
+        if not problem and not is_spacing(distance):
+            problem = f"its slices lie {distance:.4g} mm apart"
     rows, columns = first.spacing or (1.0, 1.0)
     geometry = Geometry(
         size=(first.columns, first.rows, len(slices)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,18 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.valuerep import DSfloat
-
-NAMES = {  # parts of a free modality name, and the Modality (PS3.3 C.7.3.1.1.1)
-    "CT": r"(cb|ce|nc|ld|sd|p|s)?ct\d*",
-    "MR": r"[fs]?mri?\d*|t[12]\w*|flair\w*|dwi|adc|swi|pd|pdw",
-    "PT": r"pet|pt|fdg|suv\w*",
-    "CR": r"cr",
-    "DX": r"xray|dx|dr|cxr|radiographs?",
-    "MG": r"mg|mammo\w*",
-    "US": r"us|ultrasound",
-    "NM": r"nm|spect",
-    "XA": r"xa|dsa",
-}
 
 
 @dataclass(frozen=True)
@@ -43,16 +30,6 @@ class Rescale:
         info = np.iinfo(self.dtype)
         stored = np.rint((values.astype(np.float64) - self.intercept) / self.slope)
         return np.clip(stored, info.min, info.max).astype(self.dtype)
-
-
-def dicom_modality(name: str) -> str:
-    """Return the DICOM Modality of a free name such as ``ct``, ``mri-t1`` or ``xray``; else OT."""
-    words = re.findall(r"[a-z0-9]+", name.lower().replace("x-ray", "xray"))
-    for word in words:
-        for modality, pattern in NAMES.items():
-            if re.fullmatch(pattern, word):
-                return modality
-    return "OT"
 
 
 def rescale_for(modality: str, unit: str, low: float, high: float) -> Rescale:

@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
+
+from medxlate.images.dicom.tags import new_uid
 
 SOP_CLASSES = {
     "CT": "1.2.840.10008.5.1.4.1.1.2",
@@ -142,7 +144,7 @@ def write_dicom(
     """
     header = Dataset()
     header.SOPClassUID = UID(SOP_CLASSES[modality])
-    header.SOPInstanceUID = generate_uid()
+    header.SOPInstanceUID = new_uid()
     header.Modality = modality
     if "BodyPartExamined" not in attributes:
         header.Laterality = None  # type 2C: required where the part may be one of a pair
@@ -177,9 +179,9 @@ def _items(value: Any) -> Any:
 
 def _identity(series: str) -> dict[str, Any]:
     """Return UIDs of a series, its study and its frame of reference; random without a series."""
-    series = series or str(generate_uid())
+    series = series or new_uid()
     return {
         "SeriesInstanceUID": series,
-        "StudyInstanceUID": generate_uid(entropy_srcs=["study", series]),
-        "FrameOfReferenceUID": generate_uid(entropy_srcs=["frame of reference", series]),
+        "StudyInstanceUID": new_uid("study", series),
+        "FrameOfReferenceUID": new_uid("frame of reference", series),
     }

@@ -1,0 +1,61 @@
+"""What a modality's free name says, and which DICOM files belong to it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from medxlate.errors import UsageError
+
+NAMES = {  # parts of a free modality name, and the Modality (PS3.3 C.7.3.1.1.1)
+    "CT": r"(cb|ce|nc|ld|sd|p|s)?ct\d*",
+    "MR": r"[fs]?mri?\d*|t[12]\w*|flair\w*|dwi|adc|swi|pd|pdw",
+    "PT": r"pet|pt|fdg|suv\w*",
+    "CR": r"cr",
+    "DX": r"xray|dx|dr|cxr|radiographs?",
+    "MG": r"mg|mammo\w*",
+    "US": r"us|ultrasound",
+    "NM": r"nm|spect",
+    "XA": r"xa|dsa",
+}
+# Radiographs: one kind of image, whatever machine made it.
+PROJECTIONS = frozenset({"CR", "DX", "RF", "XA", "MG", "RG", "PX", "IO"})
+
+
+def dicom_modality(name: str) -> str:
+    """Return the DICOM Modality of a free name such as ``ct``, ``mri-t1`` or ``xray``; else OT."""
+    words = re.findall(r"[a-z0-9]+", name.lower().replace("x-ray", "xray"))
+    for word in words:
+        for modality, pattern in NAMES.items():
+            if re.fullmatch(pattern, word):
+                return modality
+    return "OT"
+
+
+def choose_modalities(present: Collection[str], *, wanted: str | None, name: str) -> frozenset[str]:
+    """Return the DICOM Modalities that belong to a medxlate modality.
+
+    A single one is taken as it is; of several, those that the name speaks of.
+
+    Args:
+        present: The Modalities of the files.
+        wanted: What the user asked for; "" or None: what ``name`` says.
+        name: The medxlate modality's free name.
+
+    Raises:
+        UsageError: There are several, and the name speaks of none of them.
+    """
+    if wanted:
+        return frozenset({wanted.upper()})
+    if len(present) <= 1:
+        return frozenset(present)
+    said = dicom_modality(name)
+    family = (PROJECTIONS if said in PROJECTIONS else {said}) & set(present)
+    if not family:
+        kinds = ", ".join(sorted(modality or "none" for modality in present))
+        raise UsageError(
+            f"The DICOM files are of several modalities ({kinds}), and it is not known which of "
+            f"them '{name}' means.",
+            "Choose one with --dicom-modality.",
+        )
+    return frozenset(family)
