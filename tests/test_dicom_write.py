@@ -18,13 +18,16 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, JPEGBaseline8Bit
 
+from medxlate.dataset.identifiers import Identifiers
 from medxlate.errors import ImageError
 from medxlate.images.dicom.derive import Derivation, SeriesWriter
+from medxlate.images.dicom.header import read_header
 from medxlate.images.dicom.target import Rescale, rescale_for
 from medxlate.images.dicom.write import SECONDARY_CAPTURE, SOP_CLASSES, write_dicom
 from medxlate.images.modality import dicom_modality
 from medxlate.images.pseudonym import PHI, Phi, clean_path, keyed_hash, pseudonym
 from medxlate.images.scan import FoundImage, Frame, Scan
+from medxlate.scrub import scrub
 
 KEY = b"a secret"
 TILT = np.deg2rad(20)
@@ -585,6 +588,27 @@ def test_coded_strings_are_no_way_for_words(phi: Phi, tmp_path: Path) -> None:
     assert derived.LossyImageCompression == "01"
     assert "LossyImageCompressionMethod" not in derived
     assert "SourceImageSequence" not in derived
+
+
+@pytest.mark.parametrize(
+    ("phi", "kinds"),
+    [
+        ("keep", {"a UID", "an id or name", "a date"}),
+        ("pseudonymise", {"a UID"}),
+        ("remove", set()),
+    ],
+)
+def test_what_scrub_says_of_a_derived_series(phi: Phi, kinds: set[str], tmp_path: Path) -> None:
+    source = make_series(tmp_path / "image", "axial", count=2)
+    plant(source)
+    values = [read_header(file).identifiers for file in source.scan.files]
+    (tmp_path / "data" / "ct").mkdir(parents=True)
+    (tmp_path / "data" / "ct" / "modality.json").write_text("{}")
+    Identifiers(frozenset().union(*values)).save(tmp_path / "data" / "ct")
+    derive(source.scan, tmp_path / "out", phi=phi)
+    result = scrub(tmp_path / "out", data=tmp_path / "data")
+    assert result.values > 20
+    assert {finding.kind for finding in result.found} == kinds
 
 
 @pytest.mark.parametrize("value", ["M", "F", "O"])
