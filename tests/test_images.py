@@ -303,9 +303,7 @@ def test_shrinking_averages_and_stays_in_range():
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_a_synthetic_image_says_so_and_gives_its_physical_values_back(tmp_path, suffix, bits):
     network = ramp(40, 60) * 2 - 1
-    recipe = Recipe(
-        kind="ct", window=(40, 400), unit="HU", bits=bits, output_range=(-160.0, 240.0)
-    )
+    recipe = Recipe(kind="ct", window=(40, 400), unit="HU", bits=bits, output_range=(-160.0, 240.0))
     path = tmp_path / "new" / f"a{suffix}"
     write_synthetic(path, network, recipe=recipe, facts={"model": "m1"})
     with PIL.Image.open(path) as image:

@@ -349,7 +349,8 @@ def test_the_library_way(model: Path, tmp_path: Path):
     batch = [item for scan in found.scans for item in translator.reader.slices(scan, failed)]
     assert (len(batch), failed) == (4, {})
     fakes = translator.translate(batch)
-    assert [fake.shape for fake in fakes] == [(item.slice.height, item.slice.width) for item in batch]
+    wanted = [(item.slice.height, item.slice.width) for item in batch]
+    assert [fake.shape for fake in fakes] == wanted
     assert all(fake.dtype == np.float32 and np.abs(fake).max() <= 1 for fake in fakes)
 
 

@@ -35,7 +35,8 @@ def dicom_modality(name: str) -> str:
 def choose_modalities(present: Collection[str], *, wanted: str | None, name: str) -> frozenset[str]:
     """Return the DICOM Modalities that belong to a medxlate modality.
 
-    A single one is taken as it is; of several, those that the name speaks of.
+    A single one is taken as it is, and what says nothing of itself along with it; of several,
+    those that the name speaks of.
 
     Args:
         present: The Modalities of the files.
@@ -47,12 +48,13 @@ def choose_modalities(present: Collection[str], *, wanted: str | None, name: str
     """
     if wanted:
         return frozenset({wanted.upper()})
-    if len(present) <= 1:
+    named = set(present) - {""}
+    if len(named) <= 1:
         return frozenset(present)
     said = dicom_modality(name)
-    family = (PROJECTIONS if said in PROJECTIONS else {said}) & set(present)
+    family = (PROJECTIONS if said in PROJECTIONS else {said}) & named
     if not family:
-        kinds = ", ".join(sorted(modality or "none" for modality in present))
+        kinds = ", ".join(sorted(named))
         raise UsageError(
             f"The DICOM files are of several modalities ({kinds}), and it is not known which of "
             f"them '{name}' means.",

@@ -7,7 +7,6 @@ a translated image can be given back in physical units.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +78,17 @@ class Recipe(BaseModel):
     output_range: Limits = (0.0, 0.0)
 
     def limits(self, stack: Stack) -> Limits:
-        """Return the physical values of this scan that become black and white."""
+        """Return the physical values of this scan that become black and white.
+
+        Raises:
+            ImageError: The scan has another unit, or no two values that could be told apart.
+        """
+        low, high = self._limits(stack)
+        if not (abs(low) < LARGEST and SMALLEST < high - low < LARGEST):
+            raise ImageError(f"its values, from {low:g} to {high:g}, cannot be told apart")
+        return low, high
+
+    def _limits(self, stack: Stack) -> Limits:
         if self.window is not None:
             if stack.unit != self.unit:
                 raise ImageError(
@@ -96,10 +105,7 @@ class Recipe(BaseModel):
             if low == high:
                 raise ImageError(f"the scan is empty: all voxels are {low:g}")
             return low, high
-        low, high = stack.full_range
-        if not low < high:
-            raise ImageError("the stored type has no range that the recipe 'as-is' could use")
-        return low, high
+        return stack.full_range
 
     @property
     def peak(self) -> int:
@@ -123,11 +129,8 @@ class Recipe(BaseModel):
             spacing: Distance between rows and between columns, mm: the aspect ratio is kept.
         """
         low, high = limits
-        scale = 1 / (high - low) if high > low else math.inf
-        if not (abs(low) < LARGEST and SMALLEST < scale < LARGEST):
-            raise ImageError(f"its values, from {low:g} to {high:g}, cannot be told apart")
         pixels -= np.float32(low)  # in place: fresh memory costs more than the sums
-        pixels *= np.float32(scale)
+        pixels *= np.float32(1 / (high - low))
         np.clip(pixels, 0, 1, out=pixels)
         square = to_square(pixels, size, background=0.0, spacing=spacing)
         return _integers(square, self.bits)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
@@ -173,6 +174,8 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _sidecar_texts(path: Path) -> Iterator[set[str]]:
+    if not os.path.isfile(sidecar_of(path)):
+        return
     with sidecar_of(path).open("rb") as stream:
         text = stream.read(MAX_BYTES).decode("utf-8", "replace").removeprefix("\ufeff")
     try:

@@ -108,6 +108,8 @@ def data_file_beside(header: Path, name: str) -> Path:
     path = header.parent / name
     if not path.is_file():
         raise ImageError("the data file that its header names is absent")
+    if path.samefile(header):
+        raise ImageError("its header names itself as the data file")
     return path
 
 

@@ -122,18 +122,26 @@ def read_sidecar(path: Path) -> dict[str, str]:
     The file has the volume's name with .json in place of .nii.gz, .nii...; {} where it is absent,
     damaged or holds no object.
     """
+    sidecar = sidecar_of(path)
+    if not os.path.isfile(sidecar):  # another kind of file (a pipe) might never end
+        return {}
     try:
-        with sidecar_of(path).open("rb") as stream:
+        with sidecar.open("rb") as stream:
             values = json.loads(stream.read(SIDECAR_BYTES))
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(values, dict):
         return {}
     return {
-        str(key): str(value)
+        _plain(key): _plain(value)
         for key, value in values.items()
         if isinstance(value, str | int | float | bool)
     }
+
+
+def _plain(value: object) -> str:
+    """Return a value as text that can be encoded: half a surrogate cannot."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _planes(header: VolumeHeader, volume: int) -> Iterator[Voxels]:

@@ -210,6 +210,8 @@ def _layout(parsed: Parsed) -> _Layout:
         _needed(values, key) for key in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")
     )
     photometric = values.text("PhotometricInterpretation")
+    if not photometric:
+        raise ImageError("PhotometricInterpretation is missing or damaged")
     if values.short("SamplesPerPixel") not in (None, 1) or not photometric.startswith("MONO"):
         raise ImageError(f"it is a colour image ({photometric}); DICOM images must be grey")
     check_slice_size(rows, columns)
