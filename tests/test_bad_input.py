@@ -1105,7 +1105,7 @@ def test_the_files_of_pydicom_and_nibabel(through: Through) -> None:
     outcome = through(write, seconds=60)
     assert named["pydicom"] > 150
     assert named["nibabel"] > 30
-    assert len(outcome.translated) > 30
+    assert len(outcome.translated) > 10  # of CT, and what says nothing of itself
     assert outcome.translated.isdisjoint(outcome.failed)
     # paths with an id in them are told apart by number only: they differ in the report
     assert len(outcome.used - outcome.failed.keys()) <= len(outcome.translated)
