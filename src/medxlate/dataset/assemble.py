@@ -15,7 +15,6 @@ from medxlate.dataset.index import ModalityInfo
 from medxlate.dataset.parts import PartSlice, Task, load_part
 from medxlate.dataset.plan import Plan
 from medxlate.dataset.shards import ShardWriter
-from medxlate.images.pseudonym import pseudonym
 from medxlate.images.recipes import Limits
 
 
@@ -24,7 +23,7 @@ class Assembled:
     """A modality's content.
 
     Attributes:
-        table: A row a slice; see ``index.COLUMNS``.
+        table: A row a slice; see ``index.COLUMNS``. Patients stand under their real ids.
         info: Its entry in dataset.json; None where there is no slice.
         skipped: What could not be used, and why.
     """
@@ -34,17 +33,14 @@ class Assembled:
     skipped: dict[str, str]
 
 
-def assemble(
-    folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int, key: bytes
-) -> Assembled:
-    """Write ``shards/`` and ``slices.parquet`` from the parts, in the order of the scans.
+def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> Assembled:
+    """Write ``shards/`` from the parts, in the order of the scans, and gather the table.
 
     Args:
         folder: Where they go.
         plan: Labels and patients, and the recipe.
         tasks: The parts, one a scan of the plan.
         size: Side of the slices, pixels.
-        key: The secret of the pseudonyms.
     """
     dtype = np.uint8 if plan.recipe.bits == 8 else np.uint16
     rows: list[dict[str, Any]] = []
@@ -59,13 +55,12 @@ def assemble(
                 annotation = _annotation(plan, task, slice_.file)
                 if annotation is not None:
                     place = shards.append(content)
-                    rows.append(_row(len(rows), len(limits), place, slice_, annotation, key))
+                    rows.append(_row(len(rows), len(limits), place, slice_, annotation))
             if len(rows) > before and part.limits is not None:
                 limits.append(part.limits)
     table = pd.DataFrame(rows)
     if table.empty:
         return Assembled(table, None, skipped)
-    table.to_parquet(folder / "slices.parquet", index=False)
     return Assembled(table, _info(table, plan, limits), skipped)
 
 
@@ -75,13 +70,12 @@ def _row(
     place: tuple[int, int],
     slice_: PartSlice,
     annotation: Annotation,
-    key: bytes,
 ) -> dict[str, Any]:
     return {
         "slice_id": f"{number:06d}",
         "shard": place[0],
         "row": place[1],
-        "patient": pseudonym(annotation.patient, key),
+        "patient": annotation.patient,
         "label": annotation.label,
         "file": slice_.file,
         "series": series,

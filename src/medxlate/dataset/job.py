@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from medxlate.errors import DataError
 from medxlate.events import Listener, Progress, Stage, Warned
 from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
+from medxlate.images.pseudonym import pseudonym
 from medxlate.images.scan import HARMLESS, VOLUME_FORMATS
 from medxlate.parallel import Mapper, processes
 
@@ -116,32 +117,42 @@ class Job:
                 mapper=mapper,
                 listener=self.listener,
             )
-            self.work.mkdir(parents=True, exist_ok=True)
-            tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
-            self._read(tasks, mapper)
-        return self._write(plan, tasks, search)
+            shutil.rmtree(self._assembled, ignore_errors=True)  # of a run that was killed
+            try:
+                parts = self._parts(plan, mapper)
+                content = assemble(self._assembled, plan, parts, size=self.size)
+                return self._write(plan, content, search)
+            finally:
+                shutil.rmtree(self._assembled, ignore_errors=True)
 
-    def _read(self, tasks: list[Task], mapper: Mapper) -> None:
-        """Write the parts that are missing."""
+    @property
+    def _assembled(self) -> Path:
+        return self.work / "assembled"
+
+    def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[Task]:
+        """Yield each part, in order, as soon as it is there; those that are missing are read."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
         total, done = sum(len(task.scan.files) for task in tasks), 0
         self.listener(Progress("files", 0, total))
-        for files in mapper(write_part, tasks, crashed_part):
+        for task, files in zip(tasks, mapper(write_part, tasks, crashed_part), strict=True):
+            yield task
             done += files
             self.listener(Progress("files", done, total))
 
-    def _write(self, plan: Plan, tasks: list[Task], search: Search) -> PrepareResult:
-        """Put the parts together, and the modality into the dataset."""
-        key = load_key(self.data)
-        assembled = self.work / "assembled"
-        shutil.rmtree(assembled, ignore_errors=True)
-        content = assemble(assembled, plan, tasks, size=self.size, key=key)
+    def _write(self, plan: Plan, content: Assembled, search: Search) -> PrepareResult:
+        """Put the modality into the dataset."""
         skipped = dict(sorted({**plan.found.skipped, **content.skipped}.items()))
         info = self._usable(content, plan, skipped)
-        pairs = self._duplicates(content.table)
         # Other modalities may be prepared at the same time; they join one after the other.
         with locked(self.data / ".dataset.lock", wait=True):
             for name in (SUMMARY, KEY_FILE):
                 remove_stale(self.data, name)
+            key = load_key(self.data)
+            table = content.table
+            table["patient"] = [pseudonym(patient, key) for patient in table["patient"]]
+            table.to_parquet(self._assembled / "slices.parquet", index=False)
+            pairs = self._duplicates(table)
             existing = read_info(self.data)
             agreed_size(self.size, existing)
             check_task(existing, self.modality, self.options)
@@ -159,14 +170,14 @@ class Job:
                 notes=dict(sorted(plan.found.notes.items())),
                 duplicates=tuple(pairs),
             )
-            write_json(assembled / MARKER, self._record(result, plan))
-            write_json(assembled / MODALITY_FILE, info.model_dump(mode="json"))
-            self._identifiers(plan, search).save(assembled)
-            self._place(assembled, dataset, key)
+            write_json(self._assembled / MARKER, self._record(result, plan))
+            write_json(self._assembled / MODALITY_FILE, info.model_dump(mode="json"))
+            self._identifiers(plan, search).save(self._assembled)
+            self._place(dataset, key)
         self._warn(result)
         return result
 
-    def _place(self, assembled: Path, dataset: DatasetInfo, key: bytes) -> None:
+    def _place(self, dataset: DatasetInfo, key: bytes) -> None:
         """Put first the folder in its place, then the summary."""
         with (
             whole_file(self.data / SUMMARY) as summary,
@@ -174,7 +185,7 @@ class Job:
                 self.data / self.modality, marker=MARKER, overwrite=self.overwrite
             ) as partial,
         ):
-            for path in sorted(assembled.iterdir()):
+            for path in sorted(self._assembled.iterdir()):
                 path.rename(partial / path.name)
             save_key(self.data, key)
             summary.write_text(dataset.model_dump_json(indent=2) + "\n", encoding="utf-8")

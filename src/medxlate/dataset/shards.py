@@ -68,10 +68,9 @@ class ShardWriter:
     def close(self) -> None:
         """Finish the shard that is being written."""
         if self._stream is not None:
-            with naming_full_disk(self._path):
-                self._stream.seek(0)
-                self._stream.write(self._header())  # now with the number of rows
-                self._stream.close()
+            with naming_full_disk(self._path), self._stream as stream:
+                stream.seek(0)
+                stream.write(self._header())  # now with the number of rows
             self._stream = None
             self._shard, self._rows = self._shard + 1, 0
 

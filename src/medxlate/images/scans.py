@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medxlate.images.dicom.header import Header
 
 T = TypeVar("T")
-CHUNK = 64  # files whose headers are read at once
+CHUNK = 16  # files whose headers are read at once
 
 
 @dataclass

@@ -64,11 +64,7 @@ IMAGE_KEYWORDS = (
 
 
 class RefusedError(ImageError):
-    """A DICOM file that cannot be used.
-
-    Attributes:
-        identifiers: The identifying values of its header, where that can be read.
-    """
+    """A DICOM file that cannot be used; ``identifiers`` are the values that its header holds."""
 
     def __init__(self, message: str, hint: str = "", held: frozenset[str] = frozenset()) -> None:
         super().__init__(message, hint)
