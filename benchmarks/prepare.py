@@ -7,8 +7,9 @@ Generated CT series are written first, uncompressed DICOM of 50 slices each, wit
 170 elements, as many as scanners write. The bare loop does nothing but ``pydicom.dcmread``,
 ``pixel_array`` and a Pillow resize to 256 x 256, spread over the same number of processes. Each
 measurement runs in a process of its own, of which the peak resident memory is taken, and that of
-its largest child; the start of the processes counts. The two are run in turns, several times; the
-median of the ratios is what counts.
+its largest child. The two are run in turns, several times. A line a size gives the rate with the
+start of the processes and all imports; the last line gives the rate between the smallest and the
+largest size, in which neither counts.
 """
 
 from __future__ import annotations
@@ -120,8 +121,8 @@ def run(what: str, raw: Path, processes: int) -> None:
     print(json.dumps({"rate": count / seconds, "seconds": seconds, **mib}))
 
 
-def compare(slices: int, processes: int, repeats: int) -> None:
-    """Measure both in turns and print a line each."""
+def compare(slices: int, processes: int, repeats: int) -> dict[str, float]:
+    """Measure both in turns, print a line each and return their median seconds."""
     with tempfile.TemporaryDirectory(prefix="medxlate-bench-") as name:
         raw = Path(name) / "raw"
         write_series(raw, slices)
@@ -140,6 +141,7 @@ def compare(slices: int, processes: int, repeats: int) -> None:
     ratios = sorted(ours["rate"] / theirs["rate"] for ours, theirs in pairs)
     shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"{slices:6d} slices  prepare / bare: median {statistics.median(ratios):.2f} ({shown})")
+    return {what: statistics.median(each["seconds"] for each in runs[what]) for what in runs}
 
 
 def main() -> None:
@@ -153,8 +155,21 @@ def main() -> None:
     if arguments.run:
         run(arguments.run[0], Path(arguments.run[1]), arguments.processes)
         return
-    for slices in arguments.slices:
-        compare(slices, arguments.processes, arguments.repeats)
+    seconds = {
+        slices: compare(slices, arguments.processes, arguments.repeats)
+        for slices in sorted(arguments.slices)
+    }
+    few, many = min(seconds), max(seconds)
+    if few < many:
+        rates = {
+            what: (many - few) / (seconds[many][what] - seconds[few][what])
+            for what in ("bare", "prepare")
+        }
+        ratio = rates["prepare"] / rates["bare"]
+        print(
+            f"between {few} and {many} slices: bare {rates['bare']:.0f}, prepare "
+            f"{rates['prepare']:.0f} slices/s, prepare / bare {ratio:.2f}"
+        )
 
 
 if __name__ == "__main__":
