@@ -11,7 +11,6 @@ import pytest
 from conftest import tree
 from medxlate import errors
 from medxlate.errors import DataError, MedxlateError, OutputError, nearest
-from medxlate.events import Progress, tracked
 from medxlate.files import read_json, sha256, whole_file, whole_folder, write_json
 
 MARKER = "marker.json"
@@ -63,12 +62,6 @@ def test_nearest_suggests_a_similar_name_and_lists_all_where_none_is_similar():
     assert nearest("epoch", ["batch_size", "epochs"]) == "Did you mean 'epochs'?"
     assert nearest("zzz", ["b", "a"]) == "Known: a, b."
     assert nearest("zzz", []) == ""
-
-
-def test_tracked_tells_how_many_items_are_done_after_each():
-    heard: list[Progress] = []
-    assert list(tracked("ab", task="t", total=2, listener=heard.append)) == ["a", "b"]
-    assert heard == [Progress("t", 0, 2), Progress("t", 1, 2), Progress("t", 2, 2)]
 
 
 @pytest.mark.usefixtures("umask_022")

@@ -6,11 +6,8 @@ A library call without a listener is silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -68,11 +65,3 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Listen to nothing."""
-
-
-def tracked(items: Iterable[T], *, task: str, total: int, listener: Listener) -> Iterator[T]:
-    """Yield the items, telling the listener after each how many of ``total`` are done."""
-    listener(Progress(task, 0, total))
-    for done, item in enumerate(items, start=1):
-        yield item
-        listener(Progress(task, done, total))

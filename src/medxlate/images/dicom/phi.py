@@ -32,22 +32,11 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
 from pydicom.valuerep import DSfloat, validate_value
 
+from medxlate.images.dicom.write import PATIENT_AND_STUDY
 from medxlate.images.pseudonym import Phi, keyed_hash, pseudonym
 
 ANONYMOUS = "SYNTHETIC"  # PatientID and PatientName under ``remove``
 
-# Type 2 of PS3.3 C.7.1.1 and C.7.2.1: present in every file, empty where not kept.
-PATIENT_AND_STUDY = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-)
 CHARACTERISTICS = ("PatientSex", "PatientAge", "PatientSize", "PatientWeight")
 KEPT_IF_PRESENT = (
     *CHARACTERISTICS,

@@ -27,8 +27,8 @@ SOP_CLASSES = {
 }
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
-# PS3.3 C.7.1.1, C.7.2.1, C.7.3.1, C.7.5.1: type 2 of patient, study, series and equipment.
-EMPTY = (
+# Type 2 of PS3.3 C.7.1.1 and C.7.2.1: present in every file, empty where not kept.
+PATIENT_AND_STUDY = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -38,10 +38,9 @@ EMPTY = (
     "StudyID",
     "AccessionNumber",
     "ReferringPhysicianName",
-    "SeriesNumber",
-    "InstanceNumber",
-    "Manufacturer",
 )
+# With those of PS3.3 C.7.3.1 and C.7.5.1, series and equipment.
+EMPTY = (*PATIENT_AND_STUDY, "SeriesNumber", "InstanceNumber", "Manufacturer")
 # PS3.3 C.7.6.1.1.2 and its specialisations: what value 3 of Image Type is.
 IMAGE_TYPE_3 = {"CT": ["AXIAL"], "MR": ["OTHER"]}
 CT_IMAGE = {"KVP": None, "AcquisitionNumber": None}
