@@ -88,7 +88,7 @@ def test_a_phantom_series_becomes_valid_dicom_in_the_same_place(model, tmp_path)
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
     """Two patients' series, filed under their names."""
-    for patient, name in (("ID-4711", "Muster^Erika"), ("ID-4712", "Beispiel^Bernd")):
+    for patient, name in (("ID-4711W", "Muster^Erika"), ("ID-4712W", "Beispiel^Bernd")):
         uid = pydicom.uid.generate_uid()
         for k in range(9):
             save_dicom(
@@ -110,7 +110,7 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("phi", ["pseudonymise", "remove"])
 def test_no_name_id_or_date_gets_out(archive, model, tmp_path, phi):
-    (archive / "ID-4712" / "19870612" / "4.dcm").write_bytes(b"\0" * 128 + b"DICM damaged")
+    (archive / "ID-4712W" / "19870612" / "4.dcm").write_bytes(b"\0" * 128 + b"DICM damaged")
     key = tmp_path / "pseudonym.key"
     key.write_text("ab" * 32)
     out = tmp_path / "out"
@@ -121,10 +121,10 @@ def test_no_name_id_or_date_gets_out(archive, model, tmp_path, phi):
     content = b"".join(path.read_bytes() for path in out.rglob("*.dcm"))
     paths = "".join(path.as_posix() for path in out.rglob("*"))
     for text in (content.decode("latin-1"), paths.replace(str(out), ""), json.dumps(record)):
-        for value in ("4711", "4712", "Muster", "Erika", "Bernd", "19410203", "19870612"):
+        for value in ("4711W", "4712W", "Muster", "Erika", "Bernd", "19410203", "19870612"):
             assert value.lower() not in text.lower(), value
     assert len(list(out.rglob("*.dcm"))) == 17
-    wanted = pseudonym("ID-4711", bytes.fromhex("ab" * 32))
+    wanted = pseudonym("ID-4711W", bytes.fromhex("ab" * 32))
     assert (wanted in paths) is (phi == "pseudonymise")
     ids = {pydicom.dcmread(path).PatientID for path in out.rglob("*.dcm")}
     assert (wanted in ids) is (phi == "pseudonymise")
@@ -133,7 +133,7 @@ def test_no_name_id_or_date_gets_out(archive, model, tmp_path, phi):
 def test_keep_keeps_names_and_paths(archive, model, tmp_path):
     result = translate(archive, out=tmp_path / "out", model=model, device="cpu", phi="keep")
     assert result.failed == {}
-    path = tmp_path / "out" / "ID-4711" / "19870612" / "3.dcm"
+    path = tmp_path / "out" / "ID-4711W" / "19870612" / "3.dcm"
     header = pydicom.dcmread(path)
     assert header.PatientName == "Muster^Erika"
     assert header.SeriesDescription.startswith("SYNTHETIC")
@@ -197,7 +197,7 @@ def test_predictions_are_given_per_slice_per_volume_and_per_patient(archive, mod
     assert sorted(slices["slice"].unique()) == list(range(1, 10))
     assert "ID-47" not in " ".join(table["patient"])
     by_volume = {row["file"] for _, row in table[table["level"] == "volume"].iterrows()}
-    assert by_volume == {"ID-4711/19870612", "ID-4712/19870612"}
+    assert by_volume == {"ID-4711W/19870612", "ID-4712W/19870612"}
 
 
 def test_volumes_are_predicted_too(tmp_path, model):
