@@ -29,8 +29,9 @@ from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.buffer import ImageBuffer
+from medxlate.training.joint import Joint
 from medxlate.training.schedule import rate_factor
-from medxlate.training.step import Joint, Learner, TargetOnly
+from medxlate.training.step import Learner, Supervised
 from reference import ReferenceAdam, ReferenceBuffer, ReferenceNetworks, reference_step
 
 MEAN, STD = 47.0, 13.0
@@ -470,8 +471,13 @@ def test_target_only_is_plain_training(task: Task):
     head = make_head(task)
     predictor = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
     plain = copy.deepcopy(predictor)
-    learner = TargetOnly(
-        predictor, target="ct", head=head, optimizer=OptimizerConfig(), compute=CPU
+    learner = Supervised(
+        predictor,
+        modalities=("ct",),
+        validates=("ct",),
+        head=head,
+        optimizer=OptimizerConfig(),
+        compute=CPU,
     )
     assert learner.modalities == ("ct",)
     optimizer = torch.optim.Adam(plain.parameters(), 1e-3)
@@ -614,9 +620,10 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
 def test_a_step_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch, task: Task):
     learner = make_joint(task, buffer_size=2, lambda_identity=1.0)
-    alone = TargetOnly(
+    alone = Supervised(
         PredictorNetwork(architecture="test_resnet", outputs=make_head(task).outputs),
-        target="ct",
+        modalities=("ct",),
+        validates=("ct",),
         head=make_head(task),
         optimizer=OptimizerConfig(),
         compute=CPU,

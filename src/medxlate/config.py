@@ -35,6 +35,12 @@ class DataConfig(Section):
         multiple_of=4,
         description="Side of the square images in training, pixels; none: the dataset's.",
     )
+    target_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the target's training patients that are used."
+    )
+    source_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of each source's training patients that are used."
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> DataConfig:
@@ -48,6 +54,11 @@ class DataConfig(Section):
 class SplitConfig(Section):
     """How patients are divided."""
 
+    policy: Literal["patient", "image"] = Field(
+        "patient",
+        description="patient: nobody is on two sides. image: slices are divided, as in the paper, "
+        "so that a patient's slices can fall on both sides: another, easier question.",
+    )
     train: float = Field(0.7, gt=0, lt=1, description="Share of the patients for training.")
     val: float = Field(0.1, gt=0, lt=1, description="Share for choosing the best predictor.")
     test: float = Field(0.2, gt=0, lt=1, description="Share for the final evaluation.")
@@ -90,6 +101,9 @@ class OptimizerConfig(Section):
     """Adam and its schedule (paper, section 4.2)."""
 
     epochs: int = Field(200, ge=1, description="Passes over the largest modality.")
+    steps_per_epoch: int | None = Field(
+        None, ge=1, description="Steps in an epoch; none: the largest modality's images, once."
+    )
     constant_share: float = Field(
         0.5, ge=0, le=1, description="Share of the epochs before the linear decay to 0 begins."
     )
@@ -108,6 +122,59 @@ class OptimizerConfig(Section):
         return value
 
 
+class AugmentConfig(Section):
+    """The augmentations that are baselines, or go on top of `joint` (paper, section 4.3)."""
+
+    flip: float = Field(0.5, ge=0, le=1, description="simple-augment: chance of a mirrored image.")
+    crop: float = Field(
+        0.8, gt=0, le=1, description="simple-augment: smallest share of the area that is kept."
+    )
+    rotate: float = Field(15.0, ge=0, le=180, description="simple-augment: most degrees of turn.")
+    shift: float = Field(
+        0.1, ge=0, lt=1, description="simple-augment: longest shift, share of the side."
+    )
+    jitter: float = Field(
+        0.2, ge=0, lt=1, description="simple-augment: largest change of brightness and contrast."
+    )
+    erase: float = Field(0.5, ge=0, le=1, description="random-erasing: chance of an erased patch.")
+    erase_area: tuple[float, float] = Field(
+        (0.02, 0.4), description="random-erasing: smallest and largest share of the area."
+    )
+    erase_ratio: tuple[float, float] = Field(
+        (0.3, 3.33), description="random-erasing: smallest and largest ratio of the sides."
+    )
+
+    @field_validator("erase_area", "erase_ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("the smallest value comes first, and both are above 0")
+        return value
+
+
+class BaselinesConfig(Section):
+    """The baselines' own settings (paper, section 4.3)."""
+
+    first_epochs: int | None = Field(
+        None,
+        ge=1,
+        description="Epochs of what comes first: the translator of `cyclegan`, the source's "
+        "predictor of `transfer`; none: optimizer.epochs.",
+    )
+    multitask_weight: float = Field(
+        1.0, ge=0, description="multitask: weight of the sources' loss beside the target's."
+    )
+    dann_weight: float = Field(
+        1.0, ge=0, description="dann: highest weight of the reversed gradient (lambda)."
+    )
+    dann_gamma: float = Field(
+        10.0, gt=0, description="dann: how steeply that weight rises from 0 (gamma)."
+    )
+    dann_width: int = Field(
+        1024, ge=1, description="dann: units in the two hidden layers of the domain classifier."
+    )
+
+
 class RuntimeConfig(Section):
     """What does not change the method."""
 
@@ -124,12 +191,16 @@ class RuntimeConfig(Section):
 class Config(Section):
     """Everything that decides a training run."""
 
-    method: str = Field("joint", description="joint (the paper's) or target-only.")
+    method: str = Field(
+        "joint", description="joint (the paper's) or a baseline; `joint+autoaugment` adds one."
+    )
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    augment: AugmentConfig = AugmentConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
 

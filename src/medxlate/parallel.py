@@ -70,6 +70,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def cannot_start() -> UsageError:
+    """Return the error of a process that ended before it began."""
+    return UsageError(
+        "Further processes cannot be started.",
+        "A script must call this below `if __name__ == '__main__':`, for each process "
+        "imports it; or use one worker.",
+    )
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed images for the next ones.
 
@@ -90,11 +99,7 @@ class _Pools:
         try:
             self._pool.submit(os.getpid).result()
         except BrokenProcessPool:
-            raise UsageError(
-                "Further processes cannot be started.",
-                "A script must call this below `if __name__ == '__main__':`, for each process "
-                "imports it; or use one worker.",
-            ) from None
+            raise cannot_start() from None
 
     def map(
         self,
@@ -150,11 +155,11 @@ class _Pools:
 
 def _new_pool(count: int) -> ProcessPoolExecutor:
     context = multiprocessing.get_context("spawn")  # a fork would copy other libraries' threads
-    return ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    return ProcessPoolExecutor(count, mp_context=context, initializer=begin_process)
 
 
-def _begin() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends."""
+def begin_process() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends; for the start of a child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
     parent = multiprocessing.parent_process()

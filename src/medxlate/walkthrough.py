@@ -23,6 +23,7 @@ from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.models.runs import RunFolder
 from medxlate.phantoms.files import write_phantoms
 from medxlate.report.figures import Row, image_rows
+from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.train import train
 
 PATIENTS = {"ct": 36, "mri": 60, "pet": 12}
@@ -132,15 +133,10 @@ def draw(run: RunFolder, path: Path) -> Path:
     config = Config.model_validate(read_json(run.config, error=ModelError))
     source, target = config.data.sources[0], config.data.target
     dataset = Dataset(Path(config.data.folder))
-    modalities = {name: dataset.modality(name) for name in (source, target)}
+    modalities = open_modalities(dataset, config)
     split = read_split(run.split, modalities)
-    size = config.data.image_size or dataset.info.image_size
-
-    def test(name: str) -> Slices:
-        rows = split.rows(modalities[name].slices, "test")
-        return Slices(modalities[name], rows, task=dataset.info.task, image_size=size)
-
-    sources, targets = test(source), test(target)
+    test = part_slices(dataset, modalities, split, config, "test")
+    sources, targets = test[source], test[target]
     some = [round(i * (len(sources) - 1) / (PICTURES - 1)) for i in range(PICTURES)]
     chosen = sources.batch(some)
     translator = Translator(run.path, source=source)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch import Tensor
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.images.recipes import to_network
+from medxlate.images.stack import FloatArray
+
+Read = Callable[[int], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -37,30 +41,45 @@ class Slices:
         rows: Which rows of its table.
         task: Turns labels into numbers.
         image_size: Side of the images, pixels.
+
+    Attributes:
+        name: The modality.
+        rows: As given.
+        labels: [N]: float32 values or int64 classes.
+        patients: The patient of each.
     """
 
     def __init__(
         self, modality: Modality, rows: Sequence[int], *, task: Task, image_size: int
     ) -> None:
         self.name = modality.name
+        self.rows = list(rows)
         self.patients = [modality.column("patient")[row] for row in rows]
-        self._modality = modality
-        self._rows = list(rows)
-        self._size = image_size
         raw = [modality.column("label")[row] for row in rows]
         if task.kind == "classification":
-            self.labels = torch.tensor([task.classes.index(name) for name in raw])
+            self.labels = torch.tensor(
+                [task.classes.index(name) for name in raw], dtype=torch.int64
+            )
         else:
             self.labels = torch.tensor([float(value) for value in raw], dtype=torch.float32)
+        self._read: Read = lambda i: to_network(modality.pixels(self.rows[i]), image_size)
+
+    def with_images(self, read: Read) -> Slices:
+        """Return the same slices with other pixels.
+
+        Args:
+            read: From a position among the rows to its image, float32 [S, S] in [-1, 1].
+        """
+        other = copy.copy(self)
+        other._read = read
+        return other
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         """Return the slices with these positions among the rows."""
-        images = np.stack(
-            [to_network(self._modality.pixels(self._rows[i]), self._size) for i in indices]
-        )
+        images = np.stack([self._read(i) for i in indices])
         return Batch(torch.from_numpy(images).unsqueeze(1), self.labels[list(indices)])
 
     def batches(self, batch_size: int) -> Iterator[Batch]:

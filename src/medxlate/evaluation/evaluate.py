@@ -14,8 +14,9 @@ from torch import Tensor
 
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import check_no_leak, read_split
+from medxlate.dataset.splits import read_split
 from medxlate.errors import DataError, ModelError, UsageError
 from medxlate.evaluation.distribution import (
     NAMES,
@@ -37,6 +38,7 @@ from medxlate.models.device import Compute, choose_compute
 from medxlate.models.folder import read_model
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder, find_model, find_run
+from medxlate.training.data import open_modalities, part_slices
 
 BATCH = 16
 
@@ -108,7 +110,7 @@ def evaluate(
     wanted = _wanted(metrics, head, translates=bool(info.translators))
     config = parse(read_json(folder.config, error=ModelError))
     dataset = Dataset(Path(data or config.data.folder))
-    train, test = _slices(folder, dataset, config, head, info.image_size)
+    train, test = _slices(folder, dataset, config)
     compute = choose_compute(device, precision)
     predictor = Predictor(folder.path, compute=compute)
     real = test[info.target]
@@ -166,23 +168,16 @@ def _wanted(metrics: Sequence[str], head: Head, *, translates: bool) -> list[str
 
 
 def _slices(
-    folder: RunFolder, dataset: Dataset, config: Config, head: Head, image_size: int
+    folder: RunFolder, dataset: Dataset, config: Config
 ) -> tuple[Slices, dict[str, Slices]]:
     """Return the target's training slices and every modality's test slices."""
-    names = [*config.data.sources, config.data.target]
-    opened = {name: dataset.modality(name) for name in names}
+    opened = open_modalities(dataset, config)
     split = read_split(folder.split, opened)
-    check_no_leak(split, [modality.slices for modality in opened.values()])
-
-    def part(name: str, which: Any) -> Slices:
-        modality = opened[name]
-        rows = split.rows(modality.slices, which)
-        return Slices(modality, rows, task=head.task, image_size=image_size)
-
-    test = {name: part(name, "test") for name in names}
+    check_no_leak(split, {name: modality.slices for name, modality in opened.items()})
+    train, test = (part_slices(dataset, opened, split, config, part) for part in ("train", "test"))
     if not len(test[config.data.target]):
         raise DataError("The split has no test patient of the target modality.")
-    return part(config.data.target, "train"), test
+    return train[config.data.target], test
 
 
 def _prediction_scores(

@@ -29,7 +29,7 @@ class Position:
     Attributes:
         step: Optimizer steps taken.
         epoch: Epochs ended.
-        best_error: Lowest validation error so far; None before the first validation.
+        best_error: Lowest validation error so far; None without any validation.
         best_step: The step at which it was reached.
     """
 
@@ -37,6 +37,10 @@ class Position:
     epoch: int = 0
     best_error: float | None = None
     best_step: int = 0
+
+    def is_better(self, error: float) -> bool:
+        """Return whether a validation error is lower than all before."""
+        return self.best_error is None or error < self.best_error
 
 
 def save_checkpoint(folder: Path, learner: Learner, position: Position, *, best: bool) -> None:
@@ -80,21 +84,42 @@ def load_checkpoint(checkpoint: Path, learner: Learner, device: torch.device) ->
         ModelError: The checkpoint is damaged or belongs to another configuration.
     """
     state = read_json(checkpoint / STATE, error=ModelError)
+    position = _position(checkpoint, state)
     networks = _load(checkpoint, NETWORKS, state)
     training = _load(checkpoint, TRAINING, state)
     try:
         learner.networks.load_state_dict(networks)
         _load_training_state(learner, training, device)
         torch.set_rng_state(training["random"])
-        return Position(**{key: state[key] for key in Position.__dataclass_fields__})
     except (RuntimeError, KeyError, TypeError) as problem:
         first = str(problem).splitlines()[0]
         raise ModelError(f"{checkpoint} does not fit this configuration: {first}") from None
+    return position
 
 
-def load_networks(checkpoint: Path) -> dict[str, Tensor]:
-    """Return the weights of all networks of a checkpoint, by their names in the learner."""
-    return _load(checkpoint, NETWORKS, read_json(checkpoint / STATE, error=ModelError))
+def last_position(folder: Path) -> Position:
+    """Return where the training stands whose checkpoints lie in ``folder``.
+
+    Raises:
+        ModelError: The last checkpoint is damaged.
+    """
+    checkpoint = pointed(folder, "last")
+    if checkpoint is None:
+        return Position()
+    return _position(checkpoint, read_json(checkpoint / STATE, error=ModelError))
+
+
+def _position(checkpoint: Path, state: Any) -> Position:
+    try:
+        return Position(**{key: state[key] for key in Position.__dataclass_fields__})
+    except (KeyError, TypeError) as problem:
+        raise ModelError(f"{checkpoint / STATE} is damaged: {problem!r}.") from None
+
+
+def load_part(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the weights of one network of a checkpoint, such as ``predictor.``, without prefix."""
+    networks = _load(checkpoint, NETWORKS, read_json(checkpoint / STATE, error=ModelError))
+    return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
 
 
 def _training_state(learner: Learner) -> dict[str, Tensor]:

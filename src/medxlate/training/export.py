@@ -5,12 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from torch import Tensor
-
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import DatasetInfo
-from medxlate.errors import ModelError
 from medxlate.models.folder import (
     ModelInfo,
     PredictorInfo,
@@ -20,8 +17,9 @@ from medxlate.models.folder import (
 )
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
-from medxlate.training.checkpoints import Position, load_networks, pointed
+from medxlate.training.checkpoints import Position, last_position, load_part
 from medxlate.training.methods import find_method, generator_blocks
+from medxlate.training.stages import Stages, checkpoint_of
 
 CARD = """# {what}
 
@@ -47,31 +45,30 @@ def export_model(
     head: Head,
     image_size: int,
     position: Position,
+    stages: Stages,
 ) -> ModelInfo:
     """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
 
     The predictor is the one with the lowest validation error; generators have no such measure
-    and are best where their learning rate has come down to zero.
+    and are best where their learning rate has come down to zero. A source whose translator was
+    trained first has its generator from there.
     """
-    best, last = (pointed(run.checkpoints, pointer) for pointer in ("best", "last"))
-    if best is None or last is None:
-        raise ModelError(f"The run {run.path} has no checkpoint.")
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".export") as name:
         scratch = Path(name)
         predictor = write_weights(
             scratch,
             "predictor.safetensors",
-            _part(load_networks(best), "predictor."),
+            load_part(checkpoint_of(run, "best"), "predictor."),
             step=position.best_step,
         )
-        networks = load_networks(last)
         translators = {}
-        for source in config.data.sources if find_method(config.method).uses_sources else ():
+        for source in config.data.sources if find_method(config.method).translates else ():
+            trained = stages.get(source, run)
             weights = write_weights(
                 scratch,
                 f"translator-{source}.safetensors",
-                _part(networks, f"{source}.g."),
-                step=position.step,
+                load_part(checkpoint_of(trained, "last"), f"{source}.g."),
+                step=last_position(trained.checkpoints).step,
             )
             translators[source] = TranslatorInfo(
                 recipe=dataset.modalities[source].recipe,
@@ -93,10 +90,6 @@ def export_model(
         )
         write_model(run.model, info, weights_from=scratch, card=_card(info, config, position))
     return info
-
-
-def _part(networks: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
 
 
 def _card(info: ModelInfo, config: Config, position: Position) -> str:

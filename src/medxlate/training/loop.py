@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medxlate.config import Config
-from medxlate.dataset.loading import Batch, Order, Slices
+from medxlate.dataset.loading import Batch, Order
 from medxlate.errors import ModelError
 from medxlate.events import EpochEnded, Listener, Progress, StepLogged
 from medxlate.images.write import write_grid
@@ -25,27 +24,12 @@ from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.checkpoints import Position, save_checkpoint
+from medxlate.training.data import Data
 from medxlate.training.schedule import rate_factor
 from medxlate.training.step import Learner, Losses
 
 VALIDATION_BATCH = 16
 SAMPLE_ROWS = 4
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training and validation slices by modality."""
-
-    train: Mapping[str, Slices]
-    val: Mapping[str, Slices]
-
-    def steps_per_epoch(self, batch_size: int) -> int:
-        """An epoch shows every training image of the largest modality once.
-
-        All modalities count, also those that a method does not use, so that every method makes
-        the same number of updates.
-        """
-        return math.ceil(max(len(slices) for slices in self.train.values()) / batch_size)
 
 
 class Loop:
@@ -80,7 +64,7 @@ class Loop:
         self._folder = folder
         self._listener = listener
         self._batch_size = config.optimizer.batch_size
-        self._steps_per_epoch = data.steps_per_epoch(self._batch_size)
+        self._steps_per_epoch = data.steps_per_epoch(config.optimizer)
         self._orders = {
             name: Order(len(data.train[name]), seed=config.runtime.seed, name=name)
             for name in learner.modalities
@@ -98,18 +82,19 @@ class Loop:
             self._set_rates(epoch)
             self._epoch(epoch)
             step = (epoch + 1) * self._steps_per_epoch
+            last = epoch + 1 == epochs
+            position = replace(position, step=step, epoch=epoch + 1)
             metrics = self._validate()
-            if not math.isfinite(metrics["val_error"]):
+            error = metrics.get("val_error")
+            if error is not None and not math.isfinite(error):
                 raise ModelError(
-                    f"The training diverged: in epoch {epoch + 1} the validation error is "
-                    f"{metrics['val_error']}.",
+                    f"The training diverged: in epoch {epoch + 1} the validation error is {error}.",
                     "Lower optimizer.translator_lr and optimizer.predictor_lr.",
                 )
-            best = position.best_error is None or metrics["val_error"] < position.best_error
-            position = replace(position, step=step, epoch=epoch + 1)
+            # Without a validation the last state is the one to take.
+            best = last if error is None else position.is_better(error)
             if best:
-                position = replace(position, best_error=metrics["val_error"], best_step=step)
-            last = epoch + 1 == epochs
+                position = replace(position, best_error=error, best_step=step)
             self._listener(EpochEnded(step, epoch + 1, epochs, metrics, best))
             if last or (epoch + 1) % self._config.runtime.samples_every == 0:
                 self._write_samples(epoch + 1)
@@ -125,7 +110,8 @@ class Loop:
         sums: Losses = {}
         since, began = 0, time.monotonic()
         for step in range(first, first + self._steps_per_epoch):
-            for name, value in self._learner.step(self._batches(step)).items():
+            losses = self._learner.step(self._batches(step), progress=step / total)
+            for name, value in losses.items():
                 sums[name] = sums[name] + value if name in sums else value
             since += 1
             values: dict[str, float] = {}
@@ -155,13 +141,19 @@ class Loop:
                 group["lr"] = self._base_rates[name] * factor
 
     def _validate(self) -> dict[str, float]:
-        """Return the error by which the best predictor is chosen, and what people read."""
-        slices = self._data.val[self._config.data.target]
+        """Return the error by which the best predictor is chosen, and what people read.
+
+        Nothing where there is no predictor, or no image to validate it on.
+        """
+        parts = [s for n in self._learner.validates if len(s := self._data.val[n])]
+        if not parts:
+            return {}
         predictor = self._learner.networks["predictor"]
         assert isinstance(predictor, PredictorNetwork)
-        images = (batch.images for batch in slices.batches(VALIDATION_BATCH))
+        images = (batch.images for part in parts for batch in part.batches(VALIDATION_BATCH))
         values = predict_batches(predictor, images, head=self._head, compute=self._compute)
-        return validation_metrics(values, slices.labels, self._head)
+        labels = torch.cat([part.labels for part in parts])
+        return validation_metrics(values, labels, self._head)
 
     def _write_samples(self, epoch: int) -> None:
         """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of a few validation images."""

@@ -8,27 +8,23 @@ from pathlib import Path
 
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset, Modality
-from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import (
-    Part,
-    Split,
-    check_no_leak,
-    check_part,
-    read_split,
-    split_patients,
-)
-from medxlate.errors import ConfigError, DataError, ModelError
+from medxlate.dataset.splits import Split, draw_split, read_split
+from medxlate.errors import ConfigError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json, write_json
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.head import Head, fit_head
 from medxlate.models.runs import RunFolder, find_run, new_run
 from medxlate.training.checkpoints import Position, load_checkpoint, pointed
+from medxlate.training.data import Data, image_size, make_data, open_modalities
 from medxlate.training.export import export_model
-from medxlate.training.loop import Data, Loop
-from medxlate.training.methods import build_learner, find_method
+from medxlate.training.loop import Loop
+from medxlate.training.methods import STAGES, build_learner, find_method, first_stages
 from medxlate.training.record import Recorder, rewind_record
+from medxlate.training.stages import Stages, is_trained, start_predictor, translated
 from medxlate.training.step import Learner
+
+FIRST = "first"
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,18 @@ class TrainResult:
         run: The run folder.
         steps: Optimizer steps taken in all.
         epochs: Epochs ended.
-        best_error: Lowest validation error (squared error, or cross-entropy).
+        images_seen: Images that the predictor has learned from, repetitions counted.
+        best_error: Lowest validation error (squared error, or cross-entropy); None where nothing
+            was validated.
         best_step: The step at which it was reached.
-        seconds: How long this call took.
+        seconds: How long this call took, what is trained first included.
     """
 
     run: Path
     steps: int
     epochs: int
-    best_error: float
+    images_seen: int
+    best_error: float | None
     best_step: int
     seconds: float
 
@@ -57,14 +56,19 @@ def train(
     *,
     runs: Path | str = "runs",
     name: str | None = None,
+    split: Split | None = None,
+    stages: Stages | None = None,
     listener: Listener = silent,
 ) -> TrainResult:
-    """Train translators and predictor from a prepared dataset.
+    """Train a predictor, and translators where the method has them, from a prepared dataset.
 
     Args:
         config: Everything that decides the training; see ``medxlate.config.resolve``.
         runs: The folder of all runs.
         name: The run's name; None: made from the modalities and a number.
+        split: Who is trained and tested on; None: drawn by ``config.split``.
+        stages: Finished runs of what the method trains first, by the names that
+            ``first_stages`` gives; None: they are trained inside the run.
         listener: Told of progress, losses and validation.
 
     Raises:
@@ -74,22 +78,22 @@ def train(
     """
     check_config(config)
     dataset = Dataset(Path(config.data.folder))
-    tables = _open(dataset, config)
-    split = split_patients(
-        {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
-    )
-    work = _prepare_work(config, dataset, tables, split)
+    tables = open_modalities(dataset, config)
+    if split is None:
+        split = draw_split(
+            {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
+        )
+    make_data(dataset, tables, split, config)
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
-    write_json(run.config, config.model_dump(mode="json"))
-    used = {name: modality.fingerprint() for name, modality in tables.items()}
-    write_json(run.split, {**split.to_json(), "slices": used})
-    return _train(run, work, Position(), listener)
+    _begin(run, config, tables, split)
+    return _run(run, _Material(config, dataset, tables, split), stages, listener)
 
 
 def resume(
     run: Path | str = "runs/latest",
     *,
     data: Path | str | None = None,
+    stages: Stages | None = None,
     listener: Listener = silent,
 ) -> TrainResult:
     """Continue a run from its last checkpoint, with its own configuration and split.
@@ -97,6 +101,7 @@ def resume(
     Args:
         run: A run folder or ``runs/latest``.
         data: The dataset folder; None: where it was when the run began.
+        stages: As given to ``train``.
         listener: Told of progress, losses and validation.
 
     Raises:
@@ -106,66 +111,46 @@ def resume(
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
     dataset = Dataset(Path(data or config.data.folder))
-    tables = _open(dataset, config)
+    tables = open_modalities(dataset, config)
     split = read_split(folder.split, tables)
-    work = _prepare_work(config, dataset, tables, split)
-    checkpoint = pointed(folder.checkpoints, "last")
-    if checkpoint is None:
+    if pointed(folder.checkpoints, "last") is None and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
-        return _train(folder, work, Position(), listener)
-    position = load_checkpoint(checkpoint, work.learner, work.compute.device)
-    return _train(folder, work, position, listener)
+    return _run(folder, _Material(config, dataset, tables, split), stages, listener)
 
 
 def check_config(config: Config) -> None:
-    """Raise ConfigError unless the method has the modalities that it needs."""
+    """Raise ConfigError unless the method can be trained and has the modalities that it needs."""
     if not config.data.target:
         raise ConfigError("No target modality is given.", "Name it with --target.")
-    if find_method(config.method).uses_sources and not config.data.sources:
+    method = find_method(config.method)
+    if config.method in STAGES:
+        raise ConfigError(
+            f"{config.method} is no method of its own.",
+            "It is the first stage of cyclegan or transfer; train one of these.",
+        )
+    if method.build is None:
+        raise ConfigError(
+            f"The method {config.method} needs no training.", "It is a row of `medxlate compare`."
+        )
+    if method.uses_sources and not config.data.sources:
         raise ConfigError(
             f"The method {config.method} needs a source modality.", "Name it with --source."
         )
 
 
-def make_data(
-    dataset: Dataset, tables: dict[str, Modality], split: Split, config: Config
-) -> tuple[Data, int]:
-    """Return training and validation slices, and the image size; refuses a leaking split.
+@dataclass(frozen=True)
+class _Material:
+    """What a training is made from."""
 
-    Raises:
-        DataError: A patient or image is on two sides, or a modality has no training patient.
-    """
-    check_no_leak(split, [modality.slices for modality in tables.values()])
-    size = config.data.image_size or dataset.info.image_size
-    if size > dataset.info.image_size:
-        raise ConfigError(
-            f"data.image_size is {size}, and the dataset holds images of "
-            f"{dataset.info.image_size} px.",
-            f"Prepare it with --size {size}, or choose a smaller preset.",
-        )
-
-    def part(which: Part) -> dict[str, Slices]:
-        made = {
-            name: Slices(m, split.rows(m.slices, which), task=dataset.info.task, image_size=size)
-            for name, m in tables.items()
-        }
-        for slices in made.values():
-            check_part(split, which, slices.patients)
-        return made
-
-    data = Data(part("train"), part("val"))
-    for name, slices in data.train.items():
-        if len(slices) == 0:
-            raise DataError(
-                f"No {name} patient is left for training: they all fell to validation or test.",
-                "Prepare more patients, or change split.seed.",
-            )
-    return data, size
+    config: Config
+    dataset: Dataset
+    tables: dict[str, Modality]
+    split: Split
 
 
 @dataclass(frozen=True)
 class _Work:
-    """Everything that a training needs, made before anything is written."""
+    """Everything that a training needs."""
 
     config: Config
     dataset: Dataset
@@ -174,22 +159,100 @@ class _Work:
     head: Head
     compute: Compute
     learner: Learner
+    stages: Stages
 
 
-def _prepare_work(
-    config: Config, dataset: Dataset, tables: dict[str, Modality], split: Split
-) -> _Work:
-    data, image_size = make_data(dataset, tables, split, config)
-    compute = choose_compute(config.runtime.device, config.runtime.precision)
-    used = tables if find_method(config.method).uses_sources else (config.data.target,)
-    head = fit_head(dataset.info.task, [data.train[name].labels for name in used])
-    learner = build_learner(config, head, image_size, compute)
-    return _Work(config, dataset, data, image_size, head, compute, learner)
+def _begin(run: RunFolder, config: Config, tables: dict[str, Modality], split: Split) -> None:
+    """Write what a run is resumed from; the configuration last, which makes it a run."""
+    used = {name: modality.fingerprint() for name, modality in tables.items()}
+    write_json(run.split, {**split.to_json(), "slices": used})
+    write_json(run.config, config.model_dump(mode="json"))
 
 
-def _train(run: RunFolder, work: _Work, position: Position, listener: Listener) -> TrainResult:
-    """Train from ``position`` to the end and export the model."""
+def _run(
+    run: RunFolder, material: _Material, stages: Stages | None, listener: Listener
+) -> TrainResult:
+    """Train what comes first, then the run itself, from wherever they stand to the end."""
     began = time.monotonic()
+    if stages is None:
+        stages = _train_stages(run, material, listener)
+    work = _prepare_work(material, stages)
+    checkpoint = pointed(run.checkpoints, "last")
+    position = Position()
+    if checkpoint is not None:
+        position = load_checkpoint(checkpoint, work.learner, work.compute.device)
+    position = _train(run, work, position, listener)
+    batches = work.learner.predictor_batches
+    return TrainResult(
+        run.path,
+        position.step,
+        position.epoch,
+        position.step * work.config.optimizer.batch_size * batches,
+        position.best_error,
+        position.best_step,
+        round(time.monotonic() - began, 3),
+    )
+
+
+def _train_stages(run: RunFolder, material: _Material, listener: Listener) -> Stages:
+    """Train what the method needs first, in folders inside the run; finished ones are kept."""
+    stages = {}
+    for name, config in first_stages(material.config).items():
+        stage = RunFolder(run.path / FIRST / name)
+        stages[name] = stage
+        train_stage(stage, config, material.dataset, material.split, listener)
+    return stages
+
+
+def train_stage(
+    stage: RunFolder, config: Config, dataset: Dataset, split: Split, listener: Listener
+) -> None:
+    """Train a first stage to its end, from wherever it stands; a finished one is left alone.
+
+    Args:
+        stage: Its folder.
+        config: Of ``first_stages``.
+        dataset: The dataset.
+        split: Who is trained on.
+        listener: Told of progress.
+    """
+    if is_trained(stage, config):
+        return
+    tables = open_modalities(dataset, config)
+    if not stage.config.exists():
+        stage.path.mkdir(parents=True, exist_ok=True)
+        _begin(stage, config, tables, split)
+    _run(stage, _Material(config, dataset, tables, split), {}, listener)
+
+
+def _prepare_work(material: _Material, stages: Stages) -> _Work:
+    config = material.config
+    method = find_method(config.method)
+    data = make_data(material.dataset, material.tables, material.split, config)
+    size = image_size(material.dataset, config)
+    compute = choose_compute(config.runtime.device, config.runtime.precision)
+    scale_from = {
+        "target": (config.data.target,),
+        "sources": config.data.sources,
+        "all": (*config.data.sources, config.data.target),
+    }[method.scale_from]
+    head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
+    learner = build_learner(config, head, size, compute)
+    if method.first == "source-only":
+        start_predictor(learner, stages["sources"])
+    elif method.first == "translator":
+        fakes = {
+            source: translated(
+                data.train[source], stages[source], config=config, image_size=size, compute=compute
+            )
+            for source in config.data.sources
+        }
+        data = Data({**data.train, **fakes}, data.val)
+    return _Work(config, material.dataset, data, size, head, compute, learner, stages)
+
+
+def _train(run: RunFolder, work: _Work, position: Position, listener: Listener) -> Position:
+    """Train from ``position`` to the end and export the model; return where it then stands."""
     rewind_record(run.metrics, position.step)
     used = work.learner.modalities
     counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
@@ -205,30 +268,14 @@ def _train(run: RunFolder, work: _Work, position: Position, listener: Listener) 
         listener=Recorder(run.metrics, listener),
     )
     position = loop.run(position)
-    export_model(
-        run,
-        config=work.config,
-        dataset=work.dataset.info,
-        head=work.head,
-        image_size=work.image_size,
-        position=position,
-    )
-    assert position.best_error is not None
-    return TrainResult(
-        run.path,
-        position.step,
-        position.epoch,
-        position.best_error,
-        position.best_step,
-        round(time.monotonic() - began, 3),
-    )
-
-
-def _open(dataset: Dataset, config: Config) -> dict[str, Modality]:
-    """Open every modality that is named, also where the method does not use it.
-
-    A test patient's images of any modality are then outside of every method's training, and
-    methods on the same data share their split and their number of updates.
-    """
-    names = [*config.data.sources, config.data.target]
-    return {name: dataset.modality(name) for name in names}
+    if work.config.method not in STAGES:
+        export_model(
+            run,
+            config=work.config,
+            dataset=work.dataset.info,
+            head=work.head,
+            image_size=work.image_size,
+            position=position,
+            stages=work.stages,
+        )
+    return position

@@ -1,0 +1,73 @@
+"""The guard over a split: nothing is on two sides that its policy keeps on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pandas as pd
+
+from medxlate.dataset.duplicates import linked_patients
+from medxlate.dataset.splits import PARTS, Part, Split
+from medxlate.errors import DataError
+
+
+def check_no_leak(split: Split, slices: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse a split that does not hold what its policy promises.
+
+    No unit is on two sides, and every row of every table is in the split. With the policy
+    ``patient``, no (nearly) identical image of two patients is on two sides either.
+
+    Args:
+        split: As drawn or read.
+        slices: The table of each modality.
+
+    Raises:
+        DataError: Naming the patient, the slice or the parts.
+    """
+    kind = "patient" if split.policy == "patient" else "slice"
+    seen: dict[str, Part] = {}
+    for part in PARTS:
+        for unit in split.parts[part]:
+            if seen.setdefault(unit, part) != part:
+                raise DataError(
+                    f"{kind.capitalize()} {unit} is in {seen[unit]} and in {part} at once.",
+                    "Draw the split again.",
+                )
+    for name, table in slices.items():
+        unknown = set(split.units(name, table)) - set(seen)
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} {kind}s, such as {min(unknown)}, are not in the split.",
+                "The dataset changed after the split was drawn; start a new run.",
+            )
+    if split.policy == "patient":
+        _check_links(seen, slices.values())
+
+
+def check_part(split: Split, part: Part, units: Iterable[str]) -> None:
+    """Refuse images that are about to be used in a part to which they do not belong.
+
+    Args:
+        split: As drawn or read.
+        part: Where the images are about to be used.
+        units: Theirs, as ``Split.units`` gives them.
+
+    Raises:
+        DataError: Naming the patient or slice.
+    """
+    strangers = set(units) - set(split.parts[part])
+    if strangers:
+        kind = "Patient" if split.policy == "patient" else "Slice"
+        raise DataError(f"{kind} {min(strangers)} does not belong to {part}, by split.json.")
+
+
+def _check_links(sides: Mapping[str, Part], tables: Iterable[pd.DataFrame]) -> None:
+    """Refuse a (nearly) identical image of two patients on two sides."""
+    for link in linked_patients(tables):
+        one, other = sorted((sides[link.patient], sides[link.other]), key=PARTS.index)
+        if one != other:
+            what = "An identical" if link.kind == "exact" else "A nearly identical"
+            raise DataError(
+                f"{what} image is in {one} and in {other}.",
+                "The same scan is filed under two patients; draw the split again.",
+            )

@@ -1,0 +1,268 @@
+"""Figures of a study: errors of all systems, and errors over the number of patients."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from medxlate.files import whole_file
+
+OURS, OTHER, FAINT = "#c1440e", "#33506b", 0.35
+# Okabe and Ito's colours, which the colour-blind tell apart; black is the first reference's.
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+LINES = (("#555555", ":"), ("#111111", "--"), ("#777777", "-."))
+MARKERS = "osD^vP*"
+DPI = 130
+LETTERS = 17  # of a note, an inch
+
+Names = Callable[[str, str], str]
+
+
+@dataclass(frozen=True)
+class Errors:
+    """A system in the plot of errors.
+
+    Attributes:
+        name: As it is printed.
+        losses: One a repeat, [R].
+        interval: Of the mean, 95 %; None where there is none.
+        ours: Whether it is drawn as the method that the others are held against.
+    """
+
+    name: str
+    losses: Sequence[float]
+    interval: tuple[float, float] | None = None
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A method's error over a number of patients.
+
+    Attributes:
+        name: As it is printed.
+        patients: Rising, [N].
+        means: Mean loss over repeats, [N].
+        stds: Its standard deviation over repeats, [N]; NaN where there is none.
+    """
+
+    name: str
+    patients: Sequence[float]
+    means: Sequence[float]
+    stds: Sequence[float]
+
+
+def errors_of(
+    results: pd.DataFrame,
+    names: Names,
+    intervals: Mapping[tuple[str, str], tuple[float, float]] | None = None,
+) -> list[Errors]:
+    """Return the systems of a comparison, the lowest mean first.
+
+    Args:
+        results: A row a cell, of one target fraction and one source fraction.
+        names: From a method and its sources to the printed name.
+        intervals: Of each method's and sources' mean, where there are any.
+    """
+    groups = results.groupby(["method", "sources"], sort=False)["loss"]
+    found = [
+        Errors(
+            names(str(method), str(sources)),
+            losses.to_list(),
+            (intervals or {}).get((method, sources)),
+            ours=str(method).partition("+")[0] == "joint",
+        )
+        for (method, sources), losses in groups
+    ]
+    return sorted(found, key=lambda system: float(np.mean(system.losses)))
+
+
+def target_curves(results: pd.DataFrame, names: Names) -> list[Curve]:
+    """Return each system's error over target patients, at its largest source fraction.
+
+    Args:
+        results: A row a finished cell.
+        names: From a method and its sources to the printed name.
+    """
+    results = results[results["method"] != "constant"]
+    curves = []
+    for (method, sources), cells in results.groupby(["method", "sources"], sort=False):
+        whole = cells[cells["source_fraction"] == cells["source_fraction"].max()]
+        curve = _curve(names(str(method), str(sources)), whole, "target_fraction", "train_patients")
+        curves.append(curve)
+    return [curve for curve in curves if len(curve.patients) > 1]
+
+
+def source_curves(
+    results: pd.DataFrame, names: Names, *, reference: str = "target-only"
+) -> list[Curve]:
+    """Return each system's error over source patients, at the largest target fraction.
+
+    Args:
+        results: A row a finished cell.
+        names: From a method and its sources to the printed name.
+        reference: The method whose error stands at 0 source patients.
+    """
+    whole = results[results["target_fraction"] == results["target_fraction"].max()]
+    none = whole[whole["method"] == reference].assign(source_fraction=0.0, source_patients=0)
+    curves = []
+    for (method, sources), cells in whole.groupby(["method", "sources"], sort=False):
+        if cells["source_fraction"].nunique() > 1:
+            every = pd.concat([none, cells]) if len(none) else cells
+            name = names(str(method), str(sources))
+            curves.append(_curve(name, every, "source_fraction", "source_patients"))
+    return curves
+
+
+def _curve(name: str, cells: pd.DataFrame, fraction: str, patients: str) -> Curve:
+    groups = cells.groupby(fraction)
+    losses = groups["loss"]
+    return Curve(
+        name, groups[patients].mean().to_list(), losses.mean().to_list(), losses.std().to_list()
+    )
+
+
+def error_plot(
+    path: Path,
+    systems: Sequence[Errors],
+    *,
+    measure: str,
+    references: Sequence[tuple[str, float]] = (),
+    title: str = "",
+    note: str = "",
+) -> None:
+    """Write a PNG with a line a system: each repeat faint, their mean and its interval.
+
+    Args:
+        path: The file to write.
+        systems: Top to bottom.
+        measure: What the loss is, with its unit.
+        references: Names and losses that are drawn as vertical lines, such as the constant's.
+        title: Above the picture.
+        note: Below the picture.
+    """
+    figure = _figure((8.2, 1.9 + 0.34 * len(systems)), title, note)
+    axis = figure.subplots()
+    for (name, loss), (colour, dashes) in zip(references, LINES, strict=False):
+        axis.axvline(loss, color=colour, linestyle=dashes, linewidth=1.2, label=name, zorder=1)
+    for row, system in enumerate(systems):
+        colour = OURS if system.ours else OTHER
+        losses = np.asarray(system.losses, dtype=float)
+        mean = float(losses.mean())
+        axis.scatter(
+            losses, np.full(len(losses), row), s=22, color=colour, alpha=FAINT, linewidth=0
+        )
+        if system.interval is not None:
+            axis.plot(system.interval, [row, row], color=colour, linewidth=2.2, zorder=3)
+        axis.plot(mean, row, "D", color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
+    axis.set_yticks(range(len(systems)), [system.name for system in systems])
+    for label, system in zip(axis.get_yticklabels(), systems, strict=True):
+        label.set_color(OURS if system.ours else "black")
+    axis.set_ylim(len(systems) - 0.4, -0.6)
+    axis.set_xlabel(f"{measure} (lower is better)")
+    axis.grid(axis="x", color="#e4e4e4", zorder=0)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    if references:
+        figure.legend(loc="outside upper right", ncols=len(references), frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def dose_plot(
+    path: Path,
+    *,
+    measure: str,
+    target: Sequence[Curve] = (),
+    source: Sequence[Curve] = (),
+    title: str = "",
+    note: str = "",
+) -> None:
+    """Write a PNG with errors over target patients and, beside it, over source patients.
+
+    Args:
+        path: The file to write.
+        measure: What the loss is, with its unit.
+        target: Curves over the number of real target patients, drawn over its log.
+        source: Curves over the number of source patients, from 0 on where a reference has none.
+        title: Above the picture.
+        note: Below the picture.
+    """
+    panels = [
+        (curves, label)
+        for curves, label in (
+            (target, "Real target patients in training"),
+            (source, "Source patients in training"),
+        )
+        if curves
+    ]
+    names = list(dict.fromkeys(curve.name for curves, _ in panels for curve in curves))
+    rows = -(-len(names) // 3)
+    size = (1.2 + 4.6 * max(len(panels), 1), 4.2 + 0.24 * rows)
+    figure = _figure(size, title, note)
+    axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
+    for axis, (curves, label) in zip(axes, panels, strict=False):
+        for curve in curves:
+            _draw(axis, curve, names.index(curve.name))
+        _patients_axis(axis, curves, logarithmic=curves is target)
+        axis.set_xlabel(label)
+        axis.grid(color="#e4e4e4")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel(f"{measure}\n(lower is better)")
+    handles = {str(line.get_label()): line for axis in axes for line in axis.get_lines()}
+    if len(names):
+        figure.legend(
+            [handles[name] for name in names], names,
+            loc="outside lower center", ncols=min(len(names), 3), frameon=False, fontsize=9,
+        )  # fmt: skip
+    _save(figure, path)
+
+
+def _draw(axis: Axes, curve: Curve, place: int) -> None:
+    """Draw a mean with a band of one standard deviation."""
+    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
+    patients, means = np.asarray(curve.patients, float), np.asarray(curve.means, float)
+    stds = np.nan_to_num(np.asarray(curve.stds, float))
+    axis.fill_between(patients, means - stds, means + stds, color=colour, alpha=0.13, linewidth=0)
+    axis.plot(patients, means, color=colour, marker=marker, markersize=5, label=curve.name)
+
+
+def _patients_axis(axis: Axes, curves: Sequence[Curve], *, logarithmic: bool) -> None:
+    """Put a tick at every number of patients, unless it would run into its neighbour."""
+    found = sorted({float(number) for curve in curves for number in curve.patients})
+    if logarithmic and found[0] > 0:
+        axis.set_xscale("log")
+        place = np.log(found)
+    else:
+        place = np.asarray(found)
+    room, kept = 0.07 * (place[-1] - place[0]), [len(found) - 1]
+    for i in range(len(found) - 2, -1, -1):
+        if place[kept[-1]] - place[i] > room:
+            kept.append(i)
+    axis.xaxis.set_major_locator(FixedLocator([found[i] for i in kept]))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:.3g}"))
+
+
+def _figure(size: tuple[float, float], title: str, note: str) -> Figure:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, fontsize=12)
+    if note:
+        lines = textwrap.wrap(note, int(LETTERS * size[0]))
+        figure.supxlabel("\n".join(lines), fontsize=8, color="#444444")
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": "medxlate"})

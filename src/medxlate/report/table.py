@@ -1,0 +1,133 @@
+"""Tables for papers and reports: Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "→": r"$\rightarrow$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$",
+    "²": "$^2$", "³": "$^3$", "µ": r"$\mu$", "μ": r"$\mu$", "<": "$<$",
+    ">": "$>$", "[": "{[}", "*": "{*}", "|": "$|$", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number as it is printed, with what it was.
+
+    Attributes:
+        value: NaN or infinite where there is none.
+        digits: Decimals that are printed.
+        std: Printed behind it, ``3.49 ± 0.15``, unless None or NaN.
+    """
+
+    value: float
+    digits: int = 2
+    std: float | None = None
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.value):
+            return "-"
+        text = f"{self.value:.{self.digits}f}"
+        spread = self.std is not None and math.isfinite(self.std)
+        return f"{text} ± {self.std:.{self.digits}f}" if spread else text
+
+
+Cell = str | Number
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to print.
+
+    Attributes:
+        name: What its file is called: ``table-2``.
+        title: One line.
+        columns: One or two header rows, each as long as a row; neighbours with the same text in
+            the upper of two stand under one heading.
+        rows: Top to bottom.
+        note: What the figures are and what they do not say.
+    """
+
+    name: str
+    title: str
+    columns: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    def markdown(self) -> str:
+        """Return a title, a pipe table and the note; the second header row is the first bold."""
+        upper, *lower = self.columns
+        if lower:
+            upper = tuple(
+                "" if i and upper[i - 1] == text else text for i, text in enumerate(upper)
+            )
+        width = len(upper)
+        marks = ["---"] + ["---:"] * (width - 1)
+        bold = [[f"**{_pipe(text)}**" if text else "" for text in row] for row in lower]
+        body = [[_pipe(str(cell)) for cell in row] for row in self.rows]
+        lines = [[_pipe(text) for text in upper], marks, *bold, *body]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n\n".join(part for part in (f"**{self.title}**", table, self.note) if part) + "\n"
+
+    def latex(self) -> str:
+        """Return a floating table that needs no package beyond LaTeX itself."""
+        width = len(self.columns[0])
+        rules = [f"{_heading(row)} \\\\" for row in self.columns[:-1]]
+        names = [" & ".join(escape(text) for text in self.columns[-1]) + r" \\"]
+        body = [" & ".join(escape(str(cell)) for cell in row) + r" \\" for row in self.rows]
+        size = r"\small" if width <= 6 else r"\scriptsize" if width <= 11 else r"\tiny"
+        lines = [
+            r"\begin{table}[htbp]",
+            r"\centering",
+            rf"\caption{{{escape(self.title)}}}",
+            rf"\label{{tab:{self.name}}}",
+            rf"{size}\setlength{{\tabcolsep}}{{{4 if width <= 6 else 2}pt}}",
+            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
+            *(r"\hline", *rules, *names, r"\hline", *body, r"\hline"),
+            r"\end{tabular}",
+            *([rf"\par\smallskip {{\footnotesize {escape(self.note)}}}"] if self.note else []),
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def csv(self) -> str:
+        """Return one header row and unrounded numbers; a missing number is an empty field."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        heads = zip(*self.columns, strict=True)
+        writer.writerow(": ".join(dict.fromkeys(text for text in head if text)) for head in heads)
+        writer.writerows([_plain(cell) for cell in row] for row in self.rows)
+        return out.getvalue()
+
+
+def escape(text: str) -> str:
+    """Return text as LaTeX sets it: its special characters are characters."""
+    return "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def _pipe(text: str) -> str:
+    return re.sub(r"([\\|*_`<])", r"\\\1", " ".join(text.split()))
+
+
+def _heading(row: Sequence[str]) -> str:
+    groups = [(text, len(list(same))) for text, same in groupby(row)]
+    return " & ".join(
+        rf"\multicolumn{{{n}}}{{c}}{{{escape(text)}}}"
+        if text and n > 1
+        else " & ".join([escape(text)] * n)
+        for text, n in groups
+    )
+
+
+def _plain(cell: Cell) -> str:
+    if isinstance(cell, str) or (cell.std is not None and str(cell) != "-"):
+        return str(cell)
+    return repr(float(cell.value)) if math.isfinite(cell.value) else ""

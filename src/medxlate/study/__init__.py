@@ -1,0 +1,1 @@
+"""The paper's study: every method on the same patients, with honest statistics."""

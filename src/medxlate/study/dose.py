@@ -1,0 +1,327 @@
+"""Dose and response: what a translated source patient is worth, and where more stops helping.
+
+The error of the reference (a predictor on real target images alone) over its number of patients is
+made monotone and read backwards (`medxlate.study.curves`). Nothing is read beyond the patients
+there were.
+
+Intervals treat repeats as Nadeau and Bengio (Machine Learning 52, 2003) do: overlapping splits
+make means vary by ``1 / repeats + test / training`` of the variance, and few repeats make a wide t.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t as student
+
+from medxlate.study.curves import FloatArray, draws, hidden_by_noise, isotonic, last_helpful, needed
+
+Bound = Literal["at", "more", "fewer"]
+
+CANNOT = "cannot be read from these repeats"
+DRAWS = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Equivalent:
+    """How many real target patients the reference would need for a method's error.
+
+    Attributes:
+        method: The method.
+        sources: Its sources, ``mri+pet``.
+        target_fraction: Share of the target's training patients.
+        patients: Mean number of target patients in training.
+        source_patients: Mean number of source patients in training.
+        error: The method's mean loss.
+        reference_error: The reference's mean loss with the same target patients.
+        equivalent: Target patients that the reference would need; None where it cannot be read.
+        bound: ``more`` (fewer) where ``equivalent`` is the largest (smallest) number there was and
+            the reference would need more (fewer).
+        interval: Of ``equivalent``, 95 %; its ends stop at the smallest and largest number.
+        worth: Real target patients that one translated source patient is worth, at most (least)
+            this where ``bound`` is ``fewer`` (``more``).
+        sentence: The reading in words.
+    """
+
+    method: str
+    sources: str
+    target_fraction: float
+    patients: float
+    source_patients: float
+    error: float
+    reference_error: float
+    equivalent: float | None
+    bound: Bound
+    interval: tuple[float, float] | None
+    worth: float | None
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """Where more source patients stop helping.
+
+    Attributes:
+        method: The method.
+        sources: Its sources.
+        target_fraction: Share of the target's training patients.
+        source_fraction: The smallest share after which no larger one lowers the mean loss by more
+            than the standard error of the paired differences; 0 is the reference, without source;
+            None where it cannot be read.
+        source_patients: How many source patients that is.
+        gain: The largest mean gain beyond it (negative: a loss); None at the largest share.
+        standard_error: Of that gain.
+        sentence: The reading in words.
+    """
+
+    method: str
+    sources: str
+    target_fraction: float
+    source_fraction: float | None
+    source_patients: float | None
+    gain: float | None
+    standard_error: float | None
+    sentence: str
+
+
+def equivalents(
+    results: pd.DataFrame,
+    method: str = "joint",
+    *,
+    sources: str,
+    reference: str = "target-only",
+    seed: int = 0,
+) -> tuple[Equivalent, ...] | None:
+    """Read, at each target fraction, how many target patients the reference would need.
+
+    The method's largest source fraction is read.
+
+    Args:
+        results: A row a finished cell.
+        method: The method.
+        sources: Its sources, ``mri+pet``.
+        reference: The method without source.
+        seed: Of the draws behind the intervals.
+
+    Returns:
+        A reading a target fraction, smallest first; None where a side was not run, or the
+        reference with one number of patients alone.
+    """
+    mine = _cells(results, method, sources)
+    mine = mine[mine["source_fraction"] == mine["source_fraction"].max()]
+    real = _cells(results, reference, "")
+    patients = real.groupby("target_fraction")["train_patients"].mean()
+    shares = [share for share in sorted(mine["target_fraction"].unique()) if share in patients]
+    if not shares or patients.nunique() < 2:
+        return None
+    return tuple(
+        _equivalent(mine[mine["target_fraction"] == share], real, patients, seed)
+        for share in shares
+    )
+
+
+def saturation(
+    results: pd.DataFrame,
+    method: str = "joint",
+    *,
+    sources: str,
+    reference: str = "target-only",
+) -> Saturation | None:
+    """Read where more source patients stop lowering the error, at the largest target fraction.
+
+    Args:
+        results: A row a finished cell.
+        method: The method.
+        sources: Its sources.
+        reference: The method without source; where it was run it counts as share 0.
+
+    Returns:
+        The reading; None where there is one source fraction alone.
+    """
+    mine = _cells(results, method, sources)
+    mine = mine[mine["target_fraction"] == mine["target_fraction"].max()]
+    if mine["source_fraction"].nunique() < 2:
+        return None
+    share = float(mine["target_fraction"].iloc[0])
+    none = _cells(results, reference, "")
+    none = none[none["target_fraction"] == share].assign(source_fraction=0.0, source_patients=0.0)
+    cells = pd.concat([none, mine]) if len(none) else mine
+    patients = cells.groupby("source_fraction")["source_patients"].mean()
+    losses = _by_repeat(cells, "source_fraction").dropna()
+    why, place, gain, error = "", len(patients) - 1, 0.0, 0.0
+    if len(losses) < 2:
+        why = f"{_few(len(losses))}"
+    else:
+        place, gain, error = last_helpful(losses.to_numpy())
+        if hidden := hidden_by_noise(losses.to_numpy()):
+            why = (
+                "no two numbers of source patients differ by more than the standard error, "
+                f"which is up to {_short(hidden)}."
+            )
+    if why:
+        sentence = f"Where more source patients stop helping {CANNOT}: {why}{_aside(mine)}"
+        return Saturation(method, sources, share, None, None, None, None, sentence)
+    sentence = _saturated(patients.to_numpy(), place, gain, error, reference) + _aside(mine)
+    last = place == len(patients) - 1
+    return Saturation(
+        method,
+        sources,
+        share,
+        float(patients.index[place]),
+        float(patients.iloc[place]),
+        None if last else gain,
+        None if last else error,
+        sentence,
+    )
+
+
+def _equivalent(
+    mine: pd.DataFrame, real: pd.DataFrame, patients: pd.Series, seed: int
+) -> Equivalent:
+    """Read one target fraction."""
+    share = float(mine["target_fraction"].iloc[0])
+    losses = _by_repeat(real, "target_fraction")
+    here, source = float(patients[share]), float(mine["source_patients"].mean())
+    together = losses.assign(mine=mine.set_index("repeat")["loss"]).dropna()
+    both = together if len(together) else losses.assign(mine=mine["loss"].mean())
+    system = (str(mine["method"].iloc[0]), str(mine["sources"].iloc[0]), share, here, source)
+    errors = (float(both["mine"].mean()), float(both[share].mean()))
+    curve = together[patients.index].T.groupby(patients).mean().T
+    numbers = curve.columns.to_numpy(dtype=float)
+    values = np.column_stack([curve.to_numpy(), together["mine"].to_numpy()])
+    name, spread = str(real["method"].iloc[0]), _spread(real, len(values))
+    interval, why = None, _unreadable(values, numbers, spread, name)
+    if not why:
+        drawn = draws(values, spread, count=DRAWS, seed=seed)
+        ends = np.quantile(
+            needed(numbers, drawn[:, :-1], drawn[:, -1], here), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+        )
+        interval = (float(ends[0]), float(ends[1]))
+        if interval == (numbers[0], numbers[-1]):
+            why = f"every number from {_short(numbers[0])} to {_short(numbers[-1])} fits."
+    if why or interval is None:
+        sentence = (
+            f"How many target patients {name} would need for the error of {_system(*system[:2])} "
+            f"with {_short(here)} {CANNOT}: {why}{_aside(mine)}"
+        )
+        return Equivalent(*system, *errors, None, "at", None, None, sentence)
+    means = values.mean(axis=0)
+    number = float(needed(numbers, means[None, :-1], means[-1:], here)[0])
+    level = isotonic(means[:-1])
+    bound: Bound = "more" if means[-1] < level[-1] else "fewer" if means[-1] > level[0] else "at"
+    worth = (number - here) / source if source else None
+    sentence = _needs(system, errors, name, number, bound, interval, numbers) + _aside(mine)
+    return Equivalent(*system, *errors, number, bound, interval, worth, sentence)
+
+
+def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, reference: str) -> str:
+    """Say why the reference's curve [R, N + 1] cannot be read, or nothing where it can."""
+    if len(values) < 2:
+        return _few(len(values))
+    falls = values[:, 0] - values[:, -2]
+    half = student.ppf((1 + LEVEL) / 2, len(falls) - 1) * spread * falls.std(ddof=1)
+    if falls.mean() > half:
+        return ""
+    return (
+        f"the error of {reference} does not clearly fall with more target patients (from "
+        f"{_short(values[:, 0].mean())} with {_short(numbers[0])} to "
+        f"{_short(values[:, -2].mean())} with {_short(numbers[-1])}; the fall is "
+        f"{_short(falls.mean())} ± {_short(half)}, {LEVEL:.0%} interval)."
+    )
+
+
+def _spread(real: pd.DataFrame, repeats: int) -> float:
+    """Return what turns the standard deviation over repeats into that of their mean."""
+    whole = real[real["target_fraction"] == real["target_fraction"].max()]
+    ratio = float(whole["test_patients"].mean() / whole["train_patients"].mean())
+    return math.sqrt(1 / max(repeats, 1) + ratio)
+
+
+def _needs(
+    system: tuple[str, str, float, float, float],
+    errors: tuple[float, float],
+    reference: str,
+    number: float,
+    bound: Bound,
+    interval: tuple[float, float],
+    numbers: FloatArray,
+) -> str:
+    """Return the reading in words."""
+    method, sources, _, here, source = system
+    few, many = _short(numbers[0]), _short(numbers[-1])
+    ends = (
+        f"fewer than {few}" if interval[0] <= numbers[0] else _short(interval[0]),
+        f"more than {many}" if interval[1] >= numbers[-1] else _short(interval[1]),
+    )
+    count = {"at": f"about {_short(number)}", "more": f"more than {many}"}.get(
+        bound, f"fewer than {few}"
+    )
+    text = (
+        f"With {_short(here)} target patients {_system(method, sources)} has an error of "
+        f"{_short(errors[0])} ({reference}: {_short(errors[1])}); {reference} would need {count} "
+        f"target patients for that ({LEVEL:.0%} interval: {ends[0]} to {ends[1]})."
+    )
+    if source and bound == "more" and number <= here:
+        text += " What a translated source patient is worth can be read with fewer patients only."
+    elif source:
+        sign = {"at": "about", "more": "more than", "fewer": "less than"}[bound]
+        text += (
+            f" One of its {_short(source)} translated source patients is worth {sign} "
+            f"{_short((number - here) / source, 2)} real target patients."
+        )
+    if interval[0] <= here <= interval[1]:
+        text += " The interval holds the patients it had: a gain is not shown."
+    return text
+
+
+def _saturated(patients: FloatArray, place: int, gain: float, error: float, reference: str) -> str:
+    """Return the reading in words."""
+    most = f"{_short(patients[-1])} source patients"
+    if place == len(patients) - 1:
+        return f"The error still falls at {most}, the most there were: more may help further."
+    found = (
+        f"the largest mean gain beyond is {_short(gain)}, with a standard error of {_short(error)}"
+    )
+    if patients[place] == 0:
+        return f"No number of source patients, up to {most}, is shown to help: {found}."
+    return (
+        f"From {_short(patients[place])} source patients on, more (up to {most}) do not help "
+        f"further: {found}. A smaller gain than that error would not have been seen."
+    )
+
+
+def _cells(results: pd.DataFrame, method: str, sources: str) -> pd.DataFrame:
+    return results[(results["method"] == method) & (results["sources"].fillna("") == sources)]
+
+
+def _by_repeat(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    return cells.pivot_table(index="repeat", columns=column, values="loss")
+
+
+def _system(method: str, sources: str) -> str:
+    return f"{method} ({sources})" if sources else method
+
+
+def _few(repeats: int) -> str:
+    return f"{repeats or 'no'} repeat has every fraction, and at least 2 are needed."
+
+
+def _aside(cells: pd.DataFrame) -> str:
+    """Say what the policy `image` makes of the reading."""
+    if "image" not in set(cells["policy"]):
+        return ""
+    return " Slices were divided, not patients: this holds for known patients, not for new ones."
+
+
+def _short(number: float, significant: int = 3) -> str:
+    """Return a number with so many significant digits, without an exponent."""
+    if not number or not math.isfinite(number):
+        return f"{number:.0f}"
+    digits = significant - 1 - math.floor(math.log10(abs(number)))
+    text = f"{number:.{min(max(digits, 0), 9)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,0 +1,97 @@
+"""The slices that a run trains, validates and tests on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from medxlate.config import Config, OptimizerConfig
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.leaks import check_no_leak, check_part
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Part, Split, training_share
+from medxlate.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Data:
+    """Training and validation slices by modality."""
+
+    train: Mapping[str, Slices]
+    val: Mapping[str, Slices]
+
+    def steps_per_epoch(self, config: OptimizerConfig) -> int:
+        """Return the configured number, else as many as show the largest modality once.
+
+        All modalities count, also those that a method does not use, so that every method makes
+        the same number of updates.
+        """
+        if config.steps_per_epoch is not None:
+            return config.steps_per_epoch
+        return math.ceil(max(len(slices) for slices in self.train.values()) / config.batch_size)
+
+
+def open_modalities(dataset: Dataset, config: Config) -> dict[str, Modality]:
+    """Open every modality that is named, also where the method does not use it.
+
+    A test patient's images of any modality are then outside of every method's training, and
+    methods on the same data share their split and their number of updates.
+    """
+    names = [*config.data.sources, config.data.target]
+    return {name: dataset.modality(name) for name in names}
+
+
+def image_size(dataset: Dataset, config: Config) -> int:
+    """Return the side of the images in training; raises ConfigError above the prepared size."""
+    size = config.data.image_size or dataset.info.image_size
+    if size > dataset.info.image_size:
+        raise ConfigError(
+            f"data.image_size is {size}, and the dataset holds images of "
+            f"{dataset.info.image_size} px.",
+            f"Prepare it with --size {size}, or choose a smaller preset.",
+        )
+    return size
+
+
+def part_slices(
+    dataset: Dataset, tables: Mapping[str, Modality], split: Split, config: Config, part: Part
+) -> dict[str, Slices]:
+    """Return the slices of one part by modality, in training the configured share of them.
+
+    Raises:
+        DataError: A slice does not belong to the part.
+    """
+    size = image_size(dataset, config)
+    made = {}
+    for name, modality in tables.items():
+        rows = split.rows(name, modality.slices, part)
+        if part == "train":
+            data = config.data
+            share = data.target_fraction if name == data.target else data.source_fraction
+            rows = training_share(
+                split, name, modality.slices, rows, share, seed=config.runtime.seed
+            )
+        units = split.units(name, modality.slices)
+        check_part(split, part, [units[row] for row in rows])
+        made[name] = Slices(modality, rows, task=dataset.info.task, image_size=size)
+    return made
+
+
+def make_data(
+    dataset: Dataset, tables: Mapping[str, Modality], split: Split, config: Config
+) -> Data:
+    """Return training and validation slices; refuses a leaking split.
+
+    Raises:
+        DataError: A patient or image is on two sides, or a modality has no training patient.
+    """
+    check_no_leak(split, {name: modality.slices for name, modality in tables.items()})
+    train, val = (part_slices(dataset, tables, split, config, part) for part in ("train", "val"))
+    for name, slices in train.items():
+        if len(slices) == 0:
+            raise DataError(
+                f"No {name} patient is left for training: they all fell to validation or test.",
+                "Prepare more patients, or change split.seed.",
+            )
+    return Data(train, val)

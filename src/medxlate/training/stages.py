@@ -1,0 +1,97 @@
+"""What a method trains first, and what it takes over from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medxlate.config import Config
+from medxlate.dataset.loading import Read, Slices
+from medxlate.errors import ModelError
+from medxlate.files import whole_file
+from medxlate.images.stack import FloatArray
+from medxlate.inference.engine import run as run_network
+from medxlate.models.device import Compute
+from medxlate.models.generator import Generator
+from medxlate.models.runs import RunFolder
+from medxlate.training.checkpoints import last_position, load_part, pointed
+from medxlate.training.methods import generator_blocks
+from medxlate.training.step import Learner
+
+TRANSLATED = "translated.npy"
+BATCH = 16
+PEAK = 65535  # of the stored 16-bit integers: a step is 3e-5 of the range [-1, 1]
+
+Stages = Mapping[str, RunFolder]
+
+
+def is_trained(run: RunFolder, config: Config) -> bool:
+    """Return whether a run has taken all of its epochs."""
+    return last_position(run.checkpoints).epoch >= config.optimizer.epochs
+
+
+def checkpoint_of(run: RunFolder, pointer: str) -> Path:
+    """Return the checkpoint that ``last`` or ``best`` names; raises ModelError without one."""
+    found = pointed(run.checkpoints, pointer)
+    if found is None:
+        raise ModelError(f"The run {run.path} has no checkpoint.")
+    return found
+
+
+def start_predictor(learner: Learner, stage: RunFolder) -> None:
+    """Give the predictor the weights of the best one of an earlier run."""
+    weights = load_part(checkpoint_of(stage, "best"), "predictor.")
+    learner.networks["predictor"].load_state_dict(weights)
+
+
+def translated(
+    slices: Slices, stage: RunFolder, *, config: Config, image_size: int, compute: Compute
+) -> Slices:
+    """Return the source's slices with their translations as images: y becomes G(y).
+
+    All are translated once, with the last generator, and kept beside it as 16-bit integers.
+
+    Args:
+        slices: The source's training slices.
+        stage: The finished run of its translator.
+        config: That run's configuration.
+        image_size: Side of the images, pixels.
+        compute: Device and precision.
+    """
+    path = stage.path / TRANSLATED
+    if not path.is_file():
+        generator = Generator(
+            width=config.model.generator_width, blocks=generator_blocks(config, image_size)
+        )
+        weights = load_part(checkpoint_of(stage, "last"), f"{slices.name}.g.")
+        generator.load_state_dict(weights)
+        _write_translated(path, slices, generator.to(compute.device), compute, image_size)
+    return slices.with_images(_reader(path))
+
+
+def _write_translated(
+    path: Path, slices: Slices, generator: Generator, compute: Compute, size: int
+) -> None:
+    shape = (len(slices), size, size)
+    with whole_file(path) as partial:
+        # Without the map closed, Windows could not rename the file.
+        stored = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint16, shape=shape)
+        done = 0
+        for batch in slices.batches(BATCH):
+            images = run_network(generator, [batch.images], compute=compute)[:, 0]
+            unit = (images.clamp(-1, 1) + 1) / 2
+            stored[done : done + len(images)] = (unit * PEAK).round().to(torch.int32).numpy()
+            done += len(images)
+        stored.flush()
+        del stored
+
+
+def _reader(path: Path) -> Read:
+    def read(index: int) -> FloatArray:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asarray(mapped[index], dtype=np.float32) * np.float32(2 / PEAK) - 1
+
+    return read
