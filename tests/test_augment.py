@@ -166,7 +166,7 @@ def test_crop_keeps_the_share_and_the_proportions() -> None:
     torch.testing.assert_close((below - centre)[:, 1], 5 * zoom, atol=0.05, rtol=0)
     # The kept square lies within the image: its centre is off by (1 - 1 / zoom) / 2 at most.
     off = centre.abs().amax(1) / zoom
-    assert (off <= (1 - 1 / zoom) / 2 * SIZE + 0.05).all()
+    assert (off <= (1 - 1 / zoom) / 2 * SIZE + 0.2).all()
     assert off.max() > 4
 
 

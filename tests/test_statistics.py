@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -34,7 +35,7 @@ def test_corrected_t_against_scikit_learn() -> None:
     machine's rbf and linear kernel over 10 x 10-fold cross-validation of 100 samples (90 and 10).
     The 100 differences are those that scikit-learn 1.9.1 finds, multiples of 0.04.
     """
-    counts = {-0.12: 1, -0.08: 2, -0.04: 9, 0.0: 51, 0.04: 32, 0.08: 4, 0.20: 1}
+    counts = {-0.12: 1, -0.08: 2, -0.04: 10, 0.0: 53, 0.04: 29, 0.08: 4, 0.20: 1}
     tested = corrected_resampled_t(
         np.repeat(list(counts), list(counts.values())), train=90, test=10
     )
@@ -160,6 +161,25 @@ def test_wilcoxon_of_little() -> None:
     assert wilcoxon([2.0, 3.0, 0.0]) == 0.5  # two of one sign: 2 of 4 arrangements
 
 
+def test_wilcoxon_is_exact_with_equal_ranks_too() -> None:
+    """By hand, by every one of 2^7 signs, and by scipy's own (slow) permutation of the signs.
+
+    Of 1, 1, 2, -3 the ranks are 1.5, 1.5, 3, 4: a sum of 4 or less has 6 of 16 arrangements
+    (0, 1.5, 1.5, 3, 3, 4), so p = 12 / 16.
+    """
+    assert wilcoxon([1.0, 1.0, 2.0, -3.0]) == 0.75
+    random = np.random.default_rng(0)
+    signs = np.array(list(itertools.product([0, 1], repeat=7)))
+    for _ in range(20):
+        tied = random.integers(1, 5, 7) * random.choice([-1.0, 1.0], 7)
+        ranks = stats.rankdata(abs(tied))
+        found, null = ranks[tied > 0].sum(), signs @ ranks
+        expected = min(1, 2 * min((null <= found).mean(), (null >= found).mean()))
+        assert wilcoxon(tied) == pytest.approx(expected)
+    slow = stats.wilcoxon(tied, method=stats.PermutationMethod(n_resamples=np.inf))
+    assert wilcoxon(tied) == pytest.approx(slow.pvalue)
+
+
 @pytest.mark.parametrize(
     ("raw", "adjusted"),
     [
@@ -169,11 +189,22 @@ def test_wilcoxon_of_little() -> None:
         ([0.319, 0.201, 0.4, 0.374, 0.113], [0.957, 0.804, 0.957, 0.957, 0.565]),
         # statsmodels 0.15.0, multipletests(method="holm").
         ([0.01, 0.04, 0.20, 0.03, 0.005, 0.07], [0.05, 0.12, 0.20, 0.12, 0.03, 0.14]),
-        # The same of the 15 p-values of Benjamini and Hochberg (1995), section 4.1.
+        # The same of 11 of the p-values of Benjamini and Hochberg (1995), section 4.1.
         (
-            [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
-            + [0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0],
-            [0.0015, 0.0056, 0.0247, 0.114, 0.2211, 0.278, 0.278, 0.278, 0.3213] + [1.0] * 6,
+            [
+                0.0001,
+                0.0004,
+                0.0019,
+                0.0095,
+                0.0201,
+                0.0278,
+                0.0298,
+                0.0344,
+                0.0459,
+                0.3240,
+                0.4262,
+            ],
+            [0.0011, 0.0040, 0.0171, 0.0760, 0.1407, 0.1668, 0.1668, 0.1668, 0.1668, 0.648, 0.648],
         ),
         ([], []),
     ],
@@ -258,7 +289,12 @@ def test_differences_are_paired() -> None:
 
 def test_bootstrap_is_seeded_and_knows_its_limits() -> None:
     losses, owner = clustered(30, seed=4)
-    assert mean_interval(losses, owner) == mean_interval(losses, [f"p{i}" for i in owner])
+    again = mean_interval(losses, owner)
+    assert again is not None
+    assert again == mean_interval(losses, [f"p{i:02d}" for i in owner])
+    back = mean_interval(losses[::-1], owner[::-1])  # nor does the order of the rows matter
+    assert back is not None
+    assert dataclasses.astuple(back) == pytest.approx(dataclasses.astuple(again))
     assert mean_interval(losses, owner) != mean_interval(losses, owner, seed=1)
     assert mean_interval([1.0, 2.0, 3.0], ["a", "b", "b"]) is None
     assert mean_interval([], []) is None
@@ -302,7 +338,8 @@ def named(found: list[Comparison]) -> dict[str, Comparison]:
 
 
 TARGET = [100.0, 104, 98, 107, 95, 101, 99, 103, 96, 102]
-CLEAR = [loss - 20 + wobble for loss, wobble in zip(TARGET, [0, 1, -1, 2, 0, -2, 1, 0, -1, 1])]
+WOBBLE = [0, 1, -1, 2, 0, -2, 1, 0, -1, 1]
+CLEAR = [loss - 20 + wobble for loss, wobble in zip(TARGET, WOBBLE, strict=True)]
 STUDY = {
     "target-only": TARGET,
     "joint/mri": CLEAR,
@@ -359,14 +396,14 @@ def test_holm_is_over_all_but_the_constant() -> None:
 
 def test_holm_can_change_a_verdict() -> None:
     """p of one method is 0.02 to 0.05: enough alone, not among three."""
-    close = [loss + change for loss, change in zip(TARGET, np.array(DIFFERENCES), strict=True)]
+    close = [loss + change for loss, change in zip(TARGET, DIFFERENCES, strict=True)]
     noise = {f"m{k}": [x + (-1) ** (i + k) for i, x in enumerate(TARGET)] for k in range(2)}
-    results = frame({"target-only": TARGET, "joint/mri": close}).assign(test_patients=5)
+    results = frame({"target-only": TARGET, "joint/mri": close}).assign(test_patients=3)
     alone = named(compare_to(results))["joint (mri)"]
     assert alone.p is not None
     assert 0.02 < alone.p < 0.05
     assert alone.verdict == "helps"
-    more = pd.concat([results, frame(noise).assign(test_patients=5)])
+    more = pd.concat([results, frame(noise).assign(test_patients=3)])
     among = named(compare_to(more))["joint (mri)"]
     assert among.p == alone.p
     assert among.p_holm == pytest.approx(3 * alone.p)
@@ -391,11 +428,16 @@ def test_the_correction_counts_what_the_splits_divide() -> None:
 def test_sentences() -> None:
     found = named(compare_to(frame(STUDY)))
     assert found["joint (mri)"].sentence == (
-        "joint (mri) helps against target-only: MSE 80.6 ± 4.2 against 100.5 ± 3.75, a difference "
-        "of -19.9 (95 % interval -21.3 to -18.5), p < 0.001 after Holm, over 10 repeats."
+        "joint (mri) helps: MSE 80.6 ± 4.48 against 100.5 ± 3.69 for target-only, "
+        "a difference of -19.9 (95 % interval -21.5 to -18.3), p < 0.001 after Holm, "
+        "over 10 repeats."
     )
     assert found["autoaugment"].sentence.startswith(
         "No difference between autoaugment and target-only is shown: MSE 100.5 ± "
+    )
+    assert found["constant"].sentence.startswith("constant does worse than target-only: MSE 164.5")
+    assert against_baselines(frame(STUDY))[0].sentence.startswith(
+        "joint (mri) does better than autoaugment: MSE 80.6"
     )
     assert "p = 1 after Holm" in found["autoaugment"].sentence
     results = frame(STUDY).drop(columns="mse")
@@ -407,8 +449,8 @@ def test_what_loses_to_the_constant_means_nothing() -> None:
     found = named(compare_to(frame(low)))
     bad, good = found["cyclegan (mri)"], found["joint (mri)"]
     assert (bad.beats_constant, good.beats_constant) == (False, True)
-    assert "does not beat the constant (MSE 94.5), so it means nothing" in bad.sentence
-    assert "so it means nothing" not in good.sentence
+    assert "does not beat the constant (MSE 94.5), so its result means nothing" in bad.sentence
+    assert "so its result means nothing" not in good.sentence
     assert "target-only does not beat the constant" in good.sentence
     assert found["constant"].reference_beats_constant is False
     assert "target-only does not beat the constant" in found["constant"].sentence
@@ -436,8 +478,8 @@ def test_one_repeat_is_no_test() -> None:
     assert found.verdict == "no difference shown"
     assert (found.std, found.t, found.p, found.p_holm, found.wilcoxon_p) == (None,) * 5
     assert found.sentence == (
-        "No difference between joint (mri) and target-only is shown: MSE 50 against 100, "
-        "a difference of -50, no test, as one repeat has no spread, over 1 repeat."
+        "No difference between joint (mri) and target-only is shown: MSE 50 against 100 for "
+        "target-only, a difference of -50, no test, as one repeat has no spread, over 1 repeat."
     )
     same = {"target-only": [10.0, 20.0], "joint/mri": [9.0, 19.0]}
     (found,) = compare_to(frame(same))
@@ -596,13 +638,12 @@ def simulated(seed: int, *, effect: float, methods: int = 3) -> pd.DataFrame:
 
     The label is the sum of independent features, and each method fits a line through one of
     them: what they can expect to lose is equal, but not on the patients that happen to be there.
-    With an effect, every method but target-only sees that share of the noise as well.
+    With an effect, every method but target-only sees that much of the label itself as well.
     """
     random = np.random.default_rng(seed)
     features = random.normal(size=(50, methods + 1))
-    noise = random.normal(size=50)
-    label = features.sum(axis=1) + noise
-    seen = features + effect * noise[:, None] * (np.arange(methods + 1) > 0)
+    label = features.sum(axis=1) + random.normal(size=50)
+    seen = features + effect * label[:, None] * (np.arange(methods + 1) > 0)
     losses: dict[str, list[float]] = {}
     for _ in range(10):
         order = random.permutation(50)
@@ -621,18 +662,18 @@ def plain_p(c: Comparison, results: pd.DataFrame) -> float:
 
 def test_without_an_effect_help_is_rarely_found() -> None:
     corrected = uncorrected = 0
-    for seed in range(60):
+    for seed in range(40):
         results = simulated(seed, effect=0.0)
         found = compare_to(results)
         corrected += any(c.verdict != "no difference shown" for c in found)
         plain = holm([plain_p(c, results) for c in found])
         uncorrected += any(p is not None and p < 0.05 for p in plain)
-    assert corrected <= 0.15 * 60
-    assert uncorrected >= 0.35 * 60
+    assert corrected <= 0.1 * 40
+    assert uncorrected >= 0.2 * 40
 
 
 def test_a_clear_effect_is_found() -> None:
-    found = [c for seed in range(10) for c in compare_to(simulated(seed, effect=3.0))]
+    found = [c for seed in range(10) for c in compare_to(simulated(seed, effect=2.0))]
     helps = sum(c.verdict == "helps" for c in found)
     assert helps >= 0.7 * len(found)
     assert not any(c.verdict == "hurts" for c in found)

@@ -223,6 +223,11 @@ def test_a_shifted_mean_is_told_with_the_tests_own_figures():
     assert f"{shift:.2f} standard deviations apart" in flat
     assert f"Kolmogorov-Smirnov p = {ks_2samp(source, target).pvalue:.2g}." in flat
     assert "mean 46.5 (sd 9.083) years in mri, mean 40 (sd 13.11) years in ct" in flat
+    assert ks_2samp(source, target).pvalue > 0.01
+    mirrored = table([80 - label for label in source], prefix="q")
+    assert f"{shift:.2f} standard" in " ".join(
+        label_warnings(AGE, table(target), "ct", {"mri": mirrored})[0].split()
+    )
 
 
 def test_another_shape_with_the_same_mean_and_range_is_told():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,20 +48,36 @@ def square(item: int, device: str, threads: int) -> object:
     return item * item
 
 
-def wait_for(seconds: float, device: str, threads: int) -> float:
-    time.sleep(seconds)
-    return seconds
-
-
-def meet(folder: Path, device: str, threads: int) -> str:
-    """Return the device once two processes are at work at the same time."""
-    (folder / str(os.getpid())).touch()
-    deadline = time.monotonic() + 15
-    while len(list(folder.iterdir())) < 2:
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError("nobody came")
-        time.sleep(0.01)
+            raise TimeoutError("nothing happened")
+        time.sleep(0.02)
+
+
+def first_waits(item: int, device: str, threads: int) -> int:
+    """Return; the item 0 does so after a minute."""
+    time.sleep(0 if item else 60)
+    return item
+
+
+def meet(item: tuple[Path, int], device: str, threads: int) -> str:
+    """Return the device once so many processes are at work at the same time."""
+    folder, count = item
+    (folder / str(os.getpid())).touch()
+    until(lambda: len(list(folder.iterdir())) >= count)
     return device
+
+
+def wait_for_the_others(item: tuple[Path, int], device: str, threads: int) -> int:
+    """Leave a note; the first item waits for the notes of three others."""
+    folder, number = item
+    if number == 0:
+        until(lambda: len(list(folder.iterdir())) == 3)
+    else:
+        (folder / str(number)).touch()
+    return number
 
 
 def note_and_wait(folder: Path, device: str, threads: int) -> None:
@@ -70,20 +85,20 @@ def note_and_wait(folder: Path, device: str, threads: int) -> None:
     time.sleep(60)
 
 
-def die_after_the_result(item: int, device: str, threads: int) -> int:
-    """Return; the process dies soon after, at rest."""
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+def die_soon_after(item: int, device: str, threads: int) -> int:
+    """Return; the process dies a little later."""
+    threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGKILL)).start()
     return os.getpid()
 
 
 def leave_a_grandchild(item: int, device: str, threads: int) -> None:
-    """Die while a process that was started from here still holds the pipe open."""
+    """Die while a process that was forked from here still holds the pipe open."""
     if os.fork() == 0:
-        os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(4)"])
+        time.sleep(15)
     os._exit(3)
 
 
-def ask_for_openmp(item: int, device: str, threads: int) -> str:
-    """Return what a program that is started from here would be given."""
-    ask = "import os; print(os.environ['OMP_NUM_THREADS'])"
-    return subprocess.check_output([sys.executable, "-c", ask], text=True).strip()
+def first_notes_and_waits(item: tuple[Path, int], device: str, threads: int) -> None:
+    folder, number = item
+    if number == 0:
+        note_and_wait(folder, device, threads)

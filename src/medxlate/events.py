@@ -60,6 +60,22 @@ class EpochEnded(Event):
     best: bool
 
 
+@dataclass(frozen=True)
+class CellEnded(Event):
+    """A cell of a study is finished or failed: ``done`` of ``total``.
+
+    ``loss`` is its error on the test images, ``seconds`` its training; ``error`` says why it
+    failed, or is empty.
+    """
+
+    name: str
+    done: int
+    total: int
+    loss: float | None
+    seconds: float
+    error: str
+
+
 Listener = Callable[[Event], None]
 
 

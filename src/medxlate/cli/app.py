@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import medxlate
+from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.evaluate import evaluate
 from medxlate.cli.predict import predict
@@ -39,14 +40,14 @@ def _root(
     """Translate medical images between modalities to make a better predictor.
 
     The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
-    **evaluate**. **scrub** looks for patients' data in what is handed on. **demo** does all of it
+    **evaluate**. **compare** trains every method on the same splits and says which one helps. **scrub** looks for patients' data in what is handed on. **demo** does all of it
     on generated images.
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
 
 
-for command in (prepare, train, translate, predict, evaluate, scrub, demo):
+for command in (prepare, train, translate, predict, evaluate, compare, scrub, demo):
     app.command()(command)
 
 

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from medxlate.errors import MedxlateError
-from medxlate.events import EpochEnded, Event, Stage, StepLogged, Warned
+from medxlate.events import CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
 
 INTERRUPTED = 130
@@ -59,6 +59,8 @@ class Reporter:
             self._describe(event)
         elif isinstance(event, EpochEnded):
             self._epoch(event)
+        elif isinstance(event, CellEnded):
+            self._cell(event)
 
     def result(self, value: dict[str, Any], *tables: Table | str) -> None:
         """Print the result: the value as JSON, or the tables and lines for people."""
@@ -128,6 +130,15 @@ class Reporter:
         figures = "  ".join(f"{k} {v:.4g}" for k, v in event.metrics.items() if k != "val_error")
         best = "  (best so far)" if event.best else ""
         self._err.print(f"epoch {event.epoch}/{event.epochs}  {figures}{best}", markup=False)
+
+    def _cell(self, event: CellEnded) -> None:
+        what = f"failed: {event.error}" if event.error else f"test error {number(event.loss)}"
+        self._err.print(
+            f"{event.done}/{event.total}  {event.name}  {what}  ({event.seconds:.0f} s)",
+            markup=False,
+            style="red" if event.error else None,
+            soft_wrap=True,
+        )
 
     def _stop_bar(self) -> None:
         if self._bar is not None:

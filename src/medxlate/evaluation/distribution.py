@@ -141,29 +141,34 @@ def image_metrics(
         The metrics under their names with features; IS (of the fakes) is left out where the
         features have no class logits. KID is a mean over 100 random subsets of up to 1000 images.
     """
-    a = _extract(fakes, features, device)
-    b = _extract(reals, features, device)
-    pooled = a[:, : features.width], b[:, : features.width]
+    a, b = (extract(map(to_eight_bit, images), features, device) for images in (fakes, reals))
+    return compare_features(a, b, metrics, features)
+
+
+def extract(images: Iterable[Tensor], features: Features, device: torch.device) -> Tensor:
+    """Return features [N, D] of uint8 images [B, 3, S, S]; in float32, whatever was trained."""
+    compute = Compute(device, "fp32")
+    return run(features.network, images, compute=compute, call=features.extract)
+
+
+def compare_features(
+    fakes: Tensor, reals: Tensor, metrics: Sequence[str], features: Features
+) -> dict[str, float]:
+    """Compare the features [N, D] of translated and of real images; see ``image_metrics``."""
+    pooled = fakes[:, : features.width], reals[:, : features.width]
     found: dict[str, float] = {}
     if "fid" in metrics:
         statistics = [fid_features_to_statistics(each) for each in pooled]
         value = fid_statistics_to_metric(*statistics, verbose=False)
         found[features.label("fid")] = value["frechet_inception_distance"]
     if "kid" in metrics:
-        size = min(1000, len(a), len(b))
+        size = min(1000, len(fakes), len(reals))
         value = kid_features_to_metric(*pooled, kid_subset_size=size, verbose=False)
         found[features.label("kid")] = value["kernel_inception_distance_mean"]
     if "is" in metrics and features.has_classes:
-        value = isc_features_to_metric(a[:, features.width :], splits=min(10, len(a)))
+        value = isc_features_to_metric(fakes[:, features.width :], splits=min(10, len(fakes)))
         found[features.label("is")] = value["inception_score_mean"]
     return {name: float(value) for name, value in found.items()}
-
-
-def _extract(images: Iterable[Tensor], features: Features, device: torch.device) -> Tensor:
-    """Return features [N, D]; in float32, whatever the model was trained in."""
-    compute = Compute(device, "fp32")
-    eight_bit = (to_eight_bit(batch) for batch in images)
-    return run(features.network, eight_bit, compute=compute, call=features.extract)
 
 
 def to_eight_bit(images: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,11 +26,15 @@ from medxlate.evaluation.distribution import (
     inception_features,
     predictor_features,
 )
-from medxlate.evaluation.prediction import metric_names, score
+from medxlate.evaluation.prediction import (
+    constant_predictions,
+    metric_names,
+    score,
+    score_slices,
+)
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json
 from medxlate.inference.engine import run as run_network
-from medxlate.inference.inputs import patients_mean
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.device import Compute, choose_compute
@@ -188,24 +191,13 @@ def _prediction_scores(
     images = (batch.images for batch in test.batches(BATCH))
     values = predict_batches(predictor.network, images, head=head, compute=predictor.compute)
     labels = test.labels.numpy()
-    # A patient seen at two ages, or with two diagnoses, counts once for each.
-    cases = [f"{patient} {label}" for patient, label in zip(test.patients, labels, strict=True)]
-    means = patients_mean(values, cases)
-    truths = dict(zip(cases, labels, strict=True))
+    per_image, per_patient = score_slices(values, labels, test.patients, head.task)
+    constant = constant_predictions(train.labels.numpy(), len(labels), head.task)
     return {
-        "per_image": score(values, labels, head.task),
-        "per_patient": score(
-            np.stack(list(means.values())), np.array([truths[case] for case in means]), head.task
-        ),
-        "constant": score(_constant(train.labels, len(labels), head), labels, head.task),
+        "per_image": per_image,
+        "per_patient": per_patient,
+        "constant": score(constant, labels, head.task),
     }
-
-
-def _constant(labels: Tensor, count: int, head: Head) -> np.ndarray[Any, Any]:
-    if head.task.kind == "regression":
-        return np.full(count, float(labels.double().mean()))
-    shares = np.bincount(labels.numpy(), minlength=len(head.task.classes)) / len(labels)
-    return np.tile(shares, (count, 1))
 
 
 def _features(predictor: Predictor, inception: Path | str | None, *, download: bool) -> Features:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torchmetrics.functional.classification import (
 from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
 from medxlate.dataset.labels import Task
+from medxlate.inference.inputs import patients_mean
 
 REGRESSION = ("mse", "mae", "r2")
 CLASSIFICATION = ("accuracy", "auroc", "f1")
@@ -59,6 +61,49 @@ def score(
         "auroc": _auroc(predicted, truth, present, count),
         "f1": float(f1),
     }
+
+
+def score_slices(
+    values: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    patients: Sequence[str],
+    task: Task,
+) -> tuple[dict[str, float | None], dict[str, float | None]]:
+    """Score slices, and patients by the mean prediction of their slices.
+
+    A patient seen at two ages, or with two diagnoses, counts once for each.
+
+    Args:
+        values: As for ``score``.
+        labels: As for ``score``.
+        patients: The patient of each slice.
+        task: As for ``score``.
+
+    Returns:
+        The metrics per image, and the same per patient.
+    """
+    cases = [f"{patient} {label}" for patient, label in zip(patients, labels, strict=True)]
+    means = patients_mean(values, cases)
+    truths = dict(zip(cases, labels, strict=True))
+    truth = np.array([truths[case] for case in means])
+    return score(values, labels, task), score(np.stack(list(means.values())), truth, task)
+
+
+def constant_predictions(
+    labels: np.ndarray[Any, Any], count: int, task: Task
+) -> np.ndarray[Any, Any]:
+    """Return ``count`` predictions that ignore the image.
+
+    Args:
+        labels: The training labels: values, or class numbers.
+        count: How many.
+        task: Mean label for a regression; the classes' frequencies for a classification, so that
+            the majority class is chosen.
+    """
+    if task.kind == "regression":
+        return np.full(count, float(np.mean(labels, dtype=np.float64)))
+    shares = np.bincount(labels, minlength=len(task.classes)) / len(labels)
+    return np.tile(shares, (count, 1))
 
 
 def _auroc(

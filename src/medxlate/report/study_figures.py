@@ -12,17 +12,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from medxlate.files import whole_file
 
 OURS, OTHER, FAINT = "#c1440e", "#33506b", 0.35
-# Okabe and Ito's colours, which the colour-blind tell apart; black is the first reference's.
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+# From Okabe and Ito's colours, which the colour-blind tell apart.
+OUR_COLOURS = (OURS, "#e69f00", "#cc79a7")
+OTHER_COLOURS = ("#111111", "#0072b2", "#009e73", "#56b4e9", "#777777")
 LINES = (("#555555", ":"), ("#111111", "--"), ("#777777", "-."))
 MARKERS = "osD^vP*"
 DPI = 130
-LETTERS = 17  # of a note, an inch
+LETTERS = 15  # of a note, an inch
 
 Names = Callable[[str, str], str]
 
@@ -53,12 +55,14 @@ class Curve:
         patients: Rising, [N].
         means: Mean loss over repeats, [N].
         stds: Its standard deviation over repeats, [N]; NaN where there is none.
+        ours: Whether it is drawn as the method that the others are held against.
     """
 
     name: str
     patients: Sequence[float]
     means: Sequence[float]
     stds: Sequence[float]
+    ours: bool = False
 
 
 def errors_of(
@@ -78,8 +82,8 @@ def errors_of(
         Errors(
             names(str(method), str(sources)),
             losses.to_list(),
-            (intervals or {}).get((method, sources)),
-            ours=str(method).partition("+")[0] == "joint",
+            (intervals or {}).get((str(method), str(sources))),
+            ours=_is_ours(str(method)),
         )
         for (method, sources), losses in groups
     ]
@@ -97,9 +101,10 @@ def target_curves(results: pd.DataFrame, names: Names) -> list[Curve]:
     curves = []
     for (method, sources), cells in results.groupby(["method", "sources"], sort=False):
         whole = cells[cells["source_fraction"] == cells["source_fraction"].max()]
-        curve = _curve(names(str(method), str(sources)), whole, "target_fraction", "train_patients")
-        curves.append(curve)
-    return [curve for curve in curves if len(curve.patients) > 1]
+        if whole["target_fraction"].nunique() > 1:
+            name, ours = names(str(method), str(sources)), _is_ours(str(method))
+            curves.append(_curve(name, whole, "target_fraction", "train_patients", ours))
+    return curves
 
 
 def source_curves(
@@ -118,17 +123,20 @@ def source_curves(
     for (method, sources), cells in whole.groupby(["method", "sources"], sort=False):
         if cells["source_fraction"].nunique() > 1:
             every = pd.concat([none, cells]) if len(none) else cells
-            name = names(str(method), str(sources))
-            curves.append(_curve(name, every, "source_fraction", "source_patients"))
+            name, ours = names(str(method), str(sources)), _is_ours(str(method))
+            curves.append(_curve(name, every, "source_fraction", "source_patients", ours))
     return curves
 
 
-def _curve(name: str, cells: pd.DataFrame, fraction: str, patients: str) -> Curve:
+def _is_ours(method: str) -> bool:
+    return method.partition("+")[0] == "joint"
+
+
+def _curve(name: str, cells: pd.DataFrame, fraction: str, patients: str, ours: bool) -> Curve:
     groups = cells.groupby(fraction)
     losses = groups["loss"]
-    return Curve(
-        name, groups[patients].mean().to_list(), losses.mean().to_list(), losses.std().to_list()
-    )
+    numbers, means = groups[patients].mean().to_list(), losses.mean().to_list()
+    return Curve(name, numbers, means, losses.std(ddof=1).to_list(), ours)
 
 
 def error_plot(
@@ -173,7 +181,13 @@ def error_plot(
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
     if references:
-        figure.legend(loc="outside upper right", ncols=len(references), frameon=False, fontsize=9)
+        axis.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=len(references),
+            frameon=False,
+            fontsize=9,
+        )
     _save(figure, path)
 
 
@@ -204,35 +218,47 @@ def dose_plot(
         )
         if curves
     ]
-    names = list(dict.fromkeys(curve.name for curves, _ in panels for curve in curves))
-    rows = -(-len(names) // 3)
-    size = (1.2 + 4.6 * max(len(panels), 1), 4.2 + 0.24 * rows)
-    figure = _figure(size, title, note)
-    axes = figure.subplots(1, max(len(panels), 1), squeeze=False, sharey=True)[0]
-    for axis, (curves, label) in zip(axes, panels, strict=False):
+    colours = _colours([curve for curves, _ in panels for curve in curves])
+    columns, rows = max(len(panels), 1), max(-(-len(colours) // 3), 1)
+    figure = _figure((1.2 + 4.6 * columns, 4.2 + 0.24 * rows), title, note)
+    grid = figure.add_gridspec(2, columns, height_ratios=[4, 0.24 * rows])
+    lines: dict[str, Line2D] = {}
+    for column, (curves, label) in enumerate(panels):
+        axis = figure.add_subplot(grid[0, column])
         for curve in curves:
-            _draw(axis, curve, names.index(curve.name))
+            lines[curve.name] = _draw(axis, curve, *colours[curve.name])
         _patients_axis(axis, curves, logarithmic=curves is target)
         axis.set_xlabel(label)
+        axis.set_ylabel(f"{measure}\n(lower is better)" if not column else "")
         axis.grid(color="#e4e4e4")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel(f"{measure}\n(lower is better)")
-    handles = {str(line.get_label()): line for axis in axes for line in axis.get_lines()}
-    if len(names):
-        figure.legend(
-            [handles[name] for name in names], names,
-            loc="outside lower center", ncols=min(len(names), 3), frameon=False, fontsize=9,
-        )  # fmt: skip
+    below = figure.add_subplot(grid[1, :])
+    below.set_axis_off()
+    below.legend(
+        list(lines.values()), list(lines), loc="center", ncols=3, frameon=False, fontsize=9
+    )
     _save(figure, path)
 
 
-def _draw(axis: Axes, curve: Curve, place: int) -> None:
+def _colours(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
+    """Return a colour and a marker for each name."""
+    found: dict[str, tuple[str, str]] = {}
+    counts = {True: 0, False: 0}
+    for curve in curves:
+        if curve.name not in found:
+            palette = OUR_COLOURS if curve.ours else OTHER_COLOURS
+            colour = palette[counts[curve.ours] % len(palette)]
+            found[curve.name] = colour, MARKERS[len(found) % len(MARKERS)]
+            counts[curve.ours] += 1
+    return found
+
+
+def _draw(axis: Axes, curve: Curve, colour: str, marker: str) -> Line2D:
     """Draw a mean with a band of one standard deviation."""
-    colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]
     patients, means = np.asarray(curve.patients, float), np.asarray(curve.means, float)
     stds = np.nan_to_num(np.asarray(curve.stds, float))
     axis.fill_between(patients, means - stds, means + stds, color=colour, alpha=0.13, linewidth=0)
-    axis.plot(patients, means, color=colour, marker=marker, markersize=5, label=curve.name)
+    return axis.plot(patients, means, color=colour, marker=marker, markersize=5)[0]
 
 
 def _patients_axis(axis: Axes, curves: Sequence[Curve], *, logarithmic: bool) -> None:

@@ -18,6 +18,13 @@ LATEX = {
 }  # fmt: skip
 
 
+TEXT_WIDTH, TABCOLSEP = 345, 3  # points: of LaTeX's article; beside each column
+LATEX_SIZES = {
+    r"\normalsize": 6.0, r"\small": 5.5, r"\footnotesize": 5.0, r"\scriptsize": 4.5,
+    r"\tiny": 3.7,
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Number:
     """A number as it is printed, with what it was.
@@ -79,24 +86,38 @@ class Table:
 
     def latex(self) -> str:
         """Return a floating table that needs no package beyond LaTeX itself."""
-        width = len(self.columns[0])
         rules = [f"{_heading(row)} \\\\" for row in self.columns[:-1]]
         names = [" & ".join(escape(text) for text in self.columns[-1]) + r" \\"]
         body = [" & ".join(escape(str(cell)) for cell in row) + r" \\" for row in self.rows]
-        size = r"\small" if width <= 6 else r"\scriptsize" if width <= 11 else r"\tiny"
+        size, fits = self._latex_size()
+        lines = [
+            rf"\begin{{tabular}}{{l{'r' * (len(self.columns[0]) - 1)}}}",
+            *(r"\hline", *rules, *names, r"\hline", *body, r"\hline"),
+            r"\end{tabular}",
+        ]
+        if not fits:
+            lines = [r"\makebox[\textwidth][c]{%", *lines, "}"]
         lines = [
             r"\begin{table}[htbp]",
             r"\centering",
             rf"\caption{{{escape(self.title)}}}",
             rf"\label{{tab:{self.name}}}",
-            rf"{size}\setlength{{\tabcolsep}}{{{4 if width <= 6 else 2}pt}}",
-            rf"\begin{{tabular}}{{l{'r' * (width - 1)}}}",
-            *(r"\hline", *rules, *names, r"\hline", *body, r"\hline"),
-            r"\end{tabular}",
+            rf"{size}\setlength{{\tabcolsep}}{{{TABCOLSEP}pt}}",
+            *lines,
             *([rf"\par\smallskip {{\footnotesize {escape(self.note)}}}"] if self.note else []),
             r"\end{table}",
         ]
         return "\n".join(lines) + "\n"
+
+    def _latex_size(self) -> tuple[str, bool]:
+        """Return the largest type in which the table is about as wide as a page, and whether."""
+        rows = [self.columns[-1], *(tuple(map(str, row)) for row in self.rows)]
+        letters = sum(max(map(len, column)) for column in zip(*rows, strict=True))
+        room = TEXT_WIDTH - 2 * TABCOLSEP * len(self.columns[0])
+        for size, width in LATEX_SIZES.items():
+            if letters * width <= room:
+                return size, True
+        return size, False
 
     def csv(self) -> str:
         """Return one header row and unrounded numbers; a missing number is an empty field."""

@@ -23,6 +23,7 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
 START = "Start one with `ray start --head`, and give the host:port that it names."
 ADDRESS = re.compile(r"(?P<host>[^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
+PRINTER = "print_to_stdstream"  # of ray._private.worker, Ray 2.60
 CONNECT = """
 import logging, sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
@@ -69,6 +70,7 @@ class _RayCluster:
     ) -> Generator[Outcome[Item, Result], None, None]:
         ray = _import_ray(self.retries)
         _connect(ray, self.address)
+        loud = _silence(ray)
         try:
             _require_room(ray, self)
             # Options of the declaration, not of a call: only these make Ray end a worker after
@@ -82,6 +84,7 @@ class _RayCluster:
                 yield Outcome(waiting.pop(done), *_fetch(ray, done))
         finally:
             ray.shutdown()
+            _replace_printer(ray, loud)
 
 
 def _work(
@@ -99,6 +102,8 @@ def _fetch(ray: Any, done: Any) -> tuple[Any, str]:
         return None, f"its process died ({type(problem).__name__})"
     except ray.exceptions.RayTaskError as problem:  # before or after the function
         return None, describe(problem.cause)
+    except ray.exceptions.RaySystemError as problem:  # a traceback: what was not importable there
+        return None, str(problem).strip().splitlines()[-1]
     except ray.exceptions.RayError as problem:
         return None, describe(problem)
     return result, error
@@ -160,6 +165,20 @@ def _connect(ray: Any, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as problem:
         raise _no_cluster(address, describe(problem)) from problem
+
+
+def _silence(ray: Any) -> Any:
+    """Keep Ray's page about each dead worker off standard output, which no option of Ray does."""
+    return _replace_printer(ray, lambda *_, **__: None)
+
+
+def _replace_printer(ray: Any, printer: Any) -> Any:
+    """Put in another function that prints what the cluster reports; return the former."""
+    module = getattr(getattr(ray, "_private", None), "worker", None)
+    former = getattr(module, PRINTER, None)
+    if former is not None:
+        setattr(module, PRINTER, printer)
+    return former
 
 
 def _no_cluster(address: str, reason: str = "") -> UsageError:

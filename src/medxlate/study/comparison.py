@@ -10,6 +10,7 @@ from medxlate.study.statistics import Interval
 Level = Literal["image", "patient"]
 Verdict = Literal["helps", "no difference shown", "hurts"]
 CONSTANT = "constant"
+TARGET_ONLY = "target-only"
 IMAGE_POLICY = (
     "the splits divide images, so slices of one patient may be in training and in test, and this "
     "measures something else than how well new patients are predicted"
@@ -111,8 +112,8 @@ def sentence(c: Comparison, metric: str, *, by_image: bool, alpha: float) -> str
     of = "" if c.repeats == c.study_repeats else f" of {c.study_repeats}"
     clauses = [
         f"{_opening(c)}: {metric} {_spread(c.mean, c.std)} against "
-        f"{_spread(c.reference_mean, c.reference_std)}, {_change(c)}, {_evidence(c)}, over "
-        f"{c.repeats}{of} repeat{'s' * (c.study_repeats > 1)}",
+        f"{_spread(c.reference_mean, c.reference_std)} for {c.reference.name}, {_change(c)}, "
+        f"{_evidence(c)}, over {c.repeats}{of} repeat{'s' * (c.study_repeats > 1)}",
         *_standing(c, metric, alpha),
     ]
     if by_image:
@@ -123,7 +124,10 @@ def sentence(c: Comparison, metric: str, *, by_image: bool, alpha: float) -> str
 def _opening(c: Comparison) -> str:
     if c.verdict == "no difference shown":
         return f"No difference between {c.system.name} and {c.reference.name} is shown"
-    return f"{c.system.name} {c.verdict} against {c.reference.name}"
+    if c.reference.method == TARGET_ONLY and c.system.method != CONSTANT:
+        return f"{c.system.name} {c.verdict}"
+    kind = "better" if c.verdict == "helps" else "worse"
+    return f"{c.system.name} does {kind} than {c.reference.name}"
 
 
 def _spread(mean: float, std: float | None) -> str:
@@ -157,7 +161,8 @@ def _standing(c: Comparison, metric: str, alpha: float) -> list[str]:
     clauses = []
     shown = c.constant_p is not None and c.constant_p < alpha
     if c.beats_constant is False:
-        clauses.append(f"{c.system.name} does not beat {_constant(c, metric)}, so it means nothing")
+        beaten = f"{c.system.name} does not beat {_constant(c, metric)}"
+        clauses.append(f"{beaten}, so its result means nothing")
     elif c.beats_constant and not shown and c.reference.method != CONSTANT:
         clauses.append(f"its lead over {_constant(c, metric)} is not shown")
     if c.reference_beats_constant is False:

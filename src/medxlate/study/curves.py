@@ -1,8 +1,8 @@
 """Learning curves: made monotone, read backwards, and drawn anew from their repeats.
 
-Errors over the number of patients are made monotone by isotonic regression (pool adjacent
-violators: Barlow et al., Statistical Inference under Order Restrictions, 1972) and joined by a
-monotone cubic (Fritsch and Carlson, SIAM J. Numer. Anal. 17, 1980) over the log of that number.
+Errors over the number of patients are made monotone by isotonic regression (Barlow et al.,
+Statistical Inference under Order Restrictions, 1972) and joined by a monotone cubic (Fritsch and
+Carlson, SIAM J. Numer. Anal. 17, 1980) over the log of that number.
 Straight lines there would read about a fifth too many patients on a curve ``a + b / n``.
 """
 
@@ -17,20 +17,21 @@ from scipy.interpolate import PchipInterpolator
 FloatArray = npt.NDArray[np.float64]
 
 GRID = 513
-FINE = 0.05  # of the error: a standard error below it tells a flat curve from a noisy one
+FINE = 0.05  # of the loss: with a smaller standard error a flat curve is told from a falling one
 
 
 def isotonic(values: FloatArray) -> FloatArray:
-    """Return the nearest sequence [N], by squares, that never rises."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        block = (float(value), 1)
-        while blocks and blocks[-1][0] < block[0]:
-            mean, count = blocks.pop()
-            whole = count + block[1]
-            block = ((mean * count + block[0] * block[1]) / whole, whole)
-        blocks.append(block)
-    return np.concatenate([np.full(count, mean) for mean, count in blocks])
+    """Return the nearest sequences [..., N], by squares, that never rise (min-max formula)."""
+    count = values.shape[-1]
+
+    def level(i: int) -> FloatArray:
+        best = [
+            np.max([values[..., j:k].mean(axis=-1) for k in range(i + 1, count + 1)], axis=0)
+            for j in range(i + 1)
+        ]
+        return np.asarray(np.min(best, axis=0))
+
+    return np.stack([level(i) for i in range(count)], axis=-1)
 
 
 def needed(patients: FloatArray, errors: FloatArray, wanted: FloatArray, near: float) -> FloatArray:
@@ -43,28 +44,25 @@ def needed(patients: FloatArray, errors: FloatArray, wanted: FloatArray, near: f
         near: Where a curve is flat at that error, the number closest to this one is taken.
 
     Returns:
-        [D], between the smallest and the largest number of patients; an end where the error lies
-        beyond the curve.
+        [D], between the smallest and the largest number of patients; infinite where the curve does
+        not come down to the error, 0 where it lies below it throughout.
     """
-    levels = np.stack([isotonic(row) for row in errors])
+    levels = isotonic(errors)
     at = np.linspace(math.log(patients[0]), math.log(patients[-1]), GRID)
     curves = PchipInterpolator(np.log(patients), levels, axis=1)(at)
+    curves[:, [0, -1]] = levels[:, [0, -1]]  # not a rounding beside them
     curves = np.minimum.accumulate(np.clip(curves, levels[:, -1:], levels[:, :1]), axis=1)
-    found = [
-        _crossing(at, curve, error, math.log(near))
-        for curve, error in zip(curves, wanted, strict=True)
-    ]
-    return np.clip(np.exp(found), patients[0], patients[-1])
-
-
-def _crossing(at: FloatArray, curve: FloatArray, error: float, near: float) -> float:
-    """Return where a curve that never rises comes down to an error, or the end it lies beyond."""
-    first = int(np.searchsorted(-curve, -error, side="left"))
-    last = int(np.searchsorted(-curve, -error, side="right")) - 1
-    if first > last:  # between two points, or beyond an end
-        pair = np.clip([last, first], 0, len(at) - 1)
-        return float(np.interp(-error, -curve[pair], at[pair]))
-    return float(np.clip(near, at[first], at[last]))
+    first = (curves > wanted[:, None]).sum(axis=1)
+    last = (curves >= wanted[:, None]).sum(axis=1) - 1
+    above, below = np.clip(last, 0, GRID - 1), np.clip(first, 0, GRID - 1)
+    row = np.arange(len(curves))
+    high, low = curves[row, above], curves[row, below]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = at[above] + (high - wanted) / (high - low) * (at[below] - at[above])
+    flat = np.clip(math.log(near), at[below], at[above])  # at exactly that error
+    found = np.exp(np.where(first > last, between, flat))
+    found = np.where(wanted > levels[:, 0], 0.0, np.clip(found, patients[0], patients[-1]))
+    return np.where(wanted < levels[:, -1], np.inf, found)
 
 
 def draws(values: FloatArray, spread: float, *, count: int, seed: int) -> FloatArray:
@@ -97,14 +95,20 @@ def last_helpful(losses: FloatArray) -> tuple[int, float, float]:
     return losses.shape[1] - 1, 0.0, 0.0
 
 
-def hidden_by_noise(losses: FloatArray) -> float:
-    """Return the standard error behind which differences of columns [R, N] hide, 0 where not."""
-    first, second = np.triu_indices(losses.shape[1], 1)
-    gaps = losses[:, first] - losses[:, second]
-    errors = _standard_error(gaps)
-    clear = np.abs(gaps.mean(axis=0)) > errors
-    coarse = errors.max() > FINE * np.abs(losses).mean()
-    return float(errors.max()) if coarse and not clear.any() else 0.0
+def too_coarse(losses: FloatArray, place: int, gain: float, error: float) -> bool:
+    """Say whether a further gain as large as the one up to a column [R, N] could hide in noise.
+
+    Where there is none to compare with, ``FINE`` of the loss stands for it.
+
+    Args:
+        losses: [R, N], a row a repeat.
+        place: What `last_helpful` found.
+        gain: The largest gain beyond.
+        error: Its standard error.
+    """
+    means = losses.mean(axis=0)
+    visible = max(float(means[0] - means[place]), FINE * float(np.abs(losses).mean()))
+    return -error < gain and error > visible
 
 
 def _standard_error(differences: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
-from medxlate.study.curves import FloatArray, draws, hidden_by_noise, isotonic, last_helpful, needed
+from medxlate.study.curves import FloatArray, draws, last_helpful, needed, too_coarse
 
 Bound = Literal["at", "more", "fewer"]
 
@@ -42,9 +42,10 @@ class Equivalent:
         equivalent: Target patients that the reference would need; None where it cannot be read.
         bound: ``more`` (fewer) where ``equivalent`` is the largest (smallest) number there was and
             the reference would need more (fewer).
-        interval: Of ``equivalent``, 95 %; its ends stop at the smallest and largest number.
-        worth: Real target patients that one translated source patient is worth, at most (least)
-            this where ``bound`` is ``fewer`` (``more``).
+        interval: Of ``equivalent``, 95 %; an end is 0 or infinite where it lies beyond the
+            smallest or the largest number there was.
+        worth: Real target patients that one translated source patient is worth, at least (most)
+            this where ``bound`` is ``more`` (``fewer``).
         sentence: The reading in words.
     """
 
@@ -153,31 +154,20 @@ def saturation(
     cells = pd.concat([none, mine]) if len(none) else mine
     patients = cells.groupby("source_fraction")["source_patients"].mean()
     losses = _by_repeat(cells, "source_fraction").dropna()
-    why, place, gain, error = "", len(patients) - 1, 0.0, 0.0
-    if len(losses) < 2:
-        why = f"{_few(len(losses))}"
-    else:
-        place, gain, error = last_helpful(losses.to_numpy())
-        if hidden := hidden_by_noise(losses.to_numpy()):
-            why = (
-                "no two numbers of source patients differ by more than the standard error, "
-                f"which is up to {_short(hidden)}."
-            )
+    values = losses.to_numpy()
+    why, place, gain, error = _few(len(losses)), 0, 0.0, 0.0
+    if len(losses) > 1:
+        place, gain, error = last_helpful(values)
+        why = _coarse(gain, error) if too_coarse(values, place, gain, error) else ""
     if why:
         sentence = f"Where more source patients stop helping {CANNOT}: {why}{_aside(mine)}"
         return Saturation(method, sources, share, None, None, None, None, sentence)
-    sentence = _saturated(patients.to_numpy(), place, gain, error, reference) + _aside(mine)
+    sentence = _saturated(patients.to_numpy(), place, gain, error) + _aside(mine)
     last = place == len(patients) - 1
     return Saturation(
-        method,
-        sources,
-        share,
-        float(patients.index[place]),
-        float(patients.iloc[place]),
-        None if last else gain,
-        None if last else error,
-        sentence,
-    )
+        method, sources, share, float(patients.index[place]), float(patients.iloc[place]),
+        None if last else gain, None if last else error, sentence,
+    )  # fmt: skip
 
 
 def _equivalent(
@@ -195,28 +185,36 @@ def _equivalent(
     numbers = curve.columns.to_numpy(dtype=float)
     values = np.column_stack([curve.to_numpy(), together["mine"].to_numpy()])
     name, spread = str(real["method"].iloc[0]), _spread(real, len(values))
-    interval, why = None, _unreadable(values, numbers, spread, name)
-    if not why:
-        drawn = draws(values, spread, count=DRAWS, seed=seed)
-        ends = np.quantile(
-            needed(numbers, drawn[:, :-1], drawn[:, -1], here), [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-        )
-        interval = (float(ends[0]), float(ends[1]))
-        if interval == (numbers[0], numbers[-1]):
-            why = f"every number from {_short(numbers[0])} to {_short(numbers[-1])} fits."
-    if why or interval is None:
+    interval = _interval(values, numbers, spread, here, seed)
+    why = _unreadable(values, numbers, spread, name)
+    if not why and not interval[0] and math.isinf(interval[1]):
+        why = f"every number from {_short(numbers[0])} to {_short(numbers[-1])} fits."
+    if why:
         sentence = (
             f"How many target patients {name} would need for the error of {_system(*system[:2])} "
             f"with {_short(here)} {CANNOT}: {why}{_aside(mine)}"
         )
         return Equivalent(*system, *errors, None, "at", None, None, sentence)
     means = values.mean(axis=0)
-    number = float(needed(numbers, means[None, :-1], means[-1:], here)[0])
-    level = isotonic(means[:-1])
-    bound: Bound = "more" if means[-1] < level[-1] else "fewer" if means[-1] > level[0] else "at"
+    reached = float(needed(numbers, means[None, :-1], means[-1:], here)[0])
+    bound: Bound = "more" if reached == math.inf else "at" if reached else "fewer"
+    number = float(np.clip(reached, numbers[0], numbers[-1]))
     worth = (number - here) / source if source else None
     sentence = _needs(system, errors, name, number, bound, interval, numbers) + _aside(mine)
     return Equivalent(*system, *errors, number, bound, interval, worth, sentence)
+
+
+def _interval(
+    values: FloatArray, numbers: FloatArray, spread: float, here: float, seed: int
+) -> tuple[float, float]:
+    """Return between which numbers of patients the reference reaches the last column [R, N + 1]."""
+    if len(values) < 2:
+        return 0, math.inf
+    drawn = draws(values, spread, count=DRAWS, seed=seed)
+    found = needed(numbers, drawn[:, :-1], drawn[:, -1], here)
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(found, [tail, 1 - tail], method="inverted_cdf")
+    return float(low), float(high)
 
 
 def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, reference: str) -> str:
@@ -238,7 +236,8 @@ def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, referenc
 def _spread(real: pd.DataFrame, repeats: int) -> float:
     """Return what turns the standard deviation over repeats into that of their mean."""
     whole = real[real["target_fraction"] == real["target_fraction"].max()]
-    ratio = float(whole["test_patients"].mean() / whole["train_patients"].mean())
+    what = "images" if "image" in set(whole["policy"]) else "patients"
+    ratio = float(whole[f"test_{what}"].mean() / whole[f"train_{what}"].mean())
     return math.sqrt(1 / max(repeats, 1) + ratio)
 
 
@@ -254,22 +253,21 @@ def _needs(
     """Return the reading in words."""
     method, sources, _, here, source = system
     few, many = _short(numbers[0]), _short(numbers[-1])
-    ends = (
-        f"fewer than {few}" if interval[0] <= numbers[0] else _short(interval[0]),
-        f"more than {many}" if interval[1] >= numbers[-1] else _short(interval[1]),
-    )
-    count = {"at": f"about {_short(number)}", "more": f"more than {many}"}.get(
-        bound, f"fewer than {few}"
-    )
+    beyond = {0.0: f"fewer than {few}", math.inf: f"more than {many}"}
+    low, high = (beyond.get(end, _short(end)) for end in interval)
+    between = low if low == high else f"{low} to {high}"
+    count = {"at": f"about {_short(number)}", "more": beyond[math.inf], "fewer": beyond[0.0]}[bound]
     text = (
         f"With {_short(here)} target patients {_system(method, sources)} has an error of "
         f"{_short(errors[0])} ({reference}: {_short(errors[1])}); {reference} would need {count} "
-        f"target patients for that ({LEVEL:.0%} interval: {ends[0]} to {ends[1]})."
+        f"target patients for that ({LEVEL:.0%} interval: {between})."
     )
     if source and bound == "more" and number <= here:
-        text += " What a translated source patient is worth can be read with fewer patients only."
+        text += " What a translated source patient is worth cannot be read from that."
+    elif source and number <= here:
+        text += " That is no more than it had: translated source patients are worth nothing here."
     elif source:
-        sign = {"at": "about", "more": "more than", "fewer": "less than"}[bound]
+        sign = "more than" if bound == "more" else "about"
         text += (
             f" One of its {_short(source)} translated source patients is worth {sign} "
             f"{_short((number - here) / source, 2)} real target patients."
@@ -279,7 +277,7 @@ def _needs(
     return text
 
 
-def _saturated(patients: FloatArray, place: int, gain: float, error: float, reference: str) -> str:
+def _saturated(patients: FloatArray, place: int, gain: float, error: float) -> str:
     """Return the reading in words."""
     most = f"{_short(patients[-1])} source patients"
     if place == len(patients) - 1:
@@ -292,6 +290,13 @@ def _saturated(patients: FloatArray, place: int, gain: float, error: float, refe
     return (
         f"From {_short(patients[place])} source patients on, more (up to {most}) do not help "
         f"further: {found}. A smaller gain than that error would not have been seen."
+    )
+
+
+def _coarse(gain: float, error: float) -> str:
+    return (
+        f"the largest further gain is {_short(gain)} with a standard error of {_short(error)}, "
+        "behind which a flat curve and a falling one look alike."
     )
 
 

@@ -120,12 +120,9 @@ def _by_system(table: pd.DataFrame) -> Iterator[tuple[System, pd.DataFrame]]:
 
 
 def _main(systems: Iterable[System]) -> list[System]:
-    """Return the systems at the largest target fraction and, with sources, source fraction."""
+    """Return those at the largest target fraction and there, with sources, source fraction."""
     known = sorted(systems)
     target = max((s.target_fraction for s in known), default=1.0)
+    known = [s for s in known if s.target_fraction == target]
     source = max((s.source_fraction for s in known if s.sources), default=1.0)
-    return [
-        s
-        for s in known
-        if s.target_fraction == target and (not s.sources or s.source_fraction == source)
-    ]
+    return [s for s in known if not s.sources or s.source_fraction == source]

@@ -279,7 +279,9 @@ def _features(cells: pd.DataFrame) -> str:
         text += f", {' to '.join(span)} translated images a repeat"
     text += "."
     if names != ["inception"]:
-        text += " These are not Inception's alone: nothing here compares with published figures."
+        text += (
+            " These are not Inception's features: the figures do not compare with published ones."
+        )
     if len(counts) and counts.min() < SMALL:
         text += f" FID from fewer than {SMALL} images is too high, the more so the fewer they are."
     return text

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medxlate.study.comparison import Comparison, Level, System, Verdict, sentence
+from medxlate.study.comparison import TARGET_ONLY, Comparison, Level, System, Verdict, sentence
 from medxlate.study.measured import KEYS, Measured
 from medxlate.study.statistics import (
     corrected_resampled_t,
@@ -29,7 +29,7 @@ FEWEST, MOST = 2, 20  # values of a column that divides into subgroups
 def compare_to(
     results: pd.DataFrame,
     predictions: pd.DataFrame | None = None,
-    reference: str = "target-only",
+    reference: str = TARGET_ONLY,
     level: Level = "image",
     alpha: float = 0.05,
 ) -> list[Comparison]:

@@ -218,9 +218,10 @@ class _Slot(Generic[Item, Result]):
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, self._device, self._threads))
+        process = context.Process(target=_serve, args=(theirs, self._device, self._threads))
         with _environment(THREADS, str(self._threads)):
-            self._process.start()
+            process.start()
+        self._process = process
         theirs.close()
 
     def _bury(self) -> int | None:

@@ -69,9 +69,7 @@ def part_slices(
         if part == "train":
             data = config.data
             share = data.target_fraction if name == data.target else data.source_fraction
-            rows = training_share(
-                split, name, modality.slices, rows, share, seed=config.runtime.seed
-            )
+            rows = training_share(split, name, modality.slices, rows, share)
         units = split.units(name, modality.slices)
         check_part(split, part, [units[row] for row in rows])
         made[name] = Slices(modality, rows, task=dataset.info.task, image_size=size)

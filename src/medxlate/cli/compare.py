@@ -1,0 +1,264 @@
+"""``medxlate compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medxlate.cli.options import Json
+from medxlate.errors import UsageError
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter
+    from medxlate.config import Config
+    from medxlate.study.begin import Grid
+    from medxlate.study.compare import CompareResult
+
+Target = Annotated[str | None, typer.Option("--target", help="Target modality.")]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        help="Sources used together, such as mri or mri+pet; repeat for several sets. Default: "
+        "each other modality alone, and all together.",
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option("--method", help="A method; repeat. Default: all, see the reference."),
+]
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How many splits.")]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="patient (default): nobody on two sides. image: slices are divided, as in the paper.",
+    ),
+]
+TargetFraction = Annotated[
+    str, typer.Option("--target-fraction", help="Shares of the target's training patients.")
+]
+SourceFraction = Annotated[
+    str, typer.Option("--source-fraction", help="Shares of the sources' training patients.")
+]
+Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="paper (256 px), small (64 px, CPU) or debug (seconds)."),
+]
+DataFolder = Annotated[
+    Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")
+]
+DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", min=1, help="Cells at the same time; GPUs are dealt out in turn.")
+]
+
+
+def compare(
+    target: Target = None,
+    source: Source = None,
+    method: Methods = None,
+    repeats: Repeats = 10,
+    policy: Policy = None,
+    target_fraction: TargetFraction = "1.0",
+    source_fraction: SourceFraction = "1.0",
+    preset: Preset = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
+    seed: Seed = None,
+    data: DataFolder = None,
+    out: Out = Path("compare"),
+    jobs: Jobs = 1,
+    cell: Annotated[
+        int | None,
+        typer.Option("--cell", help="Train this cell alone, from 0: for a job array."),
+    ] = None,
+    ray: Annotated[
+        str, typer.Option("--ray", help="Address of an existing Ray cluster, or auto.")
+    ] = "",
+    predictions: Annotated[
+        list[Path] | None,
+        typer.Option("--predictions", help="CSV of another tool's predictions; repeat."),
+    ] = None,
+    inception: Annotated[
+        Path | None, typer.Option("--inception", help="File of Inception's weights, for FID, IS.")
+    ] = None,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep the trained model of every cell.")
+    ] = False,
+    device: DeviceName = None,
+    json: Json = False,
+) -> None:
+    """Train every method on the same splits and say what helps.
+
+    A study that was interrupted goes on: the same command again, or without any option but --out.
+
+    `medxlate compare --target ct`
+
+    `medxlate compare --target ct --source mri --method target-only --method joint --repeats 5`
+
+    `medxlate compare --target ct --target-fraction 0.1,0.25,0.5,1.0 --jobs 4`
+    """
+    from medxlate.cli.console import reporting
+
+    hint = "Finished cells are kept; go on with the same command."
+    with reporting(json=json, interrupted=hint) as reporter:
+        settings, grid = asked(
+            target=target,
+            source=source,
+            method=method,
+            repeats=repeats,
+            policy=policy,
+            target_fraction=target_fraction,
+            source_fraction=source_fraction,
+            preset=preset,
+            config=config,
+            sets=sets,
+            seed=seed,
+            data=data,
+            device=device,
+        )
+        from medxlate.study.compare import Where
+        from medxlate.study.compare import compare as run
+
+        result = run(
+            settings,
+            grid,
+            out=out,
+            where=Where(jobs=jobs, ray=ray, cell=cell, keep_models=keep_models),
+            predictions=predictions or (),
+            inception=inception,
+            listener=reporter,
+        )
+        _show(reporter, result)
+        if result.failed:
+            reporter.end_with(result.failed, "trained", "Run the command again to try them again.")
+
+
+def asked(
+    *,
+    target: str | None,
+    source: list[str] | None,
+    method: list[str] | None,
+    repeats: int,
+    policy: str | None,
+    target_fraction: str,
+    source_fraction: str,
+    preset: str | None,
+    config: Path | None,
+    sets: list[str] | None,
+    seed: int | None,
+    data: Path | None,
+    device: str | None,
+) -> tuple[Config | None, Grid | None]:
+    """Return the configuration and the grid; None for a study that was begun before."""
+    from medxlate.config import resolve
+    from medxlate.study.begin import Grid
+
+    if target is None and config is None:
+        if any((source, method, policy, preset, sets, data)) or seed is not None:
+            raise UsageError("No target modality is given.", "Name it with --target.")
+        return None, None
+    sections: dict[str, dict[str, Any]] = {
+        "data": {"target": target, "folder": None if data is None else str(data)},
+        "split": {"policy": policy, "seed": seed},
+        "runtime": {"seed": seed, "device": device},
+    }
+    overrides = {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in sections.items()
+    }
+    settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
+    grid = Grid(
+        methods=method or (),
+        sources=source or (),
+        repeats=repeats,
+        target_fractions=_shares(target_fraction, "--target-fraction"),
+        source_fractions=_shares(source_fraction, "--source-fraction"),
+    )
+    return settings, grid
+
+
+def _shares(text: str, option: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"{option} {text} is no list of numbers.", "Such as 0.25,0.5,1.0."
+        ) from None
+
+
+def _show(reporter: Reporter, result: CompareResult) -> None:
+    findings = result.findings
+    value = {
+        "folder": str(result.folder),
+        "cells": result.cells,
+        "failed": result.failed,
+        "training_seconds": result.training_seconds,
+        "seconds": result.seconds,
+        "overhead": result.overhead,
+        "verdicts": [
+            {
+                "method": each.system.method,
+                "sources": each.system.sources,
+                "verdict": each.verdict,
+                "mean": each.mean,
+                "reference_mean": each.reference_mean,
+                "p_holm": each.p_holm,
+                "beats_constant": each.beats_constant,
+                "sentence": each.sentence,
+            }
+            for each in (findings.comparisons if findings else ())
+        ],
+    }
+    lines: list[Any] = []
+    if findings is not None:
+        lines += [_overview(result), *(f"- {each.sentence}" for each in findings.comparisons)]
+        lines += [each.sentence for each in findings.equivalents]
+        lines += [each.sentence for each in findings.saturation]
+        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
+    if result.overhead is not None:
+        lines.append(
+            f"Trainings {result.training_seconds:.0f} s, everything {result.seconds:.0f} s: "
+            f"{result.overhead:.1%} on top of the trainings."
+        )
+    reporter.result(value, *lines)
+
+
+def _overview(result: CompareResult) -> Any:
+    from medxlate.cli.console import number, table
+
+    assert result.findings is not None
+    frame = result.findings.results
+    keys = ["method", "sources", "target_fraction", "source_fraction"]
+    rows = []
+    for names, cells in frame.groupby(keys, sort=False):
+        loss, own = cells["loss"], cells["patient_loss"]
+        spread = loss.std(ddof=1) if len(cells) > 1 else None
+        method, sources, *fractions = names
+        rows.append(
+            [
+                str(method),
+                str(sources) or "-",
+                *(f"{share:g}" for share in fractions),
+                str(len(cells)),
+                number(float(loss.mean())),
+                number(spread),
+                number(float(own.mean())),
+            ]
+        )
+    columns = ["method", "sources", "target", "source", "splits", "error", "std", "per patient"]
+    return table(f"Test errors, {result.folder}", columns, rows)

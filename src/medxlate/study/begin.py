@@ -1,0 +1,264 @@
+"""From what is asked for to a study folder: checked, divided and written before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import medxlate
+from medxlate.config import Config
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.leaks import check_no_leak
+from medxlate.dataset.splits import PARTS, Split, draw_split
+from medxlate.errors import ConfigError, OutputError, UsageError
+from medxlate.events import Listener, Warned
+from medxlate.files import check_parents, locked, whole_file, write_json
+from medxlate.models.device import choose_compute
+from medxlate.study.checks import check_classes, check_training, label_warnings
+from medxlate.study.study import MARKER, Study, StudyFolder, read_study
+from medxlate.training.data import Data, image_size, open_modalities, part_slices
+from medxlate.training.methods import METHODS, find_method
+
+IMAGE_POLICY = (
+    "Policy image: slices are divided, so those of one patient can be in training and in test. "
+    "This measures something else than how well new patients are predicted."
+)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is asked for.
+
+    Attributes:
+        methods: Names in the registry; none: all of them.
+        sources: Source sets such as ``mri`` or ``mri+pet``; none: every other modality alone
+            and, where there are several, all together.
+        repeats: How many splits.
+        target_fractions: Shares of the target's training patients.
+        source_fractions: Shares of the sources' training patients.
+    """
+
+    methods: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    repeats: int = 10
+    target_fractions: Sequence[float] = (1.0,)
+    source_fractions: Sequence[float] = (1.0,)
+
+
+def plan_study(config: Config, grid: Grid) -> Study:
+    """Return the study that is asked for; nothing is written.
+
+    Args:
+        config: Of every cell; its sources are set by the grid.
+        grid: What is compared.
+
+    Raises:
+        ConfigError: A method, modality or value is wrong.
+        DataError: The dataset cannot be used.
+    """
+    if not config.data.target:
+        raise ConfigError("No target modality is given.", "Name it with --target.")
+    dataset = Dataset(Path(config.data.folder))
+    methods = _methods(grid.methods)
+    sets = _source_sets(grid.sources, config.data.target, list(dataset.info.modalities))
+    if not any(find_method(name).uses_sources for name in methods):
+        sets = []
+    elif not sets:
+        raise ConfigError(
+            f"The dataset {dataset.folder} holds nothing but {config.data.target}.",
+            "Prepare a source modality, or compare methods without source alone.",
+        )
+    if grid.repeats < 1:
+        raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
+    union = tuple(dict.fromkeys(name for each in sets for name in each))
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update={"sources": union}), "method": "joint"}
+    )
+    image_size(dataset, config)
+    choose_compute(config.runtime.device, config.runtime.precision)
+    tables = open_modalities(dataset, config)
+    study = Study(
+        medxlate=medxlate.__version__,
+        methods=tuple(methods),
+        source_sets=tuple(sets),
+        repeats=grid.repeats,
+        target_fractions=_fractions(grid.target_fractions, "target"),
+        source_fractions=_fractions(grid.source_fractions, "source"),
+        config=config,
+        fingerprints={name: modality.fingerprint() for name, modality in tables.items()},
+    )
+    return _with_steps(study, dataset, tables)
+
+
+def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
+    """Check a study, draw its splits and write both; one that was begun before is gone on with.
+
+    Args:
+        study: Of ``plan_study``.
+        folder: Where it is written.
+        listener: Told of what its readers should know.
+
+    Raises:
+        DataError: Too few patients for a split, or a class is absent from training or test.
+        OutputError: The folder holds something else, or a study of another configuration.
+    """
+    check_parents(folder.study)
+    if folder.path.is_file():
+        raise OutputError(f"{folder.path} is a file.", "Name a folder with --out.")
+    dataset = Dataset(Path(study.config.data.folder))
+    tables = open_modalities(dataset, study.config)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.path / ".begin.lock", wait=True):
+        if folder.study.is_file():
+            check_same(read_study(folder.path), study, folder)
+        else:
+            _check_empty(folder.path)
+            splits = draw_splits(study, tables)
+            _check_labels(study, dataset, tables, splits)
+            for repeat, split in enumerate(splits):
+                _write_split(folder.split(repeat), split, study, tables)
+            folder.cells.mkdir(exist_ok=True)
+            (folder.path / "shared").mkdir(exist_ok=True)
+            write_json(folder.study, study.model_dump(mode="json"))
+    _tell(study, dataset, tables, listener)
+
+
+def draw_splits(study: Study, tables: Mapping[str, Modality]) -> list[Split]:
+    """Return the split of each repeat, over all modalities of the study; none leaks.
+
+    Raises:
+        DataError: There are too few patients.
+    """
+    slices = {name: modality.slices for name, modality in tables.items()}
+    splits = []
+    for repeat in range(study.repeats):
+        base = study.config.split
+        config = base.model_copy(update={"seed": base.seed + repeat})
+        splits.append(draw_split(slices, target=study.config.data.target, config=config))
+        check_no_leak(splits[-1], slices)
+    check_training(slices, splits)
+    return splits
+
+
+def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
+    """Refuse to go on with a study that was begun with another configuration.
+
+    The device may be another one: it decides where, not what.
+
+    Raises:
+        OutputError: Naming what differs.
+    """
+    old, new = (_flat(each.model_dump(mode="json")) for each in (begun, study))
+    for key in ("medxlate", "config.runtime.device", "config.data.folder"):
+        old.pop(key), new.pop(key)
+    differing = [
+        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
+    ]
+    if differing:
+        raise OutputError(
+            f"The study {folder.path} was begun with another configuration: "
+            f"{'; '.join(differing[:5])}.",
+            "Begin another one with --out, or go on with `medxlate compare --out "
+            f"{folder.path}` and nothing else.",
+        )
+
+
+def _methods(names: Sequence[str]) -> list[str]:
+    """Return known methods once each, in the registry's order."""
+    for name in names:
+        if name not in METHODS and "+" not in name:
+            find_method(name)  # raises, naming the nearest
+            raise ConfigError(f"{name} is the first stage of a method, and no method of its own.")
+        find_method(name)
+    order = list(METHODS)
+    return sorted(dict.fromkeys(names or METHODS), key=lambda n: (order.index(n.split("+")[0]), n))
+
+
+def _source_sets(
+    asked: Sequence[str], target: str, prepared: Sequence[str]
+) -> list[tuple[str, ...]]:
+    others = [name for name in prepared if name != target]
+    if not asked:
+        return [(name,) for name in others] + ([tuple(others)] if len(others) > 1 else [])
+    sets = [tuple(text.split("+")) for text in asked]
+    for names in sets:
+        if target in names or len(set(names)) < len(names):
+            raise ConfigError(
+                f"The sources {'+'.join(names)} name the target, or one modality twice."
+            )
+    return list(dict.fromkeys(sets))
+
+
+def _fractions(values: Sequence[float], whose: str) -> tuple[float, ...]:
+    for value in values:
+        if not 0 < value <= 1:
+            raise ConfigError(
+                f"{value:g} is no share of the {whose}'s patients.", "Give shares above 0, up to 1."
+            )
+    return tuple(sorted(set(values))) or (1.0,)
+
+
+def _with_steps(study: Study, dataset: Dataset, tables: Mapping[str, Modality]) -> Study:
+    """Fix the steps of an epoch: as many for every cell as show the largest modality once.
+
+    Methods, sources and shares that see fewer images then make as many updates as the others.
+    """
+    config = study.config
+    split = draw_splits(study.model_copy(update={"repeats": 1}), tables)[0]
+    train = part_slices(dataset, tables, split, config, "train")
+    steps = Data(train, {}).steps_per_epoch(config.optimizer)
+    optimizer = config.optimizer.model_copy(update={"steps_per_epoch": steps})
+    return study.model_copy(update={"config": config.model_copy(update={"optimizer": optimizer})})
+
+
+def _check_labels(
+    study: Study, dataset: Dataset, tables: Mapping[str, Modality], splits: Sequence[Split]
+) -> None:
+    target = study.config.data.target
+    check_classes(dataset.info.task, tables[target].slices, target, splits, study.target_fractions)
+
+
+def _tell(
+    study: Study, dataset: Dataset, tables: Mapping[str, Modality], listener: Listener
+) -> None:
+    target = study.config.data.target
+    sources = {name: tables[name].slices for name in study.config.data.sources}
+    for text in label_warnings(dataset.info.task, tables[target].slices, target, sources):
+        listener(Warned(text))
+    if study.config.split.policy == "image":
+        listener(Warned(IMAGE_POLICY))
+
+
+def _write_split(path: Path, split: Split, study: Study, tables: Mapping[str, Modality]) -> None:
+    """Write the split, and beside it a table of the target's slices for other tools."""
+    write_json(path, {**split.to_json(), "slices": study.fingerprints})
+    target = study.config.data.target
+    slices = tables[target].slices
+    part = {row: name for name in PARTS for row in split.rows(target, slices, name)}
+    frame = slices[["slice_id", "patient", "label", "file"]].copy()
+    frame.insert(0, "part", [part[row] for row in range(len(frame))])
+    with whole_file(path.with_suffix(".csv")) as partial:
+        frame.to_csv(partial, index=False)
+
+
+def _check_empty(path: Path) -> None:
+    left = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+    if left:
+        raise OutputError(
+            f"The folder {path} holds no {MARKER}, so it is no study, and is not empty.",
+            "Name another one with --out.",
+        )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

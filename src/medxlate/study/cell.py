@@ -1,0 +1,304 @@
+"""One cell of a study: a training, its predictions on the test patients, and its figures.
+
+A cell's folder appears whole or not at all. A cell that was interrupted leaves its training in a
+hidden folder and goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from medxlate.config import Config
+from medxlate.dataset.index import COLUMNS, Dataset, Modality
+from medxlate.dataset.labels import Task
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Part, Split, read_split
+from medxlate.errors import DataError
+from medxlate.evaluation.distribution import to_eight_bit
+from medxlate.evaluation.prediction import constant_predictions, score_slices
+from medxlate.events import Listener, silent
+from medxlate.files import locked, read_json, whole_file, write_json
+from medxlate.inference.engine import run as run_network
+from medxlate.inference.predict import Predictor, predict_batches
+from medxlate.inference.translate import Translator
+from medxlate.models.device import choose_compute
+from medxlate.models.runs import RunFolder
+from medxlate.study.study import Cell, Study, StudyFolder, cell_config, find_cell, read_study
+from medxlate.training.data import open_modalities, part_slices
+from medxlate.training.methods import find_method, first_stages
+from medxlate.training.train import TrainResult, resume, train, train_stage
+
+BATCH = 16
+JUDGE = "target-only"  # its predictor's features compare images where Inception is not at hand
+RESULT = "cell.json"
+PREDICTIONS = "predictions.parquet"
+RUN = "run"
+STAGE = "stage.json"
+
+Values = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a process is told to do.
+
+    Attributes:
+        folder: The study folder.
+        index: The cell.
+        stage: The name of a first stage of that cell to train alone; "": the cell itself.
+        keep_models: Whether the trained models stay.
+        listener: Told of the training's progress, where it is in the same process.
+    """
+
+    folder: Path
+    index: int
+    stage: str = ""
+    keep_models: bool = False
+    listener: Listener = field(default=silent, compare=False)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of an order.
+
+    Attributes:
+        seconds: Spent in training; 0 where it was finished before.
+        loss: The cell's error per image; None for a stage.
+    """
+
+    seconds: float
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What a cell works on."""
+
+    folder: StudyFolder
+    cell: Cell
+    config: Config
+    dataset: Dataset
+    tables: Mapping[str, Modality]
+    split: Split
+
+    def slices(self, part: Part) -> dict[str, Slices]:
+        """Return the slices of a part by modality."""
+        return part_slices(self.dataset, self.tables, self.split, self.config, part)
+
+
+def run_order(order: Order, device: str, threads: int) -> Done:
+    """Train a stage or a cell, unless it is finished; a finished one costs nothing.
+
+    Args:
+        order: What to do.
+        device: cpu, cuda, cuda:N, mps...; "": the configured one.
+        threads: Of the processor; 0: as they are.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    study = read_study(order.folder)
+    cell = find_cell(study, order.index)
+    config = cell_config(study, cell)
+    if device:
+        runtime = config.runtime.model_copy(update={"device": device})
+        config = config.model_copy(update={"runtime": runtime})
+    dataset = Dataset(Path(config.data.folder))
+    everything = dataset_modalities(dataset, study)
+    folder = StudyFolder(order.folder)
+    split = read_split(folder.split(cell.repeat), everything)
+    tables = {n: everything[n] for n in (*config.data.sources, config.data.target)}
+    work = _Material(folder, cell, config, dataset, tables, split)
+    if order.stage:
+        return Done(_train_stage(work, order.stage, order.listener).seconds, None)
+    return _run_cell(work, order)
+
+
+def dataset_modalities(dataset: Dataset, study: Study) -> dict[str, Modality]:
+    """Open every modality of the study, in the order of its sources, the target last."""
+    return open_modalities(dataset, study.config)
+
+
+def _run_cell(work: _Material, order: Order) -> Done:
+    final, working = work.folder.cell(work.cell), work.folder.working(work.cell)
+    with locked(final.with_name(f".{final.name}.lock"), wait=True):
+        if (final / RESULT).is_file():
+            return Done(0.0, read_json(final / RESULT, error=DataError)["loss"])
+        working.mkdir(parents=True, exist_ok=True)
+        if find_method(work.cell.method).build is None:
+            facts = _constant(work, working)
+        else:
+            facts = _trained(work, working, order)
+        write_json(working / RESULT, {**work.cell.keys, "policy": work.split.policy, **facts})
+        working.rename(final)
+        work.folder.failure(work.cell).unlink(missing_ok=True)
+    return Done(facts["seconds"], facts["loss"])
+
+
+def _constant(work: _Material, working: Path) -> dict[str, Any]:
+    """Predict the mean training label, or the majority class."""
+    train, test = work.slices("train"), work.slices("test")
+    target = work.config.data.target
+    values = constant_predictions(
+        train[target].labels.numpy(), len(test[target]), work.dataset.info.task
+    )
+    scores = _write_predictions(work, working, values, test[target])
+    return {**scores, **_counts(work, train, test), "updates": 0, "images_seen": 0} | {
+        "seconds": 0.0,
+        "shared_seconds": 0.0,
+        "interrupted": False,
+    }
+
+
+def _trained(work: _Material, working: Path, order: Order) -> dict[str, Any]:
+    """Train, predict and translate the test patients' images, and drop what takes space."""
+    stages = {name: _train_stage(work, name, order.listener) for name in first_stages(work.config)}
+    result, interrupted = _train(work, working, stages, order.listener)
+    compute = choose_compute(work.config.runtime.device, work.config.runtime.precision)
+    predictor = Predictor(result.run, compute=compute)
+    train, test = work.slices("train"), work.slices("test")
+    real = test[work.config.data.target]
+    images = (batch.images for batch in real.batches(BATCH))
+    values = predict_batches(predictor.network, images, head=predictor.head, compute=compute)
+    scores = _write_predictions(work, working, values, real)
+    if find_method(work.cell.method).translates:
+        for source in work.config.data.sources:
+            translator = Translator(result.run, source=source, compute=compute)
+            pictures = (batch.images for batch in test[source].batches(BATCH))
+            if len(test[source]):
+                fakes = run_network(translator.network, pictures, compute=compute)
+                _write_images(working / f"translated-{source}.npy", fakes)
+    run = RunFolder(result.run)
+    shutil.rmtree(run.checkpoints)
+    if not order.keep_models and work.cell.method != JUDGE:
+        shutil.rmtree(run.model)
+    return {
+        **scores,
+        **_counts(work, train, test),
+        "updates": result.steps,
+        "images_seen": result.images_seen,
+        "seconds": result.seconds,
+        "shared_seconds": round(sum(stage.seconds for stage in stages.values()), 3),
+        "interrupted": interrupted,
+    }
+
+
+def _train(
+    work: _Material, working: Path, stages: Mapping[str, _Stage], listener: Listener
+) -> tuple[TrainResult, bool]:
+    """Train, or go on where it was interrupted; return whether it was."""
+    run = RunFolder(working / RUN)
+    folders = {name: stage.run for name, stage in stages.items()}
+    if run.config.is_file():
+        return resume(run.path, data=work.dataset.folder, stages=folders, listener=listener), True
+    shutil.rmtree(run.path, ignore_errors=True)
+    result = train(
+        work.config,
+        runs=working,
+        name=RUN,
+        split=work.split,
+        stages=folders,
+        listener=listener,
+    )
+    return result, False
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A finished first stage: its run, and how long it took whoever trained it."""
+
+    run: RunFolder
+    seconds: float
+
+
+def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
+    """Train what cells share, unless it is finished; who comes second waits for the first."""
+    config = first_stages(work.config)[name]
+    run = work.folder.stage(config)
+    record = run.path / STAGE
+    with locked(run.path.with_name(f".{run.path.name}.lock"), wait=True):
+        if not record.is_file():
+            began = time.monotonic()
+            train_stage(run, config, work.dataset, work.split, listener)
+            write_json(record, {"seconds": round(time.monotonic() - began, 3)})
+    return _Stage(run, float(read_json(record, error=DataError)["seconds"]))
+
+
+def _write_predictions(
+    work: _Material, working: Path, values: Values, test: Slices
+) -> dict[str, float | None]:
+    """Write a row an image, with what the index knows of it; return the scores."""
+    task = work.dataset.info.task
+    labels = test.labels.numpy()
+    table = work.tables[test.name].slices.iloc[test.rows]
+    kept = [name for name in table.columns if name not in COLUMNS]
+    frame = table[["slice_id", "patient", "label", *kept]].reset_index(drop=True)
+    for key, value in reversed(work.cell.keys.items()):
+        frame.insert(0, key, value)
+    scores = add_predictions(frame, values, labels, task)
+    with whole_file(working / PREDICTIONS) as partial:
+        frame.to_parquet(partial)
+    return scores
+
+
+def add_predictions(
+    frame: pd.DataFrame, values: Values, labels: Values, task: Task
+) -> dict[str, float | None]:
+    """Add the predictions and their errors to a table of test images and return the scores.
+
+    Args:
+        frame: A row an image, with the column ``patient``; gets ``prediction`` and ``loss``, and
+            the columns ``p(class)`` for a classification.
+        values: Labels [N] for a regression, class probabilities [N, K] for a classification.
+        labels: The truth [N]: values, or class numbers.
+        task: Which of the two.
+
+    Returns:
+        The metrics per image and, with the prefix ``patient_``, per patient; ``loss`` is the
+        squared error (mse), or the share of wrong images.
+    """
+    if task.kind == "regression":
+        frame["prediction"] = values
+        frame["loss"] = (values.astype(np.float64) - labels) ** 2
+    else:
+        chosen = values.argmax(axis=1)
+        frame["prediction"] = [task.classes[number] for number in chosen]
+        frame["loss"] = (chosen != labels).astype(np.float64)
+        for number, name in enumerate(task.classes):
+            frame[f"p({name})"] = values[:, number]
+    per_image, per_patient = score_slices(values, labels, list(frame["patient"]), task)
+    each = {**per_image, **{f"patient_{name}": value for name, value in per_patient.items()}}
+    for prefix, scores in (("", per_image), ("patient_", per_patient)):
+        accuracy = scores.get("accuracy")
+        each[f"{prefix}loss"] = scores["mse"] if accuracy is None else 1 - accuracy
+    return each
+
+
+def _counts(
+    work: _Material, train: Mapping[str, Slices], test: Mapping[str, Slices]
+) -> dict[str, int]:
+    target = work.config.data.target
+    sources = [train[name] for name in work.config.data.sources]
+    return {
+        "train_patients": len(set(train[target].patients)),
+        "train_images": len(train[target]),
+        "source_patients": len({p for part in sources for p in part.patients}),
+        "source_images": sum(len(part) for part in sources),
+        "test_patients": len(set(test[target].patients)),
+        "test_images": len(test[target]),
+    }
+
+
+def _write_images(path: Path, images: torch.Tensor) -> None:
+    """Write [N, 1, S, S] in [-1, 1] as 8-bit [N, S, S], as FID takes them."""
+    with whole_file(path) as partial, partial.open("wb") as stream:
+        np.save(stream, to_eight_bit(images)[:, 0].numpy())

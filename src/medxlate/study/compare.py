@@ -1,0 +1,290 @@
+"""``medxlate compare``: every method on the same patients, and what may be said of it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from medxlate.config import Config
+from medxlate.errors import DataError
+from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
+from medxlate.files import write_json
+from medxlate.models.device import choose_compute
+from medxlate.study.begin import Grid, begin_study, plan_study
+from medxlate.study.cell import RESULT, STAGE, Done, Order, run_order
+from medxlate.study.cluster import ray_runner
+from medxlate.study.collect import Findings, collect, finished_cells
+from medxlate.study.study import (
+    Cell,
+    Study,
+    StudyFolder,
+    cell_stages,
+    cells,
+    find_cell,
+    read_study,
+    stage_name,
+)
+from medxlate.study.summary import write_findings
+from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
+from medxlate.training.methods import find_method
+
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the cells are trained.
+
+    Attributes:
+        jobs: Processes at the same time; with several GPUs they are dealt out in turn.
+        ray: The address of an existing Ray cluster; "": this computer.
+        cell: One cell alone, for a job array; nothing is collected.
+        keep_models: Whether every cell keeps its trained model.
+    """
+
+    jobs: int = 1
+    ray: str = ""
+    cell: int | None = None
+    keep_models: bool = False
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """What ``compare`` did.
+
+    Attributes:
+        folder: The study folder.
+        study: What was compared.
+        cells: How many cells the grid has.
+        failed: Cells that failed, and why.
+        findings: What the finished cells come to; None where one cell alone was asked for.
+        training_seconds: Spent in trainings, over all cells and stages of this call.
+        seconds: How long this call took.
+        overhead: What this call took beyond its trainings, as a share of them; with several jobs
+            their waiting counts. None where nothing was trained.
+    """
+
+    folder: Path
+    study: Study
+    cells: int
+    failed: dict[str, str]
+    findings: Findings | None
+    training_seconds: float
+    seconds: float
+    overhead: float | None
+
+
+def compare(
+    config: Config | None = None,
+    grid: Grid | None = None,
+    *,
+    out: Path | str = "compare",
+    where: Where | None = None,
+    predictions: Sequence[Path | str] = (),
+    inception: Path | str | None = None,
+    listener: Listener = silent,
+) -> CompareResult:
+    """Train every method on the same splits, score them on the same test patients, and compare.
+
+    A study that was interrupted goes on with the cells that are missing; failed cells are tried
+    again, and the others go on without them.
+
+    Args:
+        config: Of every cell; see ``medxlate.config.resolve``. None: the study in ``out``.
+        grid: What is compared.
+        out: The study folder.
+        where: Where the cells are trained.
+        predictions: CSV files of other tools' predictions for the same test images.
+        inception: Inception's weights for FID and IS; without them the predictor's features serve.
+        listener: Told of progress, cells and warnings.
+
+    Raises:
+        ConfigError: A method, modality or value is wrong.
+        DataError: Too few patients, a class is absent from training or test, or no cell finished.
+        OutputError: The folder holds another study, or something else.
+        UsageError: There is no such cell, or no Ray cluster at that address.
+    """
+    began = time.monotonic()
+    folder, where = StudyFolder(Path(out)), where or Where()
+    study = read_study(folder.path) if config is None else plan_study(config, grid or Grid())
+    runner = _runner(study, where)
+    begin_study(study, folder, listener)
+    orders = _orders(study, folder, where)
+    here = not where.ray and (where.jobs == 1 or where.cell is not None)
+    work = _Work(study, folder, orders, runner, in_this_process=here, listener=listener)
+    work.run()
+    if where.cell is None and not finished_cells(study, folder):
+        raise DataError(f"Every cell of {folder.path} failed, such as {_first(work.failed)}")
+    findings = None
+    if where.cell is None:
+        listener(Stage("Comparing"))
+        tables = [Path(each) for each in predictions]
+        findings = collect(
+            study, folder, predictions=tables, inception=Path(inception) if inception else None
+        )
+        write_findings(study, folder, findings, work.failed)
+        if not work.failed:
+            shutil.rmtree(folder.path / "shared")  # no cell needs it any more
+    seconds = time.monotonic() - began
+    trained = work.training_seconds
+    jobs = 1 if here else where.jobs
+    return CompareResult(
+        folder.path,
+        study,
+        len(cells(study)),
+        work.failed,
+        findings,
+        round(trained, 3),
+        round(seconds, 3),
+        round(seconds * jobs / trained - 1, 4) if trained and not where.ray else None,
+    )
+
+
+def _runner(study: Study, where: Where) -> Runner:
+    compute = choose_compute(study.config.runtime.device, study.config.runtime.precision)
+    on_gpu = compute.device.type == "cuda"
+    if where.ray:
+        return ray_runner(
+            where.ray, gpus_per_item=1 if on_gpu else 0, cpus_per_item=1, retries=RETRIES
+        )
+    if where.jobs == 1 or where.cell is not None:
+        return in_turn(study.config.runtime.device, 0)
+    devices = [str(compute.device)]
+    if study.config.runtime.device in ("auto", "cuda") and on_gpu:
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    return local_processes(where.jobs, devices)
+
+
+def _orders(study: Study, folder: StudyFolder, where: Where) -> list[Order]:
+    """Return an order for each cell that is missing."""
+    wanted = cells(study) if where.cell is None else [find_cell(study, where.cell)]
+    return [
+        Order(folder.path, cell.index, keep_models=where.keep_models)
+        for cell in wanted
+        if not (folder.cell(cell) / RESULT).is_file()
+    ]
+
+
+class _Work:
+    """What is trained in this call: first what cells share, then the cells."""
+
+    def __init__(
+        self,
+        study: Study,
+        folder: StudyFolder,
+        orders: Sequence[Order],
+        runner: Runner,
+        *,
+        in_this_process: bool,
+        listener: Listener,
+    ) -> None:
+        self.failed: dict[str, str] = {}
+        self.training_seconds = 0.0
+        self._study = study
+        self._folder = folder
+        self._orders = list(orders)
+        self._cells = cells(study)
+        self._runner = runner
+        self._in_this_process = in_this_process
+        self._listener = listener
+        self._done = 0.0
+        self._total = 0.0
+
+    def run(self) -> None:
+        """Train everything that is missing; a failure costs what depends on it only."""
+        stages = self._stages()
+        costs = {order: self._steps(order) for order in [*stages, *self._orders]}
+        self._total = sum(costs.values())
+        count = len(self._orders)
+        self._listener(
+            Stage(
+                f"{count} of {len(self._cells)} cells to train, {len(stages)} shared stages first"
+            )
+        )
+        broken: dict[str, str] = {}
+        for outcome in self._outcomes(list(stages), costs):
+            if outcome.error:
+                broken[stages[outcome.item]] = outcome.error
+        ready = []
+        for order in self._orders:
+            cell = self._cells[order.index]
+            error = next((broken[n] for n in self._needs(cell) if n in broken), "")
+            if error:
+                self._fail(cell, f"what it needs trained first failed: {error}", costs[order])
+            else:
+                ready.append(order)
+        finished = len(self.failed)
+        for outcome in self._outcomes(ready, costs):
+            cell = self._cells[outcome.item.index]
+            finished += 1
+            if outcome.error:
+                self._fail(cell, outcome.error, 0)
+            loss = outcome.result.loss if outcome.result else None
+            seconds = outcome.result.seconds if outcome.result else 0.0
+            self._listener(CellEnded(cell.name, finished, count, loss, seconds, outcome.error))
+
+    def _outcomes(
+        self, orders: Sequence[Order], costs: dict[Order, float]
+    ) -> Iterator[Outcome[Order, Done]]:
+        """Run orders and count their time; progress is in steps, of which each costs its share."""
+        telling = [self._telling(order) for order in orders]
+        with closing(self._runner.run(run_order, telling)) as outcomes:
+            for outcome in outcomes:
+                if outcome.result:
+                    self.training_seconds += outcome.result.seconds
+                self._advance(costs[outcome.item])
+                yield outcome
+
+    def _telling(self, order: Order) -> Order:
+        """Return the order with a listener, where it is carried out in this process."""
+        return replace(order, listener=self._inside) if self._in_this_process else order
+
+    def _inside(self, event: Event) -> None:
+        """Pass on how far the training of one cell is, as part of the whole."""
+        if isinstance(event, Progress):
+            done = min(self._done + event.done, self._total)
+            self._listener(Progress("study", round(done), round(self._total)))
+        elif isinstance(event, Warned):
+            self._listener(event)
+
+    def _advance(self, steps: float) -> None:
+        self._done += steps
+        self._listener(Progress("study", round(self._done), round(self._total)))
+
+    def _stages(self) -> dict[Order, str]:
+        """Return an order for each unfinished stage that the missing cells need, and its name."""
+        found: dict[str, Order] = {}
+        for order in self._orders:
+            for name, config in cell_stages(self._study, self._cells[order.index]).items():
+                shared = stage_name(config)
+                if not (self._folder.stage(config).path / STAGE).is_file():
+                    found.setdefault(shared, Order(order.folder, order.index, name))
+        return {order: name for name, order in found.items()}
+
+    def _needs(self, cell: Cell) -> list[str]:
+        return [stage_name(config) for config in cell_stages(self._study, cell).values()]
+
+    def _steps(self, order: Order) -> float:
+        optimizer = self._study.config.optimizer
+        epochs = optimizer.epochs
+        if order.stage:
+            epochs = self._study.config.baselines.first_epochs or epochs
+        if find_method(self._cells[order.index].method).build is None:
+            return 0
+        return epochs * (optimizer.steps_per_epoch or 1)
+
+    def _fail(self, cell: Cell, error: str, steps: float) -> None:
+        self.failed[cell.name] = error
+        write_json(self._folder.failure(cell), {**cell.keys, "error": error})
+        self._advance(steps)
+
+
+def _first(failed: dict[str, str]) -> str:
+    name, error = next(iter(failed.items()))
+    return f"{name}: {error}"

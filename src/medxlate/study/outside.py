@@ -1,0 +1,146 @@
+"""Predictions of other tools for the study's test images, scored as a row of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medxlate.dataset.index import COLUMNS, Dataset, Modality
+from medxlate.dataset.labels import Task
+from medxlate.dataset.splits import Split
+from medxlate.errors import DataError
+from medxlate.study.cell import add_predictions
+from medxlate.study.study import Study
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What another tool came to.
+
+    Attributes:
+        results: A row a repeat, with the columns that a cell has, as far as they are known.
+        predictions: A row a test image and repeat.
+    """
+
+    results: pd.DataFrame
+    predictions: pd.DataFrame
+
+
+def score_outside(
+    path: Path, study: Study, dataset: Dataset, target: Modality, splits: Sequence[Split]
+) -> Outside:
+    """Score a table of predictions on the study's test images.
+
+    The table (CSV) has the columns ``repeat``, ``slice_id`` and ``prediction``: a number, or a
+    class name; for a classification ``p(class)`` columns of probabilities may stand in its place.
+    ``splits/rNN.csv`` in the study folder says which slices are whose test images.
+
+    Args:
+        path: The table; its name without suffix names the row.
+        study: The study.
+        dataset: Its dataset.
+        target: The target modality.
+        splits: Of each repeat.
+
+    Raises:
+        DataError: A column or a test image is missing, or a value is no prediction.
+    """
+    name = path.stem
+    if name in study.methods:
+        raise DataError(f"{path} is named like a method of the study.", "Rename the file.")
+    table = _read(path)
+    results, predictions = [], []
+    for repeat, split in enumerate(splits):
+        rows = split.rows(target.name, target.slices, "test")
+        test = target.slices.iloc[rows]
+        own = table[table["repeat"] == repeat].set_index("slice_id")
+        _check_rows(path, own, list(test["slice_id"]), repeat)
+        keys: dict[str, str | int | float] = {
+            "method": name,
+            "sources": "",
+            "repeat": repeat,
+            "target_fraction": max(study.target_fractions),
+            "source_fraction": 1.0,
+        }
+        task = dataset.info.task
+        values = _values(path, own.loc[list(test["slice_id"])], task)
+        kept = [column for column in test.columns if column not in COLUMNS]
+        frame = test[["slice_id", "patient", "label", *kept]].reset_index(drop=True)
+        for key, value in reversed(keys.items()):
+            frame.insert(0, key, value)
+        scores = add_predictions(frame, values, _labels(test["label"].tolist(), task), task)
+        train = target.slices.iloc[split.rows(target.name, target.slices, "train")]
+        counts = {
+            "train_patients": train["patient"].nunique(),
+            "train_images": len(train),
+            "test_patients": test["patient"].nunique(),
+            "test_images": len(test),
+        }
+        results.append({**keys, "policy": split.policy, **scores, **counts})
+        predictions.append(frame)
+    return Outside(pd.DataFrame(results), pd.concat(predictions, ignore_index=True))
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype={"slice_id": str, "prediction": str})
+    except (OSError, ValueError) as problem:
+        raise DataError(f"{path} cannot be read as CSV: {problem}.") from None
+    missing = {"repeat", "slice_id"} - set(table.columns)
+    if missing:
+        raise DataError(
+            f"{path} has no column '{min(missing)}'.",
+            "It needs repeat, slice_id (as in splits/rNN.csv) and prediction.",
+        )
+    return table
+
+
+def _check_rows(path: Path, own: pd.DataFrame, wanted: list[str], repeat: int) -> None:
+    missing = [name for name in wanted if name not in own.index]
+    if missing:
+        raise DataError(
+            f"{path} has no prediction for {len(missing)} of {len(wanted)} test images of repeat "
+            f"{repeat}, such as {missing[0]}.",
+            f"splits/r{repeat:02d}.csv lists them.",
+        )
+    if own.index.has_duplicates:
+        twice = own.index[own.index.duplicated()][0]
+        raise DataError(f"{path} predicts slice {twice} of repeat {repeat} twice.")
+
+
+def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
+    """Return labels [N], or class probabilities [N, K]; a class name counts as certain."""
+    shares = [f"p({name})" for name in task.classes]
+    if shares and set(shares) <= set(own.columns):
+        return _finite(path, own[shares])
+    if "prediction" not in own.columns:
+        raise DataError(f"{path} has no column 'prediction'.")
+    if task.kind == "regression":
+        return _finite(path, own[["prediction"]])[:, 0]
+    unknown = set(own["prediction"]) - set(task.classes)
+    if unknown:
+        raise DataError(
+            f"{path} predicts '{min(map(str, unknown))}', which is no class.",
+            f"Known: {', '.join(task.classes)}.",
+        )
+    certain: np.ndarray[Any, Any] = np.zeros((len(own), len(task.classes)))
+    certain[range(len(own)), [task.classes.index(name) for name in own["prediction"]]] = 1
+    return certain
+
+
+def _finite(path: Path, columns: pd.DataFrame) -> np.ndarray[Any, Any]:
+    values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path} holds a prediction that is no number.")
+    return values
+
+
+def _labels(raw: Sequence[Any], task: Task) -> np.ndarray[Any, Any]:
+    if task.kind == "regression":
+        return np.asarray(raw, dtype=np.float64)
+    return np.asarray([task.classes.index(name) for name in raw])

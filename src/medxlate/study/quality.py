@@ -1,0 +1,154 @@
+"""How close the translations of each cell are to real target images (paper, table 5).
+
+Cells keep the translations of their test patients; they are compared here, once the grid is
+through, with features of the real images that are taken once a repeat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from medxlate.dataset.labels import Task
+from medxlate.dataset.loading import Slices
+from medxlate.errors import DataError
+from medxlate.evaluation.distribution import (
+    Features,
+    compare_features,
+    extract,
+    find_inception,
+    inception_features,
+    predictor_features,
+    to_eight_bit,
+)
+from medxlate.files import read_json, write_json
+from medxlate.inference.predict import Predictor
+from medxlate.models.device import choose_compute
+from medxlate.models.runs import RunFolder
+from medxlate.study.cell import JUDGE, RUN
+from medxlate.study.study import Cell, Study, StudyFolder, cells
+
+BATCH = 32
+METRICS = ("fid", "is")
+FILE = "quality.json"
+
+
+def measure_quality(
+    study: Study,
+    folder: StudyFolder,
+    finished: Sequence[Cell],
+    real: Sequence[Slices],
+    *,
+    task: Task,
+    inception: Path | None = None,
+) -> pd.DataFrame:
+    """Return fid and inception_score of the cells that translate.
+
+    Without Inception's weights, FID is taken from the features of the repeat's own `target-only`
+    predictor, the same for all methods of the repeat; IS then needs a classification.
+
+    Args:
+        study: The study.
+        folder: Where it lies.
+        finished: Its finished cells.
+        real: The target's test slices of each repeat.
+        task: Says whether a predictor has class probabilities.
+        inception: A file of Inception's weights; None: torch-fidelity's own copy, if there.
+
+    Returns:
+        A row a cell: index, fid, inception_score, features (``inception``, ``predictor``).
+    """
+    weights = find_inception(inception, download=False)
+    rows = []
+    for repeat in range(study.repeats):
+        pending = [cell for cell in finished if cell.repeat == repeat and _images(folder, cell)]
+        known = {cell.index: _known(folder, cell, weights) for cell in pending}
+        judged: tuple[Features, Tensor] | None = None
+        for cell in pending:
+            figures = known[cell.index]
+            if figures is None:
+                judged = judged or _judge(study, folder, repeat, real[repeat], task, weights)
+                if judged is None:
+                    continue
+                figures = _measure(folder, cell, *judged)
+                write_json(folder.cell(cell) / FILE, figures)
+            rows.append({"index": cell.index, **figures})
+    return pd.DataFrame(rows, columns=["index", "fid", "inception_score", "features"])
+
+
+def _judge(
+    study: Study,
+    folder: StudyFolder,
+    repeat: int,
+    real: Slices,
+    task: Task,
+    weights: Path | None,
+) -> tuple[Features, Tensor] | None:
+    """Return features and those of the real test images; None where there is nothing to ask."""
+    compute = choose_compute(study.config.runtime.device, "fp32")
+    if weights is not None:
+        features = inception_features(weights)
+        features.network.to(compute.device)
+    else:
+        model = _judging_model(study, folder, repeat)
+        if model is None:
+            return None
+        predictor = Predictor(model, compute=compute)
+        features = predictor_features(predictor.network, has_classes=task.kind == "classification")
+    images = (to_eight_bit(batch.images) for batch in real.batches(BATCH))
+    return features, extract(images, features, compute.device)
+
+
+def _judging_model(study: Study, folder: StudyFolder, repeat: int) -> Path | None:
+    """Return the repeat's predictor of real target images, trained on the most of them."""
+    found = [
+        RunFolder(folder.cell(cell) / RUN).model
+        for cell in cells(study)
+        if (cell.method, cell.repeat) == (JUDGE, repeat)
+        and cell.target_fraction == max(study.target_fractions)
+    ]
+    return next((model for model in found if model.is_dir()), None)
+
+
+def _measure(
+    folder: StudyFolder, cell: Cell, features: Features, real: Tensor
+) -> dict[str, float | str | None]:
+    device = next(features.network.parameters()).device
+    fakes = extract(_batches(_images(folder, cell)), features, device)
+    if min(len(fakes), len(real)) < 2:
+        return {"fid": None, "inception_score": None, "features": features.name}
+    found = compare_features(fakes, real, METRICS, features)
+    return {
+        "fid": found.get(features.label("fid")),
+        "inception_score": found.get(features.label("is")),
+        "features": features.name,
+    }
+
+
+def _known(
+    folder: StudyFolder, cell: Cell, weights: Path | None
+) -> dict[str, float | str | None] | None:
+    """Return what was measured before with the features that are wanted now."""
+    path = folder.cell(cell) / FILE
+    if not path.is_file():
+        return None
+    figures = dict(read_json(path, error=DataError))
+    wanted = "predictor" if weights is None else "inception"
+    return figures if figures["features"] == wanted else None
+
+
+def _images(folder: StudyFolder, cell: Cell) -> list[Path]:
+    return sorted(folder.cell(cell).glob("translated-*.npy"))
+
+
+def _batches(files: Sequence[Path]) -> Iterator[Tensor]:
+    for file in files:
+        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        for start in range(0, len(images), BATCH):
+            batch = torch.from_numpy(np.array(images[start : start + BATCH]))
+            yield batch.unsqueeze(1).expand(-1, 3, -1, -1)

@@ -1,0 +1,209 @@
+"""A study as it lies on disk: what is compared, its cells, and where each thing is.
+
+``docs/reference/folders.md`` describes the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from medxlate.config import Config
+from medxlate.errors import DataError, UsageError
+from medxlate.files import read_record
+from medxlate.models.runs import RunFolder
+from medxlate.training.methods import find_method, first_stages
+
+SCHEMA_VERSION = 1
+MARKER = "study.json"
+
+
+class Study(BaseModel):
+    """The content of study.json: everything that decides a study's numbers.
+
+    Attributes:
+        medxlate: The version that began it.
+        methods: What is compared.
+        source_sets: Sources that are used together, for the methods that use any.
+        repeats: How many splits.
+        target_fractions: Shares of the target's training patients.
+        source_fractions: Shares of the sources' training patients.
+        config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
+        fingerprints: A hash of each modality's pixels, labels, patients and recipe.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    medxlate: str
+    methods: tuple[str, ...]
+    source_sets: tuple[tuple[str, ...], ...]
+    repeats: int
+    target_fractions: tuple[float, ...] = (1.0,)
+    source_fractions: tuple[float, ...] = (1.0,)
+    config: Config
+    fingerprints: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of the grid.
+
+    Attributes:
+        index: Its place in the grid, from 0.
+        method: As in the registry.
+        sources: The source modalities; none for methods that use none.
+        repeat: Which split, from 0.
+        target_fraction: Share of the target's training patients.
+        source_fraction: Share of the sources' training patients; 1 without sources.
+    """
+
+    index: int
+    method: str
+    sources: tuple[str, ...]
+    repeat: int
+    target_fraction: float
+    source_fraction: float
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        parts = [f"{self.index:04d}", self.method, *(["+".join(self.sources)] * bool(self.sources))]
+        parts += [f"r{self.repeat:02d}", f"t{self.target_fraction:g}", f"s{self.source_fraction:g}"]
+        return "-".join(parts)
+
+    @property
+    def keys(self) -> dict[str, str | int | float]:
+        """What tells its rows from others' in the results."""
+        return {
+            "method": self.method,
+            "sources": "+".join(self.sources),
+            "repeat": self.repeat,
+            "target_fraction": self.target_fraction,
+            "source_fraction": self.source_fraction,
+        }
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """The places inside a study folder."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        """What is compared."""
+        return self.path / MARKER
+
+    @property
+    def cells(self) -> Path:
+        """A folder a finished cell."""
+        return self.path / "cells"
+
+    def cell(self, cell: Cell) -> Path:
+        """The folder of a finished cell; it appears whole."""
+        return self.cells / cell.name
+
+    def working(self, cell: Cell) -> Path:
+        """Where a cell is trained; it stays behind where that was interrupted."""
+        return self.cells / f".{cell.name}.work"
+
+    def failure(self, cell: Cell) -> Path:
+        """Why a cell failed, until it is tried again."""
+        return self.cells / f"{cell.name}.failed.json"
+
+    def split(self, repeat: int) -> Path:
+        """The split of a repeat."""
+        return self.path / "splits" / f"r{repeat:02d}.json"
+
+    def stage(self, config: Config) -> RunFolder:
+        """The run of a first stage that cells share."""
+        return RunFolder(self.path / "shared" / stage_name(config))
+
+
+def cells(study: Study) -> list[Cell]:
+    """Return the grid, all methods of a repeat before the next: early results compare already."""
+    found: list[Cell] = []
+    for repeat in range(study.repeats):
+        for target_fraction in study.target_fractions:
+            for method in study.methods:
+                for sources, source_fraction in _source_settings(study, method):
+                    found.append(
+                        Cell(len(found), method, sources, repeat, target_fraction, source_fraction)
+                    )
+    return found
+
+
+def _source_settings(study: Study, method: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    if not find_method(method).uses_sources:
+        yield (), 1.0
+        return
+    for sources in study.source_sets:
+        for fraction in study.source_fractions:
+            yield sources, fraction
+
+
+def cell_config(study: Study, cell: Cell) -> Config:
+    """Return the configuration of a cell.
+
+    The seed of the weights and of the order goes with the repeat: every method of a repeat starts
+    from the same predictor, as far as the method lets it.
+    """
+    base = study.config
+    data = {
+        "sources": cell.sources,
+        "target_fraction": cell.target_fraction,
+        "source_fraction": cell.source_fraction,
+    }
+    return base.model_copy(
+        update={
+            "method": cell.method,
+            "data": base.data.model_copy(update=data),
+            "split": base.split.model_copy(update={"seed": base.split.seed + cell.repeat}),
+            "runtime": base.runtime.model_copy(update={"seed": base.runtime.seed + cell.repeat}),
+        }
+    )
+
+
+def cell_stages(study: Study, cell: Cell) -> Mapping[str, Config]:
+    """Return the configurations of what a cell needs trained before."""
+    return first_stages(cell_config(study, cell))
+
+
+def stage_name(config: Config) -> str:
+    """Return the folder's name of a first stage: the same for all cells that can share it."""
+    data = config.data
+    return (
+        f"{config.method}-{'+'.join(data.sources)}-seed{config.runtime.seed}"
+        f"-t{data.target_fraction:g}-s{data.source_fraction:g}"
+    )
+
+
+def read_study(folder: Path) -> Study:
+    """Read study.json.
+
+    Raises:
+        DataError: It is missing, damaged or of another version.
+    """
+    return read_record(
+        folder / MARKER,
+        Study,
+        version=SCHEMA_VERSION,
+        error=DataError,
+        hint="Begin a study with `medxlate compare --target T`.",
+        again="Begin the study again in another folder",
+    )
+
+
+def find_cell(study: Study, index: int) -> Cell:
+    """Return a cell by its place; raises UsageError where there is none."""
+    grid = cells(study)
+    if not 0 <= index < len(grid):
+        raise UsageError(
+            f"There is no cell {index}: the study has {len(grid)}.",
+            f"Name one from 0 to {len(grid) - 1}.",
+        )
+    return grid[index]

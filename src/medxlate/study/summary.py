@@ -1,0 +1,174 @@
+"""A study's findings as files: tables, statistics, and a page in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from medxlate.config import Config
+from medxlate.files import whole_file, write_json
+from medxlate.study.collect import Findings
+from medxlate.study.study import Study, StudyFolder, cells
+from medxlate.training.methods import find_method
+
+# What a method has of its own in the configuration, beside optimizer and model.
+SETTINGS = {
+    "joint": ("objective.lambda_cycle", "objective.lambda_predict", "objective.lambda_identity"),
+    "cyclegan": ("objective.lambda_cycle", "objective.lambda_identity", "baselines.first_epochs"),
+    "transfer": ("baselines.first_epochs",),
+    "multitask": ("baselines.multitask_weight",),
+    "dann": ("baselines.dann_weight", "baselines.dann_gamma", "baselines.dann_width"),
+    "simple-augment": (
+        "augment.flip",
+        "augment.crop",
+        "augment.rotate",
+        "augment.shift",
+        "augment.jitter",
+    ),
+    "random-erasing": ("augment.erase", "augment.erase_area", "augment.erase_ratio"),
+}
+COMMON = (
+    "optimizer.epochs",
+    "optimizer.steps_per_epoch",
+    "optimizer.batch_size",
+    "optimizer.predictor_lr",
+    "optimizer.translator_lr",
+    "model.predictor",
+    "model.pretrained",
+    "model.generator_width",
+    "model.generator_blocks",
+    "data.image_size",
+    "split.train",
+    "split.val",
+    "split.test",
+    "split.seed",
+    "runtime.seed",
+)
+
+
+def write_findings(
+    study: Study, folder: StudyFolder, findings: Findings, failed: Mapping[str, str]
+) -> None:
+    """Write results, predictions, tables, statistics and ``report.md`` into the study folder."""
+    for name, frame in (("results", findings.results), ("predictions", findings.predictions)):
+        with whole_file(folder.path / f"{name}.parquet") as partial:
+            frame.to_parquet(partial)
+    for name, frame in (("results", findings.results), ("subgroups", findings.subgroups)):
+        if len(frame):
+            _write(folder.path / f"{name}.csv", frame.to_csv(index=False))
+    for table in findings.tables:
+        place = folder.path / "tables"
+        _write(place / f"{table.name}.md", table.markdown())
+        _write(place / f"{table.name}.tex", table.latex())
+        _write(place / f"{table.name}.csv", table.csv())
+    write_json(folder.path / "statistics.json", _statistics(findings))
+    _write(folder.path / "report.md", "\n".join(_report(study, folder, findings, failed)) + "\n")
+
+
+def _statistics(findings: Findings) -> dict[str, Any]:
+    return {
+        "against_target_only": [_plain(asdict(each)) for each in findings.comparisons],
+        "joint_against_baselines": [_plain(asdict(each)) for each in findings.baselines],
+        "equivalents": [_plain(asdict(each)) for each in findings.equivalents],
+        "saturation": [_plain(asdict(each)) for each in findings.saturation],
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold: what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def _report(
+    study: Study, folder: StudyFolder, findings: Findings, failed: Mapping[str, str]
+) -> Iterator[str]:
+    yield "# Comparison\n"
+    yield from _setting(study, findings.results)
+    yield "## Does it help?\n"
+    yield from (f"- {each.sentence}" for each in findings.comparisons)
+    if findings.baselines:
+        yield "\n## joint against the others\n"
+        yield from (f"- {each.sentence}" for each in findings.baselines)
+    readings = [each.sentence for each in findings.equivalents]
+    readings += [each.sentence for each in findings.saturation]
+    if readings:
+        yield "\n## Dose and response\n"
+        yield from (f"- {sentence}" for sentence in readings)
+    yield "\n## Tables\n"
+    yield from (table.markdown() for table in findings.tables)
+    if len(findings.subgroups):
+        yield "\n## Subgroups\n"
+        yield from _subgroups(findings.subgroups)
+    yield "\n## Figures\n"
+    yield from (
+        f"![{path.stem}]({path.relative_to(folder.path).as_posix()})\n" for path in findings.figures
+    )
+    yield "## Settings\n"
+    yield from _settings(study)
+    if failed:
+        yield "\n## Failed\n"
+        yield from (f"- {name}: {error}" for name, error in failed.items())
+
+
+def _setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
+    config = study.config
+    policy = {
+        "patient": "Patients are divided: nobody is in training and in test.",
+        "image": "Slices are divided, not patients: slices of one patient can be in training and "
+        "in test. The figures say nothing about new patients.",
+    }[config.split.policy]
+    grid = cells(study)
+    sources = ", ".join("+".join(each) for each in study.source_sets) or "none"
+    yield (
+        f"Target {config.data.target}, sources {sources}; {study.repeats} splits; "
+        f"{len(results)} of {len(grid)} cells. {policy} Every method makes the same number of "
+        "predictor updates, is validated by the same rule (lowest validation error on the target) "
+        "and, within a repeat, starts from the same predictor weights. What `cyclegan` and "
+        "`transfer` train first comes on top, in the column of shared time.\n"
+    )
+
+
+def _subgroups(frame: pd.DataFrame) -> Iterator[str]:
+    names = ["method", "sources", "subgroup", "value", "patients", "images", "loss", "std"]
+    largest = frame[frame["target_fraction"] == frame["target_fraction"].max()]
+    yield "| " + " | ".join(names) + " |"
+    yield "|" + "---|" * len(names)
+    for row in largest[names].itertuples(index=False):
+        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
+        yield "| " + " | ".join(shown) + " |"
+
+
+def _settings(study: Study) -> Iterator[str]:
+    values = study.config
+    yield f"All methods: {_values(values, COMMON)}.\n"
+    for name in study.methods:
+        parts = [name.partition("+")[0], find_method(name).augmentation]
+        keys = [key for part in dict.fromkeys(parts) for key in SETTINGS.get(part, ())]
+        if keys:
+            yield f"- {name}: {_values(values, keys)}"
+
+
+def _values(config: Config, keys: tuple[str, ...] | list[str]) -> str:
+    shown = []
+    for key in keys:
+        section, _, name = key.partition(".")
+        shown.append(f"`{key}` = {getattr(getattr(config, section), name)}")
+    return ", ".join(shown)
+
+
+def _write(path: Path, text: str) -> None:
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
