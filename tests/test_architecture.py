@@ -23,6 +23,7 @@ LAYERS = [
     {"training"},
     {"evaluation"},
     {"report"},
+    {"study"},
     {"walkthrough", "scrub"},
     {"cli"},
 ]
@@ -40,6 +41,7 @@ HOMES = {
     "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
+    "ray": {"study.cluster"},
 }
 NO_TORCH = {
     "errors", "events", "config", "files", "parallel", "images", "phantoms", "scrub", "cli"

@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from medxlate.evaluation.evaluate import evaluate
     from medxlate.inference.predict import Predictor, predict
     from medxlate.inference.translate import Translator, translate
+    from medxlate.study.compare import compare
+    from medxlate.study.forecast import plan
     from medxlate.training.train import train
     from medxlate.walkthrough import demo
 
 _HOMES = {
     "Predictor": "medxlate.inference.predict",
     "Translator": "medxlate.inference.translate",
+    "compare": "medxlate.study.compare",
     "demo": "medxlate.walkthrough",
     "evaluate": "medxlate.evaluation.evaluate",
+    "plan": "medxlate.study.forecast",
     "predict": "medxlate.inference.predict",
     "prepare": "medxlate.dataset.prepare",
     "train": "medxlate.training.train",
@@ -34,8 +38,10 @@ __all__ = [
     "Predictor",
     "Translator",
     "__version__",
+    "compare",
     "demo",
     "evaluate",
+    "plan",
     "predict",
     "prepare",
     "train",

@@ -202,11 +202,8 @@ class _Work:
         costs = {order: self._steps(order) for order in [*stages, *self._orders]}
         self._total = sum(costs.values())
         count = len(self._orders)
-        self._listener(
-            Stage(
-                f"{count} of {len(self._cells)} cells to train, {len(stages)} shared stages first"
-            )
-        )
+        shared = f", {len(stages)} shared stages first" if stages else ""
+        self._listener(Stage(f"{count} of {len(self._cells)} cells to train{shared}"))
         broken: dict[str, str] = {}
         for outcome in self._outcomes(list(stages), costs):
             if outcome.error:

@@ -134,7 +134,8 @@ def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
 
 
 def _finite(path: Path, columns: pd.DataFrame) -> np.ndarray[Any, Any]:
-    values = columns.apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    numbers = columns.apply(pd.to_numeric, errors="coerce")
+    values: np.ndarray[Any, Any] = numbers.to_numpy(dtype=np.float64)
     if not np.isfinite(values).all():
         raise DataError(f"{path} holds a prediction that is no number.")
     return values

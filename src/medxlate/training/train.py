@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset, Modality
@@ -83,10 +85,11 @@ def train(
         split = draw_split(
             {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
         )
-    make_data(dataset, tables, split, config)
+    material = Material(config, dataset, tables, split)
+    work = prepare_work(material)  # refuses what cannot be trained before anything is written
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
-    _begin(run, config, tables, split)
-    return _run(run, _Material(config, dataset, tables, split), stages, listener)
+    _begin(run, material)
+    return _run(run, material, work, stages, listener)
 
 
 def resume(
@@ -115,7 +118,8 @@ def resume(
     split = read_split(folder.split, tables)
     if pointed(folder.checkpoints, "last") is None and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
-    return _run(folder, _Material(config, dataset, tables, split), stages, listener)
+    material = Material(config, dataset, tables, split)
+    return _run(folder, material, prepare_work(material), stages, listener)
 
 
 def check_config(config: Config) -> None:
@@ -139,7 +143,7 @@ def check_config(config: Config) -> None:
 
 
 @dataclass(frozen=True)
-class _Material:
+class Material:
     """What a training is made from."""
 
     config: Config
@@ -149,8 +153,8 @@ class _Material:
 
 
 @dataclass(frozen=True)
-class _Work:
-    """Everything that a training needs."""
+class Work:
+    """Everything that a training needs, before anything is taken over from a first stage."""
 
     config: Config
     dataset: Dataset
@@ -159,29 +163,40 @@ class _Work:
     head: Head
     compute: Compute
     learner: Learner
-    stages: Stages
 
 
-def _begin(run: RunFolder, config: Config, tables: dict[str, Modality], split: Split) -> None:
+def _begin(run: RunFolder, material: Material) -> None:
     """Write what a run is resumed from; the configuration last, which makes it a run."""
-    used = {name: modality.fingerprint() for name, modality in tables.items()}
-    write_json(run.split, {**split.to_json(), "slices": used})
-    write_json(run.config, config.model_dump(mode="json"))
+    used = {name: modality.fingerprint() for name, modality in material.tables.items()}
+    write_json(run.split, {**material.split.to_json(), "slices": used})
+    write_json(run.config, material.config.model_dump(mode="json"))
 
 
 def _run(
-    run: RunFolder, material: _Material, stages: Stages | None, listener: Listener
+    run: RunFolder, material: Material, work: Work, stages: Stages | None, listener: Listener
 ) -> TrainResult:
     """Train what comes first, then the run itself, from wherever they stand to the end."""
     began = time.monotonic()
     if stages is None:
         stages = _train_stages(run, material, listener)
-    work = _prepare_work(material, stages)
+    work = _take_over(work, stages)
     checkpoint = pointed(run.checkpoints, "last")
-    position = Position()
-    if checkpoint is not None:
+    if checkpoint is None:
+        torch.manual_seed(work.config.runtime.seed)  # whatever was trained before
+        position = Position()
+    else:
         position = load_checkpoint(checkpoint, work.learner, work.compute.device)
     position = _train(run, work, position, listener)
+    if work.config.method not in STAGES:
+        export_model(
+            run,
+            config=work.config,
+            dataset=work.dataset.info,
+            head=work.head,
+            image_size=work.image_size,
+            position=position,
+            stages=stages,
+        )
     batches = work.learner.predictor_batches
     return TrainResult(
         run.path,
@@ -194,7 +209,7 @@ def _run(
     )
 
 
-def _train_stages(run: RunFolder, material: _Material, listener: Listener) -> Stages:
+def _train_stages(run: RunFolder, material: Material, listener: Listener) -> Stages:
     """Train what the method needs first, in folders inside the run; finished ones are kept."""
     stages = {}
     for name, config in first_stages(material.config).items():
@@ -218,16 +233,21 @@ def train_stage(
     """
     if is_trained(stage, config):
         return
-    tables = open_modalities(dataset, config)
+    material = Material(config, dataset, open_modalities(dataset, config), split)
     if not stage.config.exists():
         stage.path.mkdir(parents=True, exist_ok=True)
-        _begin(stage, config, tables, split)
-    _run(stage, _Material(config, dataset, tables, split), {}, listener)
+        _begin(stage, material)
+    _run(stage, material, prepare_work(material), {}, listener)
 
 
-def _prepare_work(material: _Material, stages: Stages) -> _Work:
+def prepare_work(material: Material) -> Work:
+    """Return data, head and learner of a training.
+
+    Raises:
+        ConfigError: Something in the configuration cannot be.
+        DataError: The split leaks, or leaves a modality without training data.
+    """
     config = material.config
-    method = find_method(config.method)
     data = make_data(material.dataset, material.tables, material.split, config)
     size = image_size(material.dataset, config)
     compute = choose_compute(config.runtime.device, config.runtime.precision)
@@ -235,24 +255,34 @@ def _prepare_work(material: _Material, stages: Stages) -> _Work:
         "target": (config.data.target,),
         "sources": config.data.sources,
         "all": (*config.data.sources, config.data.target),
-    }[method.scale_from]
+    }[find_method(config.method).scale_from]
     head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
     learner = build_learner(config, head, size, compute)
-    if method.first == "source-only":
-        start_predictor(learner, stages["sources"])
-    elif method.first == "translator":
-        fakes = {
-            source: translated(
-                data.train[source], stages[source], config=config, image_size=size, compute=compute
-            )
-            for source in config.data.sources
-        }
-        data = Data({**data.train, **fakes}, data.val)
-    return _Work(config, material.dataset, data, size, head, compute, learner, stages)
+    return Work(config, material.dataset, data, size, head, compute, learner)
 
 
-def _train(run: RunFolder, work: _Work, position: Position, listener: Listener) -> Position:
-    """Train from ``position`` to the end and export the model; return where it then stands."""
+def _take_over(work: Work, stages: Stages) -> Work:
+    """Give the predictor the weights, or the sources the translations, of a first stage."""
+    first = find_method(work.config.method).first
+    if first == "source-only":
+        start_predictor(work.learner, stages["sources"])
+    if first != "translator":
+        return work
+    fakes = {
+        source: translated(
+            work.data.train[source],
+            stages[source],
+            config=work.config,
+            image_size=work.image_size,
+            compute=work.compute,
+        )
+        for source in work.config.data.sources
+    }
+    return replace(work, data=Data({**work.data.train, **fakes}, work.data.val))
+
+
+def _train(run: RunFolder, work: Work, position: Position, listener: Listener) -> Position:
+    """Train from ``position`` to the end and return where it then stands."""
     rewind_record(run.metrics, position.step)
     used = work.learner.modalities
     counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
@@ -267,15 +297,4 @@ def _train(run: RunFolder, work: _Work, position: Position, listener: Listener) 
         folder=run,
         listener=Recorder(run.metrics, listener),
     )
-    position = loop.run(position)
-    if work.config.method not in STAGES:
-        export_model(
-            run,
-            config=work.config,
-            dataset=work.dataset.info,
-            head=work.head,
-            image_size=work.image_size,
-            position=position,
-            stages=work.stages,
-        )
-    return position
+    return loop.run(position)

@@ -1,0 +1,102 @@
+"""``medxlate plan``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from medxlate.cli import compare as study
+from medxlate.cli.options import Json
+from medxlate.errors import UsageError
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Table
+    from medxlate.study.forecast import Forecast
+
+
+def plan(
+    target: study.Target = None,
+    source: study.Source = None,
+    method: study.Methods = None,
+    repeats: study.Repeats = 10,
+    policy: study.Policy = None,
+    target_fraction: study.TargetFraction = "1.0",
+    source_fraction: study.SourceFraction = "1.0",
+    preset: study.Preset = None,
+    config: study.ConfigFile = None,
+    sets: study.Sets = None,
+    seed: study.Seed = None,
+    data: study.DataFolder = None,
+    jobs: study.Jobs = 1,
+    device: study.DeviceName = None,
+    json: Json = False,
+) -> None:
+    """Forecast what `compare` will cost with the same options; nothing is written.
+
+    A few steps of each kind of training are taken on this machine.
+
+    `medxlate plan --target ct`
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        settings, grid = study.asked(
+            target=target,
+            source=source,
+            method=method,
+            repeats=repeats,
+            policy=policy,
+            target_fraction=target_fraction,
+            source_fraction=source_fraction,
+            preset=preset,
+            config=config,
+            sets=sets,
+            seed=seed,
+            data=data,
+            device=device,
+        )
+        if settings is None:
+            raise UsageError("No target modality is given.", "Name it with --target.")
+        from medxlate.study.forecast import plan as forecast
+
+        result = forecast(settings, grid, jobs=jobs, listener=reporter)
+        reporter.result(
+            {
+                "cells": result.cells,
+                "seconds": result.seconds,
+                "wall_seconds": result.wall_seconds,
+                "disk_bytes": result.disk_bytes,
+                "trainings": [asdict(line) for line in result.lines],
+            },
+            _table(result),
+            f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
+            f"with {jobs} at the same time {duration(result.wall_seconds)} at best.",
+            f"Disk at most: {result.disk_bytes / 2**30:.2g} GiB.",
+        )
+
+
+def _table(forecast: Forecast) -> Table:
+    from medxlate.cli.console import number, table
+
+    rows = [
+        [
+            line.method,
+            line.sources or "-",
+            str(line.count),
+            str(line.steps),
+            number(line.step_seconds),
+            duration(line.seconds),
+            "-" if line.memory_bytes is None else f"{line.memory_bytes / 2**30:.1f} GiB",
+        ]
+        for line in forecast.lines
+    ]
+    columns = ["training", "sources", "count", "steps", "s a step", "in all", "GPU memory"]
+    return table("What will be trained", columns, rows)
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it: 45 s, 12 min, 3 h 20 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

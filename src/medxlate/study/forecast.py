@@ -1,0 +1,153 @@
+"""What a study will cost: some steps of each kind of training, multiplied."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medxlate.config import Config
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.splits import Split
+from medxlate.events import Listener, Progress, silent
+from medxlate.study.begin import Grid, draw_splits, plan_study
+from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
+from medxlate.training.data import open_modalities
+from medxlate.training.methods import find_method
+from medxlate.training.train import Material
+from medxlate.training.trial import Trial, try_steps
+
+KEPT = 2  # checkpoints that a training holds at once, the last and the best
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kind of training in a study.
+
+    Attributes:
+        method: A method, or the first stage ``translator`` or ``source-only``.
+        sources: Its sources.
+        count: How many such trainings there are.
+        steps: Steps of each.
+        step_seconds: Measured on this machine.
+        seconds: All of them together, validation included.
+        memory_bytes: Highest memory of the GPU; None on other devices.
+    """
+
+    method: str
+    sources: str
+    count: int
+    steps: int
+    step_seconds: float
+    seconds: float
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a study will cost.
+
+    Attributes:
+        study: What is compared.
+        cells: Cells of the grid.
+        lines: A line a kind of training.
+        seconds: All trainings, one after the other.
+        wall_seconds: The same, shared out over the jobs.
+        disk_bytes: The most that is on disk at once: checkpoints of what is being trained, first
+            stages until the last cell is finished, and the models that judge images.
+    """
+
+    study: Study
+    cells: int
+    lines: tuple[Line, ...]
+    seconds: float
+    wall_seconds: float
+    disk_bytes: int
+
+
+def plan(
+    config: Config, grid: Grid | None = None, *, jobs: int = 1, listener: Listener = silent
+) -> Forecast:
+    """Forecast what ``compare`` will cost with the same arguments; nothing is written.
+
+    A few steps of each kind of training are taken on this machine.
+
+    Args:
+        config: As for ``compare``.
+        grid: As for ``compare``.
+        jobs: Cells at the same time; on one processor they share its cores, so that the time
+            falls by less than this.
+        listener: Told of progress.
+
+    Raises:
+        ConfigError: A method, modality or value is wrong.
+        DataError: The dataset cannot be used, or its patients cannot be divided.
+    """
+    study = plan_study(config, grid or Grid())
+    dataset = Dataset(Path(study.config.data.folder))
+    tables = open_modalities(dataset, study.config)
+    splits = draw_splits(study, tables)
+    kinds, counts = _kinds(study)
+    lines, largest, kept = [], 0, 0
+    for done, (kind, settings) in enumerate(kinds.items()):
+        listener(Progress("trying", done, len(kinds)))
+        trial = try_steps(_material(dataset, tables, splits[0], settings))
+        lines.append(_line(kind, counts[kind], settings, trial))
+        largest = max(largest, trial.checkpoint_bytes)
+        kept += _kept(kind[0], counts[kind], trial)
+    listener(Progress("trying", len(kinds), len(kinds)))
+    seconds = sum(line.seconds for line in lines)
+    return Forecast(
+        study,
+        len(cells(study)),
+        tuple(lines),
+        seconds,
+        seconds / jobs,
+        largest * KEPT * jobs + kept,
+    )
+
+
+Kind = tuple[str, str]
+
+
+def _kinds(study: Study) -> tuple[dict[Kind, Config], Counter[Kind]]:
+    """Return a configuration of each kind of training, and how many there are of it."""
+    kinds: dict[Kind, Config] = {}
+    counts: Counter[Kind] = Counter()
+    shared: set[str] = set()
+    for cell in cells(study):
+        for config in cell_stages(study, cell).values():
+            if stage_name(config) not in shared:
+                shared.add(stage_name(config))
+                _count(config, kinds, counts)
+        if find_method(cell.method).build is not None:
+            _count(cell_config(study, cell), kinds, counts)
+    return kinds, counts
+
+
+def _count(config: Config, kinds: dict[Kind, Config], counts: Counter[Kind]) -> None:
+    kind = (config.method, "+".join(config.data.sources))
+    kinds.setdefault(kind, config)
+    counts[kind] += 1
+
+
+def _material(
+    dataset: Dataset, everything: Mapping[str, Modality], split: Split, config: Config
+) -> Material:
+    names = (*config.data.sources, config.data.target)
+    return Material(config, dataset, {name: everything[name] for name in names}, split)
+
+
+def _line(kind: Kind, count: int, config: Config, trial: Trial) -> Line:
+    optimizer = config.optimizer
+    steps = optimizer.epochs * (optimizer.steps_per_epoch or 1)
+    each = steps * trial.step_seconds + optimizer.epochs * trial.validation_seconds
+    return Line(*kind, count, steps, trial.step_seconds, count * each, trial.memory_bytes)
+
+
+def _kept(method: str, count: int, trial: Trial) -> int:
+    """Return what stays on disk: first stages whole, the judging models as weights alone."""
+    if method in ("translator", "source-only"):
+        return count * trial.checkpoint_bytes * KEPT
+    return count * trial.checkpoint_bytes // 3 if method == "target-only" else 0

@@ -1,0 +1,100 @@
+"""What a training will cost, by taking a few of its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from medxlate.dataset.loading import Order
+from medxlate.inference.predict import predict_batches
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.training.loop import VALIDATION_BATCH
+from medxlate.training.train import Material, Work, prepare_work
+
+WARM_UP = 2
+STEPS = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a few steps took.
+
+    Attributes:
+        step_seconds: A step, reading its images included.
+        validation_seconds: A validation.
+        checkpoint_bytes: Networks and optimizer states of a checkpoint.
+        memory_bytes: Highest memory of the GPU; None on other devices.
+    """
+
+    step_seconds: float
+    validation_seconds: float
+    checkpoint_bytes: int
+    memory_bytes: int | None
+
+
+def try_steps(material: Material) -> Trial:
+    """Take a few steps of a training without keeping anything.
+
+    What a first stage gives is not waited for: translated images cost what others cost.
+    """
+    work = prepare_work(material)
+    device = work.compute.device
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = _step_seconds(work)
+    # Weights, and Adam's two moments of each.
+    size = 3 * sum(_bytes(work.learner.networks.parameters()))
+    return Trial(
+        seconds,
+        _validation_seconds(work),
+        size,
+        torch.cuda.max_memory_allocated(device) if on_gpu else None,
+    )
+
+
+def _step_seconds(work: Work) -> float:
+    size = work.config.optimizer.batch_size
+    orders = {
+        name: Order(len(work.data.train[name]), seed=0, name=name)
+        for name in work.learner.modalities
+    }
+    began = 0.0
+    for step in range(WARM_UP + STEPS):
+        if step == WARM_UP:
+            began = time.perf_counter()
+        batches = {
+            name: work.data.train[name].batch(order.take(step, size)).to(work.compute.device)
+            for name, order in orders.items()
+        }
+        losses = work.learner.step(batches)
+        _wait_for(losses.values())
+    return (time.perf_counter() - began) / STEPS
+
+
+def _validation_seconds(work: Work) -> float:
+    """Time one batch of the validation and scale it to all of its images."""
+    parts = [work.data.val[name] for name in work.learner.validates]
+    count = sum(len(part) for part in parts)
+    if not count:
+        return 0.0
+    predictor = work.learner.networks["predictor"]
+    assert isinstance(predictor, PredictorNetwork)
+    part = max(parts, key=len)
+    images = part.batch(range(min(VALIDATION_BATCH, len(part)))).images
+    began = time.perf_counter()
+    predict_batches(predictor, [images], head=work.head, compute=work.compute)
+    return (time.perf_counter() - began) * count / len(images)
+
+
+def _wait_for(losses: Iterable[Tensor]) -> None:
+    for loss in losses:
+        loss.item()
+
+
+def _bytes(tensors: Iterable[Tensor]) -> Iterable[int]:
+    return (tensor.numel() * tensor.element_size() for tensor in tensors)
