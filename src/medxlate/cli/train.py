@@ -27,7 +27,10 @@ def train(
         typer.Option("--preset", help="paper (256 px), small (64 px, CPU) or debug (seconds)."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", help="joint (default) or target-only.")
+        str | None,
+        typer.Option(
+            "--method", help="joint (default), joint+autoaugment, or a baseline such as cyclegan."
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 200.")] = None,
     batch_size: Annotated[

@@ -28,6 +28,12 @@ Part = Literal["train", "val", "test"]
 Policy = Literal["patient", "image"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 _KEYS: dict[Policy, str] = {"patient": "patients", "image": "images"}  # in split.json
+MEANING: Mapping[Policy, str] = {
+    "patient": "No patient is in training and in test at once: the figures hold for new patients.",
+    "image": "Slices were divided, not patients: slices of one patient may fall into training and "
+    "into test. The figures hold for further slices of known patients; they measure something else "
+    "than new patients, and say nothing of those.",
+}
 CHAIN = 20  # patients in one group, from which on it may not hold most of the target
 
 

@@ -11,7 +11,7 @@ import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak
-from medxlate.dataset.splits import PARTS, Split, draw_split
+from medxlate.dataset.splits import MEANING, PARTS, Split, draw_split
 from medxlate.errors import ConfigError, OutputError, UsageError
 from medxlate.events import Listener, Warned
 from medxlate.files import check_parents, locked, whole_file, write_json
@@ -20,11 +20,6 @@ from medxlate.study.checks import check_classes, check_training, label_warnings
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
-
-IMAGE_POLICY = (
-    "Policy image: slices are divided, so those of one patient can be in training and in test. "
-    "This measures something else than how well new patients are predicted."
-)
 
 
 @dataclass(frozen=True)
@@ -47,12 +42,13 @@ class Grid:
     source_fractions: Sequence[float] = (1.0,)
 
 
-def plan_study(config: Config, grid: Grid) -> Study:
+def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     """Return the study that is asked for; nothing is written.
 
     Args:
         config: Of every cell; its sources are set by the grid.
         grid: What is compared.
+        here: Whether it is trained on this computer, so that its device must be there.
 
     Raises:
         ConfigError: A method, modality or value is wrong.
@@ -77,7 +73,8 @@ def plan_study(config: Config, grid: Grid) -> Study:
         update={"data": config.data.model_copy(update={"sources": union}), "method": "joint"}
     )
     image_size(dataset, config)
-    choose_compute(config.runtime.device, config.runtime.precision)
+    if here:
+        choose_compute(config.runtime.device, config.runtime.precision)
     tables = open_modalities(dataset, config)
     study = Study(
         medxlate=medxlate.__version__,
@@ -112,15 +109,16 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
     folder.path.mkdir(parents=True, exist_ok=True)
     with locked(folder.path / ".begin.lock", wait=True):
         if folder.study.is_file():
-            check_same(read_study(folder.path), study, folder)
+            begun = read_study(folder.path)
+            check_same(begun, study, folder)
+            if begun.config.data.folder != study.config.data.folder:  # it was moved
+                write_json(folder.study, study.model_dump(mode="json"))
         else:
             _check_empty(folder.path)
             splits = draw_splits(study, tables)
             _check_labels(study, dataset, tables, splits)
             for repeat, split in enumerate(splits):
                 _write_split(folder.split(repeat), split, study, tables)
-            folder.cells.mkdir(exist_ok=True)
-            (folder.path / "shared").mkdir(exist_ok=True)
             write_json(folder.study, study.model_dump(mode="json"))
     _tell(study, dataset, tables, listener)
 
@@ -145,7 +143,7 @@ def draw_splits(study: Study, tables: Mapping[str, Modality]) -> list[Split]:
 def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
     """Refuse to go on with a study that was begun with another configuration.
 
-    The device may be another one: it decides where, not what.
+    Device and dataset folder may be others: they decide where, not what.
 
     Raises:
         OutputError: Naming what differs.
@@ -230,7 +228,7 @@ def _tell(
     for text in label_warnings(dataset.info.task, tables[target].slices, target, sources):
         listener(Warned(text))
     if study.config.split.policy == "image":
-        listener(Warned(IMAGE_POLICY))
+        listener(Warned(f"Policy image: {MEANING['image']}"))
 
 
 def _write_split(path: Path, split: Split, study: Study, tables: Mapping[str, Modality]) -> None:
@@ -239,14 +237,15 @@ def _write_split(path: Path, split: Split, study: Study, tables: Mapping[str, Mo
     target = study.config.data.target
     slices = tables[target].slices
     part = {row: name for name in PARTS for row in split.rows(target, slices, name)}
-    frame = slices[["slice_id", "patient", "label", "file"]].copy()
+    frame = slices[["slice_id", "patient", "label"]].copy()
     frame.insert(0, "part", [part[row] for row in range(len(frame))])
     with whole_file(path.with_suffix(".csv")) as partial:
         frame.to_csv(partial, index=False)
 
 
 def _check_empty(path: Path) -> None:
-    left = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+    names = [entry.name for entry in path.iterdir()]
+    left = [name for name in names if name != "splits" and not name.startswith(".")]
     if left:
         raise OutputError(
             f"The folder {path} holds no {MARKER}, so it is no study, and is not empty.",

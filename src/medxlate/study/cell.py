@@ -32,7 +32,7 @@ from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.device import choose_compute
-from medxlate.models.runs import RunFolder
+from medxlate.models.runs import LATEST, RunFolder
 from medxlate.study.study import Cell, Study, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.methods import find_method, first_stages
@@ -119,7 +119,7 @@ def run_order(order: Order, device: str, threads: int) -> Done:
     tables = {n: everything[n] for n in (*config.data.sources, config.data.target)}
     work = _Material(folder, cell, config, dataset, tables, split)
     if order.stage:
-        return Done(_train_stage(work, order.stage, order.listener).seconds, None)
+        return Done(_train_stage(work, order.stage, order.listener).now, None)
     return _run_cell(work, order)
 
 
@@ -135,32 +135,34 @@ def _run_cell(work: _Material, order: Order) -> Done:
             return Done(0.0, read_json(final / RESULT, error=DataError)["loss"])
         working.mkdir(parents=True, exist_ok=True)
         if find_method(work.cell.method).build is None:
-            facts = _constant(work, working)
+            facts, seconds = _constant(work, working), 0.0
         else:
-            facts = _trained(work, working, order)
+            facts, seconds = _trained(work, working, order)
         write_json(working / RESULT, {**work.cell.keys, "policy": work.split.policy, **facts})
         working.rename(final)
         work.folder.failure(work.cell).unlink(missing_ok=True)
-    return Done(facts["seconds"], facts["loss"])
+    return Done(seconds, facts["loss"])
 
 
 def _constant(work: _Material, working: Path) -> dict[str, Any]:
-    """Predict the mean training label, or the majority class."""
+    """Predict the mean training label, or the majority class, and return the cell's facts."""
     train, test = work.slices("train"), work.slices("test")
     target = work.config.data.target
     values = constant_predictions(
         train[target].labels.numpy(), len(test[target]), work.dataset.info.task
     )
     scores = _write_predictions(work, working, values, test[target])
-    return {**scores, **_counts(work, train, test), "updates": 0, "images_seen": 0} | {
-        "seconds": 0.0,
-        "shared_seconds": 0.0,
-        "interrupted": False,
-    }
+    nothing = {"updates": 0, "images_seen": 0, "seconds": 0.0, "shared_seconds": 0.0}
+    return {**scores, **_counts(work, train, test), **nothing}
 
 
-def _trained(work: _Material, working: Path, order: Order) -> dict[str, Any]:
-    """Train, predict and translate the test patients' images, and drop what takes space."""
+def _trained(work: _Material, working: Path, order: Order) -> tuple[dict[str, Any], float]:
+    """Train, predict and translate the test patients' images, and drop what takes space.
+
+    Returns:
+        The cell's facts, and the seconds spent in training now. Among the facts, the seconds of
+        what was interrupted are not known and are None.
+    """
     stages = {name: _train_stage(work, name, order.listener) for name in first_stages(work.config)}
     result, interrupted = _train(work, working, stages, order.listener)
     compute = choose_compute(work.config.runtime.device, work.config.runtime.precision)
@@ -179,17 +181,18 @@ def _trained(work: _Material, working: Path, order: Order) -> dict[str, Any]:
                 _write_images(working / f"translated-{source}.npy", fakes)
     run = RunFolder(result.run)
     shutil.rmtree(run.checkpoints)
+    (working / LATEST).unlink(missing_ok=True)
     if not order.keep_models and work.cell.method != JUDGE:
         shutil.rmtree(run.model)
+    shared = [stage.seconds for stage in stages.values()]
     return {
         **scores,
         **_counts(work, train, test),
         "updates": result.steps,
         "images_seen": result.images_seen,
-        "seconds": result.seconds,
-        "shared_seconds": round(sum(stage.seconds for stage in stages.values()), 3),
-        "interrupted": interrupted,
-    }
+        "seconds": None if interrupted else result.seconds,
+        "shared_seconds": None if None in shared else round(sum(filter(None, shared)), 3),
+    }, result.seconds + sum(stage.now for stage in stages.values())
 
 
 def _train(
@@ -214,10 +217,17 @@ def _train(
 
 @dataclass(frozen=True)
 class _Stage:
-    """A finished first stage: its run, and how long it took whoever trained it."""
+    """A finished first stage.
+
+    Attributes:
+        run: Its run.
+        seconds: How long it took whoever trained it; None where that was interrupted.
+        now: How long it took just now.
+    """
 
     run: RunFolder
-    seconds: float
+    seconds: float | None
+    now: float
 
 
 def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
@@ -225,12 +235,15 @@ def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
     config = first_stages(work.config)[name]
     run = work.folder.stage(config)
     record = run.path / STAGE
+    now = 0.0
     with locked(run.path.with_name(f".{run.path.name}.lock"), wait=True):
         if not record.is_file():
+            interrupted = run.config.is_file()
             began = time.monotonic()
             train_stage(run, config, work.dataset, work.split, listener)
-            write_json(record, {"seconds": round(time.monotonic() - began, 3)})
-    return _Stage(run, float(read_json(record, error=DataError)["seconds"]))
+            now = round(time.monotonic() - began, 3)
+            write_json(record, {"seconds": None if interrupted else now})
+    return _Stage(run, read_json(record, error=DataError)["seconds"], now)
 
 
 def _write_predictions(

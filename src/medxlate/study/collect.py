@@ -16,7 +16,7 @@ from medxlate.study.cell import PREDICTIONS, RESULT
 from medxlate.study.dose import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.drawing import draw
 from medxlate.study.opened import Opened
-from medxlate.study.outside import score_outside
+from medxlate.study.outside import score_outsiders
 from medxlate.study.quality import measure_quality
 from medxlate.study.study import Cell, Study, StudyFolder, cells
 from medxlate.study.tables import tables
@@ -79,10 +79,7 @@ def collect(
     if not finished:
         raise DataError(f"No cell of the study {folder.path} is finished.")
     work = Opened(study, folder)
-    others = [
-        score_outside(path, study, work.dataset, work.tables[work.target], work.splits)
-        for path in predictions
-    ]
+    others = score_outsiders(predictions, work)
     quality = measure_quality(
         study,
         folder,
@@ -114,5 +111,5 @@ def collect(
         subgroups(images, kept, label_name=task.name, regression=task.kind == "regression"),
         tuple(each for s in sets for each in equivalents(results, OWN, sources=s) or ()),
         tuple(each for s in sets if (each := saturation(results, OWN, sources=s))),
-        tuple(draw(work, finished, results, comparisons)),
+        tuple(draw(work, finished, results, images)),
     )

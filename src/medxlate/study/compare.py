@@ -13,6 +13,7 @@ import torch
 
 from medxlate.config import Config
 from medxlate.errors import DataError
+from medxlate.evaluation.distribution import find_inception
 from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
 from medxlate.files import write_json
 from medxlate.models.device import choose_compute
@@ -20,6 +21,8 @@ from medxlate.study.begin import Grid, begin_study, plan_study
 from medxlate.study.cell import RESULT, STAGE, Done, Order, run_order
 from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
+from medxlate.study.opened import Opened
+from medxlate.study.outside import score_outsiders
 from medxlate.study.study import (
     Cell,
     Study,
@@ -43,7 +46,8 @@ class Where:
 
     Attributes:
         jobs: Processes at the same time; with several GPUs they are dealt out in turn.
-        ray: The address of an existing Ray cluster; "": this computer.
+        ray: The address of an existing Ray cluster; "": this computer. A cell takes one of its
+            GPUs where ``config.runtime.device`` is ``cuda``, else one of its processors.
         cell: One cell alone, for a job array; nothing is collected.
         keep_models: Whether every cell keeps its trained model.
     """
@@ -112,9 +116,15 @@ def compare(
     """
     began = time.monotonic()
     folder, where = StudyFolder(Path(out)), where or Where()
-    study = read_study(folder.path) if config is None else plan_study(config, grid or Grid())
+    if config is None:
+        study = read_study(folder.path)
+    else:
+        study = plan_study(config, grid or Grid(), here=not where.ray)
     runner = _runner(study, where)
     begin_study(study, folder, listener)
+    tables = [Path(each) for each in predictions]
+    weights = Path(inception) if inception else None
+    _check_extras(study, folder, tables, weights)
     orders = _orders(study, folder, where)
     here = not where.ray and (where.jobs == 1 or where.cell is not None)
     work = _Work(study, folder, orders, runner, in_this_process=here, listener=listener)
@@ -124,13 +134,10 @@ def compare(
     findings = None
     if where.cell is None:
         listener(Stage("Comparing"))
-        tables = [Path(each) for each in predictions]
-        findings = collect(
-            study, folder, predictions=tables, inception=Path(inception) if inception else None
-        )
+        findings = collect(study, folder, predictions=tables, inception=weights)
         write_findings(study, folder, findings, work.failed)
         if not work.failed:
-            shutil.rmtree(folder.path / "shared")  # no cell needs it any more
+            shutil.rmtree(folder.path / "shared", ignore_errors=True)  # no cell needs it now
     seconds = time.monotonic() - began
     trained = work.training_seconds
     jobs = 1 if here else where.jobs
@@ -146,17 +153,23 @@ def compare(
     )
 
 
+def _check_extras(
+    study: Study, folder: StudyFolder, predictions: Sequence[Path], inception: Path | None
+) -> None:
+    """Refuse, before anything is trained, a dataset that changed and files that are of no use."""
+    find_inception(inception, download=False)
+    score_outsiders(predictions, Opened(study, folder))
+
+
 def _runner(study: Study, where: Where) -> Runner:
-    compute = choose_compute(study.config.runtime.device, study.config.runtime.precision)
-    on_gpu = compute.device.type == "cuda"
+    device = study.config.runtime.device
     if where.ray:
-        return ray_runner(
-            where.ray, gpus_per_item=1 if on_gpu else 0, cpus_per_item=1, retries=RETRIES
-        )
+        gpus = 1 if device.startswith("cuda") else 0
+        return ray_runner(where.ray, gpus_per_item=gpus, cpus_per_item=1, retries=RETRIES)
     if where.jobs == 1 or where.cell is not None:
-        return in_turn(study.config.runtime.device, 0)
-    devices = [str(compute.device)]
-    if study.config.runtime.device in ("auto", "cuda") and on_gpu:
+        return in_turn(device, 0)
+    devices = [str(choose_compute(device).device)]
+    if device in ("auto", "cuda") and devices == ["cuda"]:
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     return local_processes(where.jobs, devices)
 
@@ -213,7 +226,9 @@ class _Work:
             cell = self._cells[order.index]
             error = next((broken[n] for n in self._needs(cell) if n in broken), "")
             if error:
-                self._fail(cell, f"what it needs trained first failed: {error}", costs[order])
+                error = f"what it needs trained first failed: {error}"
+                self._fail(cell, error, costs[order])
+                self._listener(CellEnded(cell.name, len(self.failed), count, None, 0.0, error))
             else:
                 ready.append(order)
         finished = len(self.failed)

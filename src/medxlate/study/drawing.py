@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medxlate.dataset.splits import MEANING
 from medxlate.report.figures import Row, image_rows
 from medxlate.report.study_figures import (
     dose_plot,
@@ -17,9 +18,9 @@ from medxlate.report.study_figures import (
     target_curves,
 )
 from medxlate.study.opened import Opened
+from medxlate.study.statistics import mean_interval
 from medxlate.study.study import Cell
-from medxlate.study.tables import main_comparison, system_name
-from medxlate.study.verdict import Comparison
+from medxlate.study.tables import main_comparison
 
 PICTURES = 6
 REFERENCES = ("constant", "target-only")
@@ -29,7 +30,7 @@ def draw(
     work: Opened,
     finished: Sequence[Cell],
     results: pd.DataFrame,
-    comparisons: Sequence[Comparison],
+    predictions: pd.DataFrame,
 ) -> Iterator[Path]:
     """Draw what there is something for; yield the files.
 
@@ -37,7 +38,7 @@ def draw(
         work: The study.
         finished: Its finished cells.
         results: A row a cell.
-        comparisons: They hold the intervals.
+        predictions: A row a test image and cell.
     """
     place = work.folder.path / "figures"
     task = work.dataset.info.task
@@ -45,25 +46,17 @@ def draw(
     if task.kind == "regression":
         measure = f"Mean squared error ({task.unit}\u00b2)" if task.unit else "Mean squared error"
 
-    def name(method: str, sources: str) -> str:
-        return system_name(method, sources, work.target)
-
     main = main_comparison(results)
-    intervals = {
-        (each.system.method, each.system.sources): (each.loss_interval.low, each.loss_interval.high)
-        for each in comparisons
-        if each.loss_interval is not None
-    }
     means = main.groupby("method")["loss"].mean()
     error_plot(
         place / "errors.png",
-        errors_of(main, name, intervals),
+        errors_of(main, _name, _intervals(main_comparison(predictions))),
         measure=measure,
         references=[(each, float(means[each])) for each in REFERENCES if each in means],
         note=_note(work),
     )
     yield place / "errors.png"
-    target, source = target_curves(results, name), source_curves(results, name)
+    target, source = target_curves(results, _name), source_curves(results, _name)
     if target or source:
         dose_plot(
             place / "dose.png", measure=measure, target=target, source=source, note=_note(work)
@@ -72,14 +65,24 @@ def draw(
     yield from _translations(work, finished, place)
 
 
+def _name(method: str, sources: str) -> str:
+    return f"{method} ({sources})" if sources else method
+
+
+def _intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the bootstrap interval over patients of each system's mean loss."""
+    found = {}
+    for (method, sources), rows in predictions.groupby(["method", "sources"], sort=False):
+        interval = mean_interval(rows["loss"].to_list(), rows["patient"].to_list())
+        if interval is not None:
+            found[str(method), str(sources)] = (interval.low, interval.high)
+    return found
+
+
 def _note(work: Opened) -> str:
-    seen = {
-        "patient": "no patient is in training and in test",
-        "image": "slices of one patient can be in training and in test: this is not how well new "
-        "patients are predicted",
-    }
     repeats = work.study.repeats
-    return f"{repeats} split{'s' * (repeats > 1)}; {seen[work.study.config.split.policy]}"
+    splits = f"{repeats} split{'s' * (repeats > 1)}"
+    return f"{splits}. {MEANING[work.study.config.split.policy]}"
 
 
 def _translations(work: Opened, finished: Sequence[Cell], place: Path) -> Iterator[Path]:

@@ -15,7 +15,9 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split
 from medxlate.errors import DataError
 from medxlate.study.cell import add_predictions
+from medxlate.study.opened import Opened
 from medxlate.study.study import Study
+from medxlate.training.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,21 @@ class Outside:
 
     results: pd.DataFrame
     predictions: pd.DataFrame
+
+
+def score_outsiders(paths: Sequence[Path], work: Opened) -> list[Outside]:
+    """Score tables of predictions, each under its file's name; see ``score_outside``.
+
+    Raises:
+        DataError: One cannot be scored, or is named like another one or like a method.
+    """
+    for number, path in enumerate(paths):
+        if path.stem in (*METHODS, *work.study.methods):
+            raise DataError(f"{path} is named like a method.", "Rename the file.")
+        if path.stem in [other.stem for other in paths[:number]]:
+            raise DataError(f"Two tables of predictions are named {path.stem}.", "Rename one.")
+    target = work.tables[work.target]
+    return [score_outside(path, work.study, work.dataset, target, work.splits) for path in paths]
 
 
 def score_outside(
@@ -51,8 +68,6 @@ def score_outside(
         DataError: A column or a test image is missing, or a value is no prediction.
     """
     name = path.stem
-    if name in study.methods:
-        raise DataError(f"{path} is named like a method of the study.", "Rename the file.")
     table = _read(path)
     results, predictions = [], []
     for repeat, split in enumerate(splits):

@@ -35,6 +35,7 @@ from medxlate.study.study import Cell, Study, StudyFolder, cells
 
 BATCH = 32
 METRICS = ("fid", "is")
+FIGURES = ("fid", "inception_score", "features", "fid_images")
 FILE = "quality.json"
 
 
@@ -61,7 +62,8 @@ def measure_quality(
         inception: A file of Inception's weights; None: torch-fidelity's own copy, if there.
 
     Returns:
-        A row a cell: index, fid, inception_score, features (``inception``, ``predictor``).
+        A row a cell: index, fid, inception_score, features (``inception``, ``predictor``) and
+        fid_images, how many were translated.
     """
     weights = find_inception(inception, download=False)
     rows = []
@@ -78,7 +80,7 @@ def measure_quality(
                 figures = _measure(folder, cell, *judged)
                 write_json(folder.cell(cell) / FILE, figures)
             rows.append({"index": cell.index, **figures})
-    return pd.DataFrame(rows, columns=["index", "fid", "inception_score", "features"])
+    return pd.DataFrame(rows, columns=["index", *FIGURES])
 
 
 def _judge(
@@ -90,7 +92,7 @@ def _judge(
     weights: Path | None,
 ) -> tuple[Features, Tensor] | None:
     """Return features and those of the real test images; None where there is nothing to ask."""
-    compute = choose_compute(study.config.runtime.device, "fp32")
+    compute = choose_compute("auto", "fp32")
     if weights is not None:
         features = inception_features(weights)
         features.network.to(compute.device)
@@ -120,13 +122,13 @@ def _measure(
 ) -> dict[str, float | str | None]:
     device = next(features.network.parameters()).device
     fakes = extract(_batches(_images(folder, cell)), features, device)
-    if min(len(fakes), len(real)) < 2:
-        return {"fid": None, "inception_score": None, "features": features.name}
-    found = compare_features(fakes, real, METRICS, features)
+    enough = min(len(fakes), len(real)) >= 2
+    found = compare_features(fakes, real, METRICS, features) if enough else {}
     return {
         "fid": found.get(features.label("fid")),
         "inception_score": found.get(features.label("is")),
         "features": features.name,
+        "fid_images": len(fakes),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from medxlate.config import Config
+from medxlate.dataset.splits import MEANING
 from medxlate.files import whole_file, write_json
 from medxlate.study.collect import Findings
 from medxlate.study.study import Study, StudyFolder, cells
@@ -32,6 +33,11 @@ SETTINGS = {
     ),
     "random-erasing": ("augment.erase", "augment.erase_area", "augment.erase_ratio"),
 }
+FAIR = """\
+Every method makes the same number of predictor updates, is validated by the same rule (lowest
+validation error on the target) and, within a split, starts from the same predictor weights. What
+`cyclegan` and `transfer` train first comes on top, in the column of shared time.
+"""
 COMMON = (
     "optimizer.epochs",
     "optimizer.steps_per_epoch",
@@ -125,20 +131,13 @@ def _report(
 
 def _setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
     config = study.config
-    policy = {
-        "patient": "Patients are divided: nobody is in training and in test.",
-        "image": "Slices are divided, not patients: slices of one patient can be in training and "
-        "in test. The figures say nothing about new patients.",
-    }[config.split.policy]
     grid = cells(study)
     sources = ", ".join("+".join(each) for each in study.source_sets) or "none"
     yield (
         f"Target {config.data.target}, sources {sources}; {study.repeats} splits; "
-        f"{len(results)} of {len(grid)} cells. {policy} Every method makes the same number of "
-        "predictor updates, is validated by the same rule (lowest validation error on the target) "
-        "and, within a repeat, starts from the same predictor weights. What `cyclegan` and "
-        "`transfer` train first comes on top, in the column of shared time.\n"
+        f"{len(results)} of {len(grid)} cells. {MEANING[config.split.policy]}\n"
     )
+    yield FAIR
 
 
 def _subgroups(frame: pd.DataFrame) -> Iterator[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from medxlate.dataset.splits import MEANING
 from medxlate.report.table import Cell, Number, Table
 
 OURS = "Our method"
@@ -33,12 +34,6 @@ FRACTIONS = {"target_fraction": "Target", "source_fraction": "Source"}
 QUALITY = {"inception_score": "IS ↑", "fid": "FID ↓"}
 METHODS = ("constant", "target-only", "raw-mix", *AUGMENTATIONS, *BASELINES)
 SMALL = 2048  # images, below which FID's covariance of Inception's 2048 features has no full rank
-POLICIES = {
-    "patient": "No patient is in training and in test at once: the figures hold for new patients.",
-    "image": "Slices were divided, not patients: slices of one patient may fall into training and "
-    "into test. The figures hold for further slices of known patients; they measure something else "
-    "than new patients, and say nothing of those.",
-}
 
 
 def tables(results: pd.DataFrame, *, target: str, unit: str = "") -> list[Table]:
@@ -265,7 +260,7 @@ def _plus(sources: str) -> str:
 
 
 def _policy(results: pd.DataFrame) -> str:
-    return " ".join(POLICIES[policy] for policy in sorted(set(results["policy"].dropna())))
+    return " ".join(MEANING[policy] for policy in sorted(set(results["policy"].dropna())))
 
 
 def _features(cells: pd.DataFrame) -> str:
