@@ -1,4 +1,4 @@
-"""What the tests of `compare` share: a data set of three modalities, and ways to look at studies."""
+"""What the tests of `compare` share: three modalities, and ways to look at studies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tiny import PREFIX, SIZE, age_of, patient_name, write_dataset
 
 PET = range(30, 36)  # patients of the third modality
 KEYS = ["method", "sources", "repeat", "target_fraction", "source_fraction"]
-CLOCK = ["seconds", "shared_seconds", "interrupted"]  # may differ where nothing else does
+CLOCK = ["seconds", "shared_seconds"]  # may differ where nothing else does
 QUALITY = ["fid", "inception_score", "features", "fid_images"]
 BRIEF = {"epochs": 1, "steps_per_epoch": 1}  # as little training as there is
 

@@ -55,6 +55,7 @@ from working import until
 
 AUGMENTED = "joint+autoaugment"
 SEVERAL = ("constant", "target-only", "joint", "cyclegan", "transfer")
+STEPS = 5  # of an epoch, of two
 SHARES = {"train": 0.4, "val": 0.2, "test": 0.4}  # every class in training and test, seeds 4 and 5
 PROC = Path("/proc/self/statm").exists()
 ray_head = test_workers.head
@@ -111,6 +112,10 @@ def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
         return Run(compare(config, wanted, out=out, listener=heard), heard, trainings)
 
 
+def settings(data: Path) -> Config:
+    return debug_config(data, optimizer={"steps_per_epoch": STEPS})
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dataset(tmp_path_factory)
@@ -120,7 +125,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Every method, two repeats, one cell after the other."""
     wanted = Grid(methods=(*METHODS, AUGMENTED), sources=("mri",), repeats=2)
-    return carry_out(debug_config(data), wanted, tmp_path_factory.mktemp("whole") / "compare")
+    return carry_out(settings(data), wanted, tmp_path_factory.mktemp("whole") / "compare")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +202,7 @@ def test_what_is_on_disk(whole: Run) -> None:
         "subgroups.csv",
         "tables",
     }
-    pd.testing.assert_frame_equal(pd.read_parquet(folder / "results.parquet"), whole.results)
+    assert pd.read_parquet(folder / "results.parquet").to_csv() == whole.results.to_csv()
     pd.testing.assert_frame_equal(
         pd.read_parquet(folder / "predictions.parquet"), whole.predictions
     )
@@ -267,7 +272,7 @@ def test_methods_of_a_repeat_share_test_images_updates_and_first_weights(whole: 
         tested = {tuple(some["slice_id"]) for _, some in own.groupby("method")}
         assert len(tested) == 1
         results = whole.results[whole.results["repeat"] == repeat]
-        assert set(results["updates"]) == {0, 18}
+        assert set(results["updates"]) == {0, 2 * STEPS}
         assert set(results["method"][results["updates"] == 0]) == {"constant"}
         begun = [each for each in whole.trainings if each.config.runtime.seed == repeat]
         weights = {each.config.method: each.weights for each in begun}
@@ -395,9 +400,7 @@ def test_processes_give_the_same_numbers_though_two_are_killed(
     killer.start()
     heard = Heard()
     wanted = Grid(methods=(*METHODS, AUGMENTED), sources=("mri",), repeats=2)
-    result = compare(
-        debug_config(data), wanted, out=folder.path, where=Where(jobs=2), listener=heard
-    )
+    result = compare(settings(data), wanted, out=folder.path, where=Where(jobs=2), listener=heard)
     killer.join()
     assert 1 <= len(result.failed) <= 2
     for name, error in result.failed.items():
@@ -408,7 +411,7 @@ def test_processes_give_the_same_numbers_though_two_are_killed(
     assert len(result.findings.results) == 24 - len(result.failed)
     assert {event.name: event.error for event in heard.cells if event.error} == result.failed
 
-    again = compare(out=folder.path, where=Where(jobs=2))
+    again = compare(out=folder.path)
     assert not again.failed
     assert not list(folder.cells.glob("*.failed.json"))
     assert again.findings is not None
@@ -423,9 +426,7 @@ def test_a_ray_cluster_gives_the_same_numbers(
     monkeypatch.setattr(cluster, "_require_cluster", lambda address: None)  # it is known to run
     methods = ("target-only", "joint", "cyclegan", "transfer", "random-erasing")
     wanted = Grid(methods=methods, sources=("mri",), repeats=1)
-    result = compare(
-        debug_config(data), wanted, out=tmp_path / "compare", where=Where(ray=ray_head)
-    )
+    result = compare(settings(data), wanted, out=tmp_path / "compare", where=Where(ray=ray_head))
     assert not result.failed
     assert result.findings is not None
     assert set(result.findings.results["method"]) == set(methods)
@@ -439,6 +440,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_numbers(
     folder = StudyFolder(tmp_path / "compare")
     words = ["compare", "--target", "ct", "--source", "mri", "--repeats", "2", "--preset", "debug"]
     words += ["--data", str(data), "--device", "cpu", "--seed", "0", "--out", str(folder.path)]
+    words += ["--set", f"optimizer.steps_per_epoch={STEPS}"]
     words += [word for method in SEVERAL for word in ("--method", method)]
     kill_when(lambda: any(folder.path.glob("shared/*/checkpoints/last")), *words)
     assert not list(folder.path.glob("shared/*/stage.json"))
@@ -446,7 +448,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_numbers(
 
     kill_when(lambda: any(folder.cells.glob(".*joint*.work/run/checkpoints/last")), *words)
     assert {path.parent.name[:4] for path in folder.cells.glob("*/cell.json")} == {"0000", "0001"}
-    (left,) = folder.cells.glob(".*.work")
+    assert len(list(folder.cells.glob(".*.work"))) == 1
 
     result = compare(out=folder.path)
     assert not result.failed
@@ -454,7 +456,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_numbers(
     assert result.findings is not None
     results = result.findings.results
     assert len(results) == 10
-    interrupted = results.loc[results["interrupted"], ["method", "repeat"]]
+    interrupted = results.loc[results["seconds"].isna(), ["method", "repeat"]]
     assert interrupted.to_numpy().tolist() == [["joint", 0]]
     assert_same(result.findings, whole.result.findings)
 
@@ -464,16 +466,16 @@ def test_a_cell_that_is_killed_while_it_is_put_away_is_not_lost(
     whole: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
     def remove(path: Path, **options: Any) -> None:
-        if damage == "gone":
-            shutil.rmtree(path)
-        else:
+        if path.exists():
             next(path.rglob("networks.safetensors")).unlink()
-        raise RuntimeError("killed")
+            if damage == "gone":
+                shutil.rmtree(path)
+            raise RuntimeError("killed")
 
     wanted = Grid(methods=("constant", "cyclegan"), sources=("mri",), repeats=1)
     with monkeypatch.context() as patch:
         patch.setattr(cell_module, "shutil", SimpleNamespace(rmtree=remove))
-        first = compare(debug_config(data), wanted, out=tmp_path / "compare")
+        first = compare(settings(data), wanted, out=tmp_path / "compare")
     assert list(first.failed.values()) == ["RuntimeError: killed"]
     second = compare(out=tmp_path / "compare")
     assert not second.failed
@@ -481,7 +483,7 @@ def test_a_cell_that_is_killed_while_it_is_put_away_is_not_lost(
 
 
 def test_cells_one_by_one_give_the_same_numbers(whole: Run, data: Path, tmp_path: Path) -> None:
-    config, out = debug_config(data), tmp_path / "compare"
+    config, out = settings(data), tmp_path / "compare"
     methods = ("constant", "target-only", "joint", "cyclegan", "transfer")
     wanted = Grid(methods=methods, sources=("mri",), repeats=1)
     for index in (4, 0, 2, 1, 3):
@@ -502,12 +504,12 @@ def test_a_study_follows_its_dataset_and_may_begin_again_after_a_kill(
 ) -> None:
     """Splits are written before study.json, which makes a folder a study."""
     out, moved = tmp_path / "compare", tmp_path / "moved"
-    config = debug_config(data)
+    config = settings(data)
     wanted = Grid(methods=("constant", "target-only"), repeats=1)
     shutil.copytree(whole.folder / "splits", out / "splits")
     compare(config, wanted, out=out, where=Where(cell=0))
     shutil.copytree(data, moved)
-    compare(debug_config(moved), wanted, out=out, where=Where(cell=1))
+    compare(settings(moved), wanted, out=out, where=Where(cell=1))
     result = compare(out=out)
     assert result.study.config.data.folder == str(moved)
     assert_same(result.findings, whole.result.findings, quality=False)
@@ -547,8 +549,8 @@ def test_a_cell_that_fails_costs_what_depends_on_it_and_is_tried_again(
         "transfer": "what it needs trained first failed: RuntimeError: no luck",
     }
     told = flat(result.stderr)
-    assert "2 cells could not be trained" in told
-    assert "Run the command again" in told
+    assert "2 of 4 cells failed" in told
+    assert "tries them again" in told
     for name, error in failed.items():
         assert told.count(f"{name} failed: {error}") == 1
         assert read_json(out / "cells" / f"{name}.failed.json")["error"] == error

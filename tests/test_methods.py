@@ -25,7 +25,7 @@ from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.augment import AUGMENTATIONS, build_augmentation
-from medxlate.training.methods import METHODS, STAGES, build_learner, find_method
+from medxlate.training.methods import METHODS, STAGES, build_learner, find_method, first_stages
 from medxlate.training.step import Learner
 from medxlate.training.train import train
 
@@ -151,12 +151,8 @@ def test_multitask_is_a_shared_backbone_with_a_layer_for_each_modality(task: Tas
         batches = make_batches(task, learner.modalities, step)
         mri, pet, ct = through_backbone(plain, all_images(batches)).split(3)
         parts = {
-            "mri.predict": plain_loss(
-                task, heads.get_submodule("mri")(mri), batches["mri"].labels
-            ),
-            "pet.predict": plain_loss(
-                task, heads.get_submodule("pet")(pet), batches["pet"].labels
-            ),
+            "mri.predict": plain_loss(task, heads.get_submodule("mri")(mri), batches["mri"].labels),
+            "pet.predict": plain_loss(task, heads.get_submodule("pet")(pet), batches["pet"].labels),
             "predict_real": plain_loss(
                 task, plain.backbone.get_submodule("fc")(ct), batches["ct"].labels
             ),
@@ -430,6 +426,33 @@ def test_only_methods_that_use_sources_ask_for_one(tmp_path: Path, method: str):
     assert find_method(method).uses_sources == (method not in without)
     if method not in without:
         assert "needs a source modality" in refusal(lambda: train(config, runs=tmp_path))
+
+
+def stages_of(method: str, share: float, epochs: int | None = None) -> Mapping[str, Any]:
+    return first_stages(
+        tiny.debug_config(
+            Path("nowhere"),
+            method=method,
+            data={"sources": SOURCES, "target_fraction": share},
+            baselines={"first_epochs": epochs},
+        )
+    )
+
+
+def test_what_is_trained_first_can_be_shared_where_it_is_the_same():
+    assert all(not stages_of(name, 1.0) for name in set(METHODS) - {"cyclegan", "transfer"})
+    assert stages_of("transfer", 0.25) == stages_of("transfer", 1.0)  # it never sees the target
+    some, all_ = stages_of("cyclegan", 0.25), stages_of("cyclegan", 1.0)
+    for source in SOURCES:
+        assert some[source] != all_[source]
+        assert all_[source].data.sources == (source,)
+    assert {name: each.method for name, each in all_.items()} == dict.fromkeys(
+        SOURCES, "translator"
+    )
+    assert stages_of("transfer", 1.0)["sources"].method == "source-only"
+    assert stages_of("transfer", 1.0)["sources"].data.sources == SOURCES
+    assert all_["mri"].optimizer.epochs == 2  # as many as the method itself
+    assert stages_of("cyclegan", 1.0, epochs=5)["mri"].optimizer.epochs == 5
 
 
 def test_the_registry_holds_the_papers_methods():

@@ -473,8 +473,8 @@ def test_target_only_is_plain_training(task: Task):
     plain = copy.deepcopy(predictor)
     learner = Supervised(
         predictor,
-        modalities=("ct",),
-        validates=("ct",),
+        sources=(),
+        target="ct",
         head=head,
         optimizer=OptimizerConfig(),
         compute=CPU,
@@ -622,8 +622,8 @@ def test_a_step_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch, ta
     learner = make_joint(task, buffer_size=2, lambda_identity=1.0)
     alone = Supervised(
         PredictorNetwork(architecture="test_resnet", outputs=make_head(task).outputs),
-        modalities=("ct",),
-        validates=("ct",),
+        sources=(),
+        target="ct",
         head=make_head(task),
         optimizer=OptimizerConfig(),
         compute=CPU,

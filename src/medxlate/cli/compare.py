@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,10 +12,12 @@ from medxlate.cli.options import Json
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
-    from medxlate.cli.console import Reporter
+    from medxlate.cli.console import Reporter, Table
     from medxlate.config import Config
     from medxlate.study.begin import Grid
     from medxlate.study.compare import CompareResult
+
+SHARES = {"target_fraction": "target", "source_fraction": "source"}
 
 Target = Annotated[str | None, typer.Option("--target", help="Target modality.")]
 Source = Annotated[
@@ -27,9 +30,13 @@ Source = Annotated[
 ]
 Methods = Annotated[
     list[str] | None,
-    typer.Option("--method", help="A method; repeat. Default: all, see the reference."),
+    typer.Option(
+        "--method", help="A method; repeat. Default: all that docs/how-to/compare.md lists."
+    ),
 ]
-Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How many splits.")]
+Repeats = Annotated[
+    int | None, typer.Option("--repeats", min=1, help="How many splits. Default: 10.")
+]
 Policy = Annotated[
     str | None,
     typer.Option(
@@ -38,10 +45,18 @@ Policy = Annotated[
     ),
 ]
 TargetFraction = Annotated[
-    str, typer.Option("--target-fraction", help="Shares of the target's training patients.")
+    str | None,
+    typer.Option(
+        "--target-fraction",
+        help="Shares of the target's training patients (policy image: slices). Default: 1.0.",
+    ),
 ]
 SourceFraction = Annotated[
-    str, typer.Option("--source-fraction", help="Shares of the sources' training patients.")
+    str | None,
+    typer.Option(
+        "--source-fraction",
+        help="Shares of the sources' training patients (policy image: slices). Default: 1.0.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
 Preset = Annotated[
@@ -71,10 +86,10 @@ def compare(
     target: Target = None,
     source: Source = None,
     method: Methods = None,
-    repeats: Repeats = 10,
+    repeats: Repeats = None,
     policy: Policy = None,
-    target_fraction: TargetFraction = "1.0",
-    source_fraction: SourceFraction = "1.0",
+    target_fraction: TargetFraction = None,
+    source_fraction: SourceFraction = None,
     preset: Preset = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -112,7 +127,7 @@ def compare(
 
     `medxlate compare --target ct --target-fraction 0.1,0.25,0.5,1.0 --jobs 4`
     """
-    from medxlate.cli.console import reporting
+    from medxlate.cli.console import failures, reporting
 
     hint = "Finished cells are kept; go on with the same command."
     with reporting(json=json, interrupted=hint) as reporter:
@@ -138,14 +153,17 @@ def compare(
             settings,
             grid,
             out=out,
-            where=Where(jobs=jobs, ray=ray, cell=cell, keep_models=keep_models),
+            where=Where(jobs, ray, cell, device=device or "", keep_models=keep_models),
             predictions=predictions or (),
             inception=inception,
             listener=reporter,
         )
         _show(reporter, result)
         if result.failed:
-            reporter.end_with(result.failed, "trained", "Run the command again to try them again.")
+            named = "\n".join(failures(result.failed))
+            hint = "The same command tries them again."
+            reporter.error(f"{len(result.failed)} of {result.cells} cells failed:\n{named}", hint)
+            raise typer.Exit(1)
 
 
 def asked(
@@ -153,10 +171,10 @@ def asked(
     target: str | None,
     source: list[str] | None,
     method: list[str] | None,
-    repeats: int,
+    repeats: int | None,
     policy: str | None,
-    target_fraction: str,
-    source_fraction: str,
+    target_fraction: str | None,
+    source_fraction: str | None,
     preset: str | None,
     config: Path | None,
     sets: list[str] | None,
@@ -169,7 +187,8 @@ def asked(
     from medxlate.study.begin import Grid
 
     if target is None and config is None:
-        if any((source, method, policy, preset, sets, data)) or seed is not None:
+        shape = (source, method, repeats, policy, target_fraction, source_fraction)
+        if any((*shape, preset, sets, data)) or seed is not None:
             raise UsageError("No target modality is given.", "Name it with --target.")
         return None, None
     sections: dict[str, dict[str, Any]] = {
@@ -185,14 +204,17 @@ def asked(
     grid = Grid(
         methods=method or (),
         sources=source or (),
-        repeats=repeats,
         target_fractions=_shares(target_fraction, "--target-fraction"),
         source_fractions=_shares(source_fraction, "--source-fraction"),
     )
+    if repeats is not None:
+        grid = replace(grid, repeats=repeats)
     return settings, grid
 
 
-def _shares(text: str, option: str) -> list[float]:
+def _shares(text: str | None, option: str) -> list[float]:
+    if text is None:
+        return [1.0]
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
@@ -238,27 +260,27 @@ def _show(reporter: Reporter, result: CompareResult) -> None:
     reporter.result(value, *lines)
 
 
-def _overview(result: CompareResult) -> Any:
+def _overview(result: CompareResult) -> Table:
     from medxlate.cli.console import number, table
 
     assert result.findings is not None
     frame = result.findings.results
-    keys = ["method", "sources", "target_fraction", "source_fraction"]
+    shares = [name for name in SHARES if frame[name].nunique() > 1]
+    keys = ["method", "sources", *shares]
     rows = []
     for names, cells in frame.groupby(keys, sort=False):
         loss, own = cells["loss"], cells["patient_loss"]
-        spread = loss.std(ddof=1) if len(cells) > 1 else None
         method, sources, *fractions = names
         rows.append(
             [
-                str(method),
-                str(sources) or "-",
+                f"{method} ({sources})" if sources else str(method),
                 *(f"{share:g}" for share in fractions),
                 str(len(cells)),
                 number(float(loss.mean())),
-                number(spread),
+                number(loss.std(ddof=1) if len(cells) > 1 else None),
                 number(float(own.mean())),
             ]
         )
-    columns = ["method", "sources", "target", "source", "splits", "error", "std", "per patient"]
+    columns = ["method", *(SHARES[name] for name in shares)]
+    columns += ["splits", "error", "std", "per patient"]
     return table(f"Test errors, {result.folder}", columns, rows)

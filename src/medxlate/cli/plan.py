@@ -18,10 +18,10 @@ def plan(
     target: study.Target = None,
     source: study.Source = None,
     method: study.Methods = None,
-    repeats: study.Repeats = 10,
+    repeats: study.Repeats = None,
     policy: study.Policy = None,
-    target_fraction: study.TargetFraction = "1.0",
-    source_fraction: study.SourceFraction = "1.0",
+    target_fraction: study.TargetFraction = None,
+    source_fraction: study.SourceFraction = None,
     preset: study.Preset = None,
     config: study.ConfigFile = None,
     sets: study.Sets = None,
@@ -71,7 +71,7 @@ def plan(
             _table(result),
             f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
             f"with {jobs} at the same time {duration(result.wall_seconds)} at best.",
-            f"Disk at most: {result.disk_bytes / 2**30:.2g} GiB.",
+            f"On disk: about {result.disk_bytes / 2**30:.2g} GiB.",
         )
 
 

@@ -15,7 +15,7 @@ from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import read_split
+from medxlate.dataset.splits import MEANING, read_split
 from medxlate.errors import DataError, ModelError, UsageError
 from medxlate.evaluation.distribution import (
     NAMES,
@@ -114,6 +114,8 @@ def evaluate(
     config = parse(read_json(folder.config, error=ModelError))
     dataset = Dataset(Path(data or config.data.folder))
     train, test = _slices(folder, dataset, config)
+    if config.split.policy == "image":
+        listener(Warned(MEANING["image"]))
     compute = choose_compute(device, precision)
     predictor = Predictor(folder.path, compute=compute)
     real = test[info.target]

@@ -78,7 +78,8 @@ class PredictorNetwork(nn.Module):
     @property
     def feature_width(self) -> int:
         """Number of pooled features (D)."""
-        return int(self.backbone.num_features)  # type: ignore[arg-type]
+        # Some networks have a layer between their last features and the classifier.
+        return int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)  # type: ignore[arg-type]
 
     def classify(self, features: Tensor) -> Tensor:
         """Return outputs [B, outputs] for pooled features [B, D]."""

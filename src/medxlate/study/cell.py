@@ -53,8 +53,9 @@ class Order:
     """What a process is told to do.
 
     Attributes:
-        folder: The study folder.
+        folder: The study folder, absolute: a cluster's worker begins elsewhere.
         index: The cell.
+        data: The dataset folder.
         stage: The name of a first stage of that cell to train alone; "": the cell itself.
         keep_models: Whether the trained models stay.
         listener: Told of the training's progress, where it is in the same process.
@@ -62,6 +63,7 @@ class Order:
 
     folder: Path
     index: int
+    data: Path
     stage: str = ""
     keep_models: bool = False
     listener: Listener = field(default=silent, compare=False)
@@ -109,10 +111,10 @@ def run_order(order: Order, device: str, threads: int) -> Done:
     study = read_study(order.folder)
     cell = find_cell(study, order.index)
     config = cell_config(study, cell)
-    if device:
-        runtime = config.runtime.model_copy(update={"device": device})
-        config = config.model_copy(update={"runtime": runtime})
-    dataset = Dataset(Path(config.data.folder))
+    runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
+    data = config.data.model_copy(update={"folder": str(order.data)})
+    config = config.model_copy(update={"data": data, "runtime": runtime})
+    dataset = Dataset(order.data)
     everything = dataset_modalities(dataset, study)
     folder = StudyFolder(order.folder)
     split = read_split(folder.split(cell.repeat), everything)
@@ -134,14 +136,26 @@ def _run_cell(work: _Material, order: Order) -> Done:
         if (final / RESULT).is_file():
             return Done(0.0, read_json(final / RESULT, error=DataError)["loss"])
         working.mkdir(parents=True, exist_ok=True)
-        if find_method(work.cell.method).build is None:
-            facts, seconds = _constant(work, working), 0.0
-        else:
-            facts, seconds = _trained(work, working, order)
-        write_json(working / RESULT, {**work.cell.keys, "policy": work.split.policy, **facts})
+        seconds = 0.0
+        if not (working / RESULT).is_file():
+            if find_method(work.cell.method).build is None:
+                facts = _constant(work, working)
+            else:
+                facts, seconds = _trained(work, working, order)
+            write_json(working / RESULT, {**work.cell.keys, "policy": work.split.policy, **facts})
+        _tidy(work, working, order)
         working.rename(final)
         work.folder.failure(work.cell).unlink(missing_ok=True)
-    return Done(seconds, facts["loss"])
+    return Done(seconds, read_json(final / RESULT, error=DataError)["loss"])
+
+
+def _tidy(work: _Material, working: Path, order: Order) -> None:
+    """Drop what takes space; only once the result is written, for it cannot be trained from."""
+    run = RunFolder(working / RUN)
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    (working / LATEST).unlink(missing_ok=True)
+    if not order.keep_models and work.cell.method != JUDGE:
+        shutil.rmtree(run.model, ignore_errors=True)
 
 
 def _constant(work: _Material, working: Path) -> dict[str, Any]:
@@ -157,7 +171,7 @@ def _constant(work: _Material, working: Path) -> dict[str, Any]:
 
 
 def _trained(work: _Material, working: Path, order: Order) -> tuple[dict[str, Any], float]:
-    """Train, predict and translate the test patients' images, and drop what takes space.
+    """Train, predict, and translate the test patients' images.
 
     Returns:
         The cell's facts, and the seconds spent in training now. Among the facts, the seconds of
@@ -179,11 +193,6 @@ def _trained(work: _Material, working: Path, order: Order) -> tuple[dict[str, An
             if len(test[source]):
                 fakes = run_network(translator.network, pictures, compute=compute)
                 _write_images(working / f"translated-{source}.npy", fakes)
-    run = RunFolder(result.run)
-    shutil.rmtree(run.checkpoints)
-    (working / LATEST).unlink(missing_ok=True)
-    if not order.keep_models and work.cell.method != JUDGE:
-        shutil.rmtree(run.model)
     shared = [stage.seconds for stage in stages.values()]
     return {
         **scores,
@@ -280,8 +289,10 @@ def add_predictions(
         squared error (mse), or the share of wrong images.
     """
     if task.kind == "regression":
+        values = values.astype(np.float64)
+        labels = frame["label"].to_numpy(dtype=np.float64, copy=True)
         frame["prediction"] = values
-        frame["loss"] = (values.astype(np.float64) - labels) ** 2
+        frame["loss"] = (values - labels) ** 2
     else:
         chosen = values.argmax(axis=1)
         frame["prediction"] = [task.classes[number] for number in chosen]

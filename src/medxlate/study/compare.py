@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from medxlate.config import Config
+from medxlate.dataset.splits import MEANING
 from medxlate.errors import DataError
 from medxlate.evaluation.distribution import find_inception
 from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
@@ -49,12 +50,14 @@ class Where:
         ray: The address of an existing Ray cluster; "": this computer. A cell takes one of its
             GPUs where ``config.runtime.device`` is ``cuda``, else one of its processors.
         cell: One cell alone, for a job array; nothing is collected.
+        device: auto, cpu, cuda, cuda:N or mps; "": the configured one.
         keep_models: Whether every cell keeps its trained model.
     """
 
     jobs: int = 1
     ray: str = ""
     cell: int | None = None
+    device: str = ""
     keep_models: bool = False
 
 
@@ -120,7 +123,10 @@ def compare(
         study = read_study(folder.path)
     else:
         study = plan_study(config, grid or Grid(), here=not where.ray)
-    runner = _runner(study, where)
+    device = where.device or study.config.runtime.device
+    if where.ray and device == "auto":
+        listener(Warned("Cells take processors of the cluster; its GPUs with --device cuda."))
+    runner = _runner(device, where)
     begin_study(study, folder, listener)
     tables = [Path(each) for each in predictions]
     weights = Path(inception) if inception else None
@@ -161,8 +167,7 @@ def _check_extras(
     score_outsiders(predictions, Opened(study, folder))
 
 
-def _runner(study: Study, where: Where) -> Runner:
-    device = study.config.runtime.device
+def _runner(device: str, where: Where) -> Runner:
     if where.ray:
         gpus = 1 if device.startswith("cuda") else 0
         return ray_runner(where.ray, gpus_per_item=gpus, cpus_per_item=1, retries=RETRIES)
@@ -177,8 +182,9 @@ def _runner(study: Study, where: Where) -> Runner:
 def _orders(study: Study, folder: StudyFolder, where: Where) -> list[Order]:
     """Return an order for each cell that is missing."""
     wanted = cells(study) if where.cell is None else [find_cell(study, where.cell)]
+    data = Path(study.config.data.folder).resolve()
     return [
-        Order(folder.path, cell.index, keep_models=where.keep_models)
+        Order(folder.path.resolve(), cell.index, data, keep_models=where.keep_models)
         for cell in wanted
         if not (folder.cell(cell) / RESULT).is_file()
     ]
@@ -262,7 +268,7 @@ class _Work:
         if isinstance(event, Progress):
             done = min(self._done + event.done, self._total)
             self._listener(Progress("study", round(done), round(self._total)))
-        elif isinstance(event, Warned):
+        elif isinstance(event, Warned) and event.text != MEANING["image"]:  # said once, before
             self._listener(event)
 
     def _advance(self, steps: float) -> None:
@@ -276,7 +282,7 @@ class _Work:
             for name, config in cell_stages(self._study, self._cells[order.index]).items():
                 shared = stage_name(config)
                 if not (self._folder.stage(config).path / STAGE).is_file():
-                    found.setdefault(shared, Order(order.folder, order.index, name))
+                    found.setdefault(shared, replace(order, stage=name))
         return {order: name for name, order in found.items()}
 
     def _needs(self, cell: Cell) -> list[str]:

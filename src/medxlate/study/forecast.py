@@ -9,12 +9,13 @@ from pathlib import Path
 
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
-from medxlate.dataset.splits import Split
+from medxlate.dataset.splits import Part, Split
 from medxlate.events import Listener, Progress, silent
 from medxlate.study.begin import Grid, draw_splits, plan_study
+from medxlate.study.cell import JUDGE
 from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
-from medxlate.training.data import open_modalities
-from medxlate.training.methods import find_method
+from medxlate.training.data import image_size, open_modalities
+from medxlate.training.methods import STAGES, find_method
 from medxlate.training.train import Material
 from medxlate.training.trial import Trial, try_steps
 
@@ -54,8 +55,9 @@ class Forecast:
         lines: A line a kind of training.
         seconds: All trainings, one after the other.
         wall_seconds: The same, shared out over the jobs.
-        disk_bytes: The most that is on disk at once: checkpoints of what is being trained, first
-            stages until the last cell is finished, and the models that judge images.
+        disk_bytes: About the most that is on disk at once: checkpoints of what is being trained;
+            until the last cell is finished the first stages with the translated images; the models
+            that judge images, and the translations of test images.
     """
 
     study: Study
@@ -92,10 +94,11 @@ def plan(
     lines, largest, kept = [], 0, 0
     for done, (kind, settings) in enumerate(kinds.items()):
         listener(Progress("trying", done, len(kinds)))
-        trial = try_steps(_material(dataset, tables, splits[0], settings))
+        material = _material(dataset, tables, splits[0], settings)
+        trial = try_steps(material)
         lines.append(_line(kind, counts[kind], settings, trial))
         largest = max(largest, trial.checkpoint_bytes)
-        kept += _kept(kind[0], counts[kind], trial)
+        kept += counts[kind] * _kept(material, trial)
     listener(Progress("trying", len(kinds), len(kinds)))
     seconds = sum(line.seconds for line in lines)
     return Forecast(
@@ -146,8 +149,20 @@ def _line(kind: Kind, count: int, config: Config, trial: Trial) -> Line:
     return Line(*kind, count, steps, trial.step_seconds, count * each, trial.memory_bytes)
 
 
-def _kept(method: str, count: int, trial: Trial) -> int:
-    """Return what stays on disk: first stages whole, the judging models as weights alone."""
-    if method in ("translator", "source-only"):
-        return count * trial.checkpoint_bytes * KEPT
-    return count * trial.checkpoint_bytes // 3 if method == "target-only" else 0
+def _kept(material: Material, trial: Trial) -> int:
+    """Return what stays of one training until the study has ended, bytes."""
+    method, size = material.config.method, image_size(material.dataset, material.config)
+    if method in STAGES:
+        translated = _count_images(material, "train") if method == "translator" else 0
+        return trial.checkpoint_bytes * KEPT + translated * size**2 * 2
+    judging = trial.checkpoint_bytes // 3 if method == JUDGE else 0  # weights without moments
+    translated = _count_images(material, "test") if find_method(method).translates else 0
+    return judging + translated * size**2
+
+
+def _count_images(material: Material, part: Part) -> int:
+    """Return how many source images a part has."""
+    return sum(
+        len(material.split.rows(name, material.tables[name].slices, part))
+        for name in material.config.data.sources
+    )

@@ -19,6 +19,8 @@ from medxlate.study.opened import Opened
 from medxlate.study.study import Study
 from medxlate.training.methods import METHODS
 
+ID_DIGITS = 6
+
 
 @dataclass(frozen=True)
 class Outside:
@@ -112,6 +114,8 @@ def _read(path: Path) -> pd.DataFrame:
             f"{path} has no column '{min(missing)}'.",
             "It needs repeat, slice_id (as in splits/rNN.csv) and prediction.",
         )
+    # Whoever reads splits/rNN.csv with numbers loses the zeros in front.
+    table["slice_id"] = table["slice_id"].str.zfill(ID_DIGITS)
     return table
 
 
@@ -150,7 +154,7 @@ def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
 
 def _finite(path: Path, columns: pd.DataFrame) -> np.ndarray[Any, Any]:
     numbers = columns.apply(pd.to_numeric, errors="coerce")
-    values: np.ndarray[Any, Any] = numbers.to_numpy(dtype=np.float64)
+    values: np.ndarray[Any, Any] = numbers.to_numpy(dtype=np.float64, copy=True)
     if not np.isfinite(values).all():
         raise DataError(f"{path} holds a prediction that is no number.")
     return values

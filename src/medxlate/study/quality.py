@@ -80,7 +80,8 @@ def measure_quality(
                 figures = _measure(folder, cell, *judged)
                 write_json(folder.cell(cell) / FILE, figures)
             rows.append({"index": cell.index, **figures})
-    return pd.DataFrame(rows, columns=["index", *FIGURES])
+    found = pd.DataFrame(rows, columns=["index", *FIGURES])
+    return found.astype({"fid": float, "inception_score": float})  # None becomes NaN
 
 
 def _judge(

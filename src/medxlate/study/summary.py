@@ -146,8 +146,13 @@ def _subgroups(frame: pd.DataFrame) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for row in largest[names].itertuples(index=False):
-        shown = (f"{v:.4g}" if isinstance(v, float) else str(v) for v in row)
-        yield "| " + " | ".join(shown) + " |"
+        yield "| " + " | ".join(_shown(value) for value in row) + " |"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if np.isfinite(value) else "-"
+    return str(value)
 
 
 def _settings(study: Study) -> Iterator[str]:

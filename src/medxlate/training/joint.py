@@ -15,10 +15,10 @@ from medxlate.models.device import Compute, full_precision
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
+from medxlate.training.augment import Augmentation
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.objective import adversarial_loss, discriminator_loss, l1_loss
 from medxlate.training.step import (
-    Augmentation,
     Losses,
     prediction_loss,
     predictor_adam,

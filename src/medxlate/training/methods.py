@@ -15,10 +15,10 @@ from medxlate.models.generator import default_blocks
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
-from medxlate.training.augment import AUGMENTATIONS, build_augmentation
+from medxlate.training.augment import AUGMENTATIONS, Augmentation, build_augmentation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.joint import Joint
-from medxlate.training.step import Augmentation, Learner, Supervised
+from medxlate.training.step import Learner, Supervised
 
 Build = Callable[[Config, Head, int, Compute, Augmentation | None], Learner]
 
@@ -167,12 +167,10 @@ def _supervised(
     def build(
         config: Config, head: Head, image_size: int, compute: Compute, augment: Augmentation | None
     ) -> Learner:
-        sources = config.data.sources if learns_from != "target" else ()
-        target = (config.data.target,) if learns_from != "sources" else ()
         return Supervised(
             _predictor(config, head, image_size, compute),
-            modalities=(*sources, *target),
-            validates=target or sources,
+            sources=config.data.sources if learns_from != "target" else (),
+            target=config.data.target if learns_from != "sources" else None,
             head=head,
             optimizer=config.optimizer,
             compute=compute,

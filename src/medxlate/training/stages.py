@@ -60,6 +60,9 @@ def translated(
         config: That run's configuration.
         image_size: Side of the images, pixels.
         compute: Device and precision.
+
+    Raises:
+        ModelError: The stage has no checkpoint, or belongs to other slices.
     """
     path = stage.path / TRANSLATED
     if not path.is_file():
@@ -69,6 +72,8 @@ def translated(
         weights = load_part(checkpoint_of(stage, "last"), f"{slices.name}.g.")
         generator.load_state_dict(weights)
         _write_translated(path, slices, generator.to(compute.device), compute, image_size)
+    if len(np.load(path, mmap_mode="r", allow_pickle=False)) != len(slices):
+        raise ModelError(f"{path} was translated from other slices.", "Delete it.")
     return slices.with_images(_reader(path))
 
 

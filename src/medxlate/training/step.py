@@ -18,10 +18,10 @@ from medxlate.dataset.loading import Batch
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
+from medxlate.training.augment import Augmentation
 from medxlate.training.buffer import ImageBuffer
 
 Losses = dict[str, Tensor]
-Augmentation = Callable[[Tensor], Tensor]
 
 
 class Learner(Protocol):
@@ -63,31 +63,35 @@ class Supervised:
 
     Args:
         predictor: P, on the device.
-        modalities: Whose images it learns from; the last one is augmented.
-        validates: On which modalities it is validated.
+        sources: Modalities whose images it learns from beside the target's, or without them.
+        target: The target modality, on which it is validated; None: there is none, and it is
+            validated on the sources.
         head: Takes the loss.
         optimizer: Learning rate.
         compute: Device and precision.
-        augment: Changes the images of the last modality; None: nothing is added.
+        augment: Changes the target's images; None: nothing is added.
     """
 
     def __init__(
         self,
         predictor: PredictorNetwork,
         *,
-        modalities: Sequence[str],
-        validates: Sequence[str],
+        sources: Sequence[str],
+        target: str | None,
         head: Head,
         optimizer: OptimizerConfig,
         compute: Compute,
         augment: Augmentation | None = None,
     ) -> None:
-        self.modalities = tuple(modalities)
-        self.validates = tuple(validates)
+        targets = () if target is None else (target,)
+        self.modalities = (*sources, *targets)
+        self.validates = targets or tuple(sources)
         self.predictor_batches = len(self.modalities) + (augment is not None)
         self.networks = nn.ModuleDict({"predictor": predictor})
         self.optimizers = {"predictor": predictor_adam(predictor.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
+        self._sources = tuple(sources)
+        self._target = target
         self._predictor = predictor
         self._head = head
         self._compute = compute
@@ -95,8 +99,9 @@ class Supervised:
 
     def step(self, batches: Mapping[str, Batch], *, progress: float = 0.0) -> Losses:
         """One step on the sum of the modalities' mean losses."""
-        parts = {f"{name}.predict": batches[name] for name in self.modalities[:-1]}
-        parts |= target_parts(batches[self.modalities[-1]], self._augment)
+        parts = {f"{name}.predict": batches[name] for name in self._sources}
+        if self._target is not None:
+            parts |= target_parts(batches[self._target], self._augment)
         with self._compute.autocast():
             total, losses = prediction_loss(self._predictor, parts, self._head)
         update(self.optimizers["predictor"], total)

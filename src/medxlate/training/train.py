@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset, Modality
-from medxlate.dataset.splits import Split, draw_split, read_split
+from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
 from medxlate.errors import ConfigError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json, write_json
@@ -27,6 +28,7 @@ from medxlate.training.stages import Stages, is_trained, start_predictor, transl
 from medxlate.training.step import Learner
 
 FIRST = "first"
+RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose names sources go too
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class TrainResult:
         run: The run folder.
         steps: Optimizer steps taken in all.
         epochs: Epochs ended.
-        images_seen: Images that the predictor has learned from, repetitions counted.
+        images_seen: Images that the predictor has learned from in these steps, repetitions
+            counted; what is trained first comes on top.
         best_error: Lowest validation error (squared error, or cross-entropy); None where nothing
             was validated.
         best_step: The step at which it was reached.
@@ -87,6 +90,7 @@ def train(
         )
     material = Material(config, dataset, tables, split)
     work = prepare_work(material)  # refuses what cannot be trained before anything is written
+    _tell(split, listener)
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
     _begin(run, material)
     return _run(run, material, work, stages, listener)
@@ -118,6 +122,7 @@ def resume(
     split = read_split(folder.split, tables)
     if pointed(folder.checkpoints, "last") is None and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
+    _tell(split, listener)
     material = Material(config, dataset, tables, split)
     return _run(folder, material, prepare_work(material), stages, listener)
 
@@ -136,6 +141,11 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"The method {config.method} needs no training.", "It is a row of `medxlate compare`."
         )
+    for name in config.data.sources:
+        if name in RESERVED:
+            raise ConfigError(
+                f"A source cannot be called '{name}'.", "Prepare it under another name."
+            )
     if method.uses_sources and not config.data.sources:
         raise ConfigError(
             f"The method {config.method} needs a source modality.", "Name it with --source."
@@ -163,6 +173,11 @@ class Work:
     head: Head
     compute: Compute
     learner: Learner
+
+
+def _tell(split: Split, listener: Listener) -> None:
+    if split.policy == "image":
+        listener(Warned(MEANING["image"]))
 
 
 def _begin(run: RunFolder, material: Material) -> None:

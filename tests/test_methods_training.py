@@ -30,6 +30,7 @@ from medxlate.events import Event, Progress
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.models.folder import load_generator, read_model
 from medxlate.models.head import Head
+from medxlate.models.runs import RunFolder
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training import loop
 from medxlate.training.augment import AUGMENTATIONS
@@ -47,8 +48,9 @@ LEARNS_FROM = {
     "transfer": 1,
     **dict.fromkeys(AUGMENTATIONS, 2),
     **dict.fromkeys(("joint", "cyclegan", "raw-mix", "multitask", "dann"), 3),
-    **{f"joint+{name}": 4 for name in AUGMENTATIONS},
+    "joint+autoaugment": 4,
 }
+SMALLEST = {"generator_width": 4, "generator_blocks": 1, "discriminator_width": 4}
 Images = Mapping[str, Mapping[int, list[np.ndarray[Any, Any]]]]
 
 
@@ -170,12 +172,12 @@ class Trained:
         return self.loops[-1]
 
 
-def train_method(root: Path, method: str, dataset: str = "data", /, **sections: Any) -> Trained:
-    """Train two epochs of two steps, from MRI and PET to CT unless told otherwise."""
+def train_method(root: Path, method: str, dataset: str = "data") -> Trained:
+    """Train two epochs of two steps, from MRI and PET to CT."""
     optimizer = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": BATCH, "buffer_size": 2}
-    data = {"sources": SOURCES, **sections.pop("data", {})}
+    data = {"sources": SOURCES}
     config = tiny.debug_config(
-        root / dataset, method=method, data=data, optimizer=optimizer, **sections
+        root / dataset, method=method, data=data, optimizer=optimizer, model=SMALLEST
     )
     with watching() as loops:
         result = train(config, runs=root / f"runs-{dataset}-{method}")
@@ -321,7 +323,8 @@ def test_transfer_starts_from_the_best_source_trained_predictor(
     folder = runs["transfer"].run / "first" / "sources"
     assert (stage.method, main.method) == ("source-only", "transfer")
     best, last = weights(folder, "best"), weights(folder, "last")
-    assert same(main.first, best) and set(main.first) == set(best)
+    assert same(main.first, best)
+    assert set(main.first) == set(best)
     assert not same(main.first, last, "predictor.backbone.fc")
     assert not same(main.first, stage.first, "predictor.backbone.fc")
 
@@ -354,9 +357,7 @@ def test_the_source_heads_of_multitask_are_not_handed_on(root: Path, runs: dict[
     folder = list((run / "model").iterdir())
     assert {file.name for file in folder} == {"README.md", "model.json", "predictor.safetensors"}
     sources = [trained[f"source_heads.{name}.weight"] for name in SOURCES]
-    assert not any(
-        torch.equal(value, source) for value in stored.values() for source in sources
-    )
+    assert not any(torch.equal(value, source) for value in stored.values() for source in sources)
 
     predictor, head = Predictor(run), read_model(run / "model").predictor.head
     features: list[Tensor] = []
@@ -434,12 +435,13 @@ def shown_patients(data: Path, trained: Trained, loop_: Watched, modality: str) 
 
 
 def train_share(root: Path, method: str, **shares: float) -> Trained:
-    """Train one epoch in which every slice is shown: CT has 16 to train on, MRI and PET 14."""
+    """Train one epoch of 24 images of each modality, more than any has: each is shown."""
     config = tiny.debug_config(
         root / "data",
         method=method,
         data={"sources": SOURCES, **shares},
         optimizer={"epochs": 1, "steps_per_epoch": 3, "batch_size": 8},
+        model=SMALLEST,
     )
     with watching() as loops:
         return Trained(train(config, runs=root / "shares"), loops)
@@ -466,9 +468,7 @@ def test_transfers_first_stage_does_not_depend_on_the_targets_share(root: Path):
     runs = [train_share(root, "transfer", target_fraction=share) for share in (0.25, 1.0)]
     stages = [weights(trained.run / "first" / "sources", "last") for trained in runs]
     assert same(*stages)
-    counts = [
-        len(shown_patients(root / "data", trained, trained.main, "ct")) for trained in runs
-    ]
+    counts = [len(shown_patients(root / "data", trained, trained.main, "ct")) for trained in runs]
     assert counts[0] < counts[1]
     fewer = train_share(root, "transfer", source_fraction=0.5)
     assert not same(weights(fewer.run / "first" / "sources", "last"), stages[0])
@@ -505,7 +505,7 @@ def test_the_policies_differ_where_patients_look_like_themselves(tmp_path: Path)
             method="target-only",
             data={"sources": []},
             split={"policy": policy, "train": 0.5, "val": 0.1, "test": 0.4},
-            optimizer={"epochs": 8, "batch_size": 10, "predictor_lr": 0.01},
+            optimizer={"epochs": 7, "batch_size": 10, "predictor_lr": 0.01},
             runtime={"log_every": 100},
         )
         run = train(config, runs=tmp_path / "runs").run
@@ -559,6 +559,7 @@ def long_config(root: Path, method: str) -> Any:
         root / "data",
         method=method,
         optimizer={"epochs": 2, "steps_per_epoch": 2, "batch_size": 3, "buffer_size": 4},
+        model=SMALLEST,
     )
 
 
@@ -585,7 +586,7 @@ def comparable(run: Path) -> dict[str, Any]:
 
 
 # Steps 1 to 4 are the first stage's, 5 to 8 the predictor's; an epoch has two.
-@pytest.mark.parametrize("stops", [[1], [3], [5], [7], [3, 4]], ids=str)
+@pytest.mark.parametrize("stops", [[1], [7], [3, 3]], ids=str)
 def test_a_resumed_training_with_a_first_stage_is_the_uninterrupted_one(
     root: Path, tmp_path: Path, whole: tuple[str, Path], stops: list[int]
 ):
@@ -626,8 +627,6 @@ def watching_runs() -> Iterator[list[str]]:
 def test_finished_stages_of_elsewhere_are_taken_as_they_are(
     root: Path, tmp_path: Path, whole: tuple[str, Path]
 ):
-    from medxlate.models.runs import RunFolder
-
     method, theirs = whole
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(theirs / "first", elsewhere)
