@@ -28,7 +28,7 @@ from medxlate.study import cell as cell_module
 from medxlate.study import cluster, workers
 from medxlate.study import compare as compare_module
 from medxlate.study.begin import Grid
-from medxlate.study.cell import Done, Order
+from medxlate.study.cell import Assignment, Done
 from medxlate.study.compare import CompareResult, Where, compare
 from medxlate.study.study import StudyFolder
 from medxlate.study.workers import Outcome
@@ -324,6 +324,23 @@ def test_fractions_are_nested_and_leave_test_images_alone(doses: Run) -> None:
     assert counts["train_patients"].to_dict() == {0.5: {round(full_count / 2)}, 1.0: {full_count}}
     assert list(counts["updates"]) == [{1}, {1}]
     assert (doses.folder / "figures" / "dose.png").is_file()
+
+
+def test_smaller_fractions_are_parts_of_larger_ones(data: Path, tmp_path: Path) -> None:
+    """Of the target and of the source, of nine patients each."""
+    shares = (0.3, 0.6, 1.0)
+    wanted = Grid(("raw-mix",), ("mri",), 1, target_fractions=shares, source_fractions=shares)
+    run = carry_out(debug_config(data, optimizer=BRIEF), wanted, tmp_path / "compare")
+    for name, other in (("target", "source"), ("source", "target")):
+        kept = {
+            getattr(each.config.data, f"{name}_fraction"): each.patients(
+                "ct" if name == "target" else "mri"
+            )
+            for each in run.trainings
+            if getattr(each.config.data, f"{other}_fraction") == 1
+        }
+        assert kept[0.3] < kept[0.6] < kept[1.0]
+        assert [len(kept[share]) for share in shares] == [3, 5, 9]
 
 
 def by_groups(predictions: pd.DataFrame) -> Any:
@@ -717,7 +734,9 @@ def test_the_overhead_is_what_is_not_training(
     """Four cells and a shared stage take 5 s each; a constant takes none."""
 
     class Runner:
-        def run(self, function: object, items: list[Order]) -> Iterator[Outcome[Order, Done]]:
+        def run(
+            self, function: object, items: list[Assignment]
+        ) -> Iterator[Outcome[Assignment, Done]]:
             for item in items:
                 yield Outcome(item, Done(0.0 if item.index == 0 else 5.0, 1.0))
 

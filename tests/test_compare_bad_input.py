@@ -69,7 +69,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("something is trained")
 
     monkeypatch.setattr(train_module, "prepare_work", train)
-    monkeypatch.setattr(compare_module, "run_order", train)
+    monkeypatch.setattr(compare_module, "carry_out", train)
 
 
 def refused(kind: type[MedxlateError], *words: str, out: Path, **arguments: Any) -> MedxlateError:

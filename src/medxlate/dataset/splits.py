@@ -105,8 +105,8 @@ def read_split(path: Path, modalities: Mapping[str, Modality]) -> Split:
     for name, modality in modalities.items():
         if values.get("slices", {}).get(name) != modality.fingerprint():
             raise DataError(
-                f"The modality {name} was prepared anew after this run was trained.",
-                "Train a new run, or name the dataset it was trained on with --data.",
+                f"The modality {name} was prepared anew after this split was drawn.",
+                "Begin a new run or study, or name the dataset it was drawn for with --data.",
             )
     return split
 

@@ -49,7 +49,7 @@ Values = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Order:
+class Assignment:
     """What a process is told to do.
 
     Attributes:
@@ -71,7 +71,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of an order.
+    """What became of an assignment.
 
     Attributes:
         seconds: Spent in training; 0 where it was finished before.
@@ -98,31 +98,31 @@ class _Material:
         return part_slices(self.dataset, self.tables, self.split, self.config, part)
 
 
-def run_order(order: Order, device: str, threads: int) -> Done:
+def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     """Train a stage or a cell, unless it is finished; a finished one costs nothing.
 
     Args:
-        order: What to do.
+        assignment: What to do.
         device: cpu, cuda, cuda:N, mps...; "": the configured one.
         threads: Of the processor; 0: as they are.
     """
     if threads:
         torch.set_num_threads(threads)
-    study = read_study(order.folder)
-    cell = find_cell(study, order.index)
+    study = read_study(assignment.folder)
+    cell = find_cell(study, assignment.index)
     config = cell_config(study, cell)
     runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
-    data = config.data.model_copy(update={"folder": str(order.data)})
+    data = config.data.model_copy(update={"folder": str(assignment.data)})
     config = config.model_copy(update={"data": data, "runtime": runtime})
-    dataset = Dataset(order.data)
+    dataset = Dataset(assignment.data)
     everything = dataset_modalities(dataset, study)
-    folder = StudyFolder(order.folder)
+    folder = StudyFolder(assignment.folder)
     split = read_split(folder.split(cell.repeat), everything)
     tables = {n: everything[n] for n in (*config.data.sources, config.data.target)}
     work = _Material(folder, cell, config, dataset, tables, split)
-    if order.stage:
-        return Done(_train_stage(work, order.stage, order.listener).now, None)
-    return _run_cell(work, order)
+    if assignment.stage:
+        return Done(_train_stage(work, assignment.stage, assignment.listener).now, None)
+    return _run_cell(work, assignment)
 
 
 def dataset_modalities(dataset: Dataset, study: Study) -> dict[str, Modality]:
@@ -130,7 +130,7 @@ def dataset_modalities(dataset: Dataset, study: Study) -> dict[str, Modality]:
     return open_modalities(dataset, study.config)
 
 
-def _run_cell(work: _Material, order: Order) -> Done:
+def _run_cell(work: _Material, assignment: Assignment) -> Done:
     final, working = work.folder.cell(work.cell), work.folder.working(work.cell)
     with locked(final.with_name(f".{final.name}.lock"), wait=True):
         if (final / RESULT).is_file():
@@ -141,20 +141,20 @@ def _run_cell(work: _Material, order: Order) -> Done:
             if find_method(work.cell.method).build is None:
                 facts = _constant(work, working)
             else:
-                facts, seconds = _trained(work, working, order)
+                facts, seconds = _trained(work, working, assignment)
             write_json(working / RESULT, {**work.cell.keys, "policy": work.split.policy, **facts})
-        _tidy(work, working, order)
+        _tidy(work, working, assignment)
         working.rename(final)
         work.folder.failure(work.cell).unlink(missing_ok=True)
     return Done(seconds, read_json(final / RESULT, error=DataError)["loss"])
 
 
-def _tidy(work: _Material, working: Path, order: Order) -> None:
+def _tidy(work: _Material, working: Path, assignment: Assignment) -> None:
     """Drop what takes space; only once the result is written, for it cannot be trained from."""
     run = RunFolder(working / RUN)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
     (working / LATEST).unlink(missing_ok=True)
-    if not order.keep_models and work.cell.method != JUDGE:
+    if not assignment.keep_models and work.cell.method != JUDGE:
         shutil.rmtree(run.model, ignore_errors=True)
 
 
@@ -170,15 +170,19 @@ def _constant(work: _Material, working: Path) -> dict[str, Any]:
     return {**scores, **_counts(work, train, test), **nothing}
 
 
-def _trained(work: _Material, working: Path, order: Order) -> tuple[dict[str, Any], float]:
+def _trained(
+    work: _Material, working: Path, assignment: Assignment
+) -> tuple[dict[str, Any], float]:
     """Train, predict, and translate the test patients' images.
 
     Returns:
         The cell's facts, and the seconds spent in training now. Among the facts, the seconds of
         what was interrupted are not known and are None.
     """
-    stages = {name: _train_stage(work, name, order.listener) for name in first_stages(work.config)}
-    result, interrupted = _train(work, working, stages, order.listener)
+    stages = {
+        name: _train_stage(work, name, assignment.listener) for name in first_stages(work.config)
+    }
+    result, interrupted = _train(work, working, stages, assignment.listener)
     compute = choose_compute(work.config.runtime.device, work.config.runtime.precision)
     predictor = Predictor(result.run, compute=compute)
     train, test = work.slices("train"), work.slices("test")

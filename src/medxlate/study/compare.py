@@ -19,7 +19,7 @@ from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned,
 from medxlate.files import write_json
 from medxlate.models.device import choose_compute
 from medxlate.study.begin import Grid, begin_study, plan_study
-from medxlate.study.cell import RESULT, STAGE, Done, Order, run_order
+from medxlate.study.cell import RESULT, STAGE, Assignment, Done, carry_out
 from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
 from medxlate.study.opened import Opened
@@ -131,9 +131,9 @@ def compare(
     tables = [Path(each) for each in predictions]
     weights = Path(inception) if inception else None
     _check_extras(study, folder, tables, weights)
-    orders = _orders(study, folder, where)
+    assignments = _assignments(study, folder, where)
     here = not where.ray and (where.jobs == 1 or where.cell is not None)
-    work = _Work(study, folder, orders, runner, in_this_process=here, listener=listener)
+    work = _Work(study, folder, assignments, runner, in_this_process=here, listener=listener)
     work.run()
     if where.cell is None and not finished_cells(study, folder):
         raise DataError(f"Every cell of {folder.path} failed, such as {_first(work.failed)}")
@@ -179,12 +179,12 @@ def _runner(device: str, where: Where) -> Runner:
     return local_processes(where.jobs, devices)
 
 
-def _orders(study: Study, folder: StudyFolder, where: Where) -> list[Order]:
-    """Return an order for each cell that is missing."""
+def _assignments(study: Study, folder: StudyFolder, where: Where) -> list[Assignment]:
+    """Return an assignment for each cell that is missing."""
     wanted = cells(study) if where.cell is None else [find_cell(study, where.cell)]
     data = Path(study.config.data.folder).resolve()
     return [
-        Order(folder.path.resolve(), cell.index, data, keep_models=where.keep_models)
+        Assignment(folder.path.resolve(), cell.index, data, keep_models=where.keep_models)
         for cell in wanted
         if not (folder.cell(cell) / RESULT).is_file()
     ]
@@ -197,7 +197,7 @@ class _Work:
         self,
         study: Study,
         folder: StudyFolder,
-        orders: Sequence[Order],
+        assignments: Sequence[Assignment],
         runner: Runner,
         *,
         in_this_process: bool,
@@ -207,7 +207,7 @@ class _Work:
         self.training_seconds = 0.0
         self._study = study
         self._folder = folder
-        self._orders = list(orders)
+        self._assignments = list(assignments)
         self._cells = cells(study)
         self._runner = runner
         self._in_this_process = in_this_process
@@ -218,9 +218,11 @@ class _Work:
     def run(self) -> None:
         """Train everything that is missing; a failure costs what depends on it only."""
         stages = self._stages()
-        costs = {order: self._steps(order) for order in [*stages, *self._orders]}
+        costs = {
+            assignment: self._steps(assignment) for assignment in [*stages, *self._assignments]
+        }
         self._total = sum(costs.values())
-        count = len(self._orders)
+        count = len(self._assignments)
         shared = f", {len(stages)} shared stages first" if stages else ""
         self._listener(Stage(f"{count} of {len(self._cells)} cells to train{shared}"))
         broken: dict[str, str] = {}
@@ -228,15 +230,15 @@ class _Work:
             if outcome.error:
                 broken[stages[outcome.item]] = outcome.error
         ready = []
-        for order in self._orders:
-            cell = self._cells[order.index]
+        for assignment in self._assignments:
+            cell = self._cells[assignment.index]
             error = next((broken[n] for n in self._needs(cell) if n in broken), "")
             if error:
                 error = f"what it needs trained first failed: {error}"
-                self._fail(cell, error, costs[order])
+                self._fail(cell, error, costs[assignment])
                 self._listener(CellEnded(cell.name, len(self.failed), count, None, 0.0, error))
             else:
-                ready.append(order)
+                ready.append(assignment)
         finished = len(self.failed)
         for outcome in self._outcomes(ready, costs):
             cell = self._cells[outcome.item.index]
@@ -248,20 +250,20 @@ class _Work:
             self._listener(CellEnded(cell.name, finished, count, loss, seconds, outcome.error))
 
     def _outcomes(
-        self, orders: Sequence[Order], costs: dict[Order, float]
-    ) -> Iterator[Outcome[Order, Done]]:
-        """Run orders and count their time; progress is in steps, of which each costs its share."""
-        telling = [self._telling(order) for order in orders]
-        with closing(self._runner.run(run_order, telling)) as outcomes:
+        self, assignments: Sequence[Assignment], costs: dict[Assignment, float]
+    ) -> Iterator[Outcome[Assignment, Done]]:
+        """Carry assignments out and count their time; each costs its share of all steps."""
+        telling = [self._telling(assignment) for assignment in assignments]
+        with closing(self._runner.run(carry_out, telling)) as outcomes:
             for outcome in outcomes:
                 if outcome.result:
                     self.training_seconds += outcome.result.seconds
                 self._advance(costs[outcome.item])
                 yield outcome
 
-    def _telling(self, order: Order) -> Order:
-        """Return the order with a listener, where it is carried out in this process."""
-        return replace(order, listener=self._inside) if self._in_this_process else order
+    def _telling(self, assignment: Assignment) -> Assignment:
+        """Return the assignment with a listener, where it is carried out in this process."""
+        return replace(assignment, listener=self._inside) if self._in_this_process else assignment
 
     def _inside(self, event: Event) -> None:
         """Pass on how far the training of one cell is, as part of the whole."""
@@ -275,25 +277,25 @@ class _Work:
         self._done += steps
         self._listener(Progress("study", round(self._done), round(self._total)))
 
-    def _stages(self) -> dict[Order, str]:
-        """Return an order for each unfinished stage that the missing cells need, and its name."""
-        found: dict[str, Order] = {}
-        for order in self._orders:
-            for name, config in cell_stages(self._study, self._cells[order.index]).items():
+    def _stages(self) -> dict[Assignment, str]:
+        """Return an assignment for each stage that missing cells still need, and its name."""
+        found: dict[str, Assignment] = {}
+        for assignment in self._assignments:
+            for name, config in cell_stages(self._study, self._cells[assignment.index]).items():
                 shared = stage_name(config)
                 if not (self._folder.stage(config).path / STAGE).is_file():
-                    found.setdefault(shared, replace(order, stage=name))
-        return {order: name for name, order in found.items()}
+                    found.setdefault(shared, replace(assignment, stage=name))
+        return {assignment: name for name, assignment in found.items()}
 
     def _needs(self, cell: Cell) -> list[str]:
         return [stage_name(config) for config in cell_stages(self._study, cell).values()]
 
-    def _steps(self, order: Order) -> float:
+    def _steps(self, assignment: Assignment) -> float:
         optimizer = self._study.config.optimizer
         epochs = optimizer.epochs
-        if order.stage:
+        if assignment.stage:
             epochs = self._study.config.baselines.first_epochs or epochs
-        if find_method(self._cells[order.index].method).build is None:
+        if find_method(self._cells[assignment.index].method).build is None:
             return 0
         return epochs * (optimizer.steps_per_epoch or 1)
 

@@ -72,7 +72,11 @@ class Cell:
     def name(self) -> str:
         """The name of its folder."""
         parts = [f"{self.index:04d}", self.method, *(["+".join(self.sources)] * bool(self.sources))]
-        parts += [f"r{self.repeat:02d}", f"t{self.target_fraction:g}", f"s{self.source_fraction:g}"]
+        parts += [
+            f"r{self.repeat:02d}",
+            f"t{self.target_fraction:.12g}",
+            f"s{self.source_fraction:.12g}",
+        ]
         return "-".join(parts)
 
     @property
@@ -178,7 +182,7 @@ def stage_name(config: Config) -> str:
     data = config.data
     return (
         f"{config.method}-{'+'.join(data.sources)}-seed{config.runtime.seed}"
-        f"-t{data.target_fraction:g}-s{data.source_fraction:g}"
+        f"-t{data.target_fraction:.12g}-s{data.source_fraction:.12g}"
     )
 
 
