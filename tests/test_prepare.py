@@ -189,7 +189,7 @@ SPOILED = [
     (spoil_dicom, "truncated: 1674 of 3200 bytes"),
     (spoil_value, "all pixels are 7"),
     (spoil_size, "1x1 pixels"),
-    (spoil_row, r"lacks a row in column .*: 'a\.png'"),
+    (spoil_row, r"has no row in column .*: 'a\.png'"),
     (spoil_contradiction, r"2 rows for 'a\.png' that contradict"),
     (spoil_missing_age, "label is missing"),
     (spoil_age, "'about 60' is no number"),

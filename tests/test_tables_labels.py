@@ -147,12 +147,12 @@ def test_nii_gz_is_one_suffix(name):
 def test_a_row_is_found_by_patient():
     rows = finder(("P1", "60"), ("P2", "61"), by_patient=True)
     assert rows.find("P1/a.png", "P2")["age"] == "61"
-    with pytest.raises(DataError, match="lacks a row in column 'name': the image's patient"):
+    with pytest.raises(DataError, match="has no row in column 'name': the image's patient"):
         rows.find("P1/a.png", "P3")
 
 
 def test_an_image_without_a_row_is_named():
-    with pytest.raises(DataError, match=r"t\.csv lacks a row in column 'name': 'sub/b\.png'"):
+    with pytest.raises(DataError, match=r"t\.csv has no row in column 'name': 'sub/b\.png'"):
         finder(("a.png", "60"), ("", "61")).find("sub/b.png", None)
 
 

@@ -254,8 +254,8 @@ def _show(reporter: Reporter, result: CompareResult) -> None:
         lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
     if result.overhead is not None:
         lines.append(
-            f"Trainings {result.training_seconds:.0f} s, everything {result.seconds:.0f} s: "
-            f"{result.overhead:.1%} on top of the trainings."
+            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
+            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
         )
     reporter.result(value, *lines)
 

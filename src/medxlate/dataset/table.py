@@ -135,7 +135,7 @@ class RowFinder:
         key = self._key(names)
         if key is None:
             who = self._who(names[0])
-            raise DataError(f"{self._path} lacks a row in column '{self._column}': {who}.")
+            raise DataError(f"{self._path} has no row in column '{self._column}': {who}.")
         if self._claims[key] > 1:
             raise DataError(
                 f"{self._path} names '{key}', and {self._claims[key]} images are called so; "

@@ -75,10 +75,12 @@ class Done:
 
     Attributes:
         seconds: Spent in training; 0 where it was finished before.
+        other_seconds: Spent on everything else: reading, predicting, writing.
         loss: The cell's error per image; None for a stage.
     """
 
     seconds: float
+    other_seconds: float
     loss: float | None
 
 
@@ -106,6 +108,7 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
         device: cpu, cuda, cuda:N, mps...; "": the configured one.
         threads: Of the processor; 0: as they are.
     """
+    began = time.monotonic()
     if threads:
         torch.set_num_threads(threads)
     study = read_study(assignment.folder)
@@ -120,9 +123,12 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     split = read_split(folder.split(cell.repeat), everything)
     tables = {n: everything[n] for n in (*config.data.sources, config.data.target)}
     work = _Material(folder, cell, config, dataset, tables, split)
+    loss = None
     if assignment.stage:
-        return Done(_train_stage(work, assignment.stage, assignment.listener).now, None)
-    return _run_cell(work, assignment)
+        seconds = _train_stage(work, assignment.stage, assignment.listener).now
+    else:
+        seconds, loss = _run_cell(work, assignment)
+    return Done(seconds, time.monotonic() - began - seconds, loss)
 
 
 def dataset_modalities(dataset: Dataset, study: Study) -> dict[str, Modality]:
@@ -130,11 +136,12 @@ def dataset_modalities(dataset: Dataset, study: Study) -> dict[str, Modality]:
     return open_modalities(dataset, study.config)
 
 
-def _run_cell(work: _Material, assignment: Assignment) -> Done:
+def _run_cell(work: _Material, assignment: Assignment) -> tuple[float, float]:
+    """Return the seconds of the training, and the cell's loss."""
     final, working = work.folder.cell(work.cell), work.folder.working(work.cell)
     with locked(final.with_name(f".{final.name}.lock"), wait=True):
         if (final / RESULT).is_file():
-            return Done(0.0, read_json(final / RESULT, error=DataError)["loss"])
+            return 0.0, read_json(final / RESULT, error=DataError)["loss"]
         working.mkdir(parents=True, exist_ok=True)
         seconds = 0.0
         if not (working / RESULT).is_file():
@@ -146,7 +153,7 @@ def _run_cell(work: _Material, assignment: Assignment) -> Done:
         _tidy(work, working, assignment)
         working.rename(final)
         work.folder.failure(work.cell).unlink(missing_ok=True)
-    return Done(seconds, read_json(final / RESULT, error=DataError)["loss"])
+    return seconds, read_json(final / RESULT, error=DataError)["loss"]
 
 
 def _tidy(work: _Material, working: Path, assignment: Assignment) -> None:

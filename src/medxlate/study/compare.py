@@ -73,8 +73,9 @@ class CompareResult:
         findings: What the finished cells come to; None where one cell alone was asked for.
         training_seconds: Spent in trainings, over all cells and stages of this call.
         seconds: How long this call took.
-        overhead: What this call took beyond its trainings, as a share of them; with several jobs
-            their waiting counts. None where nothing was trained.
+        overhead: What came on top of the trainings, as a share of their time: reading, predicting,
+            writing, statistics, figures; not the waiting of a process for another. None where
+            nothing was trained.
     """
 
     folder: Path
@@ -134,7 +135,9 @@ def compare(
     assignments = _assignments(study, folder, where)
     here = not where.ray and (where.jobs == 1 or where.cell is not None)
     work = _Work(study, folder, assignments, runner, in_this_process=here, listener=listener)
+    before = time.monotonic()
     work.run()
+    running = time.monotonic() - before
     if where.cell is None and not finished_cells(study, folder):
         raise DataError(f"Every cell of {folder.path} failed, such as {_first(work.failed)}")
     findings = None
@@ -146,7 +149,6 @@ def compare(
             shutil.rmtree(folder.path / "shared", ignore_errors=True)  # no cell needs it now
     seconds = time.monotonic() - began
     trained = work.training_seconds
-    jobs = 1 if here else where.jobs
     return CompareResult(
         folder.path,
         study,
@@ -155,7 +157,7 @@ def compare(
         findings,
         round(trained, 3),
         round(seconds, 3),
-        round(seconds * jobs / trained - 1, 4) if trained and not where.ray else None,
+        round((seconds - running + work.other_seconds) / trained, 4) if trained else None,
     )
 
 
@@ -205,6 +207,7 @@ class _Work:
     ) -> None:
         self.failed: dict[str, str] = {}
         self.training_seconds = 0.0
+        self.other_seconds = 0.0
         self._study = study
         self._folder = folder
         self._assignments = list(assignments)
@@ -258,6 +261,7 @@ class _Work:
             for outcome in outcomes:
                 if outcome.result:
                     self.training_seconds += outcome.result.seconds
+                    self.other_seconds += outcome.result.other_seconds
                 self._advance(costs[outcome.item])
                 yield outcome
 
