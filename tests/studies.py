@@ -22,7 +22,9 @@ from medxlate.dataset.labels import TaskKind
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.events import CellEnded, Event
+from medxlate.phantoms.files import write_phantoms
 from medxlate.study.study import Cell, StudyFolder, cells, read_study
+from medxlate.walkthrough import prepare_phantoms
 from tiny import PREFIX, SIZE, age_of, patient_name, write_dataset
 
 PET = range(30, 36)  # patients of the third modality
@@ -43,6 +45,17 @@ def dataset(factory: pytest.TempPathFactory, kind: TaskKind = "regression") -> P
             prepare_images(root, data, "pet", PET)
         _datasets[kind] = data
     return _datasets[kind]
+
+
+def demo_dataset(factory: pytest.TempPathFactory) -> Path:
+    """Return the demo's data set with fewer patients and smaller images; leave it be."""
+    if "demo" not in _datasets:
+        root = factory.mktemp("demo")
+        patients = {"ct": 12, "mri": 12, "pet": 6}
+        write_phantoms(root / "raw", patients=patients, slices=2, size=48)
+        prepare_phantoms(root / "raw", root / "data", size=SIZE)
+        _datasets["demo"] = root / "data"
+    return _datasets["demo"]
 
 
 def prepare_images(

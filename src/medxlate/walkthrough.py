@@ -101,7 +101,7 @@ def demo(
     write_json(out / MARKER, {"finished": False})
     listener(Stage(f"Generating patients as DICOM and NIfTI files in {out / 'raw'}"))
     write_phantoms(out / "raw", patients=PATIENTS, slices=SLICES, size=SCAN_SIZE, seed=seed)
-    dataset = _prepare(out, listener)
+    dataset = prepare_phantoms(out / "raw", out / "data", listener=listener)
     joint = train(_config(out, "joint", seed), runs=out / "runs", name="joint", listener=listener)
     alone = train(
         _config(out, "target-only", seed), runs=out / "runs", name="target-only", listener=listener
@@ -163,10 +163,19 @@ def _nearest(targets: Slices, index: int, age: float) -> int:
     return min(same_height, key=lambda i: abs(float(targets.labels[i]) - age))
 
 
-def _prepare(out: Path, listener: Listener) -> DatasetInfo:
-    raw, data = out / "raw", out / "data"
+def prepare_phantoms(
+    raw: Path, data: Path, *, size: int = SIZE, listener: Listener = silent
+) -> DatasetInfo:
+    """Prepare what ``write_phantoms`` wrote: CT, MRI and PET, with ages, into one dataset.
+
+    Args:
+        raw: The folder of generated patients.
+        data: The dataset folder.
+        size: Side of the stored images, pixels.
+        listener: Told of progress.
+    """
     brain = PrepareOptions(label="PatientAge", keep=("PatientSex",), window=(40, 120))
-    prepare(raw / "ct", modality="ct", data=data, size=SIZE, options=brain, listener=listener)
+    prepare(raw / "ct", modality="ct", data=data, size=size, options=brain, listener=listener)
     table = PrepareOptions(
         labels=raw / "mri/labels.csv", label="age", file="file", patient="patient", keep=("sex",)
     )
