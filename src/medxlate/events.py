@@ -51,7 +51,7 @@ class StepLogged(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch (counted from 1) and its validation on the target modality."""
+    """An epoch (counted from 1) and its validation; no metrics where nothing is validated."""
 
     step: int
     epoch: int

@@ -161,7 +161,10 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            if fcntl is None:  # Windows removes no file that is open
+                stream.close()
+            with suppress(PermissionError):
+                path.unlink(missing_ok=True)
             stream.close()
 
 

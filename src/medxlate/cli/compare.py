@@ -71,7 +71,9 @@ ConfigFile = Annotated[
 ]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
+    typer.Option(
+        "--set", help="section.key=value, for every cell; method and sources are the grid's."
+    ),
 ]
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")

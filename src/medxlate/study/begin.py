@@ -20,6 +20,7 @@ from medxlate.study.checks import check_classes, check_training, label_warnings
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
+from medxlate.training.train import check_config
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     """
     if not config.data.target:
         raise ConfigError("No target modality is given.", "Name it with --target.")
+    for key in ("target_fraction", "source_fraction"):
+        if getattr(config.data, key) != 1:
+            raise ConfigError(
+                f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
+            )
     dataset = Dataset(Path(config.data.folder))
     methods = _methods(grid.methods)
     sets = _source_sets(grid.sources, config.data.target, list(dataset.info.modalities))
@@ -72,6 +78,8 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     config = config.model_copy(
         update={"data": config.data.model_copy(update={"sources": union}), "method": "joint"}
     )
+    if union:
+        check_config(config)
     image_size(dataset, config)
     if here:
         choose_compute(config.runtime.device, config.runtime.precision)

@@ -33,7 +33,7 @@ from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.device import choose_compute
 from medxlate.models.runs import LATEST, RunFolder
-from medxlate.study.study import Cell, Study, StudyFolder, cell_config, find_cell, read_study
+from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.methods import find_method, first_stages
 from medxlate.training.train import TrainResult, resume, train, train_stage
@@ -43,7 +43,7 @@ JUDGE = "target-only"  # its predictor's features compare images where Inception
 RESULT = "cell.json"
 PREDICTIONS = "predictions.parquet"
 RUN = "run"
-STAGE = "stage.json"
+STAGE_RECORD = "stage.json"
 
 Values = npt.NDArray[Any]
 
@@ -118,7 +118,7 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     data = config.data.model_copy(update={"folder": str(assignment.data)})
     config = config.model_copy(update={"data": data, "runtime": runtime})
     dataset = Dataset(assignment.data)
-    everything = dataset_modalities(dataset, study)
+    everything = open_modalities(dataset, study.config)
     folder = StudyFolder(assignment.folder)
     split = read_split(folder.split(cell.repeat), everything)
     tables = {n: everything[n] for n in (*config.data.sources, config.data.target)}
@@ -129,11 +129,6 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     else:
         seconds, loss = _run_cell(work, assignment)
     return Done(seconds, time.monotonic() - began - seconds, loss)
-
-
-def dataset_modalities(dataset: Dataset, study: Study) -> dict[str, Modality]:
-    """Open every modality of the study, in the order of its sources, the target last."""
-    return open_modalities(dataset, study.config)
 
 
 def _run_cell(work: _Material, assignment: Assignment) -> tuple[float, float]:
@@ -208,6 +203,8 @@ def _trained(
     return {
         **scores,
         **_counts(work, train, test),
+        "device": compute.device.type,
+        "precision": compute.precision,
         "updates": result.steps,
         "images_seen": result.images_seen,
         "seconds": None if interrupted else result.seconds,
@@ -222,7 +219,14 @@ def _train(
     run = RunFolder(working / RUN)
     folders = {name: stage.run for name, stage in stages.items()}
     if run.config.is_file():
-        return resume(run.path, data=work.dataset.folder, stages=folders, listener=listener), True
+        result = resume(
+            run.path,
+            data=work.dataset.folder,
+            stages=folders,
+            device=work.config.runtime.device,
+            listener=listener,
+        )
+        return result, True
     shutil.rmtree(run.path, ignore_errors=True)
     result = train(
         work.config,
@@ -254,7 +258,7 @@ def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
     """Train what cells share, unless it is finished; who comes second waits for the first."""
     config = first_stages(work.config)[name]
     run = work.folder.stage(config)
-    record = run.path / STAGE
+    record = run.path / STAGE_RECORD
     now = 0.0
     with locked(run.path.with_name(f".{run.path.name}.lock"), wait=True):
         if not record.is_file():

@@ -34,7 +34,8 @@ class Findings:
         predictions: A row a test image and cell.
         tables: As the paper's 2 to 5, and the overview.
         comparisons: Every system against `target-only`.
-        baselines: `joint` with its first source set against every other method.
+        patient_comparisons: The same by errors per patient.
+        baselines: `joint` with each set of sources against every other method.
         subgroups: By sex, site and decade of age, where the index has them.
         equivalents: How many real target patients the translated ones are worth.
         saturation: Where more source patients stop helping.
@@ -45,6 +46,7 @@ class Findings:
     predictions: pd.DataFrame
     tables: tuple[Table, ...]
     comparisons: tuple[Comparison, ...]
+    patient_comparisons: tuple[Comparison, ...]
     baselines: tuple[Comparison, ...]
     subgroups: pd.DataFrame
     equivalents: tuple[Equivalent, ...]
@@ -63,6 +65,7 @@ def collect(
     *,
     predictions: Sequence[Path] = (),
     inception: Path | None = None,
+    device: str = "auto",
 ) -> Findings:
     """Read the finished cells, score other tools' predictions, compare, and draw.
 
@@ -71,6 +74,7 @@ def collect(
         folder: Where it lies.
         predictions: Tables of other tools' predictions.
         inception: Inception's weights for FID and IS.
+        device: Where their features are taken.
 
     Raises:
         DataError: No cell is finished, or a table of predictions cannot be scored.
@@ -87,6 +91,7 @@ def collect(
         [test[work.target] for test in work.tests],
         task=work.dataset.info.task,
         inception=inception,
+        device=device,
     )
     rows = [
         {"index": cell.index, **read_json(folder.cell(cell) / RESULT, error=DataError)}
@@ -107,6 +112,7 @@ def collect(
         images,
         tuple(tables(results, target=work.target, unit=f"{task.unit}²" if task.unit else "")),
         comparisons,
+        tuple(compare_to(results, images, level="patient")),
         tuple(against_baselines(results, images, OWN)),
         subgroups(images, kept, label_name=task.name, regression=task.kind == "regression"),
         tuple(each for s in sets for each in equivalents(results, OWN, sources=s) or ()),

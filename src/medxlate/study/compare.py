@@ -19,7 +19,7 @@ from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned,
 from medxlate.files import write_json
 from medxlate.models.device import choose_compute
 from medxlate.study.begin import Grid, begin_study, plan_study
-from medxlate.study.cell import RESULT, STAGE, Assignment, Done, carry_out
+from medxlate.study.cell import RESULT, STAGE_RECORD, Assignment, Done, carry_out
 from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
 from medxlate.study.opened import Opened
@@ -143,7 +143,13 @@ def compare(
     findings = None
     if where.cell is None:
         listener(Stage("Comparing"))
-        findings = collect(study, folder, predictions=tables, inception=weights)
+        findings = collect(
+            study,
+            folder,
+            predictions=tables,
+            inception=weights,
+            device="auto" if where.ray else device,
+        )
         write_findings(study, folder, findings, work.failed)
         if not work.failed:
             shutil.rmtree(folder.path / "shared", ignore_errors=True)  # no cell needs it now
@@ -287,7 +293,7 @@ class _Work:
         for assignment in self._assignments:
             for name, config in cell_stages(self._study, self._cells[assignment.index]).items():
                 shared = stage_name(config)
-                if not (self._folder.stage(config).path / STAGE).is_file():
+                if not (self._folder.stage(config).path / STAGE_RECORD).is_file():
                     found.setdefault(shared, replace(assignment, stage=name))
         return {assignment: name for name, assignment in found.items()}
 

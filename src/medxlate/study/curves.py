@@ -81,14 +81,15 @@ def draws(values: FloatArray, spread: float, *, count: int, seed: int) -> FloatA
     return np.asarray(centre + spread * noise / tail)
 
 
-def last_helpful(losses: FloatArray) -> tuple[int, float, float]:
+def last_helpful(losses: FloatArray, spread: float) -> tuple[int, float, float]:
     """Return the first column [R, N] after which none is clearly lower, the best gain, its error.
 
-    At the last column gain and error are 0.
+    At the last column gain and error are 0. ``spread`` turns the standard deviation over repeats
+    into the standard error of their mean; splits overlap, so that it is more than 1 / sqrt(R).
     """
     for place in range(losses.shape[1] - 1):
         gains = losses[:, [place]] - losses[:, place + 1 :]
-        means, errors = gains.mean(axis=0), _standard_error(gains)
+        means, errors = gains.mean(axis=0), gains.std(axis=0, ddof=1) * spread
         if not (means > errors).any():
             best = int(means.argmax())
             return place, float(means[best]), float(errors[best])
@@ -109,7 +110,3 @@ def too_coarse(losses: FloatArray, place: int, gain: float, error: float) -> boo
     means = losses.mean(axis=0)
     visible = max(float(means[0] - means[place]), FINE * float(np.abs(losses).mean()))
     return -error < gain and error > visible
-
-
-def _standard_error(differences: FloatArray) -> FloatArray:
-    return np.asarray(differences.std(axis=0, ddof=1) / math.sqrt(len(differences)))

@@ -111,8 +111,10 @@ def equivalents(
 
     Returns:
         A reading a target fraction, smallest first; None where a side was not run, or the
-        reference with one number of patients alone.
+        reference with one number of patients alone, or where slices were divided, not patients.
     """
+    if "image" in set(results["policy"]):
+        return None
     mine = _cells(results, method, sources)
     mine = mine[mine["source_fraction"] == mine["source_fraction"].max()]
     real = _cells(results, reference, "")
@@ -142,8 +144,11 @@ def saturation(
         reference: The method without source; where it was run it counts as share 0.
 
     Returns:
-        The reading; None where there is one source fraction alone.
+        The reading; None where there is one source fraction alone, or where slices were divided,
+        not patients.
     """
+    if "image" in set(results["policy"]):
+        return None
     mine = _cells(results, method, sources)
     mine = mine[mine["target_fraction"] == mine["target_fraction"].max()]
     if mine["source_fraction"].nunique() < 2:
@@ -157,7 +162,7 @@ def saturation(
     values = losses.to_numpy()
     why, place, gain, error = _few(len(losses)), 0, 0.0, 0.0
     if len(losses) > 1:
-        place, gain, error = last_helpful(values)
+        place, gain, error = last_helpful(values, _spread(mine, len(values)))
         why = _coarse(gain, error) if too_coarse(values, place, gain, error) else ""
     if why:
         sentence = f"Where more source patients stop helping {CANNOT}: {why}{_aside(mine)}"

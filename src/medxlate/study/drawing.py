@@ -57,7 +57,7 @@ def draw(
     )
     yield place / "errors.png"
     target, source = target_curves(results, _name), source_curves(results, _name)
-    if target or source:
+    if (target or source) and work.study.config.split.policy == "patient":
         dose_plot(
             place / "dose.png", measure=measure, target=target, source=source, note=_note(work)
         )

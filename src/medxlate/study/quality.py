@@ -47,6 +47,7 @@ def measure_quality(
     *,
     task: Task,
     inception: Path | None = None,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Return fid and inception_score of the cells that translate.
 
@@ -59,6 +60,7 @@ def measure_quality(
         finished: Its finished cells.
         real: The target's test slices of each repeat.
         task: Says whether a predictor has class probabilities.
+        device: Where features are taken.
         inception: A file of Inception's weights; None: torch-fidelity's own copy, if there.
 
     Returns:
@@ -74,7 +76,9 @@ def measure_quality(
         for cell in pending:
             figures = known[cell.index]
             if figures is None:
-                judged = judged or _judge(study, folder, repeat, real[repeat], task, weights)
+                judged = judged or _judge(
+                    study, folder, repeat, real[repeat], task, weights, device
+                )
                 if judged is None:
                     continue
                 figures = _measure(folder, cell, *judged)
@@ -91,9 +95,10 @@ def _judge(
     real: Slices,
     task: Task,
     weights: Path | None,
+    device: str,
 ) -> tuple[Features, Tensor] | None:
     """Return features and those of the real test images; None where there is nothing to ask."""
-    compute = choose_compute("auto", "fp32")
+    compute = choose_compute(device, "fp32")
     if weights is not None:
         features = inception_features(weights)
         features.network.to(compute.device)

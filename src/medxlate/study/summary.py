@@ -15,6 +15,7 @@ from medxlate.dataset.splits import MEANING
 from medxlate.files import whole_file, write_json
 from medxlate.study.collect import Findings
 from medxlate.study.study import Study, StudyFolder, cells
+from medxlate.study.tables import main_comparison
 from medxlate.training.methods import find_method
 
 # What a method has of its own in the configuration, beside optimizer and model.
@@ -36,7 +37,9 @@ SETTINGS = {
 FAIR = """\
 Every method makes the same number of predictor updates, is validated by the same rule (lowest
 validation error on the target) and, within a split, starts from the same predictor weights. What
-`cyclegan` and `transfer` train first comes on top, in the column of shared time.
+`cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
+many images a step shows (the column of images seen), and with it the batch norm: methods that show
+more than target images learn its statistics from all of them together.
 """
 COMMON = (
     "optimizer.epochs",
@@ -79,6 +82,9 @@ def write_findings(
 def _statistics(findings: Findings) -> dict[str, Any]:
     return {
         "against_target_only": [_plain(asdict(each)) for each in findings.comparisons],
+        "against_target_only_per_patient": [
+            _plain(asdict(each)) for each in findings.patient_comparisons
+        ],
         "joint_against_baselines": [_plain(asdict(each)) for each in findings.baselines],
         "equivalents": [_plain(asdict(each)) for each in findings.equivalents],
         "saturation": [_plain(asdict(each)) for each in findings.saturation],
@@ -138,11 +144,18 @@ def _setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
         f"{len(results)} of {len(grid)} cells. {MEANING[config.split.policy]}\n"
     )
     yield FAIR
+    how = results[["device", "precision"]].dropna().drop_duplicates()
+    if len(how) > 1:
+        yield (
+            "Cells were trained on different devices or in different precision "
+            f"({'; '.join(' '.join(row) for row in how.itertuples(index=False))}): their errors "
+            "differ by that as well.\n"
+        )
 
 
 def _subgroups(frame: pd.DataFrame) -> Iterator[str]:
     names = ["method", "sources", "subgroup", "value", "patients", "images", "loss", "std"]
-    largest = frame[frame["target_fraction"] == frame["target_fraction"].max()]
+    largest = main_comparison(frame)
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for row in largest[names].itertuples(index=False):

@@ -101,6 +101,7 @@ def resume(
     *,
     data: Path | str | None = None,
     stages: Stages | None = None,
+    device: str | None = None,
     listener: Listener = silent,
 ) -> TrainResult:
     """Continue a run from its last checkpoint, with its own configuration and split.
@@ -109,6 +110,7 @@ def resume(
         run: A run folder or ``runs/latest``.
         data: The dataset folder; None: where it was when the run began.
         stages: As given to ``train``.
+        device: Where to compute; None: where the run began.
         listener: Told of progress, losses and validation.
 
     Raises:
@@ -117,6 +119,8 @@ def resume(
     """
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
+    runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
+    config = config.model_copy(update={"runtime": runtime})
     dataset = Dataset(Path(data or config.data.folder))
     tables = open_modalities(dataset, config)
     split = read_split(folder.split, tables)
