@@ -390,9 +390,10 @@ def test_one_fraction_has_no_curve():
     assert saturation(dose_response(8), sources="mri") is None
 
 
-def test_slices_on_both_sides_are_mentioned():
-    readings = equivalents(dose_response(8, policy="image"), sources="mri")
-    assert all("not patients" in reading.sentence for reading in readings)
+def test_patients_are_not_counted_where_slices_were_divided():
+    assert equivalents(dose_response(8, policy="image"), sources="mri") is None
+    cells = source_response({0.1: 4.5, 0.5: 4.2, 1.0: 3.9}).assign(policy="image")
+    assert saturation(cells, sources="mri") is None
 
 
 def test_intervals_cover_as_often_as_they_say():

@@ -165,9 +165,9 @@ def saturation(
         place, gain, error = last_helpful(values, _spread(mine, len(values)))
         why = _coarse(gain, error) if too_coarse(values, place, gain, error) else ""
     if why:
-        sentence = f"Where more source patients stop helping {CANNOT}: {why}{_aside(mine)}"
+        sentence = f"Where more source patients stop helping {CANNOT}: {why}"
         return Saturation(method, sources, share, None, None, None, None, sentence)
-    sentence = _saturated(patients.to_numpy(), place, gain, error) + _aside(mine)
+    sentence = _saturated(patients.to_numpy(), place, gain, error)
     last = place == len(patients) - 1
     return Saturation(
         method, sources, share, float(patients.index[place]), float(patients.iloc[place]),
@@ -197,7 +197,7 @@ def _equivalent(
     if why:
         sentence = (
             f"How many target patients {name} would need for the error of {_system(*system[:2])} "
-            f"with {_short(here)} {CANNOT}: {why}{_aside(mine)}"
+            f"with {_short(here)} {CANNOT}: {why}"
         )
         return Equivalent(*system, *errors, None, "at", None, None, sentence)
     means = values.mean(axis=0)
@@ -205,7 +205,7 @@ def _equivalent(
     bound: Bound = "more" if reached == math.inf else "at" if reached else "fewer"
     number = float(np.clip(reached, numbers[0], numbers[-1]))
     worth = (number - here) / source if source else None
-    sentence = _needs(system, errors, name, number, bound, interval, numbers) + _aside(mine)
+    sentence = _needs(system, errors, name, number, bound, interval, numbers)
     return Equivalent(*system, *errors, number, bound, interval, worth, sentence)
 
 
@@ -241,8 +241,7 @@ def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, referenc
 def _spread(real: pd.DataFrame, repeats: int) -> float:
     """Return what turns the standard deviation over repeats into that of their mean."""
     whole = real[real["target_fraction"] == real["target_fraction"].max()]
-    what = "images" if "image" in set(whole["policy"]) else "patients"
-    ratio = float(whole[f"test_{what}"].mean() / whole[f"train_{what}"].mean())
+    ratio = float(whole["test_patients"].mean() / whole["train_patients"].mean())
     return math.sqrt(1 / max(repeats, 1) + ratio)
 
 
@@ -319,13 +318,6 @@ def _system(method: str, sources: str) -> str:
 
 def _few(repeats: int) -> str:
     return f"{repeats or 'no'} repeat has every fraction, and at least 2 are needed."
-
-
-def _aside(cells: pd.DataFrame) -> str:
-    """Say what the policy `image` makes of the reading."""
-    if "image" not in set(cells["policy"]):
-        return ""
-    return " Slices were divided, not patients: this holds for known patients, not for new ones."
 
 
 def _short(number: float, significant: int = 3) -> str:
