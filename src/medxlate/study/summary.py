@@ -144,7 +144,7 @@ def _setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
         f"{len(results)} of {len(grid)} cells. {MEANING[config.split.policy]}\n"
     )
     yield FAIR
-    how = results[["device", "precision"]].dropna().drop_duplicates()
+    how = results.reindex(columns=["device", "precision"]).dropna().drop_duplicates()
     if len(how) > 1:
         yield (
             "Cells were trained on different devices or in different precision "
