@@ -276,7 +276,10 @@ def _overview(result: CompareResult) -> Table:
         rows.append(
             [
                 f"{method} ({sources})" if sources else str(method),
-                *(f"{share:g}" for share in fractions),
+                *(
+                    "-" if name == "source_fraction" and not sources else f"{share:g}"
+                    for name, share in zip(shares, fractions, strict=True)
+                ),
                 str(len(cells)),
                 number(float(loss.mean())),
                 number(loss.std(ddof=1) if len(cells) > 1 else None),
