@@ -285,11 +285,11 @@ def head() -> Iterator[str]:
     )
     address = folder / "ray_current_cluster"
     try:
-        until(lambda: address.exists() and address.read_text() != "", 60)
+        until(lambda: address.exists() and address.read_text() != "", 180)
         yield address.read_text()
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
         left = family(process.pid)
         for pid in left:
             os.kill(pid, signal.SIGKILL)
