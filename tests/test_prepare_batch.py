@@ -511,7 +511,7 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "nothing happened"
@@ -596,7 +596,7 @@ def test_killed_at_ten_random_moments_and_continued_it_ends_with_the_same_bytes(
         wait_until(lambda leader=process.pid: not session(leader))
     last = command(mixed, data)
     assert prepared(last) in ("prepared", "unchanged")
-    assert not session(last.pid)
+    wait_until(lambda: not session(last.pid))  # the last of them may just be ending
     assert tree(data) == undisturbed
     assert amid >= 2
     assert prepared(command(mixed, data)) == "unchanged"
