@@ -23,7 +23,7 @@ from medxlate.report.study_figures import (
 from medxlate.report.table import Number, Table
 from medxlate.study.curves import draws, isotonic, needed
 from medxlate.study.dose import equivalents, saturation
-from medxlate.study.tables import main_comparison, system_name, tables
+from medxlate.study.tables import main_comparison, paper_name, tables
 
 # Yang and Xie, tables 2, 3 and 4.
 PUBLISHED = {
@@ -210,12 +210,12 @@ def test_every_table_says_what_its_figures_are():
 
 
 def test_systems_have_the_papers_names():
-    assert system_name("joint", "mri", "ct") == "Our method (MRI → CT)"
-    assert system_name("target-only", "", "flair") == "PURE-FLAIR"
-    assert system_name("joint+random-erasing", "mri+pet", "ct") == (
+    assert paper_name("joint", "mri", "ct") == "Our method (MRI → CT)"
+    assert paper_name("target-only", "", "flair") == "PURE-FLAIR"
+    assert paper_name("joint+random-erasing", "mri+pet", "ct") == (
         "Our method + Random Erasing (MRI + PET → CT)"
     )
-    assert system_name("nnU-Net", "", "ct") == "nnU-Net"
+    assert paper_name("nnU-Net", "", "ct") == "nnU-Net"
 
 
 def test_csv_gives_the_numbers_back_unrounded():
@@ -476,7 +476,7 @@ def test_saturation_that_noise_hides_is_not_read():
 
 
 def names(method: str, sources: str) -> str:
-    return system_name(method, sources, "ct")
+    return paper_name(method, sources, "ct")
 
 
 def pixels(path) -> np.ndarray:

@@ -203,13 +203,11 @@ def training_share(
     slices: pd.DataFrame,
     rows: Sequence[int],
     share: float,
-    *,
-    seed: int | None = None,
 ) -> list[int]:
     """Return the rows of a share of the patients, or (policy ``image``) of the slices.
 
     Shares are nested: the rows at 0.25 are among those at 0.5. They follow from the order of the
-    files and the seed, not from the pseudonyms.
+    files and the split's seed, not from the pseudonyms.
 
     Args:
         split: It says what the share is of.
@@ -217,7 +215,6 @@ def training_share(
         slices: Its table.
         rows: Its training rows.
         share: In (0, 1]; at least one patient or slice is kept.
-        seed: Decides who is kept first; None: the split's.
 
     Returns:
         Some of ``rows``, in their order.
@@ -226,7 +223,7 @@ def training_share(
         return list(rows)
     units = split.units(name, slices.iloc[list(rows)])
     firsts = list(dict.fromkeys(units))
-    random = _generator(split.seed if seed is None else seed, "share", name)
+    random = _generator(split.seed, "share", name)
     order = random.permutation(len(firsts))
     kept = {firsts[i] for i in order[: max(round(share * len(firsts)), 1)]}
     return [row for row, unit in zip(rows, units, strict=True) if unit in kept]

@@ -36,7 +36,12 @@ class System:
     @property
     def name(self) -> str:
         """The method, and its sources in brackets."""
-        return f"{self.method} ({self.sources})" if self.sources else self.method
+        return system_name(self.method, self.sources)
+
+
+def system_name(method: str, sources: str) -> str:
+    """Return a method, and its sources in brackets where it has any."""
+    return f"{method} ({sources})" if sources else method
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from medxlate.study.comparison import system_name
 from medxlate.study.curves import FloatArray, draws, last_helpful, needed, too_coarse
 
 Bound = Literal["at", "more", "fewer"]
@@ -196,8 +197,8 @@ def _equivalent(
         why = f"every number from {_short(numbers[0])} to {_short(numbers[-1])} fits."
     if why:
         sentence = (
-            f"How many target patients {name} would need for the error of {_system(*system[:2])} "
-            f"with {_short(here)} {CANNOT}: {why}"
+            f"How many target patients {name} would need for the error of "
+            f"{system_name(*system[:2])} with {_short(here)} {CANNOT}: {why}"
         )
         return Equivalent(*system, *errors, None, "at", None, None, sentence)
     means = values.mean(axis=0)
@@ -262,7 +263,7 @@ def _needs(
     between = low if low == high else f"{low} to {high}"
     count = {"at": f"about {_short(number)}", "more": beyond[math.inf], "fewer": beyond[0.0]}[bound]
     text = (
-        f"With {_short(here)} target patients {_system(method, sources)} has an error of "
+        f"With {_short(here)} target patients {system_name(method, sources)} has an error of "
         f"{_short(errors[0])} ({reference}: {_short(errors[1])}); {reference} would need {count} "
         f"target patients for that ({LEVEL:.0%} interval: {between})."
     )
@@ -310,10 +311,6 @@ def _cells(results: pd.DataFrame, method: str, sources: str) -> pd.DataFrame:
 
 def _by_repeat(cells: pd.DataFrame, column: str) -> pd.DataFrame:
     return cells.pivot_table(index="repeat", columns=column, values="loss")
-
-
-def _system(method: str, sources: str) -> str:
-    return f"{method} ({sources})" if sources else method
 
 
 def _few(repeats: int) -> str:

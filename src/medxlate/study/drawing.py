@@ -17,6 +17,7 @@ from medxlate.report.study_figures import (
     source_curves,
     target_curves,
 )
+from medxlate.study.comparison import system_name
 from medxlate.study.opened import Opened
 from medxlate.study.statistics import mean_interval
 from medxlate.study.study import Cell
@@ -50,23 +51,19 @@ def draw(
     means = main.groupby("method")["loss"].mean()
     error_plot(
         place / "errors.png",
-        errors_of(main, _name, _intervals(main_comparison(predictions))),
+        errors_of(main, system_name, _intervals(main_comparison(predictions))),
         measure=measure,
         references=[(each, float(means[each])) for each in REFERENCES if each in means],
         note=_note(work),
     )
     yield place / "errors.png"
-    target, source = target_curves(results, _name), source_curves(results, _name)
+    target, source = target_curves(results, system_name), source_curves(results, system_name)
     if (target or source) and work.study.config.split.policy == "patient":
         dose_plot(
             place / "dose.png", measure=measure, target=target, source=source, note=_note(work)
         )
         yield place / "dose.png"
     yield from _translations(work, finished, place)
-
-
-def _name(method: str, sources: str) -> str:
-    return f"{method} ({sources})" if sources else method
 
 
 def _intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:

@@ -67,7 +67,7 @@ def arrow(sources: str, target: str) -> str:
     return f"{_plus(sources)} → {target.upper()}"
 
 
-def system_name(method: str, sources: str, target: str) -> str:
+def paper_name(method: str, sources: str, target: str) -> str:
     """Return a system's name in tables and figures: ``Our method + AutoAugment (MRI → CT)``."""
     names = {**BASELINES, **AUGMENTATIONS, "target-only": f"PURE-{target.upper()}"}
     names |= {"constant": "Constant", "raw-mix": "Raw mix"}
@@ -110,7 +110,7 @@ def _augmentations_table(results: pd.DataFrame, target: str, measure: _Measure) 
         return None
     sets = _source_sets(main, ["joint"])
     for sources in [one for one in sets if "+" not in one] or sets:
-        named[system_name("joint", sources, target)] = _losses(main, "joint", sources)
+        named[paper_name("joint", sources, target)] = _losses(main, "joint", sources)
     columns = [((name,), losses) for name, losses in named.items() if len(losses)]
     title = f"Comparison between the method and data augmentation: {measure.name}"
     return _mean_and_std("table-4", title, columns, measure.note(results, columns))
