@@ -26,7 +26,7 @@ from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.augment import AUGMENTATIONS, build_augmentation
 from medxlate.training.methods import METHODS, STAGES, build_learner, find_method, first_stages
-from medxlate.training.step import Learner
+from medxlate.training.step import Learner, take_step
 from medxlate.training.train import train
 
 MEAN, STD = 47.0, 13.0
@@ -131,7 +131,7 @@ def test_raw_mix_is_plain_training_on_all_images(task: Task):
         labels = torch.cat([batch.labels for batch in batches.values()])
         # Equation 2 adds the modalities' means; the batches are of equal size.
         plain_step(optimizer, 3 * plain_loss(task, plain(all_images(batches)), labels))
-        losses = learner.step(batches)
+        losses = take_step(learner, batches)
         assert set(losses) == {"mri.predict", "pet.predict", "predict_real"}
     check_same(predictor_of(learner), plain)
 
@@ -159,7 +159,7 @@ def test_multitask_is_a_shared_backbone_with_a_layer_for_each_modality(task: Tas
         }
         sources = parts["mri.predict"] + parts["pet.predict"]
         plain_step(optimizer, parts["predict_real"] + weight * sources)
-        losses = learner.step(batches)
+        losses = take_step(learner, batches)
         assert {name: value.item() for name, value in losses.items()} == pytest.approx(
             {name: value.item() for name, value in parts.items()}
         )
@@ -173,7 +173,7 @@ def multitask_gradients(relabelled: str | None) -> tuple[dict[str, Tensor], dict
     batches = make_batches(tiny.AGE, learner.modalities)
     if relabelled:
         batches[relabelled] = Batch(batches[relabelled].images, batches[relabelled].labels + 9)
-    learner.step(batches)
+    take_step(learner, batches)
     return gradients(predictor_of(learner)), gradients(learner.networks["source_heads"])
 
 
@@ -244,7 +244,7 @@ def dann_gradients(
     sources: tuple[str, ...], weight: float, progress: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     learner = new_learner("dann", sources=sources, baselines={"dann_weight": weight})
-    losses = learner.step(make_batches(tiny.AGE, learner.modalities), progress=progress)
+    losses = take_step(learner, make_batches(tiny.AGE, learner.modalities), progress=progress)
     return gradients(learner.networks), losses["domain"]
 
 
@@ -279,7 +279,7 @@ def test_danns_domain_loss_is_the_plain_one_for_one_source():
     )
     is_ct = torch.tensor([0.0] * 3 + [1.0] * 3, dtype=torch.float64)
     wanted = F.binary_cross_entropy(logits[:, 0].sigmoid(), is_ct)
-    assert learner.step(batches)["domain"].item() == pytest.approx(wanted.item(), rel=1e-9)
+    assert take_step(learner, batches)["domain"].item() == pytest.approx(wanted.item(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("gamma", "share"), [(10.0, math.tanh(1.25)), (4.0, math.tanh(0.5))])
@@ -289,7 +289,7 @@ def test_danns_gamma_is_the_steepness(gamma: float, share: float):
     for weight in (0.0, 1.0):
         learner = new_learner("dann", baselines={"dann_weight": weight, "dann_gamma": gamma})
         batches = make_batches(tiny.AGE, learner.modalities)
-        learner.step(batches, progress=0.25)
+        take_step(learner, batches, progress=0.25)
         found[weight] = gradients(predictor_of(learner))["backbone.conv1.0.weight"]
     fresh = new_learner("dann")
     domain_loss(fresh.networks, batches).backward()
@@ -309,7 +309,7 @@ def test_dann_without_its_weight_is_raw_mix():
         new_learner(method, baselines={"dann_weight": 0.0}) for method in ("raw-mix", "dann")
     )
     batches = make_batches(tiny.AGE, mixed.modalities)
-    losses = [learner.step(batches, progress=0.8) for learner in (mixed, adversarial)]
+    losses = [take_step(learner, batches, progress=0.8) for learner in (mixed, adversarial)]
     assert all(torch.equal(losses[1][name], losses[0][name]) for name in losses[0])
     ours, wanted = (gradients(predictor_of(learner)) for learner in (adversarial, mixed))
     for name, gradient in wanted.items():
@@ -322,7 +322,7 @@ def test_dann_without_its_weight_is_raw_mix():
     for step in range(3):
         batches = make_batches(tiny.GROUP, mixed.modalities, step)
         for learner in (mixed, adversarial):
-            learner.step(batches, progress=0.8)
+            take_step(learner, batches, progress=0.8)
     check_same(predictor_of(adversarial), predictor_of(mixed))
 
 
@@ -345,7 +345,7 @@ def learn_augmented(method: str) -> tuple[dict[str, Batch], list[Tensor], list[T
     clean = copy.deepcopy(learner.networks)
     torch.manual_seed(8)
     with asked(predictor_of(learner)) as seen:
-        losses = learner.step(batches)
+        losses = take_step(learner, batches)
     name = method.rpartition("+")[2]
     torch.manual_seed(8)
     config = tiny.debug_config(Path("nowhere"), augment={"erase": 1.0, "flip": 1.0})

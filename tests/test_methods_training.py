@@ -123,16 +123,16 @@ def watching() -> Iterator[list[Watched]]:
         first = {name: value.clone() for name, value in networks.state_dict().items()}
         watched = Watched(self._config.method, self._head, first)
         found.append(watched)
-        whole_step = self._learner.step
+        whole_backward = self._learner.backward
 
-        def step(batches: Any, *, progress: float) -> Any:
+        def backward(batches: Any, *, progress: float) -> Any:
             watched.progress.append(progress)
-            return whole_step(batches, progress=progress)
+            return whole_backward(batches, progress=progress)
 
         def count(module: nn.Module, given: tuple[Tensor]) -> None:
             watched.learned += len(given[0]) if module.training else 0
 
-        self._learner.step = step
+        self._learner.backward = backward
         if "predictor" in networks:
             stem = next(m for m in networks["predictor"].modules() if isinstance(m, nn.Conv2d))
             stem.register_forward_pre_hook(count)

@@ -16,8 +16,9 @@ from torch import nn
 import reference
 import tiny
 from medxlate.errors import ConfigError, ModelError, UsageError
+from medxlate.events import Event, Warned
 from medxlate.models import device as device_module
-from medxlate.models.device import choose_compute
+from medxlate.models.device import Compute, choose_compute
 from medxlate.models.discriminator import Discriminator
 from medxlate.models.folder import (
     SCHEMA_VERSION,
@@ -28,6 +29,7 @@ from medxlate.models.folder import (
 )
 from medxlate.models.generator import Generator, default_blocks
 from medxlate.models.head import Head, fit_head
+from medxlate.models.layers import InstanceNorm, LastConvolution
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 
@@ -74,7 +76,7 @@ def test_the_discriminator_returns_a_map_of_judgements():
 def test_the_discriminator_judges_patches_of_70_pixels():
     network = Discriminator(width=4)
     for index, layer in enumerate(network.layers):  # instance norm sees the whole image
-        if isinstance(layer, nn.InstanceNorm2d):
+        if isinstance(layer, InstanceNorm):
             network.layers[index] = nn.Identity()
     image = images(1, size=128).requires_grad_()
     network(image)[0, 0, 7, 7].backward()
@@ -121,6 +123,45 @@ def test_the_discriminator_is_the_references(width: int, channels: int):
     reference.copy_parameters(theirs, ours)
     image = images(2, channels, size=48)
     torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_instance_norm_is_torchs(count: int, layout: torch.memory_format):
+    features = torch.randn(count, 5, 12, 9, generator=torch.Generator().manual_seed(0)).double()
+    found, wanted = (
+        features.clone().contiguous(memory_format=layout).requires_grad_() for _ in range(2)
+    )
+    ours, theirs = InstanceNorm()(found), nn.InstanceNorm2d(5)(wanted)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    (ours**3).sum().backward()
+    (theirs**3).sum().backward()
+    torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_last_convolution_is_a_convolution(channels: int):
+    torch.manual_seed(0)
+    layer = LastConvolution(6, channels, 7).double()
+    images = torch.randn(2, 6, 20, 15).double()
+    found, wanted = (images.clone().requires_grad_() for _ in range(2))
+    ours = layer(found)
+    theirs = nn.functional.conv2d(wanted, layer.weight, layer.bias)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    gradient = torch.randn_like(ours)
+    mine = torch.autograd.grad(ours, (found, *layer.parameters()), gradient)
+    torchs = torch.autograd.grad(theirs, (wanted, *layer.parameters()), gradient)
+    torch.testing.assert_close(mine, torchs, rtol=1e-9, atol=1e-9)
+
+
+def test_recomputing_changes_no_gradient():
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = Generator(width=8, blocks=2, recompute=recompute)
+        network(images(2)).square().mean().backward()
+        found.append([parameter.grad for parameter in network.parameters()])
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 def randomise(network: nn.Module) -> None:
@@ -246,17 +287,20 @@ def test_a_device_that_is_not_there_is_named(name: str):
 
 
 def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch):
-    assert choose_compute("cpu", "bf16").precision == "bf16"
-    assert choose_compute("cpu", "fp32").precision == "fp32"
-    for flags, wanted in [({"avx512_bf16"}, "fp32"), ({"amx_bf16"}, "bf16")]:
-        monkeypatch.setattr(device_module, "_cpu_flags", lambda flags=flags: frozenset(flags))
-        assert choose_compute("cpu").precision == wanted
+    for flag, native in [("avx512f", False), ("avx512_bf16", True), ("amx_bf16", True)]:
+        monkeypatch.setattr(device_module, "_cpu_flags", lambda flag=flag: frozenset([flag]))
+        assert choose_compute("cpu").precision == ("bf16" if native else "fp32")
+        assert choose_compute("cpu", "fp32").precision == "fp32"
+        heard: list[Event] = []
+        asked = choose_compute("cpu", "bf16", listener=heard.append).precision
+        assert asked == ("bf16" if native else "fp32")
+        assert [isinstance(event, Warned) for event in heard] == ([] if native else [True])
 
 
 def test_autocast_computes_in_the_chosen_precision():
     layer = nn.Conv2d(1, 1, 3)
     for precision, wanted in [("fp32", torch.float32), ("bf16", torch.bfloat16)]:
-        with choose_compute("cpu", precision).autocast():
+        with Compute(torch.device("cpu"), precision).autocast():
             assert layer(images(1)).dtype == wanted
 
 

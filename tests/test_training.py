@@ -45,6 +45,7 @@ from medxlate.training.checkpoints import Position, load_checkpoint, save_checkp
 from medxlate.training.joint import Joint
 from medxlate.training.methods import METHODS, build_learner, find_method
 from medxlate.training.step import Learner, Supervised
+from medxlate.training.stepper import Stepper
 from medxlate.training.train import TrainResult, resume, train
 
 GOLDEN = Path(__file__).parent / "golden" / "debug_losses.json"
@@ -430,14 +431,14 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     seen = Seen()
     with monkeypatch.context() as patch:
         for learner in (Joint, Supervised, MultiTask, Dann):
-            whole = learner.step
+            whole = learner.backward
 
-            def step(self: Any, batches: Any, whole: Any = whole, **options: Any) -> Any:
+            def backward(self: Any, batches: Any, whole: Any = whole, **options: Any) -> Any:
                 for batch in batches.values():
                     seen.steps |= fingerprints(batch.images)
                 return whole(self, batches, **options)
 
-            patch.setattr(learner, "step", step)
+            patch.setattr(learner, "backward", backward)
 
         def watched(images: Iterable[Tensor], into: set[str]) -> Iterator[Tensor]:
             for batch in images:
@@ -696,7 +697,7 @@ def test_the_loop_fetches_losses_only_where_it_logs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fetched = {"count": 0}
-    means = loop._means
+    collect = Stepper.collect
     inside = {"step": 0}
     for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__array__"):
         whole = getattr(Tensor, name)
@@ -709,9 +710,9 @@ def test_the_loop_fetches_losses_only_where_it_logs(
 
     def counted(*args: Any) -> Any:
         inside["step"] += 1
-        return means(*args)
+        return collect(*args)
 
-    monkeypatch.setattr(loop, "_means", counted)
+    monkeypatch.setattr(Stepper, "collect", counted)
     at: list[tuple[int, int]] = []
 
     def listener(event: Event) -> None:

@@ -183,6 +183,22 @@ class RuntimeConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile: auto tries it where it can save more time than it takes, and "
+        "keeps it where it does; off also takes no step as a CUDA graph.",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="Parts in which a batch is computed, their gradients added up: less memory. "
+        "Batch norm then sees a part. Raised by itself where memory runs out.",
+    )
+    recompute: bool = Field(
+        False,
+        description="Compute the generators' residual blocks again in the backward pass instead "
+        "of keeping what is in them: less memory, more time, the same gradients.",
+    )
     log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between two checkpoints.")

@@ -41,12 +41,16 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class StepLogged(Event):
-    """Mean losses since the last such event, after ``step`` optimizer steps."""
+    """Mean losses since the last such event, after ``step`` optimizer steps.
+
+    ``skipped`` of these steps had a loss that was not finite: no update, and not in the means.
+    """
 
     step: int
     epoch: int
     losses: Mapping[str, float]
     images_per_second: float
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medxlate.errors import UsageError
+from medxlate.events import Listener, Warned, silent
 
 Precision = Literal["fp32", "bf16"]
+Network = TypeVar("Network", bound=nn.Module)
+
+# Either multiplies bfloat16 natively; without them it is emulated, about ten times slower than
+# float32 (docs/benchmarks.md).
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,23 @@ class Compute:
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
+    def place(self, network: Network) -> Network:
+        """Return a network on the device, its weights in the layout that convolutions like."""
+        network.to(self.device)
+        network.to(memory_format=torch.channels_last)
+        return network
 
-def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+
+def choose_compute(
+    device: str = "auto", precision: str = "auto", *, listener: Listener = silent
+) -> Compute:
     """Choose the device and the precision.
 
     Args:
         device: ``auto`` (a CUDA device, else Apple's, else the processor) or torch's name of one.
-        precision: ``auto`` (bf16 where the hardware multiplies it natively), fp32 or bf16.
+        precision: ``auto`` (bf16 where the hardware multiplies it natively), fp32 or bf16; where
+            bf16 would only be emulated, fp32 is taken instead.
+        listener: Warned of that.
 
     Raises:
         UsageError: The device does not exist here, or the precision at all.
@@ -47,14 +63,29 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     if precision not in ("auto", "fp32", "bf16"):
         raise UsageError(f"There is no precision '{precision}'.", "Use auto, fp32 or bf16.")
     chosen = _device(device)
-    if precision == "auto":
-        precision = "bf16" if _has_native_bf16(chosen) else "fp32"
-    return Compute(chosen, "bf16" if precision == "bf16" else "fp32")
+    native = has_native_bf16(chosen)
+    if precision == "bf16" and not native:
+        listener(
+            Warned(
+                f"This {chosen.type} has no bf16 instructions and would emulate them, many times "
+                "slower; fp32 is used instead."
+            )
+        )
+    return Compute(chosen, "bf16" if native and precision != "fp32" else "fp32")
 
 
 def full_precision(values: Tensor) -> Tensor:
     """Return bfloat16 as float32, in which losses are taken; float32 and float64 stay."""
     return values.float() if values.dtype == torch.bfloat16 else values
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return not _cpu_flags().isdisjoint(BF16_FLAGS)
+    return False
 
 
 def _device(name: str) -> torch.device:
@@ -71,15 +102,6 @@ def _device(name: str) -> torch.device:
             f"The device '{name}' cannot be used: {first}", "Use auto, cpu, cuda, cuda:N or mps."
         ) from None
     return device
-
-
-def _has_native_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    if device.type == "cpu":
-        # Emulated bf16 is about ten times slower than fp32; only AMX tiles make it worth it.
-        return "amx_bf16" in _cpu_flags()
-    return False
 
 
 def _cpu_flags() -> frozenset[str]:

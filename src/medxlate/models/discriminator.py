@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from medxlate.models.init import init_normal
+from medxlate.models.layers import InstanceNorm
 
 
 class Discriminator(nn.Module):
@@ -39,6 +40,6 @@ class Discriminator(nn.Module):
 def _block(channels_in: int, channels_out: int, *, stride: int) -> list[nn.Module]:
     return [
         nn.Conv2d(channels_in, channels_out, 4, stride=stride, padding=1),
-        nn.InstanceNorm2d(channels_out),
+        InstanceNorm(),
         nn.LeakyReLU(0.2, inplace=True),
     ]

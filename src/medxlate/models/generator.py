@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medxlate.models.init import init_normal
+from medxlate.models.layers import InstanceNorm, LastConvolution
 
 
 class Generator(nn.Module):
@@ -21,20 +23,23 @@ class Generator(nn.Module):
         width: Channels after the first convolution (w; the paper's 64).
         blocks: Residual blocks (6 for images up to 128 px, 9 above).
         channels: Image channels.
+        recompute: Whether the blocks save memory in training; see ``ResidualBlock``.
     """
 
-    def __init__(self, *, width: int = 64, blocks: int = 9, channels: int = 1) -> None:
+    def __init__(
+        self, *, width: int = 64, blocks: int = 9, channels: int = 1, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             nn.ReflectionPad2d(3),
-            *_norm_relu(nn.Conv2d(channels, width, 7), width),
-            *_norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), 2 * width),
-            *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1), 4 * width),
-            *[ResidualBlock(4 * width) for _ in range(blocks)],
-            *_norm_relu(_double(4 * width, 2 * width), 2 * width),
-            *_norm_relu(_double(2 * width, width), width),
+            *_norm_relu(nn.Conv2d(channels, width, 7)),
+            *_norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
+            *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
+            *[ResidualBlock(4 * width, recompute=recompute) for _ in range(blocks)],
+            *_norm_relu(_double(4 * width, 2 * width)),
+            *_norm_relu(_double(2 * width, width)),
             nn.ReflectionPad2d(3),
-            nn.Conv2d(width, channels, 7),
+            LastConvolution(width, channels, 7),
             nn.Tanh(),
         )
         init_normal(self)
@@ -46,20 +51,30 @@ class Generator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions around which the input is added; shape [B, C, H, W] is kept."""
+    """Two 3x3 convolutions around which the input is added; shape [B, C, H, W] is kept.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: C.
+        recompute: Whether what lies between the layers is computed again in the backward pass
+            instead of being kept: less memory, more time, the same gradients.
+    """
+
+    def __init__(self, channels: int, *, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.layers = nn.Sequential(
             nn.ReflectionPad2d(1),
-            *_norm_relu(nn.Conv2d(channels, channels, 3), channels),
+            *_norm_relu(nn.Conv2d(channels, channels, 3)),
             nn.ReflectionPad2d(1),
             nn.Conv2d(channels, channels, 3),
-            nn.InstanceNorm2d(channels),
+            InstanceNorm(),
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return features + layers(features)."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            changes: Tensor = checkpoint(self.layers, features, use_reentrant=False)
+            return features + changes
         return torch.add(features, self.layers(features))
 
 
@@ -68,8 +83,8 @@ def default_blocks(image_size: int) -> int:
     return 6 if image_size <= 128 else 9
 
 
-def _norm_relu(convolution: nn.Module, channels: int) -> list[nn.Module]:
-    return [convolution, nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)]
+def _norm_relu(convolution: nn.Module) -> list[nn.Module]:
+    return [convolution, InstanceNorm(), nn.ReLU(inplace=True)]
 
 
 def _double(channels_in: int, channels_out: int) -> nn.Module:

@@ -20,10 +20,12 @@ class TranslatorNetworks(nn.Module):
         d_t: Judges target images.
     """
 
-    def __init__(self, *, width: int, blocks: int, discriminator_width: int) -> None:
+    def __init__(
+        self, *, width: int, blocks: int, discriminator_width: int, recompute: bool = False
+    ) -> None:
         super().__init__()
-        self.g = Generator(width=width, blocks=blocks)
-        self.f = Generator(width=width, blocks=blocks)
+        self.g = Generator(width=width, blocks=blocks, recompute=recompute)
+        self.f = Generator(width=width, blocks=blocks, recompute=recompute)
         self.d_s = Discriminator(width=discriminator_width)
         self.d_t = Discriminator(width=discriminator_width)
 

@@ -16,7 +16,7 @@ from medxlate.models.device import Compute, full_precision
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.buffer import ImageBuffer
-from medxlate.training.step import Losses, prediction_loss, predictor_adam, update
+from medxlate.training.step import Losses, backward, prediction_loss, predictor_adam
 
 
 class MultiTask:
@@ -50,6 +50,7 @@ class MultiTask:
         self.modalities: tuple[str, ...] = (*sources, target)
         self.validates: tuple[str, ...] = (target,)
         self.predictor_batches = len(self.modalities)
+        self.capturable = True
         self.networks = nn.ModuleDict({"predictor": predictor, "source_heads": heads})
         self.optimizers = {"predictor": predictor_adam(self.networks.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
@@ -59,8 +60,10 @@ class MultiTask:
         self._weight = config.multitask_weight
         self._compute = compute
 
-    def step(self, batches: Mapping[str, Batch], *, progress: float = 0.0) -> Losses:
-        """One step on the target's loss plus the weighted losses of the sources."""
+    def backward(
+        self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
+    ) -> Losses:
+        """Add the gradients of the target's loss plus the weighted losses of the sources."""
         *sources, target = self.modalities
         with self._compute.autocast():
             features = self._predictor.features(_together(batches, self.modalities))
@@ -71,7 +74,7 @@ class MultiTask:
                 loss = self._head.loss(self._heads[name](part), batches[name].labels)
                 losses[f"{name}.predict"] = loss.detach()
                 total = total + self._weight * loss
-        update(self.optimizers["predictor"], total)
+        backward(share * total)
         return losses
 
 
@@ -139,6 +142,7 @@ class Dann:
         self.modalities: tuple[str, ...] = (*sources, target)
         self.validates: tuple[str, ...] = (target,)
         self.predictor_batches = len(self.modalities)
+        self.capturable = False  # the reversed gradient's weight changes from step to step
         self.networks = nn.ModuleDict({"predictor": predictor, "domain": domain})
         self.optimizers = {"predictor": predictor_adam(self.networks.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
@@ -148,8 +152,10 @@ class Dann:
         self._config = config
         self._compute = compute
 
-    def step(self, batches: Mapping[str, Batch], *, progress: float = 0.0) -> Losses:
-        """One step on the label's loss and the domain's, whose gradient reaches P reversed."""
+    def backward(
+        self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
+    ) -> Losses:
+        """Add the gradients of the label's loss and the domain's; P gets the latter reversed."""
         weight = reversal_weight(progress, self._config)
         *sources, target = self.modalities
         parts = {f"{name}.predict": batches[name] for name in sources}
@@ -162,7 +168,7 @@ class Dann:
             )
             judged = full_precision(self._domain(ReverseGradient.apply(features, weight)))
             domain_loss = _domain_loss(judged.squeeze(1), counts)
-        update(self.optimizers["predictor"], label_loss / self._head.std**2 + domain_loss)
+        backward(share * (label_loss / self._head.std**2 + domain_loss))
         return {**losses, "domain": domain_loss.detach()}
 
 

@@ -9,6 +9,11 @@ from torch import Tensor
 class ImageBuffer:
     """Keeps up to ``size`` fakes; afterwards swaps a new one for an old one half of the time.
 
+    The images are one tensor on the device. What happens to the fakes of a step is drawn on the
+    processor before (``plan``) and copied to the device as numbers, so that nothing waits for the
+    device, and a captured step can be played again with other draws. The images change only at
+    the end of a step (``commit``): a step that fails half-way can be taken again.
+
     Args:
         size: Images kept; 0 hands every fake straight on.
         seed: Seed of its own random draws.
@@ -16,35 +21,104 @@ class ImageBuffer:
 
     def __init__(self, size: int, *, seed: int) -> None:
         self._size = size
-        self._images: list[Tensor] = []
+        self._kept = 0
         self._random = torch.Generator().manual_seed(seed)
+        self._images: Tensor | None = None  # [size + 1, C, H, W]; the last row is for scrap
+        self._fakes: Tensor | None = None  # the fakes of this step, [planned, C, H, W]
+        self._planned = torch.empty(0, 4, dtype=torch.int64)
+        self._draws: Tensor | None = None  # the same on the device
+        self._next = 0
+
+    def plan(self, count: int) -> None:
+        """Draw what happens to the fakes of the next step.
+
+        Of fake i the plan holds the row of the buffer that is shown in its place, the fake of this
+        step that is (itself, or one that an earlier exchange of the step put into that row),
+        whether it is the row, and the row that it goes to.
+        """
+        holder: dict[int, int] = {}  # which fake of this step a row will hold
+        plan = []
+        for i in range(count):
+            if self._kept < self._size:
+                row, old = self._kept, False
+                self._kept += 1
+            else:
+                coin, pick = torch.rand(2, generator=self._random).tolist()
+                row, old = int(pick * self._size), coin > 0.5
+                if not old:
+                    row = self._size
+            shown = holder.get(row, i) if old else i
+            plan.append([row if old else self._size, shown, int(old and row not in holder), row])
+            if row < self._size:
+                if row in holder:
+                    plan[holder[row]][3] = self._size  # overwritten before the step has ended
+                holder[row] = i
+        self._planned = torch.tensor(plan, dtype=torch.int64).reshape(count, 4)
+        self._next = 0
+        if self._draws is not None and self._draws.shape == self._planned.shape:
+            self._draws.copy_(_pinned(self._planned, self._draws.device), non_blocking=True)
+        else:
+            self._draws = self._fakes = None
 
     def exchange(self, fakes: Tensor) -> Tensor:
-        """Return as many fakes [B, C, H, W] as are given, detached; some may be older ones."""
-        if self._size == 0:
-            return fakes.detach()
-        return torch.stack([self._exchange_one(fake) for fake in fakes.detach()])
+        """Return as many images as there are fakes [B, C, H, W], detached; some may be older.
 
-    def _exchange_one(self, fake: Tensor) -> Tensor:
-        if len(self._images) < self._size:
-            self._images.append(fake.clone())
-            return fake
-        coin, pick = torch.rand(2, generator=self._random).tolist()
-        if coin <= 0.5:
-            return fake
-        index = int(pick * self._size)
-        old, self._images[index] = self._images[index], fake.clone()
-        return old
+        Those of a step may come in several parts, as many in all as were planned.
+        """
+        fakes = fakes.detach()
+        if self._size == 0:
+            return fakes
+        images, mine, draws = self._place(fakes)
+        part = slice(self._next, self._next + len(fakes))
+        self._next += len(fakes)
+        mine[part] = fakes
+        rows, shown, old, _ = draws[part].unbind(1)
+        return torch.where(old.view(-1, 1, 1, 1) > 0, images[rows], mine[shown])
+
+    def rewind(self) -> None:
+        """Take back the exchanges of a step that failed; it can be taken again as planned."""
+        self._next = 0
+
+    def commit(self) -> None:
+        """Keep what was planned to be kept, but no image that is not finite."""
+        if self._size == 0 or self._fakes is None:
+            return
+        assert self._images is not None
+        assert self._draws is not None
+        rows = self._draws[:, 3]
+        sound = torch.isfinite(self._fakes).flatten(1).all(dim=1).view(-1, 1, 1, 1)
+        self._images.index_copy_(0, rows, torch.where(sound, self._fakes, self._images[rows]))
 
     def state(self) -> dict[str, Tensor]:
         """Return everything that decides future draws, as tensors."""
         state = {"random": self._random.get_state()}
-        if self._images:
-            state["images"] = torch.stack(self._images).cpu()
+        if self._kept and self._images is not None:
+            state["images"] = self._images[: self._kept].cpu()
         return state
 
     def load_state(self, state: dict[str, Tensor], device: torch.device) -> None:
         """Take over what ``state`` returned."""
         self._random.set_state(state["random"])
         images = state.get("images")
-        self._images = [] if images is None else list(images.to(device))
+        self._kept = 0 if images is None else len(images)
+        self._images = self._fakes = self._draws = None
+        if images is not None:
+            self._images = self._empty(images.to(device))
+            self._images[: self._kept] = images.to(device)
+
+    def _place(self, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images, fakes of the step and plan on the device; made once."""
+        if self._images is None:
+            self._images = self._empty(fakes)
+        if self._fakes is None:
+            self._fakes = fakes.new_zeros((len(self._planned), *fakes.shape[1:]))
+        if self._draws is None:
+            self._draws = self._planned.to(fakes.device)
+        return self._images, self._fakes, self._draws
+
+    def _empty(self, like: Tensor) -> Tensor:
+        return like.new_zeros((self._size + 1, *like.shape[1:]))
+
+
+def _pinned(values: Tensor, device: torch.device) -> Tensor:
+    return values.pin_memory() if device.type == "cuda" else values

@@ -31,12 +31,17 @@ class Position:
         epoch: Epochs ended.
         best_error: Lowest validation error so far; None without any validation.
         best_step: The step at which it was reached.
+        skipped: Steps without an update, because a loss was not finite.
+        compiled: Whether the steps are compiled: a resumed run rounds as before; None: not
+            decided yet.
     """
 
     step: int = 0
     epoch: int = 0
     best_error: float | None = None
     best_step: int = 0
+    skipped: int = 0
+    compiled: bool | None = None
 
     def is_better(self, error: float) -> bool:
         """Return whether a validation error is lower than all before."""
@@ -142,11 +147,20 @@ def _load_training_state(
         for i, parameter in enumerate(_parameters(optimizer)):
             prefix = f"optimizer.{name}.{i}."
             own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            optimizer.state[parameter] = {key: value.to(device) for key, value in own.items()}
+            optimizer.state[parameter] = {
+                key: _laid_out_as(parameter, value.to(device)) for key, value in own.items()
+            }
     for name, buffer in learner.buffers.items():
         prefix = f"buffer.{name}."
         own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         buffer.load_state(own, device)
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a moment in its parameter's memory format, as fused optimizers expect it."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter).copy_(value)
 
 
 def _parameters(optimizer: Adam) -> list[Tensor]:

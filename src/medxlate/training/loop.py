@@ -18,6 +18,7 @@ from medxlate.events import EpochEnded, Listener, Progress, StepLogged
 from medxlate.images.write import write_grid
 from medxlate.inference.engine import run
 from medxlate.inference.predict import predict_batches
+from medxlate.models.compiling import eagerly
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
@@ -26,7 +27,8 @@ from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.checkpoints import Position, save_checkpoint
 from medxlate.training.data import Data
 from medxlate.training.schedule import rate_factor
-from medxlate.training.step import Learner, Losses
+from medxlate.training.step import Learner, set_rate
+from medxlate.training.stepper import Stepper
 
 VALIDATION_BATCH = 16
 SAMPLE_ROWS = 4
@@ -69,7 +71,9 @@ class Loop:
             name: Order(len(data.train[name]), seed=config.runtime.seed, name=name)
             for name in learner.modalities
         }
-        self._base_rates = {n: o.param_groups[0]["lr"] for n, o in learner.optimizers.items()}
+        self._base_rates = {
+            n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
+        }
 
     def run(self, position: Position) -> Position:
         """Train from ``position`` to the end and return where the training then stands.
@@ -78,12 +82,20 @@ class Loop:
             ModelError: The training diverged; the checkpoints before stay.
         """
         epochs = self._config.optimizer.epochs
+        if position.epoch == epochs:
+            return position
+        stepper = self._stepper(position)
         for epoch in range(position.epoch, epochs):
             self._set_rates(epoch)
-            self._epoch(epoch)
-            step = (epoch + 1) * self._steps_per_epoch
-            last = epoch + 1 == epochs
-            position = replace(position, step=step, epoch=epoch + 1)
+            skipped = self._epoch(epoch, stepper)
+            position = replace(
+                position,
+                step=(epoch + 1) * self._steps_per_epoch,
+                epoch=epoch + 1,
+                skipped=position.skipped + skipped,
+                compiled=stepper.compiled,
+            )
+            step, last = position.step, epoch + 1 == epochs
             metrics = self._validate()
             error = metrics.get("val_error")
             if error is not None and not math.isfinite(error):
@@ -102,26 +114,41 @@ class Loop:
                 save_checkpoint(self._folder.checkpoints, self._learner, position, best=best)
         return position
 
-    def _epoch(self, epoch: int) -> None:
-        """Take the steps of one epoch; losses are fetched from the device at log time only."""
+    def _stepper(self, position: Position) -> Stepper:
+        """Return what takes the steps, as it took those before."""
+        stepper = Stepper(
+            self._learner,
+            compute=self._compute,
+            runtime=self._config.runtime,
+            listener=self._listener,
+            compiled=position.compiled,
+        )
+        planned = self._config.optimizer.epochs * self._steps_per_epoch
+        stepper.prepare(self._batches(position.step), steps=planned)
+        return stepper
+
+    def _epoch(self, epoch: int, stepper: Stepper) -> int:
+        """Take the steps of one epoch and return how many of them were skipped.
+
+        Losses are fetched from the device at log time only.
+        """
         total = self._config.optimizer.epochs * self._steps_per_epoch
         log_every = self._config.runtime.log_every
         first = epoch * self._steps_per_epoch
-        sums: Losses = {}
-        since, began = 0, time.monotonic()
+        skipped, began = 0, time.monotonic()
         for step in range(first, first + self._steps_per_epoch):
-            losses = self._learner.step(self._batches(step), progress=step / total)
-            for name, value in losses.items():
-                sums[name] = sums[name] + value if name in sums else value
-            since += 1
+            stepper.step(self._batches(step), progress=step / total)
             values: dict[str, float] = {}
             if (step + 1) % log_every == 0 or step + 1 == first + self._steps_per_epoch:
-                values = _means(sums, since)  # the one place that waits for the device
-                images = since * self._batch_size * len(self._learner.modalities)
+                window = stepper.collect()  # the one place that waits for the device
+                values = window.losses
+                skipped += window.skipped
+                images = window.steps * self._batch_size * len(self._learner.modalities)
                 rate = images / (time.monotonic() - began)
-                self._listener(StepLogged(step + 1, epoch + 1, values, rate))
-                sums, since, began = {}, 0, time.monotonic()
+                self._listener(StepLogged(step + 1, epoch + 1, values, rate, window.skipped))
+                began = time.monotonic()
             self._listener(Progress("training", step + 1, total, values))
+        return skipped
 
     def _batches(self, step: int) -> dict[str, Batch]:
         return {
@@ -137,8 +164,7 @@ class Loop:
             epoch, epochs=optimizer.epochs, constant_share=optimizer.constant_share
         )
         for name, each in self._learner.optimizers.items():
-            for group in each.param_groups:
-                group["lr"] = self._base_rates[name] * factor
+            set_rate(each, self._base_rates[name] * factor)
 
     def _validate(self) -> dict[str, float]:
         """Return the error by which the best predictor is chosen, and what people read.
@@ -151,7 +177,8 @@ class Loop:
         predictor = self._learner.networks["predictor"]
         assert isinstance(predictor, PredictorNetwork)
         images = (batch.images for part in parts for batch in part.batches(VALIDATION_BATCH))
-        values = predict_batches(predictor, images, head=self._head, compute=self._compute)
+        with eagerly():  # batches of other shapes than in training
+            values = predict_batches(predictor, images, head=self._head, compute=self._compute)
         labels = torch.cat([part.labels for part in parts])
         return validation_metrics(values, labels, self._head)
 
@@ -178,8 +205,9 @@ class Loop:
     def _there_and_back(
         self, there: torch.nn.Module, back: torch.nn.Module, images: Tensor
     ) -> list[Tensor]:
-        fakes = run(there, [images], compute=self._compute)
-        return [images, fakes, run(back, [fakes], compute=self._compute)]
+        with eagerly():
+            fakes = run(there, [images], compute=self._compute)
+            return [images, fakes, run(back, [fakes], compute=self._compute)]
 
 
 def validation_metrics(
@@ -198,9 +226,3 @@ def validation_metrics(
     entropy = float(-np.log(chosen).mean())
     accuracy = float((values.argmax(axis=1) == truth).mean())
     return {"val_error": entropy, "val_cross_entropy": entropy, "val_accuracy": accuracy}
-
-
-def _means(sums: Losses, count: int) -> dict[str, float]:
-    names = list(sums)
-    values = (torch.stack([sums[name] for name in names]) / count).tolist()
-    return dict(zip(names, values, strict=True))

@@ -139,11 +139,14 @@ def _translating(
     augment: Augmentation | None,
 ) -> Learner:
     translators = {
-        name: TranslatorNetworks(
-            width=config.model.generator_width,
-            blocks=generator_blocks(config, image_size),
-            discriminator_width=config.model.discriminator_width,
-        ).to(compute.device)
+        name: compute.place(
+            TranslatorNetworks(
+                width=config.model.generator_width,
+                blocks=generator_blocks(config, image_size),
+                discriminator_width=config.model.discriminator_width,
+                recompute=config.runtime.recompute,
+            )
+        )
         for name in config.data.sources
     }
     return Joint(
@@ -156,6 +159,7 @@ def _translating(
         compute=compute,
         seed=config.runtime.seed,
         augment=augment,
+        together=compute.device.type != "cpu",  # where calls cost nothing beside the work
     )
 
 
@@ -202,11 +206,13 @@ def _shared_backbone(kind: type[MultiTask] | type[Dann]) -> Build:
 def _predictor(config: Config, head: Head, image_size: int, compute: Compute) -> PredictorNetwork:
     """Build the predictor first of all: for the same seed, every method starts from the same."""
     torch.manual_seed(config.runtime.seed)
-    predictor = PredictorNetwork(
-        architecture=config.model.predictor,
-        outputs=head.outputs,
-        pretrained=config.model.pretrained,
-    ).to(compute.device)
+    predictor = compute.place(
+        PredictorNetwork(
+            architecture=config.model.predictor,
+            outputs=head.outputs,
+            pretrained=config.model.pretrained,
+        )
+    )
     predictor.check_size(image_size)
     return predictor
 

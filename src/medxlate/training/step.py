@@ -1,7 +1,8 @@
-"""What the loop needs of a way of training, and the predictor's supervised step.
+"""What a step is: the gradients of a learner, then one update of everything.
 
-A learner owns networks, optimizers and buffers; ``step`` takes a batch of every modality it asks
-for and returns its losses as detached tensors on the device: nothing waits for the device here.
+A learner owns networks, optimizers and buffers, and says what its gradients are; all gradients are
+taken at the weights before the step. Losses are detached tensors on the device: nothing waits for
+the device here.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ Losses = dict[str, Tensor]
 
 
 class Learner(Protocol):
-    """What the loop needs of a method.
+    """What a step needs of a method.
 
     Attributes:
         modalities: Which modalities a step takes a batch of.
         validates: On which modalities the predictor is validated; none without a predictor.
         predictor_batches: From how many batches of images the predictor learns in a step.
+        capturable: Whether a step does the same on the device each time, so that it can be
+            captured in a CUDA graph; not so where it draws numbers on the processor.
         networks: ``predictor``, and the translator of each source under its name.
         optimizers: By name.
         buffers: By name.
@@ -39,18 +42,94 @@ class Learner(Protocol):
     modalities: tuple[str, ...]
     validates: tuple[str, ...]
     predictor_batches: int
+    capturable: bool
     networks: nn.ModuleDict
     optimizers: dict[str, Adam]
     buffers: dict[str, ImageBuffer]
 
-    def step(self, batches: Mapping[str, Batch], *, progress: float = 0.0) -> Losses:
-        """Update every network once and return the losses before the update.
+    def backward(
+        self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
+    ) -> Losses:
+        """Add the gradients of all losses, times ``share``, and return the losses as they are.
 
         Args:
             batches: A batch of each of ``modalities``, on the device.
+            share: Which share of the step's images these are, 0 to 1.
             progress: Which share of all steps is done, 0 to 1.
         """
         ...
+
+
+def take_step(
+    learner: Learner, batches: Mapping[str, Batch], *, progress: float = 0.0, parts: int = 1
+) -> Losses:
+    """Update every network once and return the losses before the update.
+
+    Args:
+        learner: The method.
+        batches: A batch [B] of each of its modalities, on the device.
+        progress: Which share of all steps is done, 0 to 1.
+        parts: In how many parts the batch is computed; see ``gradients``.
+    """
+    plan_buffers(learner, batches)
+    losses = gradients(learner, batches, progress=progress, parts=parts)
+    update(learner, losses)
+    return losses
+
+
+def plan_buffers(learner: Learner, batches: Mapping[str, Batch]) -> None:
+    """Draw what the image buffers will show in the next step."""
+    size = len(next(iter(batches.values())).labels)
+    for buffer in learner.buffers.values():
+        buffer.plan(size)
+
+
+def gradients(
+    learner: Learner, batches: Mapping[str, Batch], *, progress: float = 0.0, parts: int = 1
+) -> Losses:
+    """Set the gradients of a step and return its losses.
+
+    Args:
+        learner: The method.
+        batches: A batch [B] of each of its modalities, on the device.
+        progress: Which share of all steps is done, 0 to 1.
+        parts: In how many parts the batch is computed, their gradients added up: less memory and
+            the same gradients, but for the predictor's batch norm, whose statistics are a part's.
+    """
+    for optimizer in learner.optimizers.values():
+        optimizer.zero_grad(set_to_none=True)
+    for buffer in learner.buffers.values():
+        buffer.rewind()
+    if parts == 1:
+        return learner.backward(batches, progress=progress)
+    size = len(next(iter(batches.values())).labels)
+    losses: Losses = {}
+    for part in torch.arange(size).tensor_split(min(parts, size)):
+        chosen = slice(int(part[0]), int(part[-1]) + 1)
+        piece = {
+            name: Batch(batch.images[chosen], batch.labels[chosen])
+            for name, batch in batches.items()
+        }
+        share = len(part) / size
+        for name, loss in learner.backward(piece, share=share, progress=progress).items():
+            losses[name] = losses.get(name, 0) + share * loss
+    return losses
+
+
+def update(learner: Learner, losses: Losses) -> Tensor:
+    """Take one step of all optimizers, unless a loss is not finite; nothing waits for the device.
+
+    Returns:
+        Whether the step was skipped: float32, 0 or 1, on the device.
+    """
+    skipped = (~torch.isfinite(torch.stack(list(losses.values())))).any().float()
+    for optimizer in learner.optimizers.values():
+        # Torch's fused Adam leaves everything as it is where this is 1 (made for loss scaling).
+        optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        optimizer.step()
+    for buffer in learner.buffers.values():
+        buffer.commit()
+    return skipped
 
 
 class Supervised:
@@ -87,6 +166,7 @@ class Supervised:
         self.modalities = (*sources, *targets)
         self.validates = targets or tuple(sources)
         self.predictor_batches = len(self.modalities) + (augment is not None)
+        self.capturable = augment is None
         self.networks = nn.ModuleDict({"predictor": predictor})
         self.optimizers = {"predictor": predictor_adam(predictor.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
@@ -97,14 +177,16 @@ class Supervised:
         self._compute = compute
         self._augment = augment
 
-    def step(self, batches: Mapping[str, Batch], *, progress: float = 0.0) -> Losses:
-        """One step on the sum of the modalities' mean losses."""
+    def backward(
+        self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
+    ) -> Losses:
+        """Add the gradients of the sum of the modalities' mean losses."""
         parts = {f"{name}.predict": batches[name] for name in self._sources}
         if self._target is not None:
             parts |= target_parts(batches[self._target], self._augment)
         with self._compute.autocast():
             total, losses = prediction_loss(self._predictor, parts, self._head)
-        update(self.optimizers["predictor"], total)
+        backward(share * total)
         return losses
 
 
@@ -135,19 +217,32 @@ def prediction_loss(
 
 def predictor_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Adam:
     """Return the optimizer of the predictor and of what is trained at its rate."""
-    return Adam(list(parameters), config.predictor_lr, betas=config.predictor_betas, fused=True)
+    return _adam(parameters, config.predictor_lr, config.predictor_betas)
 
 
 def translator_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Adam:
     """Return the optimizer of the translators' generators or discriminators."""
-    return Adam(list(parameters), config.translator_lr, betas=config.translator_betas, fused=True)
+    return _adam(parameters, config.translator_lr, config.translator_betas)
 
 
-def update(optimizers: Adam | Sequence[Adam], loss: Tensor) -> None:
-    """Take one step of the optimizers down the gradient of the loss."""
-    several = (optimizers,) if isinstance(optimizers, Adam) else optimizers
-    for optimizer in several:
-        optimizer.zero_grad(set_to_none=True)
+def set_rate(optimizer: Adam, rate: float) -> None:
+    """Set the learning rate, where a captured step finds it too."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def backward(loss: Tensor) -> None:
+    """Add the gradients of a loss."""
     loss.backward()  # type: ignore[no-untyped-call]
-    for optimizer in several:
-        optimizer.step()
+
+
+def _adam(parameters: Iterable[nn.Parameter], rate: float, betas: tuple[float, float]) -> Adam:
+    chosen = list(parameters)
+    device = chosen[0].device
+    if device.type != "cuda":
+        return Adam(chosen, rate, betas=betas, fused=True)
+    on_device = torch.tensor(rate, device=device)  # a captured step reads it anew each time
+    return Adam(chosen, on_device, betas=betas, fused=True, capturable=True)

@@ -44,6 +44,7 @@ class TrainResult:
         best_error: Lowest validation error (squared error, or cross-entropy); None where nothing
             was validated.
         best_step: The step at which it was reached.
+        skipped: Steps without an update, because a loss was not finite.
         seconds: How long this call took, what is trained first included.
     """
 
@@ -53,6 +54,7 @@ class TrainResult:
     images_seen: int
     best_error: float | None
     best_step: int
+    skipped: int
     seconds: float
 
 
@@ -89,7 +91,9 @@ def train(
             {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
         )
     material = Material(config, dataset, tables, split)
-    work = prepare_work(material)  # refuses what cannot be trained before anything is written
+    work = prepare_work(
+        material, listener
+    )  # refuses what cannot be trained before anything is written
     _tell(split, listener)
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
     _begin(run, material)
@@ -128,7 +132,7 @@ def resume(
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
     _tell(split, listener)
     material = Material(config, dataset, tables, split)
-    return _run(folder, material, prepare_work(material), stages, listener)
+    return _run(folder, material, prepare_work(material, listener), stages, listener)
 
 
 def check_config(config: Config) -> None:
@@ -224,6 +228,7 @@ def _run(
         position.step * work.config.optimizer.batch_size * batches,
         position.best_error,
         position.best_step,
+        position.skipped,
         round(time.monotonic() - began, 3),
     )
 
@@ -256,11 +261,11 @@ def train_stage(
     if not stage.config.exists():
         stage.path.mkdir(parents=True, exist_ok=True)
         _begin(stage, material)
-    _run(stage, material, prepare_work(material), {}, listener)
+    _run(stage, material, prepare_work(material, listener), {}, listener)
 
 
-def prepare_work(material: Material) -> Work:
-    """Return data, head and learner of a training.
+def prepare_work(material: Material, listener: Listener = silent) -> Work:
+    """Return data, head and learner of a training; the listener hears of a replaced precision.
 
     Raises:
         ConfigError: Something in the configuration cannot be.
@@ -269,7 +274,8 @@ def prepare_work(material: Material) -> Work:
     config = material.config
     data = make_data(material.dataset, material.tables, material.split, config)
     size = image_size(material.dataset, config)
-    compute = choose_compute(config.runtime.device, config.runtime.precision)
+    runtime = config.runtime
+    compute = choose_compute(runtime.device, runtime.precision, listener=listener)
     scale_from = {
         "target": (config.data.target,),
         "sources": config.data.sources,

@@ -13,6 +13,7 @@ from medxlate.dataset.loading import Order
 from medxlate.inference.predict import predict_batches
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.loop import VALIDATION_BATCH
+from medxlate.training.step import take_step
 from medxlate.training.train import Material, Work, prepare_work
 
 WARM_UP = 2
@@ -71,7 +72,7 @@ def _step_seconds(work: Work) -> float:
             name: work.data.train[name].batch(order.take(step, size)).to(work.compute.device)
             for name, order in orders.items()
         }
-        losses = work.learner.step(batches)
+        losses = take_step(work.learner, batches)
         _wait_for(losses.values())
     return (time.perf_counter() - began) / STEPS
 

@@ -1,0 +1,57 @@
+"""A step captured in a CUDA graph: launched as one piece, whatever the number of its kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from medxlate.dataset.loading import Batch
+
+WARM_UP = 3  # steps before the capture, in which libraries choose kernels and allocate
+
+
+class CapturedStep:
+    """Plays a captured step again with other images.
+
+    The step must do the same on the device each time, and find everything that changes in tensors
+    that stay where they are: images and labels in copies that are kept here, learning rates,
+    weights, moments, image buffers and their plans where they are.
+
+    Args:
+        take: Takes a step.
+        batches: The first step's, of the shapes of all; that step is taken here, eagerly.
+    """
+
+    def __init__(
+        self, take: Callable[[Mapping[str, Batch]], object], batches: Mapping[str, Batch]
+    ) -> None:
+        self._take = take
+        self._warm = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs = {
+            name: Batch(batch.images.clone(), batch.labels.clone())
+            for name, batch in batches.items()
+        }
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+
+    def play(self, batches: Mapping[str, Batch]) -> None:
+        """Take a step with these batches."""
+        for name, batch in batches.items():
+            self._inputs[name].images.copy_(batch.images, non_blocking=True)
+            self._inputs[name].labels.copy_(batch.labels, non_blocking=True)
+        if self._graph is not None:
+            self._graph.replay()
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        if self._warm < WARM_UP:  # real steps, on the side stream that a capture wants
+            with torch.cuda.stream(self._stream):
+                self._take(self._inputs)
+            torch.cuda.current_stream().wait_stream(self._stream)
+            self._warm += 1
+            return
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            self._take(self._inputs)  # recorded, not run
+        self._graph = graph
+        graph.replay()
