@@ -55,6 +55,10 @@ def train(
     precision: Annotated[
         str | None, typer.Option("--precision", help="auto, fp32 or bf16.")
     ] = None,
+    compile_: Annotated[
+        str | None,
+        typer.Option("--compile", help="auto (where it pays), on or off: torch.compile."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
     ] = None,
@@ -86,7 +90,7 @@ def train(
             optimizer={"epochs": epochs, "batch_size": batch_size},
             model={"pretrained": pretrained},
             split={"seed": seed},
-            runtime={"seed": seed, "device": device, "precision": precision},
+            runtime={"seed": seed, "device": device, "precision": precision, "compile": compile_},
         )
         if method is not None:
             overrides["method"] = method

@@ -17,7 +17,7 @@ from medxlate.events import Listener, Stage, Warned
 from medxlate.models.compiling import try_compile, undo_compile
 from medxlate.models.device import Compute
 from medxlate.training.capture import CapturedStep
-from medxlate.training.step import Learner, gradients, plan_buffers, update
+from medxlate.training.step import Learner, Losses, gradients, plan_buffers, update
 
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
 CAPTURED_BATCH = 8  # largest batch whose steps are captured: launches cost less than work above
@@ -158,10 +158,7 @@ class Stepper:
             self._take(batches)
 
     def _take(self, batches: Mapping[str, Batch], progress: float = 0.0) -> None:
-        losses = self._fitting(
-            lambda: gradients(self._learner, batches, progress=progress, parts=self.parts),
-            len(next(iter(batches.values())).labels),
-        )
+        losses = self._gradients(batches, progress)
         skipped = update(self._learner, losses)
         values = torch.stack(list(losses.values()))
         if self._sums is None:
@@ -173,13 +170,12 @@ class Stepper:
         self._sums[-2:-1].add_(skipped)
         self._sums[-1:].copy_(row)
 
-    def _fitting(
-        self, compute: Callable[[], dict[str, Tensor]], batch_size: int
-    ) -> dict[str, Tensor]:
-        """Compute gradients; where memory runs out, in more parts until it suffices."""
+    def _gradients(self, batches: Mapping[str, Batch], progress: float = 0.0) -> Losses:
+        """Take gradients; where memory runs out, in more parts until it suffices."""
+        batch_size = len(next(iter(batches.values())).labels)
         while True:
             try:
-                return compute()
+                return gradients(self._learner, batches, progress=progress, parts=self.parts)
             except RuntimeError as problem:
                 if not _is_out_of_memory(problem):
                     raise
@@ -232,24 +228,22 @@ class Stepper:
 
     def _rehearse(self, batches: Mapping[str, Batch]) -> float:
         """Take the gradients of a step and forget them; return the seconds it took."""
-        device = self._compute.device
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            self._statistics.keep()
-            began = time.perf_counter()
-            plans = {name: buffer.state() for name, buffer in self._learner.buffers.items()}
-            plan_buffers(self._learner, batches)
-            losses = self._fitting(
-                lambda: gradients(self._learner, batches, parts=self.parts),
-                len(next(iter(batches.values())).labels),
-            )
-            torch.stack(list(losses.values())).tolist()  # waits for the device
-            took = time.perf_counter() - began
-            for name, buffer in self._learner.buffers.items():
-                buffer.load_state(plans[name], device)
-            for optimizer in self._learner.optimizers.values():
+        device, learner = self._compute.device, self._learner
+        kept = {name: buffer.state() for name, buffer in learner.buffers.items()}
+        self._statistics.keep()
+        began = time.perf_counter()
+        try:
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                plan_buffers(learner, batches)
+                losses = self._gradients(batches)
+                torch.stack(list(losses.values())).tolist()  # waits for the device
+                return time.perf_counter() - began
+        finally:
+            for name, buffer in learner.buffers.items():
+                buffer.load_state(kept[name], device)
+            for optimizer in learner.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
             self._statistics.restore()
-        return took
 
     def _captures(self, batches: Mapping[str, Batch]) -> bool:
         """Return whether steps are captured in a CUDA graph."""

@@ -91,9 +91,8 @@ def train(
             {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
         )
     material = Material(config, dataset, tables, split)
-    work = prepare_work(
-        material, listener
-    )  # refuses what cannot be trained before anything is written
+    # What cannot be trained is refused before anything is written.
+    work = prepare_work(material, listener)
     _tell(split, listener)
     run = new_run(Path(runs), name, config.data.sources, config.data.target)
     _begin(run, material)
