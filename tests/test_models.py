@@ -18,6 +18,7 @@ import tiny
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.events import Event, Warned
 from medxlate.models import device as device_module
+from medxlate.models import winograd as winograd_module
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.discriminator import Discriminator
 from medxlate.models.folder import (
@@ -32,6 +33,7 @@ from medxlate.models.head import Head, fit_head
 from medxlate.models.layers import InstanceNorm, LastConvolution
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
+from medxlate.models.winograd import Convolution3x3, winograd
 
 
 def count(network: nn.Module) -> int:
@@ -152,6 +154,46 @@ def test_the_last_convolution_is_a_convolution(channels: int):
     mine = torch.autograd.grad(ours, (found, *layer.parameters()), gradient)
     torchs = torch.autograd.grad(theirs, (wanted, *layer.parameters()), gradient)
     torch.testing.assert_close(mine, torchs, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_winograd_is_the_convolution(layout: torch.memory_format):
+    """In float64 to rounding; in float32 within 1e-4 of the output's deviation, as documented."""
+    torch.manual_seed(0)
+    features = torch.randn(2, 64, 18, 26).double().contiguous(memory_format=layout)
+    kernel = torch.randn(32, 64, 3, 3).double()
+    found, wanted = (
+        tuple(each.clone().requires_grad_() for each in (features, kernel)) for _ in range(2)
+    )
+    ours, theirs = winograd(*found), nn.functional.conv2d(*wanted)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+    gradient = torch.randn_like(ours)
+    mine, torchs = (
+        torch.autograd.grad(output, inputs, gradient)
+        for output, inputs in ((ours, found), (theirs, wanted))
+    )
+    torch.testing.assert_close(mine, torchs, rtol=1e-9, atol=1e-9)
+    single = winograd(features.float(), kernel.float()).double()
+    assert (single - theirs).abs().max() < 1e-4 * theirs.std()
+
+
+def test_winograd_serves_float32_on_the_processor_only(monkeypatch: pytest.MonkeyPatch):
+    used = []
+    monkeypatch.setattr(
+        winograd_module, "winograd", lambda x, w: used.append(x.shape) or nn.functional.conv2d(x, w)
+    )
+
+    def uses(channels: int, size: int, dtype: torch.dtype = torch.float32) -> bool:
+        used.clear()
+        Convolution3x3(channels).to(dtype)(torch.zeros(1, channels, size, size, dtype=dtype))
+        return bool(used)
+
+    assert uses(64, 18)
+    assert not uses(64, 19)  # 17 is no multiple of 4
+    assert not uses(32, 18)  # few channels
+    assert not uses(64, 18, torch.float64)
+    with Compute(torch.device("cpu"), "bf16").autocast():
+        assert not uses(64, 18)
 
 
 def test_recomputing_changes_no_gradient():

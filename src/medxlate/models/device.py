@@ -40,9 +40,14 @@ class Compute:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def place(self, network: Network) -> Network:
-        """Return a network on the device, its weights in the layout that convolutions like."""
+        """Return a network on the device, its weights in the layout that convolutions like.
+
+        That is channels last, but for float32 on the processor, whose strided convolutions are
+        slower so (docs/benchmarks.md).
+        """
         network.to(self.device)
-        network.to(memory_format=torch.channels_last)
+        if self.device.type != "cpu" or self.precision == "bf16":
+            network.to(memory_format=torch.channels_last)
         return network
 
 

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medxlate.models.init import init_normal
 from medxlate.models.layers import InstanceNorm, LastConvolution
+from medxlate.models.winograd import Convolution3x3
 
 
 class Generator(nn.Module):
@@ -64,9 +65,9 @@ class ResidualBlock(nn.Module):
         self.recompute = recompute
         self.layers = nn.Sequential(
             nn.ReflectionPad2d(1),
-            *_norm_relu(nn.Conv2d(channels, channels, 3)),
+            *_norm_relu(Convolution3x3(channels)),
             nn.ReflectionPad2d(1),
-            nn.Conv2d(channels, channels, 3),
+            Convolution3x3(channels),
             InstanceNorm(),
         )
 
