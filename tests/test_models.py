@@ -188,12 +188,13 @@ def test_winograd_serves_float32_on_the_processor_only(monkeypatch: pytest.Monke
         Convolution3x3(channels).to(dtype)(torch.zeros(1, channels, size, size, dtype=dtype))
         return bool(used)
 
-    assert uses(64, 18)
-    assert not uses(64, 19)  # 17 is no multiple of 4
-    assert not uses(32, 18)  # few channels
-    assert not uses(64, 18, torch.float64)
+    assert uses(96, 34)
+    assert not uses(96, 36)  # 34 is no multiple of 4
+    assert not uses(64, 34)  # few channels
+    assert not uses(96, 30)  # few tiles
+    assert not uses(96, 34, torch.float64)
     with Compute(torch.device("cpu"), "bf16").autocast():
-        assert not uses(64, 18)
+        assert not uses(96, 34)
 
 
 def test_recomputing_changes_no_gradient():
