@@ -92,6 +92,8 @@ class Stepper:
             steps: How many steps are planned.
         """
         self._prepared = True
+        if self._compute.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True  # all steps have the same shapes
         rehearse = lambda: self._rehearse(batches)  # noqa: E731
         if self.compiled is None:
             self.compiled = self._compile(rehearse, steps)

@@ -1,0 +1,97 @@
+"""The fast step keeps its lead over the textbook's: ratios within one process, never seconds.
+
+The lead is how many times as many steps it takes, less 1. It was measured on a quiet machine
+(docs/benchmarks.md); the guard fails where a third of it is gone. The least of several times in
+turns is compared, and measured again where it fails, so that other work on the machine does not
+decide.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from medxlate.config import ObjectiveConfig, OptimizerConfig
+from medxlate.dataset.loading import Batch
+from medxlate.models.device import Compute, Precision, has_native_bf16
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.translator import TranslatorNetworks
+from medxlate.training.joint import Joint
+from medxlate.training.step import take_step
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.reference import ReferenceTraining, Sizes
+
+CPU = torch.device("cpu")
+SIZES = Sizes(width=24, blocks=3, discriminator_width=24, predictor="resnet18")
+SIDE, BATCH = 64, 4
+MEAN, STD = 50.0, 15.0
+LEADS: dict[Precision, float] = {"fp32": 0.25, "bf16": 0.85}  # on one thread
+KEPT = 2 / 3
+TURNS, TRIES = 6, 3
+
+
+def keeps_its_lead(textbook: list[float], fast: list[float], lead: float) -> bool:
+    """Return whether the times in seconds show two thirds of the lead."""
+    return min(textbook) / min(fast) - 1 >= KEPT * lead
+
+
+def test_the_judgement():
+    assert keeps_its_lead([1.0, 1.1], [0.8, 3.0], 0.25)
+    assert keeps_its_lead([1.0, 1.1], [0.85, 0.9], 0.25)  # 0.18 of 0.25
+    assert not keeps_its_lead([1.0, 1.1], [0.9, 0.95], 0.25)  # 0.11
+    assert not keeps_its_lead([1.0], [1.2], 0.25)
+
+
+def make_fast(precision: Precision) -> Joint:
+    compute = Compute(CPU, precision)
+    translator = TranslatorNetworks(
+        width=SIZES.width, blocks=SIZES.blocks, discriminator_width=SIZES.discriminator_width
+    )
+    return Joint(
+        {"mri": compute.place(translator)},
+        compute.place(PredictorNetwork(architecture=SIZES.predictor)),
+        target="ct",
+        head=Head(task=tiny.AGE, mean=MEAN, std=STD),
+        objective=ObjectiveConfig(),
+        optimizer=OptimizerConfig(),
+        compute=compute,
+        seed=0,
+    )
+
+
+def timed(run: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", LEADS)
+def test_the_fast_step_keeps_its_lead(precision: Precision):
+    if precision == "bf16" and not has_native_bf16(CPU):
+        pytest.skip("this processor has no bf16 instructions")
+    reference, fast = ReferenceTraining(SIZES, CPU, mean=MEAN, std=STD), make_fast(precision)
+    images = torch.rand(2, BATCH, 1, SIDE, SIDE) * 2 - 1
+    labels = torch.full((BATCH,), 50.0)
+    batches = {name: Batch(images[i], labels) for i, name in enumerate(("mri", "ct"))}
+    racers = (
+        lambda: reference.step(images[0], labels, images[1], labels),
+        lambda: take_step(fast, batches),
+    )
+    ratios = []
+    for _ in range(TRIES):
+        taken = [[timed(run) for run in racers] for _ in range(TURNS)]
+        textbook, ours = ([times[i] for times in taken] for i in range(2))
+        if keeps_its_lead(textbook, ours, LEADS[precision]):
+            return
+        ratios.append(min(textbook) / min(ours))
+    raise AssertionError(f"{precision}: only {ratios} times the textbook's steps")
