@@ -41,12 +41,16 @@ class Warned(Event):
 
 @dataclass(frozen=True)
 class StepLogged(Event):
-    """Mean losses since the last such event, after ``step`` optimizer steps."""
+    """Mean losses since the last such event, after ``step`` optimizer steps.
+
+    ``data_wait`` is the share of the time since then in which the loop waited for images, 0 to 1.
+    """
 
     step: int
     epoch: int
     losses: Mapping[str, float]
     images_per_second: float
+    data_wait: float
 
 
 @dataclass(frozen=True)
