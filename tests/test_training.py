@@ -759,8 +759,14 @@ def golden_losses(
         monkeypatch.setattr(train_module, "build_learner", lambda *a: doubled(build(*a)))
         monkeypatch.setattr(loop.Loop, "_validate", lambda self: {"val_error": 1.0})
         monkeypatch.setattr(loop.Loop, "_write_samples", lambda self, epoch: None)
+        batches = loop.Loop._batches
         monkeypatch.setattr(
-            Batch, "to", lambda self, _: Batch(self.images.double(), self.labels.double())
+            loop.Loop,
+            "_batches",
+            lambda self, step: {
+                name: Batch(batch.images.double(), batch.labels.double())
+                for name, batch in batches(self, step).items()
+            },
         )
 
     def listener(event: Event) -> None:

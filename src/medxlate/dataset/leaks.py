@@ -30,12 +30,13 @@ def check_no_leak(
     kind = "patient" if split.policy == "patient" else "slice"
     seen: dict[str, Part] = {}
     for part in PARTS:
-        for unit in split.parts[part]:
-            if seen.setdefault(unit, part) != part:
-                raise DataError(
-                    f"{kind.capitalize()} {unit} is in {seen[unit]} and in {part} at once.",
-                    "Draw the split again.",
-                )
+        twice = min(seen.keys() & split.parts[part], default=None)
+        if twice is not None:
+            raise DataError(
+                f"{kind.capitalize()} {twice} is in {seen[twice]} and in {part} at once.",
+                "Draw the split again.",
+            )
+        seen |= dict.fromkeys(split.parts[part], part)
     for name, table in slices.items():
         unknown = set(split.units(name, table)) - seen.keys()
         if unknown:

@@ -199,17 +199,17 @@ def split_patients(
     if links is None:
         links = linked_patients(slices.values())
     groups = _groups([slices[target], *others], links)
-    target_patients = set(slices[target]["patient"].unique())
-    with_target = [group for group in groups if target_patients & set(group)]
+    target_patients = set(slices[target]["patient"].unique().tolist())
+    with_target = [group for group in groups if not target_patients.isdisjoint(group)]
     _check_chain(with_target, target_patients, target)
-    without = [group for group in groups if not target_patients & set(group)]
+    without = [group for group in groups if target_patients.isdisjoint(group)]
     random = np.random.default_rng(config.seed)
     parts: dict[Part, list[str]] = {part: [] for part in PARTS}
     for some in (with_target, without):
         for part, chosen in _divide(some, config, random).items():
             parts[part] += [patient for group in chosen for patient in group]
     for part in PARTS:
-        if not target_patients & set(parts[part]):
+        if target_patients.isdisjoint(parts[part]):
             raise DataError(
                 f"The split leaves no {target} patient for {part}: there are "
                 f"{len(target_patients)} patients in {len(with_target)} independent groups.",
@@ -257,9 +257,8 @@ def _slice_names(name: str, slices: pd.DataFrame) -> Units:
 
 def _among(units: Units, some: Sequence[str]) -> npt.NDArray[np.bool_]:
     """Return which of the units are among some of them."""
-    numbers, known = pd.factorize(units)
-    found: npt.NDArray[np.bool_] = pd.Index(known).isin(some)[numbers]
-    return found
+    wanted = set(some)
+    return np.fromiter((unit in wanted for unit in units), np.bool_, len(units))
 
 
 def _generator(seed: int, purpose: str, name: str) -> np.random.Generator:
@@ -282,25 +281,27 @@ def _divide(
 
 def _groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[tuple[str, ...]]:
     """Return groups of patients connected by shared images, in order of first appearance."""
-    leader = {patient: patient for table in slices for patient in table["patient"].unique()}
+    patients = dict.fromkeys(p for table in slices for p in table["patient"].unique().tolist())
+    leader: dict[str, str] = {}
 
     def find(patient: str) -> str:
-        while leader[patient] != patient:
-            leader[patient] = leader[leader[patient]]
-            patient = leader[patient]
+        while (above := leader.get(patient, patient)) != patient:
+            leader[patient] = leader.get(above, above)
+            patient = above
         return patient
 
     for link in links:
         leader[find(link.patient)] = find(link.other)
     members: dict[str, list[str]] = {}
-    for patient in leader:
-        members.setdefault(find(patient), []).append(patient)
+    for patient in patients:
+        first = find(patient) if patient in leader else patient
+        members.setdefault(first, []).append(patient)
     return [tuple(group) for group in members.values()]
 
 
 def _check_chain(groups: list[tuple[str, ...]], patients: set[str], target: str) -> None:
     """Refuse groups of which one holds most patients: its part would hold most of the data."""
-    largest = max((len(patients & set(group)) for group in groups), default=0)
+    largest = max((len(patients.intersection(group)) for group in groups), default=0)
     if largest >= CHAIN and 2 * largest > len(patients):
         raise DataError(
             f"Identical or nearly identical images join {largest} of {len(patients)} {target} "

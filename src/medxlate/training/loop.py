@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medxlate.config import Config
-from medxlate.dataset.loading import Slices
+from medxlate.dataset.loading import Batch, Slices
 from medxlate.errors import ModelError
 from medxlate.events import EpochEnded, Listener, Progress, StepLogged
 from medxlate.images.write import write_grid
@@ -121,7 +121,7 @@ class Loop:
         since, waited, began = 0, 0.0, time.monotonic()
         for step in range(first, first + self._steps_per_epoch):
             asked = time.monotonic()
-            batches = self._feed.take(step)
+            batches = self._batches(step)
             waited += time.monotonic() - asked
             losses = self._learner.step(batches, progress=step / total)
             for name, value in losses.items():
@@ -137,6 +137,9 @@ class Loop:
                 )
                 sums, since, waited, began = {}, 0, 0.0, time.monotonic()
             self._listener(Progress("training", step + 1, total, values))
+
+    def _batches(self, step: int) -> dict[str, Batch]:
+        return self._feed.take(step)
 
     def _set_rates(self, epoch: int) -> None:
         optimizer = self._config.optimizer
