@@ -135,7 +135,7 @@ def config_of(data: Path) -> Any:
     from medxlate.config import resolve
 
     values = {
-        "data": {"folder": str(data), "sources": ["mri"], "target": "ct"},
+        "data": {"folder": str(data), "sources": ["mri"], "target": "ct", "image_size": SIDE},
         "optimizer": {"batch_size": BATCH},
         "runtime": {"device": "cpu"},
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -108,6 +109,7 @@ class ShardReader:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = tuple(paths)
+        self._names = [str(path) for path in paths]  # of which a file is opened twice as fast
         self.counts: list[int] = []
         self._offsets: list[int] = []
         shapes = set()
@@ -130,9 +132,12 @@ class ShardReader:
             OSError: A shard is gone, or shorter than it was.
         """
         pixels = np.empty((len(rows), self.size, self.size), self.dtype)
-        for out, shard, row in zip(pixels, shards, rows, strict=True):
-            with self.paths[shard].open("rb", buffering=0) as stream:
-                stream.seek(self._offsets[shard] + row * out.nbytes)
-                if stream.readinto(out.data) != out.nbytes:
-                    raise OSError(f"{self.paths[shard]} ends before its slice {row}.")
+        step = self.size**2 * self.dtype.itemsize
+        in_turn = sorted(range(len(rows)), key=lambda i: (shards[i], rows[i]))
+        for shard, places in groupby(in_turn, shards.__getitem__):
+            with open(self._names[shard], "rb", buffering=0) as stream:
+                for i in places:
+                    stream.seek(self._offsets[shard] + rows[i] * step)
+                    if stream.readinto(pixels[i]) != step:
+                        raise OSError(f"{self._names[shard]} ends before its slice {rows[i]}.")
         return pixels

@@ -45,7 +45,8 @@ class Resident:
         if device.type == "cuda":
             chosen = chosen.pin_memory().to(device, non_blocking=True)
         chosen = chosen.to(device)
-        return Batch(to_images(self._kept[chosen]), self._labels[chosen])
+        kept, labels = (each.index_select(0, chosen) for each in (self._kept, self._labels))
+        return Batch(to_images(kept), labels)
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield all slices once, in order."""
