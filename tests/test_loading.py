@@ -110,12 +110,14 @@ def test_batches_yield_every_slice_once_in_order(tmp_path, batch_size):
     assert max(len(batch.labels) for batch in batches) == min(batch_size, 7)
 
 
+def resident_memory() -> int:
+    """Return the bytes of this process that are in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_reading_a_large_dataset_does_not_fill_the_memory(tmp_path):
-    def resident() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
     megabyte, side = 2**20, 256
     block = noise(16, side, side)
     images = (block[i % 16] for i in range(200 * megabyte // side**2))
@@ -124,11 +126,11 @@ def test_reading_a_large_dataset_does_not_fill_the_memory(tmp_path):
     assert sum(shard.stat().st_size for shard in modality.shards) > 200 * megabyte
     slices = Slices(modality, range(count), task=AGE, image_size=side)
     slices.batch(range(16))
-    before = resident()
+    before = resident_memory()
     most = 0
     for batch in slices.batches(16):
         assert batch.images.shape == (16, 1, side, side)
-        most = max(most, resident() - before)
+        most = max(most, resident_memory() - before)
     assert most < 60 * megabyte
 
 

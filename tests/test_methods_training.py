@@ -578,7 +578,8 @@ def comparable(run: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             events = [json.loads(line) for line in path.read_text().splitlines()]
             for event in events:
-                event.pop("images_per_second", None)
+                for timing in ("images_per_second", "data_wait"):
+                    event.pop(timing, None)
             found[name] = events
         elif path.is_file():
             found[name] = path.read_bytes()

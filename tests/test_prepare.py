@@ -60,6 +60,7 @@ def test_the_folder_holds_what_is_documented(raw, tmp_path):
         "mri/",
         "mri/prepare.json",
         "mri/identifiers.json",
+        "mri/links.json",
         "mri/slices.parquet",
         "mri/shards/",
         "mri/shards/00000.npy",

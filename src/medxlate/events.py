@@ -44,12 +44,14 @@ class StepLogged(Event):
     """Mean losses since the last such event, after ``step`` optimizer steps.
 
     ``skipped`` of these steps had a loss that was not finite: no update, and not in the means.
+    ``data_wait`` is the share of the time since then in which the loop waited for images, 0 to 1.
     """
 
     step: int
     epoch: int
     losses: Mapping[str, float]
     images_per_second: float
+    data_wait: float
     skipped: int = 0
 
 

@@ -28,6 +28,7 @@ from medxlate.events import CellEnded, EpochEnded, Event, Stage, StepLogged, War
 from medxlate.events import Progress as ProgressEvent
 
 INTERRUPTED = 130
+NOTABLE_WAIT = 0.02  # of the time of a training
 
 __all__ = ["Reporter", "Table", "failures", "left_out", "number", "reporting", "table"]
 
@@ -122,6 +123,8 @@ class Reporter:
         shown |= {k: v for k, v in event.losses.items() if "cycle_s" in k}
         figures = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
         figures += f"  {event.images_per_second:.1f} images/s"
+        if event.data_wait > NOTABLE_WAIT:
+            figures += f"  {event.data_wait:.0%} waiting for images"
         if self._bar is not None:
             for task in self._tasks.values():
                 self._bar.update(task, figures=figures)

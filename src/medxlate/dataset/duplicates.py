@@ -135,15 +135,28 @@ def linked_patients(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
     return _links(tuple(sorted({row for table in tables for row in _rows(table)})))
 
 
+def links_of(pairs: Iterable[Duplicate]) -> tuple[Link, ...]:
+    """Return the patients who share these images, in sorted order."""
+    return _linked((pair.patient, pair.other_patient, pair.kind) for pair in pairs)
+
+
 @lru_cache(maxsize=1)
 def _links(rows: tuple[Row, ...]) -> tuple[Link, ...]:
+    return _linked(
+        (rows[i][0], rows[j][0], "exact" if rows[i][1] == rows[j][1] else "near")
+        for i, j, _ in _pairs(rows)
+    )
+
+
+def _linked(found: Iterable[tuple[str, str, Kind]]) -> tuple[Link, ...]:
+    """Return a link for any two patients; an exact duplicate outweighs a near one."""
     kinds: dict[tuple[str, str], Kind] = {}
-    for i, j, _ in _pairs(rows):
-        one, other = sorted((rows[i][0], rows[j][0]))
-        if rows[i][1] == rows[j][1]:
-            kinds[one, other] = "exact"
+    for patient, another, kind in found:
+        one, other = sorted((patient, another))
+        if kind == "exact":
+            kinds[one, other] = kind
         else:
-            kinds.setdefault((one, other), "near")
+            kinds.setdefault((one, other), kind)
     return tuple(sorted(Link(*patients, kind) for patients, kind in kinds.items()))
 
 

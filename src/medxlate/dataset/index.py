@@ -7,7 +7,9 @@ import json
 import os
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from medxlate.dataset.labels import Task
+from medxlate.dataset.shards import ShardReader
 from medxlate.errors import DataError, nearest
 from medxlate.files import read_json, read_record
-from medxlate.images.recipes import Recipe
+from medxlate.images.recipes import Recipe, Stored
 
 COLUMNS = (
     "slice_id",
@@ -40,6 +43,9 @@ KEY_FILE = "pseudonym.key"
 SUMMARY = "dataset.json"
 MODALITY_FILE = "modality.json"
 KEY_BYTES = 32
+_BLOCK = 65536  # rows of a table that are held as Python values at once
+
+Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class ModalityInfo(BaseModel):
@@ -86,37 +92,66 @@ class Modality:
         name: As given to ``prepare --modality``.
         info: Its entry in dataset.json.
         slices: A row a slice: slice_id, shard, row, patient, label, file, pixel_hash...
-        shards: Files of arrays [n, S, S].
+        reader: Of its shards.
+        folder: Where it lies.
     """
 
     name: str
     info: ModalityInfo
     slices: pd.DataFrame
-    shards: tuple[Path, ...]
+    reader: ShardReader
+    folder: Path
     _columns: dict[str, list[Any]] = field(default_factory=dict, init=False, repr=False)
 
-    def pixels(self, index: int) -> npt.NDArray[np.unsignedinteger[Any]]:
-        """Return the stored integers [S, S] of the slice in row ``index`` of the table.
+    @property
+    def shards(self) -> tuple[Path, ...]:
+        """Files of arrays [n, S, S]."""
+        return self.reader.paths
 
-        The shard is mapped for this read only: pages of a standing map would count as resident
-        memory until the whole dataset is.
-        """
-        shard, row = self.column("shard")[index], self.column("row")[index]
-        mapped = np.load(self.shards[shard], mmap_mode="r", allow_pickle=False)
-        return np.array(mapped[row])
+    def pixels(self, index: int) -> Stored:
+        """Return the stored integers [S, S] of the slice in row ``index`` of the table."""
+        pixels: Stored = self.read([index])[0]
+        return pixels
+
+    def read(self, rows: Rows) -> Stored:
+        """Return the stored integers [B, S, S] of the slices in these rows of the table."""
+        shards, within = self._places
+        chosen = np.asarray(rows, dtype=np.intp)
+        return self.reader.read(shards[chosen].tolist(), within[chosen].tolist())
 
     def fingerprint(self) -> str:
         """Return a hash of pixels, labels, patients and recipe: of what a training depends on."""
-        facts = hashlib.sha256(self.info.recipe.model_dump_json().encode())
-        for name in ("pixel_hash", "label", "patient"):
-            facts.update(json.dumps(self.column(name)).encode())
-        return facts.hexdigest()
+        return self._fingerprint
 
     def column(self, name: str) -> list[Any]:
         """Return a column of the table as plain Python values."""
         if name not in self._columns:
             self._columns[name] = self.slices[name].tolist()
         return self._columns[name]
+
+    @cached_property
+    def _places(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        shards, rows = (self.slices[name].to_numpy(np.int32) for name in ("shard", "row"))
+        return shards, rows
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.info.recipe, self.slices)
+
+
+def fingerprint(recipe: Recipe, slices: pd.DataFrame) -> str:
+    """Return the hash of a modality's pixels, labels, patients and recipe.
+
+    It is that of the columns as JSON, a block of rows at a time.
+    """
+    facts = hashlib.sha256(recipe.model_dump_json().encode())
+    for name in ("pixel_hash", "label", "patient"):
+        facts.update(b"[")
+        for start in range(0, len(slices), _BLOCK):
+            values = slices[name].iloc[start : start + _BLOCK].tolist()
+            facts.update((", " * (start > 0) + json.dumps(values)[1:-1]).encode())
+        facts.update(b"]")
+    return facts.hexdigest()
 
 
 class Dataset:
@@ -161,13 +196,12 @@ class Dataset:
             raise DataError(f"{folder} is not what {self.folder / SUMMARY} says.", again)
         try:
             slices = pd.read_parquet(folder / "slices.parquet")
-            shards = tuple(sorted((folder / "shards").glob("*.npy")))
-            counts = [len(np.load(shard, mmap_mode="r", allow_pickle=False)) for shard in shards]
+            reader = ShardReader(sorted((folder / "shards").glob("*.npy")))
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None
-        if sum(counts) != len(slices):
+        if sum(reader.counts) != len(slices):
             raise DataError(f"{folder} is damaged: slices.parquet and shards differ in length.")
-        return Modality(name, info, slices, shards)
+        return Modality(name, info, slices, reader, folder)
 
 
 def read_info(folder: Path) -> DatasetInfo | None:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from medxlate.dataset.assemble import Assembled, assemble
-from medxlate.dataset.duplicates import Duplicate, near_duplicates
+from medxlate.dataset.duplicates import Duplicate, links_of, near_duplicates
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import (
     KEY_FILE,
@@ -22,11 +22,13 @@ from medxlate.dataset.index import (
     Dataset,
     DatasetInfo,
     ModalityInfo,
+    fingerprint,
     load_key,
     read_info,
     save_key,
 )
 from medxlate.dataset.join import agreed_size, check_task, joined
+from medxlate.dataset.links import save_links
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import Task, crashed_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
@@ -152,7 +154,7 @@ class Job:
             table = content.table
             table["patient"] = [pseudonym(patient, key) for patient in table["patient"]]
             table.to_parquet(self._assembled / "slices.parquet", index=False)
-            pairs = self._duplicates(table)
+            pairs = self._duplicates(table, info)
             existing = read_info(self.data)
             agreed_size(self.size, existing)
             check_task(existing, self.modality, self.options)
@@ -211,14 +213,24 @@ class Job:
             hint = "For classes, add --task classification."
         raise DataError(f"No image can be used; the first, {name}: {reason.rstrip('.')}.", hint)
 
-    def _duplicates(self, table: pd.DataFrame) -> list[Duplicate]:
-        """Return the images that two patients share, in this modality or with another one."""
-        tables, existing = {self.modality: table}, read_info(self.data)
+    def _duplicates(self, table: pd.DataFrame, info: ModalityInfo) -> list[Duplicate]:
+        """Return the images that two patients share, in this modality or with another one.
+
+        The patients who share them are kept, for each two modalities: any of them may be trained
+        on without the others.
+        """
+        existing = read_info(self.data)
         names = set(existing.modalities) - {self.modality} if existing else set()
+        prints = {self.modality: fingerprint(info.recipe, table)}
+        pairs = {self.modality: near_duplicates({self.modality: table}).pairs}
         for name in sorted(names):
-            tables[name] = Dataset(self.data).modality(name).slices
-        pairs = near_duplicates(tables).pairs
-        return [pair for pair in pairs if self.modality in (pair.modality, pair.other_modality)]
+            other = Dataset(self.data).modality(name)
+            prints[name] = other.fingerprint()
+            pairs[name] = near_duplicates({self.modality: table, name: other.slices}).pairs
+        links = {name: links_of(found) for name, found in pairs.items()}
+        save_links(self._assembled, self.modality, prints, links)
+        here = {pair for found in pairs.values() for pair in found}
+        return sorted(p for p in here if self.modality in (p.modality, p.other_modality))
 
     def _record(self, result: PrepareResult, plan: Plan) -> dict[str, Any]:
         """Return the content of prepare.json: the same for the same input."""

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from medxlate.dataset.duplicates import linked_patients
+from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.splits import PARTS, Part, Split
 from medxlate.errors import DataError
 
 
-def check_no_leak(split: Split, slices: Mapping[str, pd.DataFrame]) -> None:
+def check_no_leak(
+    split: Split, slices: Mapping[str, pd.DataFrame], links: Iterable[Link] | None = None
+) -> None:
     """Refuse a split that does not hold what its policy promises.
 
     No unit is on two sides, and every row of every table is in the split. With the policy
@@ -20,6 +22,7 @@ def check_no_leak(split: Split, slices: Mapping[str, pd.DataFrame]) -> None:
     Args:
         split: As drawn or read.
         slices: The table of each modality.
+        links: As ``links.find_links`` gives them; None: they are searched.
 
     Raises:
         DataError: Naming the patient, the slice or the parts.
@@ -27,21 +30,22 @@ def check_no_leak(split: Split, slices: Mapping[str, pd.DataFrame]) -> None:
     kind = "patient" if split.policy == "patient" else "slice"
     seen: dict[str, Part] = {}
     for part in PARTS:
-        for unit in split.parts[part]:
-            if seen.setdefault(unit, part) != part:
-                raise DataError(
-                    f"{kind.capitalize()} {unit} is in {seen[unit]} and in {part} at once.",
-                    "Draw the split again.",
-                )
+        twice = min(seen.keys() & split.parts[part], default=None)
+        if twice is not None:
+            raise DataError(
+                f"{kind.capitalize()} {twice} is in {seen[twice]} and in {part} at once.",
+                "Draw the split again.",
+            )
+        seen |= dict.fromkeys(split.parts[part], part)
     for name, table in slices.items():
-        unknown = set(split.units(name, table)) - set(seen)
+        unknown = set(split.units(name, table)) - seen.keys()
         if unknown:
             raise DataError(
                 f"{len(unknown)} {kind}s, such as {min(unknown)}, are not in the split.",
                 "The dataset changed after the split was drawn; start a new run.",
             )
     if split.policy == "patient":
-        _check_links(seen, slices.values())
+        _check_links(seen, linked_patients(slices.values()) if links is None else links)
 
 
 def check_part(split: Split, part: Part, units: Iterable[str]) -> None:
@@ -61,9 +65,9 @@ def check_part(split: Split, part: Part, units: Iterable[str]) -> None:
         raise DataError(f"{kind} {min(strangers)} does not belong to {part}, by split.json.")
 
 
-def _check_links(sides: Mapping[str, Part], tables: Iterable[pd.DataFrame]) -> None:
+def _check_links(sides: Mapping[str, Part], links: Iterable[Link]) -> None:
     """Refuse a (nearly) identical image of two patients on two sides."""
-    for link in linked_patients(tables):
+    for link in links:
         one, other = sorted((sides[link.patient], sides[link.other]), key=PARTS.index)
         if one != other:
             what = "An identical" if link.kind == "exact" else "A nearly identical"

@@ -6,17 +6,21 @@ import copy
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medxlate.dataset.index import Modality
+from medxlate.dataset.index import Modality, Rows
 from medxlate.dataset.labels import Task
-from medxlate.images.recipes import to_network
+from medxlate.images.recipes import scaled, to_network
 from medxlate.images.stack import FloatArray
 
 Read = Callable[[int], FloatArray]
+# Images [B, S, S] as they are kept: the stored uint8 or uint16, or float32 in [-1, 1].
+Kept = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Batch:
 
 
 class Slices:
-    """Some slices of one modality, read from the memory-mapped shards when asked for.
+    """Some slices of one modality, read from the shards when asked for.
 
     Args:
         modality: The prepared modality.
@@ -47,22 +51,24 @@ class Slices:
         rows: As given.
         labels: [N]: float32 values or int64 classes.
         patients: The patient of each.
+        shape: (N, S, S).
+        dtype: Of what ``kept`` gives: the stored integers', or float32 where images are resized
+            or were replaced.
     """
 
-    def __init__(
-        self, modality: Modality, rows: Sequence[int], *, task: Task, image_size: int
-    ) -> None:
+    def __init__(self, modality: Modality, rows: Rows, *, task: Task, image_size: int) -> None:
         self.name = modality.name
-        self.rows = list(rows)
-        self.patients = [modality.column("patient")[row] for row in rows]
-        raw = [modality.column("label")[row] for row in rows]
-        if task.kind == "classification":
-            self.labels = torch.tensor(
-                [task.classes.index(name) for name in raw], dtype=torch.int64
-            )
-        else:
-            self.labels = torch.tensor([float(value) for value in raw], dtype=torch.float32)
-        self._read: Read = lambda i: to_network(modality.pixels(self.rows[i]), image_size)
+        self.rows = np.array(rows, dtype=np.intp)
+        chosen = modality.slices[["patient", "label"]].iloc[self.rows]
+        self.patients: list[str] = chosen["patient"].tolist()
+        self.labels = _numbers(chosen["label"].tolist(), task)
+        self.shape = (len(self.rows), image_size, image_size)
+        resized = image_size != modality.reader.size
+        self.dtype = np.dtype(np.float32) if resized else modality.reader.dtype
+        self._kept: Callable[[Rows], Kept] = lambda i: modality.read(self.rows[np.asarray(i)])
+        if resized:
+            stored = self._kept
+            self._kept = lambda i: np.stack([to_network(s, image_size) for s in stored(i)])
 
     def with_images(self, read: Read) -> Slices:
         """Return the same slices with other pixels.
@@ -71,21 +77,35 @@ class Slices:
             read: From a position among the rows to its image, float32 [S, S] in [-1, 1].
         """
         other = copy.copy(self)
-        other._read = read
+        other._kept = lambda indices: np.stack([read(int(i)) for i in indices])
+        other.dtype = np.dtype(np.float32)
         return other
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def kept(self, indices: Rows) -> Kept:
+        """Return the images [B, S, S] with these positions among the rows, as they are kept."""
+        return self._kept(indices)
+
+    def batch(self, indices: Rows) -> Batch:
         """Return the slices with these positions among the rows."""
-        images = np.stack([self._read(i) for i in indices])
-        return Batch(torch.from_numpy(images).unsqueeze(1), self.labels[list(indices)])
+        images = self.kept(indices)
+        if images.dtype != np.float32:
+            images = scaled(images)
+        return Batch(torch.from_numpy(images).unsqueeze(1), self.labels[np.asarray(indices)])
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         """Yield all slices once, in order."""
         for start in range(0, len(self), batch_size):
             yield self.batch(range(start, min(start + batch_size, len(self))))
+
+
+def _numbers(labels: Sequence[Any], task: Task) -> Tensor:
+    if task.kind == "classification":
+        places = {name: place for place, name in enumerate(task.classes)}
+        return torch.tensor([places[name] for name in labels], dtype=torch.int64)
+    return torch.tensor([float(value) for value in labels], dtype=torch.float32)
 
 
 class Order:
@@ -99,17 +119,23 @@ class Order:
         self._count = count
         self._entropy = [seed, *hashlib.sha256(name.encode()).digest()[:8]]
         self._pass = -1
-        self._permutation: list[int] = []
+        self._permutation = np.empty(0, dtype=np.int64)
 
     def take(self, step: int, batch_size: int) -> list[int]:
         """Return the items of step ``step`` (from 0)."""
-        start = step * batch_size
-        return [self._at(position) for position in range(start, start + batch_size)]
+        position, end = step * batch_size, (step + 1) * batch_size
+        items: list[int] = []
+        while position < end:
+            number, within = divmod(position, self._count)
+            some = self._shuffled(number)[within : within + end - position]
+            items += some.tolist()
+            position += len(some)
+        return items
 
-    def _at(self, position: int) -> int:
-        number, within = divmod(position, self._count)
+    def _shuffled(self, number: int) -> npt.NDArray[np.int64]:
+        """Return the items in the order of a pass."""
         if number != self._pass:
             random = np.random.default_rng([*self._entropy, number])
-            self._permutation = [int(i) for i in random.permutation(self._count)]
+            self._permutation = random.permutation(self._count)
             self._pass = number
-        return self._permutation[within]
+        return self._permutation

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from medxlate.config import SplitConfig
-from medxlate.dataset.duplicates import linked_patients
+from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.errors import DataError
 from medxlate.files import read_json
 
 T = TypeVar("T")
+Units = npt.NDArray[np.object_]  # of strings
 Part = Literal["train", "val", "test"]
 Policy = Literal["patient", "image"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -54,16 +56,18 @@ class Split:
     seed: int
     policy: Policy = "patient"
 
-    def units(self, name: str, slices: pd.DataFrame) -> list[str]:
+    def units(self, name: str, slices: pd.DataFrame) -> Units:
         """Return the unit of every row of the table of the modality ``name``."""
         if self.policy == "patient":
-            return [str(patient) for patient in slices["patient"]]
+            return slices["patient"].to_numpy(object)
         return _slice_names(name, slices)
 
     def rows(self, name: str, slices: pd.DataFrame, part: Part) -> list[int]:
         """Return the rows of the table of the modality ``name`` that belong to ``part``."""
-        chosen = set(self.parts[part])
-        return [row for row, unit in enumerate(self.units(name, slices)) if unit in chosen]
+        rows: list[int] = np.flatnonzero(
+            _among(self.units(name, slices), self.parts[part])
+        ).tolist()
+        return rows
 
     def to_json(self) -> dict[str, Any]:
         """Return what split.json holds."""
@@ -111,7 +115,13 @@ def read_split(path: Path, modalities: Mapping[str, Modality]) -> Split:
     return split
 
 
-def draw_split(slices: Mapping[str, pd.DataFrame], *, target: str, config: SplitConfig) -> Split:
+def draw_split(
+    slices: Mapping[str, pd.DataFrame],
+    *,
+    target: str,
+    config: SplitConfig,
+    links: Iterable[Link] | None = None,
+) -> Split:
     """Divide patients or slices, as ``config.policy`` says.
 
     Args:
@@ -119,13 +129,15 @@ def draw_split(slices: Mapping[str, pd.DataFrame], *, target: str, config: Split
             and ``perceptual_hash``.
         target: The modality that is validated and tested.
         config: Policy, shares and seed.
+        links: As ``links.find_links`` gives them; None: they are searched. Slices need none.
 
     Raises:
         DataError: A part would hold nothing of the target modality, or its patients cannot be
             divided.
     """
-    draw = split_patients if config.policy == "patient" else split_slices
-    return draw(slices, target=target, config=config)
+    if config.policy == "patient":
+        return split_patients(slices, target=target, config=config, links=links)
+    return split_slices(slices, target=target, config=config)
 
 
 def split_slices(slices: Mapping[str, pd.DataFrame], *, target: str, config: SplitConfig) -> Split:
@@ -145,7 +157,9 @@ def split_slices(slices: Mapping[str, pd.DataFrame], *, target: str, config: Spl
     """
     parts: dict[Part, list[str]] = {part: [] for part in PARTS}
     for name, table in slices.items():
-        drawn = _divide(_slice_names(name, table), config, _generator(config.seed, "split", name))
+        drawn = _divide(
+            _slice_names(name, table).tolist(), config, _generator(config.seed, "split", name)
+        )
         for part in PARTS:
             if name == target and not drawn[part]:
                 raise DataError(
@@ -157,7 +171,11 @@ def split_slices(slices: Mapping[str, pd.DataFrame], *, target: str, config: Spl
 
 
 def split_patients(
-    slices: Mapping[str, pd.DataFrame], *, target: str, config: SplitConfig
+    slices: Mapping[str, pd.DataFrame],
+    *,
+    target: str,
+    config: SplitConfig,
+    links: Iterable[Link] | None = None,
 ) -> Split:
     """Divide the patients of all modalities at once.
 
@@ -171,24 +189,27 @@ def split_patients(
             ``perceptual_hash``.
         target: The modality that is validated and tested.
         config: Shares and seed.
+        links: Patients who share images; None: they are searched.
 
     Raises:
         DataError: A part would hold no patient of the target modality, or shared images join most
             of its patients.
     """
     others = [slices[name] for name in sorted(slices) if name != target]
-    groups = _groups([slices[target], *others])
-    target_patients = set(slices[target]["patient"])
-    with_target = [group for group in groups if target_patients & set(group)]
+    if links is None:
+        links = linked_patients(slices.values())
+    groups = _groups([slices[target], *others], links)
+    target_patients = set(slices[target]["patient"].unique().tolist())
+    with_target = [group for group in groups if not target_patients.isdisjoint(group)]
     _check_chain(with_target, target_patients, target)
-    without = [group for group in groups if not target_patients & set(group)]
+    without = [group for group in groups if target_patients.isdisjoint(group)]
     random = np.random.default_rng(config.seed)
     parts: dict[Part, list[str]] = {part: [] for part in PARTS}
     for some in (with_target, without):
         for part, chosen in _divide(some, config, random).items():
             parts[part] += [patient for group in chosen for patient in group]
     for part in PARTS:
-        if not target_patients & set(parts[part]):
+        if target_patients.isdisjoint(parts[part]):
             raise DataError(
                 f"The split leaves no {target} patient for {part}: there are "
                 f"{len(target_patients)} patients in {len(with_target)} independent groups.",
@@ -221,16 +242,23 @@ def training_share(
     """
     if share >= 1:
         return list(rows)
-    units = split.units(name, slices.iloc[list(rows)])
-    firsts = list(dict.fromkeys(units))
+    chosen = np.asarray(rows, dtype=np.intp)
+    numbers, firsts = pd.factorize(split.units(name, slices.iloc[chosen]))
     random = _generator(split.seed, "share", name)
     order = random.permutation(len(firsts))
-    kept = {firsts[i] for i in order[: max(round(share * len(firsts)), 1)]}
-    return [row for row, unit in zip(rows, units, strict=True) if unit in kept]
+    kept = np.isin(numbers, order[: max(round(share * len(firsts)), 1)])
+    some: list[int] = chosen[kept].tolist()
+    return some
 
 
-def _slice_names(name: str, slices: pd.DataFrame) -> list[str]:
-    return [f"{name}/{slice_id}" for slice_id in slices["slice_id"]]
+def _slice_names(name: str, slices: pd.DataFrame) -> Units:
+    return (f"{name}/" + slices["slice_id"].astype(str)).to_numpy(object)
+
+
+def _among(units: Units, some: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which of the units are among some of them."""
+    wanted = set(some)
+    return np.fromiter((unit in wanted for unit in units), np.bool_, len(units))
 
 
 def _generator(seed: int, purpose: str, name: str) -> np.random.Generator:
@@ -251,28 +279,29 @@ def _divide(
     return {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
 
 
-def _groups(slices: Iterable[pd.DataFrame]) -> list[tuple[str, ...]]:
+def _groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[tuple[str, ...]]:
     """Return groups of patients connected by shared images, in order of first appearance."""
-    tables = list(slices)
-    leader = {patient: patient for table in tables for patient in table["patient"]}
+    patients = dict.fromkeys(p for table in slices for p in table["patient"].unique().tolist())
+    leader: dict[str, str] = {}
 
     def find(patient: str) -> str:
-        while leader[patient] != patient:
-            leader[patient] = leader[leader[patient]]
-            patient = leader[patient]
+        while (above := leader.get(patient, patient)) != patient:
+            leader[patient] = leader.get(above, above)
+            patient = above
         return patient
 
-    for link in linked_patients(tables):
+    for link in links:
         leader[find(link.patient)] = find(link.other)
     members: dict[str, list[str]] = {}
-    for patient in leader:
-        members.setdefault(find(patient), []).append(patient)
+    for patient in patients:
+        first = find(patient) if patient in leader else patient
+        members.setdefault(first, []).append(patient)
     return [tuple(group) for group in members.values()]
 
 
 def _check_chain(groups: list[tuple[str, ...]], patients: set[str], target: str) -> None:
     """Refuse groups of which one holds most patients: its part would hold most of the data."""
-    largest = max((len(patients & set(group)) for group in groups), default=0)
+    largest = max((len(patients.intersection(group)) for group in groups), default=0)
     if largest >= CHAIN and 2 * largest > len(patients):
         raise DataError(
             f"Identical or nearly identical images join {largest} of {len(patients)} {target} "

@@ -14,6 +14,7 @@ from torch import Tensor
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.leaks import check_no_leak
+from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import MEANING, read_split
 from medxlate.errors import DataError, ModelError, UsageError
@@ -178,7 +179,8 @@ def _slices(
     """Return the target's training slices and every modality's test slices."""
     opened = open_modalities(dataset, config)
     split = read_split(folder.split, opened)
-    check_no_leak(split, {name: modality.slices for name, modality in opened.items()})
+    slices = {name: modality.slices for name, modality in opened.items()}
+    check_no_leak(split, slices, find_links(opened, split.policy))
     train, test = (part_slices(dataset, opened, split, config, part) for part in ("train", "test"))
     if not len(test[config.data.target]):
         raise DataError("The split has no test patient of the target modality.")

@@ -158,9 +158,18 @@ def to_stored(network: FloatArray, bits: Bits) -> Stored:
 
 def to_network(stored: npt.NDArray[Any], size: int) -> FloatArray:
     """Bring stored integers [S, S] to float32 [size, size] in [-1, 1]: what every network sees."""
-    peak = 255 if stored.dtype == np.uint8 else 65535
-    unit = stored.astype(np.float32) / np.float32(peak)
-    return resize(unit, size, size) * 2 - 1
+    return resize(_unit(stored), size, size) * 2 - 1
+
+
+def scaled(stored: npt.NDArray[Any]) -> FloatArray:
+    """Bring stored integers of any shape to float32 in [-1, 1], as ``to_network`` does."""
+    return _unit(stored) * 2 - 1
+
+
+def _unit(stored: npt.NDArray[Any]) -> FloatArray:
+    unit: FloatArray = stored.astype(np.float32)
+    unit /= np.float32(255 if stored.dtype == np.uint8 else 65535)
+    return unit
 
 
 def is_near_empty(stored: Stored) -> bool:

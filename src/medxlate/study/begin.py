@@ -11,6 +11,7 @@ import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak
+from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, PARTS, Split, draw_split
 from medxlate.errors import ConfigError, OutputError, UsageError
 from medxlate.events import Listener, Warned
@@ -138,12 +139,14 @@ def draw_splits(study: Study, tables: Mapping[str, Modality]) -> list[Split]:
         DataError: There are too few patients.
     """
     slices = {name: modality.slices for name, modality in tables.items()}
+    links = find_links(tables, study.config.split.policy)
     splits = []
     for repeat in range(study.repeats):
         base = study.config.split
         config = base.model_copy(update={"seed": base.seed + repeat})
-        splits.append(draw_split(slices, target=study.config.data.target, config=config))
-        check_no_leak(splits[-1], slices)
+        target = study.config.data.target
+        splits.append(draw_split(slices, target=target, config=config, links=links))
+        check_no_leak(splits[-1], slices, links)
     check_training(slices, splits)
     return splits
 

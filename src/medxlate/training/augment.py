@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as functional
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
 
 from medxlate.config import AugmentConfig
 from medxlate.errors import ConfigError, nearest
+
+TRIES = 10  # to draw a rectangle that fits
 
 # Takes images [B, 1, S, S], float32 in [-1, 1], and returns as many, on the same device, each
 # after a random draw of its own. What lies outside an image is background, -1. No gradient flows.
@@ -52,37 +55,40 @@ class SimpleAugment:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return an augmented copy of images [B, 1, S, S] in [-1, 1]."""
-        above_background = (images + 1) / 2
-        return torch.stack([self._augment(image) for image in above_background]) * 2 - 1
-
-    def _augment(self, image: Tensor) -> Tensor:
-        """Augment [1, S, S] in [0, 1]; the number of draws does not depend on the settings."""
-        flip, *signed = torch.rand(9).tolist()
-        light, contrast, *place = (2 * draw - 1 for draw in signed)
-        if flip < self._config.flip:
-            image = functional.horizontal_flip(image)
-        image = functional.adjust_brightness(image, 1 + self._config.jitter * light)
-        image = functional.adjust_contrast(image, 1 + self._config.jitter * contrast)
-        return self._move(image, *place) if self._moves else image
-
-    def _move(
-        self, image: Tensor, area: float, x: float, y: float, turn: float, right: float, down: float
-    ) -> Tensor:
-        """Crop, turn and shift [1, S, S]; the numbers are draws from [-1, 1)."""
-        size = image.shape[-1]
-        side = math.sqrt(1 - (1 - self._config.crop) * (area + 1) / 2)
-        off_centre = [(1 - side) / 2 * size * draw for draw in (x, y)]
-        shift = [self._config.shift * size * draw for draw in (right, down)]
-        moved: Tensor = functional.affine(
-            image,
-            angle=self._config.rotate * turn,
-            translate=[by - off for by, off in zip(shift, off_centre, strict=True)],
-            scale=1 / side,
-            shear=[0.0, 0.0],
-            center=[size / 2 + off for off in off_centre],
-            interpolation=v2.InterpolationMode.BILINEAR,
+        # The number of draws does not depend on the settings.
+        draws = torch.rand(len(images), 9)
+        flip, signed = draws[:, 0] < self._config.flip, 2 * draws[:, 1:] - 1
+        factors = 1 + self._config.jitter * signed[:, :2]
+        flip, factors, moves = (
+            there(drawn, images.device) for drawn in (flip, factors, self._inverse(signed[:, 2:]))
         )
-        return moved
+        light, contrast = factors.T[:, :, None, None, None]
+        grey = (images + 1) / 2  # above background
+        grey = torch.where(flip[:, None, None, None], grey.flip(-1), grey)
+        grey = (grey * light).clamp(0, 1)
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        grey = (contrast * grey + (1 - contrast) * mean).clamp(0, 1)
+        if self._moves:
+            grid = functional.affine_grid(moves, list(grey.shape), align_corners=False)
+            grey = functional.grid_sample(grey, grid, padding_mode="zeros", align_corners=False)
+        return grey * 2 - 1
+
+    def _inverse(self, signed: Tensor) -> Tensor:
+        """Return where each pixel of the result comes from: matrices [B, 2, 3].
+
+        Args:
+            signed: [B, 6], draws from [-1, 1): area and centre of the crop, turn, shift right and
+                down. Lengths are in half sides, from the image's centre.
+        """
+        area, centre, turn, shift = signed[:, 0], signed[:, 1:3], signed[:, 3], signed[:, 4:]
+        side = (1 - (1 - self._config.crop) * (area + 1) / 2).sqrt()
+        angle = torch.deg2rad(self._config.rotate * turn)
+        cos, sin = side * angle.cos(), side * angle.sin()
+        back = torch.stack([torch.stack([cos, sin], -1), torch.stack([-sin, cos], -1)], 1)
+        centre = (1 - side)[:, None] * centre
+        # The crop's centre goes to the image's centre, and on by the shift.
+        offset = centre - (back @ (2 * self._config.shift * shift)[:, :, None])[:, :, 0]
+        return torch.cat([back, offset[:, :, None]], 2)
 
 
 class AutoAugment:
@@ -95,14 +101,48 @@ class AutoAugment:
     """
 
     def __init__(self, config: AugmentConfig) -> None:
-        self._policy = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET, fill=0)
+        self._policy = _Policy(v2.AutoAugmentPolicy.IMAGENET, fill=0)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return an augmented copy of images [B, 1, S, S] in [-1, 1]."""
         levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        augmented = torch.stack([self._policy(image) for image in levels])
-        return augmented.to(images.dtype) / 127.5 - 1
+        drawn = [self._policy.draw(levels.shape[1:]) for _ in range(len(levels))]
+        for turn in range(max((len(operations) for operations in drawn), default=0)):
+            alike: dict[_Operation, list[int]] = {}  # and applied to all of them at once
+            for i, operations in enumerate(drawn):
+                if turn < len(operations):
+                    alike.setdefault(operations[turn], []).append(i)
+            for operation, numbers in alike.items():
+                chosen = there(torch.tensor(numbers), levels.device)
+                levels[chosen] = self._policy.apply(operation, levels[chosen])
+        return levels.to(images.dtype) / 127.5 - 1
+
+
+_Operation = tuple[str, float]  # its name and strength
+
+
+class _Policy(v2.AutoAugment):  # type: ignore[misc]
+    """torchvision's policy, with what it draws apart from what is done."""
+
+    def draw(self, shape: torch.Size) -> list[_Operation]:
+        """Draw what is done to an image [1, S, S], in this order."""
+        self._drawn: list[_Operation] = []
+        self(torch.empty(shape, dtype=torch.uint8, device="meta"))
+        return self._drawn
+
+    def apply(self, operation: _Operation, levels: Tensor) -> Tensor:
+        """Return uint8 images [N, 1, S, S] after an operation."""
+        changed: Tensor = super()._apply_image_or_video_transform(
+            levels, *operation, interpolation=self.interpolation, fill=self._fill
+        )
+        return changed
+
+    def _apply_image_or_video_transform(
+        self, image: Tensor, transform_id: str, magnitude: float, **_: Any
+    ) -> Tensor:
+        self._drawn.append((transform_id, magnitude))
+        return image
 
 
 class RandomErasing:
@@ -110,7 +150,7 @@ class RandomErasing:
 
     As there, every pixel gets a value of its own, evenly spread over the whole range. The
     logarithm of the rectangle's height over its width is evenly spread. A rectangle that does not
-    fit is drawn again, up to ten times; then the image stays as it is.
+    fit is drawn again, up to nine times; then the image stays as it is.
 
     Raises:
         ConfigError: No rectangle of this share and ratio fits into a square.
@@ -130,17 +170,46 @@ class RandomErasing:
                 f"{narrowest:g} to {widest:g} fits into the image.",
                 "Give a smaller area or a ratio nearer to 1.",
             )
-        self._erase = v2.RandomErasing(
-            config.erase, config.erase_area, config.erase_ratio, value="random"
-        )
+        self._chance = config.erase
+        self._area = config.erase_area
+        self._log_ratio = (math.log(narrowest), math.log(widest))
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return an augmented copy of images [B, 1, S, S] in [-1, 1]."""
-        untouched = torch.full(images.shape[1:], math.nan, device="cpu")
-        normal = torch.stack([self._erase(untouched) for _ in range(len(images))])
-        uniform = torch.erf(normal / math.sqrt(2)).to(images.device)
-        return torch.where(uniform.isnan(), images, uniform)
+        count, _, size, _ = images.shape
+        ends = self._rectangles(count, size)
+        rows, columns = (
+            (torch.arange(size) >= start) & (torch.arange(size) < end) for start, end in ends
+        )
+        inside = rows[:, :, None] & columns[:, None, :]
+        values = torch.rand(images.shape, device="cpu") * 2 - 1
+        erased, values = there(inside[:, None], images.device), there(values, images.device)
+        return torch.where(erased, values.to(images.dtype), images)
+
+    def _rectangles(self, count: int, size: int) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Draw where rows and columns of each rectangle begin and end [count, 1]; 0, 0: nowhere."""
+        draws = torch.rand(count, 1 + TRIES, 4)
+        (least, most), (narrow, wide) = self._area, self._log_ratio
+        area = size**2 * (least + (most - least) * draws[:, 1:, 0])
+        ratio = torch.exp(narrow + (wide - narrow) * draws[:, 1:, 1])
+        height, width = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+        fits = (height < size) & (width < size)
+        first = fits.int().argmax(1, keepdim=True)
+        happens = fits.any(1, keepdim=True) & (draws[:, :1, 0] < self._chance)
+        ends = []
+        for lengths, place in ((height, draws[:, 1:, 2]), (width, draws[:, 1:, 3])):
+            start = (place * (size - lengths + 1)).floor().minimum(size - lengths)
+            start, length = start.gather(1, first), lengths.gather(1, first) * happens
+            ends.append((start, start + length))
+        return tuple(ends)
+
+
+def there(drawn: Tensor, device: torch.device) -> Tensor:
+    """Return what was drawn on the device; the host does not wait for the copy."""
+    if device.type == "cuda":
+        drawn = drawn.pin_memory()
+    return drawn.to(device, non_blocking=True)
 
 
 AUGMENTATIONS: dict[str, Callable[[AugmentConfig], Augmentation]] = {

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from medxlate.config import Config, OptimizerConfig
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak, check_part
+from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Part, Split, training_share
 from medxlate.errors import ConfigError, DataError
@@ -70,8 +71,7 @@ def part_slices(
             data = config.data
             share = data.target_fraction if name == data.target else data.source_fraction
             rows = training_share(split, name, modality.slices, rows, share)
-        units = split.units(name, modality.slices)
-        check_part(split, part, [units[row] for row in rows])
+        check_part(split, part, split.units(name, modality.slices.iloc[rows]))
         made[name] = Slices(modality, rows, task=dataset.info.task, image_size=size)
     return made
 
@@ -84,7 +84,8 @@ def make_data(
     Raises:
         DataError: A patient or image is on two sides, or a modality has no training patient.
     """
-    check_no_leak(split, {name: modality.slices for name, modality in tables.items()})
+    rows = {name: modality.slices for name, modality in tables.items()}
+    check_no_leak(split, rows, find_links(tables, split.policy))
     train, val = (part_slices(dataset, tables, split, config, part) for part in ("train", "val"))
     for name, slices in train.items():
         if len(slices) == 0:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from medxlate.config import Config
-from medxlate.dataset.loading import Batch, Order
+from medxlate.dataset.loading import Batch, Slices
 from medxlate.errors import ModelError
 from medxlate.events import EpochEnded, Listener, Progress, StepLogged
 from medxlate.images.write import write_grid
@@ -26,6 +26,7 @@ from medxlate.models.runs import RunFolder
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.checkpoints import Position, save_checkpoint
 from medxlate.training.data import Data
+from medxlate.training.feed import Feed, Resident, reside
 from medxlate.training.schedule import rate_factor
 from medxlate.training.step import Learner, set_rate
 from medxlate.training.stepper import Stepper
@@ -67,10 +68,15 @@ class Loop:
         self._listener = listener
         self._batch_size = config.optimizer.batch_size
         self._steps_per_epoch = data.steps_per_epoch(config.optimizer)
-        self._orders = {
-            name: Order(len(data.train[name]), seed=config.runtime.seed, name=name)
-            for name in learner.modalities
-        }
+        self._feed = Feed(
+            {name: data.train[name] for name in learner.modalities},
+            batch_size=self._batch_size,
+            seed=config.runtime.seed,
+            device=compute.device,
+        )
+        val = {name: data.val[name] for name in learner.validates}
+        held, read = reside(val, compute.device)
+        self._val: dict[str, Resident | Slices] = {**held, **read}
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
         }
@@ -81,6 +87,10 @@ class Loop:
         Raises:
             ModelError: The training diverged; the checkpoints before stay.
         """
+        with self._feed:
+            return self._run(position)
+
+    def _run(self, position: Position) -> Position:
         epochs = self._config.optimizer.epochs
         if position.epoch == epochs:
             return position
@@ -135,28 +145,35 @@ class Loop:
         total = self._config.optimizer.epochs * self._steps_per_epoch
         log_every = self._config.runtime.log_every
         first = epoch * self._steps_per_epoch
-        skipped, began = 0, time.monotonic()
+        skipped, waited, began = 0, 0.0, time.monotonic()
         for step in range(first, first + self._steps_per_epoch):
-            stepper.step(self._batches(step), progress=step / total)
+            asked = time.monotonic()
+            batches = self._batches(step)
+            waited += time.monotonic() - asked
+            stepper.step(batches, progress=step / total)
             values: dict[str, float] = {}
             if (step + 1) % log_every == 0 or step + 1 == first + self._steps_per_epoch:
                 window = stepper.collect()  # the one place that waits for the device
                 values = window.losses
                 skipped += window.skipped
                 images = window.steps * self._batch_size * len(self._learner.modalities)
-                rate = images / (time.monotonic() - began)
-                self._listener(StepLogged(step + 1, epoch + 1, values, rate, window.skipped))
-                began = time.monotonic()
+                seconds = time.monotonic() - began
+                self._listener(
+                    StepLogged(
+                        step + 1,
+                        epoch + 1,
+                        values,
+                        images / seconds,
+                        waited / seconds,
+                        window.skipped,
+                    )
+                )
+                waited, began = 0.0, time.monotonic()
             self._listener(Progress("training", step + 1, total, values))
         return skipped
 
     def _batches(self, step: int) -> dict[str, Batch]:
-        return {
-            name: self._data.train[name]
-            .batch(order.take(step, self._batch_size))
-            .to(self._compute.device)
-            for name, order in self._orders.items()
-        }
+        return self._feed.take(step)
 
     def _set_rates(self, epoch: int) -> None:
         optimizer = self._config.optimizer
@@ -171,15 +188,16 @@ class Loop:
 
         Nothing where there is no predictor, or no image to validate it on.
         """
-        parts = [s for n in self._learner.validates if len(s := self._data.val[n])]
-        if not parts:
+        names = [name for name in self._learner.validates if len(self._val[name])]
+        if not names:
             return {}
         predictor = self._learner.networks["predictor"]
         assert isinstance(predictor, PredictorNetwork)
-        images = (batch.images for part in parts for batch in part.batches(VALIDATION_BATCH))
+        parts = (self._val[name].batches(VALIDATION_BATCH) for name in names)
+        images = (batch.images for part in parts for batch in part)
         with eagerly():  # batches of other shapes than in training
             values = predict_batches(predictor, images, head=self._head, compute=self._compute)
-        labels = torch.cat([part.labels for part in parts])
+        labels = torch.cat([self._data.val[name].labels for name in names])
         return validation_metrics(values, labels, self._head)
 
     def _write_samples(self, epoch: int) -> None:

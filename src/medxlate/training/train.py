@@ -11,6 +11,7 @@ from torch import nn
 
 from medxlate.config import Config, parse
 from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
 from medxlate.errors import ConfigError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
@@ -88,7 +89,10 @@ def train(
     tables = open_modalities(dataset, config)
     if split is None:
         split = draw_split(
-            {n: m.slices for n, m in tables.items()}, target=config.data.target, config=config.split
+            {n: m.slices for n, m in tables.items()},
+            target=config.data.target,
+            config=config.split,
+            links=find_links(tables, config.split.policy),
         )
     material = Material(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
