@@ -91,7 +91,9 @@ class Engine:
         """Whether images are best handed over in pinned memory."""
         return self._compute.device.type == "cuda"
 
-    @torch.inference_mode()
+    # Not inference_mode, whose tensors count as others to a compiled network: it would be compiled
+    # again for a batch that was filled up.
+    @torch.no_grad()
     def start(self, images: Tensor) -> Pending:
         """Begin to compute a batch, on CUDA without waiting for the result.
 

@@ -23,8 +23,7 @@ class Input:
     """One slice as the network sees it.
 
     Attributes:
-        opened: The scan that it belongs to, without its other slices: a queue of inputs must not
-            keep a volume in memory.
+        opened: The scan that it belongs to.
         slice: Which slice it is, and how large it was.
         pixels: float32 [1, S, S] in [-1, 1].
     """
@@ -107,13 +106,12 @@ class Reader:
         except ImageError as problem:
             failed[scan.name] = str(problem)
             return
-        alone = replace(opened, slices=iter(()))
         for slice_ in opened.slices:
             if slice_.stored is None:
                 failed[slice_.file] = slice_.problem
             else:
                 pixels = torch.from_numpy(to_network(slice_.stored, self.image_size))
-                yield Input(alone, replace(slice_, stored=None), pixels.unsqueeze(0))
+                yield Input(opened, replace(slice_, stored=None), pixels.unsqueeze(0))
 
     def batches(
         self, scans: Iterable[Scan], *, batch_size: int, pinned: bool = False
