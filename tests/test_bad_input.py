@@ -45,6 +45,7 @@ from medxlate.images.recipes import Recipe
 from medxlate.images.volumes import write_volume
 from medxlate.inference import inputs
 from medxlate.inference import translate as translate_module
+from medxlate.inference.engine import Engine
 from medxlate.inference.translate import translate
 from preparing import save_nifti, tissue, write_series, write_table
 
@@ -1029,13 +1030,13 @@ def test_translate_names_a_file_that_went_before_its_output(
 ) -> None:
     raw = write_good(tmp_path / "raw")
     ct(raw / "gone.dcm")
-    usual = translate_module.Translator.translate
+    usual = Engine.start
 
     def computed(self: Any, batch: Any) -> Any:
         (raw / "gone.dcm").unlink(missing_ok=True)
         return usual(self, batch)
 
-    monkeypatch.setattr(translate_module.Translator, "translate", computed)
+    monkeypatch.setattr(Engine, "start", computed)
     result = translated(raw, tmp_path / "out", model)
     assert list(result.failed) == ["gone.dcm"]
 

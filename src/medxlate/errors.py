@@ -56,6 +56,10 @@ class OutputError(MedxlateError):
     """The result cannot be written where it was asked for."""
 
 
+class CapacityError(MedxlateError):
+    """The memory of a device does not hold the smallest piece of the work."""
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like ``name``, or None where none does."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)

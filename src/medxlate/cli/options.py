@@ -25,7 +25,10 @@ Exclude = Annotated[
 Images = Annotated[
     Path, typer.Argument(help="Folder of images (searched recursively) or one image.")
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images computed at once.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images computed at once; default: by the device."),
+]
 DicomModality = Annotated[
     str, typer.Option("--dicom-modality", help="Take only DICOM of this Modality: CT, MR, PT...")
 ]

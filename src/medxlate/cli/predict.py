@@ -40,7 +40,7 @@ def predict(
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",
     volume: Volume = None,
-    batch_size: BatchSize = 16,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,

@@ -40,9 +40,20 @@ def translate(
         Path | None,
         typer.Option("--key", help="A dataset's pseudonym.key, for the same pseudonyms."),
     ] = None,
-    batch_size: BatchSize = 8,
+    batch_size: BatchSize = None,
+    tile: Annotated[
+        int,
+        typer.Option(
+            "--tile",
+            min=0,
+            help="Side of overlapping tiles, pixels; 0: tiles only where memory runs out.",
+        ),
+    ] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
+    compiling: Annotated[
+        str, typer.Option("--compile", help="auto (where it pays), on or off: torch.compile.")
+    ] = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -73,7 +84,9 @@ def translate(
             key=key,
             device=device,
             precision=precision,
+            compiling=compiling,
             batch_size=batch_size,
+            tile=tile,
             overwrite=overwrite,
             listener=reporter,
         )

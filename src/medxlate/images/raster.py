@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL import UnidentifiedImageError
 
 from medxlate.errors import ImageError
 from medxlate.images.limits import check_slice_size, check_volume_size
+from medxlate.images.quiet import without_warnings
 from medxlate.images.stack import Stack
 
 BITS_PER_SAMPLE = 258  # TIFF tag
@@ -66,11 +66,9 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
 def stored_bits(path: Path) -> int:
     """Return 8 or 16, from the file's header alone; damaged files count as 8."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in _decode
-            with PIL.Image.open(path) as image:
-                deep = max(_tiff_bits(image)) > 8 or image.mode not in MODES_OF_8_BITS
-                return 16 if deep else 8
+        with without_warnings(), PIL.Image.open(path) as image:  # as in _decode
+            deep = max(_tiff_bits(image)) > 8 or image.mode not in MODES_OF_8_BITS
+            return 16 if deep else 8
     except Exception:  # damaged; it is refused when it is read
         return 16 if path.suffix.lower() in (".tif", ".tiff") else 8
 
@@ -83,17 +81,16 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
             "Save it as a grey 16-bit PNG or as TIFF.",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata in public files is no concern here
-            with PIL.Image.open(path) as image:
-                check_slice_size(image.height, image.width)
-                pages = getattr(image, "n_frames", 1)
-                if pages > 1:
-                    raise ImageError(f"the file holds {pages} pages; only one is read")
-                bits = _tiff_bits(image)
-                if len(bits) > 1 and max(bits) > 8:
-                    return _tiff_array(path)  # pillow would reduce the colours to 8 bits
-                return _pillow_array(image)
+        # Odd metadata in public files is no concern here.
+        with without_warnings(), PIL.Image.open(path) as image:
+            check_slice_size(image.height, image.width)
+            pages = getattr(image, "n_frames", 1)
+            if pages > 1:
+                raise ImageError(f"the file holds {pages} pages; only one is read")
+            bits = _tiff_bits(image)
+            if len(bits) > 1 and max(bits) > 8:
+                return _tiff_array(path)  # pillow would reduce the colours to 8 bits
+            return _pillow_array(image)
     except UnidentifiedImageError:
         return _tiff_array(path)  # pillow knows few TIFFs with several channels
     except PIL.Image.DecompressionBombError as problem:

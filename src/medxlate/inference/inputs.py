@@ -48,6 +48,35 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Slices that are computed together.
+
+    Attributes:
+        items: The slices, near-empty ones among them.
+        images: Those that are not near-empty, float32 [B, 1, S, S]; None where there are none.
+        failed: What could not be read since the batch before, and why.
+    """
+
+    items: list[Input]
+    images: Tensor | None
+    failed: dict[str, str]
+
+    @classmethod
+    def of(cls, items: list[Input], failed: Mapping[str, str], *, pinned: bool = False) -> Batch:
+        """Stack the inputs; ``pinned``: in memory from which CUDA copies without waiting."""
+        shown = [item for item in items if not item.slice.near_empty]
+        images = stack(shown) if shown else None
+        if images is not None and pinned:
+            images = images.pin_memory()
+        return cls(items, images, dict(failed))
+
+    @property
+    def shown(self) -> list[Input]:
+        """The slices that are not near-empty, in the order of ``images``."""
+        return [item for item in self.items if not item.slice.near_empty]
+
+
+@dataclass(frozen=True)
 class Reader:
     """Brings images through the same steps as ``prepare`` and training.
 
@@ -85,18 +114,26 @@ class Reader:
                 yield Input(opened, replace(slice_, stored=None), pixels.unsqueeze(0))
 
     def batches(
-        self, scans: Iterable[Scan], *, batch_size: int, failed: dict[str, str]
-    ) -> Iterator[list[Input]]:
-        """Yield slices in batches, those of a scan one after the other."""
-        batch: list[Input] = []
+        self, scans: Iterable[Scan], *, batch_size: int, pinned: bool = False
+    ) -> Iterator[Batch]:
+        """Yield slices in batches, those of a scan one after the other.
+
+        Args:
+            scans: What is read.
+            batch_size: Slices in a batch.
+            pinned: Whether images lie in memory from which CUDA copies without waiting.
+        """
+        items: list[Input] = []
+        failed: dict[str, str] = {}
         for scan in scans:
             for item in self.slices(scan, failed):
-                batch.append(item)
-                if len(batch) == batch_size:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
+                items.append(item)
+                if len(items) == batch_size:
+                    yield Batch.of(items, failed, pinned=pinned)
+                    items = []
+                    failed.clear()
+        if items or failed:
+            yield Batch.of(items, failed, pinned=pinned)
 
 
 def find_inputs(
@@ -146,9 +183,12 @@ def slices_of(scan: Scan) -> int:
     return scan.geometry.size[2] if scan.geometry is not None else 1
 
 
-def stack(batch: list[Input]) -> Tensor:
-    """Return the inputs as one tensor [B, 1, S, S]."""
-    return torch.stack([item.pixels for item in batch])
+def stack(items: Sequence[Input]) -> Tensor:
+    """Return the inputs, at least one, as one tensor [B, 1, S, S].
+
+    By numpy, which uses no threads: the reader's thread must not take the network's cores.
+    """
+    return torch.from_numpy(np.stack([item.pixels.numpy() for item in items]))
 
 
 def refuse_if_nothing(failed: Mapping[str, str], found: Scans, done: int, inputs: Path) -> None:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.errors import OutputError
-from medxlate.events import Listener, Progress, Stage, silent
+from medxlate.events import Listener, Stage, silent
 from medxlate.files import whole_file
 from medxlate.images.scan import Scan
-from medxlate.inference.engine import run
+from medxlate.inference.choices import validated_compute
+from medxlate.inference.engine import Engine, Pending, run, starting_size
 from medxlate.inference.inputs import (
+    Batch,
     Input,
     Reader,
     find_inputs,
@@ -29,7 +31,8 @@ from medxlate.inference.inputs import (
     sort_out,
     stack,
 )
-from medxlate.models.device import Compute, choose_compute
+from medxlate.inference.stream import stream
+from medxlate.models.device import Compute
 from medxlate.models.folder import ModelInfo, load_predictor, read_model
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
@@ -74,18 +77,33 @@ class Predictor:
     Args:
         model: A model folder, a run folder, or ``runs/latest``.
         compute: Device and precision; None: chosen automatically.
+        batch_size: How many slices are computed at once to begin with; None: by the device.
+        listener: Told what fits into memory.
 
     Raises:
         ModelError: The model is missing or damaged.
     """
 
-    def __init__(self, model: Path, *, compute: Compute | None = None) -> None:
+    def __init__(
+        self,
+        model: Path,
+        *,
+        compute: Compute | None = None,
+        batch_size: int | None = None,
+        listener: Listener = silent,
+    ) -> None:
         folder = find_model(model)
         self.info: ModelInfo = read_model(folder)
-        self.compute = compute or choose_compute()
-        self.network = load_predictor(folder, self.info).to(self.compute.device)
+        self.compute = compute or validated_compute(self.info, listener=listener)
+        self.network = self.compute.place(load_predictor(folder, self.info))
         self.head = self.info.predictor.head
         self.reader = Reader(self.info.target_recipe, self.info.prepared_size, self.info.image_size)
+        self.engine = Engine(
+            self.network,
+            self.compute,
+            batch_size=batch_size or starting_size(self.compute, self.info.image_size),
+            listener=listener,
+        )
 
     @classmethod
     def load(cls, model: Path | str) -> Predictor:
@@ -94,7 +112,11 @@ class Predictor:
 
     def predict(self, batch: list[Input]) -> np.ndarray[Any, Any]:
         """Return labels [B] for a regression, class probabilities [B, K] for a classification."""
-        return predict_batches(self.network, [stack(batch)], head=self.head, compute=self.compute)
+        return self.finish(self.engine.start(stack(batch)))
+
+    def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
+        """Return predictions, as ``predict`` does, from what the engine has begun to compute."""
+        return np.asarray(self.head.predictions(outputs.wait()))
 
 
 def predict(
@@ -108,7 +130,7 @@ def predict(
     volume: int | None = None,
     device: str = "auto",
     precision: str = "auto",
-    batch_size: int = 16,
+    batch_size: int | None = None,
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> PredictResult:
@@ -129,8 +151,9 @@ def predict(
         dicom_modality: Take only DICOM of this Modality; default: as when the target was prepared.
         volume: Which volume of 4-D files, from 0; default: as when the target was prepared.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16.
-        batch_size: Images computed at once.
+        precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
+            or bf16.
+        batch_size: Images computed at once; None: by the device. Halved where memory runs out.
         overwrite: Whether an existing table is replaced.
         listener: Told of progress.
 
@@ -138,12 +161,15 @@ def predict(
         OutputError: ``out`` exists.
         ModelError: The model cannot be used.
         ImageError: No image could be read.
+        CapacityError: Memory does not even hold a single image.
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
         raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
-    predictor = Predictor(Path(model), compute=choose_compute(device, precision))
+    info = read_model(find_model(Path(model)))
+    compute = validated_compute(info, device, precision, listener=listener)
+    predictor = Predictor(Path(model), compute=compute, batch_size=batch_size, listener=listener)
     tag = None if patient is None else parse_field(patient, has_table=False, option="--patient")
     tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
     reader = predictor.reader.choosing(dicom_modality, volume)
@@ -154,17 +180,15 @@ def predict(
     failed, left_out = sort_out(found.skipped)
     total = sum(slices_of(scan) for scan in found.scans)
     listener(Stage(f"Predicting {predictor.head.task.name} of {total} slices"))
-    listener(Progress("slices", 0, total))
     items: list[_Item] = []
     parts: list[np.ndarray[Any, Any]] = []
-    done = 0
-    for batch in reader.batches(found.scans, batch_size=batch_size, failed=failed):
-        shown = [item for item in batch if not item.slice.near_empty]
-        if shown:
-            parts.append(predictor.predict(shown))
-            items += [_Item.of(item, field) for item in shown]
-        done += len(batch)
-        listener(Progress("slices", min(done, total), total))
+
+    def collect(batch: Batch, outputs: Pending | None) -> None:
+        if outputs is not None:
+            items.extend(_Item.of(item, field) for item in batch.shown)
+            parts.append(predictor.finish(outputs))
+
+    stream(found.scans, reader, predictor.engine, collect, failed=failed, listener=listener)
     refuse_if_nothing(failed, found, len(items), inputs)
     table = _table(np.concatenate(parts), items, predictor.head)
     with whole_file(out) as partial:

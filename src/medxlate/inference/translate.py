@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import medxlate
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.errors import ImageError, UsageError, nearest
-from medxlate.events import Listener, Progress, Stage, silent
+from medxlate.events import Listener, Stage, silent
 from medxlate.files import check_free, whole_folder, write_json
 from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.pseudonym import PHI, Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan
 from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray
-from medxlate.inference.engine import run
+from medxlate.inference.choices import (
+    Compile,
+    check_compile,
+    compile_where_it_pays,
+    validated_compute,
+)
+from medxlate.inference.engine import Engine, Pending, starting_size
 from medxlate.inference.inputs import (
+    Batch,
     Input,
     Reader,
     find_inputs,
     refuse_if_nothing,
     slices_of,
     sort_out,
-    stack,
 )
 from medxlate.inference.names import Key, clean_names, output_names
 from medxlate.inference.outputs import Made, Outputs
-from medxlate.models.device import Compute, choose_compute
+from medxlate.inference.stream import stream
+from medxlate.inference.tiles import MULTIPLE
+from medxlate.models.device import Compute
 from medxlate.models.folder import ModelInfo, load_generator, read_model
 from medxlate.models.runs import find_model
 
@@ -70,23 +79,42 @@ class Translator:
         model: A model folder, a run folder, or ``runs/latest``.
         source: The source modality; needed where the model has several.
         compute: Device and precision; None: chosen automatically.
+        batch_size: How many slices are computed at once to begin with; None: by the device.
+        tile: Compute in tiles of this side, pixels, a multiple of 4; 0: only where the whole does
+            not fit into memory.
+        listener: Told what fits.
 
     Raises:
         ModelError: The model is missing, damaged or cannot translate.
     """
 
     def __init__(
-        self, model: Path, *, source: str | None = None, compute: Compute | None = None
+        self,
+        model: Path,
+        *,
+        source: str | None = None,
+        compute: Compute | None = None,
+        batch_size: int | None = None,
+        tile: int = 0,
+        listener: Listener = silent,
     ) -> None:
         folder = find_model(model)
         self.info: ModelInfo = read_model(folder)
-        self.compute = compute or choose_compute()
+        self.compute = compute or validated_compute(self.info, listener=listener)
         self.source, network = load_generator(folder, self.info, source)
-        self.network = network.to(self.compute.device)
+        self.network = self.compute.place(network)
         self.reader = Reader(
             self.info.translators[self.source].recipe,
             self.info.prepared_size,
             self.info.image_size,
+        )
+        self.engine = Engine(
+            self.network,
+            self.compute,
+            batch_size=batch_size or starting_size(self.compute, self.info.image_size),
+            tile=tile,
+            tiles=True,
+            listener=listener,
         )
 
     @classmethod
@@ -99,15 +127,37 @@ class Translator:
 
         Near-empty slices, which no network was trained on, become the target's black.
         """
-        fakes = run(self.network, [stack(batch)], compute=self.compute).numpy()
-        return [
-            np.full((item.slice.height, item.slice.width), -1, dtype=np.float32)
-            if item.slice.near_empty
-            else from_square(
-                fake[0], item.slice.height, item.slice.width, spacing=item.opened.spacing
-            )
-            for fake, item in zip(fakes, batch, strict=True)
-        ]
+        prepared = Batch.of(batch, {})
+        images = prepared.images
+        return list(restored(prepared, None if images is None else self.engine.start(images)))
+
+    def compile_where_it_pays(self, choice: Compile, slices: int, listener: Listener) -> None:
+        """Compile the generator for batches of the engine's size, or not, and tell why."""
+        engine, side = self.engine, self.info.image_size
+        assert engine.batch_size is not None
+        images = torch.zeros(engine.batch_size, 1, side, side)
+        engine.padded = compile_where_it_pays(
+            self.network,
+            lambda: engine(images),
+            choice=choice,
+            slices=slices,
+            each=len(images),
+            listener=listener,
+        )
+
+
+def restored(batch: Batch, squares: Pending | None) -> Iterator[FloatArray]:
+    """Yield a batch's target images, each of its input's original height and width.
+
+    Near-empty slices become the target's black.
+    """
+    fakes = iter(()) if squares is None else iter(squares.wait().numpy())
+    for item in batch.items:
+        shape = (item.slice.height, item.slice.width)
+        if item.slice.near_empty:
+            yield np.full(shape, -1, dtype=np.float32)
+        else:
+            yield from_square(next(fakes)[0], *shape, spacing=item.opened.spacing)
 
 
 def translate(
@@ -123,7 +173,9 @@ def translate(
     key: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
-    batch_size: int = 8,
+    compiling: str = "auto",
+    batch_size: int | None = None,
+    tile: int = 0,
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> TranslateResult:
@@ -147,8 +199,12 @@ def translate(
         key: A dataset's ``pseudonym.key``, for the same pseudonyms as in that dataset; default: a
             key that nobody keeps.
         device: auto, cpu, cuda, cuda:N or mps.
-        precision: auto, fp32 or bf16.
-        batch_size: Slices computed at once.
+        precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
+            or bf16.
+        compiling: auto (where it saves more time than it takes), on or off.
+        batch_size: Slices computed at once; None: by the device. Halved where memory runs out.
+        tile: Compute each slice in overlapping tiles of this side, pixels, a multiple of 4; 0:
+            only where the whole does not fit into memory. The result is not that of the whole.
         overwrite: Whether an older translation in ``out`` is replaced.
         listener: Told of progress.
 
@@ -156,6 +212,7 @@ def translate(
         OutputError: ``out`` cannot be written.
         ModelError: The model cannot be used.
         ImageError: No image could be read.
+        CapacityError: Memory does not even hold a tile.
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
@@ -165,8 +222,20 @@ def translate(
         raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
     if phi not in PHI:
         raise UsageError(f"--phi {phi} is unknown.", nearest(phi, PHI))
+    choice = check_compile(compiling)
+    if tile < 0 or tile % MULTIPLE:
+        raise UsageError(f"--tile {tile} is no multiple of {MULTIPLE}.")
     secret = secrets.token_bytes(KEY_BYTES) if key is None else read_key(key)
-    translator = Translator(Path(model), source=source, compute=choose_compute(device, precision))
+    info = read_model(find_model(Path(model)))
+    compute = validated_compute(info, device, precision, listener=listener)
+    translator = Translator(
+        Path(model),
+        source=source,
+        compute=compute,
+        batch_size=batch_size,
+        tile=tile,
+        listener=listener,
+    )
     reader = translator.reader.choosing(dicom_modality, volume)
     found = find_inputs(
         inputs, reader.recipe, name=translator.source, exclude=exclude, tags=PATIENT_TAGS
@@ -175,7 +244,6 @@ def translate(
     names = output_names(found.scans, phi=phi, patients=patients)
     failed, left_out = sort_out(found.skipped)
     total = sum(slices_of(scan) for scan in found.scans)
-    info = translator.info
     listener(Stage(f"Translating {total} {translator.source} slices to {info.target}"))
     with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
         made = Made(
@@ -187,16 +255,16 @@ def translate(
             key=secret,
         )
         outputs = Outputs(partial, names, made)
-        done = 0
-        listener(Progress("slices", 0, total))
-        for batch in reader.batches(found.scans, batch_size=batch_size, failed=failed):
-            for item, fake in zip(batch, translator.translate(batch), strict=True):
+        translator.compile_where_it_pays(choice, total, listener)
+
+        def write(batch: Batch, squares: Pending | None) -> None:
+            for item, fake in zip(batch.items, restored(batch, squares), strict=True):
                 try:
                     outputs.put(item, fake)
                 except ImageError as problem:
                     failed[item.slice.file] = str(problem)
-            done += len(batch)
-            listener(Progress("slices", min(done, total), total))
+
+        stream(found.scans, reader, translator.engine, write, failed=failed, listener=listener)
         refuse_if_nothing(failed, found, len(outputs.written), inputs)
         write_json(partial / MARKER, _record(made, outputs.written, failed, found.scans, patients))
     seconds = round(time.monotonic() - began, 3)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from medxlate.errors import ModelError, nearest
 from medxlate.files import read_record, whole_folder, write_json
 from medxlate.images.recipes import Recipe
+from medxlate.models.device import Precision
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
@@ -61,6 +62,7 @@ class ModelInfo(BaseModel):
         target_recipe: Its intensity recipe.
         translators: By source modality; empty for methods that do not translate.
         predictor: The predictor.
+        precision: In which it was trained and validated.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class ModelInfo(BaseModel):
     target_recipe: Recipe
     translators: dict[str, TranslatorInfo]
     predictor: PredictorInfo
+    precision: Precision = "fp32"
 
 
 def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], *, step: int) -> Weights:

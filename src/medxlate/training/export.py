@@ -8,6 +8,7 @@ from pathlib import Path
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import DatasetInfo
+from medxlate.models.device import Precision
 from medxlate.models.folder import (
     ModelInfo,
     PredictorInfo,
@@ -46,12 +47,13 @@ def export_model(
     image_size: int,
     position: Position,
     stages: Stages,
+    precision: Precision,
 ) -> ModelInfo:
     """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
 
     The predictor is the one with the lowest validation error; generators have no such measure
     and are best where their learning rate has come down to zero. A source whose translator was
-    trained first has its generator from there.
+    trained first has its generator from there. ``precision`` is that of the validation.
     """
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".export") as name:
         scratch = Path(name)
@@ -87,6 +89,7 @@ def export_model(
             predictor=PredictorInfo(
                 architecture=config.model.predictor, head=head, weights=predictor
             ),
+            precision=precision,
         )
         write_model(run.model, info, weights_from=scratch, card=_card(info, config, position))
     return info

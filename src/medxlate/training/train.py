@@ -222,6 +222,7 @@ def _run(
             image_size=work.image_size,
             position=position,
             stages=stages,
+            precision=work.compute.precision,
         )
     batches = work.learner.predictor_batches
     return TrainResult(

@@ -9,7 +9,6 @@ has no code for images made by a generator, so there is no Derivation Code Seque
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,6 +42,7 @@ from medxlate.images.dicom.write import (
 )
 from medxlate.images.modality import dicom_modality
 from medxlate.images.pseudonym import Phi
+from medxlate.images.quiet import without_warnings
 from medxlate.images.scan import Frame, Scan
 
 PET_UNITS = {"SUVbw": "GML", "BQML": "BQML"}  # PS3.3 C.8.9.1.1.3
@@ -126,8 +126,7 @@ class SeriesWriter:
         if stored.shape != (frame.rows, frame.columns):
             raise ValueError(f"slice {n} is {stored.shape}, not {(frame.rows, frame.columns)}")
         source = self._source(frame)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of UIDs that are kept though their form is not right
+        with without_warnings():  # of UIDs that are kept though their form is not right
             header = self._derive(source, n, stored, slope, intercept, unit, window)
             save(header, path)
 

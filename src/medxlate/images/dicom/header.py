@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +26,7 @@ from medxlate.images.dicom.parse import (
 from medxlate.images.dicom.suv import PRIVATE, SUV_KEYWORDS, suv_factor
 from medxlate.images.dicom.tags import tag_of
 from medxlate.images.limits import check_slice_size, check_volume_size
+from medxlate.images.quiet import without_warnings
 from medxlate.images.scan import NO_IMAGE, FoundImage, Frame
 
 PLAIN_SYNTAXES = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
@@ -119,8 +119,7 @@ def read_header(found: FoundImage, tags: Iterable[str] = ()) -> Header:
             a way that cannot be decoded.
         UsageError: ``tags`` holds a word that is no keyword.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of values that break the standard's form
+    with without_warnings():  # pydicom warns of values that break the standard's form
         keywords = tuple(tags)
         wanted, held = _wanted(keywords), frozenset[str]()
         try:

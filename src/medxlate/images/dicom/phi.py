@@ -22,7 +22,6 @@ import math
 import re
 import unicodedata
 import uuid
-import warnings
 from typing import Any
 
 from pydicom import config
@@ -34,6 +33,7 @@ from pydicom.valuerep import DSfloat, validate_value
 
 from medxlate.images.dicom.write import PATIENT_AND_STUDY
 from medxlate.images.pseudonym import Phi, keyed_hash, pseudonym
+from medxlate.images.quiet import without_warnings
 
 ANONYMOUS = "SYNTHETIC"  # PatientID and PatientName under ``remove``
 
@@ -157,8 +157,7 @@ def copy(header: Dataset, source: Dataset, keyword: str) -> None:
 
 def value_of(source: Dataset, keyword: str) -> Any:
     """Return an attribute's value; None where it is absent or cannot be read."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom warns of values that break the standard's form
+    with without_warnings():  # pydicom warns of values that break the standard's form
         try:
             return source.get(keyword)
         except Exception:  # raw values are decoded when they are asked for

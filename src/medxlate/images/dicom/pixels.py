@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from medxlate.images.dicom import decoder, decoder_process
 from medxlate.images.dicom.header import stored_range
 from medxlate.images.dicom.parse import Parsed, parse
 from medxlate.images.dicom.tags import tag_of
+from medxlate.images.quiet import without_warnings
 from medxlate.images.scan import Frame
 from medxlate.images.stack import FloatArray
 
@@ -59,8 +59,7 @@ def read_frame(frame: Frame) -> FloatArray:
     try:
         if frame.offset >= 0:
             return _physical(_plain(frame), frame, sum(stored_range(frame)))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of what it mends by itself
+        with without_warnings():  # pydicom warns of what it mends by itself
             return _decoded(frame)
     except ImageError:
         raise

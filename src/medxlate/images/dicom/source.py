@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from pathlib import Path
 
 import pydicom
@@ -12,6 +11,7 @@ from pydicom.dataset import Dataset
 
 from medxlate.errors import ImageError
 from medxlate.images.dicom import phi as privacy
+from medxlate.images.quiet import without_warnings
 
 POSITIONS = re.compile(r"(HF|FF|LF|RF|AF|PF)(P|S|DR|DL|R|L)")  # PS3.3 C.7.3.1.1.2
 GANTRY = {  # PS3.16 CID 21
@@ -83,8 +83,7 @@ def read_source(path: Path) -> Dataset:
     Raises:
         ImageError: It cannot be read.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         try:
             return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
         except Exception as problem:  # a damaged file can break pydicom's parser in many ways

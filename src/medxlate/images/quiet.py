@@ -1,0 +1,35 @@
+"""Silence for libraries that warn of odd metadata, in several threads at once."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_inside = 0
+_filters: warnings.catch_warnings[None] | None = None
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore warnings inside the block.
+
+    ``warnings.catch_warnings`` puts back what it found, which is wrong where blocks of two threads
+    overlap; here the first to come changes the filters and the last to go puts them back.
+    """
+    global _inside, _filters
+    with _lock:
+        if _inside == 0:
+            _filters = warnings.catch_warnings()
+            _filters.__enter__()
+            warnings.simplefilter("ignore")
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0 and _filters is not None:
+                _filters.__exit__(None, None, None)
