@@ -176,7 +176,7 @@ def run_route(route: str, images: int) -> dict[str, float]:
         for moments, rows in zip(pair, sets, strict=True):
             for start in range(0, images, 16):
                 moments.add(rows[start : start + 16])
-        value = frechet_distance(*pair)
+        value = frechet_distance(*(moments.gaussian() for moments in pair))
     elif route == "torch-fidelity":
         import torch
         from torch_fidelity import metric_fid as theirs

@@ -22,7 +22,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import (
 from torch_fidelity.metric_kid import kernel_mmd
 
 from medxlate.errors import ModelError
-from medxlate.evaluation.gaussian import Moments, frechet_distance
+from medxlate.evaluation.gaussian import Gaussian, Moments, frechet_distance
 from medxlate.evaluation.store import FeatureStore, StoredFeatures, network_key
 from medxlate.events import Listener, silent
 from medxlate.inference.engine import run
@@ -204,7 +204,7 @@ def compare_features(
     width = features.width
     found: dict[str, float] = {}
     if "fid" in metrics:
-        value = frechet_distance(_moments(fakes, width), _moments(reals, width))
+        value = frechet_distance(_gaussian(fakes, width), _gaussian(reals, width))
         found[features.label("fid")] = value
     if "kid" in metrics:
         found[features.label("kid")] = kernel_distance(fakes, reals, width)
@@ -251,14 +251,21 @@ def inception_score(fakes: StoredFeatures, width: int) -> float:
     return float(np.mean(scores))
 
 
-def _moments(stored: StoredFeatures, width: int) -> Moments:
+def _gaussian(stored: StoredFeatures, width: int) -> Gaussian:
     moments = Moments(width)
     for start in range(0, len(stored), BLOCK):
         moments.add(stored.rows(range(start, min(start + BLOCK, len(stored))))[:, :width])
-    return moments
+    return moments.gaussian()
 
 
 def to_eight_bit(images: Tensor) -> Tensor:
     """Return [B, 1, S, S] in [-1, 1] as uint8 [B, 3, S, S]; [-1, 1] is the recipe's window."""
-    unit = (images.clamp(-1, 1) + 1) / 2
-    return (unit * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    # numpy, on one thread: the threads of torch lose more than they gain on so small a batch, and
+    # wait for each other for seconds where other processes are busy.
+    scaled = images.cpu().numpy().clip(-1, 1)
+    scaled += 1
+    scaled /= 2
+    scaled *= 255
+    np.rint(scaled, out=scaled)
+    with np.errstate(invalid="ignore"):  # what a broken network makes
+        return torch.from_numpy(scaled.astype(np.uint8)).expand(-1, 3, -1, -1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,22 @@ from medxlate.errors import DataError
 
 Array = npt.NDArray[np.floating[Any]]
 _BLOCK = 512  # rows that are turned into float64 at once
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A normal distribution.
+
+    Attributes:
+        mean: [D].
+        factor: F [R, D] whose product F^T F is the covariance; R is its rank or a little more. The
+            centred rows themselves where they were few, else Cholesky's factor with pivoting
+            (LAPACK ``dpstrf``), which stops where what remains is rounding: features that are
+            always zero do it no harm.
+    """
+
+    mean: Array
+    factor: Array
 
 
 class Moments:
@@ -78,23 +95,22 @@ class Moments:
         upper = np.triu(self._upper())
         return upper + np.triu(upper, 1).T
 
-    def factor(self) -> Array:
-        """Return F [R, D] whose product F^T F is the covariance; R is its rank or a little more.
+    def gaussian(self) -> Gaussian:
+        """Return the Gaussian with this mean and covariance."""
+        return Gaussian(self.mean, self._factor())
 
-        The centred rows where they are few, else Cholesky's factor with pivoting (LAPACK
-        ``dpstrf``), which stops where what remains is rounding: features that are always zero
-        do it no harm.
-        """
+    def _factor(self) -> Array:
         if self._scatter is None and self.count <= self.width:
             rows = np.concatenate(self._rows).astype(np.float64)
             rows -= self.mean
             rows /= np.sqrt(self._freedom())
             return rows
         root, pivots, rank, _ = dpstrf(self._upper(), lower=0, overwrite_a=1)
-        factor = np.zeros((rank, self.width), order="F")
-        for column, place in enumerate(pivots - 1):
-            height = min(column + 1, rank)
-            factor[:height, place] = root[:height, column]
+        order = np.argsort(pivots)
+        for start in range(0, rank, _BLOCK):  # in place, for it is as large as the scatter matrix
+            block = root[start : start + _BLOCK]
+            block[:] = np.triu(block, start)[:, order]
+        factor: Array = root[:rank]
         return factor
 
     def _upper(self) -> Array:
@@ -110,16 +126,14 @@ class Moments:
 
     def _fold(self) -> None:
         """Bring the waiting rows into the scatter matrix."""
-        blocks = [r[i : i + _BLOCK] for r in _joined(self._rows) for i in range(0, len(r), _BLOCK)]
-        self._rows, self._waiting = [], 0
-        for block in blocks:
+        for rows in _blocks(self._rows):
             scatter = self._zeros() if self._scatter is None else self._scatter
-            rows = block.astype(np.float64)
             center = rows.mean(axis=0)
             rows -= center
             # In place: a second matrix would cost a pass over memory for each block.
             self._scatter = dsyrk(1.0, rows.T, beta=1.0, c=scatter, overwrite_c=1)
             self._shift(len(rows), center)
+        self._waiting = 0
 
     def _shift(self, count: int, center: Array) -> None:
         """Account for the distance of the means when rows with another mean came in."""
@@ -134,7 +148,7 @@ class Moments:
         return np.zeros((self.width, self.width), order="F")
 
 
-def frechet_distance(one: Moments, other: Moments) -> float:
+def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """Return the squared Fréchet distance of two Gaussians (Dowson and Landau 1982).
 
     |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1 S2)^(1/2). With S1 = F1^T F1, S2 = F2^T F2 and
@@ -143,27 +157,28 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     may bring the result a little below zero.
 
     Raises:
-        DataError: A set has fewer than 2 rows, or values that are not finite.
+        DataError: There are values that are not finite.
     """
     difference = one.mean - other.mean
-    first, second = one.factor(), other.factor()
-    traces = np.vdot(first, first) + np.vdot(second, second)
-    product = first @ second.T if len(first) <= len(second) else second @ first.T
-    del first, second
-    if not np.isfinite(product).all() or not np.isfinite(difference).all():
+    small, large = sorted((one.factor, other.factor), key=len)
+    gram = np.zeros((len(small), len(small)), order="F")  # P P^T; its upper triangle alone
+    for start in range(0, len(large), _BLOCK):
+        part = small @ large[start : start + _BLOCK].T  # columns of P; it never is whole
+        gram = dsyrk(1.0, part, beta=1.0, c=gram, overwrite_c=1)
+    if not np.isfinite(gram).all() or not np.isfinite(difference).all():
         raise DataError("The features hold values that are not finite numbers.")
-    eigenvalues = eigvalsh(product @ product.T, overwrite_a=True, check_finite=False)
+    eigenvalues = eigvalsh(gram, lower=False, overwrite_a=True, check_finite=False)
     root_trace = np.sqrt(eigenvalues.clip(0)).sum()  # below zero by rounding alone
+    traces = np.linalg.norm(small) ** 2 + np.linalg.norm(large) ** 2
     return float(difference @ difference + traces - 2 * root_trace)
 
 
-def _joined(rows: Sequence[Array]) -> list[Array]:
-    """Put together what came in small batches, up to a block each."""
-    joined: list[Array] = []
-    start = size = 0
-    for end, each in enumerate(rows, start=1):
-        size += len(each)
-        if size >= _BLOCK or end == len(rows):
-            joined.append(np.concatenate(rows[start:end]))
-            start, size = end, 0
-    return joined
+def _blocks(rows: list[Array]) -> Iterator[Array]:
+    """Yield what came in small batches in blocks, and empty the list on the way."""
+    block: list[Array] = []
+    while rows:
+        block.append(rows.pop())
+        if not rows or sum(map(len, block)) + len(rows[-1]) > _BLOCK:
+            joined = np.concatenate(block).astype(np.float64)
+            block = []
+            yield from (joined[i : i + _BLOCK] for i in range(0, len(joined), _BLOCK))

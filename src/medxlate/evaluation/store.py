@@ -64,7 +64,8 @@ class FeatureStore:
         self._listener = listener
         self._places: dict[bytes, tuple[Path, int]] = {}
         self._checks: dict[bytes, bytes] = {}
-        self._waiting: dict[bytes, Rows] = {}
+        self._waiting: dict[bytes, int] = {}  # their rows in the next piece
+        self._block: Rows | None = None
         self._damaged: set[Path] = set()
 
     def __enter__(self) -> Self:
@@ -105,11 +106,8 @@ class FeatureStore:
             known = self._find(names)
             new = {name: i for i, name in enumerate(names) if name not in known}
             if new:
-                rows = compute(batch[list(new.values())]).numpy()
-                for name, row in zip(new, rows, strict=True):
-                    self._waiting[name] = row
-            if len(self._waiting) >= _PIECE:
-                self._write()
+                unknown = batch if len(new) == len(batch) else batch[list(new.values())]
+                self._keep(list(new), compute(unknown).numpy())
             keys += names
         return StoredFeatures(self, keys)
 
@@ -167,11 +165,21 @@ class FeatureStore:
             known |= sound
         return known
 
+    def _keep(self, names: Sequence[bytes], rows: Rows) -> None:
+        """Let rows wait until they fill a piece."""
+        if self._block is None:  # one block: many small arrays would leave holes in memory
+            self._block = np.empty((_PIECE, rows.shape[1]), dtype=np.float32)
+        for name, row in zip(names, rows, strict=True):
+            self._block[len(self._waiting)] = row
+            self._waiting[name] = len(self._waiting)
+            if len(self._waiting) == _PIECE:
+                self._write()
+
     def _write(self) -> None:
         """Write what waits as a piece."""
-        if not self._waiting:
+        if not self._waiting or self._block is None:
             return
-        rows = np.stack(list(self._waiting.values()))
+        rows = self._block[: len(self._waiting)]
         try:
             piece = self._write_piece(rows)
         except (OSError, OutputError) as problem:
@@ -182,7 +190,7 @@ class FeatureStore:
             )
             self._use_temporary()
             piece = self._write_piece(rows)
-        self._places.update({name: (piece, i) for i, name in enumerate(self._waiting)})
+        self._places.update({name: (piece, i) for name, i in self._waiting.items()})
         self._waiting = {}
 
     def _write_piece(self, rows: Rows) -> Path:
