@@ -33,6 +33,7 @@ from medxlate.files import naming_full_disk, read_json, whole_file, write_json
 Rows = npt.NDArray[np.float32]
 FOLDER = ".features"  # in a dataset folder: all runs on a dataset have their real images in common
 _PIECE = 1024  # rows
+_DAMAGED = (OSError, ValueError, IndexError, EOFError)
 _RECENT = 3600  # seconds; another process may still be reading what was used since
 
 
@@ -126,7 +127,7 @@ class FeatureStore:
         for piece, wanted in numbers.items():
             try:
                 rows = _read_rows(piece, [places[i][1] for i in wanted])
-            except (OSError, ValueError, IndexError) as problem:
+            except _DAMAGED as problem:
                 raise DataError(
                     f"{piece} changed while it was in use: {problem}.", "Evaluate again."
                 ) from None
@@ -155,7 +156,7 @@ class FeatureStore:
                 piece.touch()  # it was used
             except FileNotFoundError:  # another process made room
                 continue
-            except (OSError, ValueError, IndexError):
+            except _DAMAGED:
                 self._note_damage(piece)
                 continue
             pairs = zip(wanted, rows, strict=True)
