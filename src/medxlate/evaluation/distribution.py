@@ -6,27 +6,35 @@ them: ``fid`` alone is Inception's, ``fid[predictor]`` the trained predictor's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch_fidelity
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import (
     URL_INCEPTION_V3,
     FeatureExtractorInceptionV3,
 )
-from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
+from torch_fidelity.metric_kid import kernel_mmd
 
 from medxlate.errors import ModelError
+from medxlate.evaluation.gaussian import Gaussian, Moments, frechet_distance
+from medxlate.evaluation.store import FeatureStore, StoredFeatures, network_key
+from medxlate.events import Listener, silent
 from medxlate.inference.engine import run
-from medxlate.models.device import Compute
+from medxlate.models.device import Compute, Precision
 from medxlate.models.predictor import PredictorNetwork
 
 NAMES = ("fid", "kid", "is")
 SMALL = 2048  # below it the covariance of Inception's 2048 features has no full rank
+PREPARATION = "1"  # of images for a network; another way of it makes other features
+PRECISION: Precision = "fp32"  # in which features are computed
+KID_SUBSETS, KID_SIZE, SEED = 100, 1000, 2020  # torch-fidelity's
+BLOCK = 512  # images whose features are in memory at once
 
 
 @dataclass(frozen=True)
@@ -141,37 +149,123 @@ def image_metrics(
         The metrics under their names with features; IS (of the fakes) is left out where the
         features have no class logits. KID is a mean over 100 random subsets of up to 1000 images.
     """
-    a, b = (extract(map(to_eight_bit, images), features, device) for images in (fakes, reals))
-    return compare_features(a, b, metrics, features)
+    with open_store(None, features, device) as store:
+        a, b = (
+            extract(map(to_eight_bit, images), features, device, store) for images in (fakes, reals)
+        )
+        return compare_features(a, b, metrics, features)
 
 
-def extract(images: Iterable[Tensor], features: Features, device: torch.device) -> Tensor:
-    """Return features [N, D] of uint8 images [B, 3, S, S]; in float32, whatever was trained."""
-    compute = Compute(device, "fp32")
-    return run(features.network, images, compute=compute, call=features.extract)
+def open_store(
+    folder: Path | None,
+    features: Features,
+    device: torch.device,
+    *,
+    listener: Listener = silent,
+) -> FeatureStore:
+    """Return where the features of images are kept under all that they depend on.
+
+    Args:
+        folder: See ``FeatureStore``.
+        features: Where they come from.
+        device: Where the network is: another kind of device rounds differently.
+        listener: See ``FeatureStore``.
+    """
+    facts = {
+        "name": features.name,
+        "network": network_key(features.network),
+        "preparation": PREPARATION,
+        "precision": PRECISION,
+        "device": device.type,
+        "libraries": f"torch {torch.__version__}, torch-fidelity {torch_fidelity.__version__}",
+    }
+    return FeatureStore(folder, facts, listener=listener)
+
+
+def extract(
+    images: Iterable[Tensor], features: Features, device: torch.device, store: FeatureStore
+) -> StoredFeatures:
+    """Return the features [N, D] of uint8 images [B, 3, S, S]; in float32, whatever was trained.
+
+    The network sees only images that are not in the store.
+    """
+    compute = Compute(device, PRECISION)
+
+    def call(batch: Tensor) -> Tensor:
+        return run(features.network, [batch], compute=compute, call=features.extract)
+
+    return store.features(images, call)
 
 
 def compare_features(
-    fakes: Tensor, reals: Tensor, metrics: Sequence[str], features: Features
+    fakes: StoredFeatures, reals: StoredFeatures, metrics: Sequence[str], features: Features
 ) -> dict[str, float]:
-    """Compare the features [N, D] of translated and of real images; see ``image_metrics``."""
-    pooled = fakes[:, : features.width], reals[:, : features.width]
+    """Compare the features of translated and of real images; see ``image_metrics``."""
+    width = features.width
     found: dict[str, float] = {}
     if "fid" in metrics:
-        statistics = [fid_features_to_statistics(each) for each in pooled]
-        value = fid_statistics_to_metric(*statistics, verbose=False)
-        found[features.label("fid")] = value["frechet_inception_distance"]
+        value = frechet_distance(_gaussian(fakes, width), _gaussian(reals, width))
+        found[features.label("fid")] = value
     if "kid" in metrics:
-        size = min(1000, len(fakes), len(reals))
-        value = kid_features_to_metric(*pooled, kid_subset_size=size, verbose=False)
-        found[features.label("kid")] = value["kernel_inception_distance_mean"]
+        found[features.label("kid")] = kernel_distance(fakes, reals, width)
     if "is" in metrics and features.has_classes:
-        value = isc_features_to_metric(fakes[:, features.width :], splits=min(10, len(fakes)))
-        found[features.label("is")] = value["inception_score_mean"]
-    return {name: float(value) for name, value in found.items()}
+        found[features.label("is")] = inception_score(fakes, width)
+    return found
+
+
+def kernel_distance(fakes: StoredFeatures, reals: StoredFeatures, width: int) -> float:
+    """Return KID over the subsets that torch-fidelity draws; one of each is in memory at a time."""
+    size = min(KID_SIZE, len(fakes), len(reals))
+    random = np.random.RandomState(SEED)
+    values = []
+    for _ in range(KID_SUBSETS):
+        pair = [
+            each.rows(random.choice(len(each), size, replace=False))[:, :width]
+            for each in (fakes, reals)
+        ]
+        values.append(kernel_mmd(*pair))
+    return float(np.mean(values))
+
+
+def inception_score(fakes: StoredFeatures, width: int) -> float:
+    """Return IS over the splits that torch-fidelity draws, from sums over blocks of images.
+
+    The mean of KL(p || q) over a split, q being its mean p, is that of sum(p log p) less
+    sum(q log q).
+    """
+    count = len(fakes)
+    splits = min(10, count)
+    order = np.random.RandomState(SEED).permutation(count)
+    scores = []
+    for i in range(splits):
+        chosen = order[i * count // splits : (i + 1) * count // splits]
+        sharpness, total = 0.0, torch.zeros(1, dtype=torch.float64)
+        for start in range(0, len(chosen), BLOCK):
+            rows = fakes.rows(chosen[start : start + BLOCK])[:, width:]
+            logits = torch.from_numpy(rows).double()
+            shares = logits.softmax(dim=1)
+            sharpness += float((shares * logits.log_softmax(dim=1)).sum())
+            total = total + shares.sum(dim=0)
+        mean = total / len(chosen)
+        scores.append(math.exp(sharpness / len(chosen) - float(torch.xlogy(mean, mean).sum())))
+    return float(np.mean(scores))
+
+
+def _gaussian(stored: StoredFeatures, width: int) -> Gaussian:
+    moments = Moments(width)
+    for start in range(0, len(stored), BLOCK):
+        moments.add(stored.rows(range(start, min(start + BLOCK, len(stored))))[:, :width])
+    return moments.gaussian()
 
 
 def to_eight_bit(images: Tensor) -> Tensor:
     """Return [B, 1, S, S] in [-1, 1] as uint8 [B, 3, S, S]; [-1, 1] is the recipe's window."""
-    unit = (images.clamp(-1, 1) + 1) / 2
-    return (unit * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    # numpy, on one thread: the threads of torch lose more than they gain on so small a batch, and
+    # wait for each other for seconds where other processes are busy.
+    scaled = images.cpu().numpy().clip(-1, 1)
+    scaled += 1
+    scaled /= 2
+    scaled *= 255
+    np.rint(scaled, out=scaled)
+    with np.errstate(invalid="ignore"):  # what a broken network makes
+        return torch.from_numpy(scaled.astype(np.uint8)).expand(-1, 3, -1, -1)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from medxlate.config import Config, parse
@@ -22,10 +21,13 @@ from medxlate.evaluation.distribution import (
     NAMES,
     SMALL,
     Features,
+    compare_features,
+    extract,
     find_inception,
-    image_metrics,
     inception_features,
+    open_store,
     predictor_features,
+    to_eight_bit,
 )
 from medxlate.evaluation.prediction import (
     constant_predictions,
@@ -33,18 +35,21 @@ from medxlate.evaluation.prediction import (
     score,
     score_slices,
 )
+from medxlate.evaluation.store import FOLDER
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
-from medxlate.models.device import Compute, choose_compute
+from medxlate.models.device import choose_compute
 from medxlate.models.folder import read_model
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder, find_model, find_run
 from medxlate.training.data import open_modalities, part_slices
 
-BATCH = 16
+# Images at once. A processor is no faster with more, and what a generator computes for 16 images
+# of 256 x 256 takes more than 1 GiB.
+BATCHES = {"cpu": 4, "gpu": 32}
 
 
 @dataclass(frozen=True)
@@ -118,36 +123,39 @@ def evaluate(
     if config.split.policy == "image":
         listener(Warned(MEANING["image"]))
     compute = choose_compute(device, precision)
+    batch_size = BATCHES["cpu" if compute.device.type == "cpu" else "gpu"]
     predictor = Predictor(folder.path, compute=compute)
     real = test[info.target]
     scores: dict[str, Any] = {}
     if prediction := [name for name in wanted if name not in NAMES]:
         listener(Stage(f"Predicting {len(real)} {info.target} images of test patients"))
-        every = _prediction_scores(predictor, train, real)
+        every = _prediction_scores(predictor, train, real, batch_size)
         scores = {k: {n: v[n] for n in prediction} for k, v in every.items()}
     found: dict[str, dict[str, float]] = {}
     if distribution := [name for name in wanted if name in NAMES]:
         features = _features(predictor, inception, download=download)
         _check_is(metrics, features)
-        for source in info.translators:
-            listener(Stage(f"Comparing {len(test[source])} translated {source} images by features"))
-            fakes = _translated(folder, source, test[source], compute)
-            if min(len(fakes), len(real)) < 2:
-                raise DataError(
-                    f"{len(fakes)} translated and {len(real)} real test images are too few for "
-                    f"{', '.join(distribution)}; at least 2 of each are needed."
-                )
-            reals = (batch.images for batch in real.batches(BATCH))
-            found[source] = image_metrics(
-                torch.split(fakes, BATCH), reals, distribution, features, device=compute.device
-            )
-            if min(len(fakes), len(real)) < SMALL:
-                listener(
-                    Warned(
-                        f"{len(fakes)} translated and {len(real)} real images are few: fid is "
-                        f"biased upwards below {SMALL}; compare only figures of equal numbers."
+        _check_enough(info.translators, test, real, distribution)
+        with open_store(
+            dataset.folder / FOLDER, features, compute.device, listener=listener
+        ) as store:
+            listener(Stage(f"Taking the features of {len(real)} real {real.name} images"))
+            shown = (batch.images for batch in real.batches(batch_size))
+            reals = extract(map(to_eight_bit, shown), features, compute.device, store)
+            for source in info.translators:
+                slices = test[source]
+                listener(Stage(f"Comparing {len(slices)} translated {source} images by features"))
+                translator = Translator(folder.path, source=source, compute=compute)
+                made = _translated(translator, slices, batch_size)
+                fakes = extract(map(to_eight_bit, made), features, compute.device, store)
+                found[source] = compare_features(fakes, reals, distribution, features)
+                if min(len(fakes), len(reals)) < SMALL:
+                    listener(
+                        Warned(
+                            f"{len(fakes)} translated and {len(reals)} real images are few: fid is "
+                            f"biased upwards below {SMALL}; compare only figures of equal numbers."
+                        )
                     )
-                )
     return Evaluation(
         folder.path,
         info.target,
@@ -188,11 +196,11 @@ def _slices(
 
 
 def _prediction_scores(
-    predictor: Predictor, train: Slices, test: Slices
+    predictor: Predictor, train: Slices, test: Slices, batch_size: int
 ) -> dict[str, dict[str, float | None]]:
     """Score images, patients, and a constant prediction."""
     head = predictor.head
-    images = (batch.images for batch in test.batches(BATCH))
+    images = (batch.images for batch in test.batches(batch_size))
     values = predict_batches(predictor.network, images, head=head, compute=predictor.compute)
     labels = test.labels.numpy()
     per_image, per_patient = score_slices(values, labels, test.patients, head.task)
@@ -223,13 +231,24 @@ def _check_is(metrics: Sequence[str], features: Features) -> None:
         )
 
 
-def _translated(folder: RunFolder, source: str, slices: Slices, compute: Compute) -> Tensor:
-    """Return the translations [N, 1, S, S] of a source's test slices."""
-    if not len(slices):
-        raise DataError(
-            f"The split has no test patient of {source}, so nothing can be compared.",
-            "Prepare more patients, or train again with another split.seed.",
-        )
-    translator = Translator(folder.path, source=source, compute=compute)
-    images = (batch.images for batch in slices.batches(BATCH))
-    return run_network(translator.network, images, compute=compute)
+def _check_enough(
+    sources: Iterable[str], test: Mapping[str, Slices], real: Slices, metrics: Sequence[str]
+) -> None:
+    """Refuse test parts in which there is nothing to compare."""
+    for source in sources:
+        if not len(test[source]):
+            raise DataError(
+                f"The split has no test patient of {source}, so nothing can be compared.",
+                "Prepare more patients, or train again with another split.seed.",
+            )
+        if min(len(test[source]), len(real)) < 2:
+            raise DataError(
+                f"{len(test[source])} translated and {len(real)} real test images are too few for "
+                f"{', '.join(metrics)}; at least 2 of each are needed."
+            )
+
+
+def _translated(translator: Translator, slices: Slices, batch_size: int) -> Iterator[Tensor]:
+    """Yield a source's translated test slices batch by batch; all would not fit in memory."""
+    for batch in slices.batches(batch_size):
+        yield run_network(translator.network, [batch.images], compute=translator.compute)

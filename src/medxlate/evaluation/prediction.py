@@ -1,4 +1,4 @@
-"""How good predictions are (torchmetrics)."""
+"""How good predictions are (torchmetrics, which is loaded when it is used: it takes 80 MiB)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_auroc,
-    multiclass_f1_score,
-)
-from torchmetrics.functional.regression import mean_absolute_error, mean_squared_error, r2_score
 
 from medxlate.dataset.labels import Task
 from medxlate.inference.inputs import patients_mean
@@ -44,20 +38,26 @@ def score(
     """
     predicted = torch.as_tensor(np.asarray(values))
     if task.kind == "regression":
+        from torchmetrics.functional import regression
+
         truth = torch.as_tensor(np.asarray(labels, dtype=np.float64))
         predicted = predicted.double()
         spread = len(truth) > 1 and bool((truth != truth[0]).any())
         return {
-            "mse": float(mean_squared_error(predicted, truth)),
-            "mae": float(mean_absolute_error(predicted, truth)),
-            "r2": float(r2_score(predicted, truth)) if spread else None,
+            "mse": float(regression.mean_squared_error(predicted, truth)),
+            "mae": float(regression.mean_absolute_error(predicted, truth)),
+            "r2": float(regression.r2_score(predicted, truth)) if spread else None,
         }
+    from torchmetrics.functional import classification
+
     truth = torch.as_tensor(np.asarray(labels, dtype=np.int64))
     count = len(task.classes)
     present = torch.unique(truth)
-    f1 = multiclass_f1_score(predicted, truth, count, average="none")[present].mean()
+    f1 = classification.multiclass_f1_score(predicted, truth, count, average="none")[present].mean()
     return {
-        "accuracy": float(multiclass_accuracy(predicted, truth, count, average="micro")),
+        "accuracy": float(
+            classification.multiclass_accuracy(predicted, truth, count, average="micro")
+        ),
         "auroc": _auroc(predicted, truth, present, count),
         "f1": float(f1),
     }
@@ -112,10 +112,12 @@ def _auroc(
     """One against the rest, averaged over the classes that occur in the truth."""
     if len(present) < 2:
         return None
+    from torchmetrics.functional import classification
+
     if count == 2:
-        return float(multiclass_auroc(predicted, truth, 2, average="macro"))
+        return float(classification.multiclass_auroc(predicted, truth, 2, average="macro"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes without a positive; they are left out below
-        each = multiclass_auroc(predicted, truth, count, average="none")
+        each = classification.multiclass_auroc(predicted, truth, count, average="none")
     assert each is not None
     return float(each[present].mean())

@@ -1,7 +1,7 @@
 """How close the translations of each cell are to real target images (paper, table 5).
 
 Cells keep the translations of their test patients; they are compared here, once the grid is
-through, with features of the real images that are taken once a repeat.
+through, with features of the real images that are taken once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from medxlate.evaluation.distribution import (
     extract,
     find_inception,
     inception_features,
+    open_store,
     predictor_features,
     to_eight_bit,
 )
+from medxlate.evaluation.store import FOLDER
 from medxlate.files import read_json, write_json
 from medxlate.inference.predict import Predictor
 from medxlate.models.device import choose_compute
@@ -72,18 +74,14 @@ def measure_quality(
     for repeat in range(study.repeats):
         pending = [cell for cell in finished if cell.repeat == repeat and _images(folder, cell)]
         known = {cell.index: _known(folder, cell, weights) for cell in pending}
-        judged: tuple[Features, Tensor] | None = None
-        for cell in pending:
-            figures = known[cell.index]
-            if figures is None:
-                judged = judged or _judge(
-                    study, folder, repeat, real[repeat], task, weights, device
-                )
-                if judged is None:
-                    continue
-                figures = _measure(folder, cell, *judged)
+        missing = [cell for cell in pending if known[cell.index] is None]
+        if missing and (judge := _judge(study, folder, repeat, task, weights, device)):
+            for cell, figures in _measure(study, folder, missing, real[repeat], judge):
                 write_json(folder.cell(cell) / FILE, figures)
-            rows.append({"index": cell.index, **figures})
+                known[cell.index] = figures
+        for cell in pending:
+            if (row := known[cell.index]) is not None:
+                rows.append({"index": cell.index, **row})
     found = pd.DataFrame(rows, columns=["index", *FIGURES])
     return found.astype({"fid": float, "inception_score": float})  # None becomes NaN
 
@@ -92,24 +90,21 @@ def _judge(
     study: Study,
     folder: StudyFolder,
     repeat: int,
-    real: Slices,
     task: Task,
     weights: Path | None,
     device: str,
-) -> tuple[Features, Tensor] | None:
-    """Return features and those of the real test images; None where there is nothing to ask."""
+) -> Features | None:
+    """Return where features come from; None where there is nothing to ask."""
     compute = choose_compute(device, "fp32")
     if weights is not None:
         features = inception_features(weights)
         features.network.to(compute.device)
-    else:
-        model = _judging_model(study, folder, repeat)
-        if model is None:
-            return None
-        predictor = Predictor(model, compute=compute)
-        features = predictor_features(predictor.network, has_classes=task.kind == "classification")
-    images = (to_eight_bit(batch.images) for batch in real.batches(BATCH))
-    return features, extract(images, features, compute.device)
+        return features
+    model = _judging_model(study, folder, repeat)
+    if model is None:
+        return None
+    predictor = Predictor(model, compute=compute)
+    return predictor_features(predictor.network, has_classes=task.kind == "classification")
 
 
 def _judging_model(study: Study, folder: StudyFolder, repeat: int) -> Path | None:
@@ -124,18 +119,26 @@ def _judging_model(study: Study, folder: StudyFolder, repeat: int) -> Path | Non
 
 
 def _measure(
-    folder: StudyFolder, cell: Cell, features: Features, real: Tensor
-) -> dict[str, float | str | None]:
+    study: Study, folder: StudyFolder, missing: Sequence[Cell], real: Slices, features: Features
+) -> Iterator[tuple[Cell, dict[str, float | str | None]]]:
+    """Yield the figures of cells of one repeat, whose real test images are the same."""
     device = next(features.network.parameters()).device
-    fakes = extract(_batches(_images(folder, cell)), features, device)
-    enough = min(len(fakes), len(real)) >= 2
-    found = compare_features(fakes, real, METRICS, features) if enough else {}
-    return {
-        "fid": found.get(features.label("fid")),
-        "inception_score": found.get(features.label("is")),
-        "features": features.name,
-        "fid_images": len(fakes),
-    }
+    with open_store(Path(study.config.data.folder) / FOLDER, features, device) as store:
+        images = (to_eight_bit(batch.images) for batch in real.batches(BATCH))
+        reals = extract(images, features, device, store)
+        for cell in missing:
+            fakes = extract(_batches(_images(folder, cell)), features, device, store)
+            enough = min(len(fakes), len(reals)) >= 2
+            found = compare_features(fakes, reals, METRICS, features) if enough else {}
+            yield (
+                cell,
+                {
+                    "fid": found.get(features.label("fid")),
+                    "inception_score": found.get(features.label("is")),
+                    "features": features.name,
+                    "fid_images": len(fakes),
+                },
+            )
 
 
 def _known(
