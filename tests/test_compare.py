@@ -101,8 +101,8 @@ def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
     heard, trainings = Heard(), list[Training]()
     prepare_work = train_module.prepare_work
 
-    def noting(material: Any) -> Any:
-        work = prepare_work(material)
+    def noting(material: Any, *listener: Any) -> Any:
+        work = prepare_work(material, *listener)
         networks = work.learner.networks
         weights = networks["predictor"].state_dict() if "predictor" in networks else {}
         copies = {name: value.clone() for name, value in weights.items()}
