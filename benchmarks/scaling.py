@@ -344,7 +344,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes, once")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20, help="joint steps at each size")
+    parser.add_argument("--steps", type=int, default=10, help="joint steps at each size")
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--plot", type=Path, help="where the figure goes, a PNG")
     parser.add_argument("--run", nargs=2, metavar=("WHAT", "DATA"), help=argparse.SUPPRESS)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import tiny
 from conftest import noise
+from medxlate.cli.console import Reporter
 from medxlate.dataset.loading import Order, Slices
 from medxlate.errors import DataError
+from medxlate.events import StepLogged
 from medxlate.images.recipes import to_network
 from medxlate.training import feed as feeding
 from medxlate.training.feed import Feed, Resident, reside
+from medxlate.training.record import read_events
 from medxlate.training.streams import AHEAD, THREAD, Ahead, as_tensor, to_images
+from medxlate.training.train import train
 from test_loading import AGE, resident_memory, write_dataset
 
 CPU = torch.device("cpu")
@@ -226,6 +232,39 @@ def test_reading_goes_on_while_the_step_is_computed(tmp_path):
             feed.take(step)
             waited += time.monotonic() - began
     assert waited < 0.05  # read in turn it would be 0.1
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(0.3, 0.4, 1.0), (0.0, 0.0, 0.3)])
+def test_the_share_of_waiting_is_recorded(tmp_path, monkeypatch, seconds, least, most):
+    """A step takes 50 to 200 ms here, so that reads of 0.6 s a step are mostly waited for."""
+    data = tiny.write_dataset(tmp_path)
+    monkeypatch.setattr(feeding, "CPU_ROOM", NOTHING)
+    kept = Slices.kept
+
+    def slow(self, indices):
+        time.sleep(seconds)
+        return kept(self, indices)
+
+    monkeypatch.setattr(Slices, "kept", slow)
+    heard = []
+    optimizer = {"epochs": 1, "steps_per_epoch": 4}
+    config = tiny.debug_config(data, optimizer=optimizer, runtime={"log_every": 100})
+    run = train(config, runs=tmp_path / "runs", listener=heard.append).run
+    (logged,) = [event for event in heard if isinstance(event, StepLogged)]
+    assert least <= logged.data_wait < most
+    (recorded,) = [e for e in read_events(run / "metrics.jsonl") if e["event"] == "step"]
+    assert recorded["data_wait"] == logged.data_wait
+
+
+@pytest.mark.parametrize(("wait", "shown"), [(0.35, True), (0.01, False)])
+def test_notable_waiting_is_shown(wait, shown):
+    bar = SimpleNamespace(update=lambda task, figures: said.append(figures))
+    said: list[str] = []
+    reporter = Reporter(json=False)
+    reporter._bar, reporter._tasks = bar, {"training": 0}
+    reporter(StepLogged(1, 1, {"predict_real": 2.0}, 30.0, wait))
+    assert ("35% waiting for images" in said[0]) == shown
+    assert ("waiting" in said[0]) == shown
 
 
 def until(condition) -> None:
