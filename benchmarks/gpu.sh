@@ -42,10 +42,10 @@ part training-batches 210 "${race[@]}" --precision bf16 --compile on --batch-siz
     --seconds 150 --textbook-up-to 4 --out "$OUT/training-batches.json"
 part training-eager 40 "${race[@]}" --precision bf16 --compile off --batch-sizes 1 \
     --out "$OUT/training-eager.json"
-translate=(benchmarks/translate.py --device "$DEVICE" --json "$OUT/translate.json")
+translate=(-m benchmarks.translate --device "$DEVICE" --slices 200 --out "$OUT/translate.json")
 [ -n "${QUICK:-}" ] && translate+=(--quick)
 part translate 40 "$PYTHON" "${translate[@]}"
-part tests 40 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_stepper.py tests/test_step.py -k "gpu or captured"
+part tests 40 "$PYTHON" -m pytest -q -p no:cacheprovider tests/test_stepper.py tests/test_step.py tests/test_inference.py -k "gpu or captured or cuda"
 
 (IFS=,; echo "{\"device\": \"$DEVICE\", \"parts\": [${parts[*]}]}") >"$OUT/summary.json"
 cat "$OUT/summary.json"

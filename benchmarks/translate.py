@@ -7,7 +7,8 @@
 
 The loop reads an image, gives it to the textbook's generator (``tests/reference.py``; eager,
 float32) and writes the result, one image at a time. Both have the same weights (the paper's sizes,
-random), the same PNG files and load the weights from disk in their time; they take turns; medians.
+random), the same PNG files and load the weights from disk in their time; they take turns, also with
+``translate`` without its threads; medians.
 What reading and writing take is measured by a network that does nothing, for the PNG files and for
 a NIfTI volume of as many slices.
 """
@@ -20,7 +21,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,6 +40,7 @@ from medxlate.events import Event, Progress, Stage, Warned
 from medxlate.images.orientation import Geometry
 from medxlate.images.recipes import Recipe
 from medxlate.images.volumes import write_volume
+from medxlate.inference import stream
 from medxlate.inference import translate as module
 from medxlate.models.folder import (
     ModelInfo,
@@ -104,13 +107,16 @@ def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     model = write_random_model(root, arguments)
     runs = Translations(root, model, arguments)
 
-    loop, ours = [], []
+    loop, ours, alone = [], [], []
     for number in range(arguments.rounds + 1):
         seconds = timed(lambda: plain_loop(root / "png", root / "plain", model, device), device)
         translated = runs.seconds(root / "png", f"png-{number}")
+        with without_threads():
+            serial = runs.seconds(root / "png", f"serial-{number}")
         if number:  # the first of each warms up
             loop.append(seconds)
             ours.append(translated)
+            alone.append(serial)
     volume = runs.seconds(scan, "volume")
     said = list(runs.said)
     with mock.patch.object(module, "load_generator", return_value=("mri", nn.Identity().eval())):
@@ -122,6 +128,10 @@ def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "said": said,
         "loop": {"seconds": loop, "median": statistics.median(loop)},
         "translate": {"rounds": ours, "median": total},
+        "translate_without_threads": {
+            "rounds": alone,
+            "median": statistics.median(each["seconds"] for each in alone),
+        },
         "ratio": round(statistics.median(loop) / total, 3),
         "ratios": [round(a / b["seconds"], 3) for a, b in zip(loop, ours, strict=True)],
         "slices_per_second": round(arguments.slices / total, 3),
@@ -173,6 +183,18 @@ class Translations:
             listener=listen,
         )
         return {"seconds": time.perf_counter() - began, "before_the_first_slice": first[0]}
+
+
+@contextmanager
+def without_threads() -> Iterator[None]:
+    """Let translate read, compute and write one after the other, to see what threads gain."""
+
+    @contextmanager
+    def here(given: Any) -> Iterator[Any]:
+        yield given
+
+    with mock.patch.multiple(stream, ahead=here, behind=here):
+        yield
 
 
 def plain_loop(inputs: Path, out: Path, model: Path, device: torch.device) -> None:

@@ -474,8 +474,9 @@ def test_compiling_is_weighed_against_the_slices(
     monkeypatch.setattr(choices, "undo_compile", undone.append)
     events: list[Event] = []
     found = choices.compile_where_it_pays(
-        nn.Identity(), rehearse, choice=choice, slices=slices, each=1, listener=events.append
-    )
+        nn.Identity(), rehearse, choice=choice, device="cpu", slices=slices, each=1,
+        listener=events.append,
+    )  # fmt: skip
     assert found is wanted
     assert len(undone) == (says == "saves nothing")
     texts = [event.text for event in events if isinstance(event, Stage)]

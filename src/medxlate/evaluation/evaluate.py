@@ -38,10 +38,10 @@ from medxlate.evaluation.prediction import (
 from medxlate.evaluation.store import FOLDER
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import read_json
+from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
-from medxlate.models.device import choose_compute
 from medxlate.models.folder import read_model
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder, find_model, find_run
@@ -122,7 +122,7 @@ def evaluate(
     train, test = _slices(folder, dataset, config)
     if config.split.policy == "image":
         listener(Warned(MEANING["image"]))
-    compute = choose_compute(device, precision)
+    compute = validated_compute(info, device, precision, listener=listener)
     batch_size = BATCHES["cpu" if compute.device.type == "cpu" else "gpu"]
     predictor = Predictor(folder.path, compute=compute)
     real = test[info.target]

@@ -140,6 +140,7 @@ class Translator:
             self.network,
             lambda: engine(images),
             choice=choice,
+            device=self.compute.device.type,
             slices=slices,
             each=len(images),
             listener=listener,
