@@ -106,7 +106,9 @@ def test_what_an_interrupted_evaluation_computed_is_kept(tmp_path: Path) -> None
 def test_grey_images_are_told_apart_and_other_shapes_as_well() -> None:
     one, other = some_images(2)
     grey = one.expand(3, -1, -1)
-    keys = [one, other, grey, other.expand(3, -1, -1), one.reshape(1, SIDE // 2, SIDE * 2)]
+    retouched = one.clone()
+    retouched[0, -1, -1] += 1
+    keys = [one, other, retouched, grey, other.expand(3, -1, -1), one.reshape(1, 6, 24)]
     assert len({image_key(image) for image in keys}) == len(keys)
     assert image_key(grey) == image_key(one.clone().expand(3, -1, -1))
 
