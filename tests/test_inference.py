@@ -23,15 +23,16 @@ from medxlate.images import slices as slices_module
 from medxlate.images.quiet import without_warnings
 from medxlate.inference import choices
 from medxlate.inference import translate as translate_module
-from medxlate.inference.engine import Engine, is_out_of_memory, run, starting_size
+from medxlate.inference.engine import Engine, run, starting_size
 from medxlate.inference.inputs import Reader
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.pipeline import ahead, behind
 from medxlate.inference.predict import predict
 from medxlate.inference.tiles import places, run_tiles
 from medxlate.inference.translate import Translator, translate
+from medxlate.models import compiling
 from medxlate.models import device as device_module
-from medxlate.models.device import Compute
+from medxlate.models.device import Compute, is_out_of_memory
 from medxlate.models.folder import read_model
 from medxlate.models.generator import Generator
 
@@ -439,7 +440,7 @@ def test_a_model_of_an_older_version_counts_as_fp32(tmp_path: Path) -> None:
 def rehearsals(seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Return a rehearsal that takes these times, one after the other, the last for ever."""
     now = [0.0]
-    monkeypatch.setattr(choices.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(compiling.time, "perf_counter", lambda: now[0])
 
     def rehearse() -> None:
         now[0] += seconds.pop(0) if len(seconds) > 1 else seconds[0]
@@ -452,7 +453,7 @@ def rehearsals(seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> Callabl
     [
         ("off", 10**6, 1.0, 0.1, False, None),
         ("on", 1, 1.0, 2.0, True, "Compiling"),
-        ("auto", 99, 10.0, 0.1, False, None),  # too few to even try
+        ("auto", 499, 10.0, 0.1, False, None),  # too few to even try
         ("auto", 1000, 0.01, 0.001, False, None),  # ten seconds in all
         ("auto", 10_000, 1.0, 0.5, True, "Compiled, for 10000 slices"),
         ("auto", 10_000, 1.0, 0.99, False, "saves nothing"),
@@ -460,21 +461,21 @@ def rehearsals(seconds: list[float], monkeypatch: pytest.MonkeyPatch) -> Callabl
 )
 def test_compiling_is_weighed_against_the_slices(
     monkeypatch: pytest.MonkeyPatch,
-    choice: choices.Compile,
+    choice: compiling.Choice,
     slices: int,
     eager: float,
     compiled: float,
     wanted: bool,
     says: str | None,
 ) -> None:
-    times = [eager] * (1 + choices.TRIED) if choice == "auto" else []
+    times = [eager] * (1 + compiling.TRIED) if choice == "auto" else []
     rehearse = rehearsals([*times, compiled], monkeypatch)
     undone: list[nn.Module] = []
-    monkeypatch.setattr(choices, "try_compile", lambda network, rehearse: rehearse())
-    monkeypatch.setattr(choices, "undo_compile", undone.append)
+    monkeypatch.setattr(compiling, "try_compile", lambda network, rehearse: rehearse())
+    monkeypatch.setattr(compiling, "undo_compile", undone.append)
     events: list[Event] = []
-    found = choices.compile_where_it_pays(
-        nn.Identity(), rehearse, choice=choice, device="cpu", slices=slices, each=1,
+    found = compiling.compile_where_it_pays(
+        nn.Identity(), rehearse, choice=choice, device="cpu", repeats=slices, unit="slices",
         listener=events.append,
     )  # fmt: skip
     assert found is wanted
@@ -486,8 +487,6 @@ def test_compiling_is_weighed_against_the_slices(
 def test_a_network_that_does_not_compile_runs_eagerly(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medxlate.models import compiling
-
     def broken(*_: object) -> None:
         raise RuntimeError("no C++ compiler")
 

@@ -13,7 +13,7 @@ import tiny
 from medxlate.config import ObjectiveConfig, OptimizerConfig, RuntimeConfig
 from medxlate.dataset.loading import Batch
 from medxlate.errors import ModelError
-from medxlate.events import Event, Stage, Warned
+from medxlate.events import Event, Warned, silent
 from medxlate.models import compiling
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
@@ -67,7 +67,7 @@ def batches(size: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) ->
 def make_stepper(
     learner: Joint, heard: list[Event] | None = None, /, *, compute: Compute = CPU, **runtime: Any
 ) -> Stepper:
-    listener = (lambda event: None) if heard is None else heard.append
+    listener = silent if heard is None else heard.append
     return Stepper(learner, compute=compute, runtime=RuntimeConfig(**runtime), listener=listener)
 
 
@@ -243,55 +243,25 @@ def test_other_errors_are_not_taken_for_memory():
 # Compiling
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], reason: str | None) -> None:
-    """Replace the compiler and the clock of rehearsals."""
-    now = {"state": "eager"}
-
-    def compile_(network: object, rehearse: Callable[[], float]) -> str | None:
-        if reason is None:
-            now["state"] = "compiled"
-        return reason
-
-    monkeypatch.setattr(module, "try_compile", compile_)
-    monkeypatch.setattr(module, "undo_compile", lambda network: now.update(state="eager"))
-    monkeypatch.setattr(Stepper, "_rehearse", lambda self, batches: seconds[now["state"]])
-
-
-@pytest.mark.parametrize(
-    ("choice", "steps", "eager", "compiled", "wanted"),
-    [
-        ("auto", 100_000, 1.0, 0.5, True),
-        ("auto", 100_000, 1.0, 0.99, False),  # tried, and no gain
-        ("auto", 1_000, 1.0, 0.5, False),  # cannot pay for itself
-        ("auto", 10, 1000.0, 0.5, False),
-        ("on", 10, 1.0, 2.0, True),
-        ("off", 100_000, 1.0, 0.1, False),
-    ],
-)
-def test_compiling_is_chosen_where_it_pays(
-    monkeypatch: pytest.MonkeyPatch,
-    choice: str,
-    steps: int,
-    eager: float,
-    compiled: float,
-    wanted: bool,
-):
-    pretend(monkeypatch, {"eager": eager, "compiled": compiled}, None)
-    heard: list[Event] = []
-    stepper = make_stepper(make_joint(), heard, compile=choice)
-    stepper.prepare(batches(), steps=steps)
-    assert stepper.compiled is wanted
-    tried = choice == "on" or (choice == "auto" and steps == 100_000)
-    assert any(isinstance(event, Stage) for event in heard) == tried  # it says what it chose
-
-
-def test_what_does_not_compile_runs_eagerly_with_a_warning(monkeypatch: pytest.MonkeyPatch):
-    pretend(monkeypatch, {"eager": 1.0}, "no C++ compiler")
-    heard: list[Event] = []
-    stepper = make_stepper(make_joint(), heard, compile="on")
-    stepper.prepare(batches(), steps=10)
+@pytest.mark.parametrize("choice", ["auto", "off"])
+def test_a_short_training_is_not_even_rehearsed(monkeypatch: pytest.MonkeyPatch, choice: str):
+    monkeypatch.setattr(Stepper, "_rehearse", lambda *_: pytest.fail("it is rehearsed"))
+    stepper = make_stepper(make_joint(), compile=choice)
+    stepper.prepare(batches(), steps=compiling.FEWEST - 1)
     assert stepper.compiled is False
-    assert "no C++ compiler" in next(e.text for e in heard if isinstance(e, Warned))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_resumed_training_is_compiled_as_before(monkeypatch: pytest.MonkeyPatch, compiled: bool):
+    tried = []
+    monkeypatch.setattr(module, "try_compile", lambda network, _: tried.append(network))
+    learner = make_joint()
+    stepper = Stepper(
+        learner, compute=CPU, runtime=RuntimeConfig(), listener=silent, compiled=compiled
+    )
+    stepper.prepare(batches(), steps=10**6)
+    assert stepper.compiled is compiled
+    assert tried == ([learner.networks] if compiled else [])
 
 
 def test_a_failing_compiler_leaves_the_network_as_it_was():

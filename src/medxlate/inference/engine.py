@@ -13,16 +13,13 @@ from medxlate.errors import CapacityError
 from medxlate.events import Listener, Warned, silent
 from medxlate.inference.pipeline import ahead
 from medxlate.inference.tiles import MULTIPLE, run_tiles
-from medxlate.models.device import Compute
+from medxlate.models.device import Compute, is_out_of_memory
 
 # Pixels computed at once where nobody says how many: 4 images of 256 x 256 on a processor, which
 # gains nothing from more, 64 on a GPU. Where memory runs out, it is halved.
 PIXELS = {"cpu": 4 * 256**2, "cuda": 64 * 256**2, "mps": 8 * 256**2}
 MOST_IMAGES = 256  # however small they are
 SMALLEST_TILE = 64  # a generator sees little of the anatomy in less
-
-# How torch's allocators and libraries say that memory ran out; only CUDA's has a type of its own.
-OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
 
 
 @dataclass(frozen=True)
@@ -216,10 +213,3 @@ def starting_size(compute: Compute, image_size: int) -> int:
     """Return how many images of [image_size, image_size] are computed at once to begin with."""
     pixels = PIXELS.get(compute.device.type, PIXELS["cpu"])
     return max(1, min(MOST_IMAGES, pixels // image_size**2))
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on whatever device."""
-    if isinstance(problem, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(problem, RuntimeError) and any(s in str(problem) for s in OUT_OF_MEMORY)

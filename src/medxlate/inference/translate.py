@@ -22,12 +22,7 @@ from medxlate.images.pseudonym import PHI, Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan
 from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray
-from medxlate.inference.choices import (
-    Compile,
-    check_compile,
-    compile_where_it_pays,
-    validated_compute,
-)
+from medxlate.inference.choices import check_compile, validated_compute
 from medxlate.inference.engine import Engine, Pending, starting_size
 from medxlate.inference.inputs import (
     Batch,
@@ -42,6 +37,7 @@ from medxlate.inference.names import Key, clean_names, output_names
 from medxlate.inference.outputs import Made, Outputs
 from medxlate.inference.stream import stream
 from medxlate.inference.tiles import MULTIPLE
+from medxlate.models.compiling import Choice, compile_where_it_pays
 from medxlate.models.device import Compute
 from medxlate.models.folder import ModelInfo, load_generator, read_model
 from medxlate.models.runs import find_model
@@ -131,7 +127,7 @@ class Translator:
         images = prepared.images
         return list(restored(prepared, None if images is None else self.engine.start(images)))
 
-    def compile_where_it_pays(self, choice: Compile, slices: int, listener: Listener) -> None:
+    def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> None:
         """Compile the generator for batches of the engine's size, or not, and tell why."""
         engine, side = self.engine, self.info.image_size
         assert engine.batch_size is not None
@@ -141,8 +137,8 @@ class Translator:
             lambda: engine(images),
             choice=choice,
             device=self.compute.device.type,
-            slices=slices,
-            each=len(images),
+            repeats=slices // len(images),
+            unit="batches",
             listener=listener,
         )
 

@@ -19,6 +19,9 @@ Network = TypeVar("Network", bound=nn.Module)
 # float32 (docs/benchmarks.md).
 BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
+# How torch's allocators and libraries say that memory ran out; only CUDA's has a type of its own.
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+
 
 @dataclass(frozen=True)
 class Compute:
@@ -91,6 +94,13 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cpu":
         return not _cpu_flags().isdisjoint(BF16_FLAGS)
     return False
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on whatever device."""
+    if isinstance(problem, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(problem, RuntimeError) and any(s in str(problem) for s in OUT_OF_MEMORY)
 
 
 def _device(name: str) -> torch.device:

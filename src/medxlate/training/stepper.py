@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,22 +11,14 @@ from torch import Tensor
 from medxlate.config import RuntimeConfig
 from medxlate.dataset.loading import Batch
 from medxlate.errors import ModelError
-from medxlate.events import Listener, Stage, Warned
-from medxlate.models.compiling import try_compile, undo_compile
-from medxlate.models.device import Compute
+from medxlate.events import Listener, Warned
+from medxlate.models.compiling import compile_where_it_pays, try_compile
+from medxlate.models.device import Compute, is_out_of_memory
 from medxlate.training.capture import CapturedStep
 from medxlate.training.step import Learner, Losses, gradients, plan_buffers, update
 
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
 CAPTURED_BATCH = 8  # largest batch whose steps are captured: launches cost less than work above
-
-# Seconds that compiling takes, and the share of a step that it is hoped to save, by device
-# (docs/benchmarks.md). It is tried where that would save twice what it costs, kept where it saves
-# anything.
-COMPILING = {"cpu": (120.0, 0.05), "cuda": (90.0, 0.3)}
-LEAST_GAIN = 0.03
-LEAST_STEPS = 500  # planned; below, trying alone costs too much of the training
-TRIED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -96,7 +86,15 @@ class Stepper:
             torch.backends.cudnn.benchmark = True  # all steps have the same shapes
         rehearse = lambda: self._rehearse(batches)  # noqa: E731
         if self.compiled is None:
-            self.compiled = self._compile(rehearse, steps)
+            self.compiled = compile_where_it_pays(
+                self._learner.networks,
+                rehearse,
+                choice=self._choice,
+                device=self._compute.device.type,
+                repeats=steps,
+                unit="steps",
+                listener=self._listener,
+            )
         elif self.compiled and (reason := try_compile(self._learner.networks, rehearse)):
             self._listener(Warned(f"The steps cannot be compiled here any more: {reason}"))
             self.compiled = False
@@ -179,7 +177,7 @@ class Stepper:
             try:
                 return gradients(self._learner, batches, progress=progress, parts=self.parts)
             except RuntimeError as problem:
-                if not _is_out_of_memory(problem):
+                if not is_out_of_memory(problem):
                     raise
             for optimizer in self._learner.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
@@ -199,47 +197,16 @@ class Stepper:
                 )
             )
 
-    def _compile(self, rehearse: Callable[[], float], steps: int) -> bool:
-        """Decide about compiling, and do it."""
-        device = self._compute.device.type
-        if self._choice == "off" or (self._choice == "auto" and device not in COMPILING):
-            return False
-        eager = 0.0
-        if self._choice == "auto":
-            if steps < LEAST_STEPS:
-                return False
-            eager = _median(rehearse)
-            costs, share = COMPILING[device]
-            if steps * eager * share < 2 * costs:
-                return False
-        self._listener(Stage("Compiling the networks, which takes a minute or more"))
-        began = time.perf_counter()
-        if reason := try_compile(self._learner.networks, rehearse):
-            self._listener(Warned(f"The networks run eagerly, for they do not compile: {reason}"))
-            return False
-        took = time.perf_counter() - began
-        if self._choice == "auto":
-            compiled = _median(rehearse)
-            verdict = f"{eager:.3g} s a step without, {compiled:.3g} s with; took {took:.0f} s"
-            if compiled > (1 - LEAST_GAIN) * eager:
-                undo_compile(self._learner.networks)
-                self._listener(Stage(f"Not compiled: it saves nothing here ({verdict})"))
-                return False
-            self._listener(Stage(f"Compiled, for {steps} steps ({verdict})"))
-        return True
-
-    def _rehearse(self, batches: Mapping[str, Batch]) -> float:
-        """Take the gradients of a step and forget them; return the seconds it took."""
+    def _rehearse(self, batches: Mapping[str, Batch]) -> None:
+        """Take the gradients of a step and forget them; waits for the device."""
         device, learner = self._compute.device, self._learner
         kept = {name: buffer.state() for name, buffer in learner.buffers.items()}
         self._statistics.keep()
-        began = time.perf_counter()
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 plan_buffers(learner, batches)
                 losses = self._gradients(batches)
-                torch.stack(list(losses.values())).tolist()  # waits for the device
-                return time.perf_counter() - began
+                torch.stack(list(losses.values())).tolist()
         finally:
             for name, buffer in learner.buffers.items():
                 buffer.load_state(kept[name], device)
@@ -274,13 +241,3 @@ class _Statistics:
         for buffer, kept in zip(self._now, self._kept, strict=True):
             if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
                 buffer.copy_(kept)
-
-
-def _median(rehearse: Callable[[], float]) -> float:
-    rehearse()
-    return statistics.median(rehearse() for _ in range(TRIED_STEPS))
-
-
-def _is_out_of_memory(problem: RuntimeError) -> bool:
-    """Whether torch says so; on the processor its allocator raises a plain RuntimeError."""
-    return isinstance(problem, torch.OutOfMemoryError) or "allocate memory" in str(problem)
