@@ -38,7 +38,7 @@ def check_no_leak(
             )
         seen |= dict.fromkeys(split.parts[part], part)
     for name, table in slices.items():
-        unknown = set(split.units(name, table)) - seen.keys()
+        unknown = set(split.units(name, table).unique().tolist()) - seen.keys()
         if unknown:
             raise DataError(
                 f"{len(unknown)} {kind}s, such as {min(unknown)}, are not in the split.",

@@ -25,7 +25,6 @@ from medxlate.errors import DataError
 from medxlate.files import read_json
 
 T = TypeVar("T")
-Units = npt.NDArray[np.object_]  # of strings
 Part = Literal["train", "val", "test"]
 Policy = Literal["patient", "image"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -56,10 +55,10 @@ class Split:
     seed: int
     policy: Policy = "patient"
 
-    def units(self, name: str, slices: pd.DataFrame) -> Units:
+    def units(self, name: str, slices: pd.DataFrame) -> pd.Series[str]:
         """Return the unit of every row of the table of the modality ``name``."""
         if self.policy == "patient":
-            return slices["patient"].to_numpy(object)
+            return slices["patient"]
         return _slice_names(name, slices)
 
     def rows(self, name: str, slices: pd.DataFrame, part: Part) -> list[int]:
@@ -251,14 +250,15 @@ def training_share(
     return some
 
 
-def _slice_names(name: str, slices: pd.DataFrame) -> Units:
-    return (f"{name}/" + slices["slice_id"].astype(str)).to_numpy(object)
+def _slice_names(name: str, slices: pd.DataFrame) -> pd.Series[str]:
+    return f"{name}/" + slices["slice_id"].astype(str)
 
 
-def _among(units: Units, some: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return which of the units are among some of them."""
+def _among(units: pd.Series[str], some: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which of the units are among some of them; pandas' ``isin`` is far slower."""
+    numbers, known = pd.factorize(units)
     wanted = set(some)
-    return np.fromiter((unit in wanted for unit in units), np.bool_, len(units))
+    return np.fromiter((unit in wanted for unit in known.tolist()), np.bool_, len(known))[numbers]
 
 
 def _generator(seed: int, purpose: str, name: str) -> np.random.Generator:

@@ -71,7 +71,8 @@ def part_slices(
             data = config.data
             share = data.target_fraction if name == data.target else data.source_fraction
             rows = training_share(split, name, modality.slices, rows, share)
-        check_part(split, part, split.units(name, modality.slices.iloc[rows]))
+        units = split.units(name, modality.slices).iloc[rows]
+        check_part(split, part, units.unique().tolist())
         made[name] = Slices(modality, rows, task=dataset.info.task, image_size=size)
     return made
 
