@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medxlate demo --overwrite
@@ -19,6 +19,9 @@ check: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
