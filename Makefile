@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check docs bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medxlate demo --overwrite
@@ -17,11 +17,11 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m benchmarks --out bench-out
-
 docs: $(VENV)/.installed
 	$(BIN)/python docs/generate.py
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks all
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,60 +1,81 @@
-"""All benchmarks, one after the other, each in a process of its own.
+"""Run the benchmarks one after the other, each in a process of its own.
 
-    python -m benchmarks                  # about 40 minutes on two cores
-    python -m benchmarks --quick          # a few minutes: do they run?
-    python -m benchmarks training fid     # some of them
+    python -m benchmarks all --out bench-out            # everything, an hour or two on 2 cores
+    python -m benchmarks training fid --out bench-out
+    python -m benchmarks all --quick                    # do they run? the figures mean nothing
 
-Figures go as JSON to ``--out``, what was printed to the files beside them.
+What each prints goes to ``OUT/NAME.txt`` as well, its figures to ``OUT/NAME.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = ["--image-size", "32", "--blocks", "1", "--width", "8", "--predictor", "test_resnet"]
 
-# The arguments of each, and those of its quick form.
-ALL: dict[str, tuple[list[str], list[str]]] = {
-    "training": (["--precision", "auto", "fp32"], [*TINY, "--steps", "2", "--compile", "off"]),
-    "translate": ([], ["--quick"]),
-    "fid": ([], ["--quick"]),
-    "scaling": (["--plot", "{out}/scaling.png"], ["--quick"]),
-    "accuracy": ([], ["--seeds", "2", "--steps", "10"]),
+# Options for the whole and for the quick run; {out} is the folder.
+BENCHMARKS = {
+    "training": (
+        "--memory --precision auto fp32 --out {out}/training.json",
+        "--image-size 64 --blocks 1 --width 8 --predictor test_resnet --steps 2 --warm 1 "
+        "--compile off --out {out}/training.json",
+    ),
+    "translate": ("--out {out}/translate.json", "--quick --out {out}/translate.json"),
+    "prepare": ("", "--slices 60 --repeats 1"),
+    "fid": ("--json {out}/fid.json", "--quick --json {out}/fid.json"),
+    "scaling": (
+        "--json {out}/scaling.json --plot {out}/scaling.png",
+        "--quick --json {out}/scaling.json --plot {out}/scaling.png",
+    ),
+    "accuracy": ("--out {out}/accuracy.json", "--seeds 1 --steps 5 --out {out}/accuracy.json"),
 }
 
 
-def main() -> int:
-    """Run the benchmarks that were named; return how many failed."""
+def run(name: str, out: Path, *, quick: bool) -> int:
+    """Run one, showing what it prints and keeping it; return its exit status."""
+    options = BENCHMARKS[name][quick].format(out=out).split()
+    command = [sys.executable, "-u", "-m", f"benchmarks.{name}", *options]
+    print(f"\n== {' '.join(command[3:])}", flush=True)
+    paths = [str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    began = time.monotonic()
+    with (out / f"{name}.txt").open("w", encoding="utf-8") as kept:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            kept.write(line)
+    code = process.wait()
+    print(f"== {name}: exit {code} after {time.monotonic() - began:.0f} s", flush=True)
+    return code
+
+
+def main() -> None:
+    """Parse the command line and run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=", ".join(ALL))
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("names", nargs="+", choices=["all", *BENCHMARKS])
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
+    parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(ALL):
-        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    names = list(BENCHMARKS) if "all" in arguments.names else list(dict.fromkeys(arguments.names))
     out = arguments.out.resolve()
-    failed = 0
-    for name in arguments.names or ALL:
-        options = [each.format(out=out) for each in ALL[name][arguments.quick]]
-        command = [sys.executable, "-m", f"benchmarks.{name}", *options]
-        print(f"== {' '.join(command[1:])}", flush=True)
-        began = time.monotonic()
-        printed = out / f"{name}.txt"
-        with printed.open("w", encoding="utf-8") as stream:
-            code = subprocess.run(
-                [*command, "--out", str(out / f"{name}.json")], stdout=stream, cwd=ROOT
-            ).returncode
-        print(printed.read_text(encoding="utf-8"))
-        print(f"({time.monotonic() - began:.0f} s, exit {code})", flush=True)
-        failed += code != 0
-    return failed
+    failed = [name for name in names if run(name, out, quick=arguments.quick)]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

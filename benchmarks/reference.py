@@ -70,11 +70,13 @@ class ReferenceTraining:
         self.buffers = [ReferenceBuffer(50, draws.random, draws.randrange) for _ in range(2)]
         self.mean, self.std = mean, std
 
-    def step(self, y: Tensor, label_s: Tensor, x: Tensor, label_t: Tensor) -> dict[str, float]:
+    def step(
+        self, y: Tensor, label_s: Tensor, x: Tensor, label_t: Tensor, *, log: bool = True
+    ) -> dict[str, float]:
         """Take a step on source images y and target images x, both [B, 1, S, S] in [-1, 1].
 
         Returns:
-            Its losses, under medxlate's names without the source's.
+            Its losses, under medxlate's names without the source's; none where ``log`` is off.
         """
         for network in (self.d_s, self.d_t):
             network.requires_grad_(False)
@@ -106,4 +108,4 @@ class ReferenceTraining:
             loss.backward()
             losses[name] = loss
         self.adam_d.step()
-        return {name: loss.item() for name, loss in losses.items()}
+        return {name: loss.item() for name, loss in losses.items()} if log else {}

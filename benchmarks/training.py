@@ -2,7 +2,7 @@
 
     python -m benchmarks.training                       # the paper's networks at 256 px, batch 1
     python -m benchmarks.training --image-size 64 --blocks 6 --steps 5
-    python -m benchmarks.training --device cuda --batch-sizes 1 4 16 --compile on
+    python -m benchmarks.training --device cuda --batch-sizes 1 4 16 --compile on --block 10
 
 Same networks, same sizes, same images; blocks of steps in turns; medians. In the same run: the rate
 of the residual block's convolution, the step's FLOPs, the share of that rate which is reached, and
@@ -15,22 +15,25 @@ import argparse
 import json
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import convolution_rate, facts, matrix_rate, wait
+from benchmarks.profiling import seconds_by_group
 from benchmarks.reference import ReferenceTraining, Sizes
 from medxlate.config import resolve
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.events import Event, Stage, Warned
-from medxlate.models.device import Compute, choose_compute
+from medxlate.models.device import choose_compute
 from medxlate.models.head import Head
 from medxlate.training.methods import build_learner
 from medxlate.training.stepper import Stepper
@@ -38,35 +41,35 @@ from medxlate.training.stepper import Stepper
 MEAN, STD = 50.0, 15.0
 IMAGES = 8  # of each modality, which the steps go round
 PLANNED = 10**6  # steps, for which `--compile auto` decides
+TEXTBOOK, MEDXLATE = "textbook", "medxlate"
 
-# What a kernel of the profile belongs to, by what its name holds; the first that fits.
-GROUPS = {
-    "convolution, backward": ("convolution_backward",),
-    "convolution, forward": ("mkldnn_convolution", "_convolution", "cudnn_conv", "bmm", "aten::mm"),
-    "norm": ("batch_norm", "group_norm", "instance_norm"),
-    "padding": ("pad",),
-    "optimizer": ("adam", "Adam", "addcdiv", "addcmul", "sqrt", "lerp"),
-    "copies and casts": ("copy_", "cat", "clone", "index", "fill_", "zero_", "empty"),
-    "compiled kernels": ("CompiledFxGraph", "triton", "graph_"),
-}
+Batches = dict[str, Batch]
+Step = Callable[[Batches], object]
 
 
 def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--blocks", type=int, default=9)
+    parser.add_argument("--blocks", type=int, default=9, help="residual blocks of a generator")
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--predictor", default="resnet50")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1])
-    parser.add_argument("--steps", type=int, default=7, help="of each, after warming up")
-    parser.add_argument("--warm", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=7, help="blocks of each, after warming up")
+    parser.add_argument("--block", type=int, default=1, help="steps that are timed together")
+    parser.add_argument("--warm", type=int, default=3, help="blocks that do not count")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", nargs="+", default=["auto"], help="auto, fp32, bf16")
     parser.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
-    parser.add_argument("--seconds", type=float, default=3600, help="no further batch size after")
+    parser.add_argument("--seconds", type=float, default=3600, help="no further race after")
     parser.add_argument(
         "--textbook-up-to", type=int, default=10**6, help="largest batch that it races, too"
+    )
+    parser.add_argument("--only", choices=[TEXTBOOK, MEDXLATE], help="no race: one of the two")
+    parser.add_argument(
+        "--memory",
+        action="store_true",
+        help="also the resident memory of each in a process of its own; a GPU's is always told",
     )
     parser.add_argument("--out", type=Path, help="where the figures go as JSON")
     parser.add_argument("--no-profile", action="store_true")
@@ -96,12 +99,14 @@ def main() -> None:
                 continue
             try:
                 race = run_race(arguments, sizes, device, precision, batch_size)
-            except torch.OutOfMemoryError:
-                report["races"].append({"batch_size": batch_size, "error": "out of memory"})
-                break
+                show(race, report)
+            except RuntimeError as problem:  # out of memory, above all
+                race = {"batch_size": batch_size, "error": str(problem).splitlines()[0]}
+                print(f"\nbatch {batch_size}: {race['error']}", flush=True)
             report["races"].append(race)
-            show(race, report)
+            report["resident_bytes"] = resident()
             if arguments.out is not None:
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
                 arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
@@ -114,47 +119,81 @@ def run_race(
 ) -> dict[str, Any]:
     """Time both in turns, then profile each."""
     batches = make_batches(batch_size, arguments.image_size, device)
-    fast, notes = make_fast(arguments, sizes, device, precision, batches[0])
-    reference = ReferenceTraining(sizes, device, mean=MEAN, std=STD)
-
-    def textbook(batch: dict[str, Batch]) -> object:
-        y, x = batch["mri"], batch["ct"]
-        return reference.step(y.images, y.labels, x.images, x.labels)
-
-    racers: dict[str, Callable[[dict[str, Batch]], object]] = {
-        "textbook": textbook,
-        "medxlate": fast,
+    flops = batch_size * count_flops(sizes, arguments.image_size)
+    racers: dict[str, Step] = {}
+    notes: dict[str, Any] = {}
+    if arguments.only != MEDXLATE and batch_size <= arguments.textbook_up_to:
+        racers[TEXTBOOK] = make_textbook(sizes, device)
+    if arguments.only != TEXTBOOK:
+        racers[MEDXLATE], notes = make_fast(arguments, sizes, device, precision, batches[0])
+    taken, memory = take_turns(racers, batches, arguments, device)
+    medians = {name: statistics.median(each) for name, each in taken.items()}
+    if arguments.memory and device.type == "cpu":
+        memory = {name: own_memory(name, precision, batch_size) for name in racers}
+    return {
+        "image_size": arguments.image_size,
+        "batch_size": batch_size,
+        "flops": flops,
+        "seconds": taken,
+        "median_seconds": medians,
+        "pairs_per_second": {name: batch_size / each for name, each in medians.items()},
+        "ratio": medians[TEXTBOOK] / medians[MEDXLATE] if len(medians) == 2 else None,
+        "memory_bytes": memory,
+        "profile": {} if arguments.no_profile else profiles(racers, batches[0], device),
+        **{name: each() if callable(each) else each for name, each in notes.items()},
     }
-    with FlopCounterMode(display=False) as counter:
-        textbook(batches[0])
-    if batch_size > arguments.textbook_up_to:
-        del racers["textbook"], reference, textbook
+
+
+def take_turns(
+    racers: dict[str, Step],
+    batches: list[Batches],
+    arguments: argparse.Namespace,
+    device: torch.device,
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """Return the seconds a step of each block, and the GPU memory in use at most in its turns."""
     taken: dict[str, list[float]] = {name: [] for name in racers}
+    memory = dict.fromkeys(racers, 0)
     for turn in range(arguments.warm + arguments.steps):
         for name, step in racers.items():
             wait(device)
             began = time.perf_counter()
-            step(batches[turn % IMAGES])
+            for number in range(arguments.block):
+                step(batches[(turn * arguments.block + number) % IMAGES])
             wait(device)
             if turn >= arguments.warm:
-                taken[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(each) for name, each in taken.items()}
-    return {
-        "image_size": arguments.image_size,
-        "batch_size": batch_size,
-        "precision": notes["precision"],
-        "compiled": notes["compiled"],
-        "notes": notes["events"],
-        "flops": counter.get_total_flops(),
-        "seconds": taken,
-        "median_seconds": medians,
-        "pairs_per_second": {name: batch_size / each for name, each in medians.items()},
-        "ratio": medians["textbook"] / medians["medxlate"] if "textbook" in medians else None,
-        "memory_bytes": memory(device),
-        "profile": {}
-        if arguments.no_profile
-        else {name: shares(step, batches[0], device) for name, step in racers.items()},
-    }
+                taken[name].append((time.perf_counter() - began) / arguments.block)
+            if device.type == "cuda":  # the networks of the other racer count in
+                memory[name] = max(memory[name], torch.cuda.max_memory_allocated(device))
+                torch.cuda.reset_peak_memory_stats(device)
+    return taken, memory if device.type == "cuda" else {}
+
+
+def profiles(
+    racers: dict[str, Step], batch: Batches, device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Return the seconds of a step by group of kernels; nothing where they cannot be had."""
+    found = {}
+    for name, step in racers.items():
+        try:
+            found[name] = seconds_by_group(lambda step=step: step(batch), device)  # type: ignore[misc]
+        except RuntimeError as problem:  # a machine may lock its counters away
+            print(f"No profile of {name}: {problem}", file=sys.stderr)
+    return found
+
+
+def make_textbook(sizes: Sizes, device: torch.device) -> Step:
+    """Return the textbook's step, at torch's default settings."""
+    reference = ReferenceTraining(sizes, device, mean=MEAN, std=STD)
+
+    def step(batch: Batches) -> object:
+        tuned, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+        try:
+            y, x = batch["mri"], batch["ct"]
+            return reference.step(y.images, y.labels, x.images, x.labels)
+        finally:
+            torch.backends.cudnn.benchmark = tuned
+
+    return step
 
 
 def make_fast(
@@ -162,8 +201,8 @@ def make_fast(
     sizes: Sizes,
     device: torch.device,
     precision: str,
-    batch: dict[str, Batch],
-) -> tuple[Callable[[dict[str, Batch]], object], dict[str, Any]]:
+    batch: Batches,
+) -> tuple[Step, dict[str, Any]]:
     """Return medxlate's step as ``train`` takes it, and what was chosen."""
     config = resolve(
         overrides={
@@ -177,20 +216,23 @@ def make_fast(
         }
     )
     heard: list[Event] = []
-    compute: Compute = choose_compute(str(device), precision, listener=heard.append)
+    compute = choose_compute(str(device), precision, listener=heard.append)
     head = Head(task=Task(kind="regression", name="age", unit="years"), mean=MEAN, std=STD)
     learner = build_learner(config, head, arguments.image_size, compute)
     stepper = Stepper(learner, compute=compute, runtime=config.runtime, listener=heard.append)
+    began = time.perf_counter()
     stepper.prepare(batch, steps=PLANNED)
-    notes = {
+    return stepper.step, {
         "precision": compute.precision,
         "compiled": stepper.compiled,
-        "events": [event.text for event in heard if isinstance(event, Stage | Warned)],
+        "prepare_seconds": time.perf_counter() - began,
+        # As they stand after the race: memory may have run out within.
+        "parts": lambda: stepper.parts,
+        "notes": lambda: [event.text for event in heard if isinstance(event, Stage | Warned)],
     }
-    return stepper.step, notes
 
 
-def make_batches(batch_size: int, side: int, device: torch.device) -> list[dict[str, Batch]]:
+def make_batches(batch_size: int, side: int, device: torch.device) -> list[Batches]:
     """Return the images that the steps go round."""
     random = torch.Generator().manual_seed(0)
     return [
@@ -205,54 +247,64 @@ def make_batches(batch_size: int, side: int, device: torch.device) -> list[dict[
     ]
 
 
-def shares(
-    step: Callable[[dict[str, Batch]], object], batch: dict[str, Batch], device: torch.device
-) -> dict[str, float]:
-    """Return the seconds of a step by group of kernels."""
-    activities = [ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities) as found:
-        step(batch)
-        wait(device)
-    groups = dict.fromkeys([*GROUPS, "other"], 0.0)
-    for event in found.key_averages():
-        on_device = event.self_device_time_total if device.type == "cuda" else 0.0
-        spent = on_device if device.type == "cuda" else event.self_cpu_time_total
-        name = next((g for g, keys in GROUPS.items() if any(k in event.key for k in keys)), "other")
-        groups[name] += spent / 1e6
-    return groups
+def count_flops(sizes: Sizes, side: int) -> int:
+    """Return the floating-point operations of convolutions and matrix products, a pair of images.
+
+    Counted where nothing is computed, on tensors without values.
+    """
+    device = torch.device("meta")
+    reference = ReferenceTraining(sizes, device, mean=MEAN, std=STD)
+    images, labels = (torch.empty(2, *shape, device=device) for shape in ((1, side, side), ()))
+    with FlopCounterMode(display=False) as counter:
+        reference.step(images, labels, images, labels, log=False)
+    return counter.get_total_flops() // 2
 
 
-def memory(device: torch.device) -> int:
-    """Return the most memory in use so far: of the GPU, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def own_memory(name: str, precision: str, batch_size: int) -> int:
+    """Return the most memory resident in a process that runs one of the two, in bytes."""
+    with tempfile.TemporaryDirectory(prefix="medxlate-bench-") as folder:
+        out = Path(folder) / "one.json"
+        options = ["--only", name, "--batch-sizes", str(batch_size), "--precision", precision]
+        short = ["--steps", "1", "--warm", "1", "--block", "1", "--no-profile", "--out", str(out)]
+        given = [each for each in sys.argv[1:] if each != "--memory"]
+        command = [sys.executable, "-m", "benchmarks.training", *given, *options, *short]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return int(json.loads(out.read_text())["resident_bytes"])
+
+
+def resident() -> int:
+    """Return the most memory that was resident in this process, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def show(race: dict[str, Any], report: dict[str, Any]) -> None:
     """Print a race as tables."""
     medians, rates = race["median_seconds"], report["convolution_flops"]
-    used = "torch.float32" if race["precision"] == "fp32" else "torch.bfloat16"
-    limit = report.get("matrix_flops", {}).get("bf16") or rates[used]
-    reached = race["flops"] / medians["medxlate"] / limit
-    kind = "matrix" if "matrix_flops" in report else "convolution"
+    used = torch.bfloat16 if race.get("precision") == "bf16" else torch.float32
+    limits = {f"convolution rate in {used}": rates[str(used)]}
+    if "matrix_flops" in report:
+        limits["bf16 matrix rate"] = report["matrix_flops"]["bf16"]
     print(
-        f"\n{race['image_size']} px, batch {race['batch_size']}, {race['precision']}, compiled: "
-        f"{race['compiled']}\n"
-        f"{', '.join(f'{name} {each:.3f} s' for name, each in medians.items())}"
-        + (f": {race['ratio']:.2f} times the pairs per second" if race["ratio"] else "")
-        + "\n"
-        f"{race['flops'] / 1e9:.0f} GFLOP a step; {100 * reached:.0f} % of the {kind} rate "
-        f"({limit / 1e9:.0f} GFLOP/s)"
+        f"\n{race['image_size']} px, batch {race['batch_size']}, {race.get('precision')}, ", end=""
     )
+    print(f"compiled: {race.get('compiled')}; {race['flops'] / 1e9:.0f} GFLOP a step\n")
+    print("| | seconds a step | pairs/s | GFLOP/s |" + "".join(f" of the {n} |" for n in limits))
+    print("|---" * (4 + len(limits)) + "|")
+    for name, each in medians.items():
+        rate = race["flops"] / each
+        row = [name, f"{each:.4g}", f"{race['batch_size'] / each:.4g}", f"{rate / 1e9:.0f}"]
+        row += [f"{100 * rate / limit:.0f} %" for limit in limits.values()]
+        print(f"| {' | '.join(row)} |")
+    if race["ratio"]:
+        print(f"\nmedxlate / textbook: {race['ratio']:.2f} times the pairs per second")
+    for name, memory in race["memory_bytes"].items():
+        print(f"memory at most, {name}: {memory / 2**30:.2f} GiB")
     if race["profile"]:
         names = list(race["profile"])
-        print(f"\n| | {', '.join(names)} (seconds) |".replace(", ", " | "))
+        print("\n| seconds of a step | " + " | ".join(names) + " |")
         print("|---" * (len(names) + 1) + "|")
-        for group in race["profile"]["medxlate"]:
-            each = " | ".join(f"{race['profile'][name][group]:.3f}" for name in names)
+        for group in race["profile"][names[0]]:
+            each = " | ".join(f"{race['profile'][name][group]:.3g}" for name in names)
             print(f"| {group} | {each} |")
     print(flush=True)
 
