@@ -505,7 +505,7 @@ def test_the_policies_differ_where_patients_look_like_themselves(tmp_path: Path)
             method="target-only",
             data={"sources": []},
             split={"policy": policy, "train": 0.5, "val": 0.1, "test": 0.4},
-            optimizer={"epochs": 7, "batch_size": 10, "predictor_lr": 0.01},
+            optimizer={"epochs": 40, "batch_size": 10, "predictor_lr": 0.01},
             runtime={"log_every": 100},
         )
         run = train(config, runs=tmp_path / "runs").run

@@ -62,6 +62,7 @@ class SimpleAugment:
         flip, factors, moves = (
             there(drawn, images.device) for drawn in (flip, factors, self._inverse(signed[:, 2:]))
         )
+        factors, moves = factors.to(images.dtype), moves.to(images.dtype)
         light, contrast = factors.T[:, :, None, None, None]
         grey = (images + 1) / 2  # above background
         grey = torch.where(flip[:, None, None, None], grey.flip(-1), grey)
