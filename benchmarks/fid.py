@@ -44,7 +44,7 @@ def write_project(root: Path, images: int) -> None:
     import torch
 
     from medxlate.config import resolve
-    from medxlate.dataset.index import DatasetInfo, Modality, ModalityInfo
+    from medxlate.dataset.index import Dataset, DatasetInfo, ModalityInfo
     from medxlate.dataset.labels import Task
     from medxlate.dataset.shards import ShardWriter
     from medxlate.dataset.splits import Split
@@ -64,7 +64,6 @@ def write_project(root: Path, images: int) -> None:
     recipe = Recipe(kind="as-is", bits=8, output_range=(0.0, 255.0))
     task = Task(kind="regression", name="age", unit="years")
     modalities: dict[str, ModalityInfo] = {}
-    fingerprints: dict[str, str] = {}
     rows = images + 2 * SMALL_SET
     patients = ["train"] * SMALL_SET + ["val"] * SMALL_SET + ["test"] * images
     for number, name in enumerate(("mri", "ct")):
@@ -88,9 +87,10 @@ def write_project(root: Path, images: int) -> None:
             heights=(SIDE, SIDE), labels={"min": 20.0, "max": 80.0},
         )  # fmt: skip
         write_json(folder / "modality.json", info.model_dump(mode="json"))
-        fingerprints[name] = Modality(name, info, table, ()).fingerprint()
     described = DatasetInfo(medxlate="0", image_size=SIDE, task=task, modalities=modalities)
     write_json(root / "data" / "dataset.json", described.model_dump(mode="json"))
+    dataset = Dataset(root / "data")
+    fingerprints = {name: dataset.modality(name).fingerprint() for name in modalities}
     data = {"folder": str(root / "data"), "sources": ["mri"], "target": "ct"}
     config = resolve(preset="debug", overrides={"data": {**data, "image_size": SIDE}})
     write_json(root / "run" / "config.json", config.model_dump(mode="json"))
