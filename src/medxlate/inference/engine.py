@@ -15,10 +15,10 @@ from medxlate.inference.pipeline import ahead
 from medxlate.inference.tiles import MULTIPLE, run_tiles
 from medxlate.models.device import Compute, is_out_of_memory
 
-# Pixels computed at once where nobody says how many. On a processor (Zen 4, one thread) a slice of
-# 256 x 256 took the paper's generator 1.12 s in batches of 1 and 2, 1.50 s of 4, 1.98 s of 8, in
-# float32; 1.14, 1.10, 1.22 and 1.39 s in bf16: a batch does not stay in its caches. A GPU wants
-# many; where memory runs out, they are halved.
+# Pixels computed at once where nobody says how many. On a processor (Zen 4, one thread, other work
+# going on) a slice of 256 x 256 took the paper's generator 1.1 s in batches of 1 and 2, 1.5 s in
+# batches of 4 and 2.0 s in batches of 8, in float32; 1.0, 1.1, 1.1 and 1.2 s in bf16: batches do
+# not stay in its caches. A GPU wants many; where memory runs out, they are halved.
 PIXELS = {"cpu": 256**2, "cuda": 64 * 256**2, "mps": 8 * 256**2}
 MOST_IMAGES = 256  # however small they are
 SMALLEST_TILE = 64  # a generator sees little of the anatomy in less
