@@ -209,6 +209,7 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
     from medxlate.dataset.splits import draw_split
     from medxlate.training.data import open_modalities
     from medxlate.training.feed import Feed
+    from medxlate.training.step import take_step
     from medxlate.training.train import Material, prepare_work
 
     config = config_of(data)
@@ -227,7 +228,7 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
                 waited, began = 0.0, asked
             batches = feed.take(step)
             waited += time.perf_counter() - asked
-            work.learner.step(batches)
+            take_step(work.learner, batches)
         seconds = time.perf_counter() - began
     return {
         "pairs_per_second": steps * BATCH / seconds,
