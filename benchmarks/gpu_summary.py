@@ -31,7 +31,8 @@ def parts(out: Path) -> dict[str, dict[str, Any]]:
         found[name] = {"exit": code, "seconds": int(seconds)}
         log = out / "logs" / f"{name}.txt"
         if log.exists():
-            said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+            text = log.read_text(encoding="utf-8", errors="replace")
+            said = [line for line in text.splitlines() if line.strip()]
             found[name]["said"] = said[-1:] if code == "0" else said[-LOG_LINES:]
     return found
 
