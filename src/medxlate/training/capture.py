@@ -20,7 +20,7 @@ class CapturedStep:
 
     Args:
         take: Takes a step.
-        batches: The first step's, of the shapes of all; that step is taken here, eagerly.
+        batches: Of the shapes that all steps have; no step is taken here.
     """
 
     def __init__(
