@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 # Each room may import those before it, and itself.
 LAYERS = [
     {"errors"},
-    {"events", "config", "files", "parallel"},
+    {"events", "config", "files", "parallel", "ranks"},
     {"images"},
     {"dataset", "phantoms"},
     {"models"},

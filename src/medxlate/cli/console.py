@@ -23,9 +23,10 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from medxlate.errors import MedxlateError
+from medxlate.errors import MedxlateError, UsageError
 from medxlate.events import CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
+from medxlate.ranks import Ranks, joined, started_by_torchrun
 
 INTERRUPTED = 130
 NOTABLE_WAIT = 0.02  # of the time of a training
@@ -36,11 +37,14 @@ __all__ = ["Reporter", "Table", "failures", "left_out", "number", "reporting", "
 class Reporter:
     """Renders events on stderr and the result on stdout.
 
+    Of several processes of a job, only the first renders; errors are rendered by each.
+
     Args:
         json: Whether the result is printed as JSON.
     """
 
     def __init__(self, *, json: bool) -> None:
+        self.ranks = Ranks()
         self._json = json
         self._out = Console(file=sys.stdout, highlight=False)
         self._err = Console(file=sys.stderr, highlight=False)
@@ -49,6 +53,8 @@ class Reporter:
 
     def __call__(self, event: Event) -> None:
         """Render one event."""
+        if not self.ranks.is_first:
+            return
         if isinstance(event, Stage):
             self._stop_bar()
             self._err.print(event.text, markup=False, style="bold", soft_wrap=True)
@@ -66,6 +72,8 @@ class Reporter:
     def result(self, value: dict[str, Any], *tables: Table | str) -> None:
         """Print the result: the value as JSON, or the tables and lines for people."""
         self._stop_bar()
+        if not self.ranks.is_first:
+            return
         if self._json:
             print(jsonlib.dumps(value, indent=2, allow_nan=False))  # noqa: T201
             return
@@ -75,7 +83,8 @@ class Reporter:
     def error(self, message: str, hint: str = "") -> None:
         """Print an error on stderr."""
         self._stop_bar()
-        self._err.print(f"Error: {message}", markup=False, style="red", soft_wrap=True)
+        whose = "" if self.ranks.is_alone else f" (process {self.ranks.rank})"
+        self._err.print(f"Error{whose}: {message}", markup=False, style="red", soft_wrap=True)
         if hint:
             self._err.print(hint, markup=False, soft_wrap=True)
 
@@ -151,17 +160,22 @@ class Reporter:
 
 @contextmanager
 def reporting(
-    *, json: bool, interrupted: str = "Nothing half-written was left."
+    *,
+    json: bool,
+    interrupted: str = "Nothing half-written was left.",
+    shared: bool = False,
 ) -> Iterator[Reporter]:
     """Yield a reporter; turn errors into a message and the documented exit code.
 
     Args:
         json: Whether the result is printed as JSON.
         interrupted: What Ctrl-C left, and what to do.
+        shared: Whether processes started by torchrun share the command's work.
     """
     reporter = Reporter(json=json)
     try:
-        yield reporter
+        with _together(shared) as reporter.ranks:
+            yield reporter
     except MedxlateError as problem:
         reporter.error(problem.message, problem.hint)
         raise typer.Exit(problem.exit_code) from None
@@ -179,6 +193,17 @@ def reporting(
         raise typer.Exit(1) from None
     finally:
         reporter.close()
+
+
+@contextmanager
+def _together(shared: bool) -> Iterator[Ranks]:
+    if not shared and started_by_torchrun():
+        raise UsageError(
+            "This command does not divide its work between the processes of torchrun.",
+            "Run it without torchrun; see docs/how-to/several-gpus.md.",
+        )
+    with joined() as ranks:
+        yield ranks
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -48,7 +48,7 @@ def evaluate(
     """
     from medxlate.cli.console import reporting
 
-    with reporting(json=json) as reporter:
+    with reporting(json=json, shared=True) as reporter:
         from medxlate.evaluation.evaluate import evaluate as measure
 
         result = measure(

@@ -54,7 +54,7 @@ def predict(
     """
     from medxlate.cli.console import left_out, reporting, table
 
-    with reporting(json=json) as reporter:
+    with reporting(json=json, shared=True) as reporter:
         from medxlate.inference.predict import predict as run
 
         result = run(

@@ -119,7 +119,7 @@ def prepare(
     from medxlate.cli.console import failures, reporting
 
     again = "Run the same command again: it continues with what is missing."
-    with reporting(json=json, interrupted=again) as reporter:
+    with reporting(json=json, interrupted=again, shared=True) as reporter:
         from dataclasses import asdict
 
         from medxlate.dataset.options import PrepareOptions

@@ -82,7 +82,7 @@ def train(
     from medxlate.cli.console import reporting
 
     hint = "Checkpoints made so far are kept; continue with `medxlate train --resume`."
-    with reporting(json=json, interrupted=hint) as reporter:
+    with reporting(json=json, interrupted=hint, shared=True) as reporter:
         from medxlate.config import resolve
 
         overrides = _overrides(

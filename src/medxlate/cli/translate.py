@@ -65,7 +65,7 @@ def translate(
     """
     from medxlate.cli.console import left_out, reporting
 
-    with reporting(json=json) as reporter:
+    with reporting(json=json, shared=True) as reporter:
         from medxlate.images.pseudonym import PHI
         from medxlate.inference.translate import translate as run
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medxlate.errors import UsageError
 from medxlate.events import Listener, Warned, silent
+from medxlate.ranks import local_rank, ranks
 
 Precision = Literal["fp32", "bf16"]
 Network = TypeVar("Network", bound=nn.Module)
@@ -104,6 +105,8 @@ def is_out_of_memory(problem: BaseException) -> bool:
 
 
 def _device(name: str) -> torch.device:
+    if not ranks().is_alone:
+        name = _device_of_rank(name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -117,6 +120,17 @@ def _device(name: str) -> torch.device:
             f"The device '{name}' cannot be used: {first}", "Use auto, cpu, cuda, cuda:N or mps."
         ) from None
     return device
+
+
+def _device_of_rank(name: str) -> str:
+    """Return the device of this process among several: a GPU of its own, or the processor."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"The device '{name}' cannot be shared by several processes.", "Use auto, cpu or cuda."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return f"cuda:{local_rank()}" if name == "cuda" else name
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -1,0 +1,148 @@
+"""The processes of one job, as torchrun starts them; a process alone is a job of one.
+
+The *first* of them (rank 0) makes folders, records and prints. Nothing here is pickled: what the
+processes tell one another is JSON or tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medxlate.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Item = TypeVar("Item")
+
+SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+# torchrun ends the others when one process dies; this bounds only a wait for one that hangs, and
+# has to be longer than what the first does alone.
+PATIENCE = timedelta(hours=6)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of its job.
+
+    Attributes:
+        rank: Its number, from 0.
+        count: How many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process."""
+        return self.count == 1
+
+    def mine(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return every ``count``-th item, beginning with this process's own."""
+        return items[self.rank :: self.count]
+
+    def part(self, size: int) -> slice:
+        """Return this process's part of ``size`` consecutive items; parts differ by one at most."""
+        each, more = divmod(size, self.count)
+        begin = self.rank * each + min(self.rank, more)
+        return slice(begin, begin + each + (self.rank < more))
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        self.gather(None)
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set in any process."""
+        return any(self.gather(flag))
+
+    def tell(self, value: Any) -> Any:
+        """Return the first process's value, which JSON can say, in every process."""
+        return self.gather(value if self.is_first else None)[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the values of all processes, which JSON can say, in every process."""
+        if self.is_alone:
+            return [value]
+        import torch
+
+        text = bytearray(json.dumps(value).encode())
+        own = torch.frombuffer(text, dtype=torch.uint8)
+        return [json.loads(bytes(each.tolist())) for each in self.gather_rows(own)]
+
+    def gather_rows(self, rows: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes; they may differ in their first dimension only."""
+        if self.is_alone:
+            return [rows]
+        import torch
+        from torch import distributed
+
+        own = torch.tensor([len(rows)], device=rows.device)
+        counts = [torch.zeros_like(own) for _ in range(self.count)]
+        distributed.all_gather(counts, own)
+        lengths = [int(each) for each in counts]
+        padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = [torch.empty_like(padded) for _ in range(self.count)]
+        distributed.all_gather(gathered, padded)
+        return [each[:length] for each, length in zip(gathered, lengths, strict=True)]
+
+
+def ranks() -> Ranks:
+    """Return this process among those of its job."""
+    distributed = sys.modules.get("torch.distributed")  # nobody has joined without it
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return Ranks()
+    return Ranks(distributed.get_rank(), distributed.get_world_size())
+
+
+def started_by_torchrun() -> bool:
+    """Return whether this process is one of several that torchrun started."""
+    if not all(name in os.environ for name in SET_BY_TORCHRUN):
+        return False
+    return int(os.environ["WORLD_SIZE"]) > 1
+
+
+def local_rank() -> int:
+    """Return which process on this machine this is, from 0."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Join the other processes that torchrun started; alone where there are none.
+
+    Gradients on GPUs are exchanged by NCCL, everything else by gloo.
+    """
+    if not started_by_torchrun():
+        yield Ranks()
+        return
+    import torch
+    from torch import distributed
+
+    on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
+    if on_gpus:
+        if local_rank() >= torch.cuda.device_count():
+            raise UsageError(
+                f"This machine has {torch.cuda.device_count()} GPUs; process {local_rank() + 1} "
+                "on it would have none.",
+                "Give torchrun a smaller --nproc-per-node.",
+            )
+        torch.cuda.set_device(local_rank())
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    try:
+        yield ranks()
+    finally:
+        distributed.destroy_process_group()
