@@ -38,7 +38,7 @@ from medxlate.training.data import open_modalities
 from medxlate.training.joint import Joint
 from medxlate.training.loop import validation_metrics
 from medxlate.training.step import take_step
-from medxlate.training.train import Material, Work, prepare_work
+from medxlate.training.work import Material, Work, prepare_work
 from medxlate.walkthrough import SETTINGS, prepare_phantoms
 
 PATIENTS = {"ct": 36, "mri": 48, "pet": 1}

@@ -210,7 +210,7 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
     from medxlate.training.data import open_modalities
     from medxlate.training.feed import Feed
     from medxlate.training.step import take_step
-    from medxlate.training.train import Material, prepare_work
+    from medxlate.training.work import Material, prepare_work
 
     config = config_of(data)
     dataset = Dataset(data)

@@ -19,7 +19,7 @@ from medxlate.cli.app import app
 from medxlate.dataset.options import PrepareOptions
 from medxlate.errors import MedxlateError
 from medxlate.parallel import cores
-from medxlate.training import loop
+from medxlate.training.validation import Validation
 from tiny import SIZE, write_dataset
 
 
@@ -222,7 +222,7 @@ def test_interrupt_is_130_and_the_run_goes_on(
 
     words = ["train", "--source", "mri", "--target", "ct", "--preset", "debug", "--name", "stopped"]
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "_validate", interrupted)
+        patch.setattr(Validation, "metrics", interrupted)
         assert call(*words).exit_code == 130
     result = call("train", "--resume", "--name", "stopped", "--json")
     assert result.exit_code == 0, result.output

@@ -32,10 +32,12 @@ from medxlate.models.folder import load_generator, read_model
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
 from medxlate.models.translator import TranslatorNetworks
-from medxlate.training import loop
+from medxlate.training import loop, validation
 from medxlate.training.augment import AUGMENTATIONS
+from medxlate.training.feed import Feed
 from medxlate.training.methods import METHODS
 from medxlate.training.train import TrainResult, resume, train
+from medxlate.training.validation import Validation
 
 SOURCES = ("mri", "pet")
 PATIENTS = {"mri": range(0, 8), "pet": range(8, 16), "ct": range(14, 26)}
@@ -115,13 +117,13 @@ class Watched:
 def watching() -> Iterator[list[Watched]]:
     """Give a record of every loop that runs."""
     found: list[Watched] = []
-    whole_run, whole_batches = loop.Loop.run, loop.Loop._batches
-    whole_validate, whole_predict = loop.Loop._validate, loop.predict_batches
+    whole_run, whole_batches = loop.Loop.run, Feed.take
+    whole_validate, whole_predict = Validation.metrics, validation.predict_batches
 
-    def run(self: Any, position: Any) -> Any:
+    def run(self: Any, start: Any) -> Any:
         networks = self._learner.networks
         first = {name: value.clone() for name, value in networks.state_dict().items()}
-        watched = Watched(self._config.method, self._head, first)
+        watched = Watched(self._config.method, self._validation._head, first)
         found.append(watched)
         whole_backward = self._learner.backward
 
@@ -136,7 +138,7 @@ def watching() -> Iterator[list[Watched]]:
         if "predictor" in networks:
             stem = next(m for m in networks["predictor"].modules() if isinstance(m, nn.Conv2d))
             stem.register_forward_pre_hook(count)
-        return whole_run(self, position)
+        return whole_run(self, start)
 
     def batches(self: Any, step: int) -> Any:
         found[-1].batches.append(whole_batches(self, step))
@@ -152,9 +154,9 @@ def watching() -> Iterator[list[Watched]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "run", run)
-        patch.setattr(loop.Loop, "_batches", batches)
-        patch.setattr(loop.Loop, "_validate", validate)
-        patch.setattr(loop, "predict_batches", predict)
+        patch.setattr(Feed, "take", batches)
+        patch.setattr(Validation, "metrics", validate)
+        patch.setattr(validation, "predict_batches", predict)
         yield found
 
 

@@ -22,6 +22,7 @@ from medxlate.models.translator import TranslatorNetworks
 from medxlate.training import stepper as module
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.joint import Joint
+from medxlate.training.snapshot import Position
 from medxlate.training.step import gradients, plan_buffers, take_step
 from medxlate.training.stepper import SKIPPED_IN_A_ROW, Stepper
 
@@ -96,7 +97,7 @@ def test_calls_as_one_batch_change_no_gradient(identity: float):
     for together in (False, True):
         learner = make_joint(together=together, identity=identity)
         learner.networks.double()
-        plan_buffers(learner, batches())
+        plan_buffers(learner, len(batches()["ct"].labels))
         losses = gradients(learner, batches(dtype=torch.float64))
         found.append((losses, [p.grad for p in learner.networks.parameters()]))
     (ours, mine), (theirs, wanted) = found
@@ -257,7 +258,11 @@ def test_a_resumed_training_is_compiled_as_before(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(module, "try_compile", lambda network, _: tried.append(network))
     learner = make_joint()
     stepper = Stepper(
-        learner, compute=CPU, runtime=RuntimeConfig(), listener=silent, compiled=compiled
+        learner,
+        compute=CPU,
+        runtime=RuntimeConfig(),
+        listener=silent,
+        position=Position(compiled=compiled),
     )
     stepper.prepare(batches(), steps=10**6)
     assert stepper.compiled is compiled

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,15 +39,17 @@ from medxlate.inference.predict import predict, predict_batches
 from medxlate.models.device import choose_compute
 from medxlate.models.head import Head
 from medxlate.models.runs import find_run
-from medxlate.training import loop
-from medxlate.training import train as train_module
+from medxlate.training import saver, validation, work
 from medxlate.training.baselines import Dann, MultiTask
-from medxlate.training.checkpoints import Position, load_checkpoint, save_checkpoint
+from medxlate.training.checkpoints import read_checkpoint, write_checkpoint
+from medxlate.training.feed import Feed
 from medxlate.training.joint import Joint
 from medxlate.training.methods import METHODS, build_learner, find_method
+from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, Supervised
 from medxlate.training.stepper import Stepper
 from medxlate.training.train import TrainResult, resume, train
+from medxlate.training.validation import Validation
 
 GOLDEN = Path(__file__).parent / "golden" / "debug_losses.json"
 
@@ -209,12 +212,12 @@ def test_the_best_predictor_and_the_last_generators_are_exported(
     errors = iter([3.0, 1.0, 2.0, 1.5])
     states: list[dict[str, Tensor]] = []
 
-    def validate(self: loop.Loop) -> dict[str, float]:
+    def validate(self: Validation) -> dict[str, float]:
         networks = self._learner.networks
         states.append({name: value.clone() for name, value in networks.state_dict().items()})
         return {"val_error": next(errors)}
 
-    monkeypatch.setattr(loop.Loop, "_validate", validate)
+    monkeypatch.setattr(Validation, "metrics", validate)
     trained = train_debug(
         data,
         tmp_path,
@@ -241,7 +244,7 @@ def check_exported(run: Path, file: str, state: Mapping[str, Tensor], prefix: st
 
 def test_predict_reproduces_the_validation_error(data: Path, tmp_path: Path, trained: Trained):
     """From raw files through the exported model: the same figures as in training."""
-    assert loop.predict_batches is predict_batches  # one function, and these are its results
+    assert validation.predict_batches is predict_batches  # one function, and these are its results
     split = Split.from_json(json.loads((trained.run / "split.json").read_text()))
     modality = Dataset(data).modality("ct")
     rows = split.rows("ct", modality.slices, "val")
@@ -260,10 +263,10 @@ def test_predict_reproduces_the_validation_error(data: Path, tmp_path: Path, tra
 
 def test_validation_metrics_in_closed_form():
     values = np.array([30.0, 44.0], dtype=np.float32)
-    found = loop.validation_metrics(values, torch.tensor([33.0, 40.0]), Head(task=tiny.AGE))
+    found = validation.validation_metrics(values, torch.tensor([33.0, 40.0]), Head(task=tiny.AGE))
     assert found == pytest.approx({"val_error": 12.5, "val_mse": 12.5, "val_mae": 3.5})
     chances = np.array([[0.5, 0.25, 0.25], [0.5, 0.25, 0.25]], dtype=np.float32)
-    found = loop.validation_metrics(chances, torch.tensor([0, 1]), Head(task=tiny.GROUP))
+    found = validation.validation_metrics(chances, torch.tensor([0, 1]), Head(task=tiny.GROUP))
     entropy = 1.5 * np.log(2)
     wanted = {"val_error": entropy, "val_cross_entropy": entropy, "val_accuracy": 0.5}
     assert found == pytest.approx(wanted)
@@ -354,11 +357,17 @@ def test_a_checkpoint_restores_the_random_state(data: Path, tmp_path: Path):
     """Networks with dropout draw from it."""
     learner = new_learner(tiny.debug_config(data))
     torch.manual_seed(77)
-    save_checkpoint(tmp_path, learner, Position(step=3), best=True)
-    wanted = torch.rand(4)
+    np.random.seed(78)
+    random.seed(79)
+    device = torch.device("cpu")
+    taken = take_snapshot(learner, Position(step=3), device=device, window={}, watch={})
+    written = write_checkpoint(tmp_path, taken, keep=2)
+    wanted = [torch.rand(4).tolist(), np.random.rand(4).tolist(), random.random()]
     torch.manual_seed(0)
-    load_checkpoint(tmp_path / "step-000003", learner, torch.device("cpu"))
-    assert torch.equal(torch.rand(4), wanted)
+    np.random.seed(0)
+    random.seed(0)
+    restore(read_checkpoint(written), learner, device)
+    assert [torch.rand(4).tolist(), np.random.rand(4).tolist(), random.random()] == wanted
 
 
 def interrupted(data: Path, runs: Path) -> tuple[Path, Path]:
@@ -407,7 +416,7 @@ def test_a_checkpoint_of_another_configuration_does_not_fit(tmp_path: Path, stop
     values = json.loads((run / "config.json").read_text())
     values["model"]["generator_width"] = 12
     (run / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ModelError, match="step-000009 does not fit"):
+    with pytest.raises(ModelError, match="step 9 does not fit"):
         resume(run)
 
 
@@ -446,7 +455,7 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
                 into |= fingerprints(batch)
                 yield batch
 
-        whole_predict, whole_run = loop.predict_batches, loop.run
+        whole_predict, whole_run = validation.predict_batches, validation.run
 
         def predict_watched(network: Any, images: Any, **options: Any) -> Any:
             return whole_predict(network, watched(images, seen.validation), **options)
@@ -454,8 +463,8 @@ def watching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
         def run_watched(network: Any, images: Any, **options: Any) -> Any:
             return whole_run(network, watched(images, seen.samples), **options)
 
-        patch.setattr(loop, "predict_batches", predict_watched)
-        patch.setattr(loop, "run", run_watched)
+        patch.setattr(validation, "predict_batches", predict_watched)
+        patch.setattr(validation, "run", run_watched)
         yield seen
 
 
@@ -667,7 +676,7 @@ def test_a_diverged_training_says_so_and_keeps_its_checkpoint(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     errors = iter([3.0, float("nan")])
-    monkeypatch.setattr(loop.Loop, "_validate", lambda self: {"val_error": next(errors)})
+    monkeypatch.setattr(Validation, "metrics", lambda self: {"val_error": next(errors)})
     config = tiny.debug_config(data, optimizer={"batch_size": 9})
     with pytest.raises(ModelError, match="diverged: in epoch 2 the validation error is nan"):
         train(config, runs=tmp_path)
@@ -756,14 +765,14 @@ def golden_losses(
     steps, _ = GOLDEN_RUNS[which]
     losses: list[dict[str, float]] = []
     if which == "float64":
-        build = train_module.build_learner
-        monkeypatch.setattr(train_module, "build_learner", lambda *a: doubled(build(*a)))
-        monkeypatch.setattr(loop.Loop, "_validate", lambda self: {"val_error": 1.0})
-        monkeypatch.setattr(loop.Loop, "_write_samples", lambda self, epoch: None)
-        batches = loop.Loop._batches
+        build = work.build_learner
+        monkeypatch.setattr(work, "build_learner", lambda *a: doubled(build(*a)))
+        monkeypatch.setattr(Validation, "metrics", lambda self: {"val_error": 1.0})
+        monkeypatch.setattr(Validation, "write_samples", lambda self, folder, epoch: None)
+        batches = Feed.take
         monkeypatch.setattr(
-            loop.Loop,
-            "_batches",
+            Feed,
+            "take",
             lambda self, step: {
                 name: Batch(batch.images.double(), batch.labels.double())
                 for name, batch in batches(self, step).items()
@@ -804,14 +813,14 @@ def test_samples_and_checkpoints_come_as_often_as_asked(data: Path, tmp_path: Pa
     runtime = {"samples_every": 3, "checkpoint_every": 2}
     sections = {"optimizer": {"epochs": 4, "batch_size": 9}, "runtime": runtime}
     saved: list[int] = []
-    save = loop.save_checkpoint
+    write = saver.write_checkpoint
 
-    def counted(folder: Path, learner: Learner, position: Position, *, best: bool) -> None:
-        saved.append(position.epoch)
-        save(folder, learner, position, best=best)
+    def counted(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
+        saved.append(snapshot.position.epoch)
+        return write(folder, snapshot, keep=keep)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_checkpoint", counted)
+        patch.setattr(saver, "write_checkpoint", counted)
         trained = train_debug(data, tmp_path, **sections)
     best = {event["epoch"] for event in records(trained.run, "epoch") if event["best"]}
     assert set(saved) == best | {2, 4}

@@ -1,7 +1,8 @@
 """Errors that name what is wrong and how to mend it.
 
 The library raises these; only the command line prints them. ``exit_code`` is what the command
-then returns: 1 where the work failed, 2 where the call itself was wrong.
+then returns: 1 where the work failed, 2 where the call itself was wrong, 3 where it was stopped and
+can be continued.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ class ModelError(MedxlateError):
 
 class OutputError(MedxlateError):
     """The result cannot be written where it was asked for."""
+
+
+class StoppedError(MedxlateError):
+    """The work was asked to stop; everything is saved and can be continued."""
+
+    exit_code = 3
 
 
 class CapacityError(MedxlateError):

@@ -25,6 +25,8 @@ except ImportError:  # Windows
 
 Record = TypeVar("Record", bound=BaseModel)
 
+SPARE_BYTES = 1 << 20  # beside what is written: names, small files
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -43,13 +45,16 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterator[Path]:
+def whole_folder(
+    path: Path, *, marker: str, overwrite: bool = False, durable: bool = False
+) -> Iterator[Path]:
     """Yield a new folder beside ``path``; it becomes ``path`` when the block succeeds.
 
     Args:
         path: The folder to make.
         marker: A file that every folder of this kind holds; only such a folder is overwritten.
         overwrite: Whether an existing folder of this kind may be replaced.
+        durable: Whether its files are to survive a machine that fails the moment after.
 
     Raises:
         OutputError: ``path`` exists, is not an empty folder, and may not be replaced.
@@ -61,8 +66,13 @@ def whole_folder(path: Path, *, marker: str, overwrite: bool = False) -> Iterato
         )
         try:
             yield partial
+            if durable:
+                for inside in [*partial.iterdir(), partial]:
+                    _flush(inside)
             partial.chmod(0o777 & ~_umask())
             _replace_folder(partial, path)
+            if durable:
+                _flush(path.parent)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
@@ -105,6 +115,17 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise OutputError(
             f"{path} cannot be written: {problem}.", "Check that the disk has space left."
         ) from None
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Raise OutputError where the disk of a folder has no room for as many bytes."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed + SPARE_BYTES:
+        raise OutputError(
+            f"{folder} needs {needed / 1e6:.0f} MB, and its disk has {free / 1e6:.0f} MB free.",
+            "Free some space, then continue.",
+        )
 
 
 def check_free(path: Path, *, marker: str, overwrite: bool = False) -> None:
@@ -187,8 +208,19 @@ def _lock(stream: IO[str], path: Path, *, wait: bool) -> bool:
     return False
 
 
-def remove_stale(folder: Path, name: str) -> None:
-    """Remove what was left where ``folder / name`` was being written; call it under a lock."""
+def remove_stale(folder: Path, name: str = "*") -> None:
+    """Remove what was left where ``folder / name`` was being written; call it under a lock.
+
+    A folder that was moved aside, and whose place is still empty, is put back.
+
+    Args:
+        folder: Where it lies.
+        name: A name, or a pattern of names.
+    """
+    for old in folder.glob(f".{name}.*.old"):
+        for kept in old.iterdir():
+            if not (folder / kept.name).exists():
+                kept.rename(folder / kept.name)
     for suffix in ("partial", "old"):
         for left in folder.glob(f".{name}.*.{suffix}"):
             if left.is_dir():
@@ -257,8 +289,14 @@ def sha256(path: Path) -> str:
 
 
 def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    if path.is_dir() and os.name == "nt":  # cannot be opened there
+        return
+    opened = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _umask() -> int:

@@ -10,9 +10,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 from medxlate.errors import UsageError
@@ -21,6 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 KEPT_BYTES = 24 << 20
+CGROUP = Path("/sys/fs/cgroup")
 AHEAD = 2  # items a process may be ahead of the reader
 
 
@@ -68,6 +70,25 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_left() -> int | None:
+    """Return how many bytes of memory may still be taken, by the machine and its container.
+
+    None where the system does not say (it is not Linux).
+    """
+    left = []
+    with suppress(OSError, ValueError):
+        with open("/proc/meminfo", encoding="ascii") as stream:
+            fields = dict(line.split(":") for line in stream)
+        left.append(int(fields["MemAvailable"].split()[0]) << 10)
+    with suppress(OSError, ValueError):  # "max" where the container has no limit
+        limit, used = (
+            int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current")
+        )
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        left.append(limit - used + int(stat["inactive_file"]))  # cached files make room
+    return max(0, min(left)) if left else None
 
 
 def cannot_start() -> UsageError:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medxlate.errors import UsageError
@@ -56,9 +57,12 @@ class Ranks:
 
     def part(self, size: int) -> slice:
         """Return this process's part of ``size`` consecutive items; parts differ by one at most."""
-        each, more = divmod(size, self.count)
-        begin = self.rank * each + min(self.rank, more)
-        return slice(begin, begin + each + (self.rank < more))
+        return slice(self.rank * size // self.count, (self.rank + 1) * size // self.count)
+
+    def sizes(self, size: int) -> list[int]:
+        """Return how many of ``size`` items each process has as its part."""
+        borders = [rank * size // self.count for rank in range(self.count + 1)]
+        return [end - begin for begin, end in pairwise(borders)]
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -93,11 +97,25 @@ class Ranks:
         counts = [torch.zeros_like(own) for _ in range(self.count)]
         distributed.all_gather(counts, own)
         lengths = [int(each) for each in counts]
+        return list(torch.split(self.join_rows(rows, lengths), lengths))
+
+    def join_rows(self, rows: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the rows of all processes, one after the other; nothing waits for the device.
+
+        Args:
+            rows: This process's.
+            lengths: How many each process has.
+        """
+        if self.is_alone:
+            return rows
+        import torch
+        from torch import distributed
+
         padded = rows.new_zeros((max(lengths), *rows.shape[1:]))
         padded[: len(rows)] = rows
         gathered = [torch.empty_like(padded) for _ in range(self.count)]
         distributed.all_gather(gathered, padded)
-        return [each[:length] for each, length in zip(gathered, lengths, strict=True)]
+        return torch.cat([each[:length] for each, length in zip(gathered, lengths, strict=True)])
 
 
 def ranks() -> Ranks:
@@ -118,6 +136,14 @@ def started_by_torchrun() -> bool:
 def local_rank() -> int:
     """Return which process on this machine this is, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def restarts() -> tuple[int, int]:
+    """Return how often torchrun has restarted this job, and how often it may."""
+    done, most = (
+        os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS")
+    )
+    return int(done), int(most)
 
 
 @contextmanager

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli.options import Json, Runs
-from medxlate.errors import UsageError
+from medxlate.cli.signals import stopping
+from medxlate.errors import ModelError, UsageError
+from medxlate.ranks import restarts
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter
+    from medxlate.config import Config
     from medxlate.training.train import TrainResult
 
 
@@ -69,6 +72,33 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest run, or the one of --name.")
     ] = False,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume",
+            help="Continue the run of --name where it was begun, begin it otherwise.",
+        ),
+    ] = False,
+    keep: Annotated[
+        int | None, typer.Option("--keep", help="How many of the newest checkpoints stay.")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits each time, on a GPU too.")
+    ] = False,
+    sync_bn: Annotated[
+        bool | None,
+        typer.Option(
+            "--sync-bn/--no-sync-bn",
+            help="Several processes: batch norm over the whole batch (default), or each part.",
+        ),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify-resume",
+            help="Train a few steps with and without a stop, compare all bits, keep nothing.",
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Train translators and predictor together (or the predictor alone).
@@ -78,10 +108,14 @@ def train(
     `medxlate train --source mri --source pet --target ct --preset small --set optimizer.epochs=30`
 
     `medxlate train --resume`
+
+    `torchrun --nproc-per-node 4 -m medxlate train --source mri --target ct --batch-size 8`
+
+    Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and end with exit code 3.
     """
     from medxlate.cli.console import reporting
 
-    hint = "Checkpoints made so far are kept; continue with `medxlate train --resume`."
+    hint = "Checkpoints made before are kept; continue with `medxlate train --resume`."
     with reporting(json=json, interrupted=hint, shared=True) as reporter:
         from medxlate.config import resolve
 
@@ -90,27 +124,76 @@ def train(
             optimizer={"epochs": epochs, "batch_size": batch_size},
             model={"pretrained": pretrained},
             split={"seed": seed},
-            runtime={"seed": seed, "device": device, "precision": precision, "compile": compile_},
+            runtime={
+                "seed": seed,
+                "device": device,
+                "precision": precision,
+                "compile": compile_,
+                "keep_checkpoints": keep,
+                "deterministic": deterministic or None,
+                "sync_bn": sync_bn,
+            },
         )
         if method is not None:
             overrides["method"] = method
         if resume:
-            if overrides or preset or config or sets:
+            if overrides or preset or config or sets or auto_resume or verify:
                 raise UsageError(
                     "--resume continues a run with its own configuration.",
                     "Give it nothing but --runs, --name and --data.",
                 )
             from medxlate.training.train import resume as run_again
 
-            result = run_again(runs / (name or "latest"), data=data, listener=reporter)
+            with stopping() as stop:
+                result = run_again(
+                    runs / (name or "latest"), data=data, stop=stop, listener=reporter
+                )
             _show(reporter, result)
             return
         if data is not None:
             overrides.setdefault("data", {})["folder"] = str(data)
         settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
+        if verify:
+            _verify(reporter, settings)
+            return
+        proceed = _proceeds(auto_resume, name)
         from medxlate.training.train import train as run
 
-        _show(reporter, run(settings, runs=runs, name=name, listener=reporter))
+        with stopping() as stop:
+            result = run(
+                settings, runs=runs, name=name, proceed=proceed, stop=stop, listener=reporter
+            )
+        _show(reporter, result)
+
+
+def _proceeds(auto_resume: bool, name: str | None) -> bool:
+    """Return whether a run that was begun is continued; torchrun starts the same command again."""
+    done, most = restarts()
+    if (auto_resume or most) and name is None:
+        raise UsageError(
+            "--auto-resume continues a run by its name."
+            if auto_resume
+            else "torchrun may restart this training, which then continues its run by its name.",
+            "Give it one with --name.",
+        )
+    return auto_resume or done > 0
+
+
+def _verify(reporter: Reporter, settings: Config) -> None:
+    from medxlate.training.verify import verify_resume
+
+    found = verify_resume(settings, listener=reporter)
+    how = f"{found.steps} steps with and without a stop after step {found.stopped_at}"
+    what = f"{found.tensors} tensors, {found.values:,} numbers ({found.device})"
+    same = f"The same bits after {how}: {what}."
+    reporter.result(asdict(found), *([] if found.differences else [same]))
+    if found.differences:
+        first = found.differences[0]
+        raise ModelError(
+            f"Not the same after {how}: {len(found.differences)} of {found.tensors} tensors "
+            f"differ, {first.name} by up to {first.largest:.3g}.",
+            "Try it with --deterministic." if not settings.runtime.deterministic else "",
+        )
 
 
 def _show(reporter: Reporter, result: TrainResult) -> None:

@@ -17,6 +17,7 @@ from medxlate.dataset.index import Modality, Rows
 from medxlate.dataset.labels import Task
 from medxlate.images.recipes import scaled, to_network
 from medxlate.images.stack import FloatArray
+from medxlate.ranks import ranks
 
 Read = Callable[[int], FloatArray]
 # Images [B, S, S] as they are kept: the stored uint8 or uint16, or float32 in [-1, 1].
@@ -95,10 +96,11 @@ class Slices:
             images = scaled(images)
         return Batch(torch.from_numpy(images).unsqueeze(1), self.labels[np.asarray(indices)])
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield all slices once, in order."""
-        for start in range(0, len(self), batch_size):
-            yield self.batch(range(start, min(start + batch_size, len(self))))
+    def batches(self, batch_size: int, rows: range | None = None) -> Iterator[Batch]:
+        """Yield all slices once, in order, or those with these consecutive positions."""
+        rows = range(len(self)) if rows is None else rows
+        for start in range(rows.start, rows.stop, batch_size):
+            yield self.batch(range(start, min(start + batch_size, rows.stop)))
 
 
 def _numbers(labels: Sequence[Any], task: Task) -> Tensor:
@@ -112,18 +114,21 @@ class Order:
     """An endless shuffled order over ``count`` items; every pass shows each item once.
 
     Position p is the same for the same seed and name, whatever was read before: a training that
-    resumes at a step sees what it would have seen.
+    resumes at a step sees what it would have seen. Where several processes share a step, each takes
+    its part of the step's batch.
     """
 
     def __init__(self, count: int, *, seed: int, name: str) -> None:
         self._count = count
+        self._ranks = ranks()
         self._entropy = [seed, *hashlib.sha256(name.encode()).digest()[:8]]
         self._pass = -1
         self._permutation = np.empty(0, dtype=np.int64)
 
     def take(self, step: int, batch_size: int) -> list[int]:
-        """Return the items of step ``step`` (from 0)."""
-        position, end = step * batch_size, (step + 1) * batch_size
+        """Return this process's part of the ``batch_size`` items of step ``step`` (from 0)."""
+        part = self._ranks.part(batch_size)
+        position, end = step * batch_size + part.start, step * batch_size + part.stop
         items: list[int] = []
         while position < end:
             number, within = divmod(position, self._count)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -81,6 +83,19 @@ def choose_compute(
             )
         )
     return Compute(chosen, "bf16" if native and precision != "fp32" else "fp32")
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Allow only algorithms that give the same bits each time, while the block runs, if ``on``."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def full_precision(values: Tensor) -> Tensor:

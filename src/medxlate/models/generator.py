@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medxlate.models.init import init_normal
-from medxlate.models.layers import InstanceNorm, LastConvolution
+from medxlate.models.layers import InstanceNorm, LastConvolution, ReflectionPad
 from medxlate.models.winograd import Convolution3x3
 
 
@@ -32,14 +32,14 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.ReflectionPad2d(3),
+            ReflectionPad(3),
             *_norm_relu(nn.Conv2d(channels, width, 7)),
             *_norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
             *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
             *[ResidualBlock(4 * width, recompute=recompute) for _ in range(blocks)],
             *_norm_relu(_double(4 * width, 2 * width)),
             *_norm_relu(_double(2 * width, width)),
-            nn.ReflectionPad2d(3),
+            ReflectionPad(3),
             LastConvolution(width, channels, 7),
             nn.Tanh(),
         )
@@ -64,9 +64,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.layers = nn.Sequential(
-            nn.ReflectionPad2d(1),
+            ReflectionPad(1),
             *_norm_relu(Convolution3x3(channels)),
-            nn.ReflectionPad2d(1),
+            ReflectionPad(1),
             Convolution3x3(channels),
             InstanceNorm(),
         )

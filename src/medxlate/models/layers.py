@@ -24,6 +24,28 @@ class InstanceNorm(nn.Module):
         return normed[0] if len(normed) == 1 else torch.cat(normed)
 
 
+class ReflectionPad(nn.ReflectionPad2d):
+    """Reflection padding of features [B, C, H, W] by as many pixels on each side.
+
+    Torch's own adds up its gradient in an order of chance on GPUs; where only deterministic
+    algorithms are allowed, it is put together from mirrored borders, whose gradient has one order.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the padded features."""
+        if features.device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+            return mirrored(mirrored(features, self.padding[0], dim=3), self.padding[0], dim=2)
+        return super().forward(features)
+
+
+def mirrored(features: Tensor, width: int, *, dim: int) -> Tensor:
+    """Return features between the mirror images of their borders, along ``dim``."""
+    size = features.shape[dim]
+    before = features.narrow(dim, 1, width).flip(dim)
+    after = features.narrow(dim, size - 1 - width, width).flip(dim)
+    return torch.cat([before, features, after], dim)
+
+
 class LastConvolution(nn.Conv2d):
     """A wide convolution with few output channels, such as the generator's last, 7x7 to one.
 

@@ -25,6 +25,11 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that trains."""
+        return self.path / ".lock"
+
+    @property
     def split(self) -> Path:
         """The patients of each part."""
         return self.path / "split.json"
@@ -50,7 +55,9 @@ class RunFolder:
         return self.path / "samples"
 
 
-def new_run(runs: Path, name: str | None, sources: Sequence[str], target: str) -> RunFolder:
+def new_run(
+    runs: Path, name: str | None, sources: Sequence[str], target: str, *, begun: bool = False
+) -> RunFolder:
     """Make a run folder and point ``latest`` to it.
 
     Args:
@@ -58,6 +65,7 @@ def new_run(runs: Path, name: str | None, sources: Sequence[str], target: str) -
         name: Its name; None: ``<sources>-to-<target>-001`` and on.
         sources: For the name.
         target: For the name.
+        begun: Whether an empty folder of that name, left by a start that was killed, will do.
 
     Raises:
         OutputError: A run of that name exists.
@@ -70,11 +78,11 @@ def new_run(runs: Path, name: str | None, sources: Sequence[str], target: str) -
                 f"'{name}' cannot name a run.", "Use letters, digits, ., - and _; not 'latest'."
             )
         folder = runs / name
-        if folder.exists():
+        if folder.exists() and not (begun and not (folder / "config.json").exists()):
             raise OutputError(
                 f"The run {folder} exists.", "Choose another --name, or continue it with --resume."
             )
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
     else:
         folder = _next(runs, "-".join([*sources, "to", target]) if sources else target)
     with whole_file(runs / LATEST) as pointer:

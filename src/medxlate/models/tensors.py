@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,3 +49,19 @@ def load_tensors(path: Path, *, expected: str | None = None, hint: str = "") -> 
         return dict(load_file(path))
     except (OSError, SafetensorError) as problem:
         raise ModelError(f"{path} cannot be read as safetensors: {problem}.", hint) from None
+
+
+def holds(path: Path, tensors: Mapping[str, Tensor]) -> bool:
+    """Return whether a file holds these tensors, bit by bit; it is mapped, not loaded."""
+    with safe_open(path, framework="pt") as stored:
+        return set(stored.keys()) == set(tensors) and all(
+            same_bits(stored.get_tensor(name), tensor) for name, tensor in tensors.items()
+        )
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are the same in shape, type and every bit."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    one, other = (t.detach().cpu().contiguous().reshape(-1) for t in (one, other))
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))

@@ -21,7 +21,7 @@ from medxlate.study.checks import check_classes, check_training, label_warnings
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
-from medxlate.training.train import check_config
+from medxlate.training.work import check_config
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from medxlate.study.cell import JUDGE
 from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
 from medxlate.training.data import image_size, open_modalities
 from medxlate.training.methods import STAGES, find_method
-from medxlate.training.train import Material
 from medxlate.training.trial import Trial, try_steps
+from medxlate.training.work import Material
 
 KEPT = 2  # checkpoints that a training holds at once, the last and the best
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medxlate.ranks import ranks
+
 
 class ImageBuffer:
     """Keeps up to ``size`` fakes; afterwards swaps a new one for an old one half of the time.
@@ -14,6 +16,9 @@ class ImageBuffer:
     device, and a captured step can be played again with other draws. The images change only at
     the end of a step (``commit``): a step that fails half-way can be taken again.
 
+    Where several processes share a step, each keeps the whole buffer: they plan alike, and show
+    one another their fakes, so that it is the buffer that one process would have.
+
     Args:
         size: Images kept; 0 hands every fake straight on.
         seed: Seed of its own random draws.
@@ -21,6 +26,7 @@ class ImageBuffer:
 
     def __init__(self, size: int, *, seed: int) -> None:
         self._size = size
+        self._ranks = ranks()
         self._kept = 0
         self._random = torch.Generator().manual_seed(seed)
         self._images: Tensor | None = None  # [size + 1, C, H, W]; the last row is for scrap
@@ -30,7 +36,7 @@ class ImageBuffer:
         self._next = 0
 
     def plan(self, count: int) -> None:
-        """Draw what happens to the fakes of the next step.
+        """Draw what happens to the fakes of the next step, those of all processes.
 
         Of fake i the plan holds the row of the buffer that is shown in its place, the fake of this
         step that is (itself, or one that an earlier exchange of the step put into that row),
@@ -68,12 +74,13 @@ class ImageBuffer:
         fakes = fakes.detach()
         if self._size == 0:
             return fakes
-        images, mine, draws = self._place(fakes)
+        images, seen, draws = self._place(fakes)
+        own, fakes = self._shared(fakes)
         part = slice(self._next, self._next + len(fakes))
         self._next += len(fakes)
-        mine[part] = fakes
-        rows, shown, old, _ = draws[part].unbind(1)
-        return torch.where(old.view(-1, 1, 1, 1) > 0, images[rows], mine[shown])
+        seen[part] = fakes
+        rows, shown, old, _ = draws[part][own].unbind(1)
+        return torch.where(old.view(-1, 1, 1, 1) > 0, images[rows], seen[shown])
 
     def rewind(self) -> None:
         """Take back the exchanges of a step that failed; it can be taken again as planned."""
@@ -105,6 +112,16 @@ class ImageBuffer:
         if images is not None:
             self._images = self._empty(images.to(device))
             self._images[: self._kept] = images.to(device)
+
+    def _shared(self, fakes: Tensor) -> tuple[slice, Tensor]:
+        """Return the fakes of all processes, and which of them are this one's."""
+        if self._ranks.is_alone:
+            return slice(None), fakes
+        sizes = self._ranks.sizes(len(self._planned))
+        if len(fakes) != sizes[self._ranks.rank]:  # a batch in parts, which all have the same size
+            sizes = [len(fakes)] * self._ranks.count
+        before = sum(sizes[: self._ranks.rank])
+        return slice(before, before + len(fakes)), self._ranks.join_rows(fakes, sizes)
 
     def _place(self, fakes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return images, fakes of the step and plan on the device; made once."""

@@ -1,105 +1,144 @@
-"""Checkpoints: complete, without pickle, and there whole or not at all."""
+"""Checkpoints on disk: complete, without pickle, checked, and there whole or not at all."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
-from torch.optim import Adam
 
-from medxlate.errors import ModelError
-from medxlate.files import read_json, whole_file, whole_folder, write_json
-from medxlate.models.tensors import load_tensors, save_tensors
-from medxlate.training.step import Learner
+import medxlate
+from medxlate.errors import ModelError, OutputError
+from medxlate.events import Listener, Warned, silent
+from medxlate.files import check_space, read_json, sha256, whole_file, whole_folder, write_json
+from medxlate.models.tensors import holds, load_tensors, save_tensors
+from medxlate.training.snapshot import Position, Snapshot
 
+SCHEMA_VERSION = 2
 NETWORKS = "networks.safetensors"
 TRAINING = "training.safetensors"
 STATE = "state.json"
+_POSITION = TypeAdapter(Position)
+NAME = re.compile(r"step-(\d{6,12})")
 
 
-@dataclass(frozen=True)
-class Position:
-    """Where a training stands.
+def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
+    """Write ``folder/step-NNNNNN``, point ``last`` and ``best`` to theirs, drop older ones.
 
-    Attributes:
-        step: Optimizer steps taken.
-        epoch: Epochs ended.
-        best_error: Lowest validation error so far; None without any validation.
-        best_step: The step at which it was reached.
-        skipped: Steps without an update, because a loss was not finite.
-        compiled: Whether the steps are compiled: a resumed run rounds as before; None: not
-            decided yet.
-    """
-
-    step: int = 0
-    epoch: int = 0
-    best_error: float | None = None
-    best_step: int = 0
-    skipped: int = 0
-    compiled: bool | None = None
-
-    def is_better(self, error: float) -> bool:
-        """Return whether a validation error is lower than all before."""
-        return self.best_error is None or error < self.best_error
-
-
-def save_checkpoint(folder: Path, learner: Learner, position: Position, *, best: bool) -> None:
-    """Write ``folder/step-NNNNNN``, point ``last`` (and ``best``) to it, drop what neither names.
+    The files are written aside, flushed to the disk, read back and compared, and renamed at the
+    end.
 
     Args:
         folder: The run's checkpoints.
-        learner: Networks, optimizers and buffers.
-        position: Where the training stands.
-        best: Whether this is the best predictor so far.
+        snapshot: What is written.
+        keep: How many of the newest stay; the best checkpoint of each stays as well.
+
+    Raises:
+        OutputError: The disk has no room, or gives back something else than was written.
     """
-    name = f"step-{position.step:06d}"
-    with whole_folder(folder / name, marker=STATE, overwrite=True) as partial:
-        hashes = {
-            NETWORKS: save_tensors(partial / NETWORKS, learner.networks.state_dict()),
-            TRAINING: save_tensors(partial / TRAINING, _training_state(learner)),
+    check_space(folder, snapshot.bytes)
+    position = snapshot.position
+    path = folder / _name(position.step)
+    with whole_folder(path, marker=STATE, overwrite=True, durable=True) as partial:
+        hashes = {}
+        for name, tensors in ((NETWORKS, snapshot.networks), (TRAINING, snapshot.training)):
+            hashes[name] = save_tensors(partial / name, tensors)
+            if not holds(partial / name, tensors):
+                raise OutputError(
+                    f"The disk gives back other bytes than were written to {path / name}.",
+                    "Check the disk; the checkpoints before stay.",
+                )
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "medxlate": medxlate.__version__,
+            **asdict(position),
+            "watch": dict(snapshot.watch),
+            "sha256": hashes,
         }
-        write_json(partial / STATE, {**asdict(position), "sha256": hashes})
-    # `last` goes last: killed in between, the training repeats the epoch and finds the same best.
-    for pointer in ("best", "last") if best else ("last",):
-        with whole_file(folder / pointer) as partial:
-            partial.write_text(name + "\n", encoding="ascii")
-    named = {pointed(folder, pointer) for pointer in ("last", "best")}
-    for old in folder.glob("step-*"):
-        if old not in named:
-            shutil.rmtree(old)
+        write_json(partial / STATE, record)
+    point(folder, position)
+    _drop_old(folder, keep)
+    return path
+
+
+def point(folder: Path, position: Position) -> None:
+    """Let ``last`` name the checkpoint of a position, and ``best`` the best one by then."""
+    steps = {"best": position.best_step, "last": position.step}
+    for pointer, step in steps.items():
+        if (folder / _name(step)).is_dir() and _named(folder, pointer) != _name(step):
+            with whole_file(folder / pointer) as partial:
+                partial.write_text(_name(step) + "\n", encoding="ascii")
 
 
 def pointed(folder: Path, pointer: str) -> Path | None:
     """Return the checkpoint that ``last`` or ``best`` names, or None."""
-    try:
-        return folder / (folder / pointer).read_text(encoding="ascii").strip()
-    except FileNotFoundError:
-        return None
+    name = _named(folder, pointer)
+    return folder / name if NAME.fullmatch(name) and (folder / name).is_dir() else None
 
 
-def load_checkpoint(checkpoint: Path, learner: Learner, device: torch.device) -> Position:
-    """Bring a learner to the state of a checkpoint and return where it stands.
+def newest_sound(
+    folder: Path, listener: Listener = silent, *, upto: int | None = None
+) -> Snapshot | None:
+    """Return the newest checkpoint whose hashes hold, None where there is none at all.
+
+    Damaged ones are told of and passed over; ``last`` and ``best`` then name what is taken.
+    Where the best one is damaged it is forgotten, and the last validation is to be repeated.
+
+    Args:
+        folder: The run's checkpoints.
+        listener: Told of damaged ones.
+        upto: Leave out those of later steps, and leave the pointers as they are.
 
     Raises:
-        ModelError: The checkpoint is damaged or belongs to another configuration.
+        ModelError: There are checkpoints, and all of them are damaged.
     """
-    state = read_json(checkpoint / STATE, error=ModelError)
-    position = _position(checkpoint, state)
-    networks = _load(checkpoint, NETWORKS, state)
-    training = _load(checkpoint, TRAINING, state)
-    try:
-        learner.networks.load_state_dict(networks)
-        _load_training_state(learner, training, device)
-        torch.set_rng_state(training["random"])
-    except (RuntimeError, KeyError, TypeError) as problem:
-        first = str(problem).splitlines()[0]
-        raise ModelError(f"{checkpoint} does not fit this configuration: {first}") from None
-    return position
+    problems: list[str] = []
+    for path in checkpoints(folder):
+        if upto is not None and path.name > _name(upto):
+            continue
+        try:
+            snapshot = read_checkpoint(path)
+        except ModelError as problem:
+            problems.append(str(problem))
+            listener(Warned(f"{problem} The checkpoint before it is taken."))
+            continue
+        position = _with_sound_best(folder, snapshot.position, listener)
+        if upto is None:
+            point(folder, position)
+        return replace(snapshot, position=position)
+    if problems:
+        raise ModelError(
+            f"All checkpoints in {folder} are damaged. {problems[0]}",
+            f"Bring one back from a backup, or remove {folder} and begin again.",
+        )
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    found = {int(m[1]): path for path in folder.glob("step-*") if (m := NAME.fullmatch(path.name))}
+    return [found[step] for step in sorted(found, reverse=True)]
+
+
+def read_checkpoint(path: Path) -> Snapshot:
+    """Read a checkpoint, its hashes checked.
+
+    Raises:
+        ModelError: It is damaged or of another version.
+    """
+    state = _state(path)
+    return Snapshot(
+        _position(path, state),
+        _load(path, NETWORKS, state),
+        _load(path, TRAINING, state),
+        state.get("watch", {}),
+    )
 
 
 def last_position(folder: Path) -> Position:
@@ -108,68 +147,99 @@ def last_position(folder: Path) -> Position:
     Raises:
         ModelError: The last checkpoint is damaged.
     """
-    checkpoint = pointed(folder, "last")
-    if checkpoint is None:
-        return Position()
-    return _position(checkpoint, read_json(checkpoint / STATE, error=ModelError))
-
-
-def _position(checkpoint: Path, state: Any) -> Position:
-    try:
-        return Position(**{key: state[key] for key in Position.__dataclass_fields__})
-    except (KeyError, TypeError) as problem:
-        raise ModelError(f"{checkpoint / STATE} is damaged: {problem!r}.") from None
+    found = checkpoints(folder)
+    return _position(found[0], _state(found[0])) if found else Position()
 
 
 def load_part(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """Return the weights of one network of a checkpoint, such as ``predictor.``, without prefix."""
-    networks = _load(checkpoint, NETWORKS, read_json(checkpoint / STATE, error=ModelError))
+    networks = _load(checkpoint, NETWORKS, _state(checkpoint))
     return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
 
 
-def _training_state(learner: Learner) -> dict[str, Tensor]:
-    """Flatten optimizer states and buffers to named tensors."""
-    state = {"random": torch.get_rng_state()}
-    for name, optimizer in learner.optimizers.items():
-        for i, parameter in enumerate(_parameters(optimizer)):
-            for key, value in optimizer.state[parameter].items():
-                state[f"optimizer.{name}.{i}.{key}"] = value
-    for name, buffer in learner.buffers.items():
-        for key, value in buffer.state().items():
-            state[f"buffer.{name}.{key}"] = value
+def _with_sound_best(folder: Path, position: Position, listener: Listener) -> Position:
+    """Return the position, without its best checkpoint where that is damaged or gone."""
+    best = folder / _name(position.best_step)
+    if not position.best_step or position.best_step == position.step:
+        return position
+    try:
+        _checked(best, NETWORKS, _state(best))
+    except ModelError as problem:
+        listener(
+            Warned(f"{problem} It was the best one: the best from step {position.step} on is kept.")
+        )
+        epoch = max(0, position.epoch - 1)
+        return replace(position, best_error=None, best_step=0, epoch=epoch)
+    return position
+
+
+def _drop_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest and the best of each of these, as they say themselves."""
+    found = checkpoints(folder)
+    stay = set(found[:keep])
+    for path in found[:keep]:
+        try:
+            stay.add(folder / _name(_position(path, _state(path)).best_step))
+        except ModelError:  # a damaged one names none
+            continue
+    for path in _but(found, stay):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _but(paths: Iterable[Path], stay: set[Path]) -> list[Path]:
+    return [path for path in paths if path not in stay]
+
+
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def _named(folder: Path, pointer: str) -> str:
+    try:
+        return (folder / pointer).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _state(checkpoint: Path) -> Mapping[str, Any]:
+    path = checkpoint / STATE
+    state = read_json(path, error=ModelError)
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} is damaged: it is no JSON object.")
+    if state.get("schema_version") != SCHEMA_VERSION:
+        raise ModelError(
+            f"{path} has schema version {state.get('schema_version')}; this medxlate reads "
+            f"{SCHEMA_VERSION}.",
+            "Continue the run with the medxlate that began it.",
+        )
     return state
 
 
-def _load_training_state(
-    learner: Learner, state: Mapping[str, Tensor], device: torch.device
-) -> None:
-    for name, optimizer in learner.optimizers.items():
-        for i, parameter in enumerate(_parameters(optimizer)):
-            prefix = f"optimizer.{name}.{i}."
-            own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-            optimizer.state[parameter] = {
-                key: _laid_out_as(parameter, value.to(device)) for key, value in own.items()
-            }
-    for name, buffer in learner.buffers.items():
-        prefix = f"buffer.{name}."
-        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        buffer.load_state(own, device)
-
-
-def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """Return a moment in its parameter's memory format, as fused optimizers expect it."""
-    if value.shape != parameter.shape:
-        return value
-    return torch.empty_like(parameter).copy_(value)
-
-
-def _parameters(optimizer: Adam) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def _load(checkpoint: Path, file: str, state: Any) -> dict[str, Tensor]:
+def _position(checkpoint: Path, state: Mapping[str, Any]) -> Position:
     try:
-        expected = str(state["sha256"][file])
+        values = {key: state[key] for key in Position.__dataclass_fields__}
+        return _POSITION.validate_json(json.dumps(values), strict=True)
+    except KeyError as problem:
+        raise ModelError(f"{checkpoint / STATE} is damaged: {problem} is missing.") from None
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{checkpoint / STATE} is damaged: {key}: {first['msg']}.") from None
+
+
+def _load(checkpoint: Path, file: str, state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return load_tensors(checkpoint / file, expected=_expected(checkpoint, file, state))
+
+
+def _checked(checkpoint: Path, file: str, state: Mapping[str, Any]) -> None:
+    """Raise ModelError unless a file has its recorded hash."""
+    path = checkpoint / file
+    if not path.is_file() or sha256(path) != _expected(checkpoint, file, state):
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.")
+
+
+def _expected(checkpoint: Path, file: str, state: Mapping[str, Any]) -> str:
+    try:
+        return str(state["sha256"][file])
     except (KeyError, TypeError):
         raise ModelError(f"{checkpoint / STATE} is damaged: it holds no hash of {file}.") from None
-    return load_tensors(checkpoint / file, expected=expected)

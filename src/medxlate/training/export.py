@@ -18,8 +18,9 @@ from medxlate.models.folder import (
 )
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
-from medxlate.training.checkpoints import Position, last_position, load_part
+from medxlate.training.checkpoints import last_position, load_part
 from medxlate.training.methods import find_method, generator_blocks
+from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, checkpoint_of
 
 CARD = """# {what}

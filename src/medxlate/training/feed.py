@@ -48,10 +48,11 @@ class Resident:
         kept, labels = (each.index_select(0, chosen) for each in (self._kept, self._labels))
         return Batch(to_images(kept), labels)
 
-    def batches(self, batch_size: int) -> Iterator[Batch]:
-        """Yield all slices once, in order."""
-        for part in _parts(len(self), batch_size):
-            some = slice(part.start, part.stop)
+    def batches(self, batch_size: int, rows: range | None = None) -> Iterator[Batch]:
+        """Yield all slices once, in order, or those with these consecutive positions."""
+        rows = range(len(self)) if rows is None else rows
+        for start in range(rows.start, rows.stop, batch_size):
+            some = slice(start, min(start + batch_size, rows.stop))
             yield Batch(to_images(self._kept[some]), self._labels[some])
 
 
@@ -62,7 +63,7 @@ class Feed:
 
     Args:
         slices: The training slices of each modality.
-        batch_size: Images of a modality in a step.
+        batch_size: Images of a modality in a step, of all processes; see ``loading.Order``.
         seed: Of the order.
         device: Where the batches are wanted.
         room: Bytes of images that may live there; None: ``room_on`` it.

@@ -4,35 +4,36 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from medxlate.config import Config
-from medxlate.dataset.loading import Batch, Slices
-from medxlate.errors import ModelError
+from medxlate.errors import ModelError, StoppedError
 from medxlate.events import EpochEnded, Listener, Progress, StepLogged
-from medxlate.images.write import write_grid
-from medxlate.inference.engine import run
-from medxlate.inference.predict import predict_batches
-from medxlate.models.compiling import eagerly
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
-from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
-from medxlate.models.translator import TranslatorNetworks
-from medxlate.training.checkpoints import Position, save_checkpoint
+from medxlate.ranks import ranks
 from medxlate.training.data import Data
-from medxlate.training.feed import Feed, Resident, reside
+from medxlate.training.exchange import average_statistics
+from medxlate.training.feed import Feed
+from medxlate.training.saver import Saver
 from medxlate.training.schedule import rate_factor
+from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, set_rate
 from medxlate.training.stepper import Stepper
+from medxlate.training.validation import Validation
 
-VALIDATION_BATCH = 16
-SAMPLE_ROWS = 4
+AGREE_EVERY = 5  # steps between two looks of several processes at who asks to stop
+
+Stop = Callable[[], str]
+
+
+def never() -> str:
+    """Ask for nothing."""
+    return ""
 
 
 class Loop:
@@ -46,6 +47,7 @@ class Loop:
         compute: Device and precision.
         folder: The run.
         listener: Told of everything.
+        stop: Whether the training is asked to stop; says by whom, or "".
     """
 
     def __init__(
@@ -58,14 +60,16 @@ class Loop:
         compute: Compute,
         folder: RunFolder,
         listener: Listener,
+        stop: Stop = never,
     ) -> None:
         self._learner = learner
         self._data = data
         self._config = config
-        self._head = head
         self._compute = compute
         self._folder = folder
         self._listener = listener
+        self._stop = stop
+        self._ranks = ranks()
         self._batch_size = config.optimizer.batch_size
         self._steps_per_epoch = data.steps_per_epoch(config.optimizer)
         self._feed = Feed(
@@ -74,106 +78,182 @@ class Loop:
             seed=config.runtime.seed,
             device=compute.device,
         )
-        val = {name: data.val[name] for name in learner.validates}
-        held, read = reside(val, compute.device)
-        self._val: dict[str, Resident | Slices] = {**held, **read}
+        self._saver = Saver(folder.checkpoints, runtime=config.runtime, writes=self._ranks.is_first)
+        self._validation = Validation(
+            learner, data, target=config.data.target, head=head, compute=compute
+        )
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
         }
 
-    def run(self, position: Position) -> Position:
-        """Train from ``position`` to the end and return where the training then stands.
+    def run(self, start: Snapshot | None = None, *, until: int | None = None) -> Position:
+        """Train to the end and return where the training then stands.
+
+        Args:
+            start: What to go on from; None: the beginning, with the learner as it is.
+            until: The step after which to end early, without validation; None: the last one.
 
         Raises:
-            ModelError: The training diverged; the checkpoints before stay.
+            ModelError: The training diverged, or the snapshot is of another configuration.
+            StoppedError: It was asked to stop; a checkpoint holds everything.
+            OutputError: A checkpoint could not be written; those before stay.
         """
-        with self._feed:
-            return self._run(position)
+        with self._feed, self._saver:
+            return self._run(start, until)
 
-    def _run(self, position: Position) -> Position:
+    def snapshot(self) -> Snapshot:
+        """Return the state in which the training stands; it changes with the next step."""
+        return take_snapshot(
+            self._learner,
+            replace(self._position, compiled=self._stepper.compiled, parts=self._stepper.parts),
+            device=self._compute.device,
+            window=self._stepper.state(),
+            watch={},
+        )
+
+    def _run(self, start: Snapshot | None, until: int | None) -> Position:
         epochs = self._config.optimizer.epochs
-        if position.epoch == epochs:
-            return position
-        stepper = self._stepper(position)
-        for epoch in range(position.epoch, epochs):
-            self._set_rates(epoch)
-            skipped = self._epoch(epoch, stepper)
-            position = replace(
-                position,
-                step=(epoch + 1) * self._steps_per_epoch,
-                epoch=epoch + 1,
-                skipped=position.skipped + skipped,
-                compiled=stepper.compiled,
-            )
-            step, last = position.step, epoch + 1 == epochs
-            metrics = self._validate()
-            error = metrics.get("val_error")
-            if error is not None and not math.isfinite(error):
-                raise ModelError(
-                    f"The training diverged: in epoch {epoch + 1} the validation error is {error}.",
-                    "Lower optimizer.translator_lr and optimizer.predictor_lr.",
-                )
-            # Without a validation the last state is the one to take.
-            best = last if error is None else position.is_better(error)
-            if best:
-                position = replace(position, best_error=error, best_step=step)
-            self._listener(EpochEnded(step, epoch + 1, epochs, metrics, best))
-            if last or (epoch + 1) % self._config.runtime.samples_every == 0:
-                self._write_samples(epoch + 1)
-            if best or last or (epoch + 1) % self._config.runtime.checkpoint_every == 0:
-                save_checkpoint(self._folder.checkpoints, self._learner, position, best=best)
-        return position
-
-    def _stepper(self, position: Position) -> Stepper:
-        """Return what takes the steps, as it took those before."""
-        stepper = Stepper(
+        self._position, window = self._begin(start)
+        if self._position.epoch == epochs:
+            return self._position
+        self._stepper = Stepper(
             self._learner,
             compute=self._compute,
             runtime=self._config.runtime,
             listener=self._listener,
-            compiled=position.compiled,
+            position=self._position,
+            window=window,
         )
-        planned = self._config.optimizer.epochs * self._steps_per_epoch
-        stepper.prepare(self._batches(position.step), steps=planned)
-        return stepper
+        self._stepper.prepare(
+            self._feed.take(self._position.step), steps=epochs * self._steps_per_epoch
+        )
+        for epoch in range(self._position.epoch, epochs):
+            self._set_rates(epoch)
+            if not self._epoch(epoch, until):
+                return self._position
+            self._end_epoch(epoch + 1)
+        return self._position
 
-    def _epoch(self, epoch: int, stepper: Stepper) -> int:
-        """Take the steps of one epoch and return how many of them were skipped.
+    def _begin(self, start: Snapshot | None) -> tuple[Position, dict[str, Tensor]]:
+        if start is None:
+            return Position(), {}
+        try:
+            return start.position, restore(start, self._learner, self._compute.device)
+        except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as problem:
+            first = str(problem).splitlines()[0]
+            raise ModelError(
+                f"The checkpoint of step {start.position.step} does not fit this configuration: "
+                f"{first}"
+            ) from None
+
+    def _epoch(self, epoch: int, until: int | None) -> bool:
+        """Take the steps of an epoch that are left; return False where ``until`` was reached.
 
         Losses are fetched from the device at log time only.
         """
         total = self._config.optimizer.epochs * self._steps_per_epoch
-        log_every = self._config.runtime.log_every
-        first = epoch * self._steps_per_epoch
-        skipped, waited, began = 0, 0.0, time.monotonic()
-        for step in range(first, first + self._steps_per_epoch):
+        end = (epoch + 1) * self._steps_per_epoch
+        waited, began, first = 0.0, time.monotonic(), self._position.step
+        for step in range(self._position.step, end):
+            if step == until:
+                return False
             asked = time.monotonic()
-            batches = self._batches(step)
+            batches = self._feed.take(step)
             waited += time.monotonic() - asked
-            stepper.step(batches, progress=step / total)
+            self._stepper.step(batches, number=step, progress=step / total)
+            self._position = replace(self._position, step=step + 1)
             values: dict[str, float] = {}
-            if (step + 1) % log_every == 0 or step + 1 == first + self._steps_per_epoch:
-                window = stepper.collect()  # the one place that waits for the device
-                values = window.losses
-                skipped += window.skipped
-                images = window.steps * self._batch_size * len(self._learner.modalities)
-                seconds = time.monotonic() - began
-                self._listener(
-                    StepLogged(
-                        step + 1,
-                        epoch + 1,
-                        values,
-                        images / seconds,
-                        waited / seconds,
-                        window.skipped,
-                    )
-                )
-                waited, began = 0.0, time.monotonic()
+            if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:
+                steps = step + 1 - first
+                values = self._log(epoch + 1, steps, time.monotonic() - began, waited)
+                waited, began, first = 0.0, time.monotonic(), step + 1
             self._listener(Progress("training", step + 1, total, values))
-        return skipped
+            self._between(ended=step + 1 == end)
+        return True
 
-    def _batches(self, step: int) -> dict[str, Batch]:
-        return self._feed.take(step)
+    def _log(self, epoch: int, steps: int, seconds: float, waited: float) -> dict[str, float]:
+        """Fetch the losses since the last time and tell them; the one wait for the device.
+
+        Args:
+            epoch: From 1.
+            steps: How many this process took in these seconds.
+            seconds: How long they took.
+            waited: How much of that was spent waiting for images.
+        """
+        window = self._stepper.collect()
+        skipped = self._position.skipped + window.skipped
+        self._position = replace(self._position, skipped=skipped)
+        images = steps * self._batch_size * len(self._learner.modalities)
+        self._listener(
+            StepLogged(
+                self._position.step,
+                epoch,
+                window.losses,
+                images / seconds,
+                waited / seconds,
+                window.skipped,
+            )
+        )
+        return window.losses
+
+    def _between(self, *, ended: bool) -> None:
+        """Save, and stop where that is asked, between two steps.
+
+        Args:
+            ended: Whether the epoch's last step was taken: what is due then comes after the
+                validation.
+        """
+        self._saver.check()
+        due = self._saver.is_due(self._position.step)
+        who, late = self._agreed(self._stop(), self._saver.is_late())
+        if who:
+            self._save()
+            self._saver.finish()
+            raise StoppedError(
+                f"StoppedError by {who} after step {self._position.step}; everything is saved in "
+                f"{self._folder.path}.",
+                f"Continue with `medxlate train --resume --runs {self._folder.path.parent} --name "
+                f"{self._folder.path.name}`.",
+            )
+        if (due or late) and not ended:
+            self._save()
+
+    def _agreed(self, who: str, late: bool) -> tuple[str, bool]:
+        """Return who asks all processes to stop, and whether the first finds it late."""
+        if self._ranks.is_alone:
+            return who, late
+        if self._position.step % AGREE_EVERY:
+            return "", False
+        every = self._ranks.gather([who, late])
+        return next((each for each, _ in every if each), ""), every[0][1]
+
+    def _save(self) -> None:
+        if not self._ranks.is_alone:
+            average_statistics(self._learner)
+        self._saver.save(self.snapshot())
+
+    def _end_epoch(self, epoch: int) -> None:
+        """Validate, show and save after an epoch, counted from 1."""
+        epochs = self._config.optimizer.epochs
+        step, last = self._position.step, epoch == epochs
+        metrics = self._validation.metrics()
+        error = metrics.get("val_error")
+        if error is not None and not math.isfinite(error):
+            raise ModelError(
+                f"The training diverged: in epoch {epoch} the validation error is {error}.",
+                "Lower optimizer.translator_lr and optimizer.predictor_lr.",
+            )
+        # Without a validation the last state is the one to take.
+        best = last if error is None else self._position.is_better(error)
+        self._position = replace(self._position, epoch=epoch)
+        if best:
+            self._position = replace(self._position, best_error=error, best_step=step)
+        self._listener(EpochEnded(step, epoch, epochs, metrics, best))
+        if last or epoch % self._config.runtime.samples_every == 0:
+            self._validation.write_samples(self._folder, epoch)
+        every = self._config.runtime.checkpoint_every
+        if best or last or epoch % every == 0 or self._saver.is_due(step):
+            self._save()
 
     def _set_rates(self, epoch: int) -> None:
         optimizer = self._config.optimizer
@@ -182,65 +262,3 @@ class Loop:
         )
         for name, each in self._learner.optimizers.items():
             set_rate(each, self._base_rates[name] * factor)
-
-    def _validate(self) -> dict[str, float]:
-        """Return the error by which the best predictor is chosen, and what people read.
-
-        Nothing where there is no predictor, or no image to validate it on.
-        """
-        names = [name for name in self._learner.validates if len(self._val[name])]
-        if not names:
-            return {}
-        predictor = self._learner.networks["predictor"]
-        assert isinstance(predictor, PredictorNetwork)
-        parts = (self._val[name].batches(VALIDATION_BATCH) for name in names)
-        images = (batch.images for part in parts for batch in part)
-        with eagerly():  # batches of other shapes than in training
-            values = predict_batches(predictor, images, head=self._head, compute=self._compute)
-        labels = torch.cat([self._data.val[name].labels for name in names])
-        return validation_metrics(values, labels, self._head)
-
-    def _write_samples(self, epoch: int) -> None:
-        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of a few validation images."""
-        for name, networks in self._learner.networks.items():
-            if isinstance(networks, TranslatorNetworks):
-                y = self._some(name)
-                x = self._some(self._config.data.target)
-                columns = [*self._there_and_back(networks.g, networks.f, y)]
-                columns += self._there_and_back(networks.f, networks.g, x)
-                rows = [
-                    [column[i, 0].numpy() for column in columns]
-                    for i in range(min(len(column) for column in columns))
-                ]
-                write_grid(self._folder.samples / f"{name}-epoch-{epoch:04d}.png", rows)
-
-    def _some(self, name: str) -> Tensor:
-        """Return up to four images of a modality's validation part, else of its training part."""
-        slices = self._data.val[name] if len(self._data.val[name]) else self._data.train[name]
-        count = min(SAMPLE_ROWS, len(slices))
-        return slices.batch([i * len(slices) // count for i in range(count)]).images
-
-    def _there_and_back(
-        self, there: torch.nn.Module, back: torch.nn.Module, images: Tensor
-    ) -> list[Tensor]:
-        with eagerly():
-            fakes = run(there, [images], compute=self._compute)
-            return [images, fakes, run(back, [fakes], compute=self._compute)]
-
-
-def validation_metrics(
-    values: np.ndarray[Any, Any], labels: Tensor, head: Head
-) -> dict[str, float]:
-    """Return ``val_error`` and the figures that people read.
-
-    The error is the mean squared error for a regression, the cross-entropy for a classification.
-    """
-    truth = labels.numpy()
-    if head.task.kind == "regression":
-        difference = values.astype(np.float64) - truth
-        mse = float(np.mean(difference**2))
-        return {"val_error": mse, "val_mse": mse, "val_mae": float(np.mean(np.abs(difference)))}
-    chosen = np.clip(values[np.arange(len(truth)), truth], 1e-12, 1).astype(np.float64)
-    entropy = float(-np.log(chosen).mean())
-    accuracy = float((values.argmax(axis=1) == truth).mean())
-    return {"val_error": entropy, "val_cross_entropy": entropy, "val_accuracy": accuracy}

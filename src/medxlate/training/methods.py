@@ -14,7 +14,9 @@ from medxlate.models.device import Compute
 from medxlate.models.generator import default_blocks
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.synced_norm import synchronise
 from medxlate.models.translator import TranslatorNetworks
+from medxlate.ranks import ranks
 from medxlate.training.augment import AUGMENTATIONS, Augmentation, build_augmentation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.joint import Joint
@@ -214,6 +216,8 @@ def _predictor(config: Config, head: Head, image_size: int, compute: Compute) ->
         )
     )
     predictor.check_size(image_size)
+    if not ranks().is_alone and config.runtime.sync_bn:
+        synchronise(predictor)
     return predictor
 
 

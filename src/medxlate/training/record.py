@@ -45,9 +45,19 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def rewind_record(path: Path, step: int) -> None:
-    """Drop what was recorded after ``step``: a resumed run records it again."""
-    kept = [event for event in read_events(path) if event["step"] <= step]
+def rewind_record(path: Path, step: int, epoch: int) -> None:
+    """Drop what was recorded after a checkpoint: a resumed run records it again.
+
+    Args:
+        path: The file.
+        step: Of the checkpoint.
+        epoch: How many epochs had ended by then, validation included.
+    """
+    kept = [
+        event
+        for event in read_events(path)
+        if event["step"] <= step and (event["event"] != "epoch" or event["epoch"] <= epoch)
+    ]
     with whole_file(path) as partial:
         text = "".join(json.dumps(event) + "\n" for event in kept)
         partial.write_text(text, encoding="utf-8")

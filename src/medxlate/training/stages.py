@@ -17,6 +17,7 @@ from medxlate.inference.engine import run as run_network
 from medxlate.models.device import Compute
 from medxlate.models.generator import Generator
 from medxlate.models.runs import RunFolder
+from medxlate.ranks import ranks
 from medxlate.training.checkpoints import last_position, load_part, pointed
 from medxlate.training.methods import generator_blocks
 from medxlate.training.step import Learner
@@ -65,13 +66,14 @@ def translated(
         ModelError: The stage has no checkpoint, or belongs to other slices.
     """
     path = stage.path / TRANSLATED
-    if not path.is_file():
+    if ranks().is_first and not path.is_file():
         generator = Generator(
             width=config.model.generator_width, blocks=generator_blocks(config, image_size)
         )
         weights = load_part(checkpoint_of(stage, "last"), f"{slices.name}.g.")
         generator.load_state_dict(weights)
         _write_translated(path, slices, generator.to(compute.device), compute, image_size)
+    ranks().wait()
     if len(np.load(path, mmap_mode="r", allow_pickle=False)) != len(slices):
         raise ModelError(f"{path} was translated from other slices.", "Delete it.")
     return slices.with_images(_reader(path))

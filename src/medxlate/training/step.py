@@ -71,21 +71,25 @@ def take_step(
         progress: Which share of all steps is done, 0 to 1.
         parts: In how many parts the batch is computed; see ``gradients``.
     """
-    plan_buffers(learner, batches)
+    plan_buffers(learner, len(next(iter(batches.values())).labels))
     losses = gradients(learner, batches, progress=progress, parts=parts)
     update(learner, losses)
     return losses
 
 
-def plan_buffers(learner: Learner, batches: Mapping[str, Batch]) -> None:
-    """Draw what the image buffers will show in the next step."""
-    size = len(next(iter(batches.values())).labels)
+def plan_buffers(learner: Learner, size: int) -> None:
+    """Draw what the image buffers will show in the next step, of ``size`` fakes."""
     for buffer in learner.buffers.values():
         buffer.plan(size)
 
 
 def gradients(
-    learner: Learner, batches: Mapping[str, Batch], *, progress: float = 0.0, parts: int = 1
+    learner: Learner,
+    batches: Mapping[str, Batch],
+    *,
+    progress: float = 0.0,
+    parts: int = 1,
+    whole: int | None = None,
 ) -> Losses:
     """Set the gradients of a step and return its losses.
 
@@ -95,14 +99,17 @@ def gradients(
         progress: Which share of all steps is done, 0 to 1.
         parts: In how many parts the batch is computed, their gradients added up: less memory and
             the same gradients, but for the predictor's batch norm, whose statistics are a part's.
+        whole: Images of a modality in the step, where these are only a part of it; gradients and
+            losses are then this part's share of the step's.
     """
     for optimizer in learner.optimizers.values():
         optimizer.zero_grad(set_to_none=True)
     for buffer in learner.buffers.values():
         buffer.rewind()
-    if parts == 1:
-        return learner.backward(batches, progress=progress)
     size = len(next(iter(batches.values())).labels)
+    whole = whole or size
+    if parts == 1 and size == whole:
+        return learner.backward(batches, progress=progress)
     losses: Losses = {}
     for part in torch.arange(size).tensor_split(min(parts, size)):
         chosen = slice(int(part[0]), int(part[-1]) + 1)
@@ -110,7 +117,7 @@ def gradients(
             name: Batch(batch.images[chosen], batch.labels[chosen])
             for name, batch in batches.items()
         }
-        share = len(part) / size
+        share = len(part) / whole
         for name, loss in learner.backward(piece, share=share, progress=progress).items():
             losses[name] = losses.get(name, 0) + share * loss
     return losses

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +16,14 @@ from medxlate.errors import ModelError
 from medxlate.events import Listener, Warned
 from medxlate.models.compiling import compile_where_it_pays, try_compile
 from medxlate.models.device import Compute, is_out_of_memory
+from medxlate.ranks import ranks
 from medxlate.training.capture import CapturedStep
+from medxlate.training.exchange import add_up
+from medxlate.training.snapshot import Position
 from medxlate.training.step import Learner, Losses, gradients, plan_buffers, update
 
+START = Position()
+NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
 CAPTURED_BATCH = 8  # largest batch whose steps are captured: launches cost less than work above
 
@@ -44,7 +51,8 @@ class Stepper:
         compute: Device and precision.
         runtime: ``compile``, ``accumulate``.
         listener: Told what was chosen and what went wrong.
-        compiled: Whether the run's earlier steps were compiled; None: not decided yet.
+        position: Whether the run's earlier steps were compiled, and taken in how many parts.
+        window: Of an earlier stepper's ``state``: what happened since its last look.
 
     Attributes:
         compiled: The same, once decided.
@@ -58,21 +66,31 @@ class Stepper:
         compute: Compute,
         runtime: RuntimeConfig,
         listener: Listener,
-        compiled: bool | None = None,
+        position: Position = START,
+        window: Mapping[str, Tensor] = NOTHING,
     ) -> None:
-        self.compiled = compiled
-        self.parts = runtime.accumulate
+        self.compiled = position.compiled
+        self.parts = position.parts or runtime.accumulate
         self._learner = learner
         self._compute = compute
         self._choice = runtime.compile
+        self._ranks = ranks()
+        if not self._ranks.is_alone and self._choice == "auto":
+            self._choice = "off"  # each process would time it for itself, and choose otherwise
+        self._seed = runtime.seed
+        self._whole = 0  # images of a modality in a step, of all processes
         self._listener = listener
         self._prepared = False
         self._captured: CapturedStep | None = None
-        self._may_capture = runtime.compile != "off"
+        self._may_capture = (
+            runtime.compile != "off" and not runtime.deterministic and self._ranks.is_alone
+        )
         self._names: list[str] = []
+        self._earlier: dict[str, float] = {}  # sums of an earlier stepper
         self._sums: Tensor | None = None  # of the losses, of skipped steps, of those in a row
         self._steps = 0
         self._statistics = _Statistics(learner)
+        self._restore(window)
 
     def prepare(self, batches: Mapping[str, Batch], *, steps: int) -> None:
         """Decide how steps are taken, by rehearsing one; no state of the learner changes.
@@ -82,8 +100,9 @@ class Stepper:
             steps: How many steps are planned.
         """
         self._prepared = True
-        if self._compute.device.type == "cuda":
-            torch.backends.cudnn.benchmark = True  # all steps have the same shapes
+        self._count(batches)
+        if self._compute.device.type == "cuda":  # all steps have the same shapes
+            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         rehearse = lambda: self._rehearse(batches)  # noqa: E731
         if self.compiled is None:
             self.compiled = compile_where_it_pays(
@@ -99,11 +118,13 @@ class Stepper:
             self._listener(Warned(f"The steps cannot be compiled here any more: {reason}"))
             self.compiled = False
 
-    def step(self, batches: Mapping[str, Batch], *, progress: float = 0.0) -> None:
+    def step(self, batches: Mapping[str, Batch], *, number: int = 0, progress: float = 0.0) -> None:
         """Take a step; its losses are added up on the device.
 
         Args:
-            batches: A batch of each modality on the device, of the same shapes in every step.
+            batches: A batch of each modality on the device, of the same shapes in every step; of
+                several processes each has its part of it.
+            number: The step's number, from 0.
             progress: Which share of all steps is done, 0 to 1.
 
         Raises:
@@ -111,7 +132,9 @@ class Stepper:
         """
         if not self._prepared:
             self.prepare(batches, steps=0)
-        plan_buffers(self._learner, batches)
+        if not self._ranks.is_alone:  # each process draws numbers of its own in a step
+            torch.manual_seed(_seed_of(self._seed, number, self._ranks.rank))
+        plan_buffers(self._learner, self._whole)
         if self._captured is None and self._captures(batches):
             self._captured = CapturedStep(self._take, batches)
         if self._captured is None:
@@ -147,6 +170,29 @@ class Stepper:
             )
         return window
 
+    def state(self) -> dict[str, Tensor]:
+        """Return what happened since the last look, and what a stepper goes on from."""
+        state = {f"kept.{i}": kept for i, kept in enumerate(self._statistics.kept)}
+        if self._sums is not None:
+            *sums, skipped, row = self._sums.unbind()
+            state |= {f"loss.{name}": each for name, each in zip(self._names, sums, strict=True)}
+            state |= {"skipped": skipped, "row": row}
+            state["steps"] = torch.tensor(self._steps, dtype=torch.int64)
+        return state
+
+    def _restore(self, window: Mapping[str, Tensor]) -> None:
+        if not window:
+            return
+        self._statistics.kept = [window[f"kept.{i}"] for i in range(len(self._statistics.kept))]
+        if "steps" in window:
+            self._steps = int(window["steps"])
+            self._earlier = {n: float(v) for n, v in window.items() if not n.startswith("kept.")}
+
+    def _begun_sums(self, values: Tensor) -> Tensor:
+        """Return the sums since the last look, those of an earlier stepper included."""
+        keys = [*(f"loss.{name}" for name in self._names), "skipped", "row"]
+        return values.new_tensor([self._earlier.get(key, 0.0) for key in keys])
+
     def _play(self, captured: CapturedStep, batches: Mapping[str, Batch]) -> None:
         """Play the captured step, or the eager one for good where it cannot be captured."""
         try:
@@ -159,11 +205,13 @@ class Stepper:
 
     def _take(self, batches: Mapping[str, Batch], progress: float = 0.0) -> None:
         losses = self._gradients(batches, progress)
+        if not self._ranks.is_alone:
+            losses = add_up(self._learner, losses)
         skipped = update(self._learner, losses)
         values = torch.stack(list(losses.values()))
         if self._sums is None:
             self._names = list(losses)
-            self._sums = values.new_zeros(len(values) + 2)
+            self._sums = self._begun_sums(values)
         row = (self._sums[-1:] + 1) * skipped
         counted = torch.where(skipped > 0, torch.zeros_like(values), values)
         self._sums[:-2].add_(counted)
@@ -172,17 +220,34 @@ class Stepper:
 
     def _gradients(self, batches: Mapping[str, Batch], progress: float = 0.0) -> Losses:
         """Take gradients; where memory runs out, in more parts until it suffices."""
-        batch_size = len(next(iter(batches.values())).labels)
+        batch_size = _size(batches)
         while True:
             try:
-                return gradients(self._learner, batches, progress=progress, parts=self.parts)
+                return gradients(
+                    self._learner,
+                    batches,
+                    progress=progress,
+                    parts=self.parts,
+                    whole=self._whole,
+                )
             except RuntimeError as problem:
+                if "does not have a deterministic implementation" in str(problem):
+                    first = str(problem).split(".")[0]
+                    raise ModelError(
+                        f"This network cannot be trained with runtime.deterministic: {first}.",
+                        "Choose another model.predictor, or leave it out.",
+                    ) from None
                 if not is_out_of_memory(problem):
                     raise
             for optimizer in self._learner.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
             if self._compute.device.type == "cuda":
                 torch.cuda.empty_cache()
+            if not self._ranks.is_alone:  # the others would wait for parts that never come
+                raise ModelError(
+                    f"Memory does not suffice for {batch_size} images of each modality.",
+                    "Use more processes, or set runtime.accumulate or runtime.recompute=true.",
+                )
             if self.parts >= batch_size:
                 raise ModelError(
                     "Memory does not suffice for one image of each modality.",
@@ -200,11 +265,12 @@ class Stepper:
     def _rehearse(self, batches: Mapping[str, Batch]) -> None:
         """Take the gradients of a step and forget them; waits for the device."""
         device, learner = self._compute.device, self._learner
+        self._count(batches)
         kept = {name: buffer.state() for name, buffer in learner.buffers.items()}
-        self._statistics.keep()
+        statistics = _Statistics(learner)
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                plan_buffers(learner, batches)
+                plan_buffers(learner, self._whole)
                 losses = self._gradients(batches)
                 torch.stack(list(losses.values())).tolist()
         finally:
@@ -212,13 +278,26 @@ class Stepper:
                 buffer.load_state(kept[name], device)
             for optimizer in learner.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
-            self._statistics.restore()
+            statistics.restore()
+
+    def _count(self, batches: Mapping[str, Batch]) -> None:
+        """Find out how large the whole batch is, of all processes."""
+        self._whole = self._whole or sum(self._ranks.gather(_size(batches)))
 
     def _captures(self, batches: Mapping[str, Batch]) -> bool:
         """Return whether steps are captured in a CUDA graph."""
-        small = len(next(iter(batches.values())).labels) <= CAPTURED_BATCH
+        small = _size(batches) <= CAPTURED_BATCH
         on_gpu = self._compute.device.type == "cuda"
         return on_gpu and small and self._may_capture and self._learner.capturable
+
+
+def _size(batches: Mapping[str, Batch]) -> int:
+    return len(next(iter(batches.values())).labels)
+
+
+def _seed_of(seed: int, step: int, rank: int) -> int:
+    """Return a seed that differs for every step and process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class _Statistics:
@@ -226,18 +305,18 @@ class _Statistics:
 
     def __init__(self, learner: Learner) -> None:
         self._now = list(learner.networks.buffers())
-        self._kept: list[Tensor] = []
+        self.kept: list[Tensor] = []
         self.keep()
 
     def keep(self) -> None:
-        self._kept = [buffer.clone() for buffer in self._now]
+        self.kept = [buffer.clone() for buffer in self._now]
 
     def restore(self) -> None:
-        for buffer, kept in zip(self._now, self._kept, strict=True):
+        for buffer, kept in zip(self._now, self.kept, strict=True):
             buffer.copy_(kept)
 
     def mend(self) -> None:
         """Bring back those that are not finite any more; they forget within a few steps anyway."""
-        for buffer, kept in zip(self._now, self._kept, strict=True):
+        for buffer, kept in zip(self._now, self.kept, strict=True):
             if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
                 buffer.copy_(kept)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medxlate.dataset.loading import Batch, Kept, Order, Slices
+from medxlate.ranks import ranks
 
 AHEAD = 4  # steps that are read and not yet asked for
 THREAD = "medxlate-feed"
@@ -204,7 +205,8 @@ class CudaStream:
         return raw, copied
 
     def _buffer(self) -> Raw:
-        count = self._batch_size
+        part = ranks().part(self._batch_size)
+        count = part.stop - part.start
         return {
             name: (
                 torch.empty(

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from medxlate.config import Config, parse
-from medxlate.dataset.index import Dataset, Modality
+from medxlate.config import Config, flat, parse
+from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
 from medxlate.errors import ConfigError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
-from medxlate.files import read_json, write_json
-from medxlate.models.device import Compute, choose_compute
-from medxlate.models.head import Head, fit_head
+from medxlate.files import locked, read_json, remove_stale, write_json
+from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder, find_run, new_run
-from medxlate.training.checkpoints import Position, load_checkpoint, pointed
-from medxlate.training.data import Data, image_size, make_data, open_modalities
+from medxlate.ranks import ranks
+from medxlate.training.checkpoints import checkpoints, newest_sound
+from medxlate.training.data import Data, open_modalities
 from medxlate.training.export import export_model
-from medxlate.training.loop import Loop
-from medxlate.training.methods import STAGES, build_learner, find_method, first_stages
+from medxlate.training.loop import Loop, Stop, never
+from medxlate.training.methods import STAGES, find_method, first_stages
 from medxlate.training.record import Recorder, rewind_record
+from medxlate.training.snapshot import Position, Snapshot
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
-from medxlate.training.step import Learner
+from medxlate.training.work import Material, Work, check_config, prepare_work
 
 FIRST = "first"
-RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose names sources go too
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def train(
     name: str | None = None,
     split: Split | None = None,
     stages: Stages | None = None,
+    proceed: bool = False,
+    stop: Stop = never,
     listener: Listener = silent,
 ) -> TrainResult:
     """Train a predictor, and translators where the method has them, from a prepared dataset.
@@ -77,14 +80,20 @@ def train(
         split: Who is trained and tested on; None: drawn by ``config.split``.
         stages: Finished runs of what the method trains first, by the names that
             ``first_stages`` gives; None: they are trained inside the run.
+        proceed: Continue the run of that name where it was begun already.
+        stop: Says who asks the training to stop, between two steps; "": nobody.
         listener: Told of progress, losses and validation.
 
     Raises:
-        ConfigError: Source or target are missing or contradict the method.
+        ConfigError: Source or target are missing or contradict the method; or ``proceed`` was
+            asked for, and the run was begun with another configuration.
         DataError: The dataset cannot be used, or its patients cannot be divided.
-        OutputError: The run exists already.
+        OutputError: The run exists already, another process trains it, or the disk is full.
+        StoppedError: ``stop`` asked for it.
     """
     check_config(config)
+    if proceed and name is not None and _is_begun(Path(runs) / name, config):
+        return resume(Path(runs) / name, stages=stages, stop=stop, listener=listener)
     dataset = Dataset(Path(config.data.folder))
     tables = open_modalities(dataset, config)
     if split is None:
@@ -98,9 +107,14 @@ def train(
     # What cannot be trained is refused before anything is written.
     work = prepare_work(material, listener)
     _tell(split, listener)
-    run = new_run(Path(runs), name, config.data.sources, config.data.target)
-    _begin(run, material)
-    return _run(run, material, work, stages, listener)
+    made = None
+    if ranks().is_first:
+        sources, target = config.data.sources, config.data.target
+        run = new_run(Path(runs), name, sources, target, begun=proceed)
+        _begin(run, material)
+        made = str(run.path)
+    run = RunFolder(Path(ranks().tell(made)))
+    return _run(run, material, work, stages, stop, listener)
 
 
 def resume(
@@ -109,20 +123,24 @@ def resume(
     data: Path | str | None = None,
     stages: Stages | None = None,
     device: str | None = None,
+    stop: Stop = never,
     listener: Listener = silent,
 ) -> TrainResult:
-    """Continue a run from its last checkpoint, with its own configuration and split.
+    """Continue a run from its newest sound checkpoint, with its own configuration and split.
 
     Args:
         run: A run folder or ``runs/latest``.
         data: The dataset folder; None: where it was when the run began.
         stages: As given to ``train``.
         device: Where to compute; None: where the run began.
+        stop: As given to ``train``.
         listener: Told of progress, losses and validation.
 
     Raises:
-        ModelError: There is no such run, or its checkpoint is damaged.
+        ModelError: There is no such run, or all of its checkpoints are damaged.
         DataError: The dataset is gone or has changed.
+        OutputError: Another process trains it, or the disk is full.
+        StoppedError: ``stop`` asked for it.
     """
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
@@ -131,59 +149,12 @@ def resume(
     dataset = Dataset(Path(data or config.data.folder))
     tables = open_modalities(dataset, config)
     split = read_split(folder.split, tables)
-    if pointed(folder.checkpoints, "last") is None and not (folder.path / FIRST).exists():
+    if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
     _tell(split, listener)
     material = Material(config, dataset, tables, split)
-    return _run(folder, material, prepare_work(material, listener), stages, listener)
-
-
-def check_config(config: Config) -> None:
-    """Raise ConfigError unless the method can be trained and has the modalities that it needs."""
-    if not config.data.target:
-        raise ConfigError("No target modality is given.", "Name it with --target.")
-    method = find_method(config.method)
-    if config.method in STAGES:
-        raise ConfigError(
-            f"{config.method} is no method of its own.",
-            "It is the first stage of cyclegan or transfer; train one of these.",
-        )
-    if method.build is None:
-        raise ConfigError(
-            f"The method {config.method} needs no training.", "It is a row of `medxlate compare`."
-        )
-    for name in config.data.sources:
-        if name in RESERVED:
-            raise ConfigError(
-                f"A source cannot be called '{name}'.", "Prepare it under another name."
-            )
-    if method.uses_sources and not config.data.sources:
-        raise ConfigError(
-            f"The method {config.method} needs a source modality.", "Name it with --source."
-        )
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a training is made from."""
-
-    config: Config
-    dataset: Dataset
-    tables: dict[str, Modality]
-    split: Split
-
-
-@dataclass(frozen=True)
-class Work:
-    """Everything that a training needs, before anything is taken over from a first stage."""
-
-    config: Config
-    dataset: Dataset
-    data: Data
-    image_size: int
-    head: Head
-    compute: Compute
-    learner: Learner
+    work = prepare_work(material, listener)
+    return _run(folder, material, work, stages, stop, listener)
 
 
 def _tell(split: Split, listener: Listener) -> None:
@@ -198,32 +169,61 @@ def _begin(run: RunFolder, material: Material) -> None:
     write_json(run.config, material.config.model_dump(mode="json"))
 
 
+def _is_begun(run: Path, config: Config) -> bool:
+    """Return whether the run was begun; raises ConfigError where it was begun differently."""
+    path = RunFolder(run).config
+    if not ranks().tell(path.is_file()):
+        return False
+    begun, given = flat(parse(read_json(path, error=ModelError))), flat(config)
+    for key, value in given.items():
+        if value != begun[key] and key != "runtime.device":
+            raise ConfigError(
+                f"The run {run} was begun with {key} = {begun[key]!r}, not {value!r}.",
+                "Continue it with the same options, or choose another --name.",
+            )
+    return True
+
+
+@contextmanager
+def _alone(run: RunFolder, config: Config) -> Iterator[None]:
+    """Keep every other job away from a run, and clear up what a killed one left half-written."""
+    with deterministic(config.runtime.deterministic):
+        if not ranks().is_first:
+            yield
+            return
+        with locked(run.lock):
+            for folder in (run.path, run.checkpoints, run.samples):
+                remove_stale(folder)
+            yield
+
+
 def _run(
-    run: RunFolder, material: Material, work: Work, stages: Stages | None, listener: Listener
+    run: RunFolder,
+    material: Material,
+    work: Work,
+    stages: Stages | None,
+    stop: Stop,
+    listener: Listener,
 ) -> TrainResult:
     """Train what comes first, then the run itself, from wherever they stand to the end."""
     began = time.monotonic()
-    if stages is None:
-        stages = _train_stages(run, material, listener)
-    work = _take_over(work, stages)
-    checkpoint = pointed(run.checkpoints, "last")
-    if checkpoint is None:
-        torch.manual_seed(work.config.runtime.seed)  # whatever was trained before
-        position = Position()
-    else:
-        position = load_checkpoint(checkpoint, work.learner, work.compute.device)
-    position = _train(run, work, position, listener)
-    if work.config.method not in STAGES:
-        export_model(
-            run,
-            config=work.config,
-            dataset=work.dataset.info,
-            head=work.head,
-            image_size=work.image_size,
-            position=position,
-            stages=stages,
-            precision=work.compute.precision,
-        )
+    with _alone(run, work.config):
+        if stages is None:
+            stages = _train_stages(run, material, stop, listener)
+        work = _take_over(work, stages)
+        position = _train(run, work, stop, listener)
+        if work.config.method not in STAGES and ranks().is_first:
+            export_model(
+                run,
+                config=work.config,
+                dataset=work.dataset.info,
+                head=work.head,
+                image_size=work.image_size,
+                position=position,
+                stages=stages,
+                precision=work.compute.precision,
+            )
+        ranks().wait()
     batches = work.learner.predictor_batches
     return TrainResult(
         run.path,
@@ -237,18 +237,24 @@ def _run(
     )
 
 
-def _train_stages(run: RunFolder, material: Material, listener: Listener) -> Stages:
+def _train_stages(run: RunFolder, material: Material, stop: Stop, listener: Listener) -> Stages:
     """Train what the method needs first, in folders inside the run; finished ones are kept."""
     stages = {}
     for name, config in first_stages(material.config).items():
         stage = RunFolder(run.path / FIRST / name)
         stages[name] = stage
-        train_stage(stage, config, material.dataset, material.split, listener)
+        train_stage(stage, config, material.dataset, material.split, listener, stop=stop)
     return stages
 
 
 def train_stage(
-    stage: RunFolder, config: Config, dataset: Dataset, split: Split, listener: Listener
+    stage: RunFolder,
+    config: Config,
+    dataset: Dataset,
+    split: Split,
+    listener: Listener,
+    *,
+    stop: Stop = never,
 ) -> None:
     """Train a first stage to its end, from wherever it stands; a finished one is left alone.
 
@@ -258,36 +264,16 @@ def train_stage(
         dataset: The dataset.
         split: Who is trained on.
         listener: Told of progress.
+        stop: As given to ``train``.
     """
-    if is_trained(stage, config):
+    if ranks().tell(is_trained(stage, config)):
         return
     material = Material(config, dataset, open_modalities(dataset, config), split)
-    if not stage.config.exists():
+    if ranks().is_first and not stage.config.exists():
         stage.path.mkdir(parents=True, exist_ok=True)
         _begin(stage, material)
-    _run(stage, material, prepare_work(material, listener), {}, listener)
-
-
-def prepare_work(material: Material, listener: Listener = silent) -> Work:
-    """Return data, head and learner of a training; the listener hears of a replaced precision.
-
-    Raises:
-        ConfigError: Something in the configuration cannot be.
-        DataError: The split leaks, or leaves a modality without training data.
-    """
-    config = material.config
-    data = make_data(material.dataset, material.tables, material.split, config)
-    size = image_size(material.dataset, config)
-    runtime = config.runtime
-    compute = choose_compute(runtime.device, runtime.precision, listener=listener)
-    scale_from = {
-        "target": (config.data.target,),
-        "sources": config.data.sources,
-        "all": (*config.data.sources, config.data.target),
-    }[find_method(config.method).scale_from]
-    head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
-    learner = build_learner(config, head, size, compute)
-    return Work(config, material.dataset, data, size, head, compute, learner)
+    ranks().wait()
+    _run(stage, material, prepare_work(material, listener), {}, stop, listener)
 
 
 def _take_over(work: Work, stages: Stages) -> Work:
@@ -310,12 +296,19 @@ def _take_over(work: Work, stages: Stages) -> Work:
     return replace(work, data=Data({**work.data.train, **fakes}, work.data.val))
 
 
-def _train(run: RunFolder, work: Work, position: Position, listener: Listener) -> Position:
-    """Train from ``position`` to the end and return where it then stands."""
-    rewind_record(run.metrics, position.step)
+def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Position:
+    """Train from where the run stands to the end and return where it then stands."""
+    start = _start(run, listener)
+    position = start.position if start else Position()
+    if start is None:
+        torch.manual_seed(work.config.runtime.seed)  # whatever was trained before
+    if ranks().is_first:
+        rewind_record(run.metrics, position.step, position.epoch)
+        listener = Recorder(run.metrics, listener)
     used = work.learner.modalities
     counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
-    how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision})"
+    how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision}"
+    how += ")" if ranks().is_alone else f", {ranks().count} processes)"
     listener(Stage(f"Training {work.config.method} on {counts} images of {how} in {run.path}"))
     loop = Loop(
         work.learner,
@@ -324,6 +317,16 @@ def _train(run: RunFolder, work: Work, position: Position, listener: Listener) -
         head=work.head,
         compute=work.compute,
         folder=run,
-        listener=Recorder(run.metrics, listener),
+        stop=stop,
+        listener=listener,
     )
-    return loop.run(position)
+    return loop.run(start)
+
+
+def _start(run: RunFolder, listener: Listener) -> Snapshot | None:
+    """Return the newest sound checkpoint; the first process chooses it for all."""
+    found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
+    step = ranks().tell(found.position.step if found else None)
+    if ranks().is_first or step is None:
+        return found
+    return newest_sound(run.checkpoints, upto=step)

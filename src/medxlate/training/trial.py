@@ -12,9 +12,9 @@ from torch import Tensor
 from medxlate.dataset.loading import Order
 from medxlate.inference.predict import predict_batches
 from medxlate.models.predictor import PredictorNetwork
-from medxlate.training.loop import VALIDATION_BATCH
 from medxlate.training.step import take_step
-from medxlate.training.train import Material, Work, prepare_work
+from medxlate.training.validation import VALIDATION_BATCH
+from medxlate.training.work import Material, Work, prepare_work
 
 WARM_UP = 2
 STEPS = 3

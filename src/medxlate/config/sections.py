@@ -1,4 +1,4 @@
-"""The configuration of a training: the only home of defaults.
+"""The keys of a training's configuration, and their defaults.
 
 The defaults are the paper's (section 4.2); where it is silent they are the CycleGAN authors'
 (Zhu et al. 2017, section 4 and appendix 7.1). ``docs/reference/config.md`` explains each key.
@@ -6,15 +6,9 @@ The defaults are the paper's (section 4.2); where it is silent they are the Cycl
 
 from __future__ import annotations
 
-import json
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
-from medxlate.errors import ConfigError, closest, nearest
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
@@ -202,6 +196,30 @@ class RuntimeConfig(Section):
     log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between two checkpoints.")
+    checkpoint_steps: int | None = Field(
+        None, ge=1, description="Steps between two checkpoints, within epochs too; none: no limit."
+    )
+    checkpoint_minutes: float | None = Field(
+        10.0,
+        gt=0,
+        description="Minutes between two checkpoints, within epochs too; none: no limit.",
+    )
+    keep_checkpoints: int = Field(
+        2,
+        ge=1,
+        description="How many of the newest checkpoints stay, so that there is one before a "
+        "damaged one; the best ones stay besides.",
+    )
+    deterministic: bool = Field(
+        False,
+        description="Use only algorithms that give the same bits each time, and no CUDA graph: "
+        "needed on a GPU for runs that repeat bit for bit; the processor does so anyway.",
+    )
+    sync_bn: bool = Field(
+        True,
+        description="With several processes: take the statistics of the predictor's batch norm "
+        "over the whole batch, as one process does, and not over each process's part.",
+    )
 
 
 class Config(Section):
@@ -218,133 +236,3 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-
-
-Values = dict[str, dict[str, Any] | Any]
-
-PRESETS: Mapping[str, Values] = {
-    "paper": {"data": {"image_size": 256}},
-    "small": {
-        "data": {"image_size": 64},
-        "model": {"generator_width": 24, "discriminator_width": 32},
-        "optimizer": {"epochs": 40, "batch_size": 2},
-    },
-    "debug": {
-        "data": {"image_size": 32},
-        "model": {
-            "generator_width": 8,
-            "generator_blocks": 2,
-            "discriminator_width": 8,
-            "predictor": "test_resnet",
-        },
-        "optimizer": {"epochs": 2, "batch_size": 2},
-        "runtime": {"precision": "fp32", "log_every": 1, "samples_every": 1},
-    },
-}
-
-
-def resolve(
-    *,
-    preset: str | None = None,
-    file: Path | None = None,
-    sets: Sequence[str] = (),
-    overrides: Values | None = None,
-) -> Config:
-    """Build the configuration: preset, then file, then ``section.key=value``, then overrides.
-
-    Args:
-        preset: One of PRESETS.
-        file: A TOML file, or a run's ``config.json``.
-        sets: Assignments such as ``objective.lambda_cycle=5``, values in TOML notation.
-        overrides: Nested values that win over everything else.
-
-    Raises:
-        ConfigError: An unknown preset or key, a value of the wrong kind, an unreadable file.
-    """
-    values: Values = {}
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ConfigError(f"There is no preset '{preset}'.", nearest(preset, PRESETS))
-        _merge(values, PRESETS[preset])
-    if file is not None:
-        _merge(values, _read(file))
-    for assignment in sets:
-        _merge(values, _assignment(assignment))
-    _merge(values, overrides or {})
-    return parse(values)
-
-
-def parse(values: Mapping[str, Any]) -> Config:
-    """Check nested values and fill in the defaults; a wrong key or value raises ConfigError."""
-    try:
-        return Config.model_validate(values)
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            raise ConfigError(f"Unknown configuration key '{key}'.", _nearest_key(key)) from None
-        text = first["msg"].removeprefix("Value error, ")
-        where = f"Configuration key '{key}'" if key else "Configuration"
-        raise ConfigError(f"{where}: {text} (given: {first['input']!r}).") from None
-
-
-def keys() -> list[str]:
-    """Return all configuration keys, as ``section.key``."""
-    names: list[str] = []
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
-            names += [f"{name}.{key}" for key in section.model_fields]
-        else:
-            names.append(name)
-    return names
-
-
-def _nearest_key(key: str) -> str:
-    """Look for the nearest key by its full name, then by the part after the last dot."""
-    last = {name.rpartition(".")[2]: name for name in keys()}
-    found = closest(key, keys()) or last.get(closest(key.rpartition(".")[2], last) or "")
-    return f"Did you mean '{found}'?" if found else "All keys are in docs/reference/config.md."
-
-
-def _merge(into: Values, new: Mapping[str, Any]) -> None:
-    for key, value in new.items():
-        if isinstance(value, Mapping):
-            section = into.setdefault(key, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"Configuration key '{key}' is given both as value and section.")
-            _merge(section, value)
-        else:
-            into[key] = value
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"The configuration {file} cannot be read: {problem}.") from None
-    if file.suffix.lower() == ".json":
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as problem:
-            raise ConfigError(f"{file} is not JSON: {problem}.") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} holds no table of configuration keys.")
-        return values
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{file} is not TOML: {problem}.") from None
-
-
-def _assignment(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
-    try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()  # a bare word is a string
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return dict(parsed)

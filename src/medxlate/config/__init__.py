@@ -1,0 +1,34 @@
+"""The configuration of a training: the only home of defaults."""
+
+from medxlate.config.resolve import PRESETS, Values, flat, keys, parse, resolve
+from medxlate.config.sections import (
+    AugmentConfig,
+    BaselinesConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    RuntimeConfig,
+    Section,
+    SplitConfig,
+)
+
+__all__ = [
+    "PRESETS",
+    "AugmentConfig",
+    "BaselinesConfig",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "ObjectiveConfig",
+    "OptimizerConfig",
+    "RuntimeConfig",
+    "Section",
+    "SplitConfig",
+    "Values",
+    "flat",
+    "keys",
+    "parse",
+    "resolve",
+]

@@ -1,0 +1,154 @@
+"""From presets, files and command lines to a configuration."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from medxlate.config.sections import Config, Section
+from medxlate.errors import ConfigError, closest, nearest
+
+Values = dict[str, dict[str, Any] | Any]
+
+PRESETS: Mapping[str, Values] = {
+    "paper": {"data": {"image_size": 256}},
+    "small": {
+        "data": {"image_size": 64},
+        "model": {"generator_width": 24, "discriminator_width": 32},
+        "optimizer": {"epochs": 40, "batch_size": 2},
+    },
+    "debug": {
+        "data": {"image_size": 32},
+        "model": {
+            "generator_width": 8,
+            "generator_blocks": 2,
+            "discriminator_width": 8,
+            "predictor": "test_resnet",
+        },
+        "optimizer": {"epochs": 2, "batch_size": 2},
+        "runtime": {"precision": "fp32", "log_every": 1, "samples_every": 1},
+    },
+}
+
+
+def resolve(
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    sets: Sequence[str] = (),
+    overrides: Values | None = None,
+) -> Config:
+    """Build the configuration: preset, then file, then ``section.key=value``, then overrides.
+
+    Args:
+        preset: One of PRESETS.
+        file: A TOML file, or a run's ``config.json``.
+        sets: Assignments such as ``objective.lambda_cycle=5``, values in TOML notation.
+        overrides: Nested values that win over everything else.
+
+    Raises:
+        ConfigError: An unknown preset or key, a value of the wrong kind, an unreadable file.
+    """
+    values: Values = {}
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"There is no preset '{preset}'.", nearest(preset, PRESETS))
+        _merge(values, PRESETS[preset])
+    if file is not None:
+        _merge(values, _read(file))
+    for assignment in sets:
+        _merge(values, _assignment(assignment))
+    _merge(values, overrides or {})
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Check nested values and fill in the defaults; a wrong key or value raises ConfigError."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"Unknown configuration key '{key}'.", _nearest_key(key)) from None
+        text = first["msg"].removeprefix("Value error, ")
+        where = f"Configuration key '{key}'" if key else "Configuration"
+        raise ConfigError(f"{where}: {text} (given: {first['input']!r}).") from None
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Return all values by key, as ``section.key``, as JSON says them."""
+    values: dict[str, Any] = {}
+    for name, section in config.model_dump(mode="json").items():
+        if isinstance(section, dict):
+            values |= {f"{name}.{key}": value for key, value in section.items()}
+        else:
+            values[name] = section
+    return values
+
+
+def keys() -> list[str]:
+    """Return all configuration keys, as ``section.key``."""
+    names: list[str] = []
+    for name, field in Config.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            names += [f"{name}.{key}" for key in section.model_fields]
+        else:
+            names.append(name)
+    return names
+
+
+def _nearest_key(key: str) -> str:
+    """Look for the nearest key by its full name, then by the part after the last dot."""
+    last = {name.rpartition(".")[2]: name for name in keys()}
+    found = closest(key, keys()) or last.get(closest(key.rpartition(".")[2], last) or "")
+    return f"Did you mean '{found}'?" if found else "All keys are in docs/reference/config.md."
+
+
+def _merge(into: Values, new: Mapping[str, Any]) -> None:
+    for key, value in new.items():
+        if isinstance(value, Mapping):
+            section = into.setdefault(key, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"Configuration key '{key}' is given both as value and section.")
+            _merge(section, value)
+        else:
+            into[key] = value
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"The configuration {file} cannot be read: {problem}.") from None
+    if file.suffix.lower() == ".json":
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as problem:
+            raise ConfigError(f"{file} is not JSON: {problem}.") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} holds no table of configuration keys.")
+        return values
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{file} is not TOML: {problem}.") from None
+
+
+def _assignment(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
+    try:
+        parsed: Any = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()  # a bare word is a string
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)

@@ -1,0 +1,141 @@
+"""Everything that the rest of a training depends on, as named tensors and a position."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Adam
+
+from medxlate.training.randomness import random_state, set_random_state
+from medxlate.training.step import Learner
+
+WINDOW = "window"  # of losses that are not told yet; see ``Stepper.state``
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands.
+
+    The images of the next step follow from seed and ``step`` alone (``loading.Order``).
+
+    Attributes:
+        step: Optimizer steps taken.
+        epoch: Epochs ended, validation included.
+        best_error: Lowest validation error so far; None without any validation.
+        best_step: The step at which it was reached.
+        skipped: Steps without an update, because a loss was not finite.
+        compiled: Whether the steps are compiled: a resumed run rounds as before; None: not
+            decided yet.
+        parts: In how many parts a batch is computed; None: as configured.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    best_error: float | None = None
+    best_step: int = 0
+    skipped: int = 0
+    compiled: bool | None = None
+    parts: int | None = None
+
+    def is_better(self, error: float) -> bool:
+        """Return whether a validation error is lower than all before."""
+        return self.best_error is None or error < self.best_error
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training at one moment.
+
+    Attributes:
+        position: Where it stands.
+        networks: Weights and statistics.
+        training: Optimizers, image buffers, random generators, losses that are not told yet.
+        watch: What the watch over the losses knows.
+    """
+
+    position: Position
+    networks: Mapping[str, Tensor]
+    training: Mapping[str, Tensor]
+    watch: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """How many bytes its tensors take."""
+        return sum(t.nbytes for t in (*self.networks.values(), *self.training.values()))
+
+    def copied(self) -> Snapshot:
+        """Return it in memory of its own, on the processor: later steps do not change it."""
+        return replace(self, networks=_copied(self.networks), training=_copied(self.training))
+
+
+def take_snapshot(
+    learner: Learner,
+    position: Position,
+    *,
+    device: torch.device,
+    window: Mapping[str, Tensor],
+    watch: Mapping[str, Any],
+) -> Snapshot:
+    """Return the state of a training; its tensors are the training's own, not copies.
+
+    Args:
+        learner: Networks, optimizers and buffers.
+        position: Where the training stands.
+        device: Where it computes.
+        window: Of the stepper.
+        watch: Of the watch.
+    """
+    training = _prefixed("random", random_state(device)) | _prefixed(WINDOW, window)
+    for name, optimizer in learner.optimizers.items():
+        for i, parameter in enumerate(_parameters(optimizer)):
+            training |= _prefixed(f"optimizer.{name}.{i}", optimizer.state[parameter])
+    for name, buffer in learner.buffers.items():
+        training |= _prefixed(f"buffer.{name}", buffer.state())
+    return Snapshot(position, learner.networks.state_dict(), training, watch)
+
+
+def restore(snapshot: Snapshot, learner: Learner, device: torch.device) -> dict[str, Tensor]:
+    """Bring a learner and the random generators to a snapshot; return the stepper's window.
+
+    Raises:
+        RuntimeError, KeyError, ValueError, TypeError: The snapshot is of another learner.
+    """
+    learner.networks.load_state_dict(dict(snapshot.networks))
+    for name, optimizer in learner.optimizers.items():
+        for i, parameter in enumerate(_parameters(optimizer)):
+            moments = _part(snapshot.training, f"optimizer.{name}.{i}")
+            optimizer.state[parameter] = {
+                key: _laid_out_as(parameter, value.to(device)) for key, value in moments.items()
+            }
+    for name, buffer in learner.buffers.items():
+        buffer.load_state(_part(snapshot.training, f"buffer.{name}"), device)
+    set_random_state(_part(snapshot.training, "random"), device)
+    return _part(snapshot.training, WINDOW)
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    prefix += "."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a moment in its parameter's memory format, as fused optimizers expect it."""
+    if value.shape != parameter.shape:
+        return value
+    return torch.empty_like(parameter).copy_(value)
+
+
+def _parameters(optimizer: Adam) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,135 @@
+"""What is looked at after an epoch: the predictor's errors, and translated images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medxlate.dataset.loading import Slices
+from medxlate.images.write import write_grid
+from medxlate.inference.engine import run
+from medxlate.inference.predict import predict_batches
+from medxlate.models.compiling import eagerly
+from medxlate.models.device import Compute
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.runs import RunFolder
+from medxlate.models.translator import TranslatorNetworks
+from medxlate.ranks import ranks
+from medxlate.training.data import Data
+from medxlate.training.exchange import average_statistics
+from medxlate.training.feed import Resident, reside
+from medxlate.training.step import Learner
+
+VALIDATION_BATCH = 16
+SAMPLE_ROWS = 4
+
+
+class Validation:
+    """Looks at a learner with the validation images.
+
+    Several processes share the predictions and have the same metrics; the first draws the samples.
+
+    Args:
+        learner: The method.
+        data: Whose validation part is looked at; training images where it has none, for samples.
+        target: The target modality.
+        head: Turns outputs into predictions.
+        compute: Device and precision.
+    """
+
+    def __init__(
+        self, learner: Learner, data: Data, *, target: str, head: Head, compute: Compute
+    ) -> None:
+        self._learner = learner
+        self._data = data
+        self._target = target
+        self._head = head
+        self._compute = compute
+        self._ranks = ranks()
+        val = {name: data.val[name] for name in learner.validates}
+        held, read = reside(val, compute.device)
+        self._val: Mapping[str, Resident | Slices] = {**held, **read}
+
+    def metrics(self) -> dict[str, float]:
+        """Return the error by which the best predictor is chosen, and what people read.
+
+        Nothing where there is no predictor, or no image to validate it on.
+        """
+        names = [name for name in self._learner.validates if len(self._val[name])]
+        if not names:
+            return {}
+        predictor = self._learner.networks["predictor"]
+        assert isinstance(predictor, PredictorNetwork)
+        if not self._ranks.is_alone:
+            average_statistics(self._learner)
+        predicted = [self._predicted(predictor, self._val[name]) for name in names]
+        values = np.concatenate(predicted)
+        labels = torch.cat([self._data.val[name].labels for name in names])
+        return validation_metrics(values, labels, self._head)
+
+    def _predicted(
+        self, predictor: PredictorNetwork, slices: Resident | Slices
+    ) -> np.ndarray[Any, Any]:
+        """Return the predictions for some slices, each process's part made by itself."""
+        mine = range(len(slices))[self._ranks.part(len(slices))]
+        images = (batch.images for batch in slices.batches(VALIDATION_BATCH, mine))
+        outputs = self._head.outputs
+        values: np.ndarray[Any, Any] = np.empty((0, outputs) if outputs > 1 else 0)
+        if mine:
+            with eagerly():  # batches of other shapes than in training
+                values = predict_batches(predictor, images, head=self._head, compute=self._compute)
+        return torch.cat(
+            self._ranks.gather_rows(torch.from_numpy(values.astype(np.float32)))
+        ).numpy()
+
+    def write_samples(self, folder: RunFolder, epoch: int) -> None:
+        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of a few validation images."""
+        if not self._ranks.is_first:
+            return
+        for name, networks in self._learner.networks.items():
+            if isinstance(networks, TranslatorNetworks):
+                y = self._some(name)
+                x = self._some(self._target)
+                columns = [*self._there_and_back(networks.g, networks.f, y)]
+                columns += self._there_and_back(networks.f, networks.g, x)
+                rows = [
+                    [column[i, 0].numpy() for column in columns]
+                    for i in range(min(len(column) for column in columns))
+                ]
+                write_grid(folder.samples / f"{name}-epoch-{epoch:04d}.png", rows)
+
+    def _some(self, name: str) -> Tensor:
+        """Return up to four images of a modality's validation part, else of its training part."""
+        slices = self._data.val[name] if len(self._data.val[name]) else self._data.train[name]
+        count = min(SAMPLE_ROWS, len(slices))
+        return slices.batch([i * len(slices) // count for i in range(count)]).images
+
+    def _there_and_back(
+        self, there: torch.nn.Module, back: torch.nn.Module, images: Tensor
+    ) -> list[Tensor]:
+        with eagerly():
+            fakes = run(there, [images], compute=self._compute)
+            return [images, fakes, run(back, [fakes], compute=self._compute)]
+
+
+def validation_metrics(
+    values: np.ndarray[Any, Any], labels: Tensor, head: Head
+) -> dict[str, float]:
+    """Return ``val_error`` and the figures that people read.
+
+    The error is the mean squared error for a regression, the cross-entropy for a classification.
+    """
+    truth = labels.numpy()
+    if head.task.kind == "regression":
+        difference = values.astype(np.float64) - truth
+        mse = float(np.mean(difference**2))
+        return {"val_error": mse, "val_mse": mse, "val_mae": float(np.mean(np.abs(difference)))}
+    chosen = np.clip(values[np.arange(len(truth)), truth], 1e-12, 1).astype(np.float64)
+    entropy = float(-np.log(chosen).mean())
+    accuracy = float((values.argmax(axis=1) == truth).mean())
+    return {"val_error": entropy, "val_cross_entropy": entropy, "val_accuracy": accuracy}

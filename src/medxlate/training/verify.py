@@ -1,0 +1,154 @@
+"""Proof that a training which is stopped and resumed is the one that was never stopped."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from medxlate.config import Config
+from medxlate.dataset.index import Dataset
+from medxlate.dataset.links import find_links
+from medxlate.dataset.splits import draw_split
+from medxlate.errors import UsageError
+from medxlate.events import Listener, Stage, silent
+from medxlate.models.device import deterministic
+from medxlate.models.runs import RunFolder
+from medxlate.models.tensors import same_bits
+from medxlate.ranks import ranks
+from medxlate.training.checkpoints import newest_sound
+from medxlate.training.data import open_modalities
+from medxlate.training.loop import Loop
+from medxlate.training.methods import first_stages
+from medxlate.training.snapshot import Snapshot
+from medxlate.training.work import Material, Work, check_config, prepare_work
+
+BEFORE, AFTER = 4, 4  # steps before and after the stop
+ALL = 10**9  # of the checkpoints stay
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What is not the same after a resume: the tensor's name, and how far it is off at most."""
+
+    name: str
+    largest: float
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """What ``verify_resume`` found.
+
+    Attributes:
+        steps: Steps of each training, with and without a stop.
+        stopped_at: The step after which one was stopped.
+        tensors: How many tensors were compared: weights, moments, buffers, random states, losses.
+        values: How many numbers they hold.
+        device: Where it was computed.
+        differences: What was not the same; nothing where resuming is exact.
+    """
+
+    steps: int
+    stopped_at: int
+    tensors: int
+    values: int
+    device: str
+    differences: tuple[Difference, ...]
+
+
+def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResult:
+    """Train some steps twice, once with a stop and a resume in between, and compare every bit.
+
+    The configured training is taken as it is, each of its first stages too; nothing is kept.
+
+    Raises:
+        ConfigError, DataError: As ``train``.
+        UsageError: Several processes were started.
+    """
+    if not ranks().is_alone:
+        raise UsageError("--verify-resume works in one process.", "Run it without torchrun.")
+    check_config(config)
+    dataset = Dataset(Path(config.data.folder))
+    tables = open_modalities(dataset, config)
+    split = draw_split(
+        {n: m.slices for n, m in tables.items()},
+        target=config.data.target,
+        config=config.split,
+        links=find_links(tables, config.split.policy),
+    )
+    results = []
+    for each in (*first_stages(config).values(), config):
+        listener(Stage(f"Verifying that {each.method} resumes exactly"))
+        mine = {name: tables[name] for name in (*each.data.sources, each.data.target)}
+        with deterministic(config.runtime.deterministic):
+            results.append(_verify(Material(_with_stop(each), dataset, mine, split)))
+    return VerifyResult(
+        results[-1].steps,
+        results[-1].stopped_at,
+        sum(result.tensors for result in results),
+        sum(result.values for result in results),
+        results[-1].device,
+        tuple(difference for result in results for difference in result.differences),
+    )
+
+
+def _with_stop(config: Config) -> Config:
+    """Return the configuration with a checkpoint where the stop will have been."""
+    update = {"checkpoint_steps": BEFORE, "keep_checkpoints": ALL}
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update=update)})
+
+
+def _verify(material: Material) -> VerifyResult:
+    with tempfile.TemporaryDirectory(prefix="medxlate-verify-") as name:
+        whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
+        work = prepare_work(material)
+        torch.manual_seed(material.config.runtime.seed)
+        first = _loop(work, whole)
+        steps = first.run(until=BEFORE + AFTER).step
+        stopped = newest_sound(whole.checkpoints, upto=min(BEFORE, steps - 1))
+        second = _loop(prepare_work(material), again)
+        torch.manual_seed(material.config.runtime.seed)
+        second.run(stopped, until=BEFORE + AFTER)
+        one, other = _tensors(first.snapshot()), _tensors(second.snapshot())
+    differences = [
+        Difference(name, _largest(tensor, other.get(name)))
+        for name, tensor in one.items()
+        if name not in other or not same_bits(tensor, other[name])
+    ]
+    return VerifyResult(
+        steps,
+        stopped.position.step if stopped else 0,
+        len(one),
+        sum(tensor.numel() for tensor in one.values()),
+        str(work.compute.device),
+        tuple(differences),
+    )
+
+
+def _loop(work: Work, folder: RunFolder) -> Loop:
+    return Loop(
+        work.learner,
+        work.data,
+        config=work.config,
+        head=work.head,
+        compute=work.compute,
+        folder=folder,
+        listener=silent,
+    )
+
+
+def _tensors(snapshot: Snapshot) -> Mapping[str, Tensor]:
+    error = snapshot.position.best_error
+    best = torch.tensor(float("nan") if error is None else error, dtype=torch.float64)
+    own = snapshot.copied()
+    return {**own.networks, **own.training, "best_error": best}
+
+
+def _largest(one: Tensor, other: Tensor | None) -> float:
+    if other is None or one.shape != other.shape:
+        return float("inf")
+    return float((one.double() - other.double()).abs().max())

@@ -1,0 +1,90 @@
+"""What a training is made from: configuration, data, split, learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from medxlate.config import Config
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.splits import Split
+from medxlate.errors import ConfigError
+from medxlate.events import Listener, silent
+from medxlate.models.device import Compute, choose_compute
+from medxlate.models.head import Head, fit_head
+from medxlate.training.data import Data, image_size, make_data
+from medxlate.training.methods import STAGES, build_learner, find_method
+from medxlate.training.step import Learner
+
+RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose names sources go too
+
+
+def check_config(config: Config) -> None:
+    """Raise ConfigError unless the method can be trained and has the modalities that it needs."""
+    if not config.data.target:
+        raise ConfigError("No target modality is given.", "Name it with --target.")
+    method = find_method(config.method)
+    if config.method in STAGES:
+        raise ConfigError(
+            f"{config.method} is no method of its own.",
+            "It is the first stage of cyclegan or transfer; train one of these.",
+        )
+    if method.build is None:
+        raise ConfigError(
+            f"The method {config.method} needs no training.", "It is a row of `medxlate compare`."
+        )
+    for name in config.data.sources:
+        if name in RESERVED:
+            raise ConfigError(
+                f"A source cannot be called '{name}'.", "Prepare it under another name."
+            )
+    if method.uses_sources and not config.data.sources:
+        raise ConfigError(
+            f"The method {config.method} needs a source modality.", "Name it with --source."
+        )
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a training is made from."""
+
+    config: Config
+    dataset: Dataset
+    tables: dict[str, Modality]
+    split: Split
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that a training needs, before anything is taken over from a first stage."""
+
+    config: Config
+    dataset: Dataset
+    data: Data
+    image_size: int
+    head: Head
+    compute: Compute
+    learner: Learner
+
+
+def prepare_work(material: Material, listener: Listener = silent) -> Work:
+    """Return data, head and learner of a training; the listener hears of a replaced precision.
+
+    Raises:
+        ConfigError: Something in the configuration cannot be.
+        DataError: The split leaks, or leaves a modality without training data.
+    """
+    config = material.config
+    data = make_data(material.dataset, material.tables, material.split, config)
+    size = image_size(material.dataset, config)
+    runtime = config.runtime
+    compute = choose_compute(runtime.device, runtime.precision, listener=listener)
+    scale_from = {
+        "target": (config.data.target,),
+        "sources": config.data.sources,
+        "all": (*config.data.sources, config.data.target),
+    }[find_method(config.method).scale_from]
+    head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
+    learner = build_learner(config, head, size, compute)
+    return Work(config, material.dataset, data, size, head, compute, learner)
