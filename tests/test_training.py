@@ -28,9 +28,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
+from doubling import double
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.loading import Batch, Slices
+from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import PARTS, Split, split_patients
 from medxlate.errors import ConfigError, DataError, ModelError, OutputError
 from medxlate.events import EpochEnded, Event, Progress, StepLogged
@@ -39,10 +40,9 @@ from medxlate.inference.predict import predict, predict_batches
 from medxlate.models.device import choose_compute
 from medxlate.models.head import Head
 from medxlate.models.runs import find_run
-from medxlate.training import saver, validation, work
+from medxlate.training import saver, validation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.checkpoints import read_checkpoint, write_checkpoint
-from medxlate.training.feed import Feed
 from medxlate.training.joint import Joint
 from medxlate.training.methods import METHODS, build_learner, find_method
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
@@ -748,36 +748,15 @@ def test_the_loop_fetches_losses_only_where_it_logs(
 GOLDEN_RUNS: Mapping[str, tuple[int, float]] = {"float32": (3, 1e-3), "float64": (10, 1e-6)}
 
 
-def doubled(learner: Learner) -> Learner:
-    """Bring a learner to float64, with weights from numpy."""
-    random = np.random.default_rng(0)
-    learner.networks.double()
-    for parameter in learner.networks.parameters():
-        if parameter.ndim > 1:
-            drawn = torch.from_numpy(random.normal(0, 0.02, parameter.shape))
-            parameter.data.copy_(drawn)
-    return learner
-
-
 def golden_losses(
     data: Path, runs: Path, which: str, monkeypatch: pytest.MonkeyPatch
 ) -> list[dict[str, float]]:
     steps, _ = GOLDEN_RUNS[which]
     losses: list[dict[str, float]] = []
     if which == "float64":
-        build = work.build_learner
-        monkeypatch.setattr(work, "build_learner", lambda *a: doubled(build(*a)))
+        double(monkeypatch)
         monkeypatch.setattr(Validation, "metrics", lambda self: {"val_error": 1.0})
         monkeypatch.setattr(Validation, "write_samples", lambda self, folder, epoch: None)
-        batches = Feed.take
-        monkeypatch.setattr(
-            Feed,
-            "take",
-            lambda self, step: {
-                name: Batch(batch.images.double(), batch.labels.double())
-                for name, batch in batches(self, step).items()
-            },
-        )
 
     def listener(event: Event) -> None:
         if isinstance(event, StepLogged):

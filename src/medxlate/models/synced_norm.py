@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medxlate.models.device import full_precision
 from medxlate.ranks import ranks
 
 
@@ -69,9 +70,9 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The parts' means and variances are combined after Chan et al. 1979, in float32.
     """
     with torch.no_grad():
-        var, mean = torch.var_mean(features.float(), dim=(0, 2, 3), correction=0)
+        var, mean = torch.var_mean(full_precision(features), dim=(0, 2, 3), correction=0)
         own = mean.new_full((1,), features.numel() / features.shape[1])
-        every = [torch.empty(2 * len(mean) + 1, device=mean.device) for _ in range(ranks().count)]
+        every = [mean.new_empty(2 * len(mean) + 1) for _ in range(ranks().count)]
         distributed.all_gather(every, torch.cat([mean, var, own]))
         means, variances, counts = torch.split(torch.stack(every), [len(mean), len(mean), 1], dim=1)
         total = counts.sum()
@@ -110,11 +111,11 @@ class _Norm(torch.autograd.Function):
         given, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, features, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        sums = torch.stack([d_weight, d_bias]).float()
+        sums = full_precision(torch.stack([d_weight, d_bias]))
         distributed.all_reduce(sums)
         inverse = torch.rsqrt(var + ctx.eps)
         slope = -weight * inverse * inverse * sums[0] / count
         shift = -weight * inverse * sums[1] / count - slope * mean
         shape = (1, -1, 1, 1)
-        through = torch.addcmul(shift.view(shape), features.float(), slope.view(shape))
+        through = torch.addcmul(shift.view(shape), full_precision(features), slope.view(shape))
         return given.add_(through.to(given.dtype)), d_weight, d_bias, None, None, None, None

@@ -210,7 +210,7 @@ class Loop:
             self._save()
             self._saver.finish()
             raise StoppedError(
-                f"StoppedError by {who} after step {self._position.step}; everything is saved in "
+                f"Stopped by {who} after step {self._position.step}; everything is saved in "
                 f"{self._folder.path}.",
                 f"Continue with `medxlate train --resume --runs {self._folder.path.parent} --name "
                 f"{self._folder.path.name}`.",
