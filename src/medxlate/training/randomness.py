@@ -10,6 +10,13 @@ import torch
 from torch import Tensor
 
 
+def seed_all(seed: int) -> None:
+    """Seed torch's, numpy's and Python's generators."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """Return the states of torch's (processor and ``device``), numpy's and Python's generators."""
     version, words, gauss = random.getstate()

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from medxlate.config import Config, flat, parse
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
@@ -25,6 +23,7 @@ from medxlate.training.data import Data, open_modalities
 from medxlate.training.export import export_model
 from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, find_method, first_stages
+from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
 from medxlate.training.snapshot import Position, Snapshot
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
@@ -301,7 +300,7 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
     start = _start(run, listener)
     position = start.position if start else Position()
     if start is None:
-        torch.manual_seed(work.config.runtime.seed)  # whatever was trained before
+        seed_all(work.config.runtime.seed)  # whatever was trained before
     if ranks().is_first:
         rewind_record(run.metrics, position.step, position.epoch)
         listener = Recorder(run.metrics, listener)

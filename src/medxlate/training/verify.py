@@ -24,6 +24,7 @@ from medxlate.training.checkpoints import newest_sound
 from medxlate.training.data import open_modalities
 from medxlate.training.loop import Loop
 from medxlate.training.methods import first_stages
+from medxlate.training.randomness import seed_all
 from medxlate.training.snapshot import Snapshot
 from medxlate.training.work import Material, Work, check_config, prepare_work
 
@@ -106,12 +107,12 @@ def _verify(material: Material) -> VerifyResult:
     with tempfile.TemporaryDirectory(prefix="medxlate-verify-") as name:
         whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
         work = prepare_work(material)
-        torch.manual_seed(material.config.runtime.seed)
+        seed_all(material.config.runtime.seed)
         first = _loop(work, whole)
         steps = first.run(until=BEFORE + AFTER).step
         stopped = newest_sound(whole.checkpoints, upto=min(BEFORE, steps - 1))
         second = _loop(prepare_work(material), again)
-        torch.manual_seed(material.config.runtime.seed)
+        seed_all(material.config.runtime.seed)
         second.run(stopped, until=BEFORE + AFTER)
         one, other = _tensors(first.snapshot()), _tensors(second.snapshot())
     differences = [
