@@ -292,6 +292,20 @@ def test_minutes_between_checkpoints(tmp_path: Path):
         assert not saving.is_due(10)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux tells what is mapped")
+def test_a_resumed_training_holds_no_file_of_a_checkpoint(stopped: Path):
+    """A removed file that is mapped would keep its space on the disk to the end."""
+    mapped: list[str] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Progress):
+            maps = Path("/proc/self/maps").read_text().splitlines()
+            mapped.extend(line for line in maps if str(stopped) in line)
+
+    resume(stopped, listener=listener)
+    assert mapped == []
+
+
 # Two processes, two commands
 
 

@@ -120,7 +120,7 @@ def watching() -> Iterator[list[Watched]]:
     whole_run, whole_batches = loop.Loop.run, Feed.take
     whole_validate, whole_predict = Validation.metrics, validation.predict_batches
 
-    def run(self: Any, start: Any) -> Any:
+    def run(self: Any) -> Any:
         networks = self._learner.networks
         first = {name: value.clone() for name, value in networks.state_dict().items()}
         watched = Watched(self._config.method, self._validation._head, first)
@@ -138,7 +138,7 @@ def watching() -> Iterator[list[Watched]]:
         if "predictor" in networks:
             stem = next(m for m in networks["predictor"].modules() if isinstance(m, nn.Conv2d))
             stem.register_forward_pre_hook(count)
-        return whole_run(self, start)
+        return whole_run(self)
 
     def batches(self: Any, step: int) -> Any:
         found[-1].batches.append(whole_batches(self, step))
@@ -618,9 +618,9 @@ def watching_runs() -> Iterator[list[str]]:
     ran: list[str] = []
     whole_run = loop.Loop.run
 
-    def run(self: Any, position: Any) -> Any:
+    def run(self: Any) -> Any:
         ran.append(self._config.method)
-        return whole_run(self, position)
+        return whole_run(self)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Loop, "run", run)

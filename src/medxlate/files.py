@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -98,6 +99,11 @@ def check_parents(path: Path) -> None:
             raise OutputError(f"{parent} is a file.", "Name a place inside a folder.")
 
 
+def final_name(path: Path | str) -> str:
+    """Return the path as it will be called when what is being written is whole."""
+    return re.sub(r"(^|/)\.([^/]+)\.[^./]+\.partial(?=/|$)", r"\1\2", str(path))
+
+
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
     """Name the file where a library reports a failed write without its cause.
@@ -113,7 +119,8 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         if problem.errno is not None:
             raise
         raise OutputError(
-            f"{path} cannot be written: {problem}.", "Check that the disk has space left."
+            f"{final_name(path)} cannot be written: {problem}.",
+            "Check that the disk has space left.",
         ) from None
 
 

@@ -26,6 +26,7 @@ from rich.table import Table
 from medxlate.errors import MedxlateError, UsageError
 from medxlate.events import CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
+from medxlate.files import final_name
 from medxlate.ranks import Ranks, joined, started_by_torchrun
 
 INTERRUPTED = 130
@@ -184,7 +185,7 @@ def reporting(
         raise typer.Exit(INTERRUPTED) from None
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" for {problem.filename}" if problem.filename else ""
+            where = f" for {final_name(problem.filename)}" if problem.filename else ""
             reporter.error(f"No space is left on the disk{where}.", "Free some and run it again.")
         elif problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             reporter.error(f"{problem.filename} may not be read or written.")

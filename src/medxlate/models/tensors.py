@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medxlate.errors import ModelError, OutputError
-from medxlate.files import sha256
+from medxlate.files import final_name, sha256
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -25,7 +25,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
         save_file(plain, path)
     except SafetensorError as problem:  # carries the system's error as text alone
         raise OutputError(
-            f"{path} cannot be written: {problem}.", "Check that the disk has space left."
+            f"{final_name(path)} cannot be written: {problem}.",
+            "Check that the disk has space left.",
         ) from None
     return sha256(path)
 

@@ -82,24 +82,44 @@ class Loop:
         self._validation = Validation(
             learner, data, target=config.data.target, head=head, compute=compute
         )
+        self._position = Position()
+        self._window: dict[str, Tensor] = {}
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
         }
 
-    def run(self, start: Snapshot | None = None, *, until: int | None = None) -> Position:
+    def begin(self, start: Snapshot) -> Position:
+        """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
+
+        The snapshot is not held on to.
+
+        Raises:
+            ModelError: It is of another configuration.
+        """
+        try:
+            self._window = restore(start, self._learner, self._compute.device)
+        except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as problem:
+            first = str(problem).splitlines()[0]
+            raise ModelError(
+                f"The checkpoint of step {start.position.step} does not fit this configuration: "
+                f"{first}"
+            ) from None
+        self._position = start.position
+        return self._position
+
+    def run(self, *, until: int | None = None) -> Position:
         """Train to the end and return where the training then stands.
 
         Args:
-            start: What to go on from; None: the beginning, with the learner as it is.
             until: The step after which to end early, without validation; None: the last one.
 
         Raises:
-            ModelError: The training diverged, or the snapshot is of another configuration.
+            ModelError: The training diverged.
             StoppedError: It was asked to stop; a checkpoint holds everything.
             OutputError: A checkpoint could not be written; those before stay.
         """
         with self._feed, self._saver:
-            return self._run(start, until)
+            return self._run(until)
 
     def snapshot(self) -> Snapshot:
         """Return the state in which the training stands; it changes with the next step."""
@@ -111,9 +131,8 @@ class Loop:
             watch={},
         )
 
-    def _run(self, start: Snapshot | None, until: int | None) -> Position:
+    def _run(self, until: int | None) -> Position:
         epochs = self._config.optimizer.epochs
-        self._position, window = self._begin(start)
         if self._position.epoch == epochs:
             return self._position
         self._stepper = Stepper(
@@ -122,7 +141,7 @@ class Loop:
             runtime=self._config.runtime,
             listener=self._listener,
             position=self._position,
-            window=window,
+            window=self._window,
         )
         self._stepper.prepare(
             self._feed.take(self._position.step), steps=epochs * self._steps_per_epoch
@@ -133,18 +152,6 @@ class Loop:
                 return self._position
             self._end_epoch(epoch + 1)
         return self._position
-
-    def _begin(self, start: Snapshot | None) -> tuple[Position, dict[str, Tensor]]:
-        if start is None:
-            return Position(), {}
-        try:
-            return start.position, restore(start, self._learner, self._compute.device)
-        except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as problem:
-            first = str(problem).splitlines()[0]
-            raise ModelError(
-                f"The checkpoint of step {start.position.step} does not fit this configuration: "
-                f"{first}"
-            ) from None
 
     def _epoch(self, epoch: int, until: int | None) -> bool:
         """Take the steps of an epoch that are left; return False where ``until`` was reached.

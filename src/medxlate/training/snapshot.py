@@ -114,7 +114,7 @@ def restore(snapshot: Snapshot, learner: Learner, device: torch.device) -> dict[
     for name, buffer in learner.buffers.items():
         buffer.load_state(_part(snapshot.training, f"buffer.{name}"), device)
     set_random_state(_part(snapshot.training, "random"), device)
-    return _part(snapshot.training, WINDOW)
+    return {name: each.clone() for name, each in _part(snapshot.training, WINDOW).items()}
 
 
 def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,9 +131,12 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """Return a moment in its parameter's memory format, as fused optimizers expect it."""
+    """Return a copy in its parameter's memory format, as fused optimizers expect it.
+
+    A copy, for what was read from a file would keep that file's space even after its removal.
+    """
     if value.shape != parameter.shape:
-        return value
+        return value.clone()
     return torch.empty_like(parameter).copy_(value)
 
 

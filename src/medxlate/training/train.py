@@ -25,7 +25,7 @@ from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, find_method, first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
-from medxlate.training.snapshot import Position, Snapshot
+from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
 from medxlate.training.work import Material, Work, check_config, prepare_work
 
@@ -297,13 +297,7 @@ def _take_over(work: Work, stages: Stages) -> Work:
 
 def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Position:
     """Train from where the run stands to the end and return where it then stands."""
-    start = _start(run, listener)
-    position = start.position if start else Position()
-    if start is None:
-        seed_all(work.config.runtime.seed)  # whatever was trained before
-    if ranks().is_first:
-        rewind_record(run.metrics, position.step, position.epoch)
-        listener = Recorder(run.metrics, listener)
+    record = Recorder(run.metrics, listener) if ranks().is_first else listener
     used = work.learner.modalities
     counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
     how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision}"
@@ -317,15 +311,19 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
         compute=work.compute,
         folder=run,
         stop=stop,
-        listener=listener,
+        listener=record,
     )
-    return loop.run(start)
+    seed_all(work.config.runtime.seed)  # whatever was trained before
+    position = _begin_at(run, loop, listener)
+    if ranks().is_first:
+        rewind_record(run.metrics, position.step, position.epoch)
+    return loop.run()
 
 
-def _start(run: RunFolder, listener: Listener) -> Snapshot | None:
-    """Return the newest sound checkpoint; the first process chooses it for all."""
+def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> Position:
+    """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
     found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
     step = ranks().tell(found.position.step if found else None)
-    if ranks().is_first or step is None:
-        return found
-    return newest_sound(run.checkpoints, upto=step)
+    if step is not None and found is None:
+        found = newest_sound(run.checkpoints, upto=step)
+    return loop.begin(found) if found else Position()

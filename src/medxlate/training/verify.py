@@ -113,7 +113,9 @@ def _verify(material: Material) -> VerifyResult:
         stopped = newest_sound(whole.checkpoints, upto=min(BEFORE, steps - 1))
         second = _loop(prepare_work(material), again)
         seed_all(material.config.runtime.seed)
-        second.run(stopped, until=BEFORE + AFTER)
+        if stopped is not None:
+            second.begin(stopped)
+        second.run(until=BEFORE + AFTER)
         one, other = _tensors(first.snapshot()), _tensors(second.snapshot())
     differences = [
         Difference(name, _largest(tensor, other.get(name)))
