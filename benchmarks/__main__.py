@@ -32,6 +32,7 @@ BENCHMARKS = {
         "--json {out}/scaling.json --plot {out}/scaling.png",
         "--quick --json {out}/scaling.json --plot {out}/scaling.png",
     ),
+    "robust": ("--out {out}/robust.json", "--quick --out {out}/robust.json"),
     "accuracy": ("--out {out}/accuracy.json", "--seeds 1 --steps 5 --out {out}/accuracy.json"),
 }
 
