@@ -21,13 +21,16 @@ import tiny
 from doubling import double
 from medxlate.cli.app import main
 from medxlate.config import Config
-from medxlate.errors import StoppedError
+from medxlate.errors import ConfigError, StoppedError, UsageError
 from medxlate.events import Event, Progress, StepLogged
+from medxlate.models.device import choose_compute
 from medxlate.models.synced_norm import SyncedBatchNorm, synchronise
 from medxlate.ranks import joined, ranks
 from medxlate.training.feed import Feed
 from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
+from medxlate.training.verify import verify_resume
+from medxlate.training.work import check_config
 
 STEPS = 6
 FILLED = {"buffer_size": 3}  # the buffers are full early, so that their draws count
@@ -90,6 +93,19 @@ def finish(run: Path) -> None:
         resume(run)
 
 
+def check_refusals(data: Path) -> None:
+    alone = tiny.debug_config(data, optimizer={"batch_size": 1})
+    with pytest.raises(ConfigError, match="batch of 1 cannot be divided between 2 processes"):
+        check_config(alone)
+    odd = tiny.debug_config(data, optimizer={"batch_size": 3}, runtime={"accumulate": 2})
+    with pytest.raises(ConfigError, match="multiple of 2"):
+        check_config(odd)
+    with pytest.raises(UsageError, match="cannot be shared by several processes"):
+        choose_compute("cuda:0")
+    with pytest.raises(UsageError, match="without torchrun"):
+        verify_resume(tiny.debug_config(data))
+
+
 def norm_gradients(images: torch.Tensor) -> dict[str, list[float]]:
     """Return outputs and gradients of a norm between two convolutions; all images, all ranks."""
     torch.manual_seed(0)
@@ -122,6 +138,7 @@ def run_cases(data: Path, out: Path) -> None:
         every = ranks().gather(found)
         assert all(each == every[0] for each in every)
         stop_after(config_of(data, "joint"), out, "stopped", 3)
+        check_refusals(data)
         norm = norm_gradients(some_images())
         if ranks().is_first:
             (out / "losses.json").write_text(json.dumps(found))

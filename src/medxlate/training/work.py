@@ -13,6 +13,7 @@ from medxlate.errors import ConfigError
 from medxlate.events import Listener, silent
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.head import Head, fit_head
+from medxlate.ranks import ranks
 from medxlate.training.data import Data, image_size, make_data
 from medxlate.training.methods import STAGES, build_learner, find_method
 from medxlate.training.step import Learner
@@ -42,6 +43,22 @@ def check_config(config: Config) -> None:
     if method.uses_sources and not config.data.sources:
         raise ConfigError(
             f"The method {config.method} needs a source modality.", "Name it with --source."
+        )
+    _check_division(config.optimizer.batch_size, config.runtime.accumulate, ranks().count)
+
+
+def _check_division(batch_size: int, parts: int, count: int) -> None:
+    """Raise ConfigError where a batch cannot be divided between the processes."""
+    if batch_size < count:
+        raise ConfigError(
+            f"A batch of {batch_size} cannot be divided between {count} processes.",
+            "Set optimizer.batch_size (--batch-size), which is that of the whole step, to at "
+            f"least {count}.",
+        )
+    if parts > 1 and batch_size % count:
+        raise ConfigError(
+            f"With runtime.accumulate={parts}, {count} processes need parts of the same size.",
+            f"Set optimizer.batch_size to a multiple of {count}.",
         )
 
 
