@@ -157,6 +157,8 @@ def joined() -> Iterator[Ranks]:
         return
     import torch
     from torch import distributed
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
 
     on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
     if on_gpus:
@@ -167,7 +169,17 @@ def joined() -> Iterator[Ranks]:
                 "Give torchrun a smaller --nproc-per-node.",
             )
         torch.cuda.set_device(local_rank())
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo", timeout=PATIENCE)
+    store, rank, count = next(rendezvous("env://"))
+    # After a restart, torchrun's store still holds the addresses of the processes before it; who
+    # finds these waits for the dead.
+    store = PrefixStore(f"restart-{restarts()[0]}-of-{count}", store)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+        store=store,
+        rank=rank,
+        world_size=count,
+        timeout=PATIENCE,
+    )
     try:
         yield ranks()
     finally:
