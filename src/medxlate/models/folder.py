@@ -185,9 +185,10 @@ def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
 def load_network(make: Callable[[], Network], folder: Path, weights: Weights) -> Network:
     """Return a network with checked weights, in eval mode.
 
-    The weights stay where they are mapped from the file: no initial ones are drawn, and none are
-    copied until the network goes to another device or layout. The file must stay as long as the
-    network; a new model folder in its place is another file.
+    No initial weights are drawn; each tensor is copied once, from where the file is mapped to
+    memory of its own. Without that copy, the network would depend on the file as long as it lives
+    (a file that is cut off then ends the process), and, for want of alignment, on its layout in the
+    last digit.
 
     Args:
         make: Builds the network.
@@ -204,7 +205,7 @@ def load_network(make: Callable[[], Network], folder: Path, weights: Weights) ->
     hollow = _hollow(make)
     network = make() if hollow is None else hollow
     kinds = {name: own.dtype for name, own in network.state_dict().items()}
-    tensors = {name: each.to(kinds.get(name, each.dtype)) for name, each in tensors.items()}
+    tensors = {k: each.to(kinds.get(k, each.dtype), copy=True) for k, each in tensors.items()}
     try:
         network.load_state_dict(tensors, assign=hollow is not None)
     except RuntimeError as problem:
