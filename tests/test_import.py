@@ -422,7 +422,7 @@ def test_other_codes_are_not_known(tmp_path: Path):
     assert "Did you mean 'cyclegan'?" in result.output
 
 
-def test_every_option_arrives(tmp_path: Path):
+def test_every_option_arrives(project: Path, tmp_path: Path):
     file = save(tmp_path / "net.pth", trained(width=4, blocks=1))
     result = call(
         "import", "cyclegan", file, "--source", "pet", "--target", "ct", "--out", tmp_path / "m",
@@ -435,3 +435,17 @@ def test_every_option_arrives(tmp_path: Path):
     assert info.target_recipe.window == (40, 80)
     assert info.image_size == 96
     assert "Channel 2" in (tmp_path / "m" / "README.md").read_text()
+    words = [
+        "import",
+        "cyclegan",
+        file,
+        "--source",
+        "mri",
+        "--target",
+        "ct",
+        "--out",
+        tmp_path / "m",
+    ]
+    result = call(*words, "--data", project / "data", "--overwrite")
+    assert result.exit_code == 0, result.output
+    assert read_model(tmp_path / "m").image_size == tiny.SIZE

@@ -85,17 +85,6 @@ def test_training_further_changes_the_network_and_not_the_file(tmp_path: Path):
     assert not all(torch.equal(ours, stored) for ours, stored in pairs)
 
 
-@linux
-def test_a_file_that_is_cut_off_later_does_no_harm(tmp_path: Path):
-    folder = tiny.write_tiny_model(tmp_path)
-    network = loaded(folder)["translator-mri.safetensors"]
-    image = torch.rand(1, 1, tiny.SIZE, tiny.SIZE)
-    with torch.no_grad():
-        before = network(image)
-        (folder / "translator-mri.safetensors").write_bytes(b"")
-        assert torch.equal(network(image), before)
-
-
 class Stem(nn.Module):
     """Holds a buffer that it computes when it is built and does not save."""
 
