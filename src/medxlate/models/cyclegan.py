@@ -75,8 +75,12 @@ def convert(given: Mapping[str, Tensor], *, name: str, channel: int | None = Non
     wanted = _shapes(width, blocks)
     own = {_our_name(key, dropout=dropout): value for key, value in state.items()}
     if strange := sorted(own.keys() ^ wanted.keys()):
-        what = "lacks" if strange[0] in wanted else "has a layer too many:"
-        raise _unknown(name, f"it {what} {_their_name(strange[0], dropout=dropout)}")
+        theirs = _their_name(strange[0], dropout=dropout)
+        # A name from the file may be long, or hold what a terminal obeys.
+        what = f"lacks {theirs}" if strange[0] in wanted else f"has too much: {theirs[:60]!a}"
+        raise _unknown(name, f"it {what}")
+    if not all(value.is_floating_point() for value in own.values()):
+        raise ModelError(f"{name} is damaged: weights are not finite numbers.")
     kernel, bias = state[f"{last}.weight"], state[f"{last}.bias"]
     inputs, outputs = state["model.1.weight"].shape[1], bias.numel()
     if kernel.ndim != 4 or bias.ndim != 1 or len(kernel) != outputs or outputs not in (1, 3):
@@ -90,7 +94,7 @@ def convert(given: Mapping[str, Tensor], *, name: str, channel: int | None = Non
         if value.shape != wanted[key]:
             theirs = _their_name(key, dropout=dropout)
             raise _unknown(name, f"{theirs} has another shape")
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+        if not bool(torch.isfinite(value).all()):
             raise ModelError(f"{name} is damaged: weights are not finite numbers.")
     return Converted(
         {key: value.float().contiguous() for key, value in own.items()},
