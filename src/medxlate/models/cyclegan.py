@@ -72,32 +72,22 @@ def convert(given: Mapping[str, Tensor], *, name: str, channel: int | None = Non
         raise _unknown(name, "its residual blocks are not where CycleGAN's are")
     dropout = f"model.{_FIRST_BLOCK}.conv_block.6.weight" in state
     last = f"model.{_FIRST_BLOCK + blocks + _AFTER_BLOCKS}"
-    wanted = _shapes(width, blocks)
-    own = {_our_name(key, dropout=dropout): value for key, value in state.items()}
-    if strange := sorted(own.keys() ^ wanted.keys()):
-        theirs = _their_name(strange[0], dropout=dropout)
-        # A name from the file may be long, or hold what a terminal obeys.
-        what = f"lacks {theirs}" if strange[0] in wanted else f"has too much: {theirs[:60]!a}"
-        raise _unknown(name, f"it {what}")
-    if not all(value.is_floating_point() for value in own.values()):
-        raise ModelError(f"{name} is damaged: weights are not finite numbers.")
-    kernel, bias = state[f"{last}.weight"], state[f"{last}.bias"]
-    inputs, outputs = state["model.1.weight"].shape[1], bias.numel()
+    own = _own_names(state, width, blocks, dropout=dropout, name=name)
+    first, final = "layers.1.weight", last.replace("model", "layers")
+    kernel, bias = own[f"{final}.weight"], own[f"{final}.bias"]
+    inputs, outputs = own[first].shape[1], bias.numel()
     if kernel.ndim != 4 or bias.ndim != 1 or len(kernel) != outputs or outputs not in (1, 3):
         raise _unknown(name, "it does not make images of 1 or 3 channels")
     chosen = _channel(channel, outputs, name)
-    first, final = "layers.1.weight", last.replace("model", "layers")
-    own[first] = own[first].double().sum(dim=1, keepdim=True)
-    for part in ("weight", "bias"):
-        own[f"{final}.{part}"] = own[f"{final}.{part}"][chosen : chosen + 1]
-    for key, value in own.items():
-        if value.shape != wanted[key]:
+    own[first] = own[first].double().sum(dim=1, keepdim=True).float()
+    own[f"{final}.weight"] = kernel[chosen : chosen + 1]
+    own[f"{final}.bias"] = bias[chosen : chosen + 1]
+    for key, shape in _shapes(width, blocks).items():
+        if own[key].shape != shape:
             theirs = _their_name(key, dropout=dropout)
             raise _unknown(name, f"{theirs} has another shape")
-        if not bool(torch.isfinite(value).all()):
-            raise ModelError(f"{name} is damaged: weights are not finite numbers.")
     return Converted(
-        {key: value.float().contiguous() for key, value in own.items()},
+        {key: value.contiguous() for key, value in own.items()},
         width=width,
         blocks=blocks,
         inputs=inputs,
@@ -105,6 +95,24 @@ def convert(given: Mapping[str, Tensor], *, name: str, channel: int | None = Non
         channel=chosen if outputs > 1 else None,
         dropout=dropout,
     )
+
+
+def _own_names(
+    state: Mapping[str, Tensor], width: int, blocks: int, *, dropout: bool, name: str
+) -> dict[str, Tensor]:
+    """Return the weights under our names in float32, where they are all there and sound."""
+    wanted = _shapes(width, blocks)
+    own = {_our_name(key, dropout=dropout): value for key, value in state.items()}
+    if strange := sorted(own.keys() ^ wanted.keys()):
+        theirs = _their_name(strange[0], dropout=dropout)
+        # A name from the file may be long, or hold what a terminal obeys.
+        what = f"lacks {theirs}" if strange[0] in wanted else f"has too much: {theirs[:60]!a}"
+        raise _unknown(name, f"it {what}")
+    if all(value.is_floating_point() for value in own.values()):
+        own = {key: value.float() for key, value in own.items()}
+        if all(bool(torch.isfinite(value).all()) for value in own.values()):
+            return own
+    raise ModelError(f"{name} is damaged: weights are not finite numbers.")
 
 
 def _plain_names(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
