@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medxlate.events import EpochEnded, Event, Listener, StepLogged
+from medxlate.events import Alarmed, EpochEnded, Event, Listener, StepLogged
 from medxlate.files import whole_file
+
+_RECORDED: dict[str, type[Event]] = {"step": StepLogged, "epoch": EpochEnded, "alarm": Alarmed}
 
 
 class Recorder:
-    """A listener that writes steps and epochs to a file and passes every event on.
+    """A listener that writes steps, epochs and alarms to a file and passes every event on.
 
     Args:
         path: The file; lines of an earlier part of the same run are kept.
@@ -25,8 +27,8 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         """Record the event and pass it on."""
-        if isinstance(event, StepLogged | EpochEnded):
-            kind = "step" if isinstance(event, StepLogged) else "epoch"
+        kind = next((name for name, each in _RECORDED.items() if isinstance(event, each)), None)
+        if kind is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"event": kind, **asdict(event)}) + "\n")
         self._then(event)
