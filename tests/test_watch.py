@@ -256,7 +256,8 @@ def test_no_translation_with_the_targets_greys_counts_as_a_copy():
 def test_values_are_their_formulas():
     random = np.random.default_rng(1)
     y, fake, x = (random.uniform(-1, 1, (3, 1, 8, 8)).astype(np.float32) for _ in range(3))
-    x = x**3
+    x, y = x**3, y / 3
+    assert y.std(axis=0).mean() < x.std(axis=0).mean()
     values = image_values(*(torch.tensor(each) for each in (y, fake, x)))
     contrast = fake.reshape(3, -1).std(axis=1).mean() / x.reshape(3, -1).std(axis=1).mean()
     assert values[CONSTANT] == pytest.approx(contrast, rel=1e-5)
@@ -308,7 +309,7 @@ def judge(values: list[float], *, every: int = 50, name: str = "mri.d_t") -> lis
     ]
 
 
-WELL = [0.25] * 4  # to step 200; the average is then 0.27
+WELL = [0.25] * 4  # to step 200
 
 
 @pytest.mark.parametrize(
@@ -346,7 +347,9 @@ def test_wild_first_steps_are_no_alarm():
     assert judge([2.5] * 201, every=1) == [200]
 
 
-def test_a_single_long_window_suffices_for_none_that_has_won():
+def test_having_won_takes_200_judged_steps_and_two_windows():
+    assert judge([0.01] * 7) == []  # judged from step 200 on
+    assert judge([0.01] * 8) == [400]
     assert judge([0.01], every=1000) == []
     assert judge([0.01, 0.01], every=1000) == [2000]
 

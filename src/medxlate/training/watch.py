@@ -28,10 +28,9 @@ LOOKS = 2
 SETTLED = 100
 WARM = 200  # steps before a discriminator's loss is judged
 # Losses of discriminators come in spikes, so they are averaged over about as many steps, no spike
-# counting for more than this, from what one loses that does not know anything yet and says 0.
+# counting for more than this.
 SMOOTHED = 50
 HIGHEST = 2.0
-UNTRAINED = 0.5
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,9 @@ class Watch:
         self._step = step
         for name, value in losses.items():
             if name.endswith((".d_s", ".d_t")) and math.isfinite(value):
-                mean = self._means.get(name, UNTRAINED)
-                self._means[name] = mean + weight * (min(value, HIGHEST) - mean)
+                latest = min(value, HIGHEST)
+                mean = self._means.get(name, latest)
+                self._means[name] = mean + weight * (latest - mean)
                 for kind in (EXPLODED, WON) if step >= WARM else ():
                     found += self._judge(kind, step, name, self._means[name])
         return found
