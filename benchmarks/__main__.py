@@ -26,6 +26,7 @@ BENCHMARKS = {
         "--compile off --out {out}/training.json",
     ),
     "translate": ("--out {out}/translate.json", "--quick --out {out}/translate.json"),
+    "loading": ("--out {out}/loading.json", "--quick --out {out}/loading.json"),
     "prepare": ("", "--slices 60 --repeats 1"),
     "fid": ("--json {out}/fid.json", "--quick --json {out}/fid.json"),
     "scaling": (

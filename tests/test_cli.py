@@ -413,12 +413,13 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
     seen = spy(monkeypatch, "medxlate.evaluation.evaluate.evaluate")
     call(
         "evaluate", "--metric", "fid", "--metric", "kid", "--run", "r", "--inception", "i.pth",
-        "--download", "--data", "d", "--device", "cpu", "--precision", "fp32",
+        "--download", "--data", "d", "--device", "cpu", "--precision", "fp32", "--model", "m",
     )  # fmt: skip
     assert seen.pop("listener") is not None
     assert seen == {
         "args": (Path("r"),), "metrics": ["fid", "kid"], "inception": Path("i.pth"),
         "download": True, "data": Path("d"), "device": "cpu", "precision": "fp32",
+        "model": Path("m"),
     }  # fmt: skip
     seen = spy(monkeypatch, "medxlate.walkthrough.demo")
     call("demo", "--out", "o", "--seed", "4", "--overwrite")
@@ -427,5 +428,14 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
 
 def test_version_and_help() -> None:
     assert re.fullmatch(r"medxlate \d+\.\d+\.\d+\n", call("--version").output)
-    for command in ("prepare", "train", "translate", "predict", "evaluate", "scrub", "demo"):
+    for command in (
+        "prepare",
+        "train",
+        "translate",
+        "predict",
+        "evaluate",
+        "scrub",
+        "demo",
+        "import",
+    ):
         assert f"medxlate {command}" in text(call(command, "--help"))

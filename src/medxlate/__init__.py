@@ -1,7 +1,7 @@
 """medxlate: cross-modality data augmentation for medical imaging.
 
-The functions below are the commands of the same names; they are loaded on first use, so that
-``import medxlate`` costs no torch.
+The functions below are the commands of the same names (``import_cyclegan`` is that of
+``import cyclegan``); they are loaded on first use, so that ``import medxlate`` costs no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from medxlate.evaluation.evaluate import evaluate
     from medxlate.inference.predict import Predictor, predict
     from medxlate.inference.translate import Translator, translate
+    from medxlate.models.importing import import_cyclegan
     from medxlate.study.compare import compare
     from medxlate.study.forecast import plan
     from medxlate.training.train import train
@@ -27,6 +28,7 @@ _HOMES = {
     "compare": "medxlate.study.compare",
     "demo": "medxlate.walkthrough",
     "evaluate": "medxlate.evaluation.evaluate",
+    "import_cyclegan": "medxlate.models.importing",
     "plan": "medxlate.study.forecast",
     "predict": "medxlate.inference.predict",
     "prepare": "medxlate.dataset.prepare",
@@ -41,6 +43,7 @@ __all__ = [
     "compare",
     "demo",
     "evaluate",
+    "import_cyclegan",
     "plan",
     "predict",
     "prepare",

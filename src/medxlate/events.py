@@ -67,6 +67,23 @@ class EpochEnded(Event):
 
 
 @dataclass(frozen=True)
+class Alarmed(Event):
+    """The numbers of a training go wrong; it goes on.
+
+    ``kind`` is one of those in ``docs/how-to/when-training-goes-wrong.md`` and stays the same from
+    version to version. ``value`` is what was measured, ``text`` says what it means and ``advice``
+    what to do.
+    """
+
+    step: int
+    kind: str
+    modality: str
+    value: float
+    text: str
+    advice: str
+
+
+@dataclass(frozen=True)
 class CellEnded(Event):
     """A cell of a study is finished or failed: ``done`` of ``total``.
 

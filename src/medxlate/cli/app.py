@@ -10,6 +10,7 @@ import medxlate
 from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.evaluate import evaluate
+from medxlate.cli.import_ import import_
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
 from medxlate.cli.prepare import prepare
@@ -43,14 +44,15 @@ def _root(
     The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
     **evaluate**. **compare** trains every method on the same splits and says what helps; **plan**
     says before what that will cost. **scrub** looks for patients' data in what is handed on.
-    **demo** does all of it on generated images.
+    **import** takes over a generator that other code trained. **demo** does all of it on generated
+    images.
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
 
 
-for command in (prepare, train, translate, predict, evaluate, compare, plan, scrub, demo):
-    app.command()(command)
+for command in (prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, demo):
+    app.command(command.__name__.rstrip("_"))(command)
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from rich.progress import (
 from rich.table import Table
 
 from medxlate.errors import MedxlateError, UsageError
-from medxlate.events import CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
+from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
 from medxlate.files import final_name
 from medxlate.ranks import Ranks, joined, started_by_torchrun
@@ -61,6 +61,9 @@ class Reporter:
             self._err.print(event.text, markup=False, style="bold", soft_wrap=True)
         elif isinstance(event, Warned):
             self._err.print(f"Note: {event.text}", markup=False, style="yellow", soft_wrap=True)
+        elif isinstance(event, Alarmed):
+            said = f"Step {event.step}, {event.kind}: {event.text}. {event.advice}"
+            self._err.print(said, markup=False, style="bold red", soft_wrap=True)
         elif isinstance(event, ProgressEvent):
             self._progress(event)
         elif isinstance(event, StepLogged):

@@ -27,6 +27,14 @@ def evaluate(
         Path | None, typer.Option("--data", help="The dataset, where it was moved since training.")
     ] = None,
     run: Annotated[Path, typer.Option("--run", help="A run, or the newest.")] = Path("runs/latest"),
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            "--model",
+            help="A model folder whose translators are measured in place of the run's: fid, kid "
+            "and is on the run's test patients.",
+        ),
+    ] = None,
     inception: Annotated[
         Path | None, typer.Option("--inception", help="Inception weights for fid, kid and is.")
     ] = None,
@@ -45,6 +53,8 @@ def evaluate(
     `medxlate evaluate --metric fid`
 
     `medxlate evaluate --run runs/mri-to-ct-001 --inception inception.pth`
+
+    `medxlate evaluate --model imported`
     """
     from medxlate.cli.console import reporting
 
@@ -55,6 +65,7 @@ def evaluate(
             run,
             metrics=metric or (),
             data=data,
+            model=model,
             inception=inception,
             download=download,
             device=device,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medxlate.errors import UsageError
+
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout; messages on stderr.")
 ]
@@ -35,3 +37,19 @@ DicomModality = Annotated[
 Volume = Annotated[
     int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
 ]
+
+
+def window_of(text: str | None, option: str) -> str | tuple[float, float] | None:
+    """Return the name of a window, or its level and width."""
+    return text if text is not None and text[:1].isalpha() else pair(text, option)
+
+
+def pair(text: str | None, option: str) -> tuple[float, float] | None:
+    """Return the two numbers of an option such as 40,400."""
+    if text is None:
+        return None
+    try:
+        first, second = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text} must be two numbers, as in {option} 40,400.") from None
+    return first, second

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medxlate.cli.options import Data, DicomModality, Exclude, Json, Overwrite, Volume
+from medxlate.cli.options import (
+    Data,
+    DicomModality,
+    Exclude,
+    Json,
+    Overwrite,
+    Volume,
+    pair,
+    window_of,
+)
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -148,8 +157,8 @@ def prepare(
                 unit=unit,
                 channel=channel,
                 recipe=recipe,
-                window=_window(window),
-                percentiles=_pair(percentiles, "--percentiles"),
+                window=window_of(window, "--window"),
+                percentiles=pair(percentiles, "--percentiles"),
                 n4=n4,
                 plane=chosen,
                 volume=volume,
@@ -243,18 +252,3 @@ def dataset_table(dataset: DatasetInfo, *, title: str) -> Table:
 
 def _range(low: int, high: int) -> str:
     return str(low) if low == high else f"{low}-{high}"
-
-
-def _window(text: str | None) -> str | tuple[float, float] | None:
-    """Return the name of a window, or its level and width."""
-    return text if text is not None and text[:1].isalpha() else _pair(text, "--window")
-
-
-def _pair(text: str | None, option: str) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        first, second = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text} must be two numbers, as in {option} 40,400.") from None
-    return first, second

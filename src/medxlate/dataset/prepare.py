@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from dataclasses import replace
@@ -22,10 +21,11 @@ from medxlate.dataset.join import agreed_size, check_task
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
-from medxlate.errors import DataError, MedxlateError, OutputError, UsageError
+from medxlate.errors import DataError, MedxlateError, OutputError
 from medxlate.events import Listener, silent
 from medxlate.files import check_free, locked, read_json, remove_stale
 from medxlate.images.find import find_images
+from medxlate.images.modality import check_name
 
 
 def prepare(
@@ -65,7 +65,7 @@ def prepare(
     """
     began = time.monotonic()
     raw, data, options = Path(raw), Path(data), options or PrepareOptions()
-    _check_name(modality)
+    check_name(modality)
     if preset is not None:
         options = apply_preset(preset, modality, raw, options)
     search = find_images(raw, include=options.include, exclude=options.exclude)
@@ -160,11 +160,3 @@ def _check_free(data: Path, modality: str, *, overwrite: bool) -> None:
             "Replace it with --overwrite, or name another --modality or --data.",
         )
     check_free(folder, marker=MARKER, overwrite=overwrite)
-
-
-def _check_name(modality: str) -> None:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", modality):
-        raise UsageError(
-            f"'{modality}' cannot name a modality.",
-            "Use up to 32 lower-case letters, digits, - and _: ct, mri, pet, xray.",
-        )

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from medxlate.config import Config, parse
-from medxlate.dataset.index import Dataset
+from medxlate.dataset.index import Dataset, DatasetInfo
+from medxlate.dataset.labels import Task
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
@@ -42,8 +43,7 @@ from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
-from medxlate.models.folder import read_model
-from medxlate.models.head import Head
+from medxlate.models.folder import ModelInfo, predictor_of, read_model
 from medxlate.models.runs import RunFolder, find_model, find_run
 from medxlate.training.data import open_modalities, part_slices
 
@@ -88,6 +88,7 @@ def evaluate(
     *,
     metrics: Sequence[str] = (),
     data: Path | str | None = None,
+    model: Path | str | None = None,
     inception: Path | str | None = None,
     download: bool = False,
     device: str = "auto",
@@ -100,6 +101,9 @@ def evaluate(
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, r2 | accuracy, auroc, f1; fid, kid, is. None: all that fit.
         data: The dataset folder; None: where it was when the run was trained.
+        model: A model folder whose translators are measured in place of the run's, by fid, kid and
+            is alone: an imported one, say. Its training images are not known: that the run's test
+            patients are not among them is for the caller to know.
         inception: Inception's weights for fid, kid and is. Without them (and without
             torch-fidelity's own copy) the predictor's features serve, and the names say so.
         download: Whether torch-fidelity may download Inception's weights.
@@ -109,20 +113,26 @@ def evaluate(
 
     Raises:
         UsageError: A metric is unknown, does not fit the task or cannot be taken.
-        ModelError: The run is missing or not finished.
+        ModelError: The run is missing or not finished, or ``model`` cannot be compared with it.
         DataError: The dataset is gone or has changed.
     """
     began = time.monotonic()
     folder = find_run(Path(run))
-    info = read_model(find_model(folder.path))
-    head = info.predictor.head
-    wanted = _wanted(metrics, head, translates=bool(info.translators))
+    own = find_model(folder.path)
+    info = read_model(own)
+    measured = own if model is None else find_model(Path(model))
+    translators = read_model(measured)
+    task = None if model is not None else predictor_of(own, info).head.task
+    wanted = _wanted(metrics, task, translates=bool(translators.translators))
     config = parse(read_json(folder.config, error=ModelError))
     dataset = Dataset(Path(data or config.data.folder))
+    if measured != own:
+        _check_like(measured, translators, info, config.data.sources)
+        _check_recipes(measured, translators, dataset.info)
     train, test = _slices(folder, dataset, config)
     if config.split.policy == "image":
         listener(Warned(MEANING["image"]))
-    compute = validated_compute(info, device, precision, listener=listener)
+    compute = validated_compute(translators, device, precision, listener=listener)
     batch_size = BATCHES["cpu" if compute.device.type == "cpu" else "gpu"]
     predictor = Predictor(folder.path, compute=compute)
     real = test[info.target]
@@ -135,17 +145,17 @@ def evaluate(
     if distribution := [name for name in wanted if name in NAMES]:
         features = _features(predictor, inception, download=download)
         _check_is(metrics, features)
-        _check_enough(info.translators, test, real, distribution)
+        _check_enough(translators.translators, test, real, distribution)
         with open_store(
             dataset.folder / FOLDER, features, compute.device, listener=listener
         ) as store:
             listener(Stage(f"Taking the features of {len(real)} real {real.name} images"))
             shown = (batch.images for batch in real.batches(batch_size))
             reals = extract(map(to_eight_bit, shown), features, compute.device, store)
-            for source in info.translators:
+            for source in translators.translators:
                 slices = test[source]
                 listener(Stage(f"Comparing {len(slices)} translated {source} images by features"))
-                translator = Translator(folder.path, source=source, compute=compute)
+                translator = Translator(measured, source=source, compute=compute)
                 made = _translated(translator, slices, batch_size)
                 fakes = extract(map(to_eight_bit, made), features, compute.device, store)
                 found[source] = compare_features(fakes, reals, distribution, features)
@@ -168,17 +178,47 @@ def evaluate(
     )
 
 
-def _wanted(metrics: Sequence[str], head: Head, *, translates: bool) -> list[str]:
-    fitting = [*metric_names(head.task), *(NAMES if translates else ())]
+def _wanted(metrics: Sequence[str], task: Task | None, *, translates: bool) -> list[str]:
+    """Return the metrics to take; without a task only those of images."""
+    fitting = [*(metric_names(task) if task else ()), *(NAMES if translates else ())]
     for name in metrics:
         if name not in fitting:
             if name in NAMES:
                 raise UsageError(f"{name} needs a translator, and this run has none.")
+            what = f"a {task.kind}" if task else "--model"
             raise UsageError(
-                f"The metric '{name}' does not exist or does not fit a {head.task.kind}.",
+                f"The metric '{name}' does not exist or does not fit {what}.",
                 f"Choose from {', '.join(fitting)}.",
             )
     return list(dict.fromkeys(metrics)) or fitting
+
+
+def _check_like(folder: Path, model: ModelInfo, own: ModelInfo, sources: Sequence[str]) -> None:
+    """Refuse a model that was made for other images than the run's, or makes none."""
+    if not model.translators:
+        raise ModelError(f"{folder} cannot translate, so --model has nothing to measure.")
+    if (model.target, model.image_size) != (own.target, own.image_size):
+        raise ModelError(
+            f"{folder} makes {model.target} images of {model.image_size} px, the run's are "
+            f"{own.target} of {own.image_size} px."
+        )
+    for source in model.translators:
+        if source not in sources:
+            raise ModelError(
+                f"{folder} translates from {source}, of which the run has no images.",
+                f"It has {', '.join(sources)}." if sources else "",
+            )
+
+
+def _check_recipes(folder: Path, model: ModelInfo, info: DatasetInfo) -> None:
+    """Refuse a model that reads pixel values in another way than the dataset was prepared."""
+    recipes = {name: translator.recipe for name, translator in model.translators.items()}
+    for name, recipe in {**recipes, model.target: model.target_recipe}.items():
+        if recipe != info.modalities[name].recipe:
+            raise ModelError(
+                f"{folder} has another recipe for {name} than the dataset.",
+                "Import it again with --data.",
+            )
 
 
 def _slices(

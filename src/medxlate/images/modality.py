@@ -22,6 +22,15 @@ NAMES = {  # parts of a free modality name, and the Modality (PS3.3 C.7.3.1.1.1)
 PROJECTIONS = frozenset({"CR", "DX", "RF", "XA", "MG", "RG", "PX", "IO"})
 
 
+def check_name(modality: str) -> None:
+    """Raise UsageError where a name cannot name a modality: it becomes part of file names."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", modality):
+        raise UsageError(
+            f"'{modality}' cannot name a modality.",
+            "Use up to 32 lower-case letters, digits, - and _: ct, mri, pet, xray.",
+        )
+
+
 def dicom_modality(name: str) -> str:
     """Return the DICOM Modality of a free name such as ``ct``, ``mri-t1`` or ``xray``; else OT."""
     words = re.findall(r"[a-z0-9]+", name.lower().replace("x-ray", "xray"))

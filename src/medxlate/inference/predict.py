@@ -33,7 +33,7 @@ from medxlate.inference.inputs import (
 )
 from medxlate.inference.stream import stream
 from medxlate.models.device import Compute
-from medxlate.models.folder import ModelInfo, load_predictor, read_model
+from medxlate.models.folder import ModelInfo, load_predictor, predictor_of, read_model
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import find_model
@@ -81,7 +81,7 @@ class Predictor:
         listener: Told what fits into memory.
 
     Raises:
-        ModelError: The model is missing or damaged.
+        ModelError: The model is missing, damaged or only translates.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Predictor:
         self.info: ModelInfo = read_model(folder)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.network = self.compute.place(load_predictor(folder, self.info))
-        self.head = self.info.predictor.head
+        self.head = predictor_of(folder, self.info).head
         self.reader = Reader(self.info.target_recipe, self.info.prepared_size, self.info.image_size)
         self.engine = Engine(
             self.network,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ from medxlate.models.tensors import load_tensors, save_tensors
 
 SCHEMA_VERSION = 1
 MARKER = "model.json"
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Weights(BaseModel):
@@ -61,7 +65,7 @@ class ModelInfo(BaseModel):
         target: Name of the target modality.
         target_recipe: Its intensity recipe.
         translators: By source modality; empty for methods that do not translate.
-        predictor: The predictor.
+        predictor: The predictor; None for a model that only translates, such as an imported one.
         precision: In which it was trained and validated.
     """
 
@@ -75,7 +79,7 @@ class ModelInfo(BaseModel):
     target: str
     target_recipe: Recipe
     translators: dict[str, TranslatorInfo]
-    predictor: PredictorInfo
+    predictor: PredictorInfo | None
     precision: Precision = "fp32"
 
 
@@ -96,8 +100,13 @@ def write_model(folder: Path, info: ModelInfo, *, weights_from: Path, card: str)
     with whole_folder(folder, marker=MARKER, overwrite=True) as partial:
         for weights in _all_weights(info):
             (weights_from / weights.file).rename(partial / weights.file)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        write_json(partial / MARKER, info.model_dump(mode="json"))
+        write_description(partial, info, card)
+
+
+def write_description(folder: Path, info: ModelInfo, card: str) -> None:
+    """Write model.json and the model card beside weights that are there."""
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    write_json(folder / MARKER, info.model_dump(mode="json"))
 
 
 def read_model(folder: Path) -> ModelInfo:
@@ -141,23 +150,50 @@ def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[s
     if name not in info.translators:
         raise ModelError(f"{folder} has no translator from '{name}'.", nearest(name, known))
     translator = info.translators[name]
-    network = Generator(width=translator.width, blocks=translator.blocks)
-    load_weights(network, folder, translator.weights)
-    return name, network.eval()
+    network = load_network(
+        lambda: Generator(width=translator.width, blocks=translator.blocks),
+        folder,
+        translator.weights,
+    )
+    return name, network
+
+
+def predictor_of(folder: Path, info: ModelInfo) -> PredictorInfo:
+    """Return what model.json says of the predictor; raises ModelError where there is none."""
+    if info.predictor is None:
+        raise ModelError(
+            f"{folder} only translates: it has no predictor.",
+            "Train one with `medxlate train`.",
+        )
+    return info.predictor
 
 
 def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
-    """Return the predictor, in eval mode; raises ModelError where its weights are damaged."""
-    network = PredictorNetwork(
-        architecture=info.predictor.architecture, outputs=info.predictor.head.outputs
+    """Return the predictor, in eval mode.
+
+    Raises:
+        ModelError: The model has none, or its weights are damaged.
+    """
+    found = predictor_of(folder, info)
+    return load_network(
+        lambda: PredictorNetwork(architecture=found.architecture, outputs=found.head.outputs),
+        folder,
+        found.weights,
     )
-    load_weights(network, folder, info.predictor.weights)
-    network.eval()
-    return network
 
 
-def load_weights(network: nn.Module, folder: Path, weights: Weights) -> None:
-    """Load checked weights into a network.
+def load_network(make: Callable[[], Network], folder: Path, weights: Weights) -> Network:
+    """Return a network with checked weights, in eval mode.
+
+    No initial weights are drawn; each tensor is copied once, from where the file is mapped to
+    memory of its own. Without that copy, the network would depend on the file as long as it lives
+    (a file that is cut off then ends the process), and, for want of alignment, on its layout in the
+    last digit.
+
+    Args:
+        make: Builds the network.
+        folder: The model folder.
+        weights: Which of its files.
 
     Raises:
         ModelError: The file is missing, changed, damaged or does not fit.
@@ -166,12 +202,34 @@ def load_weights(network: nn.Module, folder: Path, weights: Weights) -> None:
         raise ModelError(f"{folder / MARKER} names weights outside its folder: {weights.file}.")
     path = folder / weights.file
     tensors = load_tensors(path, expected=weights.sha256, hint="Copy the whole model folder again.")
+    hollow = _hollow(make)
+    network = make() if hollow is None else hollow
+    kinds = {name: own.dtype for name, own in network.state_dict().items()}
+    tensors = {k: each.to(kinds.get(k, each.dtype), copy=True) for k, each in tensors.items()}
     try:
-        network.load_state_dict(tensors)
+        network.load_state_dict(tensors, assign=hollow is not None)
     except RuntimeError as problem:
         first = str(problem).splitlines()[0]
         raise ModelError(f"{path} does not fit the network in model.json: {first}") from None
+    network.eval()
+    return network
+
+
+def _hollow(make: Callable[[], Network]) -> Network | None:
+    """Return a network whose weights take no memory and no time, or None.
+
+    None where it cannot be built so, or holds what is computed when it is built and not saved, as
+    some of timm's do.
+    """
+    try:
+        with torch.device("meta"):
+            network = make()
+    except (ModelError, RuntimeError):  # PredictorNetwork tells timm's RuntimeErrors as the first
+        return None
+    saved = network.state_dict().keys()
+    return network if all(name in saved for name, _ in network.named_buffers()) else None
 
 
 def _all_weights(info: ModelInfo) -> list[Weights]:
-    return [info.predictor.weights, *(t.weights for t in info.translators.values())]
+    predictor = [] if info.predictor is None else [info.predictor.weights]
+    return [*predictor, *(t.weights for t in info.translators.values())]

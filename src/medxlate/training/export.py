@@ -92,19 +92,19 @@ def export_model(
             ),
             precision=precision,
         )
-        write_model(run.model, info, weights_from=scratch, card=_card(info, config, position))
+        write_model(run.model, info, weights_from=scratch, card=_card(info, head, config, position))
     return info
 
 
-def _card(info: ModelInfo, config: Config, position: Position) -> str:
-    task = info.predictor.head.task
+def _card(info: ModelInfo, head: Head, config: Config, position: Position) -> str:
+    task = head.task
     sources = ", ".join(info.translators)
     what = f"{task.name} from {info.target}"
     return CARD.format(
         what=f"{what}, with {sources} translated to {info.target}" if sources else what,
         version=info.medxlate,
         method=info.method,
-        architecture=info.predictor.architecture,
+        architecture=config.model.predictor,
         target=info.target,
         size=info.image_size,
         label=f"{task.name} in {task.unit}" if task.unit else task.name,

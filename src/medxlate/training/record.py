@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medxlate.events import EpochEnded, Event, Listener, StepLogged
+from medxlate.events import Alarmed, EpochEnded, Event, Listener, StepLogged
 from medxlate.files import whole_file
+
+_RECORDED: dict[str, type[Event]] = {"step": StepLogged, "epoch": EpochEnded, "alarm": Alarmed}
 
 
 class Recorder:
-    """A listener that writes steps and epochs to a file and passes every event on.
+    """A listener that writes steps, epochs and alarms to a file and passes every event on.
 
     Args:
         path: The file; lines of an earlier part of the same run are kept.
@@ -25,8 +28,8 @@ class Recorder:
 
     def __call__(self, event: Event) -> None:
         """Record the event and pass it on."""
-        if isinstance(event, StepLogged | EpochEnded):
-            kind = "step" if isinstance(event, StepLogged) else "epoch"
+        kind = next((name for name, each in _RECORDED.items() if isinstance(event, each)), None)
+        if kind is not None:
             with self._path.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"event": kind, **asdict(event)}) + "\n")
         self._then(event)
@@ -53,11 +56,10 @@ def rewind_record(path: Path, step: int, epoch: int) -> None:
         step: Of the checkpoint.
         epoch: How many epochs had ended by then, validation included.
     """
-    kept = [
-        event
-        for event in read_events(path)
-        if event["step"] <= step and (event["event"] != "epoch" or event["epoch"] <= epoch)
-    ]
+    def is_before(event: dict[str, Any]) -> bool:
+        return event["step"] <= step and (event["event"] != "epoch" or event["epoch"] <= epoch)
+
+    kept = itertools.takewhile(is_before, read_events(path))  # in the order in which they happened
     with whole_file(path) as partial:
         text = "".join(json.dumps(event) + "\n" for event in kept)
         partial.write_text(text, encoding="utf-8")
