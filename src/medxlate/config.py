@@ -6,7 +6,6 @@ The defaults are the paper's (section 4.2); where it is silent they are the Cycl
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medxlate.errors import ConfigError, closest, nearest
+from medxlate.files import is_plain, read_object
+
+MAX_TOML_BYTES = 1 << 20
+MAX_DOTS = 100  # in a line of TOML: each adds a table within a table
+MAX_DEPTH = 8  # of tables; the configuration has two levels
 
 
 class Section(BaseModel):
@@ -46,6 +50,8 @@ class DataConfig(Section):
     def _distinct(self) -> DataConfig:
         if len(set(self.sources)) != len(self.sources):
             raise ValueError("sources names a modality twice")
+        if not all(map(is_plain, filter(None, (*self.sources, self.target)))):
+            raise ValueError("a modality's name is a path")
         if self.target and self.target in self.sources:
             raise ValueError(f"'{self.target}' is both source and target")
         return self
@@ -307,34 +313,42 @@ def _nearest_key(key: str) -> str:
     return f"Did you mean '{found}'?" if found else "All keys are in docs/reference/config.md."
 
 
-def _merge(into: Values, new: Mapping[str, Any]) -> None:
+def _merge(into: Values, new: Mapping[str, Any], depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ConfigError("The configuration is nested too deeply; keys are section.key.")
     for key, value in new.items():
         if isinstance(value, Mapping):
             section = into.setdefault(key, {})
             if not isinstance(section, dict):
                 raise ConfigError(f"Configuration key '{key}' is given both as value and section.")
-            _merge(section, value)
+            _merge(section, value, depth + 1)
         else:
             into[key] = value
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if file.suffix.lower() == ".json":
+        return read_object(file, error=ConfigError)
     try:
+        if file.stat().st_size > MAX_TOML_BYTES:
+            raise ConfigError(f"{file} is larger than {MAX_TOML_BYTES >> 20} MiB; no more is read.")
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"The configuration {file} cannot be read: {problem}.") from None
-    if file.suffix.lower() == ".json":
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as problem:
-            raise ConfigError(f"{file} is not JSON: {problem}.") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} holds no table of configuration keys.")
-        return values
+    try:
+        return _toml(text)
+    except ValueError as problem:
+        raise ConfigError(f"{file} is not TOML: {problem}.") from None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Parse TOML; raises ValueError, also for what would take the parser's stack or memory."""
+    if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
+        raise ValueError(f"a line holds more than {MAX_DOTS} dots")
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{file} is not TOML: {problem}.") from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _assignment(text: str) -> dict[str, Any]:
@@ -342,8 +356,8 @@ def _assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed: Any = _toml(f"value = {value}")["value"]
+    except ValueError:
         parsed = value.strip()  # a bare word is a string
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}

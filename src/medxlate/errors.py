@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a message
+
 
 class MedxlateError(Exception):
     """A failure that the user can mend.
@@ -21,6 +23,8 @@ class MedxlateError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if len(message) > LONGEST:  # a damaged file's own values may be of any length
+            message = f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 4 :]}"
         super().__init__(message)
         self.message = message
         self.hint = hint

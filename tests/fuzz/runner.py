@@ -1,4 +1,4 @@
-"""Sends inputs to a worker and notes what became of them; a worker that dies or hangs is replaced."""
+"""Sends inputs to a worker and notes their outcomes; one that dies or hangs is replaced."""
 
 from __future__ import annotations
 
@@ -77,7 +77,12 @@ class Worker:
             [sys.executable, "-m", "fuzz.worker", str(corpus), str(self.scratch)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(paths),
+                "OMP_NUM_THREADS": "1",
+                "ARROW_DEFAULT_MEMORY_POOL": "system",  # others reserve a gibibyte beforehand
+            },
         )
         assert self.process.stdout is not None
         self.selector = selectors.DefaultSelector()

@@ -16,6 +16,7 @@ import torch
 from medxlate.config import parse, resolve
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.labels import parse_label
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
@@ -114,10 +115,10 @@ def table(place: Place, content: bytes) -> None:
     path.write_bytes(content)
     found = read_table(path)
     found.check_column("age", option="--label")
-    for column in found.columns[:5]:
-        names = ["p1.png", "p2.png"]
-        finder = RowFinder(found, column, by_patient=False, relevant=["age"], images=names)
-        finder.find("p1.png", None)
+    found.check_column("file", option="--file")
+    names = ["p1.png", "p2.png"]
+    row = RowFinder(found, "file", by_patient=False, relevant=["age"], images=names).find(*names)
+    parse_label(row["age"], kind="regression", decimal_comma=found.decimal_comma)
 
 
 def opened(place: Place) -> None:

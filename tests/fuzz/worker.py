@@ -54,11 +54,11 @@ def chosen(kind: str, number: int, seed: int, corpus: Path) -> tuple[str, bytes]
     """Return the name and the bytes of an input."""
     files = corpus_of(kind, corpus)
     file = files[number % len(files)]
-    others = [file.read_bytes(), *(other.read_bytes() for other in files)]
+    others = [other.read_bytes() for other in files]
     form = KINDS[kind].form
     if form == "gzip" and file.suffix != ".gz":
         form = "bytes"
-    return file.name, drawn(kind, form, number, seed, others)
+    return file.name, drawn(kind, form, number, seed, file.read_bytes(), others)
 
 
 def run(kind: str, number: int, seed: int, corpus: Path, scratch: Path) -> Outcome:
@@ -68,6 +68,8 @@ def run(kind: str, number: int, seed: int, corpus: Path, scratch: Path) -> Outco
     clean(place)
     found = Outcome(kind, number, "read")
     before = _reset_peak()
+    most = _status("VmData") + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
     begun = time.monotonic()
     try:
         KINDS[kind].use(place, content)
@@ -131,8 +133,6 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     shutil.copytree(corpus / "home", scratch / "home", dirs_exist_ok=True)
     warm_up(corpus, scratch)
-    most = _status("VmData") + MEMORY
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:

@@ -12,12 +12,16 @@ import tifffile
 from PIL import UnidentifiedImageError
 
 from medxlate.errors import ImageError
-from medxlate.images.limits import check_slice_size, check_volume_size
+from medxlate.images.limits import MAX_DEFLATE, check_claim, check_slice_size, check_volume_size
 from medxlate.images.quiet import without_warnings
 from medxlate.images.stack import Stack
 
 BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag
+BITS_OF_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 16, "I;16B": 16, "I": 16, "F": 32}  # at least
+# How much each packing can shrink at best; LZW's codes stand for at most 4,096 bytes in 12 bits.
+RATIOS = {"PNG": MAX_DEFLATE, "raw": 1, "packbits": 128, "tiff_lzw": 2800}
+RATIOS |= dict.fromkeys(("tiff_adobe_deflate", "tiff_deflate"), MAX_DEFLATE)
 MODES_OF_8_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # pillow's names
 
 for _reader in ("PIL", "tifffile"):  # what they log of damaged files would end on stderr
@@ -84,6 +88,7 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
         # Odd metadata in public files is no concern here.
         with without_warnings(), PIL.Image.open(path) as image:
             check_slice_size(image.height, image.width)
+            _check_claim(image, path)
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
                 raise ImageError(f"the file holds {pages} pages; only one is read")
@@ -99,6 +104,15 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
         raise
     except Exception as problem:  # a damaged file can break pillow's readers in many ways
         raise ImageError(f"the file is damaged: {problem}") from None
+
+
+def _check_claim(image: PIL.Image.Image, path: Path) -> None:
+    """Compare the pixels that a PNG's or TIFF's header claims with the size of the file."""
+    packing = image.info.get("compression", "") if image.format == "TIFF" else image.format
+    if packing in RATIOS:
+        bits = BITS_OF_MODES.get(image.mode, 8 * len(image.getbands()))
+        claimed = image.height * image.width * bits // 8
+        check_claim(claimed, path.stat().st_size, RATIOS[packing])
 
 
 def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:

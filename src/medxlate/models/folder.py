@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from medxlate.errors import ModelError, nearest
-from medxlate.files import read_record, whole_folder, write_json
+from medxlate.files import inside, is_plain, read_record, whole_folder, write_json
+from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
 from medxlate.models.device import Precision
 from medxlate.models.generator import Generator
@@ -37,8 +39,8 @@ class TranslatorInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    width: int
-    blocks: int
+    width: int = Field(ge=1, le=1024)
+    blocks: int = Field(ge=0, le=64)
     weights: Weights
 
 
@@ -70,13 +72,20 @@ class ModelInfo(BaseModel):
     schema_version: int = SCHEMA_VERSION
     medxlate: str
     method: str
-    prepared_size: int
-    image_size: int
+    prepared_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
+    image_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
     target: str
     target_recipe: Recipe
     translators: dict[str, TranslatorInfo]
     predictor: PredictorInfo
     precision: Precision = "fp32"
+
+    @field_validator("target", "translators")
+    @classmethod
+    def _names(cls, value: str | dict[str, TranslatorInfo]) -> str | dict[str, TranslatorInfo]:
+        if not all(map(is_plain, [value] if isinstance(value, str) else value)):
+            raise ValueError("a modality's name is a path")
+        return value
 
 
 def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], *, step: int) -> Weights:
@@ -141,16 +150,26 @@ def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[s
     if name not in info.translators:
         raise ModelError(f"{folder} has no translator from '{name}'.", nearest(name, known))
     translator = info.translators[name]
-    network = Generator(width=translator.width, blocks=translator.blocks)
+
+    def build() -> Generator:
+        return Generator(width=translator.width, blocks=translator.blocks)
+
+    _check_claims(build, folder, translator.weights)
+    network = build()
     load_weights(network, folder, translator.weights)
     return name, network.eval()
 
 
 def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
     """Return the predictor, in eval mode; raises ModelError where its weights are damaged."""
-    network = PredictorNetwork(
-        architecture=info.predictor.architecture, outputs=info.predictor.head.outputs
-    )
+
+    def build() -> PredictorNetwork:
+        return PredictorNetwork(
+            architecture=info.predictor.architecture, outputs=info.predictor.head.outputs
+        )
+
+    _check_claims(build, folder, info.predictor.weights)
+    network = build()
     load_weights(network, folder, info.predictor.weights)
     network.eval()
     return network
@@ -162,15 +181,27 @@ def load_weights(network: nn.Module, folder: Path, weights: Weights) -> None:
     Raises:
         ModelError: The file is missing, changed, damaged or does not fit.
     """
-    if Path(weights.file).name != weights.file:
-        raise ModelError(f"{folder / MARKER} names weights outside its folder: {weights.file}.")
-    path = folder / weights.file
+    path = inside(folder, weights.file, error=ModelError)
     tensors = load_tensors(path, expected=weights.sha256, hint="Copy the whole model folder again.")
     try:
         network.load_state_dict(tensors)
     except RuntimeError as problem:
         first = str(problem).splitlines()[0]
         raise ModelError(f"{path} does not fit the network in model.json: {first}") from None
+
+
+def _check_claims(build: Callable[[], nn.Module], folder: Path, weights: Weights) -> None:
+    """Refuse a network that is larger than its weights' file, before memory is taken for it.
+
+    Raises:
+        ModelError: It is, or the file is missing or lies elsewhere.
+    """
+    path = inside(folder, weights.file, error=ModelError)
+    with torch.device("meta"):  # shapes without memory
+        state = build().state_dict()
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if path.is_file() and needed > path.stat().st_size:
+        raise ModelError(f"{path} is smaller than the network that {MARKER} describes.")
 
 
 def _all_weights(info: ModelInfo) -> list[Weights]:

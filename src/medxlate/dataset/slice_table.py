@@ -1,0 +1,85 @@
+"""The table of a modality's slices, ``slices.parquet``, read with distrust."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from medxlate.dataset.labels import Task
+
+NUMBERS = ("shard", "row", "series", "position", "height", "width")
+TEXTS = ("slice_id", "patient", "file", "pixel_hash")
+MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
+SPARE_BYTES = 1 << 20  # of a table, beside its rows
+
+
+def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFrame:
+    """Read the table and hold it against the shards.
+
+    Args:
+        path: The parquet file.
+        counts: How many slices each shard holds; the table must have as many rows.
+        task: What the labels are of.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is damaged, has another length than the shards (seen before a row is read),
+            lacks a column, or names a slice or a label that does not exist.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_claims(file.metadata, sum(counts))
+            table = file.read()
+        table.validate(full=True)  # or broken text would be found much later
+        frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    except (OSError, ValueError):
+        raise
+    except Exception as problem:  # arrow and thrift have many kinds of their own
+        raise ValueError(f"{path.name} cannot be read: {type(problem).__name__}") from None
+    _check_columns(frame)
+    _check_places(frame, counts)
+    _check_labels(frame, task)
+    return frame
+
+
+def _check_claims(metadata: pq.FileMetaData, rows: int) -> None:
+    if metadata.num_rows != rows:
+        raise ValueError("slices.parquet and shards differ in length")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
+    if sum(column.total_uncompressed_size for column in columns) > MOST_BYTES * rows + SPARE_BYTES:
+        raise ValueError("slices.parquet claims more than slices need")
+
+
+def _check_columns(frame: pd.DataFrame) -> None:
+    for name in (*NUMBERS, *TEXTS, "label"):
+        if name not in frame or frame[name].isna().any():
+            raise ValueError(f"slices.parquet has no whole column {name}")
+    for name in NUMBERS:
+        if frame[name].dtype != np.int64:
+            raise ValueError(f"the column {name} of slices.parquet holds no integers")
+    for name in TEXTS:
+        if not pd.api.types.is_string_dtype(frame[name]):
+            raise ValueError(f"the column {name} of slices.parquet holds no text")
+
+
+def _check_places(frame: pd.DataFrame, counts: Sequence[int]) -> None:
+    shards, rows = frame["shard"].to_numpy(), frame["row"].to_numpy()
+    if len(frame) and not (shards.min() >= 0 and shards.max() < len(counts)):
+        raise ValueError("slices.parquet names a shard that does not exist")
+    if ((rows < 0) | (rows >= np.asarray(counts)[shards])).any():
+        raise ValueError("slices.parquet names a slice that does not exist")
+
+
+def _check_labels(frame: pd.DataFrame, task: Task) -> None:
+    labels = frame["label"]
+    if task.kind == "classification":
+        known = pd.api.types.is_string_dtype(labels) and labels.isin(task.classes).all()
+    else:
+        known = pd.api.types.is_numeric_dtype(labels) and np.isfinite(labels.to_numpy()).all()
+    if not known:
+        raise ValueError("slices.parquet holds labels that the task does not have")
