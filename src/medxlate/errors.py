@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 LONGEST = 2000  # characters of a message
+NAMED = 40  # names in a hint
 
 
 class MedxlateError(Exception):
@@ -74,4 +75,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if found := closest(name, names):
         return f"Did you mean '{found}'?"
-    return f"Known: {', '.join(names)}." if names else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"Known: {', '.join(names[:NAMED])}{more}." if names else ""

@@ -71,7 +71,7 @@ def write_corpus(root: Path) -> None:
     checkpoint = home / "run" / "checkpoints" / STEP
     for kind, files in {
         "dataset": [data / "dataset.json"],
-        "modality": [data / "ct" / "modality.json", data / "mri" / "modality.json"],
+        "modality": [data / "ct" / "modality.json"],
         "prepare": [data / "ct" / "prepare.json"],
         "links": [data / "ct" / "links.json"],
         "identifiers": [data / "ct" / "identifiers.json"],

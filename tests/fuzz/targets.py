@@ -20,6 +20,7 @@ from medxlate.dataset.labels import parse_label
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.plan import stamp
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import draw_split, read_split
 from medxlate.dataset.table import RowFinder, read_table
@@ -183,8 +184,11 @@ def in_prepare(place: Place, content: bytes) -> None:
         labels=raw / "labels.csv", label="age", patient="regex:(Zebrowski\\d\\d)",
         patient_column="patient",
     )  # fmt: skip
-    with put(data / "ct" / "prepare.json", content):
-        prepare(raw / "ct", modality="ct", data=data, options=options, size=SIDE, overwrite=False)
+    here = stamp(find_images(raw / "ct"), options, size=SIDE).encode()
+    path = data / "ct" / "prepare.json"
+    content = content.replace(json.loads(path.read_bytes())["made_from"].encode(), here)
+    with put(path, content):
+        prepare(raw / "ct", modality="ct", data=data, options=options, size=SIDE)
 
 
 def in_identifiers(place: Place, content: bytes) -> None:
@@ -220,8 +224,14 @@ def with_split_hash(content: bytes) -> bytes:
 
 
 def in_model(place: Place, content: bytes) -> None:
+    """Load the model; every fourth translates an image of 32 x 32 pixels."""
     with put(place.home / "model" / "model.json", content):
         loaded(place)
+        if place.number % 4 == 0:
+            raw = place.home / "raw" / "mri" / "Zebrowski00-0.png"
+            translate(
+                raw, out=place.inbox.with_name("out"), model=place.home / "model", device="cpu"
+            )
 
 
 def in_weights(place: Place, content: bytes) -> None:

@@ -13,6 +13,7 @@ from medxlate.dataset.labels import Task
 
 NUMBERS = ("shard", "row", "series", "position", "height", "width")
 TEXTS = ("slice_id", "patient", "file", "pixel_hash")
+HASH_DIGITS = 128  # of a perceptual hash
 MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
 SPARE_BYTES = 1 << 20  # of a table, beside its rows
 
@@ -41,6 +42,7 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
     except Exception as problem:  # arrow and thrift have many kinds of their own
         raise ValueError(f"{path.name} cannot be read: {type(problem).__name__}") from None
     _check_columns(frame)
+    _check_hashes(frame)
     _check_places(frame, counts)
     _check_labels(frame, task)
     return frame
@@ -65,6 +67,17 @@ def _check_columns(frame: pd.DataFrame) -> None:
     for name in TEXTS:
         if not pd.api.types.is_string_dtype(frame[name]):
             raise ValueError(f"the column {name} of slices.parquet holds no text")
+
+
+def _check_hashes(frame: pd.DataFrame) -> None:
+    if (
+        "perceptual_hash" in frame
+        and not frame["perceptual_hash"]
+        .astype(str)
+        .str.fullmatch(f"[0-9a-f]{{{HASH_DIGITS}}}")
+        .all()
+    ):
+        raise ValueError("slices.parquet holds a broken perceptual_hash")
 
 
 def _check_places(frame: pd.DataFrame, counts: Sequence[int]) -> None:
