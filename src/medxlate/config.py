@@ -6,18 +6,16 @@ The defaults are the paper's (section 4.2); where it is silent they are the Cycl
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from medxlate.errors import ConfigError, closest, nearest
+from medxlate.errors import ConfigError, closest, nearest, shown
 from medxlate.files import is_plain, read_object
+from medxlate.toml import parse_toml, read_toml
 
-MAX_TOML_BYTES = 1 << 20
-MAX_DOTS = 100  # in a line of TOML: each adds a table within a table
 MAX_DEPTH = 8  # of tables; the configuration has two levels
 
 
@@ -205,6 +203,10 @@ class RuntimeConfig(Section):
         description="Compute the generators' residual blocks again in the backward pass instead "
         "of keeping what is in them: less memory, more time, the same gradients.",
     )
+    offline: bool = Field(
+        False,
+        description="Open no connection: weights that are not on this machine are an error.",
+    )
     log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between two checkpoints.")
@@ -291,7 +293,7 @@ def parse(values: Mapping[str, Any]) -> Config:
             raise ConfigError(f"Unknown configuration key '{key}'.", _nearest_key(key)) from None
         text = first["msg"].removeprefix("Value error, ")
         where = f"Configuration key '{key}'" if key else "Configuration"
-        raise ConfigError(f"{where}: {text} (given: {first['input']!r}).") from None
+        raise ConfigError(f"{where}: {text} (given: {shown(first['input'])}).") from None
 
 
 def keys() -> list[str]:
@@ -329,26 +331,7 @@ def _merge(into: Values, new: Mapping[str, Any], depth: int = 0) -> None:
 def _read(file: Path) -> dict[str, Any]:
     if file.suffix.lower() == ".json":
         return read_object(file, error=ConfigError)
-    try:
-        if file.stat().st_size > MAX_TOML_BYTES:
-            raise ConfigError(f"{file} is larger than {MAX_TOML_BYTES >> 20} MiB; no more is read.")
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"The configuration {file} cannot be read: {problem}.") from None
-    try:
-        return _toml(text)
-    except ValueError as problem:
-        raise ConfigError(f"{file} is not TOML: {problem}.") from None
-
-
-def _toml(text: str) -> dict[str, Any]:
-    """Parse TOML; raises ValueError, also for what would take the parser's stack or memory."""
-    if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
-        raise ValueError(f"a line holds more than {MAX_DOTS} dots")
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return read_toml(file)
 
 
 def _assignment(text: str) -> dict[str, Any]:
@@ -356,7 +339,7 @@ def _assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
     try:
-        parsed: Any = _toml(f"value = {value}")["value"]
+        parsed: Any = parse_toml(f"value = {value}")["value"]
     except ValueError:
         parsed = value.strip()  # a bare word is a string
     for part in reversed(key.strip().split(".")):

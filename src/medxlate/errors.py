@@ -77,3 +77,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"Did you mean '{found}'?"
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"Known: {', '.join(names[:NAMED])}{more}." if names else ""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it."""
+    try:
+        return repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -230,11 +230,16 @@ def read_json(
         raise error(f"{path} cannot be read as JSON: {problem}.", hint) from None
 
 
-def read_object(path: Path, *, error: type[MedxlateError], hint: str = "") -> dict[str, Any]:
-    """Read a JSON file that holds an object; see ``read_json``."""
+def read_object(
+    path: Path, *, error: type[MedxlateError], hint: str = "", needs: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Read a JSON file that holds an object with some keys; see ``read_json``."""
     values = read_json(path, error=error, hint=hint)
     if not isinstance(values, dict):
         raise error(f"{path} is damaged: it holds no JSON object.", hint)
+    for key in needs:
+        if key not in values:
+            raise error(f"{path} is damaged: it holds no {key}.", hint)
     return values
 
 

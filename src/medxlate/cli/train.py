@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medxlate.cli.options import Json, Runs
+from medxlate.cli.options import Json, Offline, Runs
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
     ] = None,
+    offline: Offline = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest run, or the one of --name.")
     ] = False,
@@ -90,7 +91,13 @@ def train(
             optimizer={"epochs": epochs, "batch_size": batch_size},
             model={"pretrained": pretrained},
             split={"seed": seed},
-            runtime={"seed": seed, "device": device, "precision": precision, "compile": compile_},
+            runtime={
+                "seed": seed,
+                "device": device,
+                "precision": precision,
+                "compile": compile_,
+                "offline": offline or None,
+            },
         )
         if method is not None:
             overrides["method"] = method

@@ -211,8 +211,8 @@ class Dataset:
             slices = read_slice_table(path, reader.counts, self.info.task)
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None
-        if (reader.size, reader.dtype.itemsize * 8) != (self.info.image_size, info.recipe.bits):
-            raise DataError(f"{folder} is damaged: its shards are of another size or depth.", again)
+        if reader.size != self.info.image_size:
+            raise DataError(f"{folder} is damaged: its slices are of another size.", again)
         return Modality(name, info, slices, reader, folder)
 
 

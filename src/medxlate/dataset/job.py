@@ -133,7 +133,7 @@ class Job:
 
     def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[Task]:
         """Yield each part, in order, as soon as it is there; those that are missing are read."""
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
         tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
         total, done = sum(len(task.scan.files) for task in tasks), 0
         self.listener(Progress("files", 0, total))

@@ -14,6 +14,7 @@ from medxlate.dataset.labels import Task
 NUMBERS = ("shard", "row", "series", "position", "height", "width")
 TEXTS = ("slice_id", "patient", "file", "pixel_hash")
 HASH_DIGITS = 128  # of a perceptual hash
+NEEDED = ("shard", "row", "patient", "label")
 MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
 SPARE_BYTES = 1 << 20  # of a table, beside its rows
 
@@ -59,12 +60,14 @@ def _check_claims(metadata: pq.FileMetaData, rows: int) -> None:
 
 def _check_columns(frame: pd.DataFrame) -> None:
     for name in (*NUMBERS, *TEXTS, "label"):
-        if name not in frame or frame[name].isna().any():
-            raise ValueError(f"slices.parquet has no whole column {name}")
-    for name in NUMBERS:
-        if frame[name].dtype != np.int64:
+        if name in NEEDED and name not in frame:
+            raise ValueError(f"slices.parquet has no column {name}")
+        if name in frame and frame[name].isna().any():
+            raise ValueError(f"the column {name} of slices.parquet has gaps")
+    for name in filter(frame.__contains__, NUMBERS):
+        if frame[name].dtype.kind != "i":
             raise ValueError(f"the column {name} of slices.parquet holds no integers")
-    for name in TEXTS:
+    for name in filter(frame.__contains__, TEXTS):
         if not pd.api.types.is_string_dtype(frame[name]):
             raise ValueError(f"the column {name} of slices.parquet holds no text")
 

@@ -35,7 +35,7 @@ def check_claim(claimed: int, there: int, ratio: int) -> None:
         ratio: How much the packing can shrink at best.
     """
     if claimed > there * ratio:
-        raise ImageError("it is truncated: its header claims more pixels than the file can hold")
+        raise ImageError("the file is damaged: its header claims more pixels than it can hold")
 
 
 def check_volume_size(voxels: int, bytes_each: int) -> None:

@@ -112,7 +112,7 @@ def _check_claim(image: PIL.Image.Image, path: Path) -> None:
     """Compare the pixels that a PNG's or TIFF's header claims with the size of the file."""
     there = path.stat().st_size
     if any(tile[2] > there for tile in getattr(image, "tile", ())):  # pillow would read up to it
-        raise ImageError("it is truncated: its header names pixels beyond its end")
+        raise ImageError("the file is damaged: its header names pixels beyond its end")
     packing = image.info.get("compression", "") if image.format == "TIFF" else image.format
     if packing in RATIOS:
         bits = BITS_OF_MODES.get(image.mode, 8 * len(image.getbands()))
@@ -169,7 +169,7 @@ def _check_strips(page: Any, path: Path) -> None:
     there = path.stat().st_size
     places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if any(offset + count > there for offset, count in places):
-        raise ImageError("it is truncated: its header names pixels beyond its end")
+        raise ImageError("the file is damaged: its header names pixels beyond its end")
     if page.compression not in DEFLATED:
         return
     most = int(np.prod(page.chunks)) * np.dtype(page.dtype).itemsize
