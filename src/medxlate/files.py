@@ -305,6 +305,12 @@ def read_record(
         raise error(f"{path} is damaged: {key}: {first['msg']}.") from None
 
 
+def in_markdown(text: str) -> str:
+    """Return a name as Markdown shows it: one line, of which no letter is a sign."""
+    signs = re.sub(r"([\\|*_`<])", r"\\\1", " ".join(text.split()))
+    return signs.replace("](", "]\\(")
+
+
 def sha256(path: Path) -> str:
     """Return the file's SHA-256 as 64 hexadecimal digits."""
     with path.open("rb") as stream:

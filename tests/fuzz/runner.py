@@ -70,11 +70,11 @@ class Report:
 class Worker:
     """A process that reads inputs; see ``worker``."""
 
-    def __init__(self, corpus: Path) -> None:
+    def __init__(self, corpus: Path, targets: str = "fuzz.targets") -> None:
         self.scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
         paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fuzz.worker", str(corpus), str(self.scratch)],
+            [sys.executable, "-m", "fuzz.worker", str(corpus), str(self.scratch), targets],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={

@@ -1,10 +1,12 @@
 """The process that reads damaged files: each within limits, its outcome told on one line.
 
-Run as ``python -m fuzz.worker CORPUS SCRATCH``; it reads ``kind number seed`` lines.
+Run as ``python -m fuzz.worker CORPUS SCRATCH TARGETS``, of which the last names a module; it reads
+lines of kind, number and seed.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
@@ -14,11 +16,12 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fuzz.mutate import drawn
-from fuzz.targets import KINDS, Place, clean
+from fuzz.targets import KINDS, Kind, Place, Use, clean
 from medxlate.errors import MedxlateError
 
 MEMORY = 1 << 30  # bytes above what the process had before
@@ -61,7 +64,7 @@ def chosen(kind: str, number: int, seed: int, corpus: Path) -> tuple[str, bytes]
     return file.name, drawn(kind, form, number, seed, file.read_bytes(), others)
 
 
-def run(kind: str, number: int, seed: int, corpus: Path, scratch: Path) -> Outcome:
+def run(use: Use, kind: str, number: int, seed: int, corpus: Path, scratch: Path) -> Outcome:
     """Bring one input through the library."""
     name, content = chosen(kind, number, seed, corpus)
     place = Place(scratch / "home", scratch / "inbox", name, number)
@@ -72,7 +75,7 @@ def run(kind: str, number: int, seed: int, corpus: Path, scratch: Path) -> Outco
     resource.setrlimit(resource.RLIMIT_DATA, (most, resource.RLIM_INFINITY))
     begun = time.monotonic()
     try:
-        KINDS[kind].use(place, content)
+        use(place, content)
     except MedxlateError as problem:
         found.outcome, found.why = "refused", str(problem)
         if len(found.why) > 4000:
@@ -110,15 +113,15 @@ def _status(key: str) -> int:
     raise KeyError(key)
 
 
-def warm_up(corpus: Path, scratch: Path) -> None:
+def warm_up(kinds: Mapping[str, Kind], corpus: Path, scratch: Path) -> None:
     """Read every sound file once, so that libraries are loaded and their memory is taken."""
-    for kind in KINDS:
+    for kind in kinds:
         for number, file in enumerate(corpus_of(kind, corpus)):
             for way in range(8) if kind == "dicom" and number == 0 else (number,):
                 place = Place(scratch / "home", scratch / "inbox", file.name, way)
                 clean(place)
                 try:
-                    KINDS[kind].use(place, file.read_bytes())
+                    kinds[kind].use(place, file.read_bytes())
                 except MedxlateError as problem:
                     if os.environ.get("FUZZ_VERBOSE"):
                         print(kind, file.name, problem, file=sys.stderr)
@@ -127,17 +130,18 @@ def warm_up(corpus: Path, scratch: Path) -> None:
 def main() -> None:
     """Answer each line with the outcome of its input."""
     corpus, scratch = Path(sys.argv[1]), Path(sys.argv[2])
+    kinds: Mapping[str, Kind] = importlib.import_module(sys.argv[3]).KINDS
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # nothing that a library prints gets among the answers
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     shutil.copytree(corpus / "home", scratch / "home", dirs_exist_ok=True)
-    warm_up(corpus, scratch)
+    warm_up(kinds, corpus, scratch)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         kind, number, seed = line.split()
-        found = run(kind, int(number), int(seed), corpus, scratch)
+        found = run(kinds[kind].use, kind, int(number), int(seed), corpus, scratch)
         print(json.dumps(asdict(found)), file=answers, flush=True)
 
 

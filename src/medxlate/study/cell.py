@@ -340,4 +340,4 @@ def _counts(
 def _write_images(path: Path, images: torch.Tensor) -> None:
     """Write [N, 1, S, S] in [-1, 1] as 8-bit [N, S, S], as FID takes them."""
     with whole_file(path) as partial, partial.open("wb") as stream:
-        np.save(stream, to_eight_bit(images)[:, 0].numpy())
+        np.save(stream, to_eight_bit(images)[:, 0].numpy(), allow_pickle=False)
