@@ -426,6 +426,14 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
     assert (seen["args"], seen["seed"], seen["overwrite"]) == ((Path("o"),), 4, True)
 
 
+def test_offline_reaches_every_cell_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "medxlate.study.compare.compare")
+    call("compare", "--target", "ct", "--offline")
+    assert seen["args"][0].runtime.offline
+    call("compare", "--target", "ct")
+    assert not seen["args"][0].runtime.offline
+
+
 def test_version_and_help() -> None:
     assert re.fullmatch(r"medxlate \d+\.\d+\.\d+\n", call("--version").output)
     for command in ("prepare", "train", "translate", "predict", "evaluate", "scrub", "demo"):

@@ -15,15 +15,19 @@ from typing import Any
 import pytest
 
 import tiny
+from medxlate import errors, files, toml
 from medxlate.config import resolve
-from medxlate.dataset import job
+from medxlate.dataset import arrays, job, slice_table, table_limits
 from medxlate.dataset.index import Dataset, load_key, save_key
 from medxlate.dataset.parts import write_part
 from medxlate.errors import ConfigError, DataError, ModelError
 from medxlate.files import inside, is_plain, whole_file, whole_folder
+from medxlate.images import limits, text_headers, volume_headers, volumes
+from medxlate.images.dicom import parse
 from medxlate.models.folder import load_generator, read_model
 from medxlate.models.runs import find_run
 from medxlate.report.table import Table
+from medxlate.study import study
 from medxlate.study.study import read_study
 from medxlate.training import export
 from medxlate.training.checkpoints import Position
@@ -155,6 +159,39 @@ def test_studies_name_no_folder_elsewhere(
     (tmp_path / "study.json").write_text(json.dumps(values | changes))
     with pytest.raises(DataError, match=why):
         read_study(tmp_path)
+
+
+# ---- the limits that the documentation states
+
+LIMITS: dict[str, int] = {
+    "32,768 pixels": limits.MAX_SIDE,
+    "100,000,000": limits.MAX_SLICE_PIXELS,
+    "1 GiB | `images": limits.MAX_VOLUME_BYTES,
+    "1,032 times": limits.MAX_DEFLATE,
+    "256 MiB | `images/dicom": parse.MAX_INFLATED,
+    "1 MiB, 64 numbers": text_headers.MAX_TEXT,
+    "256 MiB | `images/volume": volume_headers.MAX_SKIP,
+    "4 MiB | `images": volumes.SIDECAR_BYTES,
+    "8,192 pixels": limits.MAX_SQUARE,
+    "64 MiB | `dataset": table_limits.MAX_TEXT_BYTES,
+    "5,000,000 |": table_limits.MAX_CELLS,
+    "4,096 characters": table_limits.MAX_CELL,
+    "10,000 bytes": arrays.MAX_HEADER,
+    "16 KiB": slice_table.MOST_BYTES,
+    "16 MiB | `files": files.MAX_RECORD_BYTES,
+    "1 GiB | `files": files.MAX_JSON_BYTES,
+    "1 MiB, 100 dots": toml.MAX_BYTES,
+    "100,000 cells": study.MAX_CELLS,
+    "2,000 characters": errors.LONGEST,
+}
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+@pytest.mark.parametrize("text", LIMITS)
+def test_a_limit_is_as_documented(text: str) -> None:
+    assert text in (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
+    number, unit = (text + " x").split()[:2]
+    assert int(number.replace(",", "")) * UNITS.get(unit.strip(","), 1) == LIMITS[text]
 
 
 # ---- what is being written is private

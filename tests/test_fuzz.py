@@ -40,7 +40,7 @@ from medxlate.models.tensors import load_tensors, save_tensors
 from medxlate.study.study import Study
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits")
-COUNT = 1600
+COUNT = 1500
 GIBIBYTE = 1 << 30
 
 
@@ -89,7 +89,7 @@ def test_the_sound_files_are_read(corpus: Path, tmp_path: Path, kind: str) -> No
     """Or the harness would only measure how a file is refused at its first byte."""
     shutil.copytree(corpus / "home", tmp_path / "home")
     for file in corpus_of(kind, corpus):
-        for number in range(8) if kind in ("dicom", "nifti") else range(2):
+        for number in range(8) if kind == "nifti" else range(2):
             place = Place(tmp_path / "home", tmp_path / "inbox", file.name, number)
             clean(place)
             KINDS[kind].use(place, file.read_bytes())
@@ -108,8 +108,6 @@ def test_an_input_follows_from_seed_kind_and_number(corpus: Path) -> None:
         ("os.abort()", "the process ended"),
         ("time.sleep(60)", "hangs"),
         ("bytearray(3 << 30)", "MemoryError"),
-        ("1 / 0", "ZeroDivisionError"),
-        ("np.ones(3 << 27)", "MemoryError"),
     ],
 )
 def test_the_harness_sees_crashes_hangs_and_memory(
@@ -124,7 +122,7 @@ def test_the_harness_sees_crashes_hangs_and_memory(
         "KINDS = {'toml': Kind('toml', use)}\n"
     )
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    monkeypatch.setattr(runner, "HANGS", 3.0)
+    monkeypatch.setattr(runner, "HANGS", 2.0)
     worker = runner.Worker(corpus, "misbehaving")
     try:
         outcomes = [worker.ask("toml", number, 0) for number in (0, 1)]
@@ -205,11 +203,14 @@ def test_a_deflated_strip_that_grows(tmp_path: Path) -> None:
         places = [tiff.pages.first.tags[tag].valueoffset for tag in (273, 279)]
     content = bytearray(path.read_bytes())
     packer = zlib.compressobj(9)
-    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1500)) + packer.flush()
+    bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(400)) + packer.flush()
     for place, value in zip(places, (len(content), len(bomb)), strict=True):
         struct.pack_into("<I", content, place, value)
     path.write_bytes(bytes(content) + bomb)
-    with within(), pytest.raises(ImageError, match="more than its header says"):
+    with (
+        within(memory=200 << 20),
+        pytest.raises(ImageError, match="more than its header says"),
+    ):
         read_raster(path)
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medxlate.dataset.labels import Task
+from medxlate.dataset.parquet_pages import claimed_bytes
 
 NUMBERS = ("shard", "row", "series", "position", "height", "width")
 TEXTS = ("slice_id", "patient", "file", "pixel_hash")
 HASH_DIGITS = 128  # of a perceptual hash
 NEEDED = ("shard", "row", "patient", "label")
 MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
+MOST_TEXT = 4096  # bytes
 SPARE_BYTES = 1 << 20  # of a table, beside its rows
 
 
@@ -33,9 +38,10 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
             lacks a column, or names a slice or a label that does not exist.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            _check_claims(file.metadata, sum(counts))
-            table = file.read()
+        texts = [each.name for each in pq.read_schema(path) if pa.types.is_string(each.type)]
+        with pq.ParquetFile(path, read_dictionary=texts) as file, path.open("rb") as stream:
+            _check_claims(file.metadata, stream, sum(counts))
+            table = _plain(file.read())
         table.validate(full=True)  # or broken text would be found much later
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     except (OSError, ValueError):
@@ -49,13 +55,27 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
     return frame
 
 
-def _check_claims(metadata: pq.FileMetaData, rows: int) -> None:
+def _check_claims(metadata: pq.FileMetaData, stream: BinaryIO, rows: int) -> None:
     if metadata.num_rows != rows:
         raise ValueError("slices.parquet and shards differ in length")
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    columns = [group.column(i) for group in groups for i in range(group.num_columns)]
-    if sum(column.total_uncompressed_size for column in columns) > MOST_BYTES * rows + SPARE_BYTES:
+    if claimed_bytes(stream, metadata) > MOST_BYTES * rows + SPARE_BYTES:
         raise ValueError("slices.parquet claims more than slices need")
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """Return the table with texts in place of numbers of texts, once none of these is long.
+
+    A text that many rows share is stored once; filled in, it might take any memory.
+    """
+    for number, column in enumerate(table.columns):
+        if not pa.types.is_dictionary(column.type):
+            continue
+        for chunk in column.chunks:
+            if (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > MOST_TEXT:
+                raise ValueError(f"slices.parquet holds a text of more than {MOST_TEXT} bytes")
+        plain = column.cast(pa.string())
+        table = table.set_column(number, table.schema.field(number).name, plain)
+    return table
 
 
 def _check_columns(frame: pd.DataFrame) -> None:
