@@ -178,6 +178,7 @@ LIMITS: dict[str, int] = {
     "4,096 characters": table_limits.MAX_CELL,
     "10,000 bytes": arrays.MAX_HEADER,
     "16 KiB": slice_table.MOST_BYTES,
+    "4,096 bytes": slice_table.MOST_TEXT,
     "16 MiB | `files": files.MAX_RECORD_BYTES,
     "1 GiB | `files": files.MAX_JSON_BYTES,
     "1 MiB, 100 dots": toml.MAX_BYTES,

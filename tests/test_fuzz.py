@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
@@ -29,8 +30,12 @@ from fuzz.seeds import write_corpus
 from fuzz.targets import KINDS, Place, clean
 from fuzz.worker import chosen, corpus_of
 from medxlate.config import resolve
+from medxlate.dataset import job
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.parquet_pages import claimed_bytes
+from medxlate.dataset.prepare import prepare
 from medxlate.dataset.table import read_table
 from medxlate.errors import DataError, ImageError, MedxlateError, ModelError
 from medxlate.files import read_json, read_record
@@ -188,6 +193,16 @@ def test_table_bombs(tmp_path: Path, content: bytes, why: str) -> None:
         read_table(tmp_path / "a.csv")
 
 
+def test_predictions_with_more_cells_than_columns(corpus: Path, tmp_path: Path) -> None:
+    """Pandas makes an index of 20,000 levels of them, for a minute."""
+    content = (corpus / "seeds" / "predictions" / "a.csv").read_text().splitlines()
+    content[3] += "," * 20_000
+    place = Place(corpus / "home", tmp_path / "inbox", "a.csv", 0)
+    clean(place)
+    with within(), pytest.raises(DataError, match="line 4 has more cells"):
+        KINDS["predictions"].use(place, "\n".join(content).encode())
+
+
 def test_a_large_table_below_the_limits_is_read(tmp_path: Path) -> None:
     text = "file,age\n" + "".join(f"{n}.png,{n}\n" for n in range(20_000))
     (tmp_path / "a.csv").write_text(text)
@@ -250,6 +265,33 @@ def test_json_of_odd_shapes(tmp_path: Path, text: str, why: str) -> None:
     (tmp_path / "a.json").write_text(text)
     with within(), pytest.raises(DataError, match=why):
         read_json(tmp_path / "a.json", error=DataError)
+
+
+@pytest.mark.parametrize("text", ["[1]", "1", "null", '"a"', "[]"])
+def test_json_that_is_no_object(corpus: Path, tmp_path: Path, text: str) -> None:
+    shutil.copytree(corpus / "home", tmp_path / "home")
+    place = Place(tmp_path / "home", tmp_path / "inbox", "a.json", 0)
+    clean(place)
+    kinds = [name for name, kind in KINDS.items() if kind.form == "json"]
+    assert len(kinds) > 8
+    for kind in kinds:
+        with pytest.raises(MedxlateError):
+            KINDS[kind].use(place, text.encode())
+
+
+def test_a_part_that_is_damaged_is_named(tmp_path: Path) -> None:
+    """Of a ``prepare`` that was stopped: its parts are read by the next one."""
+    tiny.write_raw(tmp_path / "raw")
+    options = PrepareOptions(label="regex:(.)", patient="file", task="classification")
+    known = {"modality": "ct", "data": tmp_path / "data", "options": options, "size": tiny.SIZE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job.Job, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare(tmp_path / "raw" / "ct", **known)
+    listing = min((tmp_path / "data" / ".ct.parts").glob("*.json"))
+    listing.write_text('{"limits": [1]}')
+    with pytest.raises(DataError, match=f"{listing.name} is damaged"):
+        prepare(tmp_path / "raw" / "ct", **known)
 
 
 def test_records_are_small(tmp_path: Path) -> None:
@@ -330,6 +372,42 @@ def test_a_table_of_another_length_than_the_shards(tmp_path: Path) -> None:
     del many
     with within(memory=100 << 20), pytest.raises(DataError, match="differ in length"):
         Dataset(data).modality("ct")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("x" * (32 << 20), "claims more than slices need"), ("x" * 5000, "more than 4096 bytes")],
+)
+def test_texts_of_a_table_that_unpack_to_much(tmp_path: Path, text: str, why: str) -> None:
+    """One is a bomb by itself; the other would be one where a million rows share it."""
+    data = tiny.write_dataset(tmp_path)
+    path = data / "ct" / "slices.parquet"
+    frame = pd.read_parquet(path)
+    frame["file"] = text
+    frame.to_parquet(path, index=False, compression="zstd")
+    assert path.stat().st_size < 30_000
+    with within(memory=100 << 20), pytest.raises(DataError, match=why):
+        Dataset(data).modality("ct")
+
+
+@pytest.mark.parametrize("packing", ["snappy", "zstd", "gzip", "none"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_pages_claim_what_the_metadata_says(tmp_path: Path, packing: str, version: str) -> None:
+    """Pyarrow's own sum counts the pages' headers as well, of which each takes some 20 bytes."""
+    path, rows = tmp_path / "a.parquet", 50_000
+    frame = pd.DataFrame({"a": np.arange(rows), "b": [f"p{row % 999}" for row in range(rows)]})
+    options = {"compression": packing, "data_page_version": version, "row_group_size": 20_000}
+    frame.to_parquet(path, index=False, **options)
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    known = sum(group.column(i).total_uncompressed_size for group in groups for i in range(2))
+    with path.open("rb") as stream:
+        assert 0.99 * known < claimed_bytes(stream, metadata) < known
+    content = bytearray(path.read_bytes())
+    content[4:12] = b"\xff" * 8
+    path.write_bytes(content)
+    with path.open("rb") as stream, pytest.raises(ValueError, match="damaged pages"):
+        claimed_bytes(stream, metadata)
 
 
 def load(model: Path) -> None:

@@ -30,6 +30,19 @@ def check_text(path: Path, separator: str) -> None:
     _check_cells(lines, columns)
 
 
+def check_rows(path: Path, separator: str) -> None:
+    """Raise DataError where a row has more cells than the first, which names the columns.
+
+    Pandas takes further cells for an index of as many levels, and time with them.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, delimiter=separator)
+        columns = len(next(rows, ()))
+        for row in rows:
+            if len(row) > columns:
+                raise DataError(f"line {rows.line_num} has more cells than there are columns")
+
+
 def check_spreadsheet(path: Path) -> None:
     """Raise DataError where an XLSX file unpacks to too much, or names a cell too far away.
 

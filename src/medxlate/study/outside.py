@@ -14,7 +14,7 @@ import pandas as pd
 from medxlate.dataset.index import COLUMNS, Dataset, Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split
-from medxlate.dataset.table_limits import check_text
+from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.errors import DataError
 from medxlate.study.cell import add_predictions
 from medxlate.study.opened import Opened
@@ -108,6 +108,7 @@ def score_outside(
 def _read(path: Path) -> pd.DataFrame:
     try:
         check_text(path, ",")
+        check_rows(path, ",")
         table = pd.read_csv(path, dtype={"slice_id": str, "prediction": str})
     except DataError as problem:
         raise DataError(f"{path} is not read: {problem.message}.") from None
