@@ -279,6 +279,28 @@ def test_json_that_is_no_object(corpus: Path, tmp_path: Path, text: str) -> None
             KINDS[kind].use(place, text.encode())
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("skipped", {"a": 1}),
+        ("notes", [1]),
+        ("left_out", {"a": "b"}),
+        ("duplicates", [{"kind": 3}]),
+        ("files", "many"),
+    ],
+)
+def test_a_record_of_prepare_with_other_values(
+    corpus: Path, tmp_path: Path, key: str, value: object
+) -> None:
+    shutil.copytree(corpus / "home", tmp_path / "home")
+    place = Place(tmp_path / "home", tmp_path / "inbox", "prepare.json", 0)
+    clean(place)
+    values = json.loads((corpus / "seeds" / "prepare" / "prepare.json").read_text())
+    KINDS["prepare"].use(place, json.dumps(values).encode())
+    with pytest.raises(DataError, match=r"prepare\.json is damaged"):
+        KINDS["prepare"].use(place, json.dumps(values | {key: value}).encode())
+
+
 def test_a_part_that_is_damaged_is_named(tmp_path: Path) -> None:
     """Of a ``prepare`` that was stopped: its parts are read by the next one."""
     tiny.write_raw(tmp_path / "raw")

@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import Dataset, DatasetInfo, read_info
 from medxlate.dataset.job import (
@@ -119,6 +121,10 @@ def _planned(
     )
 
 
+_REASONS, _COUNTS = TypeAdapter(dict[str, str]), TypeAdapter(dict[str, int])
+_DUPLICATES = TypeAdapter(tuple[Duplicate, ...])
+
+
 def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareResult | None:
     """Return what is there, if it is whole and was made from the same."""
     if _made_from(data, modality) != mark:
@@ -138,10 +144,10 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
             images=info.images,
             scans=info.series,
             patients=info.patients,
-            skipped=dict(record["skipped"]),
-            left_out=dict(record["left_out"]),
-            notes=dict(record["notes"]),
-            duplicates=tuple(Duplicate(**pair) for pair in record["duplicates"]),
+            skipped=_REASONS.validate_python(record["skipped"]),
+            left_out=_COUNTS.validate_python(record["left_out"]),
+            notes=_REASONS.validate_python(record["notes"]),
+            duplicates=_DUPLICATES.validate_python(record["duplicates"]),
             seconds=round(time.monotonic() - began, 3),
         )
     except (KeyError, TypeError, ValueError):
