@@ -52,7 +52,7 @@ def mutate(form: str, seed: bytes, other: bytes, random: Random) -> bytes:
                 continue
             except Exception:  # it has lost its form already
                 pass
-        content = blind(content, other, random)
+        content = blind(content, other, random)[:MOST]
     return content[:MOST]
 
 

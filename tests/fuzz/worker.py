@@ -85,6 +85,7 @@ def run(use: Use, kind: str, number: int, seed: int, corpus: Path, scratch: Path
     except Exception:
         found.outcome, found.why = "failed", traceback.format_exc()[-3000:]
     found.seconds = time.monotonic() - begun
+    resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY,) * 2)  # the next is made
     found.grown = max(0, _status("VmHWM") - before)
     if found.grown > MEMORY:
         found.outcome, found.why = "failed", f"it took {found.grown >> 20} MiB: {found.why}"
