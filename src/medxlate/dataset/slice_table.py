@@ -20,6 +20,7 @@ TEXTS = ("slice_id", "patient", "file", "pixel_hash")
 HASH_DIGITS = 128  # of a perceptual hash
 NEEDED = ("shard", "row", "patient", "label")
 MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
+_TEXT_TYPES = (pa.string(), pa.large_string())
 MOST_TEXT = 4096  # bytes
 SPARE_BYTES = 1 << 20  # of a table, beside its rows
 
@@ -38,7 +39,7 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
             lacks a column, or names a slice or a label that does not exist.
     """
     try:
-        texts = [each.name for each in pq.read_schema(path) if pa.types.is_string(each.type)]
+        texts = [each.name for each in pq.read_schema(path) if each.type in _TEXT_TYPES]
         with pq.ParquetFile(path, read_dictionary=texts) as file, path.open("rb") as stream:
             _check_claims(file.metadata, stream, sum(counts))
             table = _plain(file.read())
@@ -73,7 +74,7 @@ def _plain(table: pa.Table) -> pa.Table:
         for chunk in column.chunks:
             if (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > MOST_TEXT:
                 raise ValueError(f"slices.parquet holds a text of more than {MOST_TEXT} bytes")
-        plain = column.cast(pa.string())
+        plain = column.cast(pa.large_string())
         table = table.set_column(number, table.schema.field(number).name, plain)
     return table
 
