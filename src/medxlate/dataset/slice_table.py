@@ -22,6 +22,7 @@ NEEDED = ("shard", "row", "patient", "label")
 MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
 _TEXT_TYPES = (pa.string(), pa.large_string())
 MOST_TEXT = 4096  # bytes
+FEW = 100_000  # rows up to which texts are looked at: with more it takes longer than reading
 SPARE_BYTES = 1 << 20  # of a table, beside its rows
 
 
@@ -39,7 +40,8 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
             lacks a column, or names a slice or a label that does not exist.
     """
     try:
-        texts = [each.name for each in pq.read_schema(path) if each.type in _TEXT_TYPES]
+        schema = pq.read_schema(path) if sum(counts) <= FEW else ()
+        texts = [each.name for each in schema if each.type in _TEXT_TYPES]
         with pq.ParquetFile(path, read_dictionary=texts) as file, path.open("rb") as stream:
             _check_claims(file.metadata, stream, sum(counts))
             table = _plain(file.read())
