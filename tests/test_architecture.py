@@ -15,7 +15,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 # Each room may import those before it, and itself.
 LAYERS = [
     {"errors"},
-    {"events", "config", "files", "parallel", "ranks"},
+    {"events", "files", "parallel", "ranks", "toml"},
+    {"config"},
     {"images"},
     {"dataset", "phantoms"},
     {"models"},

@@ -359,7 +359,7 @@ def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path
         "train", "--source", "mri", "--source", "pet", "--target", "ct", "--preset", "small",
         "--method", "joint", "--epochs", "7", "--batch-size", "3", "--pretrained", "imagenet",
         "--seed", "9", "--data", "d", "--runs", "r", "--name", "n", "--device", "cpu",
-        "--precision", "bf16", "--config", tmp_path / "c.toml",
+        "--precision", "bf16", "--config", tmp_path / "c.toml", "--offline",
         "--set", "objective.lambda_identity=2",
     )  # fmt: skip
     (config,) = seen["args"]
@@ -369,6 +369,7 @@ def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert config.model.pretrained == "imagenet"
     assert (config.split.seed, config.runtime.seed) == (9, 9)
     assert (config.runtime.device, config.runtime.precision) == ("cpu", "bf16")
+    assert config.runtime.offline
     assert (config.objective.lambda_cycle, config.objective.lambda_identity) == (5, 2)
     assert (seen["runs"], seen["name"]) == (Path("r"), "n")
 
@@ -413,17 +414,26 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
     seen = spy(monkeypatch, "medxlate.evaluation.evaluate.evaluate")
     call(
         "evaluate", "--metric", "fid", "--metric", "kid", "--run", "r", "--inception", "i.pth",
-        "--download", "--data", "d", "--device", "cpu", "--precision", "fp32", "--model", "m",
+        "--download", "--offline", "--data", "d", "--device", "cpu", "--precision", "fp32",
+        "--model", "m",
     )  # fmt: skip
     assert seen.pop("listener") is not None
     assert seen == {
         "args": (Path("r"),), "metrics": ["fid", "kid"], "inception": Path("i.pth"),
-        "download": True, "data": Path("d"), "device": "cpu", "precision": "fp32",
+        "download": True, "offline": True, "data": Path("d"), "device": "cpu", "precision": "fp32",
         "model": Path("m"),
     }  # fmt: skip
     seen = spy(monkeypatch, "medxlate.walkthrough.demo")
     call("demo", "--out", "o", "--seed", "4", "--overwrite")
     assert (seen["args"], seen["seed"], seen["overwrite"]) == ((Path("o"),), 4, True)
+
+
+def test_offline_reaches_every_cell_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = spy(monkeypatch, "medxlate.study.compare.compare")
+    call("compare", "--target", "ct", "--offline")
+    assert seen["args"][0].runtime.offline
+    call("compare", "--target", "ct")
+    assert not seen["args"][0].runtime.offline
 
 
 def test_version_and_help() -> None:

@@ -163,8 +163,8 @@ def test_an_unknown_preset_names_the_nearest():
     ("name", "text", "reason"),
     [
         ("c.toml", "[optimizer\n", "is not TOML"),
-        ("c.json", "{", "is not JSON"),
-        ("c.json", "[1]", "holds no table"),
+        ("c.json", "{", "cannot be read as JSON"),
+        ("c.json", "[1]", "holds no JSON object"),
         ("c.toml", None, "cannot be read"),
         ("c.toml", "[optimizer]\nepoch = 3\n", "'optimizer.epoch'"),
     ],

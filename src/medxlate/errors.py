@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 2000  # characters of a message
+NAMED = 40  # names in a hint
+
 
 class MedxlateError(Exception):
     """A failure that the user can mend.
@@ -22,6 +25,8 @@ class MedxlateError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        if len(message) > LONGEST:  # a damaged file's own values may be of any length
+            message = f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 4 :]}"
         super().__init__(message)
         self.message = message
         self.hint = hint
@@ -77,4 +82,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if found := closest(name, names):
         return f"Did you mean '{found}'?"
-    return f"Known: {', '.join(names)}." if names else ""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"Known: {', '.join(names[:NAMED])}{more}." if names else ""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it."""
+    try:
+        return repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"

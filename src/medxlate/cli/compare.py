@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medxlate.cli.options import Json
+from medxlate.cli.options import Json, Offline
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ def compare(
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the trained model of every cell.")
     ] = False,
+    offline: Offline = False,
     device: DeviceName = None,
     json: Json = False,
 ) -> None:
@@ -147,6 +148,7 @@ def compare(
             seed=seed,
             data=data,
             device=device,
+            offline=offline,
         )
         from medxlate.study.compare import Where
         from medxlate.study.compare import compare as run
@@ -183,6 +185,7 @@ def asked(
     seed: int | None,
     data: Path | None,
     device: str | None,
+    offline: bool = False,
 ) -> tuple[Config | None, Grid | None]:
     """Return the configuration and the grid; None for a study that was begun before."""
     from medxlate.config import resolve
@@ -190,13 +193,13 @@ def asked(
 
     if target is None and config is None:
         shape = (source, method, repeats, policy, target_fraction, source_fraction)
-        if any((*shape, preset, sets, data)) or seed is not None:
+        if any((*shape, preset, sets, data, offline)) or seed is not None:
             raise UsageError("No target modality is given.", "Name it with --target.")
         return None, None
     sections: dict[str, dict[str, Any]] = {
         "data": {"target": target, "folder": None if data is None else str(data)},
         "split": {"policy": policy, "seed": seed},
-        "runtime": {"seed": seed, "device": device},
+        "runtime": {"seed": seed, "device": device, "offline": offline or None},
     }
     overrides = {
         name: {key: value for key, value in section.items() if value is not None}

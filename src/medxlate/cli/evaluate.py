@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medxlate.cli.options import Device, Json, Precision
+from medxlate.cli.options import Device, Json, Offline, Precision
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
@@ -41,6 +41,7 @@ def evaluate(
     download: Annotated[
         bool, typer.Option("--download", help="Let torch-fidelity download Inception's weights.")
     ] = False,
+    offline: Offline = False,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -68,6 +69,7 @@ def evaluate(
             model=model,
             inception=inception,
             download=download,
+            offline=offline,
             device=device,
             precision=precision,
             listener=reporter,

@@ -20,6 +20,9 @@ Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.", sh
 Model = Annotated[Path, typer.Option("--model", help="A model folder, a run, or the newest run.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Open no connection; missing weights are an error.")
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", help="Glob of file names to leave out, such as '*_mask*'; repeat."),

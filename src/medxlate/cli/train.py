@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medxlate.cli.options import Json, Runs
+from medxlate.cli.options import Json, Offline, Runs
 from medxlate.cli.signals import stopping
 from medxlate.errors import ModelError, UsageError
 from medxlate.ranks import restarts
@@ -69,6 +69,7 @@ def train(
         list[str] | None,
         typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
     ] = None,
+    offline: Offline = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the newest run, or the one of --name.")
     ] = False,
@@ -132,6 +133,7 @@ def train(
                 "keep_checkpoints": keep,
                 "deterministic": deterministic or None,
                 "sync_bn": sync_bn,
+                "offline": offline or None,
             },
         )
         if method is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from medxlate.config.sections import Config, Section
-from medxlate.errors import ConfigError, closest, nearest
+from medxlate.errors import ConfigError, closest, nearest, shown
+from medxlate.files import read_object
+from medxlate.toml import parse_toml, read_toml
+
+MAX_DEPTH = 8  # of tables; the configuration has two levels
 
 Values = dict[str, dict[str, Any] | Any]
 
@@ -78,7 +80,7 @@ def parse(values: Mapping[str, Any]) -> Config:
             raise ConfigError(f"Unknown configuration key '{key}'.", _nearest_key(key)) from None
         text = first["msg"].removeprefix("Value error, ")
         where = f"Configuration key '{key}'" if key else "Configuration"
-        raise ConfigError(f"{where}: {text} (given: {first['input']!r}).") from None
+        raise ConfigError(f"{where}: {text} (given: {shown(first['input'])}).") from None
 
 
 def flat(config: Config) -> dict[str, Any]:
@@ -111,34 +113,23 @@ def _nearest_key(key: str) -> str:
     return f"Did you mean '{found}'?" if found else "All keys are in docs/reference/config.md."
 
 
-def _merge(into: Values, new: Mapping[str, Any]) -> None:
+def _merge(into: Values, new: Mapping[str, Any], depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ConfigError("The configuration is nested too deeply; keys are section.key.")
     for key, value in new.items():
         if isinstance(value, Mapping):
             section = into.setdefault(key, {})
             if not isinstance(section, dict):
                 raise ConfigError(f"Configuration key '{key}' is given both as value and section.")
-            _merge(section, value)
+            _merge(section, value, depth + 1)
         else:
             into[key] = value
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"The configuration {file} cannot be read: {problem}.") from None
     if file.suffix.lower() == ".json":
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as problem:
-            raise ConfigError(f"{file} is not JSON: {problem}.") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} holds no table of configuration keys.")
-        return values
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{file} is not TOML: {problem}.") from None
+        return read_object(file, error=ConfigError)
+    return read_toml(file)
 
 
 def _assignment(text: str) -> dict[str, Any]:
@@ -146,8 +137,8 @@ def _assignment(text: str) -> dict[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
     try:
-        parsed: Any = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed: Any = parse_toml(f"value = {value}")["value"]
+    except ValueError:
         parsed = value.strip()  # a bare word is a string
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medxlate.files import is_plain
+
 
 class Section(BaseModel):
     """Base of all sections: immutable; unknown keys and infinite numbers are errors."""
@@ -40,6 +42,8 @@ class DataConfig(Section):
     def _distinct(self) -> DataConfig:
         if len(set(self.sources)) != len(self.sources):
             raise ValueError("sources names a modality twice")
+        if not all(map(is_plain, filter(None, (*self.sources, self.target)))):
+            raise ValueError("a modality's name is a path")
         if self.target and self.target in self.sources:
             raise ValueError(f"'{self.target}' is both source and target")
         return self
@@ -192,6 +196,10 @@ class RuntimeConfig(Section):
         False,
         description="Compute the generators' residual blocks again in the backward pass instead "
         "of keeping what is in them: less memory, more time, the same gradients.",
+    )
+    offline: bool = Field(
+        False,
+        description="Open no connection: weights that are not on this machine are an error.",
     )
     log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")

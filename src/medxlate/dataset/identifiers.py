@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.errors import DataError
-from medxlate.files import read_json
+from medxlate.files import read_object
 
 IDENTIFIERS_FILE = "identifiers.json"
 VERSION = 1
@@ -122,7 +122,7 @@ class Identifiers:
         """
         path = folder / IDENTIFIERS_FILE
         again = f"Prepare it again: `medxlate prepare RAW --modality {folder.name} --overwrite`."
-        content = read_json(path, error=DataError, hint=again)
+        content = read_object(path, error=DataError, hint=again)
         try:
             if content["version"] == VERSION and all(isinstance(v, str) for v in content["values"]):
                 return Identifiers(frozenset(content["values"]))

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medxlate.dataset.labels import Task
 from medxlate.dataset.shards import ShardReader
+from medxlate.dataset.slice_table import read_slice_table
 from medxlate.errors import DataError, nearest
-from medxlate.files import read_json, read_record
+from medxlate.files import inside, is_plain, read_json, read_record
+from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe, Stored
 
 COLUMNS = (
@@ -79,9 +81,16 @@ class DatasetInfo(BaseModel):
 
     schema_version: int = SCHEMA_VERSION
     medxlate: str
-    image_size: int
+    image_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
     task: Task
     modalities: dict[str, ModalityInfo] = {}
+
+    @field_validator("modalities")
+    @classmethod
+    def _names(cls, value: dict[str, ModalityInfo]) -> dict[str, ModalityInfo]:
+        if not all(map(is_plain, value)):
+            raise ValueError("a modality's name is a path")
+        return value
 
 
 @dataclass(frozen=True)
@@ -186,7 +195,7 @@ class Dataset:
                 f"{nearest(name, self.info.modalities)} "
                 f"Prepare it with `medxlate prepare RAW --modality {name}`.",
             )
-        folder = self.folder / name
+        folder = inside(self.folder, name, error=DataError)
         again = f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`."
         info = self.info.modalities[name]
         # A prepare that was killed between its two renames leaves them different.
@@ -195,12 +204,15 @@ class Dataset:
         ):
             raise DataError(f"{folder} is not what {self.folder / SUMMARY} says.", again)
         try:
-            slices = pd.read_parquet(folder / "slices.parquet")
-            reader = ShardReader(sorted((folder / "shards").glob("*.npy")))
+            shards = inside(folder, "shards", error=DataError)
+            names = sorted(path.name for path in shards.glob("*.npy"))
+            reader = ShardReader([inside(shards, name, error=DataError) for name in names])
+            path = inside(folder, "slices.parquet", error=DataError)
+            slices = read_slice_table(path, reader.counts, self.info.task)
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None
-        if sum(reader.counts) != len(slices):
-            raise DataError(f"{folder} is damaged: slices.parquet and shards differ in length.")
+        if reader.size != self.info.image_size:
+            raise DataError(f"{folder} is damaged: its slices are of another size.", again)
         return Modality(name, info, slices, reader, folder)
 
 

@@ -120,6 +120,7 @@ class Job:
                 listener=self.listener,
             )
             shutil.rmtree(self._assembled, ignore_errors=True)  # of a run that was killed
+            self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
             try:
                 parts = self._parts(plan, mapper)
                 content = assemble(self._assembled, plan, parts, size=self.size)
@@ -133,7 +134,6 @@ class Job:
 
     def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[Task]:
         """Yield each part, in order, as soon as it is there; those that are missing are read."""
-        self.work.mkdir(parents=True, exist_ok=True)
         tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
         total, done = sum(len(task.scan.files) for task in tasks), 0
         self.listener(Progress("files", 0, total))

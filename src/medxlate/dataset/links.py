@@ -16,7 +16,7 @@ from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.dataset.splits import Policy
 from medxlate.errors import DataError
-from medxlate.files import read_json, write_json
+from medxlate.files import read_object, write_json
 
 FILE = "links.json"
 
@@ -70,7 +70,7 @@ def _kept(one: Modality, other: Modality) -> tuple[Link, ...] | None:
     path = one.folder / FILE
     if not path.is_file():
         return None
-    values = read_json(path, error=DataError)
+    values = read_object(path, error=DataError)
     try:
         entry = values["with"].get(other.name)
         if entry is None or values["fingerprint"] != one.fingerprint():

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from medxlate.errors import ImageError
-from medxlate.files import naming_full_disk
+from medxlate.errors import DataError, ImageError
+from medxlate.files import naming_full_disk, read_object
 from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
@@ -135,13 +135,18 @@ def crashed_part(task: Task) -> int:
 def load_part(task: Task) -> tuple[Part, Iterator[bytes]]:
     """Return a part and the bytes of its slices, one by one."""
     name = task.name
-    values = json.loads((task.folder / f"{name}.json").read_text(encoding="utf-8"))
-    limits = values["limits"]
-    part = Part(
-        limits=None if limits is None else (limits[0], limits[1]),
-        slices=tuple(PartSlice(**slice_) for slice_ in values["slices"]),
-        skipped=values["skipped"],
-    )
+    listing = task.folder / f"{name}.json"
+    again = f"Remove the folder {task.folder} and prepare again."
+    values = read_object(listing, error=DataError, hint=again, needs=["limits"])
+    try:
+        limits = values["limits"]
+        part = Part(
+            limits=None if limits is None else (float(limits[0]), float(limits[1])),
+            slices=tuple(PartSlice(**slice_) for slice_ in values["slices"]),
+            skipped=dict(values["skipped"]),
+        )
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise DataError(f"{listing} is damaged.", again) from None
     return part, _pixels(task.folder / f"{name}.bin", len(part.slices))
 
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import Dataset, DatasetInfo, read_info
 from medxlate.dataset.job import (
@@ -23,7 +25,7 @@ from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
 from medxlate.errors import DataError, MedxlateError, OutputError
 from medxlate.events import Listener, silent
-from medxlate.files import check_free, locked, read_json, remove_stale
+from medxlate.files import check_free, locked, read_object, remove_stale
 from medxlate.images.find import find_images
 from medxlate.images.modality import check_name
 
@@ -119,36 +121,48 @@ def _planned(
     )
 
 
+_REASONS, _COUNTS = TypeAdapter(dict[str, str]), TypeAdapter(dict[str, int])
+_DUPLICATES = TypeAdapter(tuple[Duplicate, ...])
+
+
 def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareResult | None:
     """Return what is there, if it is whole and was made from the same."""
     if _made_from(data, modality) != mark:
         return None
-    record = read_json(data / modality / MARKER, error=DataError)
+    record = read_object(data / modality / MARKER, error=DataError)
     try:
         dataset = Dataset(data)
         info = dataset.modality(modality).info
     except DataError:  # a run that was stopped between its two renames
         return None
-    return PrepareResult(
-        dataset.info,
-        modality,
-        "unchanged",
-        files=record["files"],
-        images=info.images,
-        scans=info.series,
-        patients=info.patients,
-        skipped=record["skipped"],
-        left_out=record["left_out"],
-        notes=record["notes"],
-        duplicates=tuple(Duplicate(**pair) for pair in record["duplicates"]),
-        seconds=round(time.monotonic() - began, 3),
-    )
+    try:
+        return PrepareResult(
+            dataset.info,
+            modality,
+            "unchanged",
+            files=int(record["files"]),
+            images=info.images,
+            scans=info.series,
+            patients=info.patients,
+            skipped=_REASONS.validate_python(record["skipped"]),
+            left_out=_COUNTS.validate_python(record["left_out"]),
+            notes=_REASONS.validate_python(record["notes"]),
+            duplicates=_DUPLICATES.validate_python(record["duplicates"]),
+            seconds=round(time.monotonic() - began, 3),
+        )
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{data / modality / MARKER} is damaged.", "Prepare it again with --overwrite."
+        ) from None
 
 
 def _made_from(data: Path, modality: str) -> str:
     """Return the hash of what the modality's folder was made from; "" where there is none."""
     path = data / modality / MARKER
-    return str(read_json(path, error=DataError).get("made_from")) if path.is_file() else ""
+    hint = "Remove the folder, or prepare into another --data."
+    if not path.is_file():
+        return ""
+    return str(read_object(path, error=DataError, hint=hint).get("made_from"))
 
 
 def _check_free(data: Path, modality: str, *, overwrite: bool) -> None:

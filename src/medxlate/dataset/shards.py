@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.dataset.arrays import open_array
 from medxlate.files import naming_full_disk
 
 SHARD_BYTES = 128 << 20
@@ -114,7 +115,11 @@ class ShardReader:
         self._offsets: list[int] = []
         shapes = set()
         for path in self.paths:
-            mapped = np.load(path, mmap_mode="r", allow_pickle=False)  # checks the length as well
+            mapped = open_array(path)
+            if mapped.ndim != 3 or mapped.dtype.kind != "u" or mapped.dtype.itemsize > 2:
+                raise ValueError(f"{path} holds no slices of 8 or 16 bits")
+            if mapped.shape[1] != mapped.shape[2]:
+                raise ValueError(f"the slices in {path} are not square")
             self.counts.append(len(mapped))
             self._offsets.append(mapped.offset)
             shapes.add((mapped.shape[1:], mapped.dtype.str))

@@ -22,7 +22,7 @@ from medxlate.config import SplitConfig
 from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.errors import DataError
-from medxlate.files import read_json
+from medxlate.files import read_object
 
 T = TypeVar("T")
 Part = Literal["train", "val", "test"]
@@ -88,6 +88,8 @@ class Split:
         try:
             policy: Policy = values["policy"]
             parts = {part: tuple(values[_KEYS[policy]][part]) for part in PARTS}
+            if not all(isinstance(unit, str) for units in parts.values() for unit in units):
+                raise TypeError(f"{_KEYS[policy]} are not all text")
             if values["hash"] != _hash({part: list(parts[part]) for part in PARTS}, policy):
                 raise DataError(
                     f"split.json was changed: its hash does not fit its {_KEYS[policy]}."
@@ -103,10 +105,11 @@ def read_split(path: Path, modalities: Mapping[str, Modality]) -> Split:
     Raises:
         DataError: The file is missing or damaged, or pixels, labels, patients or recipe changed.
     """
-    values = read_json(path, error=DataError)
+    values = read_object(path, error=DataError)
     split = Split.from_json(values)
+    prints = values.get("slices")
     for name, modality in modalities.items():
-        if values.get("slices", {}).get(name) != modality.fingerprint():
+        if not isinstance(prints, dict) or prints.get(name) != modality.fingerprint():
             raise DataError(
                 f"The modality {name} was prepared anew after this split was drawn.",
                 "Begin a new run or study, or name the dataset it was drawn for with --data.",

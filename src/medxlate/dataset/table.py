@@ -12,9 +12,11 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from medxlate.dataset.labels import MISSING
+from medxlate.dataset.table_limits import check_cells, check_spreadsheet, check_text
 from medxlate.errors import DataError, UsageError, nearest
 
 Row = dict[str, str]
+HEAD = 1 << 14  # characters in which the separator is looked for
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,12 @@ def read_table(path: Path) -> Table:
     """
     try:
         if path.suffix.lower() in (".xlsx", ".xlsm"):
+            check_spreadsheet(path)
             frame = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
             separator = ""
         else:
             separator = _separator(path)
+            check_text(path, separator)
             frame = pd.read_csv(
                 path,
                 sep=separator,
@@ -63,16 +67,15 @@ def read_table(path: Path) -> Table:
                 skipinitialspace=True,
                 index_col=False,
             )
+        lines = _lines(frame)
     except FileNotFoundError:
         raise DataError(f"The label table {path} does not exist.") from None
+    except DataError as problem:
+        raise DataError(f"The label table {path} is not read: {problem.message}.") from None
     except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
         raise DataError(f"The label table {path} cannot be read: {problem}.") from None
-    lines = [
-        tuple(str(value).strip() for value in values)
-        for values in frame.itertuples(index=False, name=None)
-    ]
     columns = lines[0] if lines else ()
-    twice = sorted({column for column in columns if column and columns.count(column) > 1})
+    twice = sorted(column for column, times in Counter(columns).items() if column and times > 1)
     if twice:
         raise DataError(f"The label table {path} names the column '{twice[0]}' twice.")
     rows = tuple(dict(zip(columns, values, strict=True)) for values in lines[1:])
@@ -81,9 +84,20 @@ def read_table(path: Path) -> Table:
     return Table(path, columns, rows, separator == ";")
 
 
+def _lines(frame: pd.DataFrame) -> list[tuple[str, ...]]:
+    """Return the rows as trimmed text; equal cells are one string."""
+    trimmed: dict[str, str] = {}
+    rows = []
+    for values in frame.itertuples(index=False, name=None):
+        texts = [str(value) for value in values]
+        check_cells(texts)
+        rows.append(tuple(trimmed.setdefault(text, text.strip()) for text in texts))
+    return rows
+
+
 def _separator(path: Path) -> str:
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        head = "".join(line for line, _ in zip(stream, range(20), strict=False))
+        head = "".join(stream.read(HEAD).splitlines(keepends=True)[:20])
     if path.suffix.lower() == ".tsv":
         return "\t"
     try:

@@ -100,15 +100,16 @@ def inception_features(weights: Path) -> Features:
     return Features("inception", network, extract, 2048, has_classes=True)
 
 
-def find_inception(weights: Path | None, *, download: bool) -> Path | None:
+def find_inception(weights: Path | None, *, download: bool, offline: bool = False) -> Path | None:
     """Return Inception's weights: the given file, torch-fidelity's own copy, or None.
 
     Args:
         weights: A file that the user named.
         download: Whether torch-fidelity's copy may be downloaded where it is not there yet.
+        offline: Whether a download is refused all the same.
 
     Raises:
-        ModelError: The named file does not exist, or the download failed.
+        ModelError: The named file does not exist, or the download failed or was refused.
     """
     if weights is not None:
         if not weights.is_file():
@@ -119,6 +120,11 @@ def find_inception(weights: Path | None, *, download: bool) -> Path | None:
         return cached
     if not download:
         return None
+    if offline:
+        raise ModelError(
+            f"Inception's weights are not at {cached}, and nothing is downloaded offline.",
+            f"Fetch {URL_INCEPTION_V3} elsewhere and name the file with --inception.",
+        )
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(URL_INCEPTION_V3, str(cached), hash_prefix="6726825d")

@@ -91,6 +91,7 @@ def evaluate(
     model: Path | str | None = None,
     inception: Path | str | None = None,
     download: bool = False,
+    offline: bool = False,
     device: str = "auto",
     precision: str = "auto",
     listener: Listener = silent,
@@ -107,6 +108,7 @@ def evaluate(
         inception: Inception's weights for fid, kid and is. Without them (and without
             torch-fidelity's own copy) the predictor's features serve, and the names say so.
         download: Whether torch-fidelity may download Inception's weights.
+        offline: Whether that is refused all the same; also where the run's configuration says so.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         listener: Told of stages and warnings.
@@ -143,7 +145,8 @@ def evaluate(
         scores = {k: {n: v[n] for n in prediction} for k, v in every.items()}
     found: dict[str, dict[str, float]] = {}
     if distribution := [name for name in wanted if name in NAMES]:
-        features = _features(predictor, inception, download=download)
+        offline = offline or config.runtime.offline
+        features = _features(predictor, inception, download=download, offline=offline)
         _check_is(metrics, features)
         _check_enough(translators.translators, test, real, distribution)
         with open_store(
@@ -252,8 +255,12 @@ def _prediction_scores(
     }
 
 
-def _features(predictor: Predictor, inception: Path | str | None, *, download: bool) -> Features:
-    weights = find_inception(None if inception is None else Path(inception), download=download)
+def _features(
+    predictor: Predictor, inception: Path | str | None, *, download: bool, offline: bool
+) -> Features:
+    weights = find_inception(
+        None if inception is None else Path(inception), download=download, offline=offline
+    )
     if weights is not None:
         features = inception_features(weights)
         features.network.to(predictor.compute.device)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from medxlate.dataset.arrays import open_array
 from medxlate.errors import DataError, OutputError
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import naming_full_disk, read_json, whole_file, write_json
@@ -274,7 +275,7 @@ def network_key(network: nn.Module) -> str:
 
 def _read_rows(piece: Path, numbers: Sequence[int]) -> Rows:
     """Map a piece for this read only; a standing map would count as resident memory."""
-    mapped = np.load(piece, mmap_mode="r", allow_pickle=False)
+    mapped = open_array(piece)
     if mapped.dtype != np.float32 or mapped.ndim != 2:
         raise ValueError("no rows of float32")
     rows: Rows = np.array(mapped[list(numbers)])

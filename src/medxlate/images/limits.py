@@ -8,6 +8,8 @@ MIN_SIDE = 8
 MAX_SIDE = 32768
 MAX_SLICE_PIXELS = 100_000_000
 MAX_VOLUME_BYTES = 1 << 30
+MAX_DEFLATE = 1032  # how much deflate can shrink at best (zlib, technical details)
+MAX_SQUARE = 8192  # side of the squares that datasets and models hold, pixels
 
 
 def check_slice_size(height: int, width: int) -> None:
@@ -22,6 +24,18 @@ def check_slice_size(height: int, width: int) -> None:
             f"its header claims {width}x{height} pixels; at most {MAX_SIDE} on a side and "
             f"{MAX_SLICE_PIXELS // 1_000_000} million in all are read"
         )
+
+
+def check_claim(claimed: int, there: int, ratio: int) -> None:
+    """Raise ImageError where a header claims more than the file can unpack to.
+
+    Args:
+        claimed: Bytes of pixels that the header claims, at least.
+        there: Bytes of the file.
+        ratio: How much the packing can shrink at best.
+    """
+    if claimed > there * ratio:
+        raise ImageError("the file is damaged: its header claims more pixels than it can hold")
 
 
 def check_volume_size(voxels: int, bytes_each: int) -> None:

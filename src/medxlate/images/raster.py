@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import tifffile
 from PIL import UnidentifiedImageError
 
 from medxlate.errors import ImageError
-from medxlate.images.limits import check_slice_size, check_volume_size
+from medxlate.images.limits import MAX_DEFLATE, check_claim, check_slice_size, check_volume_size
 from medxlate.images.quiet import without_warnings
 from medxlate.images.stack import Stack
 
 BITS_PER_SAMPLE = 258  # TIFF tag
 PHOTOMETRIC = 262  # TIFF tag
+DEFLATED = (8, 32946)  # of the TIFF tag Compression
+BITS_OF_MODES = {"1": 1, "L": 1, "P": 1, "I;16": 16, "I;16B": 16, "I": 16, "F": 32}  # at least
+# How much each packing can shrink at best; LZW's codes stand for at most 4,096 bytes in 12 bits.
+RATIOS = {"PNG": MAX_DEFLATE, "raw": 1, "packbits": 128, "tiff_lzw": 2800}
+RATIOS |= dict.fromkeys(("tiff_adobe_deflate", "tiff_deflate"), MAX_DEFLATE)
 MODES_OF_8_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # pillow's names
 
 for _reader in ("PIL", "tifffile"):  # what they log of damaged files would end on stderr
@@ -84,6 +90,7 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
         # Odd metadata in public files is no concern here.
         with without_warnings(), PIL.Image.open(path) as image:
             check_slice_size(image.height, image.width)
+            _check_claim(image, path)
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
                 raise ImageError(f"the file holds {pages} pages; only one is read")
@@ -99,6 +106,18 @@ def _decode(path: Path) -> np.ndarray[Any, Any]:
         raise
     except Exception as problem:  # a damaged file can break pillow's readers in many ways
         raise ImageError(f"the file is damaged: {problem}") from None
+
+
+def _check_claim(image: PIL.Image.Image, path: Path) -> None:
+    """Compare the pixels that a PNG's or TIFF's header claims with the size of the file."""
+    there = path.stat().st_size
+    if any(tile[2] > there for tile in getattr(image, "tile", ())):  # pillow would read up to it
+        raise ImageError("the file is damaged: its header names pixels beyond its end")
+    packing = image.info.get("compression", "") if image.format == "TIFF" else image.format
+    if packing in RATIOS:
+        bits = BITS_OF_MODES.get(image.mode, 8 * len(image.getbands()))
+        claimed = image.height * image.width * bits // 8
+        check_claim(claimed, there, RATIOS[packing])
 
 
 def _pillow_array(image: PIL.Image.Image) -> np.ndarray[Any, Any]:
@@ -132,6 +151,7 @@ def _tiff_array(path: Path) -> np.ndarray[Any, Any]:
             check_volume_size(page.size, np.dtype(page.dtype).itemsize)
             if page.imagedepth > 1:
                 raise ImageError(f"the file holds {page.imagedepth} planes; only one is read")
+            _check_strips(page, path)
             array = np.asarray(page.asarray())
     except ImageError:
         raise
@@ -142,6 +162,24 @@ def _tiff_array(path: Path) -> np.ndarray[Any, Any]:
     if array.ndim not in (2, 3) or array.dtype not in (np.uint8, np.uint16, np.int16, np.float32):
         raise ImageError(f"the file holds {array.dtype} of shape {array.shape}, no flat image")
     return array
+
+
+def _check_strips(page: Any, path: Path) -> None:
+    """Raise ImageError where deflated strips or tiles grow beyond what the header says."""
+    there = path.stat().st_size
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if any(offset + count > there for offset, count in places):
+        raise ImageError("the file is damaged: its header names pixels beyond its end")
+    if page.compression not in DEFLATED:
+        return
+    most = int(np.prod(page.chunks)) * np.dtype(page.dtype).itemsize
+    with path.open("rb") as stream:
+        for offset, count in places:
+            stream.seek(offset)
+            inflater = zlib.decompressobj()
+            inflater.decompress(stream.read(count), max(most, 1))
+            if not inflater.eof and inflater.decompress(inflater.unconsumed_tail, 1):
+                raise ImageError("its packed pixels are more than its header says")
 
 
 def _luma(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

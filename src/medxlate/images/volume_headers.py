@@ -15,13 +15,12 @@ from typing import Literal
 import numpy as np
 
 from medxlate.errors import ImageError
-from medxlate.images.limits import check_slice_size, check_volume_size
+from medxlate.images.limits import MAX_DEFLATE, check_slice_size, check_volume_size
 from medxlate.images.nifti_headers import parse_nifti
 from medxlate.images.text_headers import parse_meta, parse_nrrd
 from medxlate.images.volume_layout import VolumeHeader, is_analyze, nifti_version
 
 VolumeFormat = Literal["nifti", "nrrd", "meta"]
-MAX_DEFLATE = 1032  # how much deflate can shrink at best (zlib, technical details)
 MAX_SKIP = 1 << 28  # bytes of a header and its extensions
 PARSERS = {"nifti": parse_nifti, "nrrd": parse_nrrd, "meta": parse_meta}
 NIFTI_BYTES = 544  # what is needed to recognise either version

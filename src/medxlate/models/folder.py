@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from medxlate.errors import ModelError, nearest
-from medxlate.files import read_record, whole_folder, write_json
+from medxlate.files import inside, is_plain, read_record, whole_folder, write_json
+from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
 from medxlate.models.device import Precision
 from medxlate.models.generator import Generator
@@ -41,8 +42,8 @@ class TranslatorInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
-    width: int
-    blocks: int
+    width: int = Field(ge=1, le=1024)
+    blocks: int = Field(ge=0, le=64)
     weights: Weights
 
 
@@ -74,13 +75,20 @@ class ModelInfo(BaseModel):
     schema_version: int = SCHEMA_VERSION
     medxlate: str
     method: str
-    prepared_size: int
-    image_size: int
+    prepared_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
+    image_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
     target: str
     target_recipe: Recipe
     translators: dict[str, TranslatorInfo]
     predictor: PredictorInfo | None
     precision: Precision = "fp32"
+
+    @field_validator("target", "translators")
+    @classmethod
+    def _names(cls, value: str | dict[str, TranslatorInfo]) -> str | dict[str, TranslatorInfo]:
+        if not all(map(is_plain, [value] if isinstance(value, str) else value)):
+            raise ValueError("a modality's name is a path")
+        return value
 
 
 def write_weights(folder: Path, name: str, state: Mapping[str, Tensor], *, step: int) -> Weights:
@@ -198,11 +206,12 @@ def load_network(make: Callable[[], Network], folder: Path, weights: Weights) ->
     Raises:
         ModelError: The file is missing, changed, damaged or does not fit.
     """
-    if Path(weights.file).name != weights.file:
-        raise ModelError(f"{folder / MARKER} names weights outside its folder: {weights.file}.")
-    path = folder / weights.file
+    path = inside(folder, weights.file, error=ModelError)
     tensors = load_tensors(path, expected=weights.sha256, hint="Copy the whole model folder again.")
-    hollow = _hollow(make)
+    hollow = _on_meta(make)
+    if hollow is not None:
+        _check_claims(hollow, path)
+        hollow = hollow if _is_saved_whole(hollow) else None
     network = make() if hollow is None else hollow
     kinds = {name: own.dtype for name, own in network.state_dict().items()}
     tensors = {k: each.to(kinds.get(k, each.dtype), copy=True) for k, each in tensors.items()}
@@ -215,19 +224,26 @@ def load_network(make: Callable[[], Network], folder: Path, weights: Weights) ->
     return network
 
 
-def _hollow(make: Callable[[], Network]) -> Network | None:
-    """Return a network whose weights take no memory and no time, or None.
-
-    None where it cannot be built so, or holds what is computed when it is built and not saved, as
-    some of timm's do.
-    """
+def _on_meta(make: Callable[[], Network]) -> Network | None:
+    """Return a network whose weights take no memory and no time; None where that cannot be."""
     try:
         with torch.device("meta"):
-            network = make()
+            return make()
     except (ModelError, RuntimeError):  # PredictorNetwork tells timm's RuntimeErrors as the first
         return None
+
+
+def _is_saved_whole(network: nn.Module) -> bool:
+    """Return whether its file holds all it needs; some of timm's compute tensors when built."""
     saved = network.state_dict().keys()
-    return network if all(name in saved for name, _ in network.named_buffers()) else None
+    return all(name in saved for name, _ in network.named_buffers())
+
+
+def _check_claims(network: nn.Module, path: Path) -> None:
+    """Raise ModelError where model.json claims a larger network than its weights' file holds."""
+    needed = sum(tensor.nbytes for tensor in network.state_dict().values())
+    if needed > path.stat().st_size:
+        raise ModelError(f"{path} is smaller than the network that {MARKER} describes.")
 
 
 def _all_weights(info: ModelInfo) -> list[Weights]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 
 from medxlate.errors import ConfigError, ModelError, nearest
@@ -22,6 +23,7 @@ class PredictorNetwork(nn.Module):
         outputs: Number of outputs.
         pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or
             cached by timm) or a local safetensors file.
+        offline: Whether ``imagenet`` is taken from timm's cache alone.
 
     Raises:
         ConfigError: timm has no such model.
@@ -34,6 +36,7 @@ class PredictorNetwork(nn.Module):
         architecture: str = "resnet50",
         outputs: int = 1,
         pretrained: str | None = None,
+        offline: bool = False,
     ) -> None:
         super().__init__()
         if not timm.is_model(architecture):
@@ -41,9 +44,14 @@ class PredictorNetwork(nn.Module):
                 f"timm has no model '{architecture}' (model.predictor).",
                 nearest(architecture, map(str, timm.list_models())),
             )
+        kept = _kept_weights(architecture) if offline and pretrained == "imagenet" else None
         try:
             self.backbone: nn.Module = timm.create_model(
-                architecture, pretrained=pretrained == "imagenet", in_chans=1, num_classes=outputs
+                architecture,
+                pretrained=pretrained == "imagenet",
+                pretrained_cfg_overlay=None if kept is None else {"file": kept},
+                in_chans=1,
+                num_classes=outputs,
             )
         except (OSError, RuntimeError) as problem:
             raise ModelError(
@@ -93,6 +101,25 @@ class PredictorNetwork(nn.Module):
             pre_logits=True,
         )
         return pooled
+
+
+def _kept_weights(architecture: str) -> str:
+    """Return timm's own copy of a model's weights; no connection is opened.
+
+    Raises:
+        ModelError: There is none.
+    """
+    found = timm.get_pretrained_cfg(architecture)
+    hub = getattr(found, "hf_hub_id", None)
+    kept = try_to_load_from_cache(hub, "model.safetensors") if hub else None
+    if not isinstance(kept, str):
+        raise ModelError(
+            f"The pretrained weights of {architecture} are not on this machine, and nothing is "
+            "downloaded offline (runtime.offline).",
+            f"Fetch the model.safetensors of {hub or architecture} elsewhere and name it with "
+            "--pretrained FILE.",
+        )
+    return kept
 
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medxlate.errors import ModelError, OutputError
-from medxlate.files import check_parents, whole_file
+from medxlate.files import check_parents, inside, whole_file
 
 LATEST = "latest"
 
@@ -98,7 +98,7 @@ def find_run(path: Path) -> RunFolder:
     """
     folder = path
     if path.is_file() and path.name == LATEST:
-        folder = path.parent / path.read_text(encoding="utf-8").strip()
+        folder = inside(path.parent, path.read_text("utf-8", "replace").strip(), error=ModelError)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{path} is no run{': nothing was trained here yet' if not path.exists() else ''}.",

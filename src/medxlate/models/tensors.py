@@ -48,7 +48,7 @@ def load_tensors(path: Path, *, expected: str | None = None, hint: str = "") -> 
         raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.", hint)
     try:
         return dict(load_file(path))
-    except (OSError, SafetensorError) as problem:
+    except (OSError, RuntimeError, SafetensorError) as problem:  # torch's own, of odd shapes
         raise ModelError(f"{path} cannot be read as safetensors: {problem}.", hint) from None
 
 

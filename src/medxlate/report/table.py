@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+
+from medxlate.files import in_markdown
 
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -78,11 +79,12 @@ class Table:
             )
         width = len(upper)
         marks = ["---"] + ["---:"] * (width - 1)
-        bold = [[f"**{_pipe(text)}**" if text else "" for text in row] for row in lower]
-        body = [[_pipe(str(cell)) for cell in row] for row in self.rows]
-        lines = [[_pipe(text) for text in upper], marks, *bold, *body]
+        bold = [[f"**{in_markdown(text)}**" if text else "" for text in row] for row in lower]
+        body = [[in_markdown(str(cell)) for cell in row] for row in self.rows]
+        lines = [[in_markdown(text) for text in upper], marks, *bold, *body]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return "\n\n".join(part for part in (f"**{self.title}**", table, self.note) if part) + "\n"
+        parts = (f"**{in_markdown(self.title)}**", table, in_markdown(self.note))
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def latex(self) -> str:
         """Return a floating table that needs no package beyond LaTeX itself."""
@@ -130,12 +132,8 @@ class Table:
 
 
 def escape(text: str) -> str:
-    """Return text as LaTeX sets it: its special characters are characters."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
-
-
-def _pipe(text: str) -> str:
-    return re.sub(r"([\\|*_`<])", r"\\\1", " ".join(text.split()))
+    """Return text as LaTeX sets it: one line, its special characters are characters."""
+    return "".join(LATEX.get(letter, letter) for letter in " ".join(text.split()))
 
 
 def _heading(row: Sequence[str]) -> str:

@@ -151,16 +151,19 @@ def draw_splits(study: Study, tables: Mapping[str, Modality]) -> list[Split]:
     return splits
 
 
+_ANYWHERE = ("medxlate", "config.runtime.device", "config.runtime.offline", "config.data.folder")
+
+
 def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
     """Refuse to go on with a study that was begun with another configuration.
 
-    Device and dataset folder may be others: they decide where, not what.
+    Device, dataset folder and connections may be others: they decide where, not what.
 
     Raises:
         OutputError: Naming what differs.
     """
     old, new = (_flat(each.model_dump(mode="json")) for each in (begun, study))
-    for key in ("medxlate", "config.runtime.device", "config.data.folder"):
+    for key in _ANYWHERE:
         old.pop(key), new.pop(key)
     differing = [
         f"{key} was {old.get(key)!r} and is {new.get(key)!r}"

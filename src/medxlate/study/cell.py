@@ -27,7 +27,7 @@ from medxlate.errors import DataError
 from medxlate.evaluation.distribution import to_eight_bit
 from medxlate.evaluation.prediction import constant_predictions, score_slices
 from medxlate.events import Listener, silent
-from medxlate.files import locked, read_json, whole_file, write_json
+from medxlate.files import locked, read_object, whole_file, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
@@ -136,7 +136,7 @@ def _run_cell(work: _Material, assignment: Assignment) -> tuple[float, float]:
     final, working = work.folder.cell(work.cell), work.folder.working(work.cell)
     with locked(final.with_name(f".{final.name}.lock"), wait=True):
         if (final / RESULT).is_file():
-            return 0.0, read_json(final / RESULT, error=DataError)["loss"]
+            return 0.0, read_object(final / RESULT, error=DataError, needs=["loss"])["loss"]
         working.mkdir(parents=True, exist_ok=True)
         seconds = 0.0
         if not (working / RESULT).is_file():
@@ -148,7 +148,7 @@ def _run_cell(work: _Material, assignment: Assignment) -> tuple[float, float]:
         _tidy(work, working, assignment)
         working.rename(final)
         work.folder.failure(work.cell).unlink(missing_ok=True)
-    return seconds, read_json(final / RESULT, error=DataError)["loss"]
+    return seconds, read_object(final / RESULT, error=DataError, needs=["loss"])["loss"]
 
 
 def _tidy(work: _Material, working: Path, assignment: Assignment) -> None:
@@ -267,7 +267,7 @@ def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
             train_stage(run, config, work.dataset, work.split, listener)
             now = round(time.monotonic() - began, 3)
             write_json(record, {"seconds": None if interrupted else now})
-    return _Stage(run, read_json(record, error=DataError)["seconds"], now)
+    return _Stage(run, read_object(record, error=DataError, needs=["seconds"])["seconds"], now)
 
 
 def _write_predictions(
@@ -340,4 +340,4 @@ def _counts(
 def _write_images(path: Path, images: torch.Tensor) -> None:
     """Write [N, 1, S, S] in [-1, 1] as 8-bit [N, S, S], as FID takes them."""
     with whole_file(path) as partial, partial.open("wb") as stream:
-        np.save(stream, to_eight_bit(images)[:, 0].numpy())
+        np.save(stream, to_eight_bit(images)[:, 0].numpy(), allow_pickle=False)

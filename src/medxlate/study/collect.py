@@ -100,7 +100,7 @@ def collect(
     own = pd.DataFrame(rows).merge(quality, on="index", how="left").drop(columns="index")
     results = pd.concat([own, *(each.results for each in others)], ignore_index=True)
     results["sources"] = results["sources"].fillna("")
-    every = [pd.read_parquet(folder.cell(cell) / PREDICTIONS) for cell in finished]
+    every = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
     images = pd.concat([*every, *(each.predictions for each in others)], ignore_index=True)
     comparisons = tuple(compare_to(results, images))
     sets = ["+".join(each) for each in study.source_sets]
@@ -119,3 +119,13 @@ def collect(
         tuple(each for s in sets if (each := saturation(results, OWN, sources=s))),
         tuple(draw(work, finished, results, images)),
     )
+
+
+def _predictions(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except Exception as problem:  # arrow has many kinds of its own
+        raise DataError(
+            f"{path} cannot be read: {problem}.",
+            "Remove its folder; the same command trains the cell again.",
+        ) from None

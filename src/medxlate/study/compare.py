@@ -13,7 +13,7 @@ import torch
 
 from medxlate.config import Config
 from medxlate.dataset.splits import MEANING
-from medxlate.errors import DataError
+from medxlate.errors import DataError, UsageError
 from medxlate.evaluation.distribution import find_inception
 from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
 from medxlate.files import write_json
@@ -127,6 +127,8 @@ def compare(
     device = where.device or study.config.runtime.device
     if where.ray and device == "auto":
         listener(Warned("Cells take processors of the cluster; its GPUs with --device cuda."))
+    if where.ray and study.config.runtime.offline:
+        raise UsageError("--ray needs a connection to the cluster, which --offline refuses.")
     runner = _runner(device, where)
     begin_study(study, folder, listener)
     tables = [Path(each) for each in predictions]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medxlate.dataset.arrays import open_array
 from medxlate.dataset.splits import MEANING
 from medxlate.report.figures import Row, image_rows
 from medxlate.report.study_figures import (
@@ -101,7 +102,7 @@ def _translations(work: Opened, finished: Sequence[Cell], place: Path) -> Iterat
         for cell in main:
             file = work.folder.cell(cell) / f"translated-{source}.npy"
             if file.is_file() and cell.sources == (source,):
-                images = np.load(file, mmap_mode="r", allow_pickle=False)[some]
+                images = open_array(file)[some]
                 rows.append(Row(cell.method, list(images.astype(np.float32) / 127.5 - 1), blank))
         if len(rows) > 1:
             path = place / f"translations-{source}.png"

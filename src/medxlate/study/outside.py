@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import pandas as pd
 from medxlate.dataset.index import COLUMNS, Dataset, Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split
+from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.errors import DataError
 from medxlate.study.cell import add_predictions
 from medxlate.study.opened import Opened
@@ -105,8 +107,12 @@ def score_outside(
 
 def _read(path: Path) -> pd.DataFrame:
     try:
+        check_text(path, ",")
+        check_rows(path, ",")
         table = pd.read_csv(path, dtype={"slice_id": str, "prediction": str})
-    except (OSError, ValueError) as problem:
+    except DataError as problem:
+        raise DataError(f"{path} is not read: {problem.message}.") from None
+    except (OSError, ValueError, csv.Error) as problem:
         raise DataError(f"{path} cannot be read as CSV: {problem}.") from None
     missing = {"repeat", "slice_id"} - set(table.columns)
     if missing:

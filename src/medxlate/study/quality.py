@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from medxlate.dataset.arrays import open_array
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
 from medxlate.errors import DataError
@@ -159,7 +160,7 @@ def _images(folder: StudyFolder, cell: Cell) -> list[Path]:
 
 def _batches(files: Sequence[Path]) -> Iterator[Tensor]:
     for file in files:
-        images = np.load(file, mmap_mode="r", allow_pickle=False)
+        images = open_array(file)
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.array(images[start : start + BATCH]))
             yield batch.unsqueeze(1).expand(-1, 3, -1, -1)

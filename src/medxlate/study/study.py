@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medxlate.config import Config
-from medxlate.errors import DataError, UsageError
+from medxlate.errors import ConfigError, DataError, UsageError
 from medxlate.files import read_record
 from medxlate.models.runs import RunFolder
 from medxlate.training.methods import find_method, first_stages
 
 SCHEMA_VERSION = 1
 MARKER = "study.json"
+MAX_CELLS = 100_000
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Study(BaseModel):
@@ -41,11 +44,27 @@ class Study(BaseModel):
     medxlate: str
     methods: tuple[str, ...]
     source_sets: tuple[tuple[str, ...], ...]
-    repeats: int
-    target_fractions: tuple[float, ...] = (1.0,)
-    source_fractions: tuple[float, ...] = (1.0,)
+    repeats: int = Field(ge=1, le=1000)
+    target_fractions: tuple[Share, ...] = (1.0,)
+    source_fractions: tuple[Share, ...] = (1.0,)
     config: Config
     fingerprints: dict[str, str]
+
+    @model_validator(mode="after")
+    def _known(self) -> Study:
+        """Names of methods and sources become names of folders."""
+        known = set(self.config.data.sources)
+        if not all(known.issuperset(sources) for sources in self.source_sets):
+            raise ValueError("source_sets names a source that config.data.sources does not")
+        for method in self.methods:
+            try:
+                find_method(method)
+            except ConfigError as problem:
+                raise ValueError(problem.message) from None
+        fractions = len(self.target_fractions) * len(self.source_fractions)
+        if len(self.methods) * max(len(self.source_sets), 1) * fractions * self.repeats > MAX_CELLS:
+            raise ValueError(f"it has more than {MAX_CELLS} cells")
+        return self
 
 
 @dataclass(frozen=True)

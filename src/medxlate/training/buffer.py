@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medxlate.errors import ModelError
 from medxlate.ranks import ranks
 
 
@@ -107,6 +108,8 @@ class ImageBuffer:
         """Take over what ``state`` returned."""
         self._random.set_state(state["random"])
         images = state.get("images")
+        if images is not None and (images.dim() != 4 or len(images) > self._size):
+            raise ValueError(f"a buffer of {list(images.shape)} images, for {self._size}")
         self._kept = 0 if images is None else len(images)
         self._images = self._fakes = self._draws = None
         if images is not None:
@@ -127,6 +130,8 @@ class ImageBuffer:
         """Return images, fakes of the step and plan on the device; made once."""
         if self._images is None:
             self._images = self._empty(fakes)
+        if self._images.shape[1:] != fakes.shape[1:]:
+            raise ModelError("The checkpoint's image buffers hold images of another size.")
         if self._fakes is None:
             self._fakes = fakes.new_zeros((len(self._planned), *fakes.shape[1:]))
         if self._draws is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 import medxlate
 from medxlate.errors import ModelError, OutputError
 from medxlate.events import Listener, Warned, silent
-from medxlate.files import check_space, read_json, sha256, whole_file, whole_folder, write_json
+from medxlate.files import check_space, read_object, sha256, whole_file, whole_folder, write_json
 from medxlate.models.tensors import holds, load_tensors, save_tensors
 from medxlate.training.snapshot import Position, Snapshot
 
@@ -137,7 +137,7 @@ def read_checkpoint(path: Path) -> Snapshot:
         _position(path, state),
         _load(path, NETWORKS, state),
         _load(path, TRAINING, state),
-        state.get("watch", {}),
+        state["watch"] if isinstance(state.get("watch"), dict) else {},
     )
 
 
@@ -203,9 +203,7 @@ def _named(folder: Path, pointer: str) -> str:
 
 def _state(checkpoint: Path) -> Mapping[str, Any]:
     path = checkpoint / STATE
-    state = read_json(path, error=ModelError)
-    if not isinstance(state, dict):
-        raise ModelError(f"{path} is damaged: it is no JSON object.")
+    state = read_object(path, error=ModelError)
     if state.get("schema_version") != SCHEMA_VERSION:
         raise ModelError(
             f"{path} has schema version {state.get('schema_version')}; this medxlate reads "

@@ -8,6 +8,7 @@ from pathlib import Path
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import DatasetInfo
+from medxlate.files import in_markdown
 from medxlate.models.device import Precision
 from medxlate.models.folder import (
     ModelInfo,
@@ -98,6 +99,7 @@ def export_model(
 
 def _card(info: ModelInfo, head: Head, config: Config, position: Position) -> str:
     task = head.task
+    task = task.model_copy(update={"name": in_markdown(task.name), "unit": in_markdown(task.unit)})
     sources = ", ".join(info.translators)
     what = f"{task.name} from {info.target}"
     return CARD.format(

@@ -96,14 +96,7 @@ class Loop:
         Raises:
             ModelError: It is of another configuration.
         """
-        try:
-            self._window = restore(start, self._learner, self._compute.device)
-        except (RuntimeError, KeyError, ValueError, TypeError, IndexError) as problem:
-            first = str(problem).splitlines()[0]
-            raise ModelError(
-                f"The checkpoint of step {start.position.step} does not fit this configuration: "
-                f"{first}"
-            ) from None
+        self._window = restore(start, self._learner, self._compute.device)
         self._position = start.position
         return self._position
 

@@ -213,6 +213,7 @@ def _predictor(config: Config, head: Head, image_size: int, compute: Compute) ->
             architecture=config.model.predictor,
             outputs=head.outputs,
             pretrained=config.model.pretrained,
+            offline=config.runtime.offline,
         )
     )
     predictor.check_size(image_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from medxlate.events import Alarmed, EpochEnded, Event, Listener, StepLogged
 from medxlate.files import whole_file
 
+MAX_LINE = 1 << 20  # bytes of an event; one takes some hundred
 _RECORDED: dict[str, type[Event]] = {"step": StepLogged, "epoch": EpochEnded, "alarm": Alarmed}
 
 
@@ -36,15 +38,16 @@ class Recorder:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the recorded events; a last line cut off by a kill is left out."""
+    """Return the recorded events; what is none, such as a line cut off by a kill, is left out."""
     if not path.exists():
         return []
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        while line := stream.readline(MAX_LINE):
+            with suppress(ValueError, RecursionError):
+                event = json.loads(line)
+                if isinstance(event, dict) and isinstance(event.get("step"), int):
+                    events.append(event)
     return events
 
 
@@ -56,8 +59,10 @@ def rewind_record(path: Path, step: int, epoch: int) -> None:
         step: Of the checkpoint.
         epoch: How many epochs had ended by then, validation included.
     """
+
     def is_before(event: dict[str, Any]) -> bool:
-        return event["step"] <= step and (event["event"] != "epoch" or event["epoch"] <= epoch)
+        ended = event["event"] == "epoch" and event["epoch"] > epoch
+        return bool(event["step"] <= step) and not ended
 
     kept = itertools.takewhile(is_before, read_events(path))  # in the order in which they happened
     with whole_file(path) as partial:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
+from medxlate.errors import ModelError
 from medxlate.training.randomness import random_state, set_random_state
 from medxlate.training.step import Learner
 
@@ -102,8 +103,19 @@ def restore(snapshot: Snapshot, learner: Learner, device: torch.device) -> dict[
     """Bring a learner and the random generators to a snapshot; return the stepper's window.
 
     Raises:
-        RuntimeError, KeyError, ValueError, TypeError: The snapshot is of another learner.
+        ModelError: The snapshot is of another learner.
     """
+    try:
+        return _restore(snapshot, learner, device)
+    except (RuntimeError, KeyError, ValueError, TypeError, IndexError, OverflowError) as problem:
+        first = (str(problem).splitlines() or [""])[0]
+        raise ModelError(
+            f"The checkpoint of step {snapshot.position.step} does not fit this configuration: "
+            f"{type(problem).__name__}: {first}"
+        ) from None
+
+
+def _restore(snapshot: Snapshot, learner: Learner, device: torch.device) -> dict[str, Tensor]:
     learner.networks.load_state_dict(dict(snapshot.networks))
     for name, optimizer in learner.optimizers.items():
         for i, parameter in enumerate(_parameters(optimizer)):
@@ -135,8 +147,10 @@ def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
 
     A copy, for what was read from a file would keep that file's space even after its removal.
     """
-    if value.shape != parameter.shape:
+    if value.dim() == 0:  # the number of steps
         return value.clone()
+    if value.shape != parameter.shape:
+        raise ValueError(f"a moment of {list(value.shape)} for {list(parameter.shape)} weights")
     return torch.empty_like(parameter).copy_(value)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from medxlate.config import Config
+from medxlate.dataset.arrays import open_array
 from medxlate.dataset.loading import Read, Slices
 from medxlate.errors import ModelError
 from medxlate.files import whole_file
@@ -74,7 +76,7 @@ def translated(
         generator.load_state_dict(weights)
         _write_translated(path, slices, generator.to(compute.device), compute, image_size)
     ranks().wait()
-    if len(np.load(path, mmap_mode="r", allow_pickle=False)) != len(slices):
+    if _open(path).shape != (len(slices), image_size, image_size):
         raise ModelError(f"{path} was translated from other slices.", "Delete it.")
     return slices.with_images(_reader(path))
 
@@ -96,9 +98,15 @@ def _write_translated(
         del stored
 
 
+def _open(path: Path) -> np.memmap[Any, np.dtype[Any]]:
+    try:
+        return open_array(path)
+    except (OSError, ValueError) as problem:
+        raise ModelError(f"{path} cannot be read: {problem}.", "Delete it.") from None
+
+
 def _reader(path: Path) -> Read:
     def read(index: int) -> FloatArray:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        return np.asarray(mapped[index], dtype=np.float32) * np.float32(2 / PEAK) - 1
+        return np.asarray(_open(path)[index], dtype=np.float32) * np.float32(2 / PEAK) - 1
 
     return read
