@@ -243,7 +243,7 @@ def _check_claims(network: nn.Module, path: Path) -> None:
     """Raise ModelError where model.json claims a larger network than its weights' file holds."""
     needed = sum(tensor.nbytes for tensor in network.state_dict().values())
     if needed > path.stat().st_size:
-        raise ModelError(f"{path} is smaller than the network that {MARKER} describes.")
+        raise ModelError(f"{path} does not fit the network in {MARKER}: the file is smaller.")
 
 
 def _all_weights(info: ModelInfo) -> list[Weights]:
