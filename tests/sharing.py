@@ -62,7 +62,8 @@ def run_case(config: Config, out: Path, name: str) -> list[dict[str, float]]:
     with pytest.MonkeyPatch.context() as patch:
         double(patch)
         patch.setattr(Validation, "metrics", lambda self: {"val_error": 1.0})
-        patch.setattr(Validation, "write_samples", lambda self, folder, epoch: None)
+        patch.setattr(Validation, "write_samples", lambda *_: None)
+        patch.setattr(Validation, "translations", lambda self: {})
         train(config, runs=out / "runs", name=name, listener=listener)
     return losses
 
@@ -89,7 +90,8 @@ def finish(run: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         double(patch)
         patch.setattr(Validation, "metrics", lambda self: {"val_error": 1.0})
-        patch.setattr(Validation, "write_samples", lambda self, folder, epoch: None)
+        patch.setattr(Validation, "write_samples", lambda *_: None)
+        patch.setattr(Validation, "translations", lambda self: {})
         resume(run)
 
 

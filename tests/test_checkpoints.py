@@ -24,13 +24,14 @@ from medxlate import files
 from medxlate.cli.app import app
 from medxlate.config import RuntimeConfig
 from medxlate.errors import ConfigError, ModelError, OutputError, StoppedError
-from medxlate.events import Event, Progress, Warned
+from medxlate.events import Alarmed, Event, Progress, Warned
 from medxlate.files import locked
 from medxlate.models import tensors
 from medxlate.training import checkpoints, saver, verify
 from medxlate.training.saver import Saver
 from medxlate.training.snapshot import Position, Snapshot
 from medxlate.training.train import resume, train
+from medxlate.training.watch import Watch
 
 SECTIONS: dict[str, Any] = {  # 6 steps an epoch
     "optimizer": {"epochs": 2, "batch_size": 3, "steps_per_epoch": 6, "buffer_size": 4},
@@ -118,6 +119,36 @@ def test_what_is_kept_are_the_newest_and_the_best(data: Path, tmp_path: Path, wh
     sections = {**SECTIONS, "runtime": {**SECTIONS["runtime"], "keep_checkpoints": 1}}
     run = train(tiny.debug_config(data, **sections), runs=tmp_path).run
     assert set(names(run)) == {"best", "last", "step-000012", best}
+
+
+def test_alarms_are_recorded_once_and_the_watch_is_remembered(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Stopped right before the validation in which an alarm is told."""
+
+    def alarming(self: Watch, step: int, *_: Any) -> list[Alarmed]:
+        return [Alarmed(step, "a-kind", "ct", 2.0, "it is so", "Do that.")]
+
+    monkeypatch.setattr(Watch, "validation", alarming)
+    whole = train(tiny.debug_config(data, **SECTIONS), runs=tmp_path / "whole").run
+    with pytest.raises(StoppedError):
+        train_until(6, data, tmp_path)
+    run = tmp_path / "mri-to-ct-001"
+    state = json.loads((run / "checkpoints" / "step-000006" / "state.json").read_text())
+    assert state["watch"]["step"] == 6
+    resume(run)
+    same_ends(run, whole)
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    assert sum('"a-kind"' in line for line in lines) == 2  # one an epoch
+    assert (checkpoints.read_checkpoint(run / "checkpoints" / "step-000012")).watch["step"] == 12
+
+
+@pytest.mark.parametrize("watch", [{}, {"step": 1, "means": {}, "records": {"x": {"no": 1}}}])
+def test_a_damaged_record_of_the_watch_is_told(stopped: Path, watch: Any):
+    path = stopped / "checkpoints" / "step-000009" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "watch": watch}))
+    with pytest.raises(ModelError, match="watch is damaged"):
+        resume(stopped)
 
 
 # Damage
@@ -412,7 +443,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def without_buffers(*args: Any, **options: Any) -> Any:
         taken = read(*args, **options)
         kept = {k: v for k, v in taken.training.items() if not k.endswith(".images")}
-        return Snapshot(taken.position, taken.networks, kept)
+        return Snapshot(taken.position, taken.networks, kept, taken.watch)
 
     monkeypatch.setattr(verify, "newest_sound", without_buffers)
     return iter(())

@@ -26,9 +26,9 @@ from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.phantoms.anatomy import draw_anatomy, render
 from medxlate.training.joint import Joint
-from medxlate.training.loop import validation_metrics
 from medxlate.training.record import Recorder, read_events, rewind_record
 from medxlate.training.step import Supervised, set_rate, take_step
+from medxlate.training.validation import validation_metrics
 from medxlate.training.watch import (
     COLLAPSED,
     CONSTANT,
@@ -464,5 +464,5 @@ def test_alarms_are_shown_and_recorded(tmp_path: Path, capsys: pytest.CaptureFix
         ("alarm", "discriminator-exploded", 1000),
         ("alarm", "discriminator-exploded", 2000),
     ]
-    rewind_record(tmp_path / "metrics.jsonl", 1000)
+    rewind_record(tmp_path / "metrics.jsonl", 1000, 0)
     assert len(read_events(tmp_path / "metrics.jsonl")) == 1

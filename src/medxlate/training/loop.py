@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from torch import Tensor
@@ -24,7 +24,8 @@ from medxlate.training.schedule import rate_factor
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, set_rate
 from medxlate.training.stepper import Stepper
-from medxlate.training.validation import Validation
+from medxlate.training.validation import Translations, Validation
+from medxlate.training.watch import Watch
 
 AGREE_EVERY = 5  # steps between two looks of several processes at who asks to stop
 
@@ -82,6 +83,8 @@ class Loop:
         self._validation = Validation(
             learner, data, target=config.data.target, head=head, compute=compute
         )
+        self._watch = Watch()
+        self._constant = self._validation.constant()
         self._position = Position()
         self._window: dict[str, Tensor] = {}
         self._base_rates = {
@@ -97,6 +100,12 @@ class Loop:
             ModelError: It is of another configuration.
         """
         self._window = restore(start, self._learner, self._compute.device)
+        try:
+            self._watch.load_state(start.watch)
+        except (KeyError, TypeError, ValueError, AttributeError) as problem:
+            raise ModelError(
+                f"The checkpoint's record of the watch is damaged: {problem!r}."
+            ) from None
         self._position = start.position
         return self._position
 
@@ -121,7 +130,7 @@ class Loop:
             replace(self._position, compiled=self._stepper.compiled, parts=self._stepper.parts),
             device=self._compute.device,
             window=self._stepper.state(),
-            watch={},
+            watch=self._watch.state(),
         )
 
     def _run(self, until: int | None) -> Position:
@@ -194,6 +203,8 @@ class Loop:
                 window.skipped,
             )
         )
+        for alarm in self._watch.losses(self._position.step, window.losses):
+            self._listener(alarm)
         return window.losses
 
     def _between(self, *, ended: bool) -> None:
@@ -249,11 +260,24 @@ class Loop:
         if best:
             self._position = replace(self._position, best_error=error, best_step=step)
         self._listener(EpochEnded(step, epoch, epochs, metrics, best))
+        translations = self._validation.translations()
+        self._look_at(metrics, translations)
         if last or epoch % self._config.runtime.samples_every == 0:
-            self._validation.write_samples(self._folder, epoch)
+            self._validation.write_samples(self._folder, epoch, translations)
         every = self._config.runtime.checkpoint_every
         if best or last or epoch % every == 0 or self._saver.is_due(step):
             self._save()
+
+    def _look_at(self, metrics: Mapping[str, float], translations: Translations) -> None:
+        """Tell what goes wrong, after the epoch was told: see ``record.rewind_record``."""
+        step, alarms = self._position.step, []
+        if self._constant is not None:
+            where = "+".join(self._learner.validates)
+            alarms += self._watch.validation(step, where, metrics["val_error"], self._constant)
+        for name, (y, fake_t, x) in translations.items():
+            alarms += self._watch.images(step, name, y, fake_t, x)
+        for alarm in alarms:
+            self._listener(alarm)
 
     def _set_rates(self, epoch: int) -> None:
         optimizer = self._config.optimizer

@@ -24,9 +24,12 @@ from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Resident, reside
 from medxlate.training.step import Learner
+from medxlate.training.watch import constant_error
 
 VALIDATION_BATCH = 16
 SAMPLE_ROWS = 4
+
+Translations = dict[str, tuple[Tensor, Tensor, Tensor]]  # by source: y, G(y), x
 
 
 class Validation:
@@ -87,21 +90,39 @@ class Validation:
             self._ranks.gather_rows(torch.from_numpy(values.astype(np.float32)))
         ).numpy()
 
-    def write_samples(self, folder: RunFolder, epoch: int) -> None:
-        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of a few validation images."""
-        if not self._ranks.is_first:
-            return
+    def constant(self) -> float | None:
+        """Return the error of a prediction that ignores the image; None without a validation."""
+        names = [name for name in self._learner.validates if len(self._val[name])]
+        if not names:
+            return None
+        train, val = (
+            torch.cat([part[name].labels for name in names])
+            for part in (self._data.train, self._data.val)
+        )
+        return constant_error(train, val, self._head)
+
+    def translations(self) -> Translations:
+        """Translate a few validation images of each source; only the first process does."""
+        found: Translations = {}
         for name, networks in self._learner.networks.items():
-            if isinstance(networks, TranslatorNetworks):
+            if isinstance(networks, TranslatorNetworks) and self._ranks.is_first:
                 y = self._some(name)
-                x = self._some(self._target)
-                columns = [*self._there_and_back(networks.g, networks.f, y)]
-                columns += self._there_and_back(networks.f, networks.g, x)
-                rows = [
-                    [column[i, 0].numpy() for column in columns]
-                    for i in range(min(len(column) for column in columns))
-                ]
-                write_grid(folder.samples / f"{name}-epoch-{epoch:04d}.png", rows)
+                found[name] = (y, self._run(networks.g, y), self._some(self._target))
+        return found
+
+    def write_samples(self, folder: RunFolder, epoch: int, translations: Translations) -> None:
+        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of what was translated."""
+        for name, (y, fake_t, x) in translations.items():
+            networks = self._learner.networks[name]
+            assert isinstance(networks, TranslatorNetworks)
+            fake_s = self._run(networks.f, x)
+            columns = [y, fake_t, self._run(networks.f, fake_t)]
+            columns += [x, fake_s, self._run(networks.g, fake_s)]
+            rows = [
+                [column[i, 0].numpy() for column in columns]
+                for i in range(min(len(column) for column in columns))
+            ]
+            write_grid(folder.samples / f"{name}-epoch-{epoch:04d}.png", rows)
 
     def _some(self, name: str) -> Tensor:
         """Return up to four images of a modality's validation part, else of its training part."""
@@ -109,12 +130,9 @@ class Validation:
         count = min(SAMPLE_ROWS, len(slices))
         return slices.batch([i * len(slices) // count for i in range(count)]).images
 
-    def _there_and_back(
-        self, there: torch.nn.Module, back: torch.nn.Module, images: Tensor
-    ) -> list[Tensor]:
+    def _run(self, network: torch.nn.Module, images: Tensor) -> Tensor:
         with eagerly():
-            fakes = run(there, [images], compute=self._compute)
-            return [images, fakes, run(back, [fakes], compute=self._compute)]
+            return run(network, [images], compute=self._compute)
 
 
 def validation_metrics(

@@ -229,7 +229,11 @@ class Watch:
         return {"step": self._step, "means": dict(self._means), "records": records}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from what ``state`` returned."""
+        """Go on from what ``state`` returned.
+
+        Raises:
+            KeyError, TypeError, ValueError: It is something else.
+        """
         self._step, self._means = int(state["step"]), dict(state["means"])
         self._records = {name: _Record(**record) for name, record in state["records"].items()}
 
