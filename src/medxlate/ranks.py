@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medxlate.errors import UsageError
+from medxlate.errors import JobError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,9 +83,21 @@ class Ranks:
         return [json.loads(bytes(each.tolist())) for each in self.gather_rows(own)]
 
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
-        """Return the tensors of all processes; they may differ in their first dimension only."""
+        """Return the tensors of all processes; they may differ in their first dimension only.
+
+        Raises:
+            JobError: Another process ended (it is noticed where the tensors lie in main memory).
+        """
         if self.is_alone:
             return [rows]
+        try:
+            return self._gather_rows(rows)
+        except RuntimeError:  # gloo's: the connection was closed
+            if rows.device.type != "cpu":
+                raise
+            raise JobError("Another process of this job ended.", "Its message says why.") from None
+
+    def _gather_rows(self, rows: Tensor) -> list[Tensor]:
         import torch
         from torch import distributed
 
