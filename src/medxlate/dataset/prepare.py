@@ -80,24 +80,33 @@ def prepare(
         refuse_unusable(plan.found.skipped, strict=strict)
         return _planned(plan, modality, existing, began)
     mark = stamp(search, options, size=size)
-    with locked(data / f".{modality}.lock"):
-        if not overwrite and (done := _unchanged(data, modality, mark, began)):
+    team = ranks()
+    # The first process of a job holds the lock for all.
+    with locked(data / f".{modality}.lock") if team.is_first else nullcontext():
+        done = _unchanged(data, modality, mark, began) if team.is_first and not overwrite else None
+        if done is not None:
             refuse_unusable(done.skipped, strict=strict)
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
-            return done
+        if team.tell(done is not None):
+            return done or _unchanged(data, modality, mark, began) or _changed(data)
         # One that was stopped after its folder was placed is finished, not refused.
         overwrite = overwrite or _made_from(data, modality) == mark
-        _check_free(data, modality, overwrite=overwrite)
-        remove_stale(data, modality)
+        if team.is_first:
+            _check_free(data, modality, overwrite=overwrite)
+            remove_stale(data, modality)
+        team.wait()
         job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
         try:
             result = job.run(search)
         except OutputError:  # a full disk, say: the next run continues
             raise
-        except MedxlateError:
-            shutil.rmtree(job.work, ignore_errors=True)
+        except MedxlateError as problem:
+            if team.is_first and not isinstance(problem, JobError):
+                shutil.rmtree(job.work, ignore_errors=True)
             raise
-        shutil.rmtree(job.work, ignore_errors=True)
+        if team.is_first:
+            shutil.rmtree(job.work, ignore_errors=True)
+        team.wait()
     return replace(result, seconds=round(time.monotonic() - began, 3))
 
 
