@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from medxlate.errors import ImageError
-from medxlate.files import naming_full_disk
+from medxlate.files import naming_full_disk, write_json
 from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
@@ -127,8 +127,7 @@ def crashed_part(task: Task) -> int:
     """Write the part of a scan that no process survives."""
     part = Part(None, skipped={task.scan.name: "reading it crashed the reader"})
     (task.folder / f"{task.name}.bin").write_bytes(b"")
-    listing = task.folder / f"{task.name}.json"
-    listing.write_text(json.dumps(asdict(part)), encoding="utf-8")
+    write_json(task.folder / f"{task.name}.json", asdict(part))
     return len(task.scan.files)
 
 

@@ -8,6 +8,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import Dataset, DatasetInfo, read_info
 from medxlate.dataset.job import (
@@ -22,11 +24,13 @@ from medxlate.dataset.join import agreed_size, check_task
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
-from medxlate.errors import DataError, MedxlateError, OutputError, UsageError
+from medxlate.errors import DataError, JobError, MedxlateError, OutputError, UsageError
 from medxlate.events import Listener, silent
 from medxlate.files import check_free, locked, read_json, remove_stale
-from medxlate.images.find import find_images
+from medxlate.images.find import Search, find_images
+from medxlate.ranks import ranks
 
+_RESULT = TypeAdapter(PrepareResult)
 
 def prepare(
     raw: Path | str,
@@ -43,8 +47,8 @@ def prepare(
 ) -> PrepareResult:
     """Read a folder of images of one modality into a dataset folder.
 
-    The same files and options give the same bytes, whatever the number of processes. A run that
-    was stopped is continued by the next one; on unchanged input nothing is done.
+    The same files and options give the same bytes, whatever the number of processes, here or of a
+    job of torchrun. A run that was stopped is continued by the next one; on unchanged input nothing is done.
 
     Args:
         raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG and TIFF.
@@ -80,34 +84,45 @@ def prepare(
         refuse_unusable(plan.found.skipped, strict=strict)
         return _planned(plan, modality, existing, began)
     mark = stamp(search, options, size=size)
+    job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
     team = ranks()
-    # The first process of a job holds the lock for all.
-    with locked(data / f".{modality}.lock") if team.is_first else nullcontext():
-        done = _unchanged(data, modality, mark, began) if team.is_first and not overwrite else None
+    if not team.is_first:
+        return _help(job, search)
+    with locked(data / f".{modality}.lock"):
+        done = None if overwrite else _unchanged(data, modality, mark, began)
         if done is not None:
             refuse_unusable(done.skipped, strict=strict)
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
-        if team.tell(done is not None):
-            return done or _unchanged(data, modality, mark, began) or _changed(data)
-        # One that was stopped after its folder was placed is finished, not refused.
-        overwrite = overwrite or _made_from(data, modality) == mark
-        if team.is_first:
+        else:
+            # One that was stopped after its folder was placed is finished, not refused.
+            overwrite = overwrite or _made_from(data, modality) == mark
             _check_free(data, modality, overwrite=overwrite)
             remove_stale(data, modality)
-        team.wait()
-        job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
-        try:
-            result = job.run(search)
-        except OutputError:  # a full disk, say: the next run continues
-            raise
-        except MedxlateError as problem:
-            if team.is_first and not isinstance(problem, JobError):
-                shutil.rmtree(job.work, ignore_errors=True)
-            raise
-        if team.is_first:
-            shutil.rmtree(job.work, ignore_errors=True)
-        team.wait()
-    return replace(result, seconds=round(time.monotonic() - began, 3))
+        team.tell(done is None)
+        result = done or _run(replace(job, overwrite=overwrite), search)
+    result = replace(result, seconds=round(time.monotonic() - began, 3))
+    team.tell(_RESULT.dump_python(result, mode="json"))
+    return result
+
+
+def _run(job: Job, search: Search) -> PrepareResult:
+    """Run a job; what was read stays where the next run can continue."""
+    try:
+        result = job.run(search)
+    except (OutputError, JobError):  # a full disk, say, or another process that was killed
+        raise
+    except MedxlateError:
+        shutil.rmtree(job.work, ignore_errors=True)
+        raise
+    shutil.rmtree(job.work, ignore_errors=True)
+    return result
+
+
+def _help(job: Job, search: Search) -> PrepareResult:
+    """Read this process's share for the first one, where anything is to be done."""
+    if ranks().tell(None):
+        job.help(search)
+    return _RESULT.validate_python(ranks().tell(None))
 
 
 def _planned(
