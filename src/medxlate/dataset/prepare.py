@@ -32,6 +32,7 @@ from medxlate.ranks import ranks
 
 _RESULT = TypeAdapter(PrepareResult)
 
+
 def prepare(
     raw: Path | str,
     *,
@@ -48,7 +49,8 @@ def prepare(
     """Read a folder of images of one modality into a dataset folder.
 
     The same files and options give the same bytes, whatever the number of processes, here or of a
-    job of torchrun. A run that was stopped is continued by the next one; on unchanged input nothing is done.
+    job of torchrun. A run that was stopped is continued by the next one; on unchanged input nothing
+    is done.
 
     Args:
         raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG and TIFF.

@@ -1,0 +1,114 @@
+"""Two processes of a job, as torchrun starts them, against one process: the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import sharing
+import tiny
+from conftest import tree
+from medxlate.evaluation import evaluate as evaluate_module
+from medxlate.evaluation.store import FOLDER
+from medxlate.files import locked
+from medxlate.images.recipes import Recipe
+from medxlate.inference import units as units_module
+from medxlate.training.train import train
+from preparing import KEY, plant_key, write_mixed
+
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_gloo_available(), reason="needs torch's gloo"
+)
+CT = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0))
+
+
+@pytest.fixture(autouse=True)
+def _small_units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    before = units_module.BATCHES, evaluate_module.BATCHES
+    sharing.small_units()
+    yield
+    units_module.BATCHES, evaluate_module.BATCHES = before
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw CT of every kind, a model for it, a key, and a finished run with its dataset."""
+    root = tmp_path_factory.mktemp("job")
+    write_mixed(root / "raw")
+    tiny.write_tiny_model(root, source_recipe=CT, target_recipe=CT)
+    (root / "pseudonym.key").write_text(KEY)
+    config = tiny.debug_config(tiny.write_dataset(root / "own"), optimizer={"epochs": 1})
+    train(config, runs=root / "runs", name="joint")
+    return root
+
+
+def torchrun(root: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in two processes."""
+    source = Path(sharing.__file__).parents[1] / "src"
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(source), "TORCH_HOME": str(root / "hub")},
+    )
+
+
+def test_two_processes_write_the_same_bits_as_one(root: Path) -> None:
+    for name in ("alone", "shared"):
+        plant_key(root / name / "data")
+    said = sharing.everything(root, root / "alone")
+    features = root / "own" / "data" / FOLDER
+    shutil.rmtree(features)
+    done = torchrun(root, sharing.__file__, "all", root)
+    assert done.returncode == 0, done.stderr
+    assert tree(root / "shared") == tree(root / "alone")
+    assert said["prepared"][0] == "prepared"
+    assert said["prepared"][3] == "unchanged"
+    assert said["translated"][1] > 48
+    for rank in range(2):  # each knows the whole
+        assert json.loads((root / f"said-{rank}.json").read_text()) == json.loads(json.dumps(said))
+    pieces = [json.loads(path.read_text())["images"] for path in features.rglob("*.json")]
+    kept = [name for piece in pieces for name in piece]
+    assert len(kept) == len(set(kept))  # neither took the other's features
+
+
+def test_when_one_of_them_is_killed_a_process_alone_goes_on_to_the_same_bits(root: Path) -> None:
+    done = torchrun(root, sharing.__file__, "killed", root)
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr or "Signal 9" in done.stderr
+    work = root / ".killed.work"
+    noted = [
+        json.loads(line)["unit"]
+        for path in work.glob("journal-*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert len(noted) >= 2
+    assert not (root / "killed").exists()
+    sharing.translation(root, root / "killed")
+    assert not work.exists()
+    sharing.translation(root, root / "truth")
+    assert tree(root / "killed") == tree(root / "truth")
+
+
+def test_a_second_job_is_refused_in_one_line_and_neither_process_waits(root: Path) -> None:
+    words = ["translate", root / "raw", "--out", root / "out", "--model", root / "model"]
+    with locked(root / ".out.lock"):
+        done = torchrun(root, "-m", "medxlate", *words, "--device", "cpu")
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert errors == [
+        f"Error (process 0): Another medxlate is writing to {root} (it holds .out.lock)."
+    ]
+    assert done.returncode != 0
+    assert not done.stdout.strip()
+    assert not (root / "out").exists()
