@@ -189,6 +189,7 @@ class Dataset:
         folder = self.folder / name
         again = f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`."
         info = self.info.modalities[name]
+        opened = folder.stat() if folder.exists() else None
         # A prepare that was killed between its two renames leaves them different.
         if read_json(folder / MODALITY_FILE, error=DataError, hint=again) != info.model_dump(
             mode="json"
@@ -199,6 +200,8 @@ class Dataset:
             reader = ShardReader(sorted((folder / "shards").glob("*.npy")))
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None
+        if opened is None or not os.path.samestat(opened, folder.stat()):
+            raise DataError(f"{folder} was replaced while it was being opened.", "Open it again.")
         if sum(reader.counts) != len(slices):
             raise DataError(f"{folder} is damaged: slices.parquet and shards differ in length.")
         return Modality(name, info, slices, reader, folder)
