@@ -1,11 +1,13 @@
 """What the processes of a job do in ``test_torchrun.py``; torchrun starts this file.
 
 ``all ROOT``: the four commands, one after the other. ``killed ROOT``: a translation in which
-the second process ends by SIGKILL.
+the second process ends by SIGKILL. ``full ROOT``: the command, where the second process finds the
+disk full.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 
+from medxlate.cli.app import app
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.evaluation import evaluate as evaluate_module
@@ -78,9 +81,22 @@ def die_after(calls: int) -> None:
     Outputs.put = counted  # type: ignore[method-assign]
 
 
+def fill_disk_of_the_second() -> None:
+    def full(self: Outputs, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.dcm")
+
+    if os.environ["RANK"] == "1":
+        Outputs.put = full  # type: ignore[method-assign]
+
+
 def main(what: str, root: Path) -> None:
     torch.set_num_threads(1)
     small_units()
+    if what == "full":
+        fill_disk_of_the_second()
+        words = ["translate", root / "raw", "--out", root / "full", "--model", root / "model"]
+        words += ["--key", root / "pseudonym.key", "--device", "cpu", "--batch-size", "3"]
+        app([str(word) for word in words])
     with joined() as team:
         if what == "killed":
             if ranks().rank == 1:

@@ -101,6 +101,14 @@ def test_when_one_of_them_is_killed_a_process_alone_goes_on_to_the_same_bits(roo
     assert tree(root / "killed") == tree(root / "truth")
 
 
+def test_an_error_of_one_ends_the_job_in_one_line(root: Path) -> None:
+    done = torchrun(root, sharing.__file__, "full", root)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
+    assert errors == ["Error (process 1): No space is left on the disk for x.dcm."]
+    assert done.returncode != 0
+    assert list((root / ".full.work").glob("journal-*.jsonl"))  # what can be continued
+
+
 def test_a_second_job_is_refused_in_one_line_and_neither_process_waits(root: Path) -> None:
     words = ["translate", root / "raw", "--out", root / "out", "--model", root / "model"]
     with locked(root / ".out.lock"):

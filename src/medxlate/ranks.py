@@ -132,6 +132,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_count() -> int:
+    """Return how many processes of the job are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 @contextmanager
 def joined() -> Iterator[Ranks]:
     """Join the other processes that torchrun started; alone where there are none.

@@ -184,7 +184,8 @@ def reporting(
     try:
         with _together(shared) as reporter.ranks:
             yield reporter
-    except JobError:  # the process that failed says why
+    except JobError:  # the process that failed says why; torchrun must not end it before
+        time.sleep(2 * FIRST_TELLS)
         raise typer.Exit(1) from None
     except MedxlateError as problem:
         reporter.error(problem.message, problem.hint)
