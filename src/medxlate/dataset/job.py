@@ -152,7 +152,7 @@ class Job:
         return self._read(tasks, mapper)
 
     def _tasks(self, plan: Plan) -> list[Task]:
-        self.work.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(mode=0o700, parents=True, exist_ok=True)
         return [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
 
     def _share(self, tasks: Sequence[Task], mapper: Mapper) -> None:

@@ -155,7 +155,8 @@ def predict(
     The table has a row a slice, a row a volume (a series or volume file of several slices) and,
     where it is known which images belong together, a row a patient: means over the slices.
     Near-empty slices are left out, as in ``prepare``. Patients are numbered, never named; the
-    column ``file`` holds the names that the files came with.
+    column ``file`` holds the names that the files came with. A call that was stopped is continued
+    by the next one; the processes of a job of torchrun divide the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -174,7 +175,7 @@ def predict(
         listener: Told of progress.
 
     Raises:
-        OutputError: ``out`` exists.
+        OutputError: ``out`` exists, or another process is writing it.
         ModelError: The model cannot be used.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a single image.

@@ -208,7 +208,8 @@ def translate(
     Format in, same format out, in the same tree, of the same size and geometry: DICOM becomes a
     derived series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, PNG and
     JPEG become PNG (16-bit where the target has more than 8). Each output is marked as synthetic,
-    and ``translation.json`` says what came from what.
+    and ``translation.json`` says what came from what. A call that was stopped is continued by the
+    next one; the processes of a job of torchrun divide the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -221,7 +222,7 @@ def translate(
         phi: What of a patient's attributes reaches derived DICOM and the paths of its files:
             keep, pseudonymise or remove; see ``docs/reference/dicom-out.md``.
         key: A dataset's ``pseudonym.key``, for the same pseudonyms as in that dataset; default: a
-            key that nobody keeps.
+            key that nobody keeps when the result is there.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
             or bf16.
@@ -233,7 +234,7 @@ def translate(
         listener: Told of progress.
 
     Raises:
-        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` cannot be written, or another process is writing it.
         ModelError: The model cannot be used.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a tile.

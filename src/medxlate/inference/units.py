@@ -14,7 +14,7 @@ from medxlate.inference.inputs import slices_of
 
 # Batches in a unit, at least: its last one is seldom full, and what was computed of an unfinished
 # unit is lost when the process is killed.
-BATCHES = 8
+BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Unit:
 
 
 def units_of(scans: Iterable[Scan], batch_size: int) -> list[Unit]:
-    """Return the scans, in their order, as units of eight batches or more."""
+    """Return the scans, in their order, as units of four batches or more."""
     units: list[Unit] = []
     waiting: list[Scan] = []
     slices = 0
