@@ -325,6 +325,23 @@ def test_what_was_made_from_something_else_is_not_taken_and_that_is_said(
     assert tree(tmp_path / "out") == tree(tmp_path / "truth")
 
 
+def test_a_refused_call_does_not_throw_away_what_another_left(
+    tmp_path: Path, inputs: Path, model: Path, key: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def struck() -> None:
+        journal_module.Work.put = kill  # type: ignore[method-assign]
+        run(inputs, out, model, key=key)
+
+    assert killed(struck)
+    before = tree(tmp_path / ".out.work")
+    tiny.save(out / "mine.png", tiny.noise(8, 8, seed=0))
+    with pytest.raises(OutputError, match="not empty"):
+        run(inputs, out, model, key=key, tile=16)
+    assert tree(tmp_path / ".out.work") == before
+
+
 @pytest.mark.parametrize("moment", ["between the renames", "before them"])
 def test_a_replacement_that_was_killed_loses_neither_the_old_nor_the_new(
     tmp_path: Path, inputs: Path, model: Path, key: Path, moment: str

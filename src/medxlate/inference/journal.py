@@ -25,7 +25,7 @@ import medxlate
 from medxlate.dataset.parts import state_of
 from medxlate.errors import CapacityError, JobError, MedxlateError, OutputError
 from medxlate.events import Listener, Stage, Warned
-from medxlate.files import check_parents, locked, naming_full_disk, sha256
+from medxlate.files import check_parents, locked, sha256
 from medxlate.images.scan import Scan
 from medxlate.inference.units import Unit
 from medxlate.ranks import ranks
@@ -122,6 +122,7 @@ def working(
         place: The file or folder that is being made.
         made_from: Its ``stamp``.
         draw: Draws or measures what has to stay the same in a continued run; what JSON can hold.
+            What it refuses leaves everything as it was.
         listener: Told where what was left is of no use.
 
     Raises:
@@ -168,7 +169,7 @@ def journal(work: Work) -> Iterator[Callable[[Unit, Entry], None]]:
     so that one that a power cut damaged is made again.
     """
     path = work_folder(work.place) / f"journal-{ranks().rank}.jsonl"
-    with naming_full_disk(path), path.open("ab") as stream:
+    with path.open("ab") as stream:
         if _is_cut(path):
             stream.write(b"\n")
         synced = time.monotonic()
@@ -195,17 +196,17 @@ def _begin(
     if (folder / _OLD).exists() and not place.exists():
         (folder / _OLD).rename(place)
     state = _read_state(folder)
-    if state is not None and state["made_from"] != made_from:
-        listener(
-            Warned(
-                f"What was left of {place} was made from other images, another model or other "
-                "options; it begins anew."
+    if state is None or state["made_from"] != made_from:
+        drawn = draw()
+        if state is not None:
+            listener(
+                Warned(
+                    f"What was left of {place} was made from other images, another model or other "
+                    "options; it begins anew."
+                )
             )
-        )
-        state = None
-    if state is None:
         shutil.rmtree(folder, ignore_errors=True)
-        state = {"made_from": made_from, "drawn": draw()}
+        state = {"made_from": made_from, "drawn": drawn}
         folder.mkdir(mode=0o700)
         _write_state(folder, state)
     placed = (folder / _PLACING).exists() and not (folder / _OUT).exists() and place.exists()

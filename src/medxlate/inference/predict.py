@@ -197,7 +197,12 @@ def predict(
     whole = units_of(found.scans, predictor.batch_size)
     total = sum(unit.slices for unit in whole)
     facts = predictor.facts() | {"patient": patient, "skipped": found.skipped}
-    with working(out, stamp(facts, found.scans), dict, listener) as work:
+
+    def draw() -> dict[str, Any]:
+        _check_free(out, overwrite=overwrite)
+        return {}
+
+    with working(out, stamp(facts, found.scans), draw, listener) as work:
         if not work.placed:
             _check_free(out, overwrite=overwrite)
             text = f"Predicting {predictor.head.task.name} of {total} slices"

@@ -270,10 +270,11 @@ def translate(
     total = sum(unit.slices for unit in whole)
 
     def draw() -> dict[str, Any]:
+        check_free(out, marker=MARKER, overwrite=overwrite)
         return {
             "key": secrets.token_hex(KEY_BYTES),
             "when": datetime.now().isoformat(timespec="seconds"),
-            "compiled": translator.compile_where_it_pays(choice, total, listener),
+            "compiled": translator.compile_where_it_pays(choice, total // ranks().count, listener),
         }
 
     options = [phi, tile, choice, secret and hashlib.sha256(secret).hexdigest()]
@@ -290,7 +291,7 @@ def translate(
             tell_stage(
                 f"Translating {total} {made.source} slices to {made.target}", work, whole, listener
             )
-            if work.drawn["compiled"] and not translator.engine.padded:
+            if work.drawn["compiled"] and work.missing(whole) and not translator.engine.padded:
                 translator.compile_where_it_pays("on", total, listener)
             _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
         entries = work.entries(whole)
