@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from medxlate.cli.app import app
+from medxlate.dataset import parts as parts_module
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.evaluation import evaluate as evaluate_module
@@ -67,6 +68,19 @@ def everything(root: Path, out: Path) -> dict[str, Any]:
     }
 
 
+def count_scans() -> list[str]:
+    """Return a list that will hold the scans that ``prepare`` reads in this process."""
+    read: list[str] = []
+    original = parts_module.open_slices
+
+    def counted(scan: Any, *arguments: Any) -> Any:
+        read.append(scan.name)
+        return original(scan, *arguments)
+
+    parts_module.open_slices = counted
+    return read
+
+
 def die_after(calls: int) -> None:
     """End this process by SIGKILL amid a translation."""
     put = Outputs.put
@@ -103,7 +117,9 @@ def main(what: str, root: Path) -> None:
                 die_after(9)
             translation(root, root / "killed")
         else:
+            read = count_scans()
             said = everything(root, root / "shared")
+            (root / f"read-{team.rank}.json").write_text(json.dumps(read))
             (root / f"said-{team.rank}.json").write_text(json.dumps(said))
 
 

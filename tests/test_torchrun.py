@@ -78,6 +78,9 @@ def test_two_processes_write_the_same_bits_as_one(root: Path) -> None:
     assert said["translated"][1] > 48
     for rank in range(2):  # each knows the whole
         assert json.loads((root / f"said-{rank}.json").read_text()) == json.loads(json.dumps(said))
+    first, second = (json.loads((root / f"read-{rank}.json").read_text()) for rank in range(2))
+    assert abs(len(first) - len(second)) <= 1
+    assert len({*first, *second}) == len(first) + len(second)  # and none was read twice
     pieces = [json.loads(path.read_text())["images"] for path in features.rglob("*.json")]
     kept = [name for piece in pieces for name in piece]
     assert len(kept) == len(set(kept))  # neither took the other's features
@@ -94,6 +97,7 @@ def test_when_one_of_them_is_killed_a_process_alone_goes_on_to_the_same_bits(roo
         for line in path.read_text().splitlines()
     ]
     assert len(noted) >= 2
+    assert (work / "journal-1.jsonl").read_text()  # the second one had its share
     assert not (root / "killed").exists()
     sharing.translation(root, root / "killed")
     assert not work.exists()
