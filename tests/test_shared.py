@@ -1,4 +1,4 @@
-"""How an evaluation is divided; ``test_torchrun.py`` does it in real processes."""
+"""How an evaluation is divided; ``test_divided.py`` does it in real processes."""
 
 from __future__ import annotations
 

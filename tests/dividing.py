@@ -1,4 +1,4 @@
-"""What the processes of a job do in ``test_torchrun.py``; torchrun starts this file.
+"""What the processes of a job do in ``test_divided.py``; torchrun starts this file.
 
 ``all ROOT``: the four commands, one after the other. ``killed ROOT``: a translation in which
 the second process ends by SIGKILL. ``full ROOT``: the command, where the second process finds the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import sharing
+import dividing
 import tiny
 from conftest import tree
 from medxlate.evaluation import evaluate as evaluate_module
@@ -34,7 +35,7 @@ CT = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0)
 def _small_units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     before = units_module.BATCHES, evaluate_module.BATCHES
-    sharing.small_units()
+    dividing.small_units()
     yield
     units_module.BATCHES, evaluate_module.BATCHES = before
 
@@ -51,26 +52,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def environment(root: Path) -> dict[str, str]:
+    source = Path(dividing.__file__).parents[1] / "src"
+    return os.environ | {"PYTHONPATH": str(source), "TORCH_HOME": str(root / "hub")}
+
+
 def torchrun(root: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
     """Run a Python program in two processes."""
-    source = Path(sharing.__file__).parents[1] / "src"
     return subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, words)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env=os.environ | {"PYTHONPATH": str(source), "TORCH_HOME": str(root / "hub")},
+        env=environment(root),
     )
 
 
 def test_two_processes_write_the_same_bits_as_one(root: Path) -> None:
     for name in ("alone", "shared"):
         plant_key(root / name / "data")
-    said = sharing.everything(root, root / "alone")
+    said = dividing.everything(root, root / "alone")
     features = root / "own" / "data" / FOLDER
     shutil.rmtree(features)
-    done = torchrun(root, sharing.__file__, "all", root)
+    done = torchrun(root, dividing.__file__, "all", root)
     assert done.returncode == 0, done.stderr
     assert tree(root / "shared") == tree(root / "alone")
     assert said["prepared"][0] == "prepared"
@@ -87,7 +92,7 @@ def test_two_processes_write_the_same_bits_as_one(root: Path) -> None:
 
 
 def test_when_one_of_them_is_killed_a_process_alone_goes_on_to_the_same_bits(root: Path) -> None:
-    done = torchrun(root, sharing.__file__, "killed", root)
+    done = torchrun(root, dividing.__file__, "killed", root)
     assert done.returncode != 0
     assert "SIGKILL" in done.stderr or "Signal 9" in done.stderr
     work = root / ".killed.work"
@@ -99,28 +104,44 @@ def test_when_one_of_them_is_killed_a_process_alone_goes_on_to_the_same_bits(roo
     assert len(noted) >= 2
     assert (work / "journal-1.jsonl").read_text()  # the second one had its share
     assert not (root / "killed").exists()
-    sharing.translation(root, root / "killed")
+    dividing.translation(root, root / "killed")
     assert not work.exists()
-    sharing.translation(root, root / "truth")
+    dividing.translation(root, root / "truth")
     assert tree(root / "killed") == tree(root / "truth")
 
 
 def test_an_error_of_one_ends_the_job_in_one_line(root: Path) -> None:
-    done = torchrun(root, sharing.__file__, "full", root)
+    done = torchrun(root, dividing.__file__, "full", root)
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
     assert errors == ["Error (process 1): No space is left on the disk for x.dcm."]
     assert done.returncode != 0
     assert list((root / ".full.work").glob("journal-*.jsonl"))  # what can be continued
 
 
-def test_a_second_job_is_refused_in_one_line_and_neither_process_waits(root: Path) -> None:
+def test_a_second_job_is_refused_in_one_line_and_no_process_waits(root: Path) -> None:
+    """Without torchrun's agent, which would end the second process."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     words = ["translate", root / "raw", "--out", root / "out", "--model", root / "model"]
     with locked(root / ".out.lock"):
-        done = torchrun(root, "-m", "medxlate", *words, "--device", "cpu")
-    errors = [line for line in done.stderr.splitlines() if line.startswith("Error")]
-    assert errors == [
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", "medxlate", *map(str, words), "--device", "cpu"],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment(root)
+                | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+                | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+            )
+            for rank in range(2)
+        ]
+        said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [1, 1]
+    assert said[0][1].splitlines()[0] == (
         f"Error (process 0): Another medxlate is writing to {root} (it holds .out.lock)."
-    ]
-    assert done.returncode != 0
-    assert not done.stdout.strip()
+    )
+    assert [out for out, _ in said] == ["", ""]
+    assert "Error" not in said[1][1]
     assert not (root / "out").exists()
