@@ -91,7 +91,7 @@ class Work:
             OutputError: Some are not there.
         """
         ranks().wait()
-        found = _entries(work_folder(self.place))
+        found = _entries(work_folder(self.place), checks=False)
         if missing := [unit.number for unit in units if unit.number not in found]:
             raise OutputError(
                 f"{work_folder(self.place)} lacks {len(missing)} of {len(units)} units that were "
@@ -218,14 +218,21 @@ def _begin(
     return {**state, "done": sorted(done), "placed": placed}
 
 
-def _entries(folder: Path) -> dict[int, Entry]:
-    """Return what the journals say, by unit; a line that was cut off does not count."""
+def _entries(folder: Path, *, checks: bool = True) -> dict[int, Entry]:
+    """Return what the journals say, by unit; a line that was cut off does not count.
+
+    Args:
+        folder: The work folder.
+        checks: Whether the files' check sums are wanted: of a million files they take room.
+    """
     found: dict[int, Entry] = {}
     for path in sorted(folder.glob("journal-*.jsonl")):
         with path.open(encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 with suppress(ValueError, TypeError, KeyError):
                     entry = json.loads(line)
+                    if not checks:
+                        del entry["files"]
                     found[int(entry["unit"])] = entry
     return found
 
