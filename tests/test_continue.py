@@ -35,6 +35,7 @@ from medxlate.images.pseudonym import pseudonym
 from medxlate.images.recipes import Recipe
 from medxlate.inference import journal as journal_module
 from medxlate.inference import predict as predict_module
+from medxlate.inference import record as record_module
 from medxlate.inference import translate as translate_module
 from medxlate.inference import units as units_module
 from medxlate.inference.outputs import Outputs
@@ -161,7 +162,7 @@ MOMENTS: dict[str, tuple[object, str, Callable[[Any], Any]]] = {
     "amid a series": (Outputs, "put", lambda f: after(9, f)),
     "amid a volume": (Outputs, "put", lambda f: after(SLICES - 2, f)),
     "in a volume": (medxlate.images.volumes, "_write_nifti", lambda f: after(0, f, in_a_volume)),
-    "before the record": (translate_module, "write_json", lambda f: after(0, f)),
+    "before the record": (record_module, "write_json", lambda f: after(0, f)),
     "before it is placed": (journal_module.Work, "put", lambda f: after(0, f)),
     "when it was placed": (journal_module.Work, "put", then_kill),
 }

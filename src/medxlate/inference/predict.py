@@ -30,14 +30,7 @@ from medxlate.inference.inputs import (
     sort_out,
     stack,
 )
-from medxlate.inference.journal import (
-    Work,
-    journal,
-    stamp,
-    tell_stage,
-    work_folder,
-    working,
-)
+from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.stream import stream
 from medxlate.inference.units import Unit, units_of
 from medxlate.models.device import Compute

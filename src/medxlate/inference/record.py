@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import medxlate
+from medxlate.files import write_json
 from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.pseudonym import Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan
+from medxlate.images.scans import Scans
+from medxlate.inference.inputs import refuse_if_nothing, sort_out
+from medxlate.inference.journal import Entry, Work
 from medxlate.inference.names import clean_names
 from medxlate.inference.outputs import Made
+from medxlate.ranks import ranks
 
 SCHEMA_VERSION = 2
 MARKER = "translation.json"
@@ -29,6 +35,40 @@ def patients_of(scans: Sequence[Scan], phi: Phi, key: bytes) -> dict[str, str]:
         else:
             patients[scan.name] = pseudonym(patient, key)
     return patients
+
+
+def finish(
+    work: Work,
+    entries: Sequence[Entry],
+    found: Scans,
+    inputs: Path,
+    made: Made,
+    patients: Mapping[str, str],
+) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Put a translation whose units are all done into its place, with its record.
+
+    Args:
+        work: The translation.
+        entries: Those of its units.
+        found: The inputs.
+        inputs: Where they were searched.
+        made: How the images were made.
+        patients: See ``patients_of``.
+
+    Returns:
+        How many files there are; what failed, and what sound data leaves out, too, with reasons.
+
+    Raises:
+        ImageError: There are none.
+    """
+    failed, left_out = sort_out(found.skipped)
+    failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
+    written = [tuple(item) for entry in entries for item in entry["written"]]
+    refuse_if_nothing(failed, found, len(written), inputs)
+    if ranks().is_first and not work.placed:
+        write_json(work.out / MARKER, record(made, written, failed, found.scans, patients))
+        work.put()
+    return len(written), failed, left_out
 
 
 def record(

@@ -17,7 +17,7 @@ import torch
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.errors import ImageError, UsageError, nearest
 from medxlate.events import Listener, silent
-from medxlate.files import check_free, write_json
+from medxlate.files import check_free
 from medxlate.images.pseudonym import PHI, Phi
 from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray
@@ -28,20 +28,11 @@ from medxlate.inference.inputs import (
     Input,
     Reader,
     find_inputs,
-    refuse_if_nothing,
-    sort_out,
 )
-from medxlate.inference.journal import (
-    Work,
-    journal,
-    stamp,
-    tell_stage,
-    work_folder,
-    working,
-)
+from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.names import output_names
 from medxlate.inference.outputs import Made, Outputs
-from medxlate.inference.record import MARKER, PATIENT_TAGS, patients_of, record
+from medxlate.inference.record import MARKER, PATIENT_TAGS, finish, patients_of
 from medxlate.inference.stream import stream
 from medxlate.inference.tiles import MULTIPLE
 from medxlate.inference.units import Unit, units_of
@@ -295,17 +286,10 @@ def translate(
                 translator.compile_where_it_pays("on", total, listener)
             _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
         entries = work.entries(whole)
-        failed, left_out = sort_out(found.skipped)
-        failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
-        written = [tuple(item) for entry in entries for item in entry["written"]]
-        refuse_if_nothing(failed, found, len(written), inputs)
-        if ranks().is_first and not work.placed:
-            content = record(made, written, failed, found.scans, patients)
-            write_json(work.out / MARKER, content)
-            work.put()
+        files, failed, left_out = finish(work, entries, found, inputs, made, patients)
     seconds = round(time.monotonic() - began, 3)
     slices = sum(entry["slices"] for entry in entries)
-    return TranslateResult(out, len(written), slices, failed, left_out, seconds)
+    return TranslateResult(out, files, slices, failed, left_out, seconds)
 
 
 def _translate(
