@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 # Each room may import those before it, and itself.
 LAYERS = [
     {"errors"},
-    {"events", "files", "parallel", "ranks", "toml"},
+    {"events", "files", "parallel", "ranks", "records", "toml"},
     {"config"},
     {"images"},
     {"dataset", "phantoms"},
@@ -45,7 +45,8 @@ HOMES = {
     "ray": {"study.cluster"},
 }
 NO_TORCH = {
-    "errors", "events", "config", "files", "parallel", "images", "phantoms", "scrub", "cli"
+    "errors", "events", "config", "files", "parallel", "records", "toml", "images", "phantoms",
+    "scrub", "cli",
 }  # fmt: skip
 
 

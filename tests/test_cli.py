@@ -229,6 +229,27 @@ def test_interrupt_is_130_and_the_run_goes_on(
     assert json.loads(result.stdout)["epochs"] == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "left"), [(["translate", "raw/mri"], ".x.work"), (["predict", "raw/ct"], ".x.work")]
+)
+def test_an_interrupted_translation_or_prediction_says_that_it_can_be_continued(
+    inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], left: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "x"
+    with monkeypatch.context() as patch:
+        patch.setattr("medxlate.inference.engine.Engine.start", interrupted)
+        stopped = call(*words, "--out", out)
+    assert stopped.exit_code == 130
+    assert "the same command continues" in text(stopped)
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+    result = call(*words, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 def test_a_dataset_may_move_after_training(
     inside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 
 import tiny
-from medxlate import errors, files, toml
+from medxlate import errors, toml
 from medxlate.config import resolve
 from medxlate.dataset import arrays, job, slice_table, table_limits
 from medxlate.dataset.index import Dataset, load_key, save_key
 from medxlate.dataset.parts import write_part
 from medxlate.errors import ConfigError, DataError, ModelError
-from medxlate.files import inside, is_plain, whole_file, whole_folder
+from medxlate.files import whole_file, whole_folder
 from medxlate.images import limits, text_headers, volume_headers, volumes
 from medxlate.images.dicom import parse
 from medxlate.models.folder import load_generator, read_model
 from medxlate.models.runs import find_run
+from medxlate.records import inside, is_plain
 from medxlate.report.table import Table
 from medxlate.study import study
 from medxlate.study.study import read_study
@@ -179,8 +180,8 @@ LIMITS: dict[str, int] = {
     "10,000 bytes": arrays.MAX_HEADER,
     "16 KiB": slice_table.MOST_BYTES,
     "4,096 bytes": slice_table.MOST_TEXT,
-    "16 MiB | `files": files.MAX_RECORD_BYTES,
-    "1 GiB | `files": files.MAX_JSON_BYTES,
+    "16 MiB | `files": records.MAX_RECORD_BYTES,
+    "1 GiB | `files": records.MAX_JSON_BYTES,
     "1 MiB, 100 dots": toml.MAX_BYTES,
     "100,000 cells": study.MAX_CELLS,
     "2,000 characters": errors.LONGEST,

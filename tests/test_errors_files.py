@@ -11,7 +11,8 @@ import pytest
 from conftest import tree
 from medxlate import errors
 from medxlate.errors import DataError, MedxlateError, OutputError, nearest
-from medxlate.files import read_json, sha256, whole_file, whole_folder, write_json
+from medxlate.files import sha256, whole_file, whole_folder, write_json
+from medxlate.records import read_json
 
 MARKER = "marker.json"
 

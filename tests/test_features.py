@@ -121,7 +121,7 @@ def test_other_weights_or_another_device_have_features_of_their_own(tmp_path: Pa
             next(network.parameters())[0] += nudge
         features = predictor_features(network, has_classes=False)
         with open_store(tmp_path, features, torch.device(device)) as store:
-            return store._folder.name
+            return store.folder.name
 
     assert key(0) == key(0)
     assert len({key(0), key(1), key(0, "cuda"), key(0, nudge=1e-3)}) == 4

@@ -38,10 +38,10 @@ from medxlate.dataset.parquet_pages import claimed_bytes
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.table import read_table
 from medxlate.errors import DataError, ImageError, MedxlateError, ModelError
-from medxlate.files import read_json, read_record
 from medxlate.images.raster import read_raster
 from medxlate.models.folder import load_generator, load_predictor, read_model
 from medxlate.models.tensors import load_tensors, save_tensors
+from medxlate.records import read_json, read_record
 from medxlate.study.study import Study
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits")

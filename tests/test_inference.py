@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import tiny
 from medxlate.errors import CapacityError, ImageError, UsageError
 from medxlate.events import Event, Progress, Stage, Warned
-from medxlate.files import read_json, write_json
+from medxlate.files import write_json
 from medxlate.images import slices as slices_module
 from medxlate.images.quiet import without_warnings
 from medxlate.inference import choices
@@ -35,6 +35,7 @@ from medxlate.models import device as device_module
 from medxlate.models.device import Compute, is_out_of_memory
 from medxlate.models.folder import read_model
 from medxlate.models.generator import Generator
+from medxlate.records import read_json
 
 CPU = Compute(torch.device("cpu"), "fp32")
 WAIT = 0.05  # seconds in which a thread would do what it must not do
@@ -599,7 +600,7 @@ def test_what_fails_is_told_in_the_order_of_the_files(
 
 
 @pytest.mark.parametrize("where", ["read", "write"])
-def test_an_error_of_a_thread_leaves_nothing(
+def test_an_error_of_a_thread_is_raised_and_nothing_stands_in_place(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
@@ -612,7 +613,7 @@ def test_an_error_of_a_thread_leaves_nothing(
     inputs = write_images(tmp_path / "in", 9)
     with pytest.raises(OSError, match="No space left"):
         translate(inputs, out=tmp_path / "deep" / "out", model=model, device="cpu", batch_size=1)
-    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+    assert {path.name for path in (tmp_path / "deep").iterdir()} == {".out.work"}
 
 
 def test_memory_does_not_grow_with_the_images(

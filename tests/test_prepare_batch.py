@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -742,3 +743,46 @@ def test_series_of_a_second_patient_join_the_same_folder(tmp_path: Path) -> None
     result = run_mixed(raw, data)
     assert (result.scans, result.patients, result.images) == (2, 2, 6)
     assert list(slices(data, "ct")["series"]) == [0, 0, 0, 1, 1, 1]
+
+
+# --- read while it is prepared ---------------------------------------------------------------
+
+
+def test_what_is_being_read_is_not_mixed_with_what_replaces_it(raw: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run(raw, data)
+    opened = Dataset(data).modality("mri")
+    before = opened.read(range(4)).copy()
+    run(raw, data, "ct")  # another modality does not disturb
+    assert np.array_equal(opened.read(range(4)), before)
+    for i, (name, *_) in enumerate(ROWS):
+        save_raster(raw / name, noise(40, 40, seed=50 + i))
+    run(raw, data, overwrite=True)
+    with pytest.raises(DataError, match=r"00000\.npy was replaced"):
+        opened.read([0])
+    again = Dataset(data).modality("mri")
+    assert not np.array_equal(again.read(range(4)), before)
+    shutil.rmtree(data / "mri")
+    with pytest.raises(DataError, match="removed"):
+        again.read([0])
+
+
+def test_a_modality_that_is_replaced_while_it_is_opened_is_noticed(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table would be the old one's, the shards the new one's; all counts agree."""
+    data = tmp_path / "data"
+    run(raw, data)
+    dataset, read = Dataset(data), pd.read_parquet
+
+    def replaced(path: Path) -> pd.DataFrame:
+        table = read(path)
+        monkeypatch.undo()
+        save_raster(raw / "a.png", noise(40, 40, seed=99))
+        run(raw, data, overwrite=True)
+        return table
+
+    monkeypatch.setattr(pd, "read_parquet", replaced)
+    with pytest.raises(DataError, match="replaced while it was being opened"):
+        dataset.modality("mri")
+    assert len(Dataset(data).modality("mri").slices) == 4

@@ -310,7 +310,7 @@ def test_out_inside_the_inputs_is_refused(tmp_path: Path, model: Path, place: st
 
 
 @pytest.mark.parametrize("problem", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_translation_leaves_nothing(
+def test_an_interrupted_translation_leaves_only_what_it_can_go_on_with(
     tmp_path: Path, model: Path, problem: type[BaseException]
 ):
     inputs = some_images(tmp_path / "in")
@@ -331,7 +331,9 @@ def test_an_interrupted_translation_leaves_nothing(
             listener=listener,
         )
     assert seen  # it had begun
-    assert {p.name for p in tmp_path.iterdir()} == {"in"}
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {".out.work"}
+    translate(inputs, out=tmp_path / "deep" / "out", model=model, device="cpu", batch_size=1)
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"out"}
 
 
 def test_a_source_that_the_model_has_not_is_named(tmp_path: Path, model: Path):
@@ -532,10 +534,10 @@ def test_an_interrupted_prediction_leaves_no_table(tmp_path: Path, model: Path):
     inputs = some_images(tmp_path / "in")
     with pytest.raises(KeyboardInterrupt):
         predict(inputs, out=tmp_path / "p.csv", model=model, listener=listener)
-    assert {p.name for p in tmp_path.iterdir()} == {"in"}
+    assert {p.name for p in tmp_path.iterdir()} == {"in", ".p.csv.work"}
 
 
-def test_a_table_that_fails_to_be_written_leaves_nothing(
+def test_a_table_that_fails_to_be_written_leaves_no_table(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def broken(self: pd.DataFrame, path: Path, **_: object) -> None:
@@ -545,7 +547,8 @@ def test_a_table_that_fails_to_be_written_leaves_nothing(
     monkeypatch.setattr(pd.DataFrame, "to_csv", broken)
     with pytest.raises(OSError, match="disk full"):
         predict(some_images(tmp_path / "in"), out=tmp_path / "p.csv", model=model, device="cpu")
-    assert {p.name for p in tmp_path.iterdir()} == {"in"}
+    assert {p.name for p in tmp_path.iterdir()} == {"in", ".p.csv.work"}
+    assert not (tmp_path / ".p.csv.work" / "out").exists()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])

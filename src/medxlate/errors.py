@@ -72,6 +72,10 @@ class CapacityError(MedxlateError):
     """The memory of a device does not hold the smallest piece of the work."""
 
 
+class JobError(MedxlateError):
+    """Another process of the same job ended; its own message says why."""
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that looks most like ``name``, or None where none does."""
     return next(iter(difflib.get_close_matches(name, sorted(known), n=1)), None)

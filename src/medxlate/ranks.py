@@ -16,7 +16,7 @@ from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medxlate.errors import UsageError
+from medxlate.errors import JobError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,9 +87,21 @@ class Ranks:
         return [json.loads(bytes(each.tolist())) for each in self.gather_rows(own)]
 
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
-        """Return the tensors of all processes; they may differ in their first dimension only."""
+        """Return the tensors of all processes; they may differ in their first dimension only.
+
+        Raises:
+            JobError: Another process ended (it is noticed where the tensors lie in main memory).
+        """
         if self.is_alone:
             return [rows]
+        try:
+            return self._gather_rows(rows)
+        except RuntimeError:  # gloo's: the connection was closed
+            if rows.device.type != "cpu":
+                raise
+            raise JobError("Another process of this job ended.", "Its message says why.") from None
+
+    def _gather_rows(self, rows: Tensor) -> list[Tensor]:
         import torch
         from torch import distributed
 
@@ -144,6 +156,11 @@ def restarts() -> tuple[int, int]:
         os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS")
     )
     return int(done), int(most)
+
+
+def local_count() -> int:
+    """Return how many processes of the job are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 @contextmanager

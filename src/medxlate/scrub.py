@@ -28,8 +28,8 @@ import PIL.ImageSequence
 from medxlate.dataset.identifiers import Identifiers, Needles
 from medxlate.dataset.index import KEY_FILE, MODALITY_FILE
 from medxlate.errors import DataError, UsageError
-from medxlate.files import read_json
 from medxlate.models.runs import LATEST, find_run
+from medxlate.records import read_json
 
 UNREADABLE = "cannot be looked into"
 _Readings = tuple[str, ...]  # the encodings in which bytes are read

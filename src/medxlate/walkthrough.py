@@ -16,12 +16,13 @@ from medxlate.dataset.splits import read_split
 from medxlate.errors import ModelError
 from medxlate.evaluation.evaluate import Evaluation, evaluate
 from medxlate.events import Listener, Stage, silent
-from medxlate.files import check_free, read_json, write_json
+from medxlate.files import check_free, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.models.runs import RunFolder
 from medxlate.phantoms.files import write_phantoms
+from medxlate.records import read_json
 from medxlate.report.figures import Row, image_rows
 from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.train import train

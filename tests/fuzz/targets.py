@@ -25,7 +25,6 @@ from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import draw_split, read_split
 from medxlate.dataset.table import RowFinder, read_table
 from medxlate.errors import ImageError, MedxlateError
-from medxlate.files import read_json
 from medxlate.images.find import find_images
 from medxlate.images.recipes import Recipe
 from medxlate.images.scans import find_scans
@@ -35,6 +34,7 @@ from medxlate.models.device import choose_compute
 from medxlate.models.folder import load_generator, load_predictor, read_model
 from medxlate.models.head import Head
 from medxlate.models.runs import find_model
+from medxlate.records import read_json
 from medxlate.study.outside import score_outside
 from medxlate.study.study import cell_config, cells, read_study
 from medxlate.training.checkpoints import last_position, load_part, pointed, read_checkpoint

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json as jsonlib
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from medxlate.errors import MedxlateError, UsageError
+from medxlate.errors import JobError, MedxlateError, UsageError
 from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
 from medxlate.files import final_name
@@ -31,6 +32,8 @@ from medxlate.ranks import Ranks, joined, started_by_torchrun
 
 INTERRUPTED = 130
 NOTABLE_WAIT = 0.02  # of the time of a training
+# Seconds in which torchrun ends the other processes of a job after the first one failed.
+FIRST_TELLS = 3.0
 
 __all__ = ["Reporter", "Table", "failures", "left_out", "number", "reporting", "table"]
 
@@ -38,7 +41,8 @@ __all__ = ["Reporter", "Table", "failures", "left_out", "number", "reporting", "
 class Reporter:
     """Renders events on stderr and the result on stdout.
 
-    Of several processes of a job, only the first renders; errors are rendered by each.
+    Of several processes of a job, only the first renders. Errors are rendered by each, but one that
+    all processes meet by the first alone: torchrun has ended the others before they would.
 
     Args:
         json: Whether the result is printed as JSON.
@@ -87,6 +91,8 @@ class Reporter:
     def error(self, message: str, hint: str = "") -> None:
         """Print an error on stderr."""
         self._stop_bar()
+        if not self.ranks.is_first:
+            time.sleep(FIRST_TELLS)
         whose = "" if self.ranks.is_alone else f" (process {self.ranks.rank})"
         self._err.print(f"Error{whose}: {message}", markup=False, style="red", soft_wrap=True)
         if hint:
@@ -100,6 +106,8 @@ class Reporter:
             what: What could not be done with them.
             hint: Where the others are.
         """
+        if failed and not self.ranks.is_first:
+            raise typer.Exit(1)
         if failed:
             named = "\n".join(failures(failed))
             self.error(f"{len(failed)} files could not be {what}:\n{named}", hint)
@@ -180,6 +188,9 @@ def reporting(
     try:
         with _together(shared) as reporter.ranks:
             yield reporter
+    except JobError:  # the process that failed says why; torchrun must not end it before
+        time.sleep(2 * FIRST_TELLS)
+        raise typer.Exit(1) from None
     except MedxlateError as problem:
         reporter.error(problem.message, problem.hint)
         raise typer.Exit(problem.exit_code) from None

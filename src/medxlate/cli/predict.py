@@ -54,7 +54,8 @@ def predict(
     """
     from medxlate.cli.console import left_out, reporting, table
 
-    with reporting(json=json, shared=True) as reporter:
+    again = "No table was written; the same command continues."
+    with reporting(json=json, interrupted=again, shared=True) as reporter:
         from medxlate.inference.predict import predict as run
 
         result = run(

@@ -135,6 +135,7 @@ def prepare(
         from medxlate.dataset.prepare import prepare as run
         from medxlate.images.orientation import PLANES
         from medxlate.parallel import cores
+        from medxlate.ranks import local_count
 
         if task not in ("regression", "classification"):
             raise UsageError(f"--task {task} must be regression or classification.")
@@ -165,7 +166,7 @@ def prepare(
                 dicom_modality=dicom_modality or None,
                 include=tuple(include or ()),
                 exclude=tuple(exclude or ()),
-                workers=workers or cores(),
+                workers=workers or max(1, cores() // local_count()),
             ),
             preset=preset,
             size=size,

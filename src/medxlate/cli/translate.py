@@ -65,7 +65,8 @@ def translate(
     """
     from medxlate.cli.console import left_out, reporting
 
-    with reporting(json=json, shared=True) as reporter:
+    again = "Nothing stands half-written in --out; the same command continues."
+    with reporting(json=json, interrupted=again, shared=True) as reporter:
         from medxlate.images.pseudonym import PHI
         from medxlate.inference.translate import translate as run
 

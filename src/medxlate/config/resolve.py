@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from medxlate.config.sections import Config, Section
 from medxlate.errors import ConfigError, closest, nearest, shown
-from medxlate.files import read_object
+from medxlate.records import read_object
 from medxlate.toml import parse_toml, read_toml
 
 MAX_DEPTH = 8  # of tables; the configuration has two levels

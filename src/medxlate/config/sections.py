@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medxlate.files import is_plain
+from medxlate.records import is_plain
 
 
 class Section(BaseModel):

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.errors import DataError
-from medxlate.files import read_object
+from medxlate.records import read_object
 
 IDENTIFIERS_FILE = "identifiers.json"
 VERSION = 1

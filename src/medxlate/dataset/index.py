@@ -22,9 +22,9 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.shards import ShardReader
 from medxlate.dataset.slice_table import read_slice_table
 from medxlate.errors import DataError, nearest
-from medxlate.files import inside, is_plain, read_json, read_record
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe, Stored
+from medxlate.records import inside, is_plain, read_json, read_record
 
 COLUMNS = (
     "slice_id",
@@ -198,6 +198,7 @@ class Dataset:
         folder = inside(self.folder, name, error=DataError)
         again = f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`."
         info = self.info.modalities[name]
+        opened = folder.stat() if folder.exists() else None
         # A prepare that was killed between its two renames leaves them different.
         if read_json(folder / MODALITY_FILE, error=DataError, hint=again) != info.model_dump(
             mode="json"
@@ -211,6 +212,8 @@ class Dataset:
             slices = read_slice_table(path, reader.counts, self.info.task)
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None
+        if opened is None or not os.path.samestat(opened, folder.stat()):
+            raise DataError(f"{folder} was replaced while it was being opened.", "Open it again.")
         if reader.size != self.info.image_size:
             raise DataError(f"{folder} is damaged: its slices are of another size.", again)
         return Modality(name, info, slices, reader, folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +39,7 @@ from medxlate.images.find import Search
 from medxlate.images.pseudonym import pseudonym
 from medxlate.images.scan import HARMLESS, VOLUME_FORMATS
 from medxlate.parallel import Mapper, processes
+from medxlate.ranks import ranks
 
 MARKER = "prepare.json"
 FEW = 128  # files: below that, starting processes takes longer than it saves
@@ -112,15 +113,8 @@ class Job:
         total = len(search.images)
         self.listener(Stage(f"Preparing {self.modality}: {total} files in {self.raw}"))
         with mapper_for(search, self.options) as mapper:
-            plan = make_plan(
-                search,
-                modality=self.modality,
-                options=self.options,
-                mapper=mapper,
-                listener=self.listener,
-            )
+            plan = self._plan(search, mapper)
             shutil.rmtree(self._assembled, ignore_errors=True)  # of a run that was killed
-            self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
             try:
                 parts = self._parts(plan, mapper)
                 content = assemble(self._assembled, plan, parts, size=self.size)
@@ -128,13 +122,46 @@ class Job:
             finally:
                 shutil.rmtree(self._assembled, ignore_errors=True)
 
+    def help(self, search: Search) -> None:
+        """Read this process's share of the parts; the first of the job puts them together.
+
+        Raises:
+            UsageError, DataError: See ``prepare``.
+        """
+        with mapper_for(search, self.options) as mapper:
+            self._share(self._tasks(self._plan(search, mapper)), mapper)
+
+    def _plan(self, search: Search, mapper: Mapper) -> Plan:
+        return make_plan(
+            search,
+            modality=self.modality,
+            options=self.options,
+            mapper=mapper,
+            listener=self.listener,
+        )
+
     @property
     def _assembled(self) -> Path:
         return self.work / "assembled"
 
     def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[Task]:
         """Yield each part, in order, as soon as it is there; those that are missing are read."""
-        tasks = [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
+        tasks = self._tasks(plan)
+        if not ranks().is_alone:
+            self._share(tasks, mapper)
+        return self._read(tasks, mapper)
+
+    def _tasks(self, plan: Plan) -> list[Task]:
+        self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
+        return [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
+
+    def _share(self, tasks: Sequence[Task], mapper: Mapper) -> None:
+        """Read every part that is this process's to read, and wait for the others."""
+        for _ in self._read(ranks().mine(tasks), mapper):
+            pass
+        ranks().wait()
+
+    def _read(self, tasks: Sequence[Task], mapper: Mapper) -> Iterator[Task]:
         total, done = sum(len(task.scan.files) for task in tasks), 0
         self.listener(Progress("files", 0, total))
         for task, files in zip(tasks, mapper(write_part, tasks, crashed_part), strict=True):

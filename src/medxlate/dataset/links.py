@@ -16,7 +16,8 @@ from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.dataset.splits import Policy
 from medxlate.errors import DataError
-from medxlate.files import read_object, write_json
+from medxlate.files import write_json
+from medxlate.records import read_object
 
 FILE = "links.json"
 

@@ -15,12 +15,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from medxlate.errors import DataError, ImageError
-from medxlate.files import naming_full_disk, read_object
+from medxlate.files import naming_full_disk, write_json
 from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
 from medxlate.images.slices import NEAR_EMPTY, open_slices
 from medxlate.images.volume_headers import data_file
+from medxlate.records import read_object
 
 PARTS_VERSION = 1  # of this module's output: raised when the same scan gives other bytes
 
@@ -127,8 +128,7 @@ def crashed_part(task: Task) -> int:
     """Write the part of a scan that no process survives."""
     part = Part(None, skipped={task.scan.name: "reading it crashed the reader"})
     (task.folder / f"{task.name}.bin").write_bytes(b"")
-    listing = task.folder / f"{task.name}.json"
-    listing.write_text(json.dumps(asdict(part)), encoding="utf-8")
+    write_json(task.folder / f"{task.name}.json", asdict(part))
     return len(task.scan.files)
 
 

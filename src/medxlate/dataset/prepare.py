@@ -23,11 +23,15 @@ from medxlate.dataset.join import agreed_size, check_task
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
-from medxlate.errors import DataError, MedxlateError, OutputError
+from medxlate.errors import DataError, JobError, MedxlateError, OutputError
 from medxlate.events import Listener, silent
-from medxlate.files import check_free, locked, read_object, remove_stale
-from medxlate.images.find import find_images
+from medxlate.files import check_free, locked, remove_stale
+from medxlate.images.find import Search, find_images
 from medxlate.images.modality import check_name
+from medxlate.ranks import ranks
+from medxlate.records import read_object
+
+_RESULT = TypeAdapter(PrepareResult)
 
 
 def prepare(
@@ -45,8 +49,9 @@ def prepare(
 ) -> PrepareResult:
     """Read a folder of images of one modality into a dataset folder.
 
-    The same files and options give the same bytes, whatever the number of processes. A run that
-    was stopped is continued by the next one; on unchanged input nothing is done.
+    The same files and options give the same bytes, whatever the number of processes, here or of a
+    job of torchrun. A run that was stopped is continued by the next one; on unchanged input nothing
+    is done.
 
     Args:
         raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG and TIFF.
@@ -82,25 +87,45 @@ def prepare(
         refuse_unusable(plan.found.skipped, strict=strict)
         return _planned(plan, modality, existing, began)
     mark = stamp(search, options, size=size)
+    job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
+    team = ranks()
+    if not team.is_first:
+        return _help(job, search)
     with locked(data / f".{modality}.lock"):
-        if not overwrite and (done := _unchanged(data, modality, mark, began)):
+        done = None if overwrite else _unchanged(data, modality, mark, began)
+        if done is not None:
             refuse_unusable(done.skipped, strict=strict)
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
-            return done
-        # One that was stopped after its folder was placed is finished, not refused.
-        overwrite = overwrite or _made_from(data, modality) == mark
-        _check_free(data, modality, overwrite=overwrite)
-        remove_stale(data, modality)
-        job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
-        try:
-            result = job.run(search)
-        except OutputError:  # a full disk, say: the next run continues
-            raise
-        except MedxlateError:
-            shutil.rmtree(job.work, ignore_errors=True)
-            raise
+        else:
+            # One that was stopped after its folder was placed is finished, not refused.
+            overwrite = overwrite or _made_from(data, modality) == mark
+            _check_free(data, modality, overwrite=overwrite)
+            remove_stale(data, modality)
+        team.tell(done is None)
+        result = done or _run(replace(job, overwrite=overwrite), search)
+    result = replace(result, seconds=round(time.monotonic() - began, 3))
+    team.tell(_RESULT.dump_python(result, mode="json"))
+    return result
+
+
+def _run(job: Job, search: Search) -> PrepareResult:
+    """Run a job; what was read stays where the next run can continue."""
+    try:
+        result = job.run(search)
+    except (OutputError, JobError):  # a full disk, say, or another process that was killed
+        raise
+    except MedxlateError:
         shutil.rmtree(job.work, ignore_errors=True)
-    return replace(result, seconds=round(time.monotonic() - began, 3))
+        raise
+    shutil.rmtree(job.work, ignore_errors=True)
+    return result
+
+
+def _help(job: Job, search: Search) -> PrepareResult:
+    """Read this process's share for the first one, where anything is to be done."""
+    if ranks().tell(None):
+        job.help(search)
+    return _RESULT.validate_python(ranks().tell(None))
 
 
 def _planned(

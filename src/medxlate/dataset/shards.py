@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.dataset.arrays import open_array
+from medxlate.errors import DataError
 from medxlate.files import naming_full_disk
 
 SHARD_BYTES = 128 << 20
@@ -96,6 +98,9 @@ class ShardReader:
     as fast as a map made for the slice, and without the pages of a standing map, which count as
     resident memory until all of the dataset does.
 
+    A shard that is no longer the file that was opened is never read: another ``prepare`` replaced
+    it, and its slices are others.
+
     Args:
         paths: The shards, by number.
 
@@ -113,6 +118,7 @@ class ShardReader:
         self._names = [str(path) for path in paths]  # of which a file is opened twice as fast
         self.counts: list[int] = []
         self._offsets: list[int] = []
+        self._states: list[tuple[int, ...]] = []
         shapes = set()
         for path in self.paths:
             mapped = open_array(path)
@@ -122,6 +128,7 @@ class ShardReader:
                 raise ValueError(f"the slices in {path} are not square")
             self.counts.append(len(mapped))
             self._offsets.append(mapped.offset)
+            self._states.append(_state(os.stat(path)))
             shapes.add((mapped.shape[1:], mapped.dtype.str))
         if len(shapes) != 1:
             raise ValueError(f"shards of {len(shapes)} kinds in {self.paths[:1]}")
@@ -134,15 +141,36 @@ class ShardReader:
         """Return the stored integers [B, S, S] of the slices at these shards and rows.
 
         Raises:
-            OSError: A shard is gone, or shorter than it was.
+            DataError: A shard is gone, or another one than it was.
         """
         pixels = np.empty((len(rows), self.size, self.size), self.dtype)
         step = self.size**2 * self.dtype.itemsize
         in_turn = sorted(range(len(rows)), key=lambda i: (shards[i], rows[i]))
         for shard, places in groupby(in_turn, shards.__getitem__):
-            with open(self._names[shard], "rb", buffering=0) as stream:
+            with self._opened(shard) as stream:
                 for i in places:
                     stream.seek(self._offsets[shard] + rows[i] * step)
                     if stream.readinto(pixels[i]) != step:
-                        raise OSError(f"{self._names[shard]} ends before its slice {rows[i]}.")
+                        raise self._changed(shard)
         return pixels
+
+    def _opened(self, shard: int) -> io.FileIO:
+        try:
+            stream = io.FileIO(self._names[shard])
+        except FileNotFoundError:
+            raise self._changed(shard) from None
+        if _state(os.fstat(stream.fileno())) != self._states[shard]:
+            stream.close()
+            raise self._changed(shard)
+        return stream
+
+    def _changed(self, shard: int) -> DataError:
+        return DataError(
+            f"{self._names[shard]} was replaced, removed or cut off while it was in use.",
+            "Begin again, when no `prepare` is at work on this modality.",
+        )
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a file from another one that came into its place."""
+    return status.st_ino, status.st_size, status.st_mtime_ns

@@ -22,7 +22,7 @@ from medxlate.config import SplitConfig
 from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.errors import DataError
-from medxlate.files import read_object
+from medxlate.records import read_object
 
 T = TypeVar("T")
 Part = Literal["train", "val", "test"]

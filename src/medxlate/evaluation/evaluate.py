@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from medxlate.config import Config, parse
@@ -36,15 +37,22 @@ from medxlate.evaluation.prediction import (
     score,
     score_slices,
 )
-from medxlate.evaluation.store import FOLDER
+from medxlate.evaluation.shared import (
+    common_folder,
+    gather_features,
+    gather_predictions,
+    share,
+)
+from medxlate.evaluation.store import FOLDER, StoredFeatures
 from medxlate.events import Listener, Stage, Warned, silent
-from medxlate.files import read_json
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.folder import ModelInfo, predictor_of, read_model
 from medxlate.models.runs import RunFolder, find_model, find_run
+from medxlate.ranks import ranks
+from medxlate.records import read_json
 from medxlate.training.data import open_modalities, part_slices
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
@@ -98,6 +106,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a run on the test patients that its training never saw.
 
+    The processes of a job of torchrun divide the batches; all get the same figures.
+
     Args:
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, r2 | accuracy, auroc, f1; fid, kid, is. None: all that fit.
@@ -149,19 +159,24 @@ def evaluate(
         features = _features(predictor, inception, download=download, offline=offline)
         _check_is(metrics, features)
         _check_enough(translators.translators, test, real, distribution)
-        with open_store(
-            dataset.folder / FOLDER, features, compute.device, listener=listener
-        ) as store:
+        with (
+            common_folder(dataset.folder / FOLDER, listener) as place,
+            open_store(place, features, compute.device, listener=listener) as store,
+        ):
+
+            def taken(images: Iterable[Tensor], count: int) -> StoredFeatures:
+                own = extract(map(to_eight_bit, images), features, compute.device, store)
+                return gather_features(own, store, count, batch_size)
+
             listener(Stage(f"Taking the features of {len(real)} real {real.name} images"))
-            shown = (batch.images for batch in real.batches(batch_size))
-            reals = extract(map(to_eight_bit, shown), features, compute.device, store)
+            reals = taken((batch.images for batch in share(real, batch_size)), len(real))
             for source in translators.translators:
                 slices = test[source]
                 listener(Stage(f"Comparing {len(slices)} translated {source} images by features"))
                 translator = Translator(measured, source=source, compute=compute)
-                made = _translated(translator, slices, batch_size)
-                fakes = extract(map(to_eight_bit, made), features, compute.device, store)
-                found[source] = compare_features(fakes, reals, distribution, features)
+                fakes = taken(_translated(translator, slices, batch_size), len(slices))
+                if ranks().is_first:
+                    found[source] = compare_features(fakes, reals, distribution, features)
                 if min(len(fakes), len(reals)) < SMALL:
                     listener(
                         Warned(
@@ -169,6 +184,7 @@ def evaluate(
                             f"biased upwards below {SMALL}; compare only figures of equal numbers."
                         )
                     )
+    found = ranks().tell(found)
     return Evaluation(
         folder.path,
         info.target,
@@ -243,8 +259,11 @@ def _prediction_scores(
 ) -> dict[str, dict[str, float | None]]:
     """Score images, patients, and a constant prediction."""
     head = predictor.head
-    images = (batch.images for batch in test.batches(batch_size))
-    values = predict_batches(predictor.network, images, head=head, compute=predictor.compute)
+
+    def predict(images: Iterable[Tensor]) -> np.ndarray[Any, Any]:
+        return predict_batches(predictor.network, images, head=head, compute=predictor.compute)
+
+    values = gather_predictions(predict, test, batch_size)
     labels = test.labels.numpy()
     per_image, per_patient = score_slices(values, labels, test.patients, head.task)
     constant = constant_predictions(train.labels.numpy(), len(labels), head.task)
@@ -296,6 +315,9 @@ def _check_enough(
 
 
 def _translated(translator: Translator, slices: Slices, batch_size: int) -> Iterator[Tensor]:
-    """Yield a source's translated test slices batch by batch; all would not fit in memory."""
-    for batch in slices.batches(batch_size):
+    """Yield this process's share of a source's translated test slices.
+
+    Batch by batch, for all would not fit in memory.
+    """
+    for batch in share(slices, batch_size):
         yield run_network(translator.network, [batch.images], compute=translator.compute)

@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from medxlate.dataset.arrays import open_array
 from medxlate.errors import DataError, OutputError
 from medxlate.events import Listener, Warned, silent
-from medxlate.files import naming_full_disk, read_json, whole_file, write_json
+from medxlate.files import naming_full_disk, whole_file, write_json
+from medxlate.records import read_json
 
 Rows = npt.NDArray[np.float32]
 FOLDER = ".features"  # in a dataset folder: all runs on a dataset have their real images in common
@@ -73,7 +74,7 @@ class FeatureStore:
     def __enter__(self) -> Self:
         if self._root is None:
             self._use_temporary()
-        for index in sorted(self._folder.glob("*.json")):
+        for index in sorted(self.folder.glob("*.json")):
             self._read_index(index)
         return self
 
@@ -138,8 +139,19 @@ class FeatureStore:
         assert found is not None, "no images"
         return found
 
+    def flush(self) -> None:
+        """Write what waits, so that other processes can read it."""
+        self._write()
+
+    def look_again(self, names: Sequence[bytes]) -> int:
+        """Look for pieces of other processes; return how many of the images are still unknown."""
+        for index in sorted(self.folder.glob("*.json")):
+            self._read_index(index)
+        return sum(name not in self._places for name in set(names))
+
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """Where the features lie."""
         root = self._temporary or self._root
         assert root is not None
         return root / self._name
@@ -196,7 +208,7 @@ class FeatureStore:
         self._waiting = {}
 
     def _write_piece(self, rows: Rows) -> Path:
-        piece = self._folder / f"{secrets.token_hex(8)}.npy"
+        piece = self.folder / f"{secrets.token_hex(8)}.npy"
         with whole_file(piece) as partial, naming_full_disk(piece), partial.open("wb") as stream:
             np.save(stream, rows, allow_pickle=False)
         checks = {name: _check(name, row) for name, row in zip(self._waiting, rows, strict=True)}
@@ -241,18 +253,21 @@ class StoredFeatures:
     Args:
         store: Where they lie.
         names: The images' keys.
+
+    Attributes:
+        names: As given.
     """
 
     def __init__(self, store: FeatureStore, names: Sequence[bytes]) -> None:
         self._store = store
-        self._names = names
+        self.names = names
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self.names)
 
     def rows(self, positions: Iterable[int]) -> Rows:
         """Return the rows at some positions."""
-        return self._store.rows([self._names[i] for i in positions])
+        return self._store.rows([self.names[i] for i in positions])
 
 
 def image_key(image: Tensor) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Made:
         generator: SHA-256 of the generator's weights.
         phi: Policy for the patient's attributes in DICOM.
         key: The secret of pseudonyms.
+        run: What tells this translation from others, for the UIDs of derived DICOM.
+        when: When it was begun.
     """
 
     source: str
@@ -40,6 +43,8 @@ class Made:
     generator: str
     phi: Phi
     key: bytes
+    run: str
+    when: datetime
 
 
 class Outputs:
@@ -50,14 +55,11 @@ class Outputs:
         names: The output's path below it, by input file and frame.
         made: How the images were made.
 
-    Attributes:
-        written: The name of each output, by its input's file and frame.
-        slices: How many slices were written.
     """
 
     def __init__(self, folder: Path, names: Mapping[Key, str], made: Made) -> None:
-        self.written: dict[Key, str] = {}
-        self.slices = 0
+        self._written: dict[Key, str] = {}
+        self._slices = 0
         self._folder = folder
         self._names = names
         self._made = made
@@ -83,6 +85,17 @@ class Outputs:
             self._write_frame(scan, item.slice.stored_number, values)
         else:
             self._gather(item, network)
+
+    def taken(self) -> tuple[dict[Key, str], int]:
+        """Return what was written since the last call; forget scans that are not complete.
+
+        Returns:
+            The name of each output, by its input's file and frame; how many slices they hold.
+        """
+        written, slices = self._written, self._slices
+        self._written, self._slices = {}, 0
+        self._series = self._volume = None
+        return written, slices
 
     def _write_raster(self, scan: Scan, network: FloatArray) -> None:
         key = (scan.files[0].relative, 0)
@@ -133,8 +146,8 @@ class Outputs:
         self._done(key, 1)
 
     def _done(self, key: Key, slices: int) -> None:
-        self.written[key] = self._names[key]
-        self.slices += slices
+        self._written[key] = self._names[key]
+        self._slices += slices
 
 
 class _Series:
@@ -154,6 +167,8 @@ class _Series:
                 generator=made.generator,
                 phi=made.phi,
                 key=made.key,
+                run=made.run,
+                when=made.when,
             ),
         )
         low, high = made.recipe.output_range

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.errors import OutputError
-from medxlate.events import Listener, Stage, silent
+from medxlate.events import Listener, silent
 from medxlate.files import whole_file
 from medxlate.images.scan import Scan
 from medxlate.inference.choices import validated_compute
@@ -27,16 +27,18 @@ from medxlate.inference.inputs import (
     find_inputs,
     patients_mean,
     refuse_if_nothing,
-    slices_of,
     sort_out,
     stack,
 )
+from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.stream import stream
+from medxlate.inference.units import Unit, units_of
 from medxlate.models.device import Compute
 from medxlate.models.folder import ModelInfo, load_predictor, predictor_of, read_model
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import find_model
+from medxlate.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,11 @@ class Predictor:
         self.network = self.compute.place(load_predictor(folder, self.info))
         self.head = predictor_of(folder, self.info).head
         self.reader = Reader(self.info.target_recipe, self.info.prepared_size, self.info.image_size)
+        self.batch_size = batch_size or starting_size(self.compute, self.info.image_size)
         self.engine = Engine(
             self.network,
             self.compute,
-            batch_size=batch_size or starting_size(self.compute, self.info.image_size),
+            batch_size=self.batch_size,
             listener=listener,
         )
 
@@ -109,6 +112,12 @@ class Predictor:
     def load(cls, model: Path | str) -> Predictor:
         """Load a predictor from a model folder, a run folder or ``runs/latest``."""
         return cls(Path(model))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a prediction depends on beside its inputs, as JSON can hold it."""
+        device = f"{self.compute.device.type} {self.compute.precision}"
+        model = self.info.model_dump(mode="json")
+        return {"model": model, "device": device, "batch": self.batch_size}
 
     def predict(self, batch: list[Input]) -> np.ndarray[Any, Any]:
         """Return labels [B] for a regression, class probabilities [B, K] for a classification."""
@@ -139,7 +148,8 @@ def predict(
     The table has a row a slice, a row a volume (a series or volume file of several slices) and,
     where it is known which images belong together, a row a patient: means over the slices.
     Near-empty slices are left out, as in ``prepare``. Patients are numbered, never named; the
-    column ``file`` holds the names that the files came with.
+    column ``file`` holds the names that the files came with. A call that was stopped is continued
+    by the next one; the processes of a job of torchrun divide the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -158,15 +168,15 @@ def predict(
         listener: Told of progress.
 
     Raises:
-        OutputError: ``out`` exists.
+        OutputError: ``out`` exists, or another process is writing it.
         ModelError: The model cannot be used.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a single image.
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
+    if not work_folder(out).exists():
+        _check_free(out, overwrite=overwrite)
     info = read_model(find_model(Path(model)))
     compute = validated_compute(info, device, precision, listener=listener)
     predictor = Predictor(Path(model), compute=compute, batch_size=batch_size, listener=listener)
@@ -177,24 +187,76 @@ def predict(
         inputs, reader.recipe, name=predictor.info.target, exclude=exclude, tags=tags
     )
     field = tag or _patient_field(found.scans)
-    failed, left_out = sort_out(found.skipped)
-    total = sum(slices_of(scan) for scan in found.scans)
-    listener(Stage(f"Predicting {predictor.head.task.name} of {total} slices"))
-    items: list[_Item] = []
-    parts: list[np.ndarray[Any, Any]] = []
+    whole = units_of(found.scans, predictor.batch_size)
+    total = sum(unit.slices for unit in whole)
+    facts = predictor.facts() | {"patient": patient, "skipped": found.skipped}
 
-    def collect(batch: Batch, outputs: Pending | None) -> None:
-        if outputs is not None:
-            items.extend(_Item.of(item, field) for item in batch.shown)
-            parts.append(predictor.finish(outputs))
+    def draw() -> dict[str, Any]:
+        _check_free(out, overwrite=overwrite)
+        return {}
 
-    stream(found.scans, reader, predictor.engine, collect, failed=failed, listener=listener)
-    refuse_if_nothing(failed, found, len(items), inputs)
-    table = _table(np.concatenate(parts), items, predictor.head)
-    with whole_file(out) as partial:
-        table.to_csv(partial, index=False)
+    with working(out, stamp(facts, found.scans), draw, listener) as work:
+        if not work.placed:
+            _check_free(out, overwrite=overwrite)
+            text = f"Predicting {predictor.head.task.name} of {total} slices"
+            tell_stage(text, work, whole, listener)
+            _predict(work, whole, predictor, reader, field, listener)
+        entries = work.entries(whole)
+        failed, left_out = sort_out(found.skipped)
+        failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
+        items = [_Item(*item) for entry in entries for item in entry["items"]]
+        refuse_if_nothing(failed, found, len(items), inputs)
+        values = [value for entry in entries for value in entry["values"]]
+        table = _table(np.asarray(values, dtype=np.float32), items, predictor.head)
+        if ranks().is_first and not work.placed:
+            with whole_file(work.out) as partial:
+                table.to_csv(partial, index=False)
+            work.put()
     seconds = round(time.monotonic() - began, 3)
     return PredictResult(out, table, predictor.head.task.name, failed, left_out, seconds)
+
+
+def _predict(
+    work: Work,
+    whole: Sequence[Unit],
+    predictor: Predictor,
+    reader: Reader,
+    field: Field | None,
+    listener: Listener,
+) -> None:
+    """Predict this process's share of what is missing, and note each finished unit."""
+    failed: dict[str, str] = {}
+    items: list[list[Any]] = []
+    values: list[Any] = []
+
+    def collect(batch: Batch, outputs: Pending | None) -> None:
+        failed.update(batch.failed)
+        if outputs is not None:
+            items.extend(list(astuple(_Item.of(item, field))) for item in batch.shown)
+            values.extend(predictor.finish(outputs).tolist())
+
+    with journal(work) as note:
+
+        def ended(unit: Unit) -> None:
+            note(unit, {"items": items, "values": values, "failed": failed})
+            for noted in (items, values, failed):
+                noted.clear()
+
+        stream(
+            work.missing(whole),
+            reader,
+            predictor.engine,
+            collect,
+            ended,
+            batch_size=predictor.batch_size,
+            listener=listener,
+        )
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    """Raise OutputError where a table may not be replaced."""
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
 
 
 @dataclass(frozen=True)

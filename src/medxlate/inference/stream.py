@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from medxlate.events import Listener, Progress
-from medxlate.images.scan import Scan
 from medxlate.inference.engine import Engine, Pending
-from medxlate.inference.inputs import Batch, Reader, slices_of
+from medxlate.inference.inputs import Batch, Reader
 from medxlate.inference.pipeline import ahead, behind
+from medxlate.inference.units import Unit
 
 
 def stream(
-    scans: Sequence[Scan],
+    units: Sequence[Unit],
     reader: Reader,
     engine: Engine,
     finish: Callable[[Batch, Pending | None], None],
+    ended: Callable[[Unit], None],
     *,
-    failed: dict[str, str],
+    batch_size: int,
     listener: Listener,
 ) -> None:
     """Compute all slices of scans, while the next ones are read and the last ones finished.
 
     Args:
-        scans: What is read, in this order.
+        units: What is read, in this order.
         reader: Reads it, in a thread.
         engine: Computes it, in this thread.
         finish: Takes each batch, in order and in one thread, with its outputs, which it must wait
             for; None where all its slices are near-empty.
-        failed: Is given what could not be read, before ``finish`` is called for what came after.
+        ended: Takes each unit after its last batch, in the same thread.
+        batch_size: Slices in a batch.
         listener: Told of slices computed, in this thread.
     """
 
-    def write(computed: tuple[Batch, Pending | None]) -> None:
-        batch, outputs = computed
-        failed.update(batch.failed)
-        finish(batch, outputs)
+    def write(computed: Unit | tuple[Batch, Pending | None]) -> None:
+        if isinstance(computed, Unit):
+            ended(computed)
+        else:
+            finish(*computed)
 
-    total = sum(slices_of(scan) for scan in scans)
+    def read() -> Iterator[Unit | Batch]:
+        for unit in units:
+            yield from reader.batches(unit.scans, batch_size=batch_size, pinned=engine.on_cuda)
+            yield unit
+
+    total = sum(unit.slices for unit in units)
     done = 0
     listener(Progress("slices", 0, total))
-    batches = reader.batches(scans, batch_size=engine.batch_size or 1, pinned=engine.on_cuda)
-    with behind(write) as put, ahead(batches) as ready:
+    with behind(write) as put, ahead(read()) as ready:
         for batch in ready:
+            if isinstance(batch, Unit):
+                put(batch)
+                continue
             put((batch, None if batch.images is None else engine.start(batch.images)))
             done += len(batch.items)
             listener(Progress("slices", min(done, total), total))

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-import medxlate
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.errors import ImageError, UsageError, nearest
-from medxlate.events import Listener, Stage, silent
-from medxlate.files import check_free, whole_folder, write_json
-from medxlate.images.find import SUFFIXES, image_suffix
-from medxlate.images.pseudonym import PHI, Phi, clean_path, pseudonym
-from medxlate.images.scan import Scan
+from medxlate.events import Listener, silent
+from medxlate.files import check_free
+from medxlate.images.pseudonym import PHI, Phi
 from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray
 from medxlate.inference.choices import check_compile, validated_compute
@@ -29,22 +28,19 @@ from medxlate.inference.inputs import (
     Input,
     Reader,
     find_inputs,
-    refuse_if_nothing,
-    slices_of,
-    sort_out,
 )
-from medxlate.inference.names import Key, clean_names, output_names
+from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
+from medxlate.inference.names import output_names
 from medxlate.inference.outputs import Made, Outputs
+from medxlate.inference.record import MARKER, PATIENT_TAGS, finish, patients_of
 from medxlate.inference.stream import stream
 from medxlate.inference.tiles import MULTIPLE
+from medxlate.inference.units import Unit, units_of
 from medxlate.models.compiling import Choice, compile_where_it_pays
 from medxlate.models.device import Compute
 from medxlate.models.folder import ModelInfo, load_generator, read_model
 from medxlate.models.runs import find_model
-
-SCHEMA_VERSION = 2
-MARKER = "translation.json"
-PATIENT_TAGS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+from medxlate.ranks import ranks
 
 
 @dataclass(frozen=True)
@@ -104,10 +100,11 @@ class Translator:
             self.info.prepared_size,
             self.info.image_size,
         )
+        self.batch_size = batch_size or starting_size(self.compute, self.info.image_size)
         self.engine = Engine(
             self.network,
             self.compute,
-            batch_size=batch_size or starting_size(self.compute, self.info.image_size),
+            batch_size=self.batch_size,
             tile=tile,
             tiles=True,
             listener=listener,
@@ -127,7 +124,27 @@ class Translator:
         images = prepared.images
         return list(restored(prepared, None if images is None else self.engine.start(images)))
 
-    def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> None:
+    def facts(self) -> dict[str, Any]:
+        """Return what a translation depends on beside its inputs, as JSON can hold it."""
+        device = f"{self.compute.device.type} {self.compute.precision}"
+        model = self.info.model_dump(mode="json")
+        return {"model": model, "from": self.source, "device": device, "batch": self.batch_size}
+
+    def made(self, phi: Phi, key: bytes, run: str, when: datetime) -> Made:
+        """Return how images are made by this; see ``Made``."""
+        translator = self.info.translators[self.source]
+        return Made(
+            source=self.source,
+            target=self.info.target,
+            recipe=self.info.target_recipe,
+            generator=translator.weights.sha256,
+            phi=phi,
+            key=key,
+            run=run,
+            when=when,
+        )
+
+    def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> bool:
         """Compile the generator for batches of the engine's size, or not, and tell why."""
         engine, side = self.engine, self.info.image_size
         assert engine.batch_size is not None
@@ -141,6 +158,7 @@ class Translator:
             unit="batches",
             listener=listener,
         )
+        return engine.padded
 
 
 def restored(batch: Batch, squares: Pending | None) -> Iterator[FloatArray]:
@@ -181,7 +199,8 @@ def translate(
     Format in, same format out, in the same tree, of the same size and geometry: DICOM becomes a
     derived series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, PNG and
     JPEG become PNG (16-bit where the target has more than 8). Each output is marked as synthetic,
-    and ``translation.json`` says what came from what.
+    and ``translation.json`` says what came from what. A call that was stopped is continued by the
+    next one; the processes of a job of torchrun divide the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -194,7 +213,7 @@ def translate(
         phi: What of a patient's attributes reaches derived DICOM and the paths of its files:
             keep, pseudonymise or remove; see ``docs/reference/dicom-out.md``.
         key: A dataset's ``pseudonym.key``, for the same pseudonyms as in that dataset; default: a
-            key that nobody keeps.
+            key that nobody keeps when the result is there.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
             or bf16.
@@ -206,14 +225,15 @@ def translate(
         listener: Told of progress.
 
     Raises:
-        OutputError: ``out`` cannot be written.
+        OutputError: ``out`` cannot be written, or another process is writing it.
         ModelError: The model cannot be used.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a tile.
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
-    check_free(out, marker=MARKER, overwrite=overwrite)
+    if not work_folder(out).exists():
+        check_free(out, marker=MARKER, overwrite=overwrite)
     here, there = inputs.resolve(), out.resolve()
     if there.is_relative_to(here) or here.is_relative_to(there):
         raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
@@ -222,7 +242,7 @@ def translate(
     choice = check_compile(compiling)
     if tile < 0 or tile % MULTIPLE:
         raise UsageError(f"--tile {tile} is no multiple of {MULTIPLE}.")
-    secret = secrets.token_bytes(KEY_BYTES) if key is None else read_key(key)
+    secret = None if key is None else read_key(key)
     info = read_model(find_model(Path(model)))
     compute = validated_compute(info, device, precision, listener=listener)
     translator = Translator(
@@ -237,89 +257,75 @@ def translate(
     found = find_inputs(
         inputs, reader.recipe, name=translator.source, exclude=exclude, tags=PATIENT_TAGS
     )
-    patients = _patients(found.scans, phi, secret)
-    names = output_names(found.scans, phi=phi, patients=patients)
-    failed, left_out = sort_out(found.skipped)
-    total = sum(slices_of(scan) for scan in found.scans)
-    listener(Stage(f"Translating {total} {translator.source} slices to {info.target}"))
-    with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
-        made = Made(
-            source=translator.source,
-            target=info.target,
-            recipe=info.target_recipe,
-            generator=info.translators[translator.source].weights.sha256,
-            phi=phi,
-            key=secret,
-        )
-        outputs = Outputs(partial, names, made)
-        translator.compile_where_it_pays(choice, total, listener)
+    whole = units_of(found.scans, translator.batch_size)
+    total = sum(unit.slices for unit in whole)
 
-        def write(batch: Batch, squares: Pending | None) -> None:
-            for item, fake in zip(batch.items, restored(batch, squares), strict=True):
-                try:
-                    outputs.put(item, fake)
-                except ImageError as problem:
-                    failed[item.slice.file] = str(problem)
+    def draw() -> dict[str, Any]:
+        check_free(out, marker=MARKER, overwrite=overwrite)
+        return {
+            "key": secrets.token_hex(KEY_BYTES),
+            "when": datetime.now().isoformat(timespec="seconds"),
+            "compiled": translator.compile_where_it_pays(choice, total // ranks().count, listener),
+        }
 
-        stream(found.scans, reader, translator.engine, write, failed=failed, listener=listener)
-        refuse_if_nothing(failed, found, len(outputs.written), inputs)
-        write_json(partial / MARKER, _record(made, outputs.written, failed, found.scans, patients))
+    options = [phi, tile, choice, secret and hashlib.sha256(secret).hexdigest()]
+    mark = stamp(translator.facts() | {"options": options, "skipped": found.skipped}, found.scans)
+    with working(out, mark, draw, listener) as work:
+        if not work.placed:
+            check_free(out, marker=MARKER, overwrite=overwrite)
+        run = mark + (work.drawn["when"] if phi == "keep" else "")  # only then files hold the time
+        when = datetime.fromisoformat(work.drawn["when"])
+        made = translator.made(phi, secret or bytes.fromhex(work.drawn["key"]), run, when)
+        patients = patients_of(found.scans, phi, made.key)
+        names = output_names(found.scans, phi=phi, patients=patients)
+        if not work.placed:
+            tell_stage(
+                f"Translating {total} {made.source} slices to {made.target}", work, whole, listener
+            )
+            if work.drawn["compiled"] and work.missing(whole) and not translator.engine.padded:
+                translator.compile_where_it_pays("on", total, listener)
+            _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
+        entries = work.entries(whole)
+        files, failed, left_out = finish(work, entries, found, inputs, made, patients)
     seconds = round(time.monotonic() - began, 3)
-    return TranslateResult(out, len(outputs.written), outputs.slices, failed, left_out, seconds)
+    slices = sum(entry["slices"] for entry in entries)
+    return TranslateResult(out, files, slices, failed, left_out, seconds)
 
 
-def _patients(scans: Sequence[Scan], phi: Phi, key: bytes) -> dict[str, str]:
-    """Return what stands in the place of a patient in paths, by the name of the scan."""
-    patients: dict[str, str] = {}
-    numbers: dict[str, str] = {}
-    for scan in scans:
-        tags = scan.frames[0].tags if scan.frames else {}
-        patient = next((tags[tag] for tag in PATIENT_TAGS if tags.get(tag)), scan.name)
-        if phi == "remove":
-            patients[scan.name] = numbers.setdefault(patient, f"x{len(numbers) + 1}")
-        else:
-            patients[scan.name] = pseudonym(patient, key)
-    return patients
+def _translate(
+    work: Work,
+    whole: Sequence[Unit],
+    translator: Translator,
+    reader: Reader,
+    outputs: Outputs,
+    listener: Listener,
+) -> None:
+    """Translate this process's share of what is missing, and note each finished unit."""
+    failed: dict[str, str] = {}
 
+    def write(batch: Batch, squares: Pending | None) -> None:
+        failed.update(batch.failed)
+        for item, fake in zip(batch.items, restored(batch, squares), strict=True):
+            try:
+                outputs.put(item, fake)
+            except ImageError as problem:
+                failed[item.slice.file] = str(problem)
 
-def _is_no_dicom(name: str) -> bool:
-    return SUFFIXES.get(image_suffix(name).lower(), "dicom") != "dicom"
+    with journal(work) as note:
 
+        def ended(unit: Unit) -> None:
+            written, slices = outputs.taken()
+            keys = [(*key, name) for key, name in written.items()]
+            files = list(written.values())
+            note(unit, {"files": files, "written": keys, "slices": slices, "failed": dict(failed)})
+            failed.clear()
 
-def _record(
-    made: Made,
-    written: Mapping[Key, str],
-    failed: Mapping[str, str],
-    scans: Sequence[Scan],
-    patients: Mapping[str, str],
-) -> dict[str, Any]:
-    """Return the content of translation.json; names follow the policy, as those of files do."""
-    clean: dict[str, str] = {}
-    for scan in scans:
-        for file, _, relative in clean_names(scan, patients[scan.name], made.phi):
-            clean[file.relative] = relative
-        folder = clean_path(scan.name, scan.identifiers, patients[scan.name], made.phi)
-        clean.setdefault(scan.name, folder)
-    others = {scan.name for scan in scans if not scan.frames}
-    listed: dict[str, str] = {}
-    for number, (name, reason) in enumerate(failed.items(), start=1):
-        if made.phi == "keep" or name in others or _is_no_dicom(name):
-            listed[name] = reason
-        else:  # nothing is known of a DICOM file that failed: neither name nor details get out
-            listed[f"file {number}"] = reason.partition(":")[0]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "synthetic": True,
-        "note": "Images made by a neural network. Not for diagnosis.",
-        "medxlate": medxlate.__version__,
-        "source": made.source,
-        "target": made.target,
-        "unit": made.recipe.unit,
-        "phi": made.phi,
-        "generator_sha256": made.generator,
-        "files": [
-            {"input": clean[file], "frame": frame + 1, "output": name}
-            for (file, frame), name in written.items()
-        ],
-        "failed": listed,
-    }
+        stream(
+            work.missing(whole),
+            reader,
+            translator.engine,
+            write,
+            ended,
+            batch_size=translator.batch_size,
+            listener=listener,
+        )

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from medxlate.errors import ModelError, nearest
-from medxlate.files import inside, is_plain, read_record, whole_folder, write_json
+from medxlate.files import whole_folder, write_json
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
 from medxlate.models.device import Precision
@@ -19,6 +19,7 @@ from medxlate.models.generator import Generator
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.tensors import load_tensors, save_tensors
+from medxlate.records import inside, is_plain, read_record
 
 SCHEMA_VERSION = 1
 MARKER = "model.json"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medxlate.errors import ModelError, OutputError
-from medxlate.files import check_parents, inside, whole_file
+from medxlate.files import check_parents, whole_file
+from medxlate.records import inside
 
 LATEST = "latest"
 

@@ -27,12 +27,13 @@ from medxlate.errors import DataError
 from medxlate.evaluation.distribution import to_eight_bit
 from medxlate.evaluation.prediction import constant_predictions, score_slices
 from medxlate.events import Listener, silent
-from medxlate.files import locked, read_object, whole_file, write_json
+from medxlate.files import locked, whole_file, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.device import choose_compute
 from medxlate.models.runs import LATEST, RunFolder
+from medxlate.records import read_object
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.methods import find_method, first_stages

@@ -10,7 +10,7 @@ import pandas as pd
 
 from medxlate.dataset.index import COLUMNS
 from medxlate.errors import DataError
-from medxlate.files import read_json
+from medxlate.records import read_json
 from medxlate.report.table import Table
 from medxlate.study.cell import PREDICTIONS, RESULT
 from medxlate.study.dose import Equivalent, Saturation, equivalents, saturation

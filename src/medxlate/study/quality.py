@@ -29,10 +29,11 @@ from medxlate.evaluation.distribution import (
     to_eight_bit,
 )
 from medxlate.evaluation.store import FOLDER
-from medxlate.files import read_json, write_json
+from medxlate.files import write_json
 from medxlate.inference.predict import Predictor
 from medxlate.models.device import choose_compute
 from medxlate.models.runs import RunFolder
+from medxlate.records import read_json
 from medxlate.study.cell import JUDGE, RUN
 from medxlate.study.study import Cell, Study, StudyFolder, cells
 

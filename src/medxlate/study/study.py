@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medxlate.config import Config
 from medxlate.errors import ConfigError, DataError, UsageError
-from medxlate.files import read_record
 from medxlate.models.runs import RunFolder
+from medxlate.records import read_record
 from medxlate.training.methods import find_method, first_stages
 
 SCHEMA_VERSION = 1

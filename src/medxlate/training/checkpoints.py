@@ -16,8 +16,9 @@ from torch import Tensor
 import medxlate
 from medxlate.errors import ModelError, OutputError
 from medxlate.events import Listener, Warned, silent
-from medxlate.files import check_space, read_object, sha256, whole_file, whole_folder, write_json
+from medxlate.files import check_space, sha256, whole_file, whole_folder, write_json
 from medxlate.models.tensors import holds, load_tensors, save_tensors
+from medxlate.records import read_object
 from medxlate.training.snapshot import Position, Snapshot
 
 SCHEMA_VERSION = 2

@@ -8,7 +8,6 @@ from pathlib import Path
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import DatasetInfo
-from medxlate.files import in_markdown
 from medxlate.models.device import Precision
 from medxlate.models.folder import (
     ModelInfo,
@@ -19,6 +18,7 @@ from medxlate.models.folder import (
 )
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
+from medxlate.records import in_markdown
 from medxlate.training.checkpoints import last_position, load_part
 from medxlate.training.methods import find_method, generator_blocks
 from medxlate.training.snapshot import Position

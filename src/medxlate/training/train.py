@@ -14,10 +14,11 @@ from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
 from medxlate.errors import ConfigError, ModelError
 from medxlate.events import Listener, Stage, Warned, silent
-from medxlate.files import locked, read_json, remove_stale, write_json
+from medxlate.files import locked, remove_stale, write_json
 from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder, find_run, new_run
 from medxlate.ranks import ranks
+from medxlate.records import read_json
 from medxlate.training.checkpoints import checkpoints, newest_sound
 from medxlate.training.data import Data, open_modalities
 from medxlate.training.export import export_model

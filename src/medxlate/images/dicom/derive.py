@@ -10,7 +10,7 @@ has no code for images made by a generator, so there is no Derivation Code Seque
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from medxlate.images.dicom.write import (
     set_pixels,
 )
 from medxlate.images.modality import dicom_modality
-from medxlate.images.pseudonym import Phi
+from medxlate.images.pseudonym import Phi, keyed_hash
 from medxlate.images.quiet import without_warnings
 from medxlate.images.scan import Frame, Scan
 
@@ -61,6 +61,9 @@ class Derivation:
         phi: Policy for the patient's attributes.
         key: The secret of pseudonyms and replaced UIDs.
         software: Name and version of the program.
+        run: What tells this derivation from others: UIDs are the same for the same run, key and
+            source.
+        when: When it was begun.
     """
 
     target: str
@@ -69,6 +72,8 @@ class Derivation:
     phi: Phi
     key: bytes
     software: str = f"medxlate {__version__}"
+    run: str = field(default_factory=new_uid)
+    when: datetime = field(default_factory=datetime.now)
 
 
 class SeriesWriter:
@@ -87,7 +92,6 @@ class SeriesWriter:
     def __init__(self, scan: Scan, derivation: Derivation) -> None:
         self._frames = scan.frames
         self._derivation = derivation
-        self._made = datetime.now()
         self._header: tuple[Path, Dataset] | None = None
         self.modality = dicom_modality(derivation.target)
         self._in_space = all(
@@ -95,7 +99,8 @@ class SeriesWriter:
         )
         known = self._in_space and self.modality in SOP_CLASSES
         self.sop_class = SOP_CLASSES[self.modality] if known else SECONDARY_CAPTURE
-        self.series = new_uid()
+        self._name = f"{scan.name} {scan.files[0].relative}"
+        self.series = self._uid("series")
 
     def write_slice(
         self,
@@ -142,7 +147,7 @@ class SeriesWriter:
     ) -> Dataset:
         frame = self._frames[n]
         header = Dataset()
-        header.SOPClassUID, header.SOPInstanceUID = self.sop_class, new_uid()
+        header.SOPClassUID, header.SOPInstanceUID = self.sop_class, self._uid("instance", n)
         privacy.set_patient(header, source, self._derivation.phi, self._derivation.key)
         self._set_series(header, source)
         self._set_dates(header)
@@ -155,6 +160,12 @@ class SeriesWriter:
         if any(not text.isascii() for text in _texts(header)):
             header.SpecificCharacterSet = "ISO_IR 192"
         return header
+
+    def _uid(self, kind: str, n: int = 0) -> str:
+        """Return a UID that a continued translation makes again; nobody can guess its source."""
+        instance = self._frames[n].instance
+        text = f"{kind} {n} {instance} {self._name} {self._derivation.run}"
+        return new_uid(keyed_hash(text, self._derivation.key).hex())
 
     def _source(self, frame: Frame) -> Dataset:
         """Return the header of a frame's file, read once for all its frames."""
@@ -180,7 +191,8 @@ class SeriesWriter:
     def _set_dates(self, header: Dataset) -> None:
         """Say when it was made; without dates of the patient that would be the scan's day."""
         if self._derivation.phi == "keep":
-            date, time = self._made.strftime("%Y%m%d"), self._made.strftime("%H%M%S")
+            made = self._derivation.when
+            date, time = made.strftime("%Y%m%d"), made.strftime("%H%M%S")
             for event in ("InstanceCreation", "Series", "Content"):
                 setattr(header, f"{event}Date", date)
                 setattr(header, f"{event}Time", time)
