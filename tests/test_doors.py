@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tiny
-from medxlate import errors, toml
+from medxlate import errors, records, toml
 from medxlate.config import resolve
 from medxlate.dataset import arrays, job, slice_table, table_limits
 from medxlate.dataset.index import Dataset, load_key, save_key
@@ -180,8 +180,8 @@ LIMITS: dict[str, int] = {
     "10,000 bytes": arrays.MAX_HEADER,
     "16 KiB": slice_table.MOST_BYTES,
     "4,096 bytes": slice_table.MOST_TEXT,
-    "16 MiB | `files": records.MAX_RECORD_BYTES,
-    "1 GiB | `files": records.MAX_JSON_BYTES,
+    "16 MiB | `records": records.MAX_RECORD_BYTES,
+    "1 GiB | `records": records.MAX_JSON_BYTES,
     "1 MiB, 100 dots": toml.MAX_BYTES,
     "100,000 cells": study.MAX_CELLS,
     "2,000 characters": errors.LONGEST,
