@@ -29,6 +29,7 @@ import medxlate.files
 import medxlate.images.slices
 import medxlate.parallel
 from conftest import noise, save_raster, tree
+from medxlate.dataset import index
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.job import PrepareResult
 from medxlate.errors import DataError, OutputError
@@ -773,16 +774,16 @@ def test_a_modality_that_is_replaced_while_it_is_opened_is_noticed(
     """The table would be the old one's, the shards the new one's; all counts agree."""
     data = tmp_path / "data"
     run(raw, data)
-    dataset, read = Dataset(data), pd.read_parquet
+    dataset, read = Dataset(data), index.read_slice_table
 
-    def replaced(path: Path) -> pd.DataFrame:
-        table = read(path)
+    def replaced(*args: Any) -> pd.DataFrame:
+        table = read(*args)
         monkeypatch.undo()
         save_raster(raw / "a.png", noise(40, 40, seed=99))
         run(raw, data, overwrite=True)
         return table
 
-    monkeypatch.setattr(pd, "read_parquet", replaced)
+    monkeypatch.setattr(index, "read_slice_table", replaced)
     with pytest.raises(DataError, match="replaced while it was being opened"):
         dataset.modality("mri")
     assert len(Dataset(data).modality("mri").slices) == 4

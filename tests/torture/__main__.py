@@ -82,6 +82,8 @@ def _one_round(
             return
         outcome.kills.append(round(life.seconds, 3))
         cost = subject.check(folder)
+        if subject.is_whole(folder):  # killed after its last act; started again, it would refuse
+            return
         if subject.limit is not None:
             outcome.lost.append(cost.done - cost.kept)
 

@@ -18,7 +18,7 @@ from medxlate.training.checkpoints import checkpoints, last_position, newest_sou
 from medxlate.training.record import read_events
 
 INTERVAL = 5  # steps between two checkpoints
-SCANS = 240  # that prepare and translate read
+SCANS = 500  # that prepare and translate read
 TIMES = ("images_per_second", "data_wait", "seconds", "shared_seconds")
 
 Digest = dict[str, str]
@@ -48,6 +48,7 @@ class Subject:
         check: Raises AssertionError where a kill left something half-written; returns its cost.
         results: Hashes of everything that must come out.
         limit: Units that a kill may cost at most; None: not counted.
+        is_whole: Whether the result stands already, so that the command would not run again.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Subject:
     check: Callable[[Path], Kill]
     results: Callable[[Path], Digest]
     limit: int | None = None
+    is_whole: Callable[[Path], bool] = lambda _: False
 
 
 def subjects(root: Path) -> list[Subject]:
@@ -157,7 +159,10 @@ def _translate(raw: Path, model: Path) -> Subject:
     def results(folder: Path) -> Digest:
         return _tree(folder / "out")
 
-    return Subject("translate", "", words, check, results)
+    def is_whole(folder: Path) -> bool:
+        return (folder / "out").exists() and not list(folder.glob(".out.*"))
+
+    return Subject("translate", "", words, check, results, is_whole=is_whole)
 
 
 def _compare(data: Path) -> Subject:
