@@ -11,7 +11,7 @@ import pytest
 from conftest import tree
 from medxlate import errors
 from medxlate.errors import DataError, MedxlateError, OutputError, nearest
-from medxlate.files import sha256, whole_file, whole_folder, write_json
+from medxlate.files import final_name, sha256, whole_file, whole_folder, write_json
 from medxlate.records import read_json
 
 MARKER = "marker.json"
@@ -187,3 +187,14 @@ def test_missing_or_damaged_json_raises_the_callers_error_with_the_path(tmp_path
 def test_sha256_is_that_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc" * 100_000)
     assert sha256(tmp_path / "a") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+
+
+def test_what_is_being_written_is_called_by_its_final_name(tmp_path: Path) -> None:
+    target = tmp_path / "runs" / "step-000003"
+    with whole_folder(target, marker="m") as partial:
+        assert final_name(partial / "a.bin") == str(target / "a.bin")
+        (partial / "m").touch()
+    with whole_file(tmp_path / "one.json") as file:
+        assert final_name(file) == str(tmp_path / "one.json")
+        file.touch()
+    assert final_name("/data/.hidden/x.partial") == "/data/.hidden/x.partial"

@@ -30,7 +30,7 @@ from medxlate.models.folder import (
 )
 from medxlate.models.generator import Generator, default_blocks
 from medxlate.models.head import Head, fit_head
-from medxlate.models.layers import InstanceNorm, LastConvolution
+from medxlate.models.layers import InstanceNorm, LastConvolution, mirrored
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.models.winograd import Convolution3x3, winograd
@@ -485,3 +485,18 @@ def test_imagenet_weights_are_asked_of_timm_and_their_absence_is_explained(
         "in_chans": 1,
         "num_classes": 1,
     }
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_mirrored_borders_are_reflection_padding(width: int):
+    """Values and gradients of torch's own, which has no deterministic gradient on GPUs."""
+    torch.manual_seed(0)
+    ours = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_(True)
+    padded = mirrored(mirrored(ours, width, dim=3), width, dim=2)
+    wanted = nn.functional.pad(theirs, [width] * 4, mode="reflect")
+    assert torch.equal(padded, wanted)
+    weights = torch.randn_like(wanted)
+    (padded * weights).sum().backward()
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
