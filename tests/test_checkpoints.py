@@ -308,6 +308,25 @@ def test_a_failure_in_the_background_ends_the_training(
         training()
 
 
+def test_the_next_one_begins_so_early_that_it_is_complete_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    now = [0.0]
+
+    def slow(*_: Any, **__: Any) -> None:
+        now[0] += 20
+
+    monkeypatch.setattr(saver, "write_checkpoint", slow)
+    runtime = RuntimeConfig(checkpoint_minutes=2)
+    with Saver(tmp_path, runtime=runtime, clock=lambda: now[0]) as saving:
+        saving.save(small())
+        saving.finish()
+        now[0] = 99
+        assert not saving.is_late()
+        now[0] = 100
+        assert saving.is_late()
+
+
 def test_minutes_between_checkpoints(tmp_path: Path):
     now = [0.0]
     runtime = RuntimeConfig(checkpoint_minutes=2)

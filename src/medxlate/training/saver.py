@@ -42,8 +42,9 @@ class Saver:
         self._writes = writes
         self._clock = clock
         self._saved_at = clock()
+        self._took = 0.0  # seconds, of the last writing
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="medxlate-checkpoint")
-        self._writing: Future[Path] | None = None
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> Saver:
         """Return the saver."""
@@ -66,9 +67,9 @@ class Saver:
         return every is not None and step % every == 0
 
     def is_late(self) -> bool:
-        """Return whether as many minutes as configured have passed since the last one."""
+        """Return whether one must begin now to be complete within the configured minutes."""
         minutes = self._runtime.checkpoint_minutes
-        return minutes is not None and self._clock() - self._saved_at >= 60 * minutes
+        return minutes is not None and self._clock() - self._saved_at + self._took >= 60 * minutes
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot of the living training; it may go on when this returns.
@@ -80,14 +81,16 @@ class Saver:
         if not self._writes:
             return
         self.finish()
-        keep = self._runtime.keep_checkpoints
         left = memory_left()
         if left is not None and left < SPARE * snapshot.bytes:
-            write_checkpoint(self._folder, snapshot, keep=keep)
+            self._write(snapshot)
             return
-        self._writing = self._thread.submit(
-            write_checkpoint, self._folder, snapshot.copied(), keep=keep
-        )
+        self._writing = self._thread.submit(self._write, snapshot.copied())
+
+    def _write(self, snapshot: Snapshot) -> None:
+        began = self._clock()
+        write_checkpoint(self._folder, snapshot, keep=self._runtime.keep_checkpoints)
+        self._took = self._clock() - began
 
     def check(self) -> None:
         """Raise what went wrong in a writing that has ended."""
