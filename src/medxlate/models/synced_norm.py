@@ -70,7 +70,7 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The parts' means and variances are combined after Chan et al. 1979, in float32.
     """
     with torch.no_grad():
-        var, mean = torch.var_mean(full_precision(features), dim=(0, 2, 3), correction=0)
+        mean, var = _own_statistics(features)
         own = mean.new_full((1,), features.numel() / features.shape[1])
         every = [mean.new_empty(2 * len(mean) + 1) for _ in range(ranks().count)]
         distributed.all_gather(every, torch.cat([mean, var, own]))
@@ -80,6 +80,27 @@ def _statistics(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean = (shares * means).sum(0)
         var = (shares * (variances + (means - mean) ** 2)).sum(0)
         return mean, var, total
+
+
+def _own_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean [C] and biased variance [C] of this process's values of a channel."""
+    if features.device.type == "cpu":  # batch norm's own kernel, thirty times as fast as var_mean
+        kind = torch.float32 if features.dtype == torch.bfloat16 else features.dtype
+        unused = features.new_zeros(2, features.shape[1], dtype=kind)  # so that it answers in it
+        mean, var = torch.batch_norm_update_stats(features, unused[0], unused[1], 0.0)
+        return mean, var
+    var, mean = torch.var_mean(full_precision(features), dim=(0, 2, 3), correction=0)
+    return mean, var
+
+
+def _gathered(values: Tensor) -> Tensor:
+    """Return the values [N] of all processes as [processes, N].
+
+    Gloo gathers small tensors in less than half the time in which it sums them.
+    """
+    every = values.new_empty(ranks().count * len(values))
+    distributed.all_gather_into_tensor(every, values)
+    return every.view(-1, len(values))
 
 
 class _Norm(torch.autograd.Function):
@@ -111,8 +132,8 @@ class _Norm(torch.autograd.Function):
         given, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, features, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        sums = full_precision(torch.stack([d_weight, d_bias]))
-        distributed.all_reduce(sums)
+        own = full_precision(torch.cat([d_weight, d_bias]))
+        sums = _gathered(own).sum(0).view(2, -1)
         inverse = torch.rsqrt(var + ctx.eps)
         slope = -weight * inverse * inverse * sums[0] / count
         shift = -weight * inverse * sums[1] / count - slope * mean

@@ -14,7 +14,8 @@ from torch import Tensor, distributed
 from medxlate.ranks import ranks
 from medxlate.training.step import Learner, Losses
 
-BUCKET_BYTES = 32 << 20  # sent at once, while the next ones are gathered
+LARGE_BYTES = 1 << 20  # of a tensor that is sent as it is; smaller ones are sent together
+BUCKET_BYTES = 32 << 20  # of these
 
 
 def add_up(learner: Learner, losses: Losses) -> Losses:
@@ -45,15 +46,19 @@ def average_statistics(learner: Learner) -> None:
 
 def sum_all(tensors: Sequence[Tensor]) -> None:
     """Sum each tensor over all processes, in place; they must be laid out alike in all."""
-    sent = []
-    for bucket in _buckets(tensors):
-        flat = torch.cat([_in_memory_order(each) for each in bucket])
-        sent.append((bucket, flat, distributed.all_reduce(flat, async_op=True)))
-    for bucket, flat, work in sent:
-        work.wait()
-        pieces = torch.split(flat, [each.numel() for each in bucket])
+    large: list[Tensor] = []
+    small: list[Tensor] = []
+    for each in tensors:
+        (large if each.nbytes >= LARGE_BYTES else small).append(_in_memory_order(each))
+    sent = [distributed.all_reduce(each, async_op=True) for each in large]
+    for bucket in _buckets(small):
+        flat = torch.cat(bucket)
+        distributed.all_reduce(flat)
+        pieces = torch.split(flat, [len(each) for each in bucket])
         for each, summed in zip(bucket, pieces, strict=True):
-            _in_memory_order(each).copy_(summed)
+            each.copy_(summed)
+    for work in sent:
+        work.wait()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
