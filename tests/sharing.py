@@ -1,7 +1,7 @@
 """Trainings that several processes share; ``test_ranks.py`` starts this file with torchrun.
 
 python -m torch.distributed.run --nproc-per-node 2 tests/sharing.py cases DATA OUT
-python -m torch.distributed.run --nproc-per-node 2 --max-restarts 1 tests/sharing.py killed ...
+python -m torch.distributed.run ... tests/sharing.py killed MARK.1 train ...
 """
 
 from __future__ import annotations
@@ -147,13 +147,13 @@ def run_cases(data: Path, out: Path) -> None:
             (out / "norm.json").write_text(json.dumps(norm))
 
 
-def run_killed(words: list[str]) -> None:
-    """Run the command line; the second process is killed once, in the middle of a step."""
+def run_killed(mark: Path, words: list[str]) -> None:
+    """Run the command line; one process is killed once, before step 8, and leaves a mark."""
     take = Feed.take
 
     def killing(self: Feed, step: int) -> Any:
-        first_time = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-        if step == 7 and os.environ["RANK"] == "1" and first_time:
+        if step == 7 and os.environ["RANK"] == mark.suffix[1:] and not mark.exists():
+            mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return take(self, step)
 
@@ -167,4 +167,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "cases":
         run_cases(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
-        run_killed(sys.argv[2:])
+        run_killed(Path(sys.argv[2]), sys.argv[3:])

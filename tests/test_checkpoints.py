@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -69,6 +70,15 @@ def train_until(step: int, data: Path, runs: Path, **options: Any) -> None:
     config = tiny.debug_config(data, **SECTIONS)
     stop = lambda: "SIGUSR1" if done[0] >= step else ""  # noqa: E731
     train(config, runs=runs, stop=stop, listener=listener, **options)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change a state.json (``...`` removes a key) so that its own hash fits again."""
+    values = {**json.loads(path.read_text()), **changes}
+    values = {key: value for key, value in values.items() if value is not ...}
+    del values["own_sha256"]
+    text = json.dumps(values, sort_keys=True).encode()
+    path.write_text(json.dumps({**values, "own_sha256": hashlib.sha256(text).hexdigest()}))
 
 
 def names(run: Path) -> list[str]:
@@ -145,8 +155,7 @@ def test_alarms_are_recorded_once_and_the_watch_is_remembered(
 
 @pytest.mark.parametrize("watch", [{}, {"step": 1, "means": {}, "records": {"x": {"no": 1}}}])
 def test_a_damaged_record_of_the_watch_is_told(stopped: Path, watch: Any):
-    path = stopped / "checkpoints" / "step-000009" / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "watch": watch}))
+    rewrite(stopped / "checkpoints" / "step-000009" / "state.json", watch=watch)
     with pytest.raises(ModelError, match="watch is damaged"):
         resume(stopped)
 
@@ -171,6 +180,37 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     assert str(path) in warned[0]
     assert warned[0].endswith("The checkpoint before it is taken.")
     same_ends(stopped, whole)
+    assert (stopped / "checkpoints" / "damaged-step-000009").is_dir()
+
+
+def test_damaged_newer_ones_do_not_crowd_out_what_is_written_then(data: Path, stopped: Path):
+    """With one that is kept: what counts are the sound ones."""
+    config = stopped / "config.json"
+    values = json.loads(config.read_text())
+    values["runtime"]["keep_checkpoints"] = 1
+    config.write_text(json.dumps(values))
+    (stopped / "checkpoints" / "step-000009" / "networks.safetensors").write_bytes(b"")
+    done = [0]
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Progress):
+            done[0] = event.done
+
+    with pytest.raises(StoppedError):  # before it is at step 9 again
+        resume(stopped, stop=lambda: "the test" if done[0] >= 9 else "", listener=listener)
+    assert checkpoints.last_position(stopped / "checkpoints").step == 9
+    assert resume(stopped).steps == 12
+
+
+def test_a_changed_state_is_noticed(stopped: Path):
+    path = stopped / "checkpoints" / "step-000009" / "state.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "step": 7}))
+    with pytest.raises(ModelError, match=r"state\.json is damaged: its SHA-256"):
+        checkpoints.read_checkpoint(path.parent)
+    rewrite(path, step=7, own_sha256="")
+    with pytest.raises(ModelError, match=r"state\.json is damaged: it is of step 7"):
+        checkpoints.read_checkpoint(path.parent)
 
 
 def test_where_all_are_damaged_nothing_is_guessed(stopped: Path):
@@ -211,16 +251,14 @@ def test_a_pointer_leads_nowhere_else(stopped: Path, whole: Path, text: str):
 )
 def test_a_state_of_the_wrong_kind_is_damaged(stopped: Path, key: str, value: Any):
     path = stopped / "checkpoints" / "step-000009" / "state.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    rewrite(path, **{key: value})
     with pytest.raises(ModelError, match=f"state.json is damaged: {key}"):
         checkpoints.read_checkpoint(path.parent)
 
 
 def test_a_state_without_a_key_is_damaged(stopped: Path):
     path = stopped / "checkpoints" / "step-000009" / "state.json"
-    values = json.loads(path.read_text())
-    del values["parts"]
-    path.write_text(json.dumps(values))
+    rewrite(path, parts=...)
     with pytest.raises(ModelError, match="'parts' is missing"):
         checkpoints.read_checkpoint(path.parent)
 
@@ -457,14 +495,14 @@ def test_resuming_is_verified_on_this_machine(data: Path, tmp_path: Path):
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Checkpoints whose image buffers are lost."""
-    read = verify.newest_sound
+    read = verify.read_checkpoint
 
     def without_buffers(*args: Any, **options: Any) -> Any:
         taken = read(*args, **options)
         kept = {k: v for k, v in taken.training.items() if not k.endswith(".images")}
         return Snapshot(taken.position, taken.networks, kept, taken.watch)
 
-    monkeypatch.setattr(verify, "newest_sound", without_buffers)
+    monkeypatch.setattr(verify, "read_checkpoint", without_buffers)
     return iter(())
 
 

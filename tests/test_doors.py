@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import tiny
-from medxlate import errors, records, toml
+from medxlate import errors, files, records, toml
 from medxlate.config import resolve
 from medxlate.dataset import arrays, job, slice_table, table_limits
 from medxlate.dataset.index import Dataset, load_key, save_key
@@ -200,9 +200,10 @@ def test_a_limit_is_as_documented(text: str) -> None:
 
 
 @pytest.fixture
-def open_umask() -> Iterator[None]:
+def open_umask(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let everything be made for everybody, but for what asks for less."""
     usual = os.umask(0)
+    monkeypatch.setattr(files, "UMASK", 0)
     yield
     os.umask(usual)
 

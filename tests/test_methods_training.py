@@ -613,6 +613,28 @@ def test_a_resumed_training_with_a_first_stage_is_the_uninterrupted_one(
     assert [name for name in wanted if ours[name] != wanted[name]] == []
 
 
+@pytest.mark.parametrize("damage", ["state.json", "networks.safetensors", "pointers"])
+def test_what_is_damaged_in_a_first_stage_is_trained_again(
+    root: Path, tmp_path: Path, whole: tuple[str, Path], damage: str
+):
+    """From the checkpoint before; a kill before the pointers were written costs nothing."""
+    method, theirs = whole
+    with pytest.raises(KeyboardInterrupt):
+        train(long_config(root, method), runs=tmp_path, name=method, listener=Stop(7))
+    (stage,) = (tmp_path / method / "first").iterdir()
+    folder = stage / "checkpoints"
+    newest = sorted(folder.glob("step-*"))[-1]
+    if damage == "pointers":
+        (folder / "last").unlink()
+        (folder / "best").unlink(missing_ok=True)
+    else:
+        content = (newest / damage).read_bytes()
+        (newest / damage).write_bytes(content[: len(content) // 2])
+    resume(tmp_path / method)
+    ours, wanted = comparable(tmp_path / method), comparable(theirs)
+    assert [name for name in wanted if ours[name] != wanted[name]] == []
+
+
 @contextmanager
 def watching_runs() -> Iterator[list[str]]:
     ran: list[str] = []

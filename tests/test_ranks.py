@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -100,7 +101,8 @@ def test_a_killed_process_is_restarted_and_the_run_ends_where_it_should(data: Pa
     words = ["--source", "mri", "--target", "ct", "--preset", "debug", "--data", data]
     words += ["--batch-size", 4, "--epochs", 2, "--set", "optimizer.steps_per_epoch=6"]
     words += ["--set", "runtime.checkpoint_steps=3", "--runs", tmp_path]
-    killed = torchrun("sharing.py", "killed", "train", *words, "--name", "killed", restarts=1)
+    mark = tmp_path / "mark.1"
+    killed = torchrun("sharing.py", "killed", mark, "train", *words, "--name", "killed", restarts=1)
     assert killed.returncode == 0, killed.stderr
     assert killed.stderr.count("Training joint on") == 2  # the second time from step 6
     whole = torchrun("-m", "medxlate", "train", *words, "--name", "whole", "--json")
@@ -111,6 +113,38 @@ def test_a_killed_process_is_restarted_and_the_run_ends_where_it_should(data: Pa
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
     losses = [_losses(tmp_path / name) for name in ("killed", "whole")]
     assert losses[0] == losses[1]
+
+
+def test_two_machines_restart_together(data: Path, tmp_path: Path):
+    """Torchrun counts restarts for each machine apart, and its store remembers the dead."""
+    words = ["--source", "mri", "--target", "ct", "--preset", "debug", "--data", str(data)]
+    words += ["--batch-size", "4", "--set", "optimizer.steps_per_epoch=6", "--epochs", "2"]
+    words += ["--runs", str(tmp_path), "--name", "job", "--auto-resume"]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"),
+        *("--max-restarts=2", "--rdzv-id=1", "--rdzv-backend=c10d"),
+        *(f"--rdzv-endpoint=localhost:{port}", "sharing.py", "killed"),
+        *(str(tmp_path / "mark.0"), "train", *words),
+    ]
+    machines = [
+        subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=TESTS,
+        )
+        for _ in range(2)
+    ]
+    messages = [machine.communicate(timeout=240)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], messages
+    assert (tmp_path / "mark.0").exists()
+    assert sum(text.count("Training joint on") for text in messages) == 2
+    assert (tmp_path / "job" / "model" / "model.json").is_file()
 
 
 def _losses(run: Path) -> list[Any]:

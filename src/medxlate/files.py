@@ -35,7 +35,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         try:
             yield partial
             _flush(partial)
-            partial.chmod(0o666 & ~_umask())  # mkstemp made it private; the result is ordinary
+            partial.chmod(0o666 & ~UMASK)  # mkstemp made it private; the result is ordinary
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def whole_folder(
             if durable:
                 for inside in [*partial.iterdir(), partial]:
                     _flush(inside)
-            partial.chmod(0o777 & ~_umask())
+            partial.chmod(0o777 & ~UMASK)
             _replace_folder(partial, path)
             if durable:
                 _flush(path.parent)
@@ -255,7 +255,10 @@ def _flush(path: Path) -> None:
         os.close(opened)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+UMASK = _read_umask()  # once: reading it changes it for a moment, also for other threads

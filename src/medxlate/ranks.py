@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PO
 # torchrun ends the others when one process dies; this bounds only a wait for one that hangs, and
 # has to be longer than what the first does alone.
 PATIENCE = timedelta(hours=6)
+JOINING = 600  # seconds in which all processes of a job have to come
+_PREFIX = "medxlate/prefix"
 
 
 @dataclass(frozen=True)
@@ -177,27 +181,60 @@ def joined() -> Iterator[Ranks]:
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
-    if on_gpus:
-        if local_rank() >= torch.cuda.device_count():
-            raise UsageError(
-                f"This machine has {torch.cuda.device_count()} GPUs; process {local_rank() + 1} "
-                "on it would have none.",
-                "Give torchrun a smaller --nproc-per-node.",
-            )
+    if local_rank() < torch.cuda.device_count():
         torch.cuda.set_device(local_rank())
-    store, rank, count = next(rendezvous("env://"))
-    # After a restart, torchrun's store still holds the addresses of the processes before it; who
-    # finds these waits for the dead.
-    store = PrefixStore(f"restart-{restarts()[0]}-of-{count}", store)
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
-        store=store,
-        rank=rank,
-        world_size=count,
-        timeout=PATIENCE,
-    )
+    on_gpus = torch.cuda.is_available() and distributed.is_nccl_available()
     try:
-        yield ranks()
-    finally:
-        distributed.destroy_process_group()
+        store, rank, count = next(rendezvous("env://"))
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpus else "gloo",
+            store=PrefixStore(_agreed_prefix(store, rank, count), store),
+            rank=rank,
+            world_size=count,
+            timeout=PATIENCE,
+        )
+    except RuntimeError as problem:  # torch's own errors of connections are of this kind
+        first = str(problem).splitlines()[0]
+        raise UsageError(
+            f"The processes of this job cannot find one another: {first}",
+            "Check torchrun's --rdzv-endpoint, and that no other job uses it.",
+        ) from None
+    yield ranks()
+    # Only after a good end: after an error, this could wait for processes that wait for this one.
+    distributed.destroy_process_group()
+
+
+def _agreed_prefix(store: Any, rank: int, count: int) -> str:
+    """Return a prefix of keys in torchrun's store that exactly these processes share.
+
+    The store survives a restart, with the addresses of processes that are dead, and who finds these
+    waits for them; and torchrun counts restarts for each machine apart. So the first process
+    draws a new prefix, each answers below it with a token of its own, and the first says
+    whom it heard: who finds another's answers has met an earlier attempt, and looks again.
+
+    Raises:
+        RuntimeError: Not all came in time.
+    """
+    own, deadline = secrets.token_hex(8), time.monotonic() + JOINING
+    if rank == 0:
+        prefix = secrets.token_hex(8)
+        store.set(_PREFIX, prefix)
+        answers = [f"{prefix}/{each}" for each in range(1, count)]
+        while not store.check(answers):
+            _wait(deadline)
+        store.set(f"{prefix}/heard", json.dumps([store.get(each).decode() for each in answers]))
+        return prefix
+    while True:
+        if store.check([_PREFIX]):
+            prefix = store.get(_PREFIX).decode()
+            store.set(f"{prefix}/{rank}", own)
+            # What was heard before this one spoke was an earlier attempt.
+            if store.check([f"{prefix}/heard"]) and own in json.loads(store.get(f"{prefix}/heard")):
+                return str(prefix)
+        _wait(deadline)
+
+
+def _wait(deadline: float) -> None:
+    if time.monotonic() > deadline:
+        raise RuntimeError(f"not all came within {JOINING} seconds")
+    time.sleep(0.05)

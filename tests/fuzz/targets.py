@@ -273,6 +273,9 @@ def in_tensors(place: Place, content: bytes) -> None:
     state = checkpoint_of(place) / "state.json"
     values = json.loads(state.read_bytes())
     values["sha256"][place.name] = hashlib.sha256(content).hexdigest()
+    del values["own_sha256"]
+    own = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    values["own_sha256"] = own
     with put(state, json.dumps(values).encode()), put(checkpoint_of(place) / place.name, content):
         resumed(place)
 

@@ -47,7 +47,8 @@ def _root(
     **import** takes over a generator that other code trained. **demo** does all of it on generated
     images.
 
-    Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
+    Exit codes: 0 done, 1 failed, 2 wrong use, 3 stopped by a signal and saved (train), 130
+    interrupted.
     """
 
 

@@ -194,6 +194,11 @@ def reporting(
     except MedxlateError as problem:
         reporter.error(problem.message, problem.hint)
         raise typer.Exit(problem.exit_code) from None
+    except RuntimeError as problem:
+        if reporter.ranks.is_alone or "gloo" not in str(problem):
+            raise
+        time.sleep(2 * FIRST_TELLS)  # as above: the connection to that process was closed
+        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         reporter.error("Interrupted.", interrupted)
         raise typer.Exit(INTERRUPTED) from None

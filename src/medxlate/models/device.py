@@ -145,7 +145,15 @@ def _device_of_rank(name: str) -> str:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return f"cuda:{local_rank()}" if name == "cuda" else name
+    if name == "cpu":
+        return name
+    if local_rank() >= torch.cuda.device_count():
+        raise UsageError(
+            f"This machine has {torch.cuda.device_count()} GPUs; process {local_rank() + 1} on it "
+            "would have none.",
+            "Give torchrun a smaller --nproc-per-node, or take --device cpu.",
+        )
+    return f"cuda:{local_rank()}"
 
 
 def _cpu_flags() -> frozenset[str]:

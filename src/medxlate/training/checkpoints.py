@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -62,7 +63,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
             "watch": dict(snapshot.watch),
             "sha256": hashes,
         }
-        write_json(partial / STATE, record)
+        write_json(partial / STATE, {**record, "own_sha256": _hash(record)})
     point(folder, position)
     _drop_old(folder, keep)
     return path
@@ -83,48 +84,56 @@ def pointed(folder: Path, pointer: str) -> Path | None:
     return folder / name if NAME.fullmatch(name) and (folder / name).is_dir() else None
 
 
-def newest_sound(
-    folder: Path, listener: Listener = silent, *, upto: int | None = None
-) -> Snapshot | None:
+def newest_sound(folder: Path, listener: Listener = silent) -> Snapshot | None:
     """Return the newest checkpoint whose hashes hold, None where there is none at all.
 
-    Damaged ones are told of and passed over; ``last`` and ``best`` then name what is taken.
-    Where the best one is damaged it is forgotten, and the last validation is to be repeated.
+    Damaged ones are told of and laid aside; ``last`` and ``best`` then name what is taken. Where
+    the best one is damaged it is forgotten. The caller holds the run's lock.
 
     Args:
         folder: The run's checkpoints.
         listener: Told of damaged ones.
-        upto: Leave out those of later steps, and leave the pointers as they are.
 
     Raises:
         ModelError: There are checkpoints, and all of them are damaged.
     """
-    problems: list[str] = []
+    damaged: dict[Path, str] = {}
     for path in checkpoints(folder):
-        if upto is not None and path.name > _name(upto):
-            continue
         try:
             snapshot = read_checkpoint(path)
         except ModelError as problem:
-            problems.append(str(problem))
-            listener(Warned(f"{problem} The checkpoint before it is taken."))
+            damaged[path] = str(problem)
             continue
+        for each, problem_text in damaged.items():
+            listener(Warned(f"{problem_text} The checkpoint before it is taken."))
+            _lay_aside(each)
         position = _with_sound_best(folder, snapshot.position, listener)
-        if upto is None:
-            point(folder, position)
+        point(folder, position)
         return replace(snapshot, position=position)
-    if problems:
+    if damaged:
         raise ModelError(
-            f"All checkpoints in {folder} are damaged. {problems[0]}",
+            f"All checkpoints in {folder} are damaged. {next(iter(damaged.values()))}",
             f"Bring one back from a backup, or remove {folder} and begin again.",
         )
     return None
+
+
+def _lay_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, so that nobody counts or overwrites it; one stays."""
+    for older in path.parent.glob("damaged-*"):
+        shutil.rmtree(older, ignore_errors=True)
+    path.rename(path.with_name(f"damaged-{path.name}"))
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, the newest first."""
     found = {int(m[1]): path for path in folder.glob("step-*") if (m := NAME.fullmatch(path.name))}
     return [found[step] for step in sorted(found, reverse=True)]
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Return the place of a step's checkpoint."""
+    return folder / _name(step)
 
 
 def read_checkpoint(path: Path) -> Snapshot:
@@ -134,8 +143,11 @@ def read_checkpoint(path: Path) -> Snapshot:
         ModelError: It is damaged or of another version.
     """
     state = _state(path)
+    position = _position(path, state)
+    if path.name != _name(position.step):
+        raise ModelError(f"{path / STATE} is damaged: it is of step {position.step}.")
     return Snapshot(
-        _position(path, state),
+        position,
         _load(path, NETWORKS, state),
         _load(path, TRAINING, state),
         state["watch"] if isinstance(state.get("watch"), dict) else {},
@@ -169,8 +181,10 @@ def _with_sound_best(folder: Path, position: Position, listener: Listener) -> Po
         listener(
             Warned(f"{problem} It was the best one: the best from step {position.step} on is kept.")
         )
-        epoch = max(0, position.epoch - 1)
-        return replace(position, best_error=None, best_step=0, epoch=epoch)
+        if best.is_dir():
+            _lay_aside(best)
+        (folder / "best").unlink(missing_ok=True)
+        return replace(position, best_error=None, best_step=0)
     return position
 
 
@@ -211,7 +225,13 @@ def _state(checkpoint: Path) -> Mapping[str, Any]:
             f"{SCHEMA_VERSION}.",
             "Continue the run with the medxlate that began it.",
         )
+    if state.pop("own_sha256", None) != _hash(state):
+        raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.")
     return state
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _position(checkpoint: Path, state: Mapping[str, Any]) -> Position:

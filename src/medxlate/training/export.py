@@ -57,7 +57,7 @@ def export_model(
     and are best where their learning rate has come down to zero. A source whose translator was
     trained first has its generator from there. ``precision`` is that of the validation.
     """
-    with tempfile.TemporaryDirectory(dir=run.path, prefix=".export") as name:
+    with tempfile.TemporaryDirectory(dir=run.path, prefix=".export.", suffix=".partial") as name:
         scratch = Path(name)
         predictor = write_weights(
             scratch,

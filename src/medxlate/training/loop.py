@@ -107,7 +107,17 @@ class Loop:
                 f"The checkpoint's record of the watch is damaged: {problem!r}."
             ) from None
         self._position = start.position
+        if self._lacks_a_best(start.position):  # the last validation is repeated
+            self._position = replace(start.position, epoch=start.position.epoch - 1)
         return self._position
+
+    def _lacks_a_best(self, position: Position) -> bool:
+        """Return whether an epoch has just ended whose validation must have given a best one."""
+        if position.best_step or not position.epoch:
+            return False
+        ended = position.step == position.epoch * self._steps_per_epoch
+        last = position.epoch == self._config.optimizer.epochs
+        return ended and (last or self._constant is not None)
 
     def run(self, *, until: int | None = None) -> Position:
         """Train to the end and return where the training then stands.
@@ -220,6 +230,7 @@ class Loop:
         if who:
             self._save()
             self._saver.finish()
+            self._ranks.wait()  # torchrun ends the others when one has ended
             raise StoppedError(
                 f"Stopped by {who} after step {self._position.step}; everything is saved in "
                 f"{self._folder.path}.",

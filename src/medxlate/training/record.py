@@ -61,8 +61,9 @@ def rewind_record(path: Path, step: int, epoch: int) -> None:
     """
 
     def is_before(event: dict[str, Any]) -> bool:
-        ended = event["event"] == "epoch" and event["epoch"] > epoch
-        return bool(event["step"] <= step) and not ended
+        # The validation after the checkpoint's own step may not have been before it.
+        again = event["event"] == "epoch" and event["epoch"] > epoch and event["step"] >= step
+        return bool(event["step"] <= step) and not again
 
     kept = itertools.takewhile(is_before, read_events(path))  # in the order in which they happened
     with whole_file(path) as partial:

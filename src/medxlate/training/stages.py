@@ -13,14 +13,15 @@ from medxlate.config import Config
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.loading import Read, Slices
 from medxlate.errors import ModelError
-from medxlate.files import whole_file
+from medxlate.events import Listener
+from medxlate.files import locked, remove_stale, whole_file
 from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run as run_network
 from medxlate.models.device import Compute
 from medxlate.models.generator import Generator
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
-from medxlate.training.checkpoints import last_position, load_part, pointed
+from medxlate.training.checkpoints import load_part, newest_sound, pointed
 from medxlate.training.methods import generator_blocks
 from medxlate.training.step import Learner
 
@@ -31,9 +32,21 @@ PEAK = 65535  # of the stored 16-bit integers: a step is 3e-5 of the range [-1, 
 Stages = Mapping[str, RunFolder]
 
 
-def is_trained(run: RunFolder, config: Config) -> bool:
-    """Return whether a run has taken all of its epochs."""
-    return last_position(run.checkpoints).epoch >= config.optimizer.epochs
+def is_trained(run: RunFolder, config: Config, listener: Listener) -> bool:
+    """Return whether a run has taken all of its epochs, and what it is for is sound.
+
+    Raises:
+        ModelError: All of its checkpoints are damaged.
+        OutputError: Another process trains it.
+    """
+    if not run.config.is_file():
+        return False
+    with locked(run.lock):
+        remove_stale(run.path)
+        found = newest_sound(run.checkpoints, listener)
+    if found is None:
+        return False
+    return found.position.epoch >= config.optimizer.epochs and found.position.best_step > 0
 
 
 def checkpoint_of(run: RunFolder, pointer: str) -> Path:

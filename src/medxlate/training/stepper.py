@@ -70,7 +70,8 @@ class Stepper:
         window: Mapping[str, Tensor] = NOTHING,
     ) -> None:
         self.compiled = position.compiled
-        self.parts = position.parts or runtime.accumulate
+        # Several processes never divide a batch by themselves, and may be other ones than before.
+        self.parts = (position.parts if ranks().is_alone else None) or runtime.accumulate
         self._learner = learner
         self._compute = compute
         self._choice = runtime.compile
@@ -173,19 +174,20 @@ class Stepper:
     def state(self) -> dict[str, Tensor]:
         """Return what happened since the last look, and what a stepper goes on from."""
         state = {f"kept.{i}": kept for i, kept in enumerate(self._statistics.kept)}
-        if self._sums is not None:
-            *sums, skipped, row = self._sums.unbind()
-            state |= {f"loss.{name}": each for name, each in zip(self._names, sums, strict=True)}
-            state |= {"skipped": skipped, "row": row}
-            state["steps"] = torch.tensor(self._steps, dtype=torch.int64)
-        return state
+        state["steps"] = torch.tensor(self._steps, dtype=torch.int64)
+        if self._sums is None:  # no step was taken since the stepper before
+            earlier = {n: torch.tensor(v, dtype=torch.float64) for n, v in self._earlier.items()}
+            return earlier | state
+        *sums, skipped, row = self._sums.unbind()
+        state |= {f"loss.{name}": each for name, each in zip(self._names, sums, strict=True)}
+        return state | {"skipped": skipped, "row": row}
 
     def _restore(self, window: Mapping[str, Tensor]) -> None:
         if not window:
             return
         self._statistics.kept = [window[f"kept.{i}"] for i in range(len(self._statistics.kept))]
-        if "steps" in window:
-            self._steps = int(window["steps"])
+        self._steps = int(window["steps"])
+        if "row" in window:
             self._earlier = {n: float(v) for n, v in window.items() if not n.startswith("kept.")}
 
     def _begun_sums(self, values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from medxlate.config import Config, flat, parse
@@ -19,7 +19,12 @@ from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder, find_run, new_run
 from medxlate.ranks import ranks
 from medxlate.records import read_json
-from medxlate.training.checkpoints import checkpoints, newest_sound
+from medxlate.training.checkpoints import (
+    checkpoint_at,
+    checkpoints,
+    newest_sound,
+    read_checkpoint,
+)
 from medxlate.training.data import Data, open_modalities
 from medxlate.training.export import export_model
 from medxlate.training.loop import Loop, Stop, never
@@ -266,7 +271,7 @@ def train_stage(
         listener: Told of progress.
         stop: As given to ``train``.
     """
-    if ranks().tell(is_trained(stage, config)):
+    if ranks().tell(ranks().is_first and is_trained(stage, config, listener)):
         return
     material = Material(config, dataset, open_modalities(dataset, config), split)
     if ranks().is_first and not stage.config.exists():
@@ -324,7 +329,8 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
 def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> Position:
     """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
     found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
-    step = ranks().tell(found.position.step if found else None)
-    if step is not None and found is None:
-        found = newest_sound(run.checkpoints, upto=step)
+    told = ranks().tell(asdict(found.position) if found else None)
+    if told is not None and found is None:
+        read = read_checkpoint(checkpoint_at(run.checkpoints, told["step"]))
+        found = replace(read, position=Position(**told))
     return loop.begin(found) if found else Position()

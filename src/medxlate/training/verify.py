@@ -20,7 +20,7 @@ from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder
 from medxlate.models.tensors import same_bits
 from medxlate.ranks import ranks
-from medxlate.training.checkpoints import newest_sound
+from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
 from medxlate.training.data import open_modalities
 from medxlate.training.loop import Loop
 from medxlate.training.methods import first_stages
@@ -110,7 +110,7 @@ def _verify(material: Material) -> VerifyResult:
         seed_all(material.config.runtime.seed)
         first = _loop(work, whole)
         steps = first.run(until=BEFORE + AFTER).step
-        stopped = newest_sound(whole.checkpoints, upto=min(BEFORE, steps - 1))
+        stopped = _at(whole, min(BEFORE, steps - 1))
         second = _loop(prepare_work(material), again)
         seed_all(material.config.runtime.seed)
         if stopped is not None:
@@ -130,6 +130,11 @@ def _verify(material: Material) -> VerifyResult:
         str(work.compute.device),
         tuple(differences),
     )
+
+
+def _at(run: RunFolder, step: int) -> Snapshot | None:
+    path = checkpoint_at(run.checkpoints, step)
+    return read_checkpoint(path) if path.is_dir() else None
 
 
 def _loop(work: Work, folder: RunFolder) -> Loop:
