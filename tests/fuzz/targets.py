@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -263,7 +264,17 @@ def checkpoint_of(place: Place) -> Path:
     return found
 
 
+def signed(values: dict[str, Any]) -> bytes:
+    """Return the content of a state.json whose own hash fits, so that what is below it is read."""
+    values.pop("own_sha256", None)
+    own = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return json.dumps({**values, "own_sha256": own}).encode()
+
+
 def in_state(place: Place, content: bytes) -> None:
+    with suppress(ValueError, RecursionError):
+        values = json.loads(content)
+        content = signed(values) if isinstance(values, dict) else content
     with put(checkpoint_of(place) / "state.json", content):
         resumed(place)
 
@@ -273,10 +284,7 @@ def in_tensors(place: Place, content: bytes) -> None:
     state = checkpoint_of(place) / "state.json"
     values = json.loads(state.read_bytes())
     values["sha256"][place.name] = hashlib.sha256(content).hexdigest()
-    del values["own_sha256"]
-    own = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    values["own_sha256"] = own
-    with put(state, json.dumps(values).encode()), put(checkpoint_of(place) / place.name, content):
+    with put(state, signed(values)), put(checkpoint_of(place) / place.name, content):
         resumed(place)
 
 
