@@ -26,6 +26,7 @@ from medxlate.dataset.loading import Batch, Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import Split
+from medxlate.errors import StoppedError
 from medxlate.events import Event, Progress
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.models.folder import load_generator, read_model
@@ -633,6 +634,15 @@ def test_what_is_damaged_in_a_first_stage_is_trained_again(
     resume(tmp_path / method)
     ours, wanted = comparable(tmp_path / method), comparable(theirs)
     assert [name for name in wanted if ours[name] != wanted[name]] == []
+
+
+def test_a_stop_in_a_first_stage_says_how_the_run_is_continued(root: Path, tmp_path: Path):
+    with pytest.raises(StoppedError) as stopped:
+        train(long_config(root, "transfer"), runs=tmp_path, name="job", stop=lambda: "SIGTERM")
+    assert "after step 1" in stopped.value.message
+    assert stopped.value.hint == (
+        f"Continue with `medxlate train --resume --runs {tmp_path} --name job`."
+    )
 
 
 @contextmanager

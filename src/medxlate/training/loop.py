@@ -233,9 +233,7 @@ class Loop:
             self._ranks.wait()  # torchrun ends the others when one has ended
             raise StoppedError(
                 f"Stopped by {who} after step {self._position.step}; everything is saved in "
-                f"{self._folder.path}.",
-                f"Continue with `medxlate train --resume --runs {self._folder.path.parent} --name "
-                f"{self._folder.path.name}`.",
+                f"{self._folder.path}."
             )
         if (due or late) and not ended:
             self._save()

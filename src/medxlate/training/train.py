@@ -12,7 +12,7 @@ from medxlate.config import Config, flat, parse
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
-from medxlate.errors import ConfigError, ModelError
+from medxlate.errors import ConfigError, ModelError, StoppedError
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.files import locked, remove_stale, write_json
 from medxlate.models.device import deterministic
@@ -213,10 +213,14 @@ def _run(
     """Train what comes first, then the run itself, from wherever they stand to the end."""
     began = time.monotonic()
     with _alone(run, work.config):
-        if stages is None:
-            stages = _train_stages(run, material, stop, listener)
-        work = _take_over(work, stages)
-        position = _train(run, work, stop, listener)
+        try:
+            if stages is None:
+                stages = _train_stages(run, material, stop, listener)
+            work = _take_over(work, stages)
+            position = _train(run, work, stop, listener)
+        except StoppedError as stopped:  # in a first stage too, it is the run that is continued
+            again = f"medxlate train --resume --runs {run.path.parent} --name {run.path.name}"
+            raise StoppedError(stopped.message, f"Continue with `{again}`.") from None
         if work.config.method not in STAGES and ranks().is_first:
             export_model(
                 run,
