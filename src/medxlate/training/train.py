@@ -33,7 +33,7 @@ from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
 from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
-from medxlate.training.work import Material, Work, check_config, prepare_work
+from medxlate.training.work import Material, Work, check_config, make_loop, prepare_work
 
 FIRST = "first"
 
@@ -313,16 +313,7 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
     how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision}"
     how += ")" if ranks().is_alone else f", {ranks().count} processes)"
     listener(Stage(f"Training {work.config.method} on {counts} images of {how} in {run.path}"))
-    loop = Loop(
-        work.learner,
-        work.data,
-        config=work.config,
-        head=work.head,
-        compute=work.compute,
-        folder=run,
-        stop=stop,
-        listener=record,
-    )
+    loop = make_loop(work, run, stop=stop, listener=record)
     seed_all(work.config.runtime.seed)  # whatever was trained before
     position = _begin_at(run, loop, listener)
     if ranks().is_first:

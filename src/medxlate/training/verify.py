@@ -22,11 +22,10 @@ from medxlate.models.tensors import same_bits
 from medxlate.ranks import ranks
 from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
 from medxlate.training.data import open_modalities
-from medxlate.training.loop import Loop
 from medxlate.training.methods import first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.snapshot import Snapshot
-from medxlate.training.work import Material, Work, check_config, prepare_work
+from medxlate.training.work import Material, check_config, make_loop, prepare_work
 
 BEFORE, AFTER = 4, 4  # steps before and after the stop
 ALL = 10**9  # of the checkpoints stay
@@ -108,10 +107,10 @@ def _verify(material: Material) -> VerifyResult:
         whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
         work = prepare_work(material)
         seed_all(material.config.runtime.seed)
-        first = _loop(work, whole)
+        first = make_loop(work, whole)
         steps = first.run(until=BEFORE + AFTER).step
         stopped = _at(whole, min(BEFORE, steps - 1))
-        second = _loop(prepare_work(material), again)
+        second = make_loop(prepare_work(material), again)
         seed_all(material.config.runtime.seed)
         if stopped is not None:
             second.begin(stopped)
@@ -135,18 +134,6 @@ def _verify(material: Material) -> VerifyResult:
 def _at(run: RunFolder, step: int) -> Snapshot | None:
     path = checkpoint_at(run.checkpoints, step)
     return read_checkpoint(path) if path.is_dir() else None
-
-
-def _loop(work: Work, folder: RunFolder) -> Loop:
-    return Loop(
-        work.learner,
-        work.data,
-        config=work.config,
-        head=work.head,
-        compute=work.compute,
-        folder=folder,
-        listener=silent,
-    )
 
 
 def _tensors(snapshot: Snapshot) -> Mapping[str, Tensor]:

@@ -13,8 +13,10 @@ from medxlate.errors import ConfigError
 from medxlate.events import Listener, silent
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.head import Head, fit_head
+from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
 from medxlate.training.data import Data, image_size, make_data
+from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, build_learner, find_method
 from medxlate.training.step import Learner
 
@@ -105,3 +107,26 @@ def prepare_work(material: Material, listener: Listener = silent) -> Work:
     head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
     learner = build_learner(config, head, size, compute)
     return Work(config, material.dataset, data, size, head, compute, learner)
+
+
+def make_loop(
+    work: Work, folder: RunFolder, *, stop: Stop = never, listener: Listener = silent
+) -> Loop:
+    """Return the loop that trains, at its beginning.
+
+    Args:
+        work: What is trained, and on what.
+        folder: The run.
+        stop: Says who asks the training to stop, or "".
+        listener: Told of everything.
+    """
+    return Loop(
+        work.learner,
+        work.data,
+        config=work.config,
+        head=work.head,
+        compute=work.compute,
+        folder=folder,
+        stop=stop,
+        listener=listener,
+    )
