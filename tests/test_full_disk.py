@@ -19,10 +19,9 @@ from typer.testing import CliRunner, Result
 import tiny
 from medxlate.cli.app import app
 from medxlate.errors import StoppedError
-from medxlate.events import Event, Progress
 from medxlate.training import checkpoints
 from medxlate.training.train import train
-from test_checkpoints import SECTIONS, same_ends
+from test_checkpoints import SECTIONS, same_ends, train_until
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -84,20 +83,8 @@ def call(*words: object) -> Result:
 
 
 def stop_after(step: int, data: Path, runs: Path) -> Path:
-    done = [0]
-
-    def listener(event: Event) -> None:
-        if isinstance(event, Progress):
-            done[0] = event.done
-
     with pytest.raises(StoppedError):
-        train(
-            tiny.debug_config(data, **SECTIONS),
-            runs=runs,
-            name="job",
-            stop=lambda: "the test" if done[0] >= step else "",
-            listener=listener,
-        )
+        train_until(step, data, runs, name="job")
     return runs / "job"
 
 

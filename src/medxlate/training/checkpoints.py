@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -197,12 +197,8 @@ def _drop_old(folder: Path, keep: int) -> None:
             stay.add(folder / _name(_position(path, _state(path)).best_step))
         except ModelError:  # a damaged one names none
             continue
-    for path in _but(found, stay):
+    for path in set(found) - stay:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _but(paths: Iterable[Path], stay: set[Path]) -> list[Path]:
-    return [path for path in paths if path not in stay]
 
 
 def _name(step: int) -> str:
