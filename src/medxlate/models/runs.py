@@ -55,6 +55,16 @@ class RunFolder:
         """Grids of translated validation images."""
         return self.path / "samples"
 
+    @property
+    def evaluation(self) -> Path:
+        """What ``evaluate`` found; see ``evaluation.results``."""
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        """The page that people read."""
+        return self.path / "report.html"
+
 
 def new_run(
     runs: Path, name: str | None, sources: Sequence[str], target: str, *, begun: bool = False

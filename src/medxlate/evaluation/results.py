@@ -1,0 +1,258 @@
+"""What an evaluation found, as the run folder keeps it and the report reads it.
+
+``<run>/evaluation/`` holds
+
+    evaluation.json        ``Results``
+    predictions.parquet    a row a test image: slice_id, patient, volume, label, prediction...
+    examples/<source>/     translated test images; see ``Example``
+
+Pseudonyms and images are in it, so it is not handed on; ``evaluation.json`` alone holds neither.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from medxlate.dataset.labels import Task
+from medxlate.errors import ModelError
+from medxlate.files import write_json
+from medxlate.records import read_record
+
+SCHEMA_VERSION = 1
+FILE = "evaluation.json"
+PREDICTIONS = "predictions.parquet"
+EXAMPLES = "examples"
+EXAMPLES_FILE = "examples.json"
+ROLES = ("source", "translated", "cycled", "nearest")  # <role>.npy, uint16 [N, S, S]; see Example
+
+
+class Record(BaseModel):
+    """Base of all that is kept: immutable, finite, nothing unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Metric(Record):
+    """A figure with its doubt, or the reason why there is none.
+
+    Attributes:
+        group: Whether it judges predictions or translated images.
+        name: mse, mae, r2, pearson, accuracy...; fid, kid, is, precision, recall, psnr, ssim...
+        unit: Of the value; "" for a number without one.
+        better: Which way is better; "" where neither is.
+        level: Of a prediction: over images, volumes or patients.
+        of: Whose: the model's, or that of a constant prediction; ``translated`` images', compared
+            with real ones.
+        source: The source modality of translated images.
+        features: Of an image metric: what extracted them: inception, predictor, a timm name.
+        value: The figure; None where it could not be taken.
+        low: Lower end of the 95 % interval; None where there is none.
+        high: Its upper end.
+        interval: How that was found, such as "bootstrap over 34 patients".
+        n: Images, volumes or patients that it was taken from.
+        reference: Real images that they were compared with; 0 where that does not apply.
+        floor: The same figure of real against real images, in equal numbers; None where unknown.
+        notes: What a reader must know, such as that there are under 2048 images; sentences.
+        reason: Why there is no value; a sentence.
+        remedy: What would make it possible; a sentence.
+    """
+
+    group: Literal["prediction", "translation"]
+    name: str
+    unit: str = ""
+    better: Literal["lower", "higher", ""] = ""
+    level: Literal["image", "volume", "patient", ""] = ""
+    of: Literal["model", "constant", "translated"] = "model"
+    source: str = ""
+    features: str = ""
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    interval: str = ""
+    n: int = 0
+    reference: int = 0
+    floor: float | None = None
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    remedy: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name with what it was taken by: ``fid`` (Inception), ``fid[predictor]``."""
+        plain = self.features in ("", "inception")
+        return self.name if plain else f"{self.name}[{self.features}]"
+
+
+class Line(Record):
+    """A named set of points of a picture: as many x as y; of a histogram x alone."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...] = ()
+
+
+class Picture(Record):
+    """A diagram as data; the report draws it.
+
+    Attributes:
+        kind: histogram (of each line's x), scatter, lines, or bars (x are positions, named by
+            ``ticks``).
+        title: What it shows.
+        x_label: With the unit.
+        y_label: With the unit.
+        lines: What is drawn.
+        thresholds: Named vertical (histogram) or horizontal lines.
+        diagonal: Whether y = x is drawn.
+        ticks: Names of the positions 0, 1, 2... of bars.
+    """
+
+    kind: Literal["histogram", "scatter", "lines", "bars"]
+    title: str
+    x_label: str
+    y_label: str = ""
+    lines: tuple[Line, ...] = ()
+    thresholds: dict[str, float] = {}
+    diagonal: bool = False
+    ticks: tuple[str, ...] = ()
+
+
+class Audit(Record):
+    """What one audit says of a translator.
+
+    Attributes:
+        kind: A stable name: label-preservation, memorisation, prevalence, domain-gap, identity,
+            inversion, tissue, jitter.
+        source: The source modality.
+        status: ``unknown`` where there is too little to say anything; the sentence says why.
+        value: What was measured.
+        threshold: Where it begins to fire.
+        rule: The threshold in words.
+        sentence: What was found, in words.
+        advice: What to do; "" where nothing is to be done.
+        picture: A diagram; None where there is nothing to draw.
+        worst: Numbers of ``Example``s of this source to look at, worst first.
+    """
+
+    kind: str
+    source: str
+    status: Literal["ok", "fires", "unknown"]
+    value: float | None = None
+    threshold: float | None = None
+    rule: str
+    sentence: str
+    advice: str = ""
+    picture: Picture | None = None
+    worst: tuple[int, ...] = ()
+
+
+class GroupError(Record):
+    """Errors of the test images of a decade of the label, or of a class.
+
+    Attributes:
+        name: Such as "40 to 49" or a class.
+        images: How many.
+        patients: Of how many patients.
+        error: Mean absolute error in the label's unit, or error rate.
+        low: Lower end of its 95 % interval over patients; None for a single patient.
+        high: Its upper end.
+        bias: Mean of prediction less label; None for classes.
+    """
+
+    name: str
+    images: int
+    patients: int
+    error: float
+    low: float | None = None
+    high: float | None = None
+    bias: float | None = None
+
+
+class Results(Record):
+    """The content of evaluation.json.
+
+    Attributes:
+        schema_version: Of this file.
+        medxlate: The version that evaluated.
+        method: Of the run.
+        target: The target modality.
+        sources: The source modalities that have a translator.
+        task: What is predicted.
+        split: The hash of the split, by which runs on the same patients are known.
+        policy: patient or image.
+        model: SHA-256 of each file of weights that was evaluated.
+        windows: By modality, how its values became the 8 bits that feature networks see.
+        images: Real target images in the test part.
+        patients: Their patients.
+        translated: Translated test images by source.
+        metrics: All figures.
+        groups: Errors by decade or class.
+        pictures: Diagrams of the predictions, by name: errors, calibration, regression.
+        audits: Of each translator.
+        device: Where it was computed.
+        precision: fp32 or bf16.
+        seconds: By stage.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    medxlate: str
+    method: str
+    target: str
+    sources: tuple[str, ...] = ()
+    task: Task | None = None
+    split: str = ""
+    policy: str = "patient"
+    model: dict[str, str] = {}
+    windows: dict[str, str] = {}
+    images: int = 0
+    patients: int = 0
+    translated: dict[str, int] = {}
+    metrics: tuple[Metric, ...] = ()
+    groups: tuple[GroupError, ...] = ()
+    pictures: dict[str, Picture] = {}
+    audits: tuple[Audit, ...] = ()
+    device: str = ""
+    precision: str = ""
+    seconds: dict[str, float] = {}
+
+
+class Example(Record):
+    """A translated test image; image k of ``<role>.npy`` belongs to entry k of examples.json.
+
+    Stored values 0 to 65535 stand for -1 to 1. ``cycled`` is F(G(y)), and not there where F is
+    not; ``nearest`` is the real target training image that is most like the translated one.
+
+    Attributes:
+        why: Why it was chosen, such as "worst label agreement" or "evenly spaced".
+        label: The patient's label as people read it, such as "63 years".
+        predicted: What the predictor says of the translated image, likewise.
+        nearest_label: The label of the nearest image's patient.
+        nearest_distance: How far that is; the memorisation audit says by what.
+        cycle_error: Mean |F(G(y)) - y| in [0, 2]; None without F.
+    """
+
+    why: str
+    label: str
+    predicted: str = ""
+    nearest_label: str = ""
+    nearest_distance: float | None = None
+    cycle_error: float | None = None
+
+
+def write_results(folder: Path, results: Results) -> None:
+    """Write evaluation.json."""
+    write_json(folder / FILE, results.model_dump(mode="json"))
+
+
+def read_results(folder: Path) -> Results:
+    """Read evaluation.json; raises ModelError where it is missing, damaged or too new."""
+    return read_record(
+        folder / FILE,
+        Results,
+        version=SCHEMA_VERSION,
+        error=ModelError,
+        hint="Evaluate the run with `medxlate evaluate`.",
+        again="Evaluate again",
+    )

@@ -1,0 +1,118 @@
+"""What is evaluated, opened once: the run's networks and the patients that they are judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medxlate.config import Config, parse
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.leaks import check_no_leak
+from medxlate.dataset.links import find_links
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Split, read_split
+from medxlate.errors import DataError, ModelError
+from medxlate.inference.predict import Predictor
+from medxlate.inference.translate import Translator
+from medxlate.models.device import Compute
+from medxlate.models.folder import ModelInfo
+from medxlate.models.generator import Generator
+from medxlate.models.runs import RunFolder
+from medxlate.records import read_json
+from medxlate.training.checkpoints import load_part, pointed
+from medxlate.training.data import open_modalities, part_slices
+
+Parts = Mapping[str, Slices]  # by modality
+
+
+@dataclass(frozen=True)
+class Patients:
+    """A run's dataset and the slices of each part, by modality.
+
+    Attributes:
+        config: The run's configuration.
+        dataset: The dataset.
+        tables: The modalities, whose ``slices`` tables hold series, position and more.
+        split: Who is in which part.
+        train: As the run was trained with.
+        val: By which its best predictor was chosen.
+        test: Never seen in training.
+    """
+
+    config: Config
+    dataset: Dataset
+    tables: Mapping[str, Modality]
+    split: Split
+    train: Parts
+    val: Parts
+    test: Parts
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The networks that are judged, and by whose images.
+
+    Attributes:
+        info: The content of model.json.
+        patients: See ``Patients``.
+        compute: Device and precision of all networks.
+        predictor: The run's; None where a model without one is judged.
+        translators: G of each source.
+        backward: F of each source, where the run still has a checkpoint with it.
+        batch_size: Images that are computed at once.
+    """
+
+    info: ModelInfo
+    patients: Patients
+    compute: Compute
+    predictor: Predictor | None
+    translators: Mapping[str, Translator]
+    backward: Mapping[str, Generator]
+    batch_size: int
+
+
+def open_patients(run: RunFolder, data: Path | str | None = None) -> Patients:
+    """Open a run's dataset, and refuse one that leaks or has changed.
+
+    Args:
+        run: The run.
+        data: The dataset folder; None: where it was when the run was trained.
+
+    Raises:
+        DataError: The dataset is gone, has changed, or has no test patient of the target.
+    """
+    config = parse(read_json(run.config, error=ModelError))
+    dataset = Dataset(Path(data or config.data.folder))
+    tables = open_modalities(dataset, config)
+    split = read_split(run.split, tables)
+    slices = {name: modality.slices for name, modality in tables.items()}
+    check_no_leak(split, slices, find_links(tables, split.policy))
+    train, val, test = (
+        part_slices(dataset, tables, split, config, part) for part in ("train", "val", "test")
+    )
+    if not len(test[config.data.target]):
+        raise DataError("The split has no test patient of the target modality.")
+    return Patients(config, dataset, tables, split, train, val, test)
+
+
+def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str, Generator]:
+    """Return F, target to source, of the run's last checkpoint by source; {} where none is left.
+
+    Args:
+        run: The run.
+        info: Of its model.
+        compute: Where the networks go.
+    """
+    found: dict[str, Generator] = {}
+    for source, translator in info.translators.items():
+        folders = (run.checkpoints, run.path / "first" / source / "checkpoints")
+        for folder in folders:
+            last = pointed(folder, "last")
+            weights = load_part(last, f"{source}.f.") if last is not None else {}
+            if weights:
+                network = Generator(width=translator.width, blocks=translator.blocks)
+                network.load_state_dict(weights)
+                found[source] = compute.place(network).eval()
+                break
+    return found
