@@ -1,0 +1,277 @@
+"""All audits of a run's translators, and the examples to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medxlate.dataset.index import Modality
+from medxlate.dataset.labels import Task
+from medxlate.dataset.loading import Slices
+from medxlate.evaluation.audits.contrast import identity, inversion
+from medxlate.evaluation.audits.domain import domain_gap, prevalence
+from medxlate.evaluation.audits.jitter import jitter
+from medxlate.evaluation.audits.label import (
+    Answers,
+    disagreement,
+    label_preservation,
+    probe_source,
+    table,
+)
+from medxlate.evaluation.audits.memory import Neighbours, memorisation
+from medxlate.evaluation.audits.probes import Array
+from medxlate.evaluation.audits.sample import Sample, look, shrink
+from medxlate.evaluation.audits.tissue import tissue
+from medxlate.evaluation.examples import Choice, choose, label_text, write_examples
+from medxlate.evaluation.results import EXAMPLES, Audit, Example
+from medxlate.evaluation.subject import Subject
+from medxlate.events import Listener, Progress, Stage, silent
+from medxlate.inference.engine import run
+
+PROBED = 2000  # source training images that the probe is fitted on, evenly spaced
+BLOCK = 256  # training images that are in memory at once
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What does not depend on the source: real images of patients who did not train G.
+
+    Attributes:
+        held: Of validation and test patients.
+        distance: Of each of them to the nearest training image.
+        answers: Of the test images; None without a predictor.
+    """
+
+    held: Sample
+    distance: Array
+    answers: Answers | None
+
+
+@dataclass(frozen=True)
+class _Translated:
+    """A source's test images, before and after translation."""
+
+    original: Sample
+    translated: Sample
+    predictions: Array | None
+
+
+def audit_translators(
+    subject: Subject, out: Path, *, listener: Listener = silent
+) -> tuple[Audit, ...]:
+    """Run every audit for every translator and write examples to look at.
+
+    One process computes all of it; of several, the first alone calls this. Beside small copies
+    (64 px) of test and validation images, a batch of images is in memory at a time.
+
+    Args:
+        subject: What is judged. Without a predictor label preservation is left out.
+        out: The folder ``<run>/evaluation``; ``examples/<source>/`` is written in it.
+        listener: Told of stages and progress.
+
+    Returns:
+        The audits, source by source, each with the numbers of the examples that show it worst.
+    """
+    sources = [name for name in subject.translators if len(subject.patients.test[name])]
+    if not sources:
+        return ()
+    listener(Stage("Auditing the translators"))
+    held = _held(subject)
+    mean = held.small.mean(axis=0)
+    seen = {name: _translate(subject, name, listener) for name in sources}
+    near = {name: Neighbours(mean, each.translated.small) for name, each in seen.items()}
+    of_held = Neighbours(mean, held.small)
+    train = subject.patients.train[subject.info.target]
+    for start in range(0, len(train), BLOCK):
+        rows = np.arange(start, min(start + BLOCK, len(train)))
+        small = shrink(train.batch(rows).images[:, 0])
+        for each in (of_held, *near.values()):
+            each.see(small, rows)
+    target = _Target(held, of_held.distance, _real_answers(subject))
+    return tuple(
+        audit
+        for name in sources
+        for audit in _audit(subject, name, seen[name], near[name], target, out)
+    )
+
+
+def _audit(
+    subject: Subject, source: str, seen: _Translated, near: Neighbours, target: _Target, out: Path
+) -> Iterator[Audit]:
+    """Yield the audits of a source, and write its examples."""
+    patients, task = subject.patients, subject.patients.dataset.info.task
+    original, translated = seen.original, seen.translated
+    answers = None if seen.predictions is None else _answers(subject, source, seen, task)
+    apart = np.zeros(len(translated)) if answers is None else disagreement(answers)
+    changes = np.abs(translated.small - original.small).mean(axis=(1, 2))
+    chosen = choose(apart if answers is not None else None, near.distance)
+    _write(subject, source, seen, near, chosen, out)
+
+    def worst(badness: Array) -> tuple[int, ...]:
+        order = sorted(range(len(chosen)), key=lambda number: -badness[chosen[number].row])
+        return tuple(order[:3])
+
+    if answers is not None and target.answers is not None:
+        yield label_preservation(source, answers, target.answers, task, worst(apart))
+    found = memorisation(source, translated, near.distance, target.held, target.distance)
+    yield found.model_copy(update={"worst": worst(-near.distance)})
+    own, other = patients.train[source], patients.train[subject.info.target]
+    yield prevalence(
+        source,
+        subject.info.target,
+        (own.labels.numpy(), other.labels.numpy()),
+        (np.array(own.patients, dtype=object), np.array(other.patients, dtype=object)),
+        task,
+    )
+    yield domain_gap(source, original, translated, target.held)
+    found = identity(source, original, translated, target.held)
+    yield found.model_copy(update={"worst": worst(-changes)})
+    yield inversion(source, original, translated, target.held)
+    yield tissue(source, translated, target.held, subject.info.target_recipe)
+    yield jitter(source, original, translated, target.held)
+
+
+def _held(subject: Subject) -> Sample:
+    """Look at the real target images of validation and test patients."""
+    target, patients = subject.info.target, subject.patients
+    parts = [p for p in (patients.val[target], patients.test[target]) if len(p)]
+    seen = [_look(part, patients.tables[target], subject.batch_size) for part in parts]
+    return Sample(*(np.concatenate([getattr(s, name) for s in seen]) for name in _FIELDS))
+
+
+_FIELDS = tuple(Sample.__dataclass_fields__)
+
+
+def _look(
+    slices: Slices,
+    modality: Modality,
+    batch_size: int,
+    change: Callable[[Tensor], Tensor] = lambda images: images,
+) -> Sample:
+    series, positions = (modality.column(name) for name in ("series", "position"))
+    return look(
+        (change(batch.images) for batch in slices.batches(batch_size)),
+        patients=slices.patients,
+        labels=slices.labels.numpy(),
+        series=[str(series[row]) for row in slices.rows],
+        positions=[float(positions[row]) for row in slices.rows],
+    )
+
+
+def _translate(subject: Subject, source: str, listener: Listener) -> _Translated:
+    """Translate a source's test images, and predict from them."""
+    slices, network = subject.patients.test[source], subject.translators[source].network
+    predicted: list[Array] = []
+    done = 0
+
+    def change(images: Tensor) -> Tensor:
+        nonlocal done
+        made = run(network, [images], compute=subject.compute)
+        if subject.predictor is not None:
+            predicted.append(_predict(subject, made))
+        done += len(images)
+        listener(Progress(f"audit {source}", done, len(slices)))
+        return made
+
+    table_ = subject.patients.tables[source]
+    translated = _look(slices, table_, subject.batch_size, change)
+    original = _look(slices, table_, subject.batch_size)
+    return _Translated(original, translated, np.concatenate(predicted) if predicted else None)
+
+
+def _predict(subject: Subject, images: Tensor) -> Array:
+    assert subject.predictor is not None  # callers ask only where there is one
+    outputs = run(subject.predictor.network, [images], compute=subject.compute)
+    return subject.predictor.head.predictions(outputs).numpy()
+
+
+def _real_answers(subject: Subject) -> Answers | None:
+    """Ask the predictor about real target test images."""
+    if subject.predictor is None:
+        return None
+    slices, task = subject.patients.test[subject.info.target], subject.patients.dataset.info.task
+    said = [_predict(subject, batch.images) for batch in slices.batches(subject.batch_size)]
+    label = table(slices.labels.numpy(), task)
+    cases = _cases(np.array(slices.patients, dtype=object), slices.labels.numpy())
+    return Answers(label, table(np.concatenate(said), task), label[:0], cases)
+
+
+def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> Answers:
+    """Ask the predictor about G(y), and a probe about y."""
+    patients, modality = subject.patients, subject.patients.tables[source]
+
+    def part(slices: Slices) -> Sample:
+        keep = np.unique(np.linspace(0, len(slices) - 1, min(PROBED, len(slices))).astype(int))
+        return look(
+            (slices.batch(keep[start : start + BLOCK]).images for start in range(0, len(keep), BLOCK)),
+            patients=[slices.patients[i] for i in keep],
+            labels=slices.labels.numpy()[keep],
+        )  # fmt: skip
+
+    val = patients.val[source]
+    train = part(patients.train[source])
+    held = _look(val, modality, subject.batch_size) if len(val) else _none_of(train)
+    assert seen.predictions is not None
+    return Answers(
+        label=table(seen.original.labels, task),
+        predicted=table(seen.predictions, task),
+        probed=probe_source(train, held, seen.original, task),
+        cases=_cases(seen.original.patients, seen.original.labels),
+    )
+
+
+def _none_of(sample: Sample) -> Sample:
+    return Sample(*(getattr(sample, name)[:0] for name in _FIELDS))
+
+
+def _cases(patients: Array, labels: Array) -> Array:
+    """Return who each image is of; a patient seen at two ages is two cases."""
+    return np.array([f"{p} {v}" for p, v in zip(patients, labels, strict=True)], dtype=object)
+
+
+def _write(
+    subject: Subject,
+    source: str,
+    seen: _Translated,
+    near: Neighbours,
+    chosen: list[Choice],
+    out: Path,
+) -> None:
+    """Write the chosen examples of a source; each is computed again, one at a time."""
+    task, patients = subject.patients.dataset.info.task, subject.patients
+    slices, train = patients.test[source], patients.train[subject.info.target]
+    backward = subject.backward.get(source)
+    images: dict[str, list[Tensor]] = {"source": [], "translated": [], "nearest": []}
+    if backward is not None:
+        images["cycled"] = []
+    examples = []
+    for choice in chosen:
+        row, nearest = choice.row, int(near.index[choice.row])
+        y = slices.batch([row]).images
+        made = run(subject.translators[source].network, [y], compute=subject.compute)
+        images["source"].append(y)
+        images["translated"].append(made)
+        images["nearest"].append(train.batch([nearest]).images)
+        error = None
+        if backward is not None:
+            images["cycled"].append(run(backward, [made], compute=subject.compute))
+            error = float((images["cycled"][-1] - y).abs().mean())
+        said = None if seen.predictions is None else seen.predictions[row]
+        distance = float(near.distance[row])
+        examples.append(
+            Example(
+                why=choice.why,
+                label=label_text(slices.labels[row].item(), task),
+                predicted="" if said is None else label_text(said, task),
+                nearest_label=label_text(train.labels[nearest].item(), task),
+                nearest_distance=round(distance, 4) if np.isfinite(distance) else None,
+                cycle_error=error if error is None else round(error, 5),
+            )
+        )
+    arrays = {role: torch.cat(some)[:, 0].numpy() for role, some in images.items()}
+    write_examples(out / EXAMPLES / source, arrays, examples)

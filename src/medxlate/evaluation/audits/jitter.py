@@ -1,0 +1,100 @@
+"""Jitter: do the slices of a translated volume fit to each other?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medxlate.evaluation.audits.probes import Array
+from medxlate.evaluation.audits.sample import FEWEST, Sample, line
+from medxlate.evaluation.results import Audit, Picture
+
+KIND = "jitter"
+SLICES = 3  # the fewest of a series that show whether the middle one fits
+VOLUMES = 5  # of translated ones
+# Slices without any relation have a roughness of sqrt(3) = 1.73, those of a smooth change 0; a
+# translator that works slice by slice, with the noise of a scan, was measured up to 1.1 of this.
+ROUGHER = 1.25
+RULE = (
+    "Roughness of a volume is the mean |a - 2b + c| over the mean |a - c| of three neighbouring "
+    "slices, so that spacing and contrast cancel as far as they can. Fires where that of translated "
+    f"volumes is more than {ROUGHER:g} times the larger of their source's and of real target "
+    "volumes', by the median and by the lower end of its 95 % interval."
+)
+
+
+def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> Audit:
+    """Compare the roughness of translated volumes with that of source and target volumes.
+
+    Args:
+        source: The source modality.
+        original: Source test images with their series and positions.
+        translated: The same, translated.
+        real: Real target images; without volumes among them the source's alone are compared.
+    """
+    before, after, truth = (roughness(sample) for sample in (original, translated, real))
+    names = sorted(set(before) & set(after))
+    if len(names) < VOLUMES:
+        return Audit(
+            kind=KIND, source=source, status="unknown", threshold=ROUGHER, rule=RULE,
+            sentence=f"There are {len(names)} {source} test volumes of {SLICES} or more slices; "
+            f"{VOLUMES} are needed to see whether slices fit to each other.",
+        )  # fmt: skip
+    usual = float(np.median(list(truth.values()))) if len(truth) >= FEWEST else 0.0
+    own = np.array([after[name] for name in names])
+    given = np.array([before[name] for name in names])
+    ratios = own / np.maximum(np.maximum(given, usual), 1e-6)
+    value, low = float(np.median(ratios)), _low(ratios)
+    fires = low > ROUGHER
+    against = (
+        f"real target volumes {usual:.2f}" if usual else "and there are no real target volumes"
+    )
+    lines = [line(source, given), line("translated", own)]
+    if usual:
+        lines.append(line("real target", list(truth.values())))
+    return Audit(
+        kind=KIND,
+        source=source,
+        status="fires" if fires else "ok",
+        value=round(value, 4),
+        threshold=ROUGHER,
+        rule=RULE,
+        sentence=(
+            f"The slices of {len(names)} translated volumes have a roughness of "
+            f"{np.median(own):.2f}, those of {source} {np.median(given):.2f}, {against}: "
+            f"{value:.2f} times as much (lower end of the 95 % interval {low:.2f})."
+        ),
+        advice=(
+            "Neighbouring slices are translated differently. Do not cut these volumes along other "
+            "planes; train longer, or smooth along the slices before use."
+        )
+        if fires
+        else "",
+        picture=Picture(
+            kind="histogram",
+            title="How roughly neighbouring slices follow each other",
+            x_label="roughness of a volume",
+            y_label="volumes",
+            lines=tuple(lines),
+        ),
+    )
+
+
+def roughness(sample: Sample) -> dict[str, float]:
+    """Return the roughness of each series of at least three slices, in the order of positions."""
+    series = sample.series.astype(str)
+    found = {}
+    for name in sorted(set(series)):
+        rows = np.flatnonzero(series == name)
+        if len(rows) >= SLICES:
+            slices = sample.small[rows[np.argsort(sample.positions[rows], kind="stable")]]
+            twice = np.abs(slices[2:] - 2 * slices[1:-1] + slices[:-2]).mean()
+            once = np.abs(slices[2:] - slices[:-2]).mean()
+            found[name] = float(twice / max(once, 1e-6))
+    return found
+
+
+def _low(ratios: Array) -> float:
+    """Return the lower end of the 95 % interval of the median: a bootstrap over volumes."""
+    random = np.random.default_rng(5)
+    draws = random.choice(ratios, size=(1000, len(ratios)))
+    return float(np.percentile(np.median(draws, axis=1), 2.5))

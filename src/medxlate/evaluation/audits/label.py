@@ -1,0 +1,196 @@
+"""Label preservation: does G(y) still show what y shows of the label?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from medxlate.dataset.labels import Task
+from medxlate.evaluation.audits.probes import (
+    DRAWS,
+    Array,
+    agreement,
+    chance_of,
+    fit_ridge,
+)
+from medxlate.evaluation.audits.sample import Sample, line, patient_means
+from medxlate.evaluation.results import Audit, Picture
+
+KIND = "label-preservation"
+# Both are the usual level of a test; over the patients, for a patient's slices repeat each other.
+SIGNAL = 0.05  # chance of labels in random order below which images do carry the label
+LOSS = 0.05  # chance below which G(y) carries less of it than y
+FEWEST = 8  # cases below which even a correlation of 0.6 is no signal
+RULE = (
+    f"Fires where labels in random order agree as well with P(G(y)) in more than {SIGNAL:.0%} of "
+    "draws, though a probe of y passes that test, and a bootstrap over the patients finds less "
+    f"agreement in G(y) than in y in more than {1 - LOSS:.0%} of draws."
+)
+ADVICE = (
+    "Look at the examples of least agreement. Raise the weight of the predictor's loss, train "
+    "longer, or leave these translated images out of the predictor's training."
+)
+_PROBE_SIDE = 16  # of the copies that the probe sees beside the statistics
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was said of the same images.
+
+    Attributes:
+        label: The truth, [N, K]: values, K = 1, or indicators of classes.
+        predicted: By the target predictor of G(y) or of a real target image, likewise.
+        probed: By the probe of y, likewise; empty [0, K] for real target images.
+        cases: Who each image is of [N]; a patient at another age is another case.
+    """
+
+    label: Array
+    predicted: Array
+    probed: Array
+    cases: Array
+
+
+def table(values: Array, task: Task) -> Array:
+    """Return labels or predictions as a table [N, K]."""
+    if task.kind == "regression":
+        return np.asarray(values, dtype=np.float64).reshape(-1, 1)
+    values = np.asarray(values)
+    return np.eye(len(task.classes))[values] if values.ndim == 1 else values.astype(np.float64)
+
+
+def probe_source(train: Sample, validation: Sample, images: Sample, task: Task) -> Array:
+    """Return the labels [N, K] that a probe reads from source images.
+
+    A ridge regression on fixed statistics and a copy of 16 x 16 means, fitted on the training
+    patients, its penalty chosen on the validation patients; without any of these, on a fifth of
+    the training patients.
+
+    Args:
+        train: Source training images.
+        validation: Source validation images; may be empty.
+        images: Those to judge.
+        task: What is predicted.
+    """
+    features, labels = _features(train), table(train.labels, task)
+    if len(validation):
+        held = _features(validation), table(validation.labels, task)
+        return fit_ridge((features, labels), held)(_features(images))
+    names = np.unique(train.patients.astype(str))[::5]
+    out = np.isin(train.patients.astype(str), names)
+    if out.all():
+        return np.tile(labels.mean(axis=0), (len(images), 1))
+    model = fit_ridge((features[~out], labels[~out]), (features[out], labels[out]))
+    return model(_features(images))
+
+
+def label_preservation(
+    source: str, translated: Answers, real: Answers, task: Task, worst: tuple[int, ...] = ()
+) -> Audit:
+    """Compare P(G(y)) with a probe of y and with the label.
+
+    Args:
+        source: The source modality.
+        translated: Of the source's test images.
+        real: Of the target's real test images: whether P reads the label at all.
+        task: What is predicted.
+        worst: Examples of least agreement.
+    """
+    picture = _picture(translated, task)
+    truth, said, probed = (
+        patient_means(each, translated.cases)
+        for each in (translated.label, translated.predicted, translated.probed)
+    )
+    value, expected = agreement(said, truth), agreement(probed, truth)
+    unknown = _unknown(truth, probed, real)
+    if unknown:
+        return Audit(
+            kind=KIND, source=source, status="unknown", value=_round(value), threshold=None,
+            rule=RULE, sentence=unknown, picture=picture, worst=worst,
+        )  # fmt: skip
+    chance, less = chance_of(said, truth), _less(said, probed, truth)
+    lost = chance > SIGNAL and less > 1 - LOSS
+    status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
+    figures = (
+        f"over {len(truth)} patients the predictor's answers for translated images correlate "
+        f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
+        f"images themselves {expected:.2f}"
+    )
+    said_so = {
+        "fires": f"Translated images no longer show the label: {figures}.",
+        "ok": f"Translated images still show the label: {figures}.",
+        "unknown": f"Too few patients to tell whether the label is kept: {figures}.",
+    }[status]
+    return Audit(
+        kind=KIND, source=source, status=status, value=_round(value), threshold=None, rule=RULE,
+        sentence=said_so, advice=ADVICE if lost else "", picture=picture, worst=worst,
+    )  # fmt: skip
+
+
+def disagreement(answers: Answers) -> Array:
+    """Return how far P(G(y)) is from the probe of y and from the label, by image [N]."""
+    scale = answers.label.std() + 1e-9
+    apart = np.abs(answers.predicted - answers.label).sum(axis=1)
+    if len(answers.probed):
+        apart = apart + np.abs(answers.predicted - answers.probed).sum(axis=1)
+    far: Array = apart / scale
+    return far
+
+
+def _unknown(truth: Array, probed: Array, real: Answers) -> str:
+    """Return why nothing can be said; "" where something can."""
+    if len(truth) < FEWEST:
+        return f"{len(truth)} test patients are too few to tell; at least {FEWEST} are needed."
+    if not truth.std(axis=0).any():
+        return "All test patients have the same label, so nothing can be told."
+    if chance_of(probed, truth) > SIGNAL:
+        return (
+            "Even the probe of the source images finds no label in them, so nothing can be said of "
+            f"what translation keeps (correlation {agreement(probed, truth):.2f} over {len(truth)} "
+            "patients)."
+        )
+    seen, known = (patient_means(each, real.cases) for each in (real.predicted, real.label))
+    if len(known) < FEWEST or chance_of(seen, known) > SIGNAL:
+        return (
+            "The predictor finds no label in real target images either, so its answers for "
+            f"translated ones say nothing (correlation {agreement(seen, known):.2f} over "
+            f"{len(known)} patients)."
+        )
+    return ""
+
+
+def _less(said: Array, probed: Array, truth: Array) -> float:
+    """Return in which share of bootstrap draws P(G(y)) agrees less than the probe of y."""
+    random = np.random.default_rng(3)
+    rows = random.integers(len(truth), size=(DRAWS, len(truth)))
+    return float(
+        np.mean([agreement(said[r], truth[r]) < agreement(probed[r], truth[r]) for r in rows])
+    )
+
+
+def _features(sample: Sample) -> Array:
+    side = sample.small.shape[-1]
+    step = max(side // _PROBE_SIDE, 1)
+    cut = side // step * step
+    blocks = sample.small[:, :cut, :cut].reshape(len(sample), cut // step, step, -1, step)
+    copies = blocks.mean(axis=(2, 4)).reshape(len(sample), -1)
+    return np.hstack([sample.statistics, copies]).astype(np.float64)
+
+
+def _picture(answers: Answers, task: Task) -> Picture:
+    unit = f", {task.unit}" if task.unit else ""
+    if task.kind == "regression":
+        x, y, title = answers.probed[:, 0], answers.predicted[:, 0], f"{task.name}{unit}"
+    else:  # the chance that each gives the true class
+        true = answers.label.argmax(axis=1)[:, None]
+        x, y = (np.take_along_axis(a, true, 1)[:, 0] for a in (answers.probed, answers.predicted))
+        title = f"score of the true {task.name}"
+    return Picture(
+        kind="scatter", title="What is read from an image before and after translation",
+        x_label=f"{title}: probe of the source image", diagonal=True,
+        y_label="predictor of the translated image", lines=(line("test images", x, y),),
+    )  # fmt: skip
+
+
+def _round(value: float) -> float:
+    return round(value, 4)

@@ -1,0 +1,134 @@
+"""Memorisation: does G give back images that it was trained on?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from medxlate.evaluation.audits.sample import FEWEST, Sample, line, patient_means
+from medxlate.evaluation.results import Audit, Picture
+from medxlate.images.recipes import DARK, LEAST_SHOWN
+
+Array = npt.NDArray[Any]
+KIND = "memorisation"
+# A copy lies at a small part of the distance between two patients; half of what the nearest 5 % of
+# real images have is left by neither of them: docs/explanation/audits.md has the measurement.
+NEAR_PERCENTILE = 5.0
+NEAR = 0.5
+SHARE = 0.1  # of the patients: where a tenth of the images are copies, somebody is recognised
+CHANCE = 0.01  # of so many, were one patient in twenty as near by accident
+_BY_ACCIDENT = 0.05
+RULE = (
+    f"Fires where at least {SHARE:.0%} of the patients have most of their translated images nearer "
+    f"to a real training image than {NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of real "
+    f"images of other patients, and a binomial test gives less than {CHANCE:.0%}."
+)
+ADVICE = (
+    "Look at the examples beside their nearest training image. Do not hand on translated images of "
+    "this model; train on more target patients or for fewer epochs."
+)
+
+
+class Neighbours:
+    """The nearest training image of each image, found a batch of training images at a time.
+
+    The distance is 1 less the correlation of two small copies from which the mean real image was
+    taken: in [0, 2], 0 for a copy, about 1 for images that have no more in common than their
+    modality. Brightness and contrast do not change it, nor does how blurred an image is.
+
+    Args:
+        mean: The mean real image, float32 [s, s].
+        small: Small copies [N, s, s] of the images to find neighbours of.
+    """
+
+    def __init__(self, mean: Array, small: Array) -> None:
+        self._mean = mean
+        self._own = self._directions(small)
+        self.distance = np.full(len(small), np.inf)
+        self.index = np.zeros(len(small), dtype=np.intp)
+
+    def see(self, small: Array, indices: Array) -> None:
+        """Compare with training images [M, s, s] that have these numbers [M]; empty ones are not.
+
+        An image without content is near to every other such image, which says nothing.
+        """
+        full = shown(small)
+        if not full.any():
+            return
+        apart = 1 - self._own @ self._directions(small[full]).T
+        best = apart.argmin(axis=1)
+        found = apart[np.arange(len(apart)), best]
+        nearer = found < self.distance
+        self.distance[nearer] = found[nearer]
+        self.index[nearer] = np.asarray(indices)[full][best[nearer]]
+
+    def _directions(self, small: Array) -> Array:
+        flat = (small - self._mean).reshape(len(small), -1).astype(np.float32)
+        flat = flat - flat.mean(axis=1, keepdims=True)
+        lengths: Array = np.linalg.norm(flat, axis=1, keepdims=True)
+        return flat / np.maximum(lengths, 1e-6)
+
+
+def shown(small: Array) -> Array:
+    """Return which images [N, s, s] are more than background: the rule of prepared data."""
+    shares: Array = (small > 2 * DARK - 1).mean(axis=(1, 2))
+    return shares >= LEAST_SHOWN
+
+
+def memorisation(
+    source: str, translated: Sample, distance: Array, real: Sample, real_distance: Array
+) -> Audit:
+    """Compare how near translated and real images are to the target's training images.
+
+    Args:
+        source: The source modality.
+        translated: Translated test images.
+        distance: Of each to the nearest training image [N].
+        real: Real target images of patients who are not among the training patients.
+        real_distance: Likewise [M].
+    """
+    own = shown(translated.small) & np.isfinite(distance)
+    others = shown(real.small) & np.isfinite(real_distance)
+    people, known = (
+        len(set(s.patients[rows].tolist())) for s, rows in ((translated, own), (real, others))
+    )
+    if min(people, known) < FEWEST:
+        return Audit(
+            kind=KIND, source=source, status="unknown", threshold=SHARE, rule=RULE,
+            sentence=f"Images of {people} translated and {known} real patients are too few to tell "
+            f"what is near; {FEWEST} of each are needed.",
+        )  # fmt: skip
+    limit = NEAR * float(np.percentile(real_distance[others], NEAR_PERCENTILE))
+    near = distance[own] < limit
+    copied = int((patient_means(near * 1.0, translated.patients[own]) > 0.5).sum())
+    share = copied / people
+    fires = share >= SHARE and binom.sf(copied - 1, people, _BY_ACCIDENT) < CHANCE
+    return Audit(
+        kind=KIND,
+        source=source,
+        status="fires" if fires else "ok",
+        value=round(share, 4),
+        threshold=SHARE,
+        rule=RULE,
+        sentence=(
+            f"{near.sum()} of {own.sum()} translated images ({copied} of {people} patients) lie "
+            f"nearer than {limit:.3f} to a real training image; medians are "
+            f"{np.median(distance[own]):.3f} for translated and "
+            f"{np.median(real_distance[others]):.3f} for real images (1 - correlation)."
+        ),
+        advice=ADVICE if fires else "",
+        picture=Picture(
+            kind="histogram",
+            title="Distance to the nearest real training image",
+            x_label="1 - correlation",
+            y_label="images",
+            lines=(
+                line("translated", distance[own]),
+                line("real, other patients", real_distance[others]),
+            ),
+            thresholds={"near": round(limit, 4)},
+        ),
+    )

@@ -1,0 +1,127 @@
+"""Tissue: are air, fat, soft tissue and bone of a translated CT where CT has them, in HU?"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import gaussian_filter1d
+
+from medxlate.evaluation.audits.probes import Array
+from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, line, patient_means
+from medxlate.evaluation.results import Audit, Picture
+from medxlate.images.recipes import Recipe
+
+KIND = "tissue"
+# Classes in HU as in common use (fat -190 to -30; muscle, organs and fluids up to 100; air in and
+# around the body below -500; trabecular and cortical bone above 150).
+CLASSES = {
+    "air": (-np.inf, -500.0),
+    "fat": (-190.0, -30.0),
+    "soft tissue": (-30.0, 100.0),
+    "bone": (150.0, np.inf),
+}
+SOFT = (-100.0, 120.0)  # where the peak of soft tissue is looked for
+PEAK_HU = 15.0  # half of what lies between blood (45) and fluid (10 to 15)
+SHARE = 0.1  # of all pixels in another class
+CHANCE = 0.01  # that patients dealt out at random differ as much
+DRAWS = 999
+RULE = (
+    f"Fires where the peak of soft tissue is {PEAK_HU:g} HU or more off, or a class's share of the "
+    f"pixels is {SHARE:.0%} or more off that in real images (1 stands for either), and patients "
+    f"dealt out at random differ as much in less than {CHANCE:.0%} of draws."
+)
+
+
+def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Audit:
+    """Compare tissue classes and the peak of soft tissue of G(y) with those of real CT.
+
+    Args:
+        source: The source modality.
+        translated: Translated test images.
+        real: Real target images.
+        recipe: Of the target: its unit, and the values that -1 and 1 stand for.
+    """
+    low, high = recipe.output_range
+    inside = low <= SOFT[0] and high >= SOFT[1]
+    people = translated.people, real.people
+    if recipe.unit != "HU" or not inside or min(people) < FEWEST:
+        why = (
+            "The target's values have no physical unit (HU), so tissues have no known values."
+            if recipe.unit != "HU"
+            else f"The window from {low:g} to {high:g} HU does not hold the peak of soft tissue."
+            if not inside
+            else f"Images of {people[0]} translated and {people[1]} real patients are too few; "
+            f"{FEWEST} of each are needed."
+        )
+        return Audit(
+            kind=KIND, source=source, status="unknown", threshold=1.0, rule=RULE, sentence=why
+        )
+    values = low + (CENTRES + 1) / 2 * (high - low)
+    # Values at the ends of the window are whatever lies beyond it: -160 may be air or fat.
+    classes = [name for name, ends in CLASSES.items() if _within(ends, low, high)]
+    own, other = (_figures(sample, values, classes) for sample in (translated, real))
+    value = _difference(own, other)
+    chance = _chance(own, other, value)
+    fires = value >= 1 and chance < CHANCE
+    shift = own[:, 0].mean() - other[:, 0].mean()
+    shares = ", ".join(
+        f"{name} {own[:, k].mean():.0%} ({other[:, k].mean():.0%})"
+        for k, name in enumerate(classes, 1)
+    )
+    return Audit(
+        kind=KIND,
+        source=source,
+        status="fires" if fires else "ok",
+        value=round(value, 4),
+        threshold=1.0,
+        rule=RULE,
+        sentence=(
+            f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images and at "
+            f"{other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}); shares of the pixels are "
+            f"{shares}, in real images in brackets."
+        ),
+        advice=(
+            "Do not read HU from these images. Check that both modalities show the same part of "
+            "the body with the same padding, and train longer."
+        )
+        if fires
+        else "",
+        picture=Picture(
+            kind="lines", title="Values of the pixels", x_label="HU", y_label="share of pixels",
+            lines=tuple(
+                line(name, values, sample.histograms.mean(axis=0))
+                for name, sample in (("translated", translated), ("real", real))
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _within(ends: tuple[float, float], low: float, high: float) -> bool:
+    """Whether a window tells a class from its neighbours: it holds its finite ends."""
+    return all(low < end < high for end in ends if np.isfinite(end))
+
+
+def _figures(sample: Sample, values: Array, classes: list[str]) -> Array:
+    """Return the peak of soft tissue, HU, and the share of each class, by patient [P, 1 + C]."""
+    histograms = patient_means(sample.histograms, sample.patients)
+    soft = (values >= SOFT[0]) & (values <= SOFT[1])
+    width = 5 / (values[1] - values[0])  # 5 HU
+    smooth = gaussian_filter1d(histograms, max(width, 0.5), axis=1)[:, soft]
+    shares = [
+        histograms[:, (values >= CLASSES[name][0]) & (values < CLASSES[name][1])].sum(axis=1)
+        for name in classes
+    ]
+    return np.column_stack([values[soft][smooth.argmax(axis=1)], *shares])
+
+
+def _difference(own: Array, other: Array) -> float:
+    apart = np.abs(own.mean(axis=0) - other.mean(axis=0))
+    return float(max(apart[0] / PEAK_HU, (apart[1:] / SHARE).max(initial=0)))
+
+
+def _chance(own: Array, other: Array, found: float) -> float:
+    random, both = np.random.default_rng(4), np.concatenate([own, other])
+    as_much = 0
+    for _ in range(DRAWS):
+        rows = random.permutation(len(both))
+        as_much += _difference(both[rows[: len(own)]], both[rows[len(own) :]]) >= found - 1e-12
+    return (1 + as_much) / (1 + DRAWS)
