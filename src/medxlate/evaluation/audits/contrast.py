@@ -21,11 +21,14 @@ IDENTITY_RULE = (
     f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval."
 )
 LEAST_NEEDED = 0.02  # mean change over [-1, 1], 1 % of the range: below, noise decides
-INVERTED = 0.5  # where both are as like the real images
+# 0.5 is where both are as like the real images; an image of another modality altogether was measured
+# up to 0.56, sound translators up to 0.1, inverted ones from 0.67 on.
+INVERTED = 0.6
 SYMMETRIC = 0.1  # distance of real images from their negative below which the two are alike
 INVERSION_RULE = (
     "Fires where the negative of the translated images, of all or of what is not background, is "
-    "nearer to real target images than they are: by the values that occur and by the mean image. "
+    "much nearer to real target images than they are, by the values that occur and by the mean "
+    f"image: their own distance is above {INVERTED:g} of the sum of both. "
     "A sign of correlation with the source alone says nothing: some contrasts truly turn over."
 )
 _BACKGROUND = 2 * DARK - 1

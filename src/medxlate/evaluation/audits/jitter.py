@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from medxlate.evaluation.audits.probes import Array
-from medxlate.evaluation.audits.sample import FEWEST, Sample, line
+from medxlate.evaluation.audits.sample import FEWEST, Sample, line, means_of_blocks
 from medxlate.evaluation.results import Audit, Picture
 
 KIND = "jitter"
 SLICES = 3  # the fewest of a series that show whether the middle one fits
+SIDE = 16  # of the copies that are compared, pixels
 VOLUMES = 5  # of translated ones
 # Slices without any relation have a roughness of sqrt(3) = 1.73, those of a smooth change 0; a
 # translator that works slice by slice, with the noise of a scan, was measured up to 1.1 of this.
@@ -82,11 +83,12 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
 def roughness(sample: Sample) -> dict[str, float]:
     """Return the roughness of each series of at least three slices, in the order of positions."""
     series = sample.series.astype(str)
+    coarse = means_of_blocks(sample.small, SIDE)  # noise differs from slice to slice as well
     found = {}
     for name in sorted(set(series)):
         rows = np.flatnonzero(series == name)
         if len(rows) >= SLICES:
-            slices = sample.small[rows[np.argsort(sample.positions[rows], kind="stable")]]
+            slices = coarse[rows[np.argsort(sample.positions[rows], kind="stable")]]
             twice = np.abs(slices[2:] - 2 * slices[1:-1] + slices[:-2]).mean()
             once = np.abs(slices[2:] - slices[:-2]).mean()
             found[name] = float(twice / max(once, 1e-6))

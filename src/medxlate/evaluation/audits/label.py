@@ -14,7 +14,7 @@ from medxlate.evaluation.audits.probes import (
     chance_of,
     fit_ridge,
 )
-from medxlate.evaluation.audits.sample import Sample, line, patient_means
+from medxlate.evaluation.audits.sample import Sample, line, means_of_blocks, patient_means
 from medxlate.evaluation.results import Audit, Picture
 
 KIND = "label-preservation"
@@ -169,11 +169,7 @@ def _less(said: Array, probed: Array, truth: Array) -> float:
 
 
 def _features(sample: Sample) -> Array:
-    side = sample.small.shape[-1]
-    step = max(side // _PROBE_SIDE, 1)
-    cut = side // step * step
-    blocks = sample.small[:, :cut, :cut].reshape(len(sample), cut // step, step, -1, step)
-    copies = blocks.mean(axis=(2, 4)).reshape(len(sample), -1)
+    copies = means_of_blocks(sample.small, _PROBE_SIDE).reshape(len(sample), -1)
     return np.hstack([sample.statistics, copies]).astype(np.float64)
 
 

@@ -101,6 +101,15 @@ def shrink(images: Tensor) -> Array:
     return small
 
 
+def means_of_blocks(small: Array, side: int) -> Array:
+    """Return copies [N, s, s] of small copies, s being ``side`` or a little more."""
+    step = max(small.shape[-1] // side, 1)
+    cut = small.shape[-1] // step * step
+    blocks = small[:, :cut, :cut].reshape(len(small), cut // step, step, cut // step, step)
+    means: Array = blocks.mean(axis=(2, 4))
+    return means
+
+
 def patient_means(values: Array, patients: Array) -> Array:
     """Return the mean [P, ...] over each patient's rows, patients in sorted order."""
     names, which = np.unique(patients.astype(str), return_inverse=True)
