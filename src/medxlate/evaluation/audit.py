@@ -207,11 +207,12 @@ def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> An
 
     def part(slices: Slices) -> Sample:
         keep = np.unique(np.linspace(0, len(slices) - 1, min(PROBED, len(slices))).astype(int))
+        blocks = (keep[start : start + BLOCK] for start in range(0, len(keep), BLOCK))
         return look(
-            (slices.batch(keep[start : start + BLOCK]).images for start in range(0, len(keep), BLOCK)),
+            (slices.batch(rows).images for rows in blocks),
             patients=[slices.patients[i] for i in keep],
             labels=slices.labels.numpy()[keep],
-        )  # fmt: skip
+        )
 
     val = patients.val[source]
     train = part(patients.train[source])

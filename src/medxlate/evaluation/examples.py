@@ -63,9 +63,7 @@ def label_text(value: Any, task: Task) -> str:
     return task.classes[int(value)]
 
 
-def write_examples(
-    folder: Path, images: Mapping[str, Array], examples: Sequence[Example]
-) -> None:
+def write_examples(folder: Path, images: Mapping[str, Array], examples: Sequence[Example]) -> None:
     """Write ``<role>.npy`` and examples.json; a role that is not given is removed.
 
     Args:

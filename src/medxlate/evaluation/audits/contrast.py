@@ -21,8 +21,8 @@ IDENTITY_RULE = (
     f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval."
 )
 LEAST_NEEDED = 0.02  # mean change over [-1, 1], 1 % of the range: below, noise decides
-# 0.5 is where both are as like the real images; an image of another modality altogether was measured
-# up to 0.56, sound translators up to 0.1, inverted ones from 0.67 on.
+# 0.5 is where both are as like the real images. Measured on phantoms: images of another modality
+# up to 0.58, sound translators up to 0.1, inverted ones from 0.67 on.
 INVERTED = 0.6
 SYMMETRIC = 0.1  # distance of real images from their negative below which the two are alike
 INVERSION_RULE = (
@@ -49,8 +49,8 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     changes = np.abs(translated.small - original.small).mean(axis=(1, 2))
     change, needed = float(changes.mean()), _distance(original, real)
     measured = (
-        f"G changes a pixel by {change / 2:.1%} of the range on average, and the modalities' values "
-        f"and mean images are {needed / 2:.1%} apart"
+        f"G changes a pixel by {change / 2:.1%} of the range on average, and the modalities' "
+        f"values and mean images are {needed / 2:.1%} apart"
     )
     picture = Picture(
         kind="histogram", title="How much translation changes images",
@@ -60,8 +60,8 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     few = min(original.people, real.people) < FEWEST_PEOPLE
     if few or needed < LEAST_NEEDED:
         why = (
-            f"{original.people} {source} and {real.people} real patients are too few to say how far "
-            f"the modalities are apart; {FEWEST_PEOPLE} of each are needed"
+            f"{original.people} {source} and {real.people} real patients are too few to say how "
+            f"far the modalities are apart; {FEWEST_PEOPLE} of each are needed"
             if few
             else "The modalities' values are too much alike to say how much should change"
         )

@@ -66,10 +66,10 @@ class Neighbours:
         self.index[nearer] = np.asarray(indices)[full][best[nearer]]
 
     def _directions(self, small: Array) -> Array:
-        flat = (small - self._mean).reshape(len(small), -1).astype(np.float32)
+        flat: Array = (small - self._mean).reshape(len(small), -1).astype(np.float32)
         flat = flat - flat.mean(axis=1, keepdims=True)
-        lengths: Array = np.linalg.norm(flat, axis=1, keepdims=True)
-        return flat / np.maximum(lengths, 1e-6)
+        flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+        return flat
 
 
 def shown(small: Array) -> Array:

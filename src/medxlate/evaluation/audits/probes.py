@@ -1,4 +1,4 @@
-"""Small linear models that judge by features: ridge for labels, logistic for where images come from."""
+"""Small linear models that judge by features: of labels (ridge), of where images come from."""
 
 from __future__ import annotations
 

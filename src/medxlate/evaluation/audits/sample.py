@@ -137,7 +137,8 @@ def _short(values: Array | Sequence[float]) -> tuple[float, ...]:
 def _histograms(images: Array) -> Array:
     bins = np.minimum((images + 1) * (LEVELS / 2), LEVELS - 1).astype(np.intp)
     found = np.stack([np.bincount(each.ravel(), minlength=LEVELS) for each in bins])
-    return (found / bins[0].size).astype(np.float32)
+    shares: Array = (found / bins[0].size).astype(np.float32)
+    return shares
 
 
 def _statistics(images: Tensor, histograms: Array) -> Array:

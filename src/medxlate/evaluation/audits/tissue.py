@@ -75,8 +75,8 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         threshold=1.0,
         rule=RULE,
         sentence=(
-            f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images and at "
-            f"{other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}); shares of the pixels are "
+            f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images, "
+            f"at {other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}); shares of the pixels are "
             f"{shares}, in real images in brackets."
         ),
         advice=(
