@@ -19,8 +19,8 @@ ROUGHER = 1.25
 RULE = (
     "Roughness of a volume is the mean |a - 2b + c| over the mean |a - c| of three neighbouring "
     "slices, so that spacing and contrast cancel as far as they can. Fires where that of "
-    f"translated volumes is more than {ROUGHER:g} times the larger of their source's and of real target "
-    "volumes', by the median and by the lower end of its 95 % interval."
+    f"translated volumes is more than {ROUGHER:g} times the larger of their source's and of real "
+    "target volumes', by the median and by the lower end of its 95 % interval."
 )
 
 

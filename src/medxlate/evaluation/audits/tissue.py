@@ -19,7 +19,8 @@ CLASSES = {
     "soft tissue": (-30.0, 100.0),
     "bone": (150.0, np.inf),
 }
-SOFT = (-100.0, 120.0)  # where the peak of soft tissue is looked for
+SOFT = (-100.0, 120.0)  # where the peak of soft tissue is looked for, as far as the window goes
+NEEDED = (0.0, 80.0)  # what a window must hold: fluids, brain, muscle, organs with contrast
 PEAK_HU = 15.0  # half of what lies between blood (45) and fluid (10 to 15)
 SHARE = 0.1  # of all pixels in another class
 CHANCE = 0.01  # that patients dealt out at random differ as much
@@ -41,13 +42,14 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         recipe: Of the target: its unit, and the values that -1 and 1 stand for.
     """
     low, high = recipe.output_range
-    inside = low <= SOFT[0] and high >= SOFT[1]
+    inside = low < NEEDED[0] and high >= NEEDED[1]
     people = translated.people, real.people
     if recipe.unit != "HU" or not inside or min(people) < FEWEST:
         why = (
             "The target's values have no physical unit (HU), so tissues have no known values."
             if recipe.unit != "HU"
-            else f"The window from {low:g} to {high:g} HU does not hold the peak of soft tissue."
+            else f"The window from {low:g} to {high:g} HU does not hold all soft tissue ({NEEDED[0]:g} to "
+            f"{NEEDED[1]:g} HU), so its peak cannot be judged."
             if not inside
             else f"Images of {people[0]} translated and {people[1]} real patients are too few; "
             f"{FEWEST} of each are needed."
@@ -67,6 +69,7 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         f"{name} {own[:, k].mean():.0%} ({other[:, k].mean():.0%})"
         for k, name in enumerate(classes, 1)
     )
+    pixels = f"; shares of the pixels are {shares}, in real images in brackets" if shares else ""
     return Audit(
         kind=KIND,
         source=source,
@@ -76,8 +79,7 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         rule=RULE,
         sentence=(
             f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images, "
-            f"at {other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}); shares of the pixels are "
-            f"{shares}, in real images in brackets."
+            f"at {other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}){pixels}."
         ),
         advice=(
             "Do not read HU from these images. Check that both modalities show the same part of "
@@ -104,8 +106,10 @@ def _figures(sample: Sample, values: Array, classes: list[str]) -> Array:
     """Return the peak of soft tissue, HU, and the share of each class, by patient [P, 1 + C]."""
     histograms = patient_means(sample.histograms, sample.patients)
     soft = (values >= SOFT[0]) & (values <= SOFT[1])
+    # At the ends lies whatever is beyond the window, and that is no peak.
+    within = histograms * ((CENTRES > -0.98) & (CENTRES < 0.98))
     width = 5 / (values[1] - values[0])  # 5 HU
-    smooth = gaussian_filter1d(histograms, max(width, 0.5), axis=1)[:, soft]
+    smooth = gaussian_filter1d(within, max(width, 0.5), axis=1)[:, soft]
     shares = [
         histograms[:, (values >= CLASSES[name][0]) & (values < CLASSES[name][1])].sum(axis=1)
         for name in classes
