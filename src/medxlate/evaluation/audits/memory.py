@@ -19,8 +19,8 @@ KIND = "memorisation"
 NEAR_PERCENTILE = 5.0
 NEAR = 0.5
 SHARE = 0.1  # of the patients: where a tenth of the images are copies, somebody is recognised
-CHANCE = 0.01  # of so many, were one patient in twenty as near by accident
-_BY_ACCIDENT = 0.05
+CHANCE = 0.01  # of so many, were one patient in fifty as near by accident
+_BY_ACCIDENT = 0.02
 RULE = (
     f"Fires where at least {SHARE:.0%} of the patients have most of their translated images nearer "
     f"to a real training image than {NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of real "
