@@ -130,15 +130,18 @@ def test_nearest_neighbours_are_the_most_correlated_and_never_empty() -> None:
     random = np.random.default_rng(1)
     train = random.uniform(-1, 1, (40, 8, 8)).astype(np.float32)
     train[5] = -1  # empty: near to nothing
-    mean = np.zeros((8, 8), np.float32)
-    own = np.clip(0.5 * train[[30, 7]] + 0.1, -1, 1)
+    mean = train.mean(axis=0)
+    nothing = np.full((1, 8, 8), -0.99, np.float32)
+    own = np.concatenate([np.clip(0.5 * train[[30, 7]] + 0.1, -1, 1), nothing])
     near = Neighbours(mean, own)
     for start in (0, 16, 32):
         rows = np.arange(start, min(start + 16, 40))
         near.see(train[rows], rows)
-    full = np.delete(train, 5, axis=0).reshape(39, -1)
-    correlations = np.corrcoef(np.vstack([own.reshape(2, -1), full]))[:2, 2:]
-    assert near.index.tolist() == [30, 7]
+    full = np.delete(train, 5, axis=0)
+    both = (np.concatenate([own, full]) - mean).reshape(42, -1)
+    correlations = np.corrcoef(both)[:3, 3:]
+    assert near.index[:2].tolist() == [30, 7]
+    assert near.index[2] != 5
     np.testing.assert_allclose(near.distance, 1 - correlations.max(axis=1), atol=1e-5)
     assert shown(train).sum() == 39
 

@@ -145,16 +145,16 @@ def _unknown(truth: Array, probed: Array, real: Answers) -> str:
         return "All test patients have the same label, so nothing can be told."
     if chance_of(probed, truth) > SIGNAL:
         return (
-            "Even a probe of the source images finds no sure sign of the label in them, so nothing can be said of "
-            f"what translation keeps (correlation {agreement(probed, truth):.2f} over {len(truth)} "
-            "patients)."
+            "Even a probe of the source images finds no sure sign of the label in them, so nothing "
+            f"can be said of what translation keeps (correlation {agreement(probed, truth):.2f} "
+            f"over {len(truth)} patients)."
         )
     seen, known = (patient_means(each, real.cases) for each in (real.predicted, real.label))
     if len(known) < FEWEST or chance_of(seen, known) > SIGNAL:
         return (
-            "The predictor finds no sure sign of the label in real target images either, so its answers for "
-            f"translated ones say nothing (correlation {agreement(seen, known):.2f} over "
-            f"{len(known)} patients)."
+            "The predictor finds no sure sign of the label in real target images either, so its "
+            f"answers for translated ones say nothing (correlation {agreement(seen, known):.2f} "
+            f"over {len(known)} patients)."
         )
     return ""
 

@@ -48,8 +48,8 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         why = (
             "The target's values have no physical unit (HU), so tissues have no known values."
             if recipe.unit != "HU"
-            else f"The window from {low:g} to {high:g} HU does not hold all soft tissue ({NEEDED[0]:g} to "
-            f"{NEEDED[1]:g} HU), so its peak cannot be judged."
+            else f"The window from {low:g} to {high:g} HU does not hold all soft tissue "
+            f"({NEEDED[0]:g} to {NEEDED[1]:g} HU), so its peak cannot be judged."
             if not inside
             else f"Images of {people[0]} translated and {people[1]} real patients are too few; "
             f"{FEWEST} of each are needed."
