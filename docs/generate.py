@@ -140,11 +140,15 @@ def attributes(record: type[BaseModel]) -> dict[str, str]:
     section = re.search(r"^Attributes:\n((?: .*\n?|\n)+)", text, re.MULTILINE)
     entries = re.split(r"^ {4}(?=\w+: )", section[1] if section else "", flags=re.MULTILINE)
     pairs = (entry.partition(": ") for entry in entries if entry.strip())
-    return {name: " ".join(text.split()).replace("|", "\\|") for name, _, text in pairs}
+    return {name: _cell(text) for name, _, text in pairs}
 
 
 def _summary(record: type[BaseModel]) -> str:
     return re.split(r"\n\n", inspect.getdoc(record) or "")[0].replace("\n", " ").replace("``", "`")
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("``", "`")
 
 
 def _default(field: Any) -> str:
@@ -157,6 +161,7 @@ def _type_name(annotation: Any) -> str:
     text = annotation.__name__ if inspect.isclass(annotation) else str(annotation)
     if hasattr(annotation, "__args__"):
         text = str(annotation)
+    text = re.sub(r"Annotated\[(\w+), FieldInfo\(.*?\)\](?=[,\]])", r"\1", text)
     text = re.sub(r"\b(?:[a-z_0-9]+\.)+(?=[A-Za-z])", "", text)
     return text.replace("|", "or")
 

@@ -39,7 +39,11 @@ ORDER = [
     "explanation/limits.md",
 ]
 # Files beside docs/ that pages link to, and where the site has them.
-OUTSIDE = {"README.md": "index.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+OUTSIDE = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 
 
 def on_config(config: Any) -> Any:

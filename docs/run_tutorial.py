@@ -26,7 +26,10 @@ WIDTH = "100"
 MASKS = (
     (re.compile(r"[0-9a-f]{64}"), "HASH"),
     (re.compile(r"  \(best so far\)|at step \d+"), ""),
-    (re.compile(r"(?<=val_mse )\S+|(?<=val_mae )\S+|(?<=error )\d\S*|-?\b\d+\.\d+(e[-+]\d+)?"), "#"),
+    (
+        re.compile(r"(?<=val_mse )\S+|(?<=val_mae )\S+|(?<=error )\d\S*|-?\b\d+\.\d+(e[-+]\d+)?"),
+        "#",
+    ),
     (re.compile(r"\b\d+ (s|min|h)\b"), "# s"),
     # In tables, a figure of four digits may have lost its decimals; columns are as wide as it is.
     (re.compile(r"(?<=│) +-?(\d{3,}|#) +(?=│)"), "#"),
