@@ -80,6 +80,11 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Leave out what the theme would fetch from elsewhere: a help for searching file paths."""
+    return re.sub(r'<script src="https?://[^"]*"></script>', "", output)
+
+
 def _pages(folder: str) -> list[str]:
     found = [path.relative_to(DOCS).as_posix() for path in (DOCS / folder).glob("*.md")]
     return sorted(found, key=lambda page: (_place(page), page))
