@@ -15,7 +15,8 @@ FILES = ("CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile", "README.md", "mk
 
 def wheel_problems(path: Path) -> list[str]:
     """A wheel holds the package, all of it, and nothing else."""
-    names = set(zipfile.ZipFile(path).namelist())
+    with zipfile.ZipFile(path) as file:
+        names = set(file.namelist())
     own = {name for name in names if ".dist-info/" not in name}
     source = {
         file.relative_to(ROOT / "src").as_posix()
@@ -24,6 +25,7 @@ def wheel_problems(path: Path) -> list[str]:
     }
     problems = [f"{name} is not of the package" for name in sorted(own - source)]
     problems += [f"{name} is missing" for name in sorted(source - own)]
+    problems += [f"{name} holds data" for name in names if name.endswith(NOT_CODE)]
     if "medxlate/py.typed" not in names:
         problems.append("medxlate/py.typed is missing")
     if not any(name.endswith("licenses/LICENSE") for name in names):
@@ -36,6 +38,7 @@ def sdist_problems(path: Path) -> list[str]:
     with tarfile.open(path) as tar:
         names = {member.name.partition("/")[2] for member in tar if member.isfile()}
     problems = [f"{name} is missing" for name in FILES if name not in names]
+    problems += [f"{name} holds data" for name in names if name.endswith(NOT_CODE)]
     for folder in SDIST:
         here = {
             file.relative_to(ROOT).as_posix()
@@ -50,10 +53,7 @@ def main(paths: list[Path]) -> None:
     """Exit with what is wrong."""
     problems = []
     for path in paths:
-        wheel = path.suffix == ".whl"
-        names = zipfile.ZipFile(path).namelist() if wheel else tarfile.open(path).getnames()
-        found = wheel_problems(path) if wheel else sdist_problems(path)
-        found += [f"{name} holds data" for name in names if name.endswith(NOT_CODE)]
+        found = wheel_problems(path) if path.suffix == ".whl" else sdist_problems(path)
         problems += [f"{path.name}: {problem}" for problem in found]
     if problems:
         sys.exit("\n".join(problems))
