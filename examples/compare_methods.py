@@ -1,6 +1,6 @@
 """A small study from Python: does translation help on this dataset? Half a minute on a processor.
 
-Run ``python examples/compare_methods.py DATA OUT TARGET``; DATA is a dataset that ``prepare`` wrote.
+Run ``python examples/compare_methods.py DATA OUT TARGET``; DATA is a dataset of ``prepare``.
 Preset ``debug`` is far too small for an answer; take ``small`` or ``paper`` for one.
 """
 

@@ -84,7 +84,7 @@ FILE = re.compile(r"^\w[\w.-]*\.(?:jsonl?|parquet|csv|key|safetensors|npy|md|htm
 FOREIGN = {"data.csv", "labels.csv", "demo.json", "patient_demographics.csv", "sessions.json"}
 FOREIGN |= {"model.safetensors", "meta.csv", "ages.csv", "table.csv"}
 # Names that the code puts together.
-COMPOSED = {"results.parquet", "results.csv", "README.md"}
+COMPOSED = {"results.parquet", "results.csv", "subgroups.csv", "README.md"}
 
 
 def test_folders_page_names_the_files_of_the_code() -> None:
