@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 DOCS = Path(__file__).parent
@@ -38,6 +39,9 @@ ORDER = [
     "explanation/audits.md",
     "explanation/limits.md",
 ]
+LOADS = re.compile(
+    r'<(?:script|img|iframe|source)\b[^>]*\ssrc="https?:|<link\b[^>]*stylesheet[^>]*https?:'
+)
 # Files beside docs/ that pages link to, and where the site has them.
 OUTSIDE = {
     "README.md": "index.md",
@@ -83,6 +87,13 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def on_post_page(output: str, **_: Any) -> str:
     """Leave out what the theme would fetch from elsewhere: a help for searching file paths."""
     return re.sub(r'<script src="https?://[^"]*"></script>', "", output)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Refuse a site that would fetch anything from elsewhere."""
+    for path in sorted(Path(config.site_dir).rglob("*.html")):
+        if LOADS.search(path.read_text(encoding="utf-8")):
+            raise PluginError(f"{path} loads something from elsewhere")
 
 
 def _pages(folder: str) -> list[str]:
