@@ -89,6 +89,11 @@ def on_post_page(output: str, **_: Any) -> str:
     return re.sub(r'<script src="https?://[^"]*"></script>', "", output)
 
 
+def on_post_template(output_content: str, **_: Any) -> str:
+    """Do the same for pages that are made of no Markdown."""
+    return on_post_page(output_content)
+
+
 def on_post_build(config: Any, **_: Any) -> None:
     """Refuse a site that would fetch anything from elsewhere."""
     for path in sorted(Path(config.site_dir).rglob("*.html")):
