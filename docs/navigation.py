@@ -84,16 +84,6 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return markdown
 
 
-def on_post_page(output: str, **_: Any) -> str:
-    """Leave out what the theme would fetch from elsewhere: a help for searching file paths."""
-    return re.sub(r'<script src="https?://[^"]*"></script>', "", output)
-
-
-def on_post_template(output_content: str, **_: Any) -> str:
-    """Do the same for pages that are made of no Markdown."""
-    return on_post_page(output_content)
-
-
 def on_post_build(config: Any, **_: Any) -> None:
     """Refuse a site that would fetch anything from elsewhere."""
     for path in sorted(Path(config.site_dir).rglob("*.html")):
