@@ -1,30 +1,49 @@
 # Everything from a machine that has only Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
+# Processes that run tests at the same time: auto is one a core.
+WORKERS ?= auto
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs tutorial package release-check lower-bounds bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medxlate demo --overwrite
 
+# Tests that measure time run alone, after the others.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(VENV)/.installed
+# The reference is generated, then the site is built; a link that leads nowhere is an error.
+docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+tutorial: $(VENV)/.installed
+	$(BIN)/python docs/run_tutorial.py
+
+package: $(VENV)/.installed-dev
+	.ci/wheel $(BIN)/python
+
+# Before a release: the wheel in an empty environment, about 5 GB from the package index, and the demo.
+release-check: $(VENV)/.installed-dev
+	.ci/wheel $(BIN)/python --full
+
+lower-bounds:
+	PYTHON=$(PYTHON) .ci/lower-bounds .venv-lower
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-lower site .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -37,4 +56,8 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	touch $@

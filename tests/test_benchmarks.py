@@ -22,6 +22,8 @@ from benchmarks.profiling import group_of, seconds_by_group
 from benchmarks.reference import ReferenceTraining, Sizes
 from benchmarks.training import count_flops, make_batches, make_textbook
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
 SIZES = Sizes(width=8, blocks=1, discriminator_width=8, predictor="test_resnet")

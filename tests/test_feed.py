@@ -214,6 +214,7 @@ def test_resident_modalities_need_no_thread(tmp_path):
         assert threads() == []
 
 
+@pytest.mark.alone
 def test_reading_goes_on_while_the_step_is_computed(tmp_path):
     """Reading takes 10 ms a batch, computing 20: after the first, nothing is waited for."""
     slices = variants(tmp_path)["a"]
@@ -234,6 +235,7 @@ def test_reading_goes_on_while_the_step_is_computed(tmp_path):
     assert waited < 0.05  # read in turn it would be 0.1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("seconds", "least", "most"), [(0.3, 0.4, 1.0), (0.0, 0.0, 0.3)])
 def test_the_share_of_waiting_is_recorded(tmp_path, monkeypatch, seconds, least, most):
     """A step takes 50 to 200 ms here, so that reads of 0.6 s a step are mostly waited for."""

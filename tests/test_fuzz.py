@@ -44,7 +44,10 @@ from medxlate.models.tensors import load_tensors, save_tensors
 from medxlate.records import read_json, read_record
 from medxlate.study.study import Study
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits"),
+]
 COUNT = 1500
 GIBIBYTE = 1 << 30
 

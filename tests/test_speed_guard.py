@@ -29,6 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reference import ReferenceTraining, Sizes
 
+pytestmark = pytest.mark.alone
+
 CPU = torch.device("cpu")
 SIZES = Sizes(width=24, blocks=3, discriminator_width=24, predictor="resnet18")
 SIDE, BATCH = 64, 4

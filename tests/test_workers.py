@@ -209,6 +209,7 @@ def test_sixty_items_take_two_processes_and_no_memory() -> None:
     assert len(pids) <= 2
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not PROC, reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_processes_end_with_their_parent(tmp_path: Path, number: int) -> None:

@@ -75,7 +75,15 @@ class ModalityInfo(BaseModel):
 
 
 class DatasetInfo(BaseModel):
-    """The content of dataset.json."""
+    """The content of dataset.json.
+
+    Attributes:
+        schema_version: Of this file.
+        medxlate: The version that wrote it.
+        image_size: Side of the stored squares, pixels.
+        task: What is predicted.
+        modalities: What there is, by modality.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -87,7 +87,13 @@ class Metric(Record):
 
 
 class Line(Record):
-    """A named set of points of a picture: as many x as y; of a histogram x alone."""
+    """A named set of points of a picture.
+
+    Attributes:
+        name: As the legend has it.
+        x: Positions.
+        y: As many; of a histogram none.
+    """
 
     name: str
     x: tuple[float, ...]

@@ -28,7 +28,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class Weights(BaseModel):
-    """A file of weights: its name, SHA-256, and the training step it was taken at."""
+    """A file of weights.
+
+    Attributes:
+        file: Its name in the model folder.
+        sha256: Of its bytes.
+        step: The training step it was taken at; 0 where that is not known.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +44,14 @@ class Weights(BaseModel):
 
 
 class TranslatorInfo(BaseModel):
-    """The generator from one source modality to the target."""
+    """The generator from one source modality to the target.
+
+    Attributes:
+        recipe: The source's intensity recipe.
+        width: Channels of its first layer.
+        blocks: How many residual blocks it has.
+        weights: Its file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +62,13 @@ class TranslatorInfo(BaseModel):
 
 
 class PredictorInfo(BaseModel):
-    """The predictor on the target modality."""
+    """The predictor on the target modality.
+
+    Attributes:
+        architecture: Its name in timm.
+        head: What its outputs mean.
+        weights: Its file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,6 +81,9 @@ class ModelInfo(BaseModel):
     """The content of model.json.
 
     Attributes:
+        schema_version: Of this file.
+        medxlate: The version that wrote it.
+        method: By which it was trained; ``imported`` where that was elsewhere.
         prepared_size: Side of the squares that images are first brought to, pixels.
         image_size: Side of the squares that the networks see, pixels.
         target: Name of the target modality.

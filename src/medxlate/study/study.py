@@ -28,6 +28,7 @@ class Study(BaseModel):
     """The content of study.json: everything that decides a study's numbers.
 
     Attributes:
+        schema_version: Of this file.
         medxlate: The version that began it.
         methods: What is compared.
         source_sets: Sources that are used together, for the methods that use any.
