@@ -14,6 +14,7 @@ from medxlate.errors import ModelError, nearest
 from medxlate.files import whole_folder, write_json
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
+from medxlate.models.calibration import Calibration
 from medxlate.models.device import Precision
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
@@ -49,13 +50,23 @@ class TranslatorInfo(BaseModel):
 
 
 class PredictorInfo(BaseModel):
-    """The predictor on the target modality."""
+    """The predictor on the target modality.
+
+    Attributes:
+        architecture: Its name in timm.
+        head: What its outputs mean.
+        weights: Its weights.
+        calibration: Of its predictions; None in models from before there was one.
+        calibration_tta: Of its predictions with ``--tta``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
     head: Head
     weights: Weights
+    calibration: Calibration | None = None
+    calibration_tta: Calibration | None = None
 
 
 class ModelInfo(BaseModel):
