@@ -77,7 +77,7 @@ def squares_of(volume: Volume, reader: Reader, spacing: Spacing = (1.0, 1.0, 1.0
 
 def outputs_of(squares: Squares, engine: Engine, batch_size: int) -> Tensor:
     """Return the network's outputs, float32 [B, ...] on the CPU, of at least one image."""
-    return torch.cat([engine(part) for part in squares.images.split(batch_size)])
+    return torch.cat([engine(part) for part in torch.split(squares.images, batch_size)])
 
 
 def translated(squares: Squares, engine: Engine, batch_size: int) -> FloatArray:

@@ -145,8 +145,9 @@ class Predictor:
             return Prediction(classes[int(mean.argmax())], None, None, shares, slices, notes)
         level_of: Level = "volume" if len(slices) > 1 else "slice"
         width, value = doubt.half_width(level_of), float(mean)
-        ends = (value - width, value + width) if math.isfinite(width) else (None, None)
-        return Prediction(value, *ends, {}, slices, notes)
+        if not math.isfinite(width):
+            return Prediction(value, None, None, {}, slices, notes)
+        return Prediction(value, value - width, value + width, {}, slices, notes)
 
     def facts(self) -> dict[str, Any]:
         """Return what a prediction depends on beside its inputs, as JSON can hold it."""
@@ -214,7 +215,7 @@ class Ensemble:
 
     def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
         """Return each model's predictions of a batch: [B, models], or [B, models, classes]."""
-        parts = outputs.wait().split(self.head.outputs, dim=1)
+        parts = torch.split(outputs.wait(), self.head.outputs, dim=1)
         found = [each.calibrated(part) for each, part in zip(self.predictors, parts, strict=True)]
         return np.stack(found, axis=1)
 

@@ -138,7 +138,7 @@ def patient_scores(
     for own in rows.values():
         names = sorted({volumes[row] for row in own})
         name = names[random.integers(len(names))]
-        found["slice"].append(error([own[random.integers(len(own))]]))
+        found["slice"].append(error([own[int(random.integers(len(own)))]]))
         found["volume"].append(error([row for row in own if volumes[row] == name]))
         found["patient"].append(error(own))
     return {level: tuple(sorted(errors)) for level, errors in found.items()}

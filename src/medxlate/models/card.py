@@ -5,38 +5,19 @@ It is handed on with the weights, so nothing of a patient is in it: neither date
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
 
 from medxlate.images.recipes import Recipe
 from medxlate.models.calibration import Calibration, fewest_patients
-from medxlate.models.folder import ModelInfo, PredictorInfo
+from medxlate.models.folder import ModelInfo, PredictorInfo, TrainedOn
 from medxlate.records import in_markdown
 
 COVERAGE = 0.9  # of the intervals whose width the card tells
 
 
-@dataclass(frozen=True)
-class Counts:
-    """How much a model was trained on.
-
-    Attributes:
-        train: Patients and slices by modality.
-        val: Those by which the best predictor was chosen, and by which it was calibrated.
-        divided: Whether patients or images were divided into the parts.
-    """
-
-    train: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    val: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    divided: Literal["patient", "image"] = "patient"
-
-
 def model_card(
     info: ModelInfo,
     *,
-    counts: Counts | None = None,
-    training: Sequence[str] = (),
     metrics: Sequence[str] = (),
     load: str = "THIS_FOLDER",
 ) -> str:
@@ -44,15 +25,13 @@ def model_card(
 
     Args:
         info: The content of model.json.
-        counts: What it was trained on; None: that is not known.
-        training: Further sentences on how it was trained.
         metrics: Lines of an evaluation, Markdown; none: it says that there is none here.
         load: What stands for the folder in commands.
     """
     parts = {
-        "Model": _model(info, training),
+        "Model": _model(info),
         "Intended use": _use(info),
-        "Training data": _data(counts),
+        "Training data": _data(info.trained_on),
         "How images are read": _recipes(info),
         "Evaluation": list(metrics) or _NO_METRICS,
         "Calibration": _calibration(info.predictor),
@@ -90,7 +69,7 @@ _LIMITATIONS = [
 ]
 
 
-def _model(info: ModelInfo, training: Sequence[str]) -> list[str]:
+def _model(info: ModelInfo) -> list[str]:
     lines = [f"Made by medxlate {info.medxlate} with the method `{info.method}`.", ""]
     if (predictor := info.predictor) is not None:
         task = predictor.head.task
@@ -105,7 +84,8 @@ def _model(info: ModelInfo, training: Sequence[str]) -> list[str]:
             f"- Translator from {name} to {info.target}: ResNet generator, width {each.width}, "
             f"{each.blocks} blocks; taken at step {each.weights.step}."
         )
-    return [*lines, *(f"- {sentence}" for sentence in training)]
+    notes = info.trained_on.notes if info.trained_on is not None else ()
+    return [*lines, *(f"- {sentence}" for sentence in notes)]
 
 
 def _use(info: ModelInfo) -> list[str]:
@@ -122,7 +102,7 @@ def _use(info: ModelInfo) -> list[str]:
     ]
 
 
-def _data(counts: Counts | None) -> list[str]:
+def _data(counts: TrainedOn | None) -> list[str]:
     if counts is None:
         return ["Not known here."]
     lines = ["| modality | part | patients | slices |", "|---|---|---|---|"]

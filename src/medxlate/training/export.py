@@ -15,11 +15,12 @@ from medxlate.dataset.loading import Slices
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.shifts import shifted
 from medxlate.models.calibration import Calibration, calibrate, no_calibration
-from medxlate.models.card import Counts, model_card
+from medxlate.models.card import model_card
 from medxlate.models.device import Compute
 from medxlate.models.folder import (
     ModelInfo,
     PredictorInfo,
+    TrainedOn,
     TranslatorInfo,
     load_network,
     write_model,
@@ -95,10 +96,14 @@ def export_model(
                 predictor, scratch, data.val[config.data.target], config, compute
             ),
             precision=compute.precision,
+            trained_on=TrainedOn(
+                train=_counts(data.train),
+                val=_counts(data.val),
+                divided=config.split.policy,
+                notes=_notes(config, position),
+            ),
         )
-        counts = Counts(_counts(data.train), _counts(data.val), config.split.policy)
-        card = model_card(info, counts=counts, training=_training(config, position))
-        write_model(run.model, info, weights_from=scratch, card=card)
+        write_model(run.model, info, weights_from=scratch, card=model_card(info))
     return info
 
 
@@ -139,7 +144,7 @@ def _counts(part: Mapping[str, Slices]) -> dict[str, tuple[int, int]]:
     return {name: (len(set(slices.patients)), len(slices)) for name, slices in part.items()}
 
 
-def _training(config: Config, position: Position) -> list[str]:
+def _notes(config: Config, position: Position) -> tuple[str, ...]:
     error = position.best_error
     found = "the last one: nothing was validated" if error is None else f"error {error:.4g}"
     lines = [
@@ -151,4 +156,4 @@ def _training(config: Config, position: Position) -> list[str]:
             "Generators are moving averages of the training's (decay "
             f"{config.optimizer.ema_decay:g} a step)."
         )
-    return lines
+    return tuple(lines)

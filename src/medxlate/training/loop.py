@@ -84,7 +84,7 @@ class Loop:
         self._validation = Validation(
             learner, data, target=config.data.target, head=head, compute=compute
         )
-        self._averages = Averages(learner.networks, decay=config.optimizer.ema_decay)
+        self._averages = Averages(dict(learner.networks.items()), decay=config.optimizer.ema_decay)
         self._watch = Watch()
         self._constant = self._validation.constant()
         self._position = Position()
