@@ -233,7 +233,7 @@ def _difference(network: nn.Module, path: Path, images: Tensor) -> float:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst, largest = 0.0, 1.0
     for size in BATCHES:
-        for part in images.split(size):
+        for part in torch.split(images, size):
             ours: npt.NDArray[np.float32] = network(part).numpy()
             theirs = session.run(["outputs"], {"images": part.numpy()})[0]
             worst = max(worst, float(np.abs(ours - theirs).max()))
