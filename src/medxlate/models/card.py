@@ -53,6 +53,10 @@ def title_of(info: ModelInfo) -> str:
     return f"{what}, with {sources} translated to {info.target}" if sources else what
 
 
+_SAME_PATIENTS = (
+    "The best step was chosen on the same patients, which makes this too optimistic: with few "
+    "patients by a few points of coverage."
+)
 _NO_METRICS = [
     "Not part of this card. `medxlate evaluate` measures the model on test patients; "
     "`medxlate export hub` puts what it found into the card.",
@@ -153,11 +157,7 @@ def _calibration(predictor: PredictorInfo | None) -> list[str]:
             f"2017), fitted to {found.slices} slices of {found.patients} validation patients, each "
             "patient counting once. Of volumes and patients, the mean over slices is given."
         ]
-    return [
-        *lines,
-        "",
-        "The best step was chosen on the same patients, so it is slightly optimistic.",
-    ]
+    return [*lines, "", _SAME_PATIENTS]
 
 
 def _interval(found: Calibration, unit: str) -> str:
@@ -168,11 +168,8 @@ def _interval(found: Calibration, unit: str) -> str:
         return text + (
             f"Too few for {COVERAGE:.0%}: that takes {fewest_patients(COVERAGE)} patients."
         )
-    return (
-        text
-        + f"At {COVERAGE:.0%}, of a patient: +/- {width:.3g} {in_markdown(unit)}".rstrip()
-        + "."
-    )
+    unit = f" {in_markdown(unit)}" if unit else ""
+    return text + f"At {COVERAGE:.0%}, of a patient: +/- {width:.3g}{unit}."
 
 
 def _loading(info: ModelInfo, load: str) -> list[str]:
