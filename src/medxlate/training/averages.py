@@ -1,7 +1,7 @@
 """Moving averages of the generators' weights, which waver less than the weights themselves.
 
-Exponential moving averages, as Yazici et al. 2019 take them ("The Unusual Effectiveness of Averaging
-in GAN Training"). Training never sees them.
+Exponential moving averages, as Yazici et al. 2019 take them ("The Unusual Effectiveness of
+Averaging in GAN Training"). Training never sees them.
 """
 
 from __future__ import annotations
