@@ -35,7 +35,7 @@ from medxlate.training.work import check_config
 STEPS = 6
 FILLED = {"buffer_size": 3}  # the buffers are full early, so that their draws count
 CASES: Mapping[str, Mapping[str, Any]] = {
-    "joint": {},
+    "joint": {"optimizer": {**FILLED, "ema_decay": 0.5}},
     "uneven": {"optimizer": {**FILLED, "batch_size": 3}},
     "parts": {"runtime": {"sync_bn": False}},  # as one process with runtime.accumulate=2
     "dann": {"method": "dann"},

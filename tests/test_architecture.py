@@ -23,7 +23,7 @@ LAYERS = [
     {"inference"},
     {"training"},
     {"evaluation"},
-    {"report"},
+    {"export", "report"},
     {"study"},
     {"walkthrough", "scrub"},
     {"cli"},
@@ -43,6 +43,9 @@ HOMES = {
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
     "ray": {"study.cluster"},
+    "onnx": {"export.onnx"},
+    "onnxruntime": {"export.onnx"},
+    "huggingface_hub": {"models.predictor", "export.hub"},
 }
 NO_TORCH = {
     "errors", "events", "config", "files", "parallel", "records", "toml", "images", "phantoms",

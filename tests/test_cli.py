@@ -411,10 +411,11 @@ def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path
         (
             "medxlate.inference.predict.predict",
             ["predict", "in", "--out", "o", "--patient", "folder:1", "--dicom-modality", "CT",
-             "--volume", "1"],
+             "--volume", "1", "--model", "n", "--level", "0.8", "--tta"],
             {
                 "out": Path("o"), "patient": "folder:1", "batch_size": 3, "overwrite": True,
-                "dicom_modality": "CT", "volume": 1,
+                "dicom_modality": "CT", "volume": 1, "level": 0.8, "tta": True,
+                "model": [Path("n"), Path("m")],
             },
         ),
     ],
@@ -425,7 +426,7 @@ def test_every_option_of_translate_and_predict_arrives(
     seen = spy(monkeypatch, function)
     shared = ["--model", "m", "--exclude", "a*", "--exclude", "b*", "--batch-size", "3"]
     call(*words, *shared, "--device", "cpu", "--precision", "fp32", "--overwrite")
-    expected |= {"model": Path("m"), "exclude": ["a*", "b*"], "args": (Path("in"),)}
+    expected = {"model": Path("m"), **expected, "exclude": ["a*", "b*"], "args": (Path("in"),)}
     expected |= {"device": "cpu", "precision": "fp32"}
     seen.pop("listener")
     assert seen == expected

@@ -400,7 +400,16 @@ def test_the_table_has_a_row_a_slice_and_a_row_a_patient(tmp_path: Path, percent
     for secret in ("Zebrowski", "Quux", "ID-", str(tmp_path)):
         assert secret not in text
     table = pd.read_csv(out, keep_default_na=False)
-    assert list(table.columns) == ["level", "patient", "file", "slice", "slices", "age"]
+    assert list(table.columns) == [
+        "level",
+        "patient",
+        "file",
+        "slice",
+        "slices",
+        "age",
+        "low",
+        "high",
+    ]
     assert list(table["level"]) == ["slice"] * 4 + ["patient"] * 2
     first, second = "patient-0001", "patient-0002"
     assert list(table["patient"]) == [first, first, second, first, first, second]

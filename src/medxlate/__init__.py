@@ -14,7 +14,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from medxlate.dataset.prepare import prepare
     from medxlate.evaluation.evaluate import evaluate
-    from medxlate.inference.predict import Predictor, predict
+    from medxlate.export.hub import export_hub
+    from medxlate.export.onnx import export_onnx
+    from medxlate.inference.predict import Prediction, Predictor, predict
     from medxlate.inference.translate import Translator, translate
     from medxlate.models.importing import import_cyclegan
     from medxlate.study.compare import compare
@@ -23,11 +25,14 @@ if TYPE_CHECKING:
     from medxlate.walkthrough import demo
 
 _HOMES = {
+    "Prediction": "medxlate.inference.predict",
     "Predictor": "medxlate.inference.predict",
     "Translator": "medxlate.inference.translate",
     "compare": "medxlate.study.compare",
     "demo": "medxlate.walkthrough",
     "evaluate": "medxlate.evaluation.evaluate",
+    "export_hub": "medxlate.export.hub",
+    "export_onnx": "medxlate.export.onnx",
     "import_cyclegan": "medxlate.models.importing",
     "plan": "medxlate.study.forecast",
     "predict": "medxlate.inference.predict",
@@ -37,12 +42,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Prediction",
     "Predictor",
     "Translator",
     "__version__",
     "compare",
     "demo",
     "evaluate",
+    "export_hub",
+    "export_onnx",
     "import_cyclegan",
     "plan",
     "predict",

@@ -10,6 +10,7 @@ import medxlate
 from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.evaluate import evaluate
+from medxlate.cli.export import export
 from medxlate.cli.import_ import import_
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
@@ -44,15 +45,19 @@ def _root(
     The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
     **evaluate**. **compare** trains every method on the same splits and says what helps; **plan**
     says before what that will cost. **scrub** looks for patients' data in what is handed on.
-    **import** takes over a generator that other code trained. **demo** does all of it on generated
-    images.
+    **import** takes over a generator that other code trained, **export** writes ONNX or a folder
+    for model hubs. **demo** does all of it on generated images.
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 stopped by a signal and saved (train), 130
     interrupted.
     """
 
 
-for command in (prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, demo):
+COMMANDS = (
+    *(prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, export),
+    demo,
+)
+for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)
 
 

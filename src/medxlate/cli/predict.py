@@ -14,7 +14,6 @@ from medxlate.cli.options import (
     Exclude,
     Images,
     Json,
-    Model,
     Overwrite,
     Precision,
     Volume,
@@ -29,7 +28,26 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path(
         "predictions.csv"
     ),
-    model: Model = Path("runs/latest"),
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--model",
+            help="A model folder, a run, or the newest run (default: runs/latest). Repeat for the "
+            "mean prediction of several runs, with its spread.",
+        ),
+    ] = None,
+    level: Annotated[
+        float,
+        typer.Option(
+            "--level", help="Share of new patients whose label is to lie from low to high."
+        ),
+    ] = 0.9,
+    tta: Annotated[
+        bool,
+        typer.Option(
+            "--tta", help="Mean over five small shifts of the images, which takes 5 times as long."
+        ),
+    ] = False,
     patient: Annotated[
         str | None,
         typer.Option(
@@ -51,6 +69,9 @@ def predict(
     `medxlate predict ./ct_dir`
 
     `medxlate predict ./ct_dir --out ages.csv --patient folder:1`
+
+    A regression has an interval (low, high) that holds for a share `--level` of new patients like
+    the validation patients; probabilities of classes are calibrated on these.
     """
     from medxlate.cli.console import left_out, reporting, table
 
@@ -61,7 +82,9 @@ def predict(
         result = run(
             images,
             out=out,
-            model=model,
+            model=model or ["runs/latest"],
+            level=level,
+            tta=tta,
             patient=patient,
             exclude=exclude or (),
             dicom_modality=dicom_modality,
@@ -81,6 +104,7 @@ def predict(
                 "volumes": counts.get("volume", 0),
                 "patients": counts.get("patient", 0),
                 "summary": summary,
+                "notes": list(result.notes),
                 "failed": result.failed,
                 "left_out": result.left_out,
                 "seconds": result.seconds,

@@ -62,6 +62,9 @@ def translate(
     `medxlate translate ./mri_dir --out ./fake_ct`
 
     `medxlate translate scan.png --out fake --model runs/mri-to-ct-001`
+
+    It takes one model: the mean of several translations would be a blurred image that none of them
+    made. `predict` combines several.
     """
     from medxlate.cli.console import left_out, reporting
 

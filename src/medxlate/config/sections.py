@@ -111,6 +111,14 @@ class OptimizerConfig(Section):
     predictor_lr: float = Field(1e-3, gt=0, description="Learning rate of the predictor.")
     predictor_betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's betas there.")
     buffer_size: int = Field(50, ge=0, description="Images in the buffer of each discriminator.")
+    ema_decay: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of itself that a moving average of G's and F's weights keeps in a step, "
+        "such as 0.999; samples and the exported translators are then the averages. 0: none, as "
+        "in the paper.",
+    )
 
     @field_validator("translator_betas", "predictor_betas")
     @classmethod

@@ -52,6 +52,7 @@ class Slices:
         rows: As given.
         labels: [N]: float32 values or int64 classes.
         patients: The patient of each.
+        volumes: The series, volume or single image of each, by a name within the modality.
         shape: (N, S, S).
         dtype: Of what ``kept`` gives: the stored integers', or float32 where images are resized
             or were replaced.
@@ -62,6 +63,9 @@ class Slices:
         self.rows = np.array(rows, dtype=np.intp)
         chosen = modality.slices[["patient", "label"]].iloc[self.rows]
         self.patients: list[str] = chosen["patient"].tolist()
+        known = "series" in modality.slices  # not in tables of other code
+        of = modality.slices["series" if known else "patient"].iloc[self.rows]
+        self.volumes: list[str] = list(map(str, of.tolist()))
         self.labels = _numbers(chosen["label"].tolist(), task)
         self.shape = (len(self.rows), image_size, image_size)
         resized = image_size != modality.reader.size

@@ -20,7 +20,7 @@ from medxlate.models.folder import ModelInfo
 from medxlate.models.generator import Generator
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_json
-from medxlate.training.checkpoints import load_part, pointed
+from medxlate.training.checkpoints import load_translation, pointed
 from medxlate.training.data import open_modalities, part_slices
 
 Parts = Mapping[str, Slices]  # by modality
@@ -109,7 +109,7 @@ def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str
         folders = (run.checkpoints, run.path / "first" / source / "checkpoints")
         for folder in folders:
             last = pointed(folder, "last")
-            weights = load_part(last, f"{source}.f.") if last is not None else {}
+            weights = load_translation(last, source, "f") if last is not None else {}
             if weights:
                 network = Generator(width=translator.width, blocks=translator.blocks)
                 network.load_state_dict(weights)

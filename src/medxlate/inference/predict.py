@@ -3,42 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from medxlate.dataset.fields import Field, parse_field
-from medxlate.errors import OutputError
-from medxlate.events import Listener, silent
+from medxlate.errors import OutputError, UsageError
+from medxlate.events import Listener, Warned, silent
 from medxlate.files import whole_file
 from medxlate.images.scan import Scan
 from medxlate.inference.choices import validated_compute
-from medxlate.inference.engine import Engine, Pending, run, starting_size
-from medxlate.inference.inputs import (
-    Batch,
-    Input,
-    Reader,
-    find_inputs,
-    patients_mean,
-    refuse_if_nothing,
-    sort_out,
-    stack,
-)
+from medxlate.inference.engine import Pending
+from medxlate.inference.inputs import Batch, Reader, find_inputs, refuse_if_nothing, sort_out
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
+from medxlate.inference.predictor import (
+    COVERAGE,
+    Ensemble,
+    Prediction,
+    Predictor,
+    predict_batches,
+)
 from medxlate.inference.stream import stream
+from medxlate.inference.table import Item, make_table
 from medxlate.inference.units import Unit, units_of
-from medxlate.models.device import Compute
-from medxlate.models.folder import ModelInfo, load_predictor, predictor_of, read_model
-from medxlate.models.head import Head
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.folder import read_model
 from medxlate.models.runs import find_model
 from medxlate.ranks import ranks
+
+__all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +45,7 @@ class PredictResult:
         out: The table that was written.
         table: Its content.
         label: Name of the column of predictions.
+        notes: Why there are no intervals, or probabilities are not calibrated; sentences.
         failed: Files that could not be read, and why.
         left_out: Files that sound data leaves out, too (copies, localizers...), and why.
         seconds: How long it took.
@@ -57,82 +54,19 @@ class PredictResult:
     out: Path
     table: pd.DataFrame
     label: str
+    notes: tuple[str, ...]
     failed: dict[str, str]
     left_out: dict[str, str]
     seconds: float
-
-
-def predict_batches(
-    network: PredictorNetwork, images: Iterable[Tensor], *, head: Head, compute: Compute
-) -> np.ndarray[Any, Any]:
-    """Return predictions for batches of images: labels [N], or class probabilities [N, K].
-
-    Validation during training, ``predict`` and ``evaluate`` all call this.
-    """
-    outputs: Tensor = run(network, images, compute=compute)
-    return np.asarray(head.predictions(outputs))
-
-
-class Predictor:
-    """A trained predictor with everything needed to use it.
-
-    Args:
-        model: A model folder, a run folder, or ``runs/latest``.
-        compute: Device and precision; None: chosen automatically.
-        batch_size: How many slices are computed at once to begin with; None: by the device.
-        listener: Told what fits into memory.
-
-    Raises:
-        ModelError: The model is missing, damaged or only translates.
-    """
-
-    def __init__(
-        self,
-        model: Path,
-        *,
-        compute: Compute | None = None,
-        batch_size: int | None = None,
-        listener: Listener = silent,
-    ) -> None:
-        folder = find_model(model)
-        self.info: ModelInfo = read_model(folder)
-        self.compute = compute or validated_compute(self.info, listener=listener)
-        self.network = self.compute.place(load_predictor(folder, self.info))
-        self.head = predictor_of(folder, self.info).head
-        self.reader = Reader(self.info.target_recipe, self.info.prepared_size, self.info.image_size)
-        self.batch_size = batch_size or starting_size(self.compute, self.info.image_size)
-        self.engine = Engine(
-            self.network,
-            self.compute,
-            batch_size=self.batch_size,
-            listener=listener,
-        )
-
-    @classmethod
-    def load(cls, model: Path | str) -> Predictor:
-        """Load a predictor from a model folder, a run folder or ``runs/latest``."""
-        return cls(Path(model))
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a prediction depends on beside its inputs, as JSON can hold it."""
-        device = f"{self.compute.device.type} {self.compute.precision}"
-        model = self.info.model_dump(mode="json")
-        return {"model": model, "device": device, "batch": self.batch_size}
-
-    def predict(self, batch: list[Input]) -> np.ndarray[Any, Any]:
-        """Return labels [B] for a regression, class probabilities [B, K] for a classification."""
-        return self.finish(self.engine.start(stack(batch)))
-
-    def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
-        """Return predictions, as ``predict`` does, from what the engine has begun to compute."""
-        return np.asarray(self.head.predictions(outputs.wait()))
 
 
 def predict(
     inputs: Path | str,
     *,
     out: Path | str = "predictions.csv",
-    model: Path | str = "runs/latest",
+    model: Path | str | Sequence[Path | str] = "runs/latest",
+    level: float = COVERAGE,
+    tta: bool = False,
     patient: str | None = None,
     exclude: Sequence[str] = (),
     dicom_modality: str = "",
@@ -146,7 +80,11 @@ def predict(
     """Predict the label of every target-modality image below a folder.
 
     The table has a row a slice, a row a volume (a series or volume file of several slices) and,
-    where it is known which images belong together, a row a patient: means over the slices.
+    where it is known which images belong together, a row a patient: means over the slices. A
+    regression has an interval in ``low`` and ``high``, probabilities of classes are calibrated,
+    where the model's validation patients allow that; of several models, ``spread`` is the standard
+    deviation of their predictions. The interval of a slice or a volume holds for one drawn from a
+    new patient's: those of all of a patient's slices are right or wrong together.
     Near-empty slices are left out, as in ``prepare``. Patients are numbered, never named; the
     column ``file`` holds the names that the files came with. A call that was stopped is continued
     by the next one; the processes of a job of torchrun divide the scans.
@@ -154,7 +92,11 @@ def predict(
     Args:
         inputs: Folder, searched recursively, or one image.
         out: The CSV file to write.
-        model: A model folder, a run folder or ``runs/latest``.
+        model: A model folder, a run folder or ``runs/latest``; or several, for the mean of their
+            predictions.
+        level: Share of new patients whose label is to lie within the interval, in (0, 1).
+        tta: Whether predictions are means over five small shifts of the images; they take five
+            times as long.
         patient: ``tag:X``, ``folder:N``, ``regex:X`` or ``file``; default: the tag PatientID
             where all images are DICOM.
         exclude: Glob patterns of file names to leave out.
@@ -169,7 +111,8 @@ def predict(
 
     Raises:
         OutputError: ``out`` exists, or another process is writing it.
-        ModelError: The model cannot be used.
+        ModelError: The model cannot be used, or several cannot be combined.
+        UsageError: ``level`` is no share, or no model is named.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a single image.
     """
@@ -177,9 +120,15 @@ def predict(
     inputs, out = Path(inputs), Path(out)
     if not work_folder(out).exists():
         _check_free(out, overwrite=overwrite)
-    info = read_model(find_model(Path(model)))
-    compute = validated_compute(info, device, precision, listener=listener)
-    predictor = Predictor(Path(model), compute=compute, batch_size=batch_size, listener=listener)
+    predictor = _load(
+        [model] if isinstance(model, (str, Path)) else model,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        tta=tta,
+        listener=listener,
+    )
+    doubt = predictor.doubt(level)
     tag = None if patient is None else parse_field(patient, has_table=False, option="--patient")
     tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
     reader = predictor.reader.choosing(dicom_modality, volume)
@@ -189,7 +138,8 @@ def predict(
     field = tag or _patient_field(found.scans)
     whole = units_of(found.scans, predictor.batch_size)
     total = sum(unit.slices for unit in whole)
-    facts = predictor.facts() | {"patient": patient, "skipped": found.skipped}
+    options = {"patient": patient, "skipped": found.skipped, "level": level, "tta": tta}
+    facts = {"models": predictor.facts(), **options}
 
     def draw() -> dict[str, Any]:
         _check_free(out, overwrite=overwrite)
@@ -204,22 +154,50 @@ def predict(
         entries = work.entries(whole)
         failed, left_out = sort_out(found.skipped)
         failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
-        items = [_Item(*item) for entry in entries for item in entry["items"]]
+        items = [Item(*item) for entry in entries for item in entry["items"]]
         refuse_if_nothing(failed, found, len(items), inputs)
         values = [value for entry in entries for value in entry["values"]]
-        table = _table(np.asarray(values, dtype=np.float32), items, predictor.head)
+        table = make_table(np.asarray(values, dtype=np.float32), items, predictor.head, doubt)
         if ranks().is_first and not work.placed:
             with whole_file(work.out) as partial:
                 table.to_csv(partial, index=False)
             work.put()
+    notes = tuple(doubt.notes())
+    for note in notes:
+        listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
-    return PredictResult(out, table, predictor.head.task.name, failed, left_out, seconds)
+    return PredictResult(out, table, predictor.head.task.name, notes, failed, left_out, seconds)
+
+
+def _load(
+    models: Sequence[Path | str],
+    *,
+    device: str,
+    precision: str,
+    batch_size: int | None,
+    tta: bool,
+    listener: Listener,
+) -> Ensemble:
+    """Return the models; all are computed as the first one was validated."""
+    if not models:
+        raise UsageError("No model is named.", "Name a model folder or a run with --model.")
+    info = read_model(find_model(Path(models[0])))
+    compute = validated_compute(info, device, precision, listener=listener)
+    return Ensemble(
+        [
+            Predictor(
+                Path(each), compute=compute, batch_size=batch_size, tta=tta, listener=listener
+            )
+            for each in models
+        ],
+        listener=listener,
+    )
 
 
 def _predict(
     work: Work,
     whole: Sequence[Unit],
-    predictor: Predictor,
+    predictor: Ensemble,
     reader: Reader,
     field: Field | None,
     listener: Listener,
@@ -232,7 +210,7 @@ def _predict(
     def collect(batch: Batch, outputs: Pending | None) -> None:
         failed.update(batch.failed)
         if outputs is not None:
-            items.extend(list(astuple(_Item.of(item, field))) for item in batch.shown)
+            items.extend(list(astuple(Item.of(item, field))) for item in batch.shown)
             values.extend(predictor.finish(outputs).tolist())
 
     with journal(work) as note:
@@ -259,82 +237,7 @@ def _check_free(out: Path, *, overwrite: bool) -> None:
         raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
 
 
-@dataclass(frozen=True)
-class _Item:
-    """Where a predicted slice came from; ``patient`` is "" where that is not known."""
-
-    file: str
-    scan: str
-    number: int
-    patient: str
-
-    @classmethod
-    def of(cls, item: Input, field: Field | None) -> _Item:
-        file = item.slice.file
-        known = field.value(file, {}, item.tags) if field is not None else None
-        scan = item.scan.name if item.opened.count > 1 else ""
-        return cls(file, scan, item.slice.number, known or "")
-
-
 def _patient_field(scans: Sequence[Scan]) -> Field | None:
     if any(scan.format == "dicom" for scan in scans):
         return Field("tag", "PatientID")
     return None
-
-
-def _table(values: np.ndarray[Any, Any], items: list[_Item], head: Head) -> pd.DataFrame:
-    """Return the rows of slices, then of volumes, then of patients, numbers in place of ids."""
-    numbers: dict[str, str] = {"": ""}
-    for item in items:
-        numbers.setdefault(item.patient, f"patient-{len(numbers):04d}")
-    patients = [numbers[item.patient] for item in items]
-    slices = pd.DataFrame(
-        {
-            "level": "slice",
-            "patient": patients,
-            "file": [item.file for item in items],
-            "slice": [item.number + 1 for item in items],
-            "slices": 1,
-            **_columns(values, head),
-        }
-    )
-    owners = {item.scan: patient for item, patient in zip(items, patients, strict=True)}
-    volumes = _means("volume", values, [item.scan for item in items], head)
-    if volumes is not None:
-        volumes["patient"] = [owners[name] for name in volumes["file"]]
-    people = _means("patient", values, patients, head)
-    if people is not None:
-        people["patient"], people["file"] = people["file"], ""
-    tables = [table for table in (slices, volumes, people) if table is not None]
-    return pd.concat(tables, ignore_index=True)
-
-
-def _means(
-    level: str, values: np.ndarray[Any, Any], names: list[str], head: Head
-) -> pd.DataFrame | None:
-    """Return a row for each name, the mean of its slices; rows without a name do not count."""
-    named = [i for i, name in enumerate(names) if name]
-    if not named:
-        return None
-    means = patients_mean(values[named], [names[i] for i in named])
-    counts = Counter(names)
-    return pd.DataFrame(
-        {
-            "level": level,
-            "patient": "",
-            "file": list(means),
-            "slice": "",
-            "slices": [counts[name] for name in means],
-            **_columns(np.stack(list(means.values())), head),
-        }
-    )
-
-
-def _columns(values: np.ndarray[Any, Any], head: Head) -> dict[str, Any]:
-    if head.task.kind == "regression":
-        return {head.task.name: np.round(values.astype(np.float64), 4)}
-    classes = head.task.classes
-    columns: dict[str, Any] = {head.task.name: [classes[i] for i in values.argmax(axis=1)]}
-    for i, name in enumerate(classes):
-        columns[f"p({name})"] = np.round(values[:, i].astype(np.float64), 6)
-    return columns

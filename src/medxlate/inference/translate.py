@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medxlate.dataset.index import KEY_BYTES, read_key
@@ -19,8 +18,8 @@ from medxlate.errors import ImageError, UsageError, nearest
 from medxlate.events import Listener, silent
 from medxlate.files import check_free
 from medxlate.images.pseudonym import PHI, Phi
-from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray
+from medxlate.inference.arrays import Spacing, Volume, restored, squares_of, translated
 from medxlate.inference.choices import check_compile, validated_compute
 from medxlate.inference.engine import Engine, Pending, starting_size
 from medxlate.inference.inputs import (
@@ -115,6 +114,28 @@ class Translator:
         """Load a translator from a model folder, a run folder or ``runs/latest``."""
         return cls(Path(model), source=source)
 
+    def __call__(self, volume: Volume, *, spacing: Spacing = (1.0, 1.0, 1.0)) -> FloatArray:
+        """Translate a volume, as ``translate`` does the same in a file.
+
+        Args:
+            volume: [slices, H, W] in the source's physical values (HU, SUVbw...), oriented as the
+                recipe's plane is shown (axial: from the feet up, front on top, the patient's right
+                on the left); or [H, W], a single image. A recipe with percentiles (MR) takes them
+                over the whole array.
+            spacing: mm between slices, rows and columns, which decides the aspect ratio.
+
+        Returns:
+            float32 of the same shape, in the target's physical values. Near-empty slices become
+            the target's black.
+
+        Raises:
+            ImageError: The array cannot be used with the source's recipe.
+            UsageError: It is no volume.
+        """
+        squares = squares_of(volume, self.reader, spacing)
+        fake = translated(squares, self.engine, self.batch_size)
+        return self.info.target_recipe.physical(fake).reshape(volume.shape)
+
     def translate(self, batch: list[Input]) -> list[FloatArray]:
         """Return target images in [-1, 1], each of its input's original height and width.
 
@@ -159,20 +180,6 @@ class Translator:
             listener=listener,
         )
         return engine.padded
-
-
-def restored(batch: Batch, squares: Pending | None) -> Iterator[FloatArray]:
-    """Yield a batch's target images, each of its input's original height and width.
-
-    Near-empty slices become the target's black.
-    """
-    fakes = iter(()) if squares is None else iter(squares.wait().numpy())
-    for item in batch.items:
-        shape = (item.slice.height, item.slice.width)
-        if item.slice.near_empty:
-            yield np.full(shape, -1, dtype=np.float32)
-        else:
-            yield from_square(next(fakes)[0], *shape, spacing=item.opened.spacing)
 
 
 def translate(

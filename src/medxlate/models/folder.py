@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -14,6 +14,7 @@ from medxlate.errors import ModelError, nearest
 from medxlate.files import whole_folder, write_json
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
+from medxlate.models.calibration import Calibration
 from medxlate.models.device import Precision
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
@@ -68,6 +69,8 @@ class PredictorInfo(BaseModel):
         architecture: Its name in timm.
         head: What its outputs mean.
         weights: Its file.
+        calibration: Of its predictions; None in models from before there was one.
+        calibration_tta: Of its predictions with ``--tta``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,6 +78,26 @@ class PredictorInfo(BaseModel):
     architecture: str
     head: Head
     weights: Weights
+    calibration: Calibration | None = None
+    calibration_tta: Calibration | None = None
+
+
+class TrainedOn(BaseModel):
+    """How much a model was trained on, and how; counts, and nothing of a patient.
+
+    Attributes:
+        train: Patients and slices of the training part, by modality.
+        val: Of the part by which the best predictor was chosen, and by which it was calibrated.
+        divided: Whether patients or images were divided into the parts.
+        notes: Sentences on the training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: dict[str, tuple[int, int]]
+    val: dict[str, tuple[int, int]]
+    divided: Literal["patient", "image"]
+    notes: tuple[str, ...] = ()
 
 
 class ModelInfo(BaseModel):
@@ -91,6 +114,8 @@ class ModelInfo(BaseModel):
         translators: By source modality; empty for methods that do not translate.
         predictor: The predictor; None for a model that only translates, such as an imported one.
         precision: In which it was trained and validated.
+        trained_on: How much data that was; None for models from before this was kept, and for
+            imported ones.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,6 +130,7 @@ class ModelInfo(BaseModel):
     translators: dict[str, TranslatorInfo]
     predictor: PredictorInfo | None
     precision: Precision = "fp32"
+    trained_on: TrainedOn | None = None
 
     @field_validator("target", "translators")
     @classmethod
@@ -129,7 +155,7 @@ def write_model(folder: Path, info: ModelInfo, *, weights_from: Path, card: str)
         card: The model card, Markdown.
     """
     with whole_folder(folder, marker=MARKER, overwrite=True) as partial:
-        for weights in _all_weights(info):
+        for weights in all_weights(info):
             (weights_from / weights.file).rename(partial / weights.file)
         write_description(partial, info, card)
 
@@ -269,6 +295,7 @@ def _check_claims(network: nn.Module, path: Path) -> None:
         raise ModelError(f"{path} does not fit the network in {MARKER}: the file is smaller.")
 
 
-def _all_weights(info: ModelInfo) -> list[Weights]:
+def all_weights(info: ModelInfo) -> list[Weights]:
+    """Return the files of weights: the predictor's first, then those of the translators."""
     predictor = [] if info.predictor is None else [info.predictor.weights]
     return [*predictor, *(t.weights for t in info.translators.values())]

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
@@ -20,7 +20,7 @@ from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_space, sha256, whole_file, whole_folder, write_json
 from medxlate.models.tensors import holds, load_tensors, save_tensors
 from medxlate.records import read_object
-from medxlate.training.snapshot import Position, Snapshot
+from medxlate.training.snapshot import AVERAGES, Position, Snapshot
 
 SCHEMA_VERSION = 2
 NETWORKS = "networks.safetensors"
@@ -168,6 +168,15 @@ def load_part(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
     """Return the weights of one network of a checkpoint, such as ``predictor.``, without prefix."""
     networks = _load(checkpoint, NETWORKS, _state(checkpoint))
     return {k.removeprefix(prefix): v for k, v in networks.items() if k.startswith(prefix)}
+
+
+def load_translation(checkpoint: Path, source: str, side: Literal["g", "f"]) -> dict[str, Tensor]:
+    """Return the weights of G or F of a source: their average, where the training keeps one."""
+    found = load_part(checkpoint, f"{source}.{side}.")
+    training = _load(checkpoint, TRAINING, _state(checkpoint))
+    prefix = f"{AVERAGES}.{source}.{side}."
+    kept = {k.removeprefix(prefix): v for k, v in training.items() if k.startswith(prefix)}
+    return found | kept
 
 
 def _with_sound_best(folder: Path, position: Position, listener: Listener) -> Position:

@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+import torch
 
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import DatasetInfo
-from medxlate.models.device import Precision
+from medxlate.dataset.loading import Slices
+from medxlate.inference.engine import run as run_network
+from medxlate.inference.shifts import shifted
+from medxlate.models.calibration import Calibration, calibrate, no_calibration
+from medxlate.models.card import model_card
+from medxlate.models.device import Compute
 from medxlate.models.folder import (
     ModelInfo,
     PredictorInfo,
+    TrainedOn,
     TranslatorInfo,
+    load_network,
     write_model,
     write_weights,
 )
 from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
-from medxlate.records import in_markdown
-from medxlate.training.checkpoints import last_position, load_part
+from medxlate.training.checkpoints import last_position, load_part, load_translation
+from medxlate.training.data import Data
 from medxlate.training.methods import find_method, generator_blocks
 from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, checkpoint_of
 
-CARD = """# {what}
-
-Made by medxlate {version} with the method `{method}`.
-
-- Predictor: {architecture} on {target} images of {size} x {size} px, label {label}. Taken at step
-  {best} of {steps}, where the validation error was lowest ({error:.4g}).
-- Translators: {translators}
-- Epochs: {epochs}; seed: {seed}.
-
-Use it with `medxlate predict IMAGES --model THIS_FOLDER`{translate}.
-
-Translated images are synthetic. Neither they nor the predictions are for diagnosis. The folder
-holds no image, no id, no date and no path of the data that it was trained on.
-"""
+BATCH = 16
 
 
 def export_model(
@@ -49,21 +47,27 @@ def export_model(
     image_size: int,
     position: Position,
     stages: Stages,
-    precision: Precision,
+    data: Data,
+    compute: Compute,
 ) -> ModelInfo:
     """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
 
     The predictor is the one with the lowest validation error; generators have no such measure
     and are best where their learning rate has come down to zero. A source whose translator was
-    trained first has its generator from there. ``precision`` is that of the validation.
+    trained first has its generator from there. The predictor is calibrated on the validation
+    patients of the target.
     """
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".export.", suffix=".partial") as name:
         scratch = Path(name)
-        predictor = write_weights(
-            scratch,
-            "predictor.safetensors",
-            load_part(checkpoint_of(run, "best"), "predictor."),
-            step=position.best_step,
+        predictor = PredictorInfo(
+            architecture=config.model.predictor,
+            head=head,
+            weights=write_weights(
+                scratch,
+                "predictor.safetensors",
+                load_part(checkpoint_of(run, "best"), "predictor."),
+                step=position.best_step,
+            ),
         )
         translators = {}
         for source in config.data.sources if find_method(config.method).translates else ():
@@ -71,7 +75,7 @@ def export_model(
             weights = write_weights(
                 scratch,
                 f"translator-{source}.safetensors",
-                load_part(checkpoint_of(trained, "last"), f"{source}.g."),
+                load_translation(checkpoint_of(trained, "last"), source, "g"),
                 step=last_position(trained.checkpoints).step,
             )
             translators[source] = TranslatorInfo(
@@ -88,33 +92,68 @@ def export_model(
             target=config.data.target,
             target_recipe=dataset.modalities[config.data.target].recipe,
             translators=translators,
-            predictor=PredictorInfo(
-                architecture=config.model.predictor, head=head, weights=predictor
+            predictor=_calibrated(
+                predictor, scratch, data.val[config.data.target], config, compute
             ),
-            precision=precision,
+            precision=compute.precision,
+            trained_on=TrainedOn(
+                train=_counts(data.train),
+                val=_counts(data.val),
+                divided=config.split.policy,
+                notes=_notes(config, position),
+            ),
         )
-        write_model(run.model, info, weights_from=scratch, card=_card(info, head, config, position))
+        write_model(run.model, info, weights_from=scratch, card=model_card(info))
     return info
 
 
-def _card(info: ModelInfo, head: Head, config: Config, position: Position) -> str:
-    task = head.task
-    task = task.model_copy(update={"name": in_markdown(task.name), "unit": in_markdown(task.unit)})
-    sources = ", ".join(info.translators)
-    what = f"{task.name} from {info.target}"
-    return CARD.format(
-        what=f"{what}, with {sources} translated to {info.target}" if sources else what,
-        version=info.medxlate,
-        method=info.method,
-        architecture=config.model.predictor,
-        target=info.target,
-        size=info.image_size,
-        label=f"{task.name} in {task.unit}" if task.unit else task.name,
-        best=position.best_step,
-        steps=position.step,
-        error=position.best_error,
-        translators=f"{sources} to {info.target}, taken at the last step." if sources else "none.",
-        epochs=config.optimizer.epochs,
-        seed=config.runtime.seed,
-        translate=" and `medxlate translate IMAGES --model THIS_FOLDER`" if sources else "",
+def _calibrated(
+    info: PredictorInfo, folder: Path, val: Slices, config: Config, compute: Compute
+) -> PredictorInfo:
+    """Return the record of the predictor with what the target's validation patients say of it."""
+    reason = ""
+    if not len(val):
+        reason = "there was no validation patient of the target"
+    if config.split.policy == "image":
+        reason = "images were divided, so that validation patients may have been trained on"
+    if reason:
+        none = no_calibration(info.head, reason)
+        return info.model_copy(update={"calibration": none, "calibration_tta": none})
+    network = load_network(
+        lambda: PredictorNetwork(architecture=info.architecture, outputs=info.head.outputs),
+        folder,
+        info.weights,
     )
+    network = compute.place(network)
+
+    def calibration(*, tta: bool) -> Calibration:
+        images = (batch.images for batch in val.batches(BATCH))
+        outputs = run_network(
+            network, images, compute=compute, call=shifted(network) if tta else None
+        )
+        return calibrate(
+            outputs, val.labels, patients=val.patients, volumes=val.volumes, head=info.head
+        )
+
+    with torch.no_grad():
+        found = {"calibration": calibration(tta=False), "calibration_tta": calibration(tta=True)}
+    return info.model_copy(update=found)
+
+
+def _counts(part: Mapping[str, Slices]) -> dict[str, tuple[int, int]]:
+    return {name: (len(set(slices.patients)), len(slices)) for name, slices in part.items()}
+
+
+def _notes(config: Config, position: Position) -> tuple[str, ...]:
+    error = position.best_error
+    found = "the last one: nothing was validated" if error is None else f"error {error:.4g}"
+    lines = [
+        f"{config.optimizer.epochs} epochs, {position.step} steps; seed {config.runtime.seed}.",
+        f"The predictor is that of the lowest validation error ({found}).",
+    ]
+    if config.optimizer.ema_decay and find_method(config.method).translates:
+        lines.append(
+            "Generators are moving averages of the training's (decay "
+            f"{config.optimizer.ema_decay:g} a step)."
+        )
+    return tuple(lines)

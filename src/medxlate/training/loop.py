@@ -16,6 +16,7 @@ from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
+from medxlate.training.averages import Averages
 from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Feed
@@ -83,6 +84,7 @@ class Loop:
         self._validation = Validation(
             learner, data, target=config.data.target, head=head, compute=compute
         )
+        self._averages = Averages(dict(learner.networks.items()), decay=config.optimizer.ema_decay)
         self._watch = Watch()
         self._constant = self._validation.constant()
         self._position = Position()
@@ -100,6 +102,7 @@ class Loop:
             ModelError: It is of another configuration.
         """
         self._window = restore(start, self._learner, self._compute.device)
+        self._averages.load_state(start.averages)
         try:
             self._watch.load_state(start.watch)
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
@@ -141,6 +144,7 @@ class Loop:
             device=self._compute.device,
             window=self._stepper.state(),
             watch=self._watch.state(),
+            averages=self._averages.state(),
         )
 
     def _run(self, until: int | None) -> Position:
@@ -180,6 +184,7 @@ class Loop:
             batches = self._feed.take(step)
             waited += time.monotonic() - asked
             self._stepper.step(batches, number=step, progress=step / total)
+            self._averages.update()
             self._position = replace(self._position, step=step + 1)
             values: dict[str, float] = {}
             if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:
@@ -269,10 +274,11 @@ class Loop:
         if best:
             self._position = replace(self._position, best_error=error, best_step=step)
         self._listener(EpochEnded(step, epoch, epochs, metrics, best))
-        translations = self._validation.translations()
-        self._look_at(metrics, translations)
-        if last or epoch % self._config.runtime.samples_every == 0:
-            self._validation.write_samples(self._folder, epoch, translations)
+        with self._averages.shown():
+            translations = self._validation.translations()
+            self._look_at(metrics, translations)
+            if last or epoch % self._config.runtime.samples_every == 0:
+                self._validation.write_samples(self._folder, epoch, translations)
         every = self._config.runtime.checkpoint_every
         if best or last or epoch % every == 0 or self._saver.is_due(step):
             self._save()

@@ -15,6 +15,7 @@ from medxlate.training.randomness import random_state, set_random_state
 from medxlate.training.step import Learner
 
 WINDOW = "window"  # of losses that are not told yet; see ``Stepper.state``
+AVERAGES = "average"  # of the generators; see ``Averages``
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Snapshot:
     Attributes:
         position: Where it stands.
         networks: Weights and statistics.
-        training: Optimizers, image buffers, random generators, losses that are not told yet.
+        training: Optimizers, image buffers, random generators, losses that are not told yet, and
+            averages of the generators.
         watch: What the watch over the losses knows.
     """
 
@@ -62,6 +64,11 @@ class Snapshot:
     networks: Mapping[str, Tensor]
     training: Mapping[str, Tensor]
     watch: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averages of the generators; none where none are kept."""
+        return _part(self.training, AVERAGES)
 
     @property
     def bytes(self) -> int:
@@ -80,6 +87,7 @@ def take_snapshot(
     device: torch.device,
     window: Mapping[str, Tensor],
     watch: Mapping[str, Any],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
     """Return the state of a training; its tensors are the training's own, not copies.
 
@@ -89,6 +97,7 @@ def take_snapshot(
         device: Where it computes.
         window: Of the stepper.
         watch: Of the watch.
+        averages: Of the generators.
     """
     training = _prefixed("random", random_state(device)) | _prefixed(WINDOW, window)
     for name, optimizer in learner.optimizers.items():
@@ -96,6 +105,7 @@ def take_snapshot(
             training |= _prefixed(f"optimizer.{name}.{i}", optimizer.state[parameter])
     for name, buffer in learner.buffers.items():
         training |= _prefixed(f"buffer.{name}", buffer.state())
+    training |= _prefixed(AVERAGES, averages or {})
     return Snapshot(position, learner.networks.state_dict(), training, watch)
 
 

@@ -21,7 +21,7 @@ from medxlate.models.device import Compute
 from medxlate.models.generator import Generator
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
-from medxlate.training.checkpoints import load_part, newest_sound, pointed
+from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
 from medxlate.training.methods import generator_blocks
 from medxlate.training.step import Learner
 
@@ -85,7 +85,7 @@ def translated(
         generator = Generator(
             width=config.model.generator_width, blocks=generator_blocks(config, image_size)
         )
-        weights = load_part(checkpoint_of(stage, "last"), f"{slices.name}.g.")
+        weights = load_translation(checkpoint_of(stage, "last"), slices.name, "g")
         generator.load_state_dict(weights)
         _write_translated(path, slices, generator.to(compute.device), compute, image_size)
     ranks().wait()

@@ -230,7 +230,8 @@ def _run(
                 image_size=work.image_size,
                 position=position,
                 stages=stages,
-                precision=work.compute.precision,
+                data=work.data,
+                compute=work.compute,
             )
         ranks().wait()
     batches = work.learner.predictor_batches

@@ -1,0 +1,75 @@
+"""``medxlate export``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medxlate.cli.options import Json, Overwrite
+from medxlate.errors import UsageError, nearest
+
+FORMS = ("onnx", "hub")
+
+
+def export(
+    form: Annotated[str, typer.Argument(help="onnx or hub.")],
+    model: Annotated[Path, typer.Argument(help="A run, runs/latest, or a model folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="hub: the weights' license: apache-2.0, other..."),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", help="onnx: largest difference between onnxruntime and torch."),
+    ] = 1e-3,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a trained model as ONNX, or as a folder that model hubs take.
+
+    `medxlate export onnx runs/latest --out onnx`
+
+    `medxlate export hub runs/latest --out handed-on --license cc-by-nc-4.0`
+
+    **onnx**: generators and predictor, each compared with torch in onnxruntime, and onnx.json,
+    which says how images are read. Needs `pip install 'medxlate[onnx]'`. **hub**: model card,
+    config.json, model.json and safetensors; nothing is uploaded.
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        if form not in FORMS:
+            raise UsageError(f"There is no form '{form}'.", nearest(form, FORMS))
+        if form == "hub":
+            from medxlate.export.hub import export_hub
+
+            if license_ is None:
+                raise UsageError(
+                    "Nobody but you can choose the license of the weights.",
+                    "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
+                )
+            made = export_hub(
+                model, out=out, license_=license_, overwrite=overwrite, listener=reporter
+            )
+            figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
+            reporter.result(
+                {**asdict(made), "out": str(made.out)},
+                f"{len(made.files)} files in {made.out}{figures}. Before you hand it on: "
+                f"`medxlate scrub --check {made.out} --data DATASET`.",
+            )
+            return
+        from medxlate.export.onnx import export_onnx
+
+        result = export_onnx(
+            model, out=out, tolerance=tolerance, overwrite=overwrite, listener=reporter
+        )
+        lines = [
+            f"{name}: differs from torch by {each.random:.1e} on random images"
+            + (f", {each.real:.1e} on real ones." if each.real is not None else ".")
+            for name, each in result.parity.items()
+        ]
+        reporter.result({**asdict(result), "out": str(result.out)}, *lines)

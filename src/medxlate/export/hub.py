@@ -1,0 +1,209 @@
+"""``medxlate export hub``: a folder in the form that model hubs take. Nothing is uploaded."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from medxlate.errors import MedxlateError, ModelError, UsageError
+from medxlate.evaluation.results import FILE, Metric, Results, read_results
+from medxlate.events import Listener, Warned, silent
+from medxlate.files import sha256, whole_folder, write_json
+from medxlate.models.card import model_card
+from medxlate.models.folder import (
+    MARKER,
+    ModelInfo,
+    Weights,
+    all_weights,
+    read_model,
+    write_description,
+)
+from medxlate.models.runs import find_model, find_run
+from medxlate.records import in_markdown, inside
+
+MAIN = "model.safetensors"  # what hubs and their clients look for
+LIBRARY = "medxlate"
+
+
+@dataclass(frozen=True)
+class HubResult:
+    """What was exported.
+
+    Attributes:
+        out: The folder.
+        files: The names in it, in order.
+        metrics: How many figures of an evaluation are in the card.
+    """
+
+    out: Path
+    files: list[str]
+    metrics: int
+
+
+def export_hub(
+    model: Path | str,
+    *,
+    out: Path | str,
+    license_: str,
+    overwrite: bool = False,
+    listener: Listener = silent,
+) -> HubResult:
+    """Write a model as a folder that a model hub takes, and that ``Translator.load`` loads.
+
+    README.md is the model card with YAML front matter, config.json says what hubs look for,
+    ``model.safetensors`` are the weights of the only translator, else of the predictor. Of a run
+    that was evaluated, the figures are in the card, where they are of these weights.
+
+    Args:
+        model: A model folder, a run folder or ``runs/latest``.
+        out: The folder to write.
+        license_: Identifier of the license under which the weights are given, such as
+            ``apache-2.0`` or ``other``.
+        overwrite: Whether an older model folder in ``out`` is replaced.
+        listener: Warned where an evaluation is left out.
+
+    Raises:
+        UsageError: The license is no identifier.
+        ModelError: The model cannot be used, or is damaged.
+        OutputError: ``out`` exists.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_):
+        raise UsageError(
+            f"--license {license_!r} is no license identifier.",
+            "Give one as hubs write them: apache-2.0, cc-by-nc-4.0, other...",
+        )
+    folder, out = find_model(Path(model)), Path(out)
+    old = read_model(folder)
+    info = _renamed(old)
+    results = _results(Path(model), old, listener)
+    with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
+        for before, after in zip(all_weights(old), all_weights(info), strict=True):
+            path = inside(folder, before.file, error=ModelError)
+            if not path.is_file() or sha256(path) != before.sha256:
+                raise ModelError(f"{path} is missing or damaged.", "Copy the whole model again.")
+            shutil.copyfile(path, partial / after.file)
+        header = _front_matter(info, license_, results)
+        lines = _metric_lines(results) if results is not None else []
+        write_description(partial, info, f"---\n{header}---\n\n{model_card(info, metrics=lines)}")
+        write_json(partial / "config.json", _config(info))
+        files = sorted(path.name for path in partial.iterdir())
+    return HubResult(out, files, len(_known(results)) if results is not None else 0)
+
+
+def _renamed(info: ModelInfo) -> ModelInfo:
+    """Return the description with the main network's weights in the file that hubs expect."""
+    if len(info.translators) == 1:
+        ((source, translator),) = info.translators.items()
+        main = translator.model_copy(update={"weights": _main(translator.weights)})
+        return info.model_copy(update={"translators": {source: main}})
+    if info.predictor is None:
+        return info
+    predictor = info.predictor.model_copy(update={"weights": _main(info.predictor.weights)})
+    return info.model_copy(update={"predictor": predictor})
+
+
+def _main(weights: Weights) -> Weights:
+    return weights.model_copy(update={"file": MAIN})
+
+
+def _results(model: Path, info: ModelInfo, listener: Listener) -> Results | None:
+    """Return what an evaluation of the run found, where it is of these weights."""
+    try:
+        folder = find_run(model).evaluation
+    except MedxlateError:  # a model folder, which is no run
+        return None
+    if not (folder / FILE).is_file():
+        return None
+    results = read_results(folder)
+    if {weights.sha256 for weights in all_weights(info)} <= set(results.model.values()):
+        return results
+    listener(Warned(f"{folder / FILE} is of other weights: the card has no figures."))
+    return None
+
+
+def _config(info: ModelInfo) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "model_type": LIBRARY,
+        "library_name": LIBRARY,
+        "medxlate_version": info.medxlate,
+        "method": info.method,
+        "num_channels": 1,
+        "image_size": info.image_size,
+        "target": info.target,
+        "sources": list(info.translators),
+    }
+    if info.predictor is not None:
+        task = info.predictor.head.task
+        config |= {"predictor": info.predictor.architecture, "task": task.kind, "label": task.name}
+        if task.classes:
+            config["id2label"] = {str(i): name for i, name in enumerate(task.classes)}
+            config["label2id"] = {name: i for i, name in enumerate(task.classes)}
+    return config
+
+
+def _front_matter(info: ModelInfo, license_: str, results: Results | None) -> str:
+    tags = ["medical-imaging", "cyclegan" if info.translators else "predictor", info.target]
+    tags += list(info.translators)
+    kind = info.predictor.head.task.kind if info.predictor is not None else ""
+    pipeline = "image-to-image" if info.translators else None
+    if pipeline is None and kind == "classification":
+        pipeline = "image-classification"  # hubs have no name for a regression
+    known = _known(results) if results is not None else []
+    data = ModelCardData(
+        license=license_,
+        library_name=LIBRARY,
+        pipeline_tag=pipeline,
+        tags=list(dict.fromkeys([*tags, *([kind] if kind else [])])),
+        model_name=f"{'-'.join(info.translators) or info.method}-to-{info.target}",
+        eval_results=[_eval_result(each, kind) for each in known] or None,
+    )
+    return str(data.to_yaml()).rstrip("\n") + "\n"
+
+
+def _eval_result(metric: Metric, kind: str) -> EvalResult:
+    task = "image-to-image" if metric.group == "translation" else f"image-{kind}"
+    details = {"low": metric.low, "high": metric.high, "interval": metric.interval, "n": metric.n}
+    shown = {name: value for name, value in details.items() if value not in (None, "", 0)}
+    return EvalResult(
+        task_type=task,
+        task_name="translation" if metric.group == "translation" else "prediction",
+        dataset_type="private",
+        dataset_name="held-out test patients",
+        metric_type=metric.name,
+        metric_name=_name(metric),
+        metric_value=metric.value,
+        metric_args=shown or None,
+    )
+
+
+def _known(results: Results) -> list[Metric]:
+    """Return the figures of the model itself; those of constant predictions are to compare with."""
+    return [each for each in results.metrics if each.value is not None and each.of != "constant"]
+
+
+def _name(metric: Metric) -> str:
+    where = " ".join(filter(None, [metric.level and f"per {metric.level}", metric.source]))
+    return f"{metric.label} ({where})" if where else metric.label
+
+
+def _metric_lines(results: Results) -> list[str]:
+    """Return the figures as a table, then what the audits say."""
+    lines = [
+        f"On {results.images} real {results.target} images of {results.patients} test patients.",
+        "",
+        "| figure | of | value | 95 % interval | n |",
+        "|---|---|---|---|---|",
+    ]
+    for each in results.metrics:
+        value = each.reason or "none"
+        if each.value is not None:
+            value = f"{each.value:.4g} {in_markdown(each.unit)}".rstrip()
+        ends = "" if each.low is None or each.high is None else f"{each.low:.4g} to {each.high:.4g}"
+        lines.append(f"| {in_markdown(_name(each))} | {each.of} | {value} | {ends} | {each.n} |")
+    said = [f"- {each.source}, {each.kind}: {each.sentence}" for each in results.audits]
+    return [*lines, *(["", "Audits of the translators:", "", *said] if said else [])]

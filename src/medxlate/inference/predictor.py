@@ -1,0 +1,238 @@
+"""Trained predictors, one or several, with everything that is needed to use them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medxlate.errors import ImageError, ModelError
+from medxlate.events import Listener, silent
+from medxlate.inference.arrays import Spacing, Volume, outputs_of, squares_of
+from medxlate.inference.choices import validated_compute
+from medxlate.inference.doubt import Doubt
+from medxlate.inference.engine import Engine, Pending, run, starting_size
+from medxlate.inference.inputs import Input, Reader, stack
+from medxlate.inference.shifts import shifted
+from medxlate.models.calibration import Calibration, Level
+from medxlate.models.device import Compute
+from medxlate.models.folder import ModelInfo, load_predictor, predictor_of, read_model
+from medxlate.models.head import Head
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.runs import find_model
+
+COVERAGE = 0.9  # of intervals, where nothing else is asked for
+
+
+def predict_batches(
+    network: PredictorNetwork, images: Iterable[Tensor], *, head: Head, compute: Compute
+) -> np.ndarray[Any, Any]:
+    """Return predictions for batches of images: labels [N], or class probabilities [N, K].
+
+    As the network gives them, not calibrated; validation during training and ``evaluate`` call
+    this.
+    """
+    outputs: Tensor = run(network, images, compute=compute)
+    return np.asarray(head.predictions(outputs))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is predicted of a volume, or of a single image.
+
+    Attributes:
+        value: The label: the mean over slices in its unit, or the most probable class.
+        low: Lower end of its interval; None where there is none, and for classes.
+        high: Its upper end.
+        probabilities: By class, calibrated: the mean over slices; empty for a regression.
+        slices: Of each slice: labels [N], or class probabilities [N, K]; NaN for near-empty ones.
+        notes: Why there is no interval, or no calibration; sentences.
+    """
+
+    value: float | str
+    low: float | None
+    high: float | None
+    probabilities: dict[str, float]
+    slices: npt.NDArray[np.floating[Any]] = field(repr=False)
+    notes: tuple[str, ...] = ()
+
+
+class Predictor:
+    """A trained predictor with everything needed to use it.
+
+    Args:
+        model: A model folder, a run folder, or ``runs/latest``.
+        compute: Device and precision; None: chosen automatically.
+        batch_size: How many slices are computed at once to begin with; None: by the device.
+        tta: Whether predictions are means over small shifts of the images; see ``shifts``.
+        listener: Told what fits into memory.
+
+    Raises:
+        ModelError: The model is missing, damaged or only translates.
+    """
+
+    def __init__(
+        self,
+        model: Path,
+        *,
+        compute: Compute | None = None,
+        batch_size: int | None = None,
+        tta: bool = False,
+        listener: Listener = silent,
+    ) -> None:
+        folder = find_model(model)
+        self.info: ModelInfo = read_model(folder)
+        self.compute = compute or validated_compute(self.info, listener=listener)
+        self.network = self.compute.place(load_predictor(folder, self.info))
+        found = predictor_of(folder, self.info)
+        self.head = found.head
+        self.calibration: Calibration | None = found.calibration_tta if tta else found.calibration
+        self.reader = Reader(self.info.target_recipe, self.info.prepared_size, self.info.image_size)
+        self.batch_size = batch_size or starting_size(self.compute, self.info.image_size)
+        self.call = shifted(self.network) if tta else self.network
+        self.engine = Engine(
+            self.network,
+            self.compute,
+            batch_size=self.batch_size,
+            call=self.call,
+            listener=listener,
+        )
+
+    @classmethod
+    def load(cls, model: Path | str) -> Predictor:
+        """Load a predictor from a model folder, a run folder or ``runs/latest``."""
+        return cls(Path(model))
+
+    def __call__(
+        self,
+        volume: Volume,
+        *,
+        spacing: Spacing = (1.0, 1.0, 1.0),
+        level: float = COVERAGE,
+    ) -> Prediction:
+        """Predict the label of a volume, as ``predict`` does of the same in a file.
+
+        Args:
+            volume: [slices, H, W] in the target's physical values (HU, SUVbw...), oriented as the
+                recipe's plane is shown (axial: from the feet up, front on top, the patient's right
+                on the left); or [H, W], a single image. A recipe with percentiles takes them over
+                the whole array.
+            spacing: mm between slices, rows and columns, which decides the aspect ratio.
+            level: Coverage of the interval, in (0, 1).
+
+        Raises:
+            ImageError: The array cannot be used with the model's recipe, or all is near-empty.
+            UsageError: It is no volume.
+        """
+        doubt = Doubt([self.calibration], level)
+        squares = squares_of(volume, self.reader, spacing)
+        if not squares.shown.any():
+            raise ImageError("All slices of the volume are near-empty.")
+        found = self.calibrated(outputs_of(squares, self.engine, self.batch_size))
+        slices = np.full((len(squares.shown), *found.shape[1:]), np.nan, dtype=np.float32)
+        slices[squares.shown] = found
+        mean, notes = found.mean(axis=0), tuple(doubt.notes())
+        if self.head.task.kind == "classification":
+            classes = self.head.task.classes
+            shares = dict(zip(classes, map(float, mean), strict=True))
+            return Prediction(classes[int(mean.argmax())], None, None, shares, slices, notes)
+        level_of: Level = "volume" if len(slices) > 1 else "slice"
+        width, value = doubt.half_width(level_of), float(mean)
+        if not math.isfinite(width):
+            return Prediction(value, None, None, {}, slices, notes)
+        return Prediction(value, value - width, value + width, {}, slices, notes)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a prediction depends on beside its inputs, as JSON can hold it."""
+        device = f"{self.compute.device.type} {self.compute.precision}"
+        model = self.info.model_dump(mode="json")
+        return {"model": model, "device": device, "batch": self.batch_size}
+
+    def predict(self, batch: list[Input]) -> np.ndarray[Any, Any]:
+        """Return labels [B] for a regression, calibrated class probabilities [B, K] else."""
+        return self.finish(self.engine.start(stack(batch)))
+
+    def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
+        """Return predictions, as ``predict`` does, from what the engine has begun to compute."""
+        return self.calibrated(outputs.wait())
+
+    def calibrated(self, outputs: Tensor) -> np.ndarray[Any, Any]:
+        """Return predictions, as ``predict`` does, from the network's outputs."""
+        if self.calibration is not None and self.calibration.kind == "temperature":
+            outputs = outputs / self.calibration.temperature
+        return np.asarray(self.head.predictions(outputs))
+
+
+class Ensemble:
+    """Predictors whose mean prediction is taken; of one, its own.
+
+    They see the same images, so they must have been trained for the same: target, task, recipe and
+    sizes.
+
+    Args:
+        predictors: At least one, on one device.
+        listener: Told what fits into memory.
+
+    Raises:
+        ModelError: They do not agree.
+    """
+
+    def __init__(self, predictors: Sequence[Predictor], *, listener: Listener = silent) -> None:
+        first, *others = predictors
+        for other in others:
+            if differs := _difference(first, other):
+                raise ModelError(
+                    f"The models cannot be combined: their {differs}s differ.",
+                    "Combine runs on one dataset with one configuration and different seeds.",
+                )
+        self.predictors = tuple(predictors)
+        self.info, self.head, self.reader = first.info, first.head, first.reader
+        self.batch_size = first.batch_size
+        self.engine = first.engine
+        if others:
+            self.engine = Engine(
+                first.network,
+                first.compute,
+                batch_size=self.batch_size,
+                call=self._call,
+                listener=listener,
+            )
+
+    def facts(self) -> list[dict[str, Any]]:
+        """Return what a prediction depends on beside its inputs, as JSON can hold it."""
+        return [each.facts() for each in self.predictors]
+
+    def doubt(self, coverage: float) -> Doubt:
+        """Return what is known of the mean prediction's doubt."""
+        return Doubt([each.calibration for each in self.predictors], coverage)
+
+    def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
+        """Return each model's predictions of a batch: [B, models], or [B, models, classes]."""
+        parts = torch.split(outputs.wait(), self.head.outputs, dim=1)
+        found = [each.calibrated(part) for each, part in zip(self.predictors, parts, strict=True)]
+        return np.stack(found, axis=1)
+
+    def _call(self, images: Tensor) -> Tensor:
+        return torch.cat([each.call(images).float() for each in self.predictors], dim=1)
+
+
+def _difference(one: Predictor, other: Predictor) -> str:
+    """Return in what two predictors differ that must not; "" where in nothing."""
+    recipes = [
+        each.reader.recipe.model_copy(update={"output_range": (0, 0)}) for each in (one, other)
+    ]
+    same = {
+        "target": one.info.target == other.info.target,
+        "task": one.head.task == other.head.task,
+        "recipe": recipes[0] == recipes[1],
+        "image size": (one.reader.prepared_size, one.reader.image_size)
+        == (other.reader.prepared_size, other.reader.image_size),
+    }
+    return next((name for name, equal in same.items() if not equal), "")
