@@ -29,7 +29,8 @@ from medxlate.evaluation.results import (
     Results,
 )
 from medxlate.images.recipes import Recipe
-from medxlate.models.folder import ModelInfo, PredictorInfo, TranslatorInfo, Weights
+from medxlate.models.calibration import Calibration
+from medxlate.models.folder import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.models.head import Head
 from medxlate.study.study import Study
 
@@ -85,7 +86,15 @@ def config_page() -> str:
 # Each file that is a record, and the records inside it.
 RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
     "dataset.json": (DatasetInfo, ModalityInfo, Recipe, Task),
-    "model.json": (ModelInfo, TranslatorInfo, PredictorInfo, Head, Weights),
+    "model.json": (
+        ModelInfo,
+        TranslatorInfo,
+        PredictorInfo,
+        Head,
+        Weights,
+        Calibration,
+        TrainedOn,
+    ),
     "study.json": (Study,),
     "evaluation.json": (Results, Metric, GroupError, Audit, Picture, Line),
     "examples.json, an entry an image": (Example,),

@@ -37,7 +37,8 @@ from medxlate.training import loop, validation
 from medxlate.training.augment import AUGMENTATIONS
 from medxlate.training.feed import Feed
 from medxlate.training.methods import METHODS
-from medxlate.training.train import TrainResult, resume, train
+from medxlate.training.running import TrainResult
+from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
 
 SOURCES = ("mri", "pet")

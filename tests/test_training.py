@@ -45,10 +45,11 @@ from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.checkpoints import read_checkpoint, write_checkpoint
 from medxlate.training.joint import Joint
 from medxlate.training.methods import METHODS, build_learner, find_method
+from medxlate.training.running import TrainResult
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, Supervised
 from medxlate.training.stepper import Stepper
-from medxlate.training.train import TrainResult, resume, train
+from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
 
 GOLDEN = Path(__file__).parent / "golden" / "debug_losses.json"

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from medxlate.config import Config, resolve
+    from medxlate.dataset.options import PrepareOptions
     from medxlate.dataset.prepare import prepare
     from medxlate.evaluation.evaluate import evaluate
     from medxlate.export.hub import export_hub
@@ -21,10 +23,12 @@ if TYPE_CHECKING:
     from medxlate.models.importing import import_cyclegan
     from medxlate.study.compare import compare
     from medxlate.study.forecast import plan
-    from medxlate.training.train import train
+    from medxlate.training.train import resume, train
     from medxlate.walkthrough import demo
 
 _HOMES = {
+    "Config": "medxlate.config",
+    "PrepareOptions": "medxlate.dataset.options",
     "Prediction": "medxlate.inference.predict",
     "Predictor": "medxlate.inference.predict",
     "Translator": "medxlate.inference.translate",
@@ -37,13 +41,17 @@ _HOMES = {
     "plan": "medxlate.study.forecast",
     "predict": "medxlate.inference.predict",
     "prepare": "medxlate.dataset.prepare",
+    "resolve": "medxlate.config",
+    "resume": "medxlate.training.train",
     "train": "medxlate.training.train",
     "translate": "medxlate.inference.translate",
 }
 
 __all__ = [
+    "Config",
     "Prediction",
     "Predictor",
+    "PrepareOptions",
     "Translator",
     "__version__",
     "compare",
@@ -55,6 +63,8 @@ __all__ = [
     "plan",
     "predict",
     "prepare",
+    "resolve",
+    "resume",
     "train",
     "translate",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,15 @@ class EpochEnded(Event):
     epochs: int
     metrics: Mapping[str, float]
     best: bool
+
+
+@dataclass(frozen=True)
+class SamplesWritten(Event):
+    """Grids of translated validation images were written after a step: a PNG a source."""
+
+    step: int
+    epoch: int
+    files: Mapping[str, Path]
 
 
 @dataclass(frozen=True)

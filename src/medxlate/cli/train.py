@@ -16,7 +16,7 @@ from medxlate.ranks import restarts
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter
     from medxlate.config import Config
-    from medxlate.training.train import TrainResult
+    from medxlate.training.running import TrainResult
 
 
 def train(
@@ -93,6 +93,10 @@ def train(
             help="Several processes: batch norm over the whole batch (default), or each part.",
         ),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="Tell tensorboard, wandb or mlflow of it; repeat."),
+    ] = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -134,6 +138,7 @@ def train(
                 "deterministic": deterministic or None,
                 "sync_bn": sync_bn,
                 "offline": offline or None,
+                "trackers": track,
             },
         )
         if method is not None:

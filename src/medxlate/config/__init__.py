@@ -1,6 +1,6 @@
 """The configuration of a training: the only home of defaults."""
 
-from medxlate.config.resolve import PRESETS, Values, flat, keys, parse, resolve
+from medxlate.config.resolve import PRESETS, Values, configured, flat, keys, parse, resolve
 from medxlate.config.sections import (
     AugmentConfig,
     BaselinesConfig,
@@ -27,6 +27,7 @@ __all__ = [
     "Section",
     "SplitConfig",
     "Values",
+    "configured",
     "flat",
     "keys",
     "parse",

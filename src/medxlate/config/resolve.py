@@ -69,6 +69,30 @@ def resolve(
     return parse(values)
 
 
+def configured(
+    source: str | Sequence[str], target: str, preset: str | None, settings: Mapping[str, Any]
+) -> Config:
+    """Build the configuration of a training from its few words.
+
+    Args:
+        source: The source modality, or several.
+        target: The target modality.
+        preset: One of PRESETS, or None.
+        settings: Values by key, as ``section.key`` (or ``method``).
+
+    Raises:
+        ConfigError: An unknown preset or key, or a value of the wrong kind.
+    """
+    overrides: Values = {}
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        _merge(overrides, {section: {name: value}} if name else {key: value})
+    sources = [source] if isinstance(source, str) else list(source)
+    named = {k: v for k, v in (("sources", sources), ("target", target)) if v}
+    _merge(overrides, {"data": named})
+    return resolve(preset=preset, overrides=overrides)
+
+
 def parse(values: Mapping[str, Any]) -> Config:
     """Check nested values and fill in the defaults; a wrong key or value raises ConfigError."""
     try:

@@ -209,6 +209,9 @@ class RuntimeConfig(Section):
         False,
         description="Open no connection: weights that are not on this machine are an error.",
     )
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
+        (), description="Experiment trackers that are told of the training (`--track`)."
+    )
     log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between two checkpoints.")

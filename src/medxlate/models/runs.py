@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def tracking(self) -> Path:
+        """What trackers keep: a folder each."""
+        return self.path / "tracking"
+
+    @property
     def evaluation(self) -> Path:
         """What ``evaluate`` found; see ``evaluation.results``."""
         return self.path / "evaluation"

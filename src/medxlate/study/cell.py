@@ -37,7 +37,8 @@ from medxlate.records import read_object
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.methods import find_method, first_stages
-from medxlate.training.train import TrainResult, resume, train, train_stage
+from medxlate.training.running import TrainResult, train_stage
+from medxlate.training.train import resume, train
 
 BATCH = 16
 JUDGE = "target-only"  # its predictor's features compare images where Inception is not at hand

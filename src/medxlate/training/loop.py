@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medxlate.config import Config
 from medxlate.errors import ModelError, StoppedError
-from medxlate.events import EpochEnded, Listener, Progress, StepLogged
+from medxlate.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
@@ -278,7 +278,9 @@ class Loop:
             translations = self._validation.translations()
             self._look_at(metrics, translations)
             if last or epoch % self._config.runtime.samples_every == 0:
-                self._validation.write_samples(self._folder, epoch, translations)
+                files = self._validation.write_samples(self._folder, epoch, translations)
+            if files:
+                self._listener(SamplesWritten(step, epoch, files))
         every = self._config.runtime.checkpoint_every
         if best or last or epoch % every == 0 or self._saver.is_due(step):
             self._save()

@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from medxlate.config import Config, flat, parse
+from medxlate.config import Config, configured, flat, parse
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
-from medxlate.errors import ConfigError, ModelError, StoppedError
-from medxlate.events import Listener, Stage, Warned, silent
-from medxlate.files import locked, remove_stale, write_json
-from medxlate.models.device import deterministic
+from medxlate.errors import ConfigError, ModelError, UsageError
+from medxlate.events import Listener, Warned, silent
 from medxlate.models.runs import RunFolder, find_run, new_run
 from medxlate.ranks import ranks
 from medxlate.records import read_json
-from medxlate.training.checkpoints import (
-    checkpoint_at,
-    checkpoints,
-    newest_sound,
-    read_checkpoint,
-)
-from medxlate.training.data import Data, open_modalities
-from medxlate.training.export import export_model
-from medxlate.training.loop import Loop, Stop, never
-from medxlate.training.methods import STAGES, find_method, first_stages
-from medxlate.training.randomness import seed_all
-from medxlate.training.record import Recorder, rewind_record
-from medxlate.training.snapshot import Position
-from medxlate.training.stages import Stages, is_trained, start_predictor, translated
-from medxlate.training.work import Material, Work, check_config, make_loop, prepare_work
-
-FIRST = "first"
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What ``train`` did.
-
-    Attributes:
-        run: The run folder.
-        steps: Optimizer steps taken in all.
-        epochs: Epochs ended.
-        images_seen: Images that the predictor has learned from in these steps, repetitions
-            counted; what is trained first comes on top.
-        best_error: Lowest validation error (squared error, or cross-entropy); None where nothing
-            was validated.
-        best_step: The step at which it was reached.
-        skipped: Steps without an update, because a loss was not finite.
-        seconds: How long this call took, what is trained first included.
-    """
-
-    run: Path
-    steps: int
-    epochs: int
-    images_seen: int
-    best_error: float | None
-    best_step: int
-    skipped: int
-    seconds: float
+from medxlate.tracking.tracker import check_trackers
+from medxlate.training.checkpoints import checkpoints
+from medxlate.training.data import open_modalities
+from medxlate.training.loop import Stop, never
+from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
+from medxlate.training.stages import Stages
+from medxlate.training.work import Material, check_config, prepare_work
 
 
 def train(
-    config: Config,
+    config: Config | None = None,
     *,
+    source: str | Sequence[str] = (),
+    target: str = "",
+    preset: str | None = None,
+    settings: Mapping[str, Any] | None = None,
     runs: Path | str = "runs",
     name: str | None = None,
     split: Split | None = None,
@@ -78,8 +41,16 @@ def train(
 ) -> TrainResult:
     """Train a predictor, and translators where the method has them, from a prepared dataset.
 
+    ``train(source="mri", target="ct", preset="small", settings={"optimizer.epochs": 5})`` is the
+    command of the same words; ``train(config)`` takes a whole configuration.
+
     Args:
-        config: Everything that decides the training; see ``medxlate.config.resolve``.
+        config: Everything that decides the training, from ``medxlate.resolve``; None: made from
+            the next four.
+        source: The source modality, or several.
+        target: The target modality.
+        preset: paper, small or debug; None: the defaults, which are the paper's.
+        settings: Values by key, such as ``{"optimizer.epochs": 5}``.
         runs: The folder of all runs.
         name: The run's name; None: made from the modalities and a number.
         split: Who is trained and tested on; None: drawn by ``config.split``.
@@ -92,11 +63,20 @@ def train(
     Raises:
         ConfigError: Source or target are missing or contradict the method; or ``proceed`` was
             asked for, and the run was begun with another configuration.
+        UsageError: Both a configuration and what one is made from are given.
         DataError: The dataset cannot be used, or its patients cannot be divided.
         OutputError: The run exists already, another process trains it, or the disk is full.
         StoppedError: ``stop`` asked for it.
     """
+    if config is None:
+        config = configured(source, target, preset, settings or {})
+    elif source or target or preset or settings:
+        raise UsageError(
+            "train takes a configuration, or source, target, preset and settings.",
+            "Put them into the configuration with medxlate.resolve.",
+        )
     check_config(config)
+    check_trackers(config.runtime.trackers)
     if proceed and name is not None and _is_begun(Path(runs) / name, config):
         return resume(Path(runs) / name, stages=stages, stop=stop, listener=listener)
     dataset = Dataset(Path(config.data.folder))
@@ -116,10 +96,10 @@ def train(
     if ranks().is_first:
         sources, target = config.data.sources, config.data.target
         run = new_run(Path(runs), name, sources, target, begun=proceed)
-        _begin(run, material)
+        begin(run, material)
         made = str(run.path)
     run = RunFolder(Path(ranks().tell(made)))
-    return _run(run, material, work, stages, stop, listener)
+    return run_to_end(run, material, work, stages, stop, listener)
 
 
 def resume(
@@ -151,6 +131,7 @@ def resume(
     config = parse(read_json(folder.config, error=ModelError))
     runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
     config = config.model_copy(update={"runtime": runtime})
+    check_trackers(runtime.trackers)
     dataset = Dataset(Path(data or config.data.folder))
     tables = open_modalities(dataset, config)
     split = read_split(folder.split, tables)
@@ -159,19 +140,12 @@ def resume(
     _tell(split, listener)
     material = Material(config, dataset, tables, split)
     work = prepare_work(material, listener)
-    return _run(folder, material, work, stages, stop, listener)
+    return run_to_end(folder, material, work, stages, stop, listener)
 
 
 def _tell(split: Split, listener: Listener) -> None:
     if split.policy == "image":
         listener(Warned(MEANING["image"]))
-
-
-def _begin(run: RunFolder, material: Material) -> None:
-    """Write what a run is resumed from; the configuration last, which makes it a run."""
-    used = {name: modality.fingerprint() for name, modality in material.tables.items()}
-    write_json(run.split, {**material.split.to_json(), "slices": used})
-    write_json(run.config, material.config.model_dump(mode="json"))
 
 
 def _is_begun(run: Path, config: Config) -> bool:
@@ -181,152 +155,9 @@ def _is_begun(run: Path, config: Config) -> bool:
         return False
     begun, given = flat(parse(read_json(path, error=ModelError))), flat(config)
     for key, value in given.items():
-        if value != begun[key] and key != "runtime.device":
+        if value != begun[key] and key not in ("runtime.device", "runtime.trackers"):
             raise ConfigError(
                 f"The run {run} was begun with {key} = {begun[key]!r}, not {value!r}.",
                 "Continue it with the same options, or choose another --name.",
             )
     return True
-
-
-@contextmanager
-def _alone(run: RunFolder, config: Config) -> Iterator[None]:
-    """Keep every other job away from a run, and clear up what a killed one left half-written."""
-    with deterministic(config.runtime.deterministic):
-        if not ranks().is_first:
-            yield
-            return
-        with locked(run.lock):
-            for folder in (run.path, run.checkpoints, run.samples):
-                remove_stale(folder)
-            yield
-
-
-def _run(
-    run: RunFolder,
-    material: Material,
-    work: Work,
-    stages: Stages | None,
-    stop: Stop,
-    listener: Listener,
-) -> TrainResult:
-    """Train what comes first, then the run itself, from wherever they stand to the end."""
-    began = time.monotonic()
-    with _alone(run, work.config):
-        try:
-            if stages is None:
-                stages = _train_stages(run, material, stop, listener)
-            work = _take_over(work, stages)
-            position = _train(run, work, stop, listener)
-        except StoppedError as stopped:  # in a first stage too, it is the run that is continued
-            again = f"medxlate train --resume --runs {run.path.parent} --name {run.path.name}"
-            raise StoppedError(stopped.message, f"Continue with `{again}`.") from None
-        if work.config.method not in STAGES and ranks().is_first:
-            export_model(
-                run,
-                config=work.config,
-                dataset=work.dataset.info,
-                head=work.head,
-                image_size=work.image_size,
-                position=position,
-                stages=stages,
-                data=work.data,
-                compute=work.compute,
-            )
-        ranks().wait()
-    batches = work.learner.predictor_batches
-    return TrainResult(
-        run.path,
-        position.step,
-        position.epoch,
-        position.step * work.config.optimizer.batch_size * batches,
-        position.best_error,
-        position.best_step,
-        position.skipped,
-        round(time.monotonic() - began, 3),
-    )
-
-
-def _train_stages(run: RunFolder, material: Material, stop: Stop, listener: Listener) -> Stages:
-    """Train what the method needs first, in folders inside the run; finished ones are kept."""
-    stages = {}
-    for name, config in first_stages(material.config).items():
-        stage = RunFolder(run.path / FIRST / name)
-        stages[name] = stage
-        train_stage(stage, config, material.dataset, material.split, listener, stop=stop)
-    return stages
-
-
-def train_stage(
-    stage: RunFolder,
-    config: Config,
-    dataset: Dataset,
-    split: Split,
-    listener: Listener,
-    *,
-    stop: Stop = never,
-) -> None:
-    """Train a first stage to its end, from wherever it stands; a finished one is left alone.
-
-    Args:
-        stage: Its folder.
-        config: Of ``first_stages``.
-        dataset: The dataset.
-        split: Who is trained on.
-        listener: Told of progress.
-        stop: As given to ``train``.
-    """
-    if ranks().tell(ranks().is_first and is_trained(stage, config, listener)):
-        return
-    material = Material(config, dataset, open_modalities(dataset, config), split)
-    if ranks().is_first and not stage.config.exists():
-        stage.path.mkdir(parents=True, exist_ok=True)
-        _begin(stage, material)
-    ranks().wait()
-    _run(stage, material, prepare_work(material, listener), {}, stop, listener)
-
-
-def _take_over(work: Work, stages: Stages) -> Work:
-    """Give the predictor the weights, or the sources the translations, of a first stage."""
-    first = find_method(work.config.method).first
-    if first == "source-only":
-        start_predictor(work.learner, stages["sources"])
-    if first != "translator":
-        return work
-    fakes = {
-        source: translated(
-            work.data.train[source],
-            stages[source],
-            config=work.config,
-            image_size=work.image_size,
-            compute=work.compute,
-        )
-        for source in work.config.data.sources
-    }
-    return replace(work, data=Data({**work.data.train, **fakes}, work.data.val))
-
-
-def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Position:
-    """Train from where the run stands to the end and return where it then stands."""
-    record = Recorder(run.metrics, listener) if ranks().is_first else listener
-    used = work.learner.modalities
-    counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
-    how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision}"
-    how += ")" if ranks().is_alone else f", {ranks().count} processes)"
-    listener(Stage(f"Training {work.config.method} on {counts} images of {how} in {run.path}"))
-    loop = make_loop(work, run, stop=stop, listener=record)
-    seed_all(work.config.runtime.seed)  # whatever was trained before
-    position = _begin_at(run, loop, listener)
-    if ranks().is_first:
-        rewind_record(run.metrics, position.step, position.epoch)
-    return loop.run()
-
-
-def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> Position:
-    """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
-    found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
-    told = ranks().tell(asdict(found.position) if found else None)
-    if told is not None and found is None:
-        read = read_checkpoint(checkpoint_at(run.checkpoints, told["step"]))
-        found = replace(read, position=Position(**told))
-    return loop.begin(found) if found else Position()

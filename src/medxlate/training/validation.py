@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,11 @@ class Validation:
                 found[name] = (y, self._run(networks.g, y), self._some(self._target))
         return found
 
-    def write_samples(self, folder: RunFolder, epoch: int, translations: Translations) -> None:
-        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of what was translated."""
+    def write_samples(
+        self, folder: RunFolder, epoch: int, translations: Translations
+    ) -> dict[str, Path]:
+        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of what was translated: a PNG a source."""
+        files = {}
         for name, (y, fake_t, x) in translations.items():
             networks = self._learner.networks[name]
             assert isinstance(networks, TranslatorNetworks)
@@ -122,7 +126,9 @@ class Validation:
                 [column[i, 0].numpy() for column in columns]
                 for i in range(min(len(column) for column in columns))
             ]
-            write_grid(folder.samples / f"{name}-epoch-{epoch:04d}.png", rows)
+            files[name] = folder.samples / f"{name}-epoch-{epoch:04d}.png"
+            write_grid(files[name], rows)
+        return files
 
     def _some(self, name: str) -> Tensor:
         """Return up to four images of a modality's validation part, else of its training part."""

@@ -1,0 +1,1 @@
+"""Experiment trackers: what a training tells, in TensorBoard, Weights & Biases or MLflow."""

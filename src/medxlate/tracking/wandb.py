@@ -1,0 +1,67 @@
+"""Weights & Biases: offline, unless the user has set WANDB_MODE=online."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import wandb
+
+from medxlate.tracking.tracker import Place
+
+PROJECT = "medxlate"
+
+
+class WeightsAndBiases:
+    """Keeps a run in a folder that ``wandb sync`` can send later, or sends it at once.
+
+    A training that is continued has the same id, so that its parts are one run there. Images are
+    not given to it: they are patients', and are meant to leave the machine with the rest.
+
+    Args:
+        place: Where and as what.
+    """
+
+    def __init__(self, place: Place) -> None:
+        online = os.environ.get("WANDB_MODE") == "online" and not place.offline
+        memo = place.folder / "run-id"
+        if not memo.is_file():
+            memo.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=place.name,
+            id=memo.read_text(encoding="utf-8").strip(),
+            resume="allow",
+            dir=str(place.folder),
+            mode="online" if online else "offline",
+            config=dict(place.settings),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                disable_code=True,
+                disable_git=True,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+            ),
+        )
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Keep figures after a step."""
+        self._run.log({**values, "step": step}, step=step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Keep a sentence in the run's summary."""
+        self._run.summary[name] = f"step {step}: {text}"
+
+    def image(self, step: int, name: str, path: Path) -> None:
+        """Keep nothing: see the class."""
+
+    def finish(self) -> None:
+        """Write what waits and end."""
+        self._run.finish()
+
+
+start = WeightsAndBiases
