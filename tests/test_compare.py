@@ -34,6 +34,7 @@ from medxlate.study.compare import CompareResult, Where, compare
 from medxlate.study.study import StudyFolder
 from medxlate.study.workers import Outcome
 from medxlate.training import methods as registry
+from medxlate.training import running as running_module
 from medxlate.training import train as train_module
 from medxlate.training.data import Data
 from medxlate.training.methods import METHODS
@@ -110,7 +111,8 @@ def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
         return work
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "prepare_work", noting)
+        for module in (train_module, running_module):
+            patch.setattr(module, "prepare_work", noting)
         return Run(compare(config, wanted, out=out, listener=heard), heard, trainings)
 
 

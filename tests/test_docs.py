@@ -16,6 +16,7 @@ from pydantic import BaseModel
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import COLUMNS
+from medxlate.evaluation.results import ROLES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,6 +86,7 @@ FOREIGN = {"data.csv", "labels.csv", "demo.json", "patient_demographics.csv", "s
 FOREIGN |= {"model.safetensors", "meta.csv", "ages.csv", "table.csv"}
 # Names that the code puts together.
 COMPOSED = {"results.parquet", "results.csv", "subgroups.csv", "README.md"}
+COMPOSED |= {f"{role}.npy" for role in ROLES}
 
 
 def test_folders_page_names_the_files_of_the_code() -> None:
