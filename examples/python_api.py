@@ -36,7 +36,11 @@ def main(out: Path) -> None:
     ages_found = medxlate.predict(out / "raw/ct", out=out / "ages.csv", model=run).table
     evaluation = medxlate.evaluate(run)
     print(ages_found.tail(3).to_string(index=False))
-    print("test:", evaluation.per_image, evaluation.image_metrics)
+    for metric in evaluation.results.metrics:
+        if metric.level != "image" or metric.of == "model":
+            print(
+                metric.level or metric.source, metric.label, metric.value, metric.low, metric.high
+            )
 
 
 def show(event: Event) -> None:

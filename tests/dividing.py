@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,8 @@ def everything(root: Path, out: Path) -> dict[str, Any]:
     predicted = predict(
         root / "raw", out=out / "p.csv", model=root / "model", device="cpu", batch_size=3
     )
-    evaluated = asdict(evaluate(root / "runs" / "joint", device="cpu"))
-    del evaluated["run"], evaluated["seconds"]
+    found = evaluate(root / "runs" / "joint", device="cpu").results
+    evaluated = found.model_dump(mode="json", exclude={"seconds"})
     return {
         "prepared": [prepared.state, prepared.images, dict(prepared.skipped), again.state],
         "translated": [translated.files, translated.slices, translated.failed],

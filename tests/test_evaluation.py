@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 import torch_fidelity
+from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from medxlate.errors import DataError, ModelError, UsageError
@@ -23,8 +25,10 @@ from medxlate.evaluation.distribution import (
     to_eight_bit,
 )
 from medxlate.evaluation.evaluate import evaluate
+from medxlate.evaluation.judging import CLASSIFICATION
 from medxlate.evaluation.prediction import score
-from medxlate.events import Event, Warned
+from medxlate.evaluation.results import read_results
+from medxlate.events import Event
 from medxlate.inference.predict import predict
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.train import train
@@ -194,14 +198,17 @@ def _no_inception(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_evaluate_measures_the_test_part(folder: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     result = evaluate(folder / "runs" / "joint", listener=events.append)
-    assert set(result.image_metrics["mri"]) == {"fid[predictor]", "kid[predictor]"}
-    assert any(isinstance(event, Warned) and "2048" in event.text for event in events)
+    taken = {m.label for m in result.results.metrics if m.source == "mri" and m.value is not None}
+    assert taken == {f"{m}[predictor]" for m in ("fid", "kid", "precision", "recall")}
+    fid = next(m for m in result.results.metrics if m.name == "fid")
+    assert any("2048" in note for note in fid.notes)
+    assert fid.floor is not None
     # The same images through `predict` give the same error.
     split = json.loads((folder / "runs" / "joint" / "split.json").read_text())
     slices = pd.read_parquet(folder / "data" / "ct" / "slices.parquet")
     test = slices[slices["patient"].isin(split["patients"]["test"])]
-    assert result.images == len(test)
-    assert result.patients == test["patient"].nunique()
+    assert result.results.images == len(test)
+    assert result.results.patients == test["patient"].nunique()
     raw = tmp_path / "raw"
     raw.mkdir()
     for name in test["file"]:
@@ -209,9 +216,10 @@ def test_evaluate_measures_the_test_part(folder: Path, tmp_path: Path) -> None:
     table = predict(raw, out=tmp_path / "p.csv", model=folder / "runs" / "joint").table
     joined = table.merge(test[["file", "label"]], on="file")
     mse = float(((joined["age"] - joined["label"]) ** 2).mean())
-    assert result.per_image["mse"] == pytest.approx(mse, rel=1e-4)
+    assert result.figure("mse", level="image") == pytest.approx(mse, rel=1e-4)
     mean = slices[slices["patient"].isin(split["patients"]["train"])]["label"].mean()
-    assert result.constant["mse"] == pytest.approx(float(((test["label"] - mean) ** 2).mean()))
+    constant = float(((test["label"] - mean) ** 2).mean())
+    assert result.figure("mse", level="image", of="constant") == pytest.approx(constant, rel=1e-5)
 
 
 def test_methods_share_split_and_number_of_updates(folder: Path) -> None:
@@ -226,9 +234,11 @@ def test_methods_share_split_and_number_of_updates(folder: Path) -> None:
 
 def test_a_run_without_translator_has_no_fid(folder: Path) -> None:
     result = evaluate(folder / "runs" / "alone")
-    assert result.image_metrics == {}
-    with pytest.raises(UsageError, match="translator"):
-        evaluate(folder / "runs" / "alone", metrics=["fid"])
+    assert not [m for m in result.results.metrics if m.group == "translation"]
+    (fid,) = evaluate(folder / "runs" / "alone", metrics=["fid"]).missing
+    assert fid.value is None
+    assert "no translator" in fid.reason
+    assert "joint" in fid.remedy
 
 
 def test_metrics_that_do_not_fit_are_refused(folder: Path) -> None:
@@ -260,5 +270,45 @@ def test_classification_run_from_train_to_evaluate(tmp_path: Path) -> None:
     )
     train(config, runs=tmp_path / "runs", name="groups")
     result = evaluate(tmp_path / "runs" / "groups")
-    assert set(result.per_image) == {"accuracy", "auroc", "f1"}
-    assert "is[predictor]" in result.image_metrics["mri"]
+    names = {m.name for m in result.results.metrics if m.level == "image" and m.of == "model"}
+    assert names == set(CLASSIFICATION)
+    assert result.figure("is", source="mri", features="predictor") is not None
+    assert set(result.results.pictures) == {"calibration"}
+    assert {group.name for group in result.results.groups} <= set(GROUP.classes)
+
+
+def test_some_figures_are_put_among_those_that_were_kept(folder: Path) -> None:
+    run = folder / "runs" / "joint"
+    whole = evaluate(run).results
+    again = evaluate(run, metrics=["fid", "mae"]).results
+    assert {m.label for m in again.metrics} == {m.label for m in whole.metrics}
+    assert again.audits == whole.audits
+    assert again.pictures == whole.pictures
+    assert read_results(run / "evaluation") == again
+    assert (run / "evaluation" / "examples" / "mri" / "source.npy").is_file()
+    table = pd.read_parquet(run / "evaluation" / "predictions.parquet")
+    mse = float(((table["prediction"] - table["label"]) ** 2).mean())
+    assert evaluate(run, metrics=["mse"]).figure("mse", level="image") == pytest.approx(mse)
+
+
+def test_the_figures_that_cannot_be_taken_have_a_reason(folder: Path) -> None:
+    result = evaluate(folder / "runs" / "joint", metrics=["is", "mse"])
+    (score,) = result.missing
+    assert (score.name, score.value) == ("is", None)
+    assert "no classes" in score.reason
+    assert result.figure("mse", level="image") is not None
+    lacking = evaluate(folder / "runs" / "joint", metrics=["fid"], extractors=["inception"])
+    assert "weights" in lacking.missing[0].reason
+    assert "--inception" in lacking.missing[0].remedy
+
+
+def test_a_network_of_timm_with_local_weights_compares_images(folder: Path, tmp_path: Path) -> None:
+    network = timm.create_model("test_resnet", in_chans=3, num_classes=5)
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    spec = f"test_resnet={tmp_path / 'w.safetensors'}"
+    result = evaluate(folder / "runs" / "joint", metrics=["fid"], extractors=[spec])
+    assert result.figure("fid", source="mri", features="test_resnet") is not None
+    with pytest.raises(ModelError, match="do not exist"):
+        evaluate(folder / "runs" / "joint", metrics=["fid"], extractors=["test_resnet=no.st"])
+    with pytest.raises(UsageError, match="unknown"):
+        evaluate(folder / "runs" / "joint", metrics=["fid"], extractors=["resnet"])

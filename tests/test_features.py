@@ -19,6 +19,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 
 from medxlate.errors import DataError
 from medxlate.evaluation import evaluate as module
+from medxlate.evaluation import translation
 from medxlate.evaluation.distribution import (
     inception_score,
     kernel_distance,
@@ -269,26 +270,26 @@ def test_a_second_evaluation_computes_no_features(
     monkeypatch.setattr(PredictorNetwork, "features", counted)
     run = folder / "runs" / "joint"
     first = evaluate(run, metrics=["fid"])
-    assert sum(shown) == first.images + first.translated["mri"]
+    tested = first.results
+    # The floor has two halves as large as the translated set; its test images are known.
+    floor = 2 * tested.translated["mri"] - tested.images
+    assert sum(shown) == tested.images + tested.translated["mri"] + floor
     assert (folder / "data" / FOLDER).is_dir()
     shown.clear()
     second = evaluate(run, metrics=["fid", "kid"])
     assert not shown
-    assert (
-        second.image_metrics["mri"]["fid[predictor]"]
-        == first.image_metrics["mri"]["fid[predictor]"]
-    )
+    assert second.figure("fid", source="mri") == first.figure("fid", source="mri")
     # Another run on the same real images, whose translator is another one.
     shutil.copytree(run, folder / "runs" / "other")
     monkeypatch.setattr(
-        module, "_translated", lambda translator, slices, _: [torch.zeros(3, 1, 32, 32) - 0.5]
+        translation, "run", lambda _, images, **__: torch.zeros(len(images[0]), 1, 32, 32) - 0.5
     )
     evaluate(folder / "runs" / "other", metrics=["fid"])
-    assert sum(shown) == 1  # three equal images
+    assert sum(shown) == 1  # equal images
     monkeypatch.undo()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     shutil.rmtree(folder / "data" / FOLDER)
-    assert evaluate(run, metrics=["fid", "kid"]).image_metrics == second.image_metrics
+    assert evaluate(run, metrics=["fid", "kid"]).results.metrics == second.results.metrics
 
 
 def test_images_are_translated_as_their_features_are_taken(
@@ -299,7 +300,7 @@ def test_images_are_translated_as_their_features_are_taken(
     shutil.rmtree(folder / "data" / FOLDER, ignore_errors=True)
     monkeypatch.setattr(module, "BATCHES", {"cpu": 1})
     order: list[str] = []
-    translate, features = module.run_network, PredictorNetwork.features
+    translate, features = translation.run, PredictorNetwork.features
 
     def translating(*args: Any, **options: Any) -> Tensor:
         order.append("translate")
@@ -309,8 +310,9 @@ def test_images_are_translated_as_their_features_are_taken(
         order.append("extract")
         return features(self, images)
 
-    monkeypatch.setattr(module, "run_network", translating)
+    monkeypatch.setattr(translation, "run", translating)
     monkeypatch.setattr(PredictorNetwork, "features", extracting)
     result = evaluate(folder / "runs" / "joint", metrics=["fid"])
-    reals, fakes = result.images, result.translated["mri"]
-    assert order == ["extract"] * reals + ["translate", "extract"] * fakes
+    fakes = result.results.translated["mri"]
+    assert order[-2 * fakes :] == ["translate", "extract"] * fakes
+    assert "translate" not in order[: -2 * fakes]

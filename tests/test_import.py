@@ -229,11 +229,11 @@ def test_evaluate_measures_an_imported_translator_on_the_runs_test_part(
     same, _ = imported(tmp_path / "a", tmp_path / "same.pth", data=project / "data", **FROM_DATA)
     file = save(tmp_path / "other.pth", trained(**SMALL))
     other, _ = imported(tmp_path / "b", file, data=project / "data", **FROM_DATA)
-    wanted = evaluate(run, metrics=["fid"]).image_metrics["mri"]["fid[predictor]"]
+    wanted = evaluate(run, metrics=["fid"]).figure("fid", source="mri")
     found = evaluate(run, model=same.out)
-    assert found.image_metrics["mri"]["fid[predictor]"] == pytest.approx(wanted, rel=1e-6)
-    assert not found.per_image
-    far = evaluate(run, model=other.out, metrics=["fid"]).image_metrics["mri"]["fid[predictor]"]
+    assert found.figure("fid", source="mri") == pytest.approx(wanted, rel=1e-6)
+    assert {m.group for m in found.results.metrics} == {"translation"}
+    far = evaluate(run, model=other.out, metrics=["fid"]).figure("fid", source="mri")
     assert abs(far - wanted) > 0.01 * wanted
     with pytest.raises(UsageError, match=r"'mse' does not exist or does not fit --model"):
         evaluate(run, model=same.out, metrics=["mse"])

@@ -35,7 +35,16 @@ NOTABLE_WAIT = 0.02  # of the time of a training
 # Seconds in which torchrun ends the other processes of a job after the first one failed.
 FIRST_TELLS = 3.0
 
-__all__ = ["Reporter", "Table", "failures", "left_out", "number", "reporting", "table"]
+__all__ = [
+    "Reporter",
+    "Table",
+    "failures",
+    "left_out",
+    "number",
+    "reporting",
+    "table",
+    "text_table",
+]
 
 
 class Reporter:
@@ -98,19 +107,22 @@ class Reporter:
         if hint:
             self._err.print(hint, markup=False, soft_wrap=True)
 
-    def end_with(self, failed: dict[str, str], what: str, hint: str) -> None:
+    def end_with(
+        self, failed: dict[str, str], what: str, hint: str, *, whats: str = "files"
+    ) -> None:
         """Name the files that failed and end with exit code 1, where there are any.
 
         Args:
             failed: Files and reasons.
             what: What could not be done with them.
             hint: Where the others are.
+            whats: What they are, where they are no files.
         """
         if failed and not self.ranks.is_first:
             raise typer.Exit(1)
         if failed:
             named = "\n".join(failures(failed))
-            self.error(f"{len(failed)} files could not be {what}:\n{named}", hint)
+            self.error(f"{len(failed)} {whats} could not be {what}:\n{named}", hint)
             raise typer.Exit(1)
 
     def close(self) -> None:
@@ -231,6 +243,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     made = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of text."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
     for row in rows:
         made.add_row(*row)
     return made

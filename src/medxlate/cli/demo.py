@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medxlate.cli.options import Json, Overwrite
+
+if TYPE_CHECKING:
+    from medxlate.evaluation.evaluate import Evaluation
+
+FIGURES = ("mse", "mae", "r2")
 
 
 def demo(
@@ -22,7 +26,7 @@ def demo(
     `medxlate demo`
     """
     from medxlate.cli.console import number, reporting, table
-    from medxlate.cli.evaluate import tables
+    from medxlate.cli.evaluate import as_json, tables
     from medxlate.cli.prepare import dataset_table
 
     hint = "What was made so far is kept; begin again with `medxlate demo --overwrite`."
@@ -30,31 +34,35 @@ def demo(
         from medxlate.walkthrough import demo as run
 
         result = run(out, seed=seed, overwrite=overwrite, listener=reporter)
-        methods = {
-            "constant (mean training age)": result.joint.constant,
-            "target-only (real CT alone)": result.target_only.per_image,
-            "joint (with translated MRI)": result.joint.per_image,
+        rows = {
+            "constant (mean training age)": _figures(result.joint, "constant"),
+            "target-only (real CT alone)": _figures(result.target_only, "model"),
+            "joint (with translated MRI)": _figures(result.joint, "model"),
         }
+        tested = result.joint.results
         reporter.result(
             {
                 "out": str(result.out),
                 "picture": str(result.picture),
-                "constant": result.joint.constant,
-                "target_only": {**asdict(result.target_only), "run": str(result.target_only.run)},
-                "joint": {**asdict(result.joint), "run": str(result.joint.run)},
+                "target_only": as_json(result.target_only),
+                "joint": as_json(result.joint),
                 "seconds": result.seconds,
             },
             dataset_table(result.dataset, title=f"The dataset {result.out / 'data'}"),
             *tables(result.joint)[1:],
             table(
-                f"Age of {result.joint.images} test CT slices of {result.joint.patients} patients",
-                ["method", *result.joint.per_image],
-                [[name, *map(number, scores.values())] for name, scores in methods.items()],
+                f"Age of {tested.images} test CT slices of {tested.patients} patients",
+                ["method", *FIGURES],
+                [[name, *map(number, scores)] for name, scores in rows.items()],
             ),
-            _verdict(*(scores["mse"] for scores in methods.values())),
+            _verdict(*(scores[0] for scores in rows.values())),
             f"Picture: {result.picture}",
             f"Everything is in {result.out} ({result.seconds:.0f} s).",
         )
+
+
+def _figures(evaluation: Evaluation, of: str) -> list[float | None]:
+    return [evaluation.figure(name, level="image", of=of) for name in FIGURES]
 
 
 def _verdict(constant: float | None, alone: float | None, joint: float | None) -> str:

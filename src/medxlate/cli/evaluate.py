@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from medxlate.cli.options import Device, Json, Offline, Precision
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
     from medxlate.evaluation.evaluate import Evaluation
+    from medxlate.evaluation.results import Metric, Results
 
 
 def evaluate(
@@ -20,7 +21,23 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--metric",
-            help="mse, mae, r2 | accuracy, auroc, f1 | fid, kid, is; repeat. Default: all.",
+            help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
+            "f1, ece, skill | fid, kid, is, precision, recall; repeat. Default: all.",
+        ),
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--features",
+            help="What images are compared by: inception, predictor, or NAME=FILE.safetensors, a "
+            "network of timm's; repeat. Default: inception where it is there, and predictor.",
+        ),
+    ] = None,
+    audit: Annotated[
+        bool | None,
+        typer.Option(
+            "--audit/--no-audit",
+            help="Look for what goes wrong in translators. Default: where no --metric is given.",
         ),
     ] = None,
     data: Annotated[
@@ -31,8 +48,8 @@ def evaluate(
         Path | None,
         typer.Option(
             "--model",
-            help="A model folder whose translators are measured in place of the run's: fid, kid "
-            "and is on the run's test patients.",
+            help="A model folder whose translators are measured in place of the run's: fid, kid... "
+            "on the run's test patients.",
         ),
     ] = None,
     inception: Annotated[
@@ -46,10 +63,11 @@ def evaluate(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Measure a run on its test patients.
+    """Measure a run on its test patients, with the doubt of each figure, and audit its translators.
 
-    Without Inception's weights, fid, kid and is are taken from the predictor's features and are
-    called fid[predictor]...: another scale, not comparable with published figures.
+    Figures of images by the predictor's features are called fid[predictor]...: another scale, not
+    comparable with published figures, which are by Inception's. All of it is kept in the run's
+    evaluation/. A figure asked for by name that cannot be taken is said, with exit code 1.
 
     `medxlate evaluate --metric fid`
 
@@ -65,6 +83,8 @@ def evaluate(
         result = measure(
             run,
             metrics=metric or (),
+            extractors=features or (),
+            audits=audit,
             data=data,
             model=model,
             inception=inception,
@@ -74,29 +94,83 @@ def evaluate(
             precision=precision,
             listener=reporter,
         )
-        reporter.result({**asdict(result), "run": str(result.run)}, *tables(result))
+        reporter.result(as_json(result), *tables(result, metric or ()))
+        failed = {each.label: f"{each.reason} {each.remedy}" for each in result.missing}
+        reporter.end_with(failed, "taken", "The others are above.", whats="figures")
 
 
-def tables(result: Evaluation) -> list[Table]:
-    """Return the evaluation as tables for people."""
-    from medxlate.cli.console import number, table
+def as_json(result: Evaluation) -> dict[str, Any]:
+    """Return the evaluation as JSON can hold it."""
+    kept = result.results.model_dump(mode="json")
+    missing = sorted({each.label for each in result.missing})
+    return {"run": str(result.run), **kept, "missing": missing, "took": result.seconds}
 
+
+def tables(result: Evaluation, names: Sequence[str] = ()) -> list[Table]:
+    """Return the evaluation as tables for people: some figures, or all."""
+    from medxlate.cli.console import table
+
+    results = result.results
+    shown = [each for each in results.metrics if not names or each.name in names]
     made = []
-    if result.per_image:
-        columns = [f"test {result.target}", "n", *result.per_image]
-        rows = [
-            ["per image", str(result.images), *map(number, result.per_image.values())],
-            ["per patient", str(result.patients), *map(number, result.per_patient.values())],
-            ["constant, per image", str(result.images), *map(number, result.constant.values())],
-        ]
-        made.append(table(f"Prediction, {result.run}", columns, rows))
-    for source, metrics in result.image_metrics.items():
-        counts = [str(result.translated[source]), str(result.images)]
+    predictions = [each for each in shown if each.group == "prediction"]
+    if predictions:
+        made.append(_predictions(result, predictions))
+    images = [each for each in shown if each.group == "translation" and each.value is not None]
+    if images:
         made.append(
             table(
-                f"Translated {source} against real {result.target}, {result.run}",
-                ["source", "translated", "real", *metrics],
-                [[source, *counts, *map(number, metrics.values())]],
+                f"Translated images against real {results.target}, {result.run}",
+                ["source", "figure", "value", "95 % interval", "real against real", "n", "real"],
+                [_image_row(each) for each in images],
             )
         )
+    if results.audits and not names:
+        made.append(_audits(results))
     return made
+
+
+def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> Table:
+    from medxlate.cli.console import table
+
+    found = {(each.level, each.of, each.name): each for each in metrics}
+    names = dict.fromkeys((each.name, each.unit) for each in metrics)
+    columns = dict.fromkeys((each.level, each.of) for each in metrics)
+    counts = {each.level: each.n for each in metrics}
+    titles = [f"{counts[level]} {level}s" if of == "model" else "constant" for level, of in columns]
+    rows = [
+        [
+            f"{name} ({unit})" if unit else name,
+            *(_with_interval(found.get((*column, name))) for column in columns),
+        ]
+        for name, unit in names
+    ]
+    title = f"Prediction of test {result.results.target} with 95 % intervals, {result.run}"
+    return table(title, ["", *titles], rows)
+
+
+def _with_interval(metric: Metric | None) -> str:
+    from medxlate.cli.console import number
+
+    if metric is None or metric.value is None:
+        return "-"
+    if metric.low is None:
+        return number(metric.value)
+    return f"{number(metric.value)} ({number(metric.low)} to {number(metric.high)})"
+
+
+def _image_row(metric: Metric) -> list[str]:
+    from medxlate.cli.console import number
+
+    between = f"{number(metric.low)} to {number(metric.high)}" if metric.low is not None else "-"
+    counts = [str(metric.n), str(metric.reference)]
+    return [
+        metric.source, metric.label, number(metric.value), between, number(metric.floor), *counts
+    ]  # fmt: skip
+
+
+def _audits(results: Results) -> Table:
+    from medxlate.cli.console import text_table
+
+    rows = [[a.source, a.kind, a.status, a.sentence] for a in results.audits]
+    return text_table("Audits of the translators", ["source", "audit", "", "what was found"], rows)

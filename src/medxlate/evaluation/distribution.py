@@ -60,19 +60,22 @@ class Features:
         return metric if self.name == "inception" else f"{metric}[{self.name}]"
 
 
-def predictor_features(network: PredictorNetwork, *, has_classes: bool) -> Features:
-    """Return the trained predictor as a source of features.
+def predictor_features(
+    network: PredictorNetwork, *, has_classes: bool, name: str = "predictor"
+) -> Features:
+    """Return the trained predictor, or another network of timm's, as a source of features.
 
     Args:
-        network: The predictor.
+        network: The network.
         has_classes: Whether its outputs are class logits.
+        name: What the features are called.
     """
 
     def extract(eight_bit: Tensor) -> Tensor:
         pooled = network.features(eight_bit[:, :1].float() / 127.5 - 1)
         return torch.cat([pooled, network.classify(pooled)], dim=1)
 
-    return Features("predictor", network, extract, network.feature_width, has_classes)
+    return Features(name, network, extract, network.feature_width, has_classes)
 
 
 def inception_features(weights: Path) -> Features:
@@ -212,7 +215,7 @@ def compare_features(
     width = features.width
     found: dict[str, float] = {}
     if "fid" in metrics:
-        value = frechet_distance(_gaussian(fakes, width), _gaussian(reals, width))
+        value = frechet_distance(gaussian_of(fakes, width), gaussian_of(reals, width))
         found[features.label("fid")] = value
     if "kid" in metrics:
         found[features.label("kid")] = kernel_distance(fakes, reals, width)
@@ -222,7 +225,12 @@ def compare_features(
 
 
 def kernel_distance(fakes: StoredFeatures, reals: StoredFeatures, width: int) -> float:
-    """Return KID over the subsets that torch-fidelity draws; one of each is in memory at a time."""
+    """Return KID: the mean of ``kernel_distances``."""
+    return float(np.mean(kernel_distances(fakes, reals, width)))
+
+
+def kernel_distances(fakes: StoredFeatures, reals: StoredFeatures, width: int) -> list[float]:
+    """Return MMD^2 of the subsets that torch-fidelity draws; one of each is in memory at a time."""
     size = min(KID_SIZE, len(fakes), len(reals))
     random = np.random.RandomState(SEED)
     values = []
@@ -231,8 +239,8 @@ def kernel_distance(fakes: StoredFeatures, reals: StoredFeatures, width: int) ->
             each.rows(random.choice(len(each), size, replace=False))[:, :width]
             for each in (fakes, reals)
         ]
-        values.append(kernel_mmd(*pair))
-    return float(np.mean(values))
+        values.append(float(kernel_mmd(*pair)))
+    return values
 
 
 def inception_score(fakes: StoredFeatures, width: int) -> float:
@@ -259,7 +267,8 @@ def inception_score(fakes: StoredFeatures, width: int) -> float:
     return float(np.mean(scores))
 
 
-def _gaussian(stored: StoredFeatures, width: int) -> Gaussian:
+def gaussian_of(stored: StoredFeatures, width: int) -> Gaussian:
+    """Return mean and covariance of the pooled features; blocks of them are in memory."""
     moments = Moments(width)
     for start in range(0, len(stored), BLOCK):
         moments.add(stored.rows(range(start, min(start + BLOCK, len(stored))))[:, :width])

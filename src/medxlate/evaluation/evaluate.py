@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from torch import Tensor
 
-from medxlate.config import Config, parse
-from medxlate.dataset.index import Dataset, DatasetInfo
+import medxlate
+from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.labels import Task
-from medxlate.dataset.leaks import check_no_leak
-from medxlate.dataset.links import find_links
-from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import MEANING, read_split
-from medxlate.errors import DataError, ModelError, UsageError
-from medxlate.evaluation.distribution import (
-    NAMES,
-    SMALL,
-    Features,
-    compare_features,
-    extract,
-    find_inception,
-    inception_features,
-    open_store,
-    predictor_features,
-    to_eight_bit,
-)
-from medxlate.evaluation.prediction import (
-    constant_predictions,
-    metric_names,
-    score,
-    score_slices,
-)
-from medxlate.evaluation.shared import (
-    common_folder,
-    gather_features,
-    gather_predictions,
-    share,
-)
-from medxlate.evaluation.store import FOLDER, StoredFeatures
+from medxlate.dataset.splits import MEANING
+from medxlate.errors import ModelError, UsageError
+from medxlate.evaluation.judging import Cases, errors_by_group, judge, metric_names, pictures
+from medxlate.evaluation.kept import Clock, keep
+from medxlate.evaluation.results import Metric, Results
+from medxlate.evaluation.shared import gather_predictions
+from medxlate.evaluation.subject import Subject, load_backward, open_patients
+from medxlate.evaluation.translation import NAMES, eight_bit_windows, translation_metrics
 from medxlate.events import Listener, Stage, Warned, silent
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
-from medxlate.inference.predict import Predictor, predict_batches
+from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
 from medxlate.models.folder import ModelInfo, predictor_of, read_model
 from medxlate.models.runs import RunFolder, find_model, find_run
-from medxlate.ranks import ranks
-from medxlate.records import read_json
-from medxlate.training.data import open_modalities, part_slices
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
 # of 256 x 256 takes more than 1 GiB.
@@ -66,35 +42,49 @@ class Evaluation:
 
     Attributes:
         run: The run folder.
-        target: The target modality.
-        images: Real target images in the test part.
-        patients: Their patients.
-        per_image: Prediction metrics over images.
-        per_patient: The same over patients, each by the mean of its images; a patient whose
-            images carry several labels counts once for each.
-        constant: The same metrics per image of a prediction that ignores the image: the mean
-            training label, or the training classes' frequencies.
-        image_metrics: fid, kid, is by source, under names that carry their features.
-        translated: Translated test images by source.
+        results: All of it, as ``<run>/evaluation/evaluation.json`` keeps it; after an evaluation
+            of some metrics, with what was known before.
+        missing: Figures that were asked for by name and could not be taken, with the reason.
         seconds: How long it took.
     """
 
     run: Path
-    target: str
-    images: int
-    patients: int
-    per_image: dict[str, float | None] = field(default_factory=dict)
-    per_patient: dict[str, float | None] = field(default_factory=dict)
-    constant: dict[str, float | None] = field(default_factory=dict)
-    image_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
-    translated: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
+    results: Results
+    missing: tuple[Metric, ...]
+    seconds: float
+
+    def figure(
+        self,
+        name: str,
+        *,
+        level: str = "",
+        of: str = "model",
+        source: str = "",
+        features: str | None = None,
+    ) -> float | None:
+        """Return the value of a figure; None where it has none or was not taken.
+
+        Args:
+            name: mse, fid...
+            level: image, volume or patient, of a figure of predictions.
+            of: model or constant, likewise.
+            source: The source modality, of a figure of translated images.
+            features: What they were compared by; None: the first.
+        """
+        for metric in self.results.metrics:
+            mine = (metric.name, metric.level, metric.source) == (name, level, source)
+            owner = source or metric.of == of
+            if mine and owner and features in (None, metric.features):
+                return metric.value
+        return None
 
 
 def evaluate(
     run: Path | str = "runs/latest",
     *,
     metrics: Sequence[str] = (),
+    extractors: Sequence[str] = (),
+    audits: bool | None = None,
     data: Path | str | None = None,
     model: Path | str | None = None,
     inception: Path | str | None = None,
@@ -104,19 +94,24 @@ def evaluate(
     precision: str = "auto",
     listener: Listener = silent,
 ) -> Evaluation:
-    """Measure a run on the test patients that its training never saw.
+    """Measure a run on the test patients that its training never saw, and keep it in the run.
 
     The processes of a job of torchrun divide the batches; all get the same figures.
 
     Args:
         run: A run folder or ``runs/latest``.
-        metrics: mse, mae, r2 | accuracy, auroc, f1; fid, kid, is. None: all that fit.
+        metrics: mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, f1,
+            ece, skill; fid, kid, is, precision, recall. None: all that fit. What cannot be taken
+            has no value but a reason.
+        extractors: What images are compared by: ``inception``, ``predictor``, or
+            ``NAME=FILE.safetensors`` (a network of timm's). None: Inception where its weights
+            are, and the predictor.
+        audits: Whether the translators are audited; None: where no metric is named.
         data: The dataset folder; None: where it was when the run was trained.
-        model: A model folder whose translators are measured in place of the run's, by fid, kid and
-            is alone: an imported one, say. Its training images are not known: that the run's test
-            patients are not among them is for the caller to know.
-        inception: Inception's weights for fid, kid and is. Without them (and without
-            torch-fidelity's own copy) the predictor's features serve, and the names say so.
+        model: A model folder whose translators are measured in place of the run's, by the figures
+            of images alone: an imported one, say. Nothing is kept. Its training images are not
+            known: that the run's test patients are not among them is for the caller to know.
+        inception: Inception's weights.
         download: Whether torch-fidelity may download Inception's weights.
         offline: Whether that is refused all the same; also where the run's configuration says so.
         device: auto, cpu, cuda, cuda:N or mps.
@@ -124,7 +119,7 @@ def evaluate(
         listener: Told of stages and warnings.
 
     Raises:
-        UsageError: A metric is unknown, does not fit the task or cannot be taken.
+        UsageError: A metric is unknown or does not fit the task.
         ModelError: The run is missing or not finished, or ``model`` cannot be compared with it.
         DataError: The dataset is gone or has changed.
     """
@@ -132,84 +127,87 @@ def evaluate(
     folder = find_run(Path(run))
     own = find_model(folder.path)
     info = read_model(own)
-    measured = own if model is None else find_model(Path(model))
-    translators = read_model(measured)
-    task = None if model is not None else predictor_of(own, info).head.task
-    wanted = _wanted(metrics, task, translates=bool(translators.translators))
-    config = parse(read_json(folder.config, error=ModelError))
-    dataset = Dataset(Path(data or config.data.folder))
-    if measured != own:
-        _check_like(measured, translators, info, config.data.sources)
-        _check_recipes(measured, translators, dataset.info)
-    train, test = _slices(folder, dataset, config)
-    if config.split.policy == "image":
+    other = None if model is None else find_model(Path(model))
+    task = predictor_of(own, info).head.task
+    wanted = _wanted(metrics, task if other is None else None)
+    subject = _open(folder, own, other, data, device, precision, listener)
+    if subject.patients.split.policy == "image":
         listener(Warned(MEANING["image"]))
-    compute = validated_compute(translators, device, precision, listener=listener)
-    batch_size = BATCHES["cpu" if compute.device.type == "cpu" else "gpu"]
-    predictor = Predictor(folder.path, compute=compute)
-    real = test[info.target]
-    scores: dict[str, Any] = {}
-    if prediction := [name for name in wanted if name not in NAMES]:
-        listener(Stage(f"Predicting {len(real)} {info.target} images of test patients"))
-        every = _prediction_scores(predictor, train, real, batch_size)
-        scores = {k: {n: v[n] for n in prediction} for k, v in every.items()}
-    found: dict[str, dict[str, float]] = {}
-    if distribution := [name for name in wanted if name in NAMES]:
-        offline = offline or config.runtime.offline
-        features = _features(predictor, inception, download=download, offline=offline)
-        _check_is(metrics, features)
-        _check_enough(translators.translators, test, real, distribution)
-        with (
-            common_folder(dataset.folder / FOLDER, listener) as place,
-            open_store(place, features, compute.device, listener=listener) as store,
-        ):
-
-            def taken(images: Iterable[Tensor], count: int) -> StoredFeatures:
-                own = extract(map(to_eight_bit, images), features, compute.device, store)
-                return gather_features(own, store, count, batch_size)
-
-            listener(Stage(f"Taking the features of {len(real)} real {real.name} images"))
-            reals = taken((batch.images for batch in share(real, batch_size)), len(real))
-            for source in translators.translators:
-                slices = test[source]
-                listener(Stage(f"Comparing {len(slices)} translated {source} images by features"))
-                translator = Translator(measured, source=source, compute=compute)
-                fakes = taken(_translated(translator, slices, batch_size), len(slices))
-                if ranks().is_first:
-                    found[source] = compare_features(fakes, reals, distribution, features)
-                if min(len(fakes), len(reals)) < SMALL:
-                    listener(
-                        Warned(
-                            f"{len(fakes)} translated and {len(reals)} real images are few: fid is "
-                            f"biased upwards below {SMALL}; compare only figures of equal numbers."
-                        )
-                    )
-    found = ranks().tell(found)
-    return Evaluation(
-        folder.path,
-        info.target,
-        len(real),
-        len(set(real.patients)),
-        **scores,
-        image_metrics=found,
-        translated={source: len(test[source]) for source in found},
-        seconds=round(time.monotonic() - began, 3),
-    )
+    clock = Clock()
+    found: list[Metric] = []
+    cases = table = None
+    predicted = [name for name in wanted if name in metric_names(task) and other is None]
+    if predicted:
+        with clock.timing("predictions"):
+            cases, table = _predict(subject, listener)
+            volumes = table["volume"].tolist()
+            labels = subject.patients.train[info.target].labels.numpy()
+            found += judge(cases, labels, task, volumes, predicted)
+    compared = [name for name in wanted if name in NAMES]
+    if compared and subject.translators:
+        with clock.timing("images"):
+            found += translation_metrics(
+                subject,
+                compared,
+                extractors=extractors,
+                inception=None if inception is None else Path(inception),
+                download=download,
+                offline=offline or subject.patients.config.runtime.offline,
+                listener=listener,
+            )
+    elif any(name in NAMES for name in metrics):
+        found += [_no_translator(name) for name in compared]
+    results = _results(subject, task, found, cases)
+    audit = audits if audits is not None else not metrics
+    if other is None:
+        results = keep(folder, subject, results, table, clock, audit=audit, listener=listener)
+    seconds = round(time.monotonic() - began, 3)
+    missing = tuple(m for m in found if m.value is None and m.name in metrics)
+    return Evaluation(folder.path, results, missing, seconds)
 
 
-def _wanted(metrics: Sequence[str], task: Task | None, *, translates: bool) -> list[str]:
+def _wanted(metrics: Sequence[str], task: Task | None) -> list[str]:
     """Return the metrics to take; without a task only those of images."""
-    fitting = [*(metric_names(task) if task else ()), *(NAMES if translates else ())]
+    fitting = [*(metric_names(task) if task else ()), *NAMES]
     for name in metrics:
         if name not in fitting:
-            if name in NAMES:
-                raise UsageError(f"{name} needs a translator, and this run has none.")
             what = f"a {task.kind}" if task else "--model"
             raise UsageError(
                 f"The metric '{name}' does not exist or does not fit {what}.",
                 f"Choose from {', '.join(fitting)}.",
             )
     return list(dict.fromkeys(metrics)) or fitting
+
+
+def _open(
+    run: RunFolder,
+    own: Path,
+    other: Path | None,
+    data: Path | str | None,
+    device: str,
+    precision: str,
+    listener: Listener,
+) -> Subject:
+    """Open the networks that are judged, and the run's patients."""
+    info = read_model(own if other is None else other)
+    patients = open_patients(run, data)
+    if other is not None:
+        _check_like(other, info, read_model(own), patients.config.data.sources)
+        _check_recipes(other, info, patients.dataset.info)
+    compute = validated_compute(info, device, precision, listener=listener)
+    place = own if other is None else other
+    return Subject(
+        info=info,
+        patients=patients,
+        compute=compute,
+        # Its features are what a foreign model's images are compared by, too.
+        predictor=Predictor(run.path, compute=compute),
+        translators={
+            source: Translator(place, source=source, compute=compute) for source in info.translators
+        },
+        backward=load_backward(run, info, compute) if other is None else {},
+        batch_size=BATCHES["cpu" if compute.device.type == "cpu" else "gpu"],
+    )
 
 
 def _check_like(folder: Path, model: ModelInfo, own: ModelInfo, sources: Sequence[str]) -> None:
@@ -240,84 +238,71 @@ def _check_recipes(folder: Path, model: ModelInfo, info: DatasetInfo) -> None:
             )
 
 
-def _slices(
-    folder: RunFolder, dataset: Dataset, config: Config
-) -> tuple[Slices, dict[str, Slices]]:
-    """Return the target's training slices and every modality's test slices."""
-    opened = open_modalities(dataset, config)
-    split = read_split(folder.split, opened)
-    slices = {name: modality.slices for name, modality in opened.items()}
-    check_no_leak(split, slices, find_links(opened, split.policy))
-    train, test = (part_slices(dataset, opened, split, config, part) for part in ("train", "test"))
-    if not len(test[config.data.target]):
-        raise DataError("The split has no test patient of the target modality.")
-    return train[config.data.target], test
-
-
-def _prediction_scores(
-    predictor: Predictor, train: Slices, test: Slices, batch_size: int
-) -> dict[str, dict[str, float | None]]:
-    """Score images, patients, and a constant prediction."""
-    head = predictor.head
+def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]:
+    """Predict the target's test images; return them, and the table that is kept."""
+    predictor, target = subject.predictor, subject.info.target
+    assert predictor is not None  # of the run's own model
+    slices = subject.patients.test[target]
+    listener(Stage(f"Predicting {len(slices)} {target} images of test patients"))
 
     def predict(images: Iterable[Tensor]) -> np.ndarray[Any, Any]:
-        return predict_batches(predictor.network, images, head=head, compute=predictor.compute)
+        outputs = run_network(predictor.network, images, compute=predictor.compute)
+        return predictor.calibrated(outputs)
 
-    values = gather_predictions(predict, test, batch_size)
-    labels = test.labels.numpy()
-    per_image, per_patient = score_slices(values, labels, test.patients, head.task)
-    constant = constant_predictions(train.labels.numpy(), len(labels), head.task)
-    return {
-        "per_image": per_image,
-        "per_patient": per_patient,
-        "constant": score(constant, labels, head.task),
-    }
-
-
-def _features(
-    predictor: Predictor, inception: Path | str | None, *, download: bool, offline: bool
-) -> Features:
-    weights = find_inception(
-        None if inception is None else Path(inception), download=download, offline=offline
+    values = gather_predictions(predict, slices, subject.batch_size)
+    labels, task = slices.labels.numpy(), predictor.head.task
+    rows = subject.patients.tables[target].slices.iloc[slices.rows]
+    table = pd.DataFrame(
+        {
+            "slice_id": rows["slice_id"].tolist(),
+            "patient": slices.patients,
+            "volume": rows["series"].astype(str).tolist(),
+        }
     )
-    if weights is not None:
-        features = inception_features(weights)
-        features.network.to(predictor.compute.device)
-        return features
-    has_classes = predictor.head.task.kind == "classification"
-    return predictor_features(predictor.network, has_classes=has_classes)
+    if task.kind == "regression":
+        table["label"], table["prediction"] = labels, values
+    else:
+        table["label"] = [task.classes[i] for i in labels]
+        table["prediction"] = [task.classes[i] for i in values.argmax(axis=1)]
+        for i, name in enumerate(task.classes):
+            table[f"p({name})"] = values[:, i]
+    return Cases(values.astype(np.float64), labels, tuple(slices.patients)), table
 
 
-def _check_is(metrics: Sequence[str], features: Features) -> None:
-    """Refuse IS where it was asked for by name and the features have no classes."""
-    if "is" in metrics and not features.has_classes:
-        raise UsageError(
-            "IS needs class probabilities; a regression's predictor has none.",
-            "Name Inception's weights with --inception, or allow --download.",
-        )
+def _no_translator(name: str) -> Metric:
+    return Metric(
+        group="translation",
+        name=name,
+        of="translated",
+        reason=f"{name} cannot be taken: this run has no translator.",
+        remedy="Train one with `medxlate train --method joint`.",
+    )
 
 
-def _check_enough(
-    sources: Iterable[str], test: Mapping[str, Slices], real: Slices, metrics: Sequence[str]
-) -> None:
-    """Refuse test parts in which there is nothing to compare."""
-    for source in sources:
-        if not len(test[source]):
-            raise DataError(
-                f"The split has no test patient of {source}, so nothing can be compared.",
-                "Prepare more patients, or train again with another split.seed.",
-            )
-        if min(len(test[source]), len(real)) < 2:
-            raise DataError(
-                f"{len(test[source])} translated and {len(real)} real test images are too few for "
-                f"{', '.join(metrics)}; at least 2 of each are needed."
-            )
-
-
-def _translated(translator: Translator, slices: Slices, batch_size: int) -> Iterator[Tensor]:
-    """Yield this process's share of a source's translated test slices.
-
-    Batch by batch, for all would not fit in memory.
-    """
-    for batch in share(slices, batch_size):
-        yield run_network(translator.network, [batch.images], compute=translator.compute)
+def _results(
+    subject: Subject, task: Task, metrics: Sequence[Metric], cases: Cases | None
+) -> Results:
+    """Put together what was found."""
+    info, patients = subject.info, subject.patients
+    weights = [each.weights for each in info.translators.values()]
+    weights += [] if info.predictor is None else [info.predictor.weights]
+    real = patients.test[info.target]
+    return Results(
+        medxlate=medxlate.__version__,
+        method=info.method,
+        target=info.target,
+        sources=tuple(info.translators),
+        task=task,
+        split=str(patients.split.to_json()["hash"]),
+        policy=patients.split.policy,
+        model={each.file: each.sha256 for each in weights},
+        windows=eight_bit_windows(patients.dataset.info, [info.target, *info.translators]),
+        images=len(real),
+        patients=len(set(real.patients)),
+        translated={source: len(patients.test[source]) for source in info.translators},
+        metrics=tuple(metrics),
+        groups=() if cases is None else errors_by_group(cases, task),
+        pictures={} if cases is None else pictures(cases, task),
+        device=subject.compute.device.type,
+        precision=subject.compute.precision,
+    )

@@ -1,0 +1,63 @@
+"""Which networks images are compared by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medxlate.errors import ModelError, UsageError
+from medxlate.evaluation.distribution import (
+    Features,
+    find_inception,
+    inception_features,
+    predictor_features,
+)
+from medxlate.evaluation.subject import Subject
+from medxlate.models.predictor import PredictorNetwork
+
+
+def find_extractors(
+    subject: Subject, specs: Sequence[str], inception: Path | None, *, download: bool, offline: bool
+) -> tuple[list[Features], bool]:
+    """Return where features come from, and whether Inception was wanted and is not there.
+
+    Args:
+        subject: Whose predictor may serve.
+        specs: ``inception``, ``predictor``, or ``NAME=FILE.safetensors``, a network of timm's with
+            its weights; none: the first where its weights are, and the second.
+        inception: Inception's weights.
+        download: Whether they may be downloaded.
+        offline: Whether that is refused all the same.
+
+    Raises:
+        UsageError: A spec is none of these.
+        ModelError: A named file does not hold such weights.
+    """
+    specs = [*dict.fromkeys(specs)] or ["inception", "predictor"]
+    found: list[Features] = []
+    lacks = False
+    for spec in specs:
+        name, _, file = spec.partition("=")
+        if spec == "inception":
+            weights = find_inception(inception, download=download, offline=offline)
+            if weights is None:
+                lacks = True
+            else:
+                found.append(inception_features(weights))
+        elif spec == "predictor":
+            if subject.predictor is not None:
+                has_classes = subject.predictor.head.task.kind == "classification"
+                found.append(predictor_features(subject.predictor.network, has_classes=has_classes))
+        elif file:
+            if not Path(file).is_file():
+                raise ModelError(f"The weights {file} do not exist.")
+            network = PredictorNetwork(architecture=name, outputs=1, pretrained=file).eval()
+            found.append(predictor_features(network, has_classes=False, name=name))
+        else:
+            raise UsageError(
+                f"--features {spec} is unknown.",
+                "Choose inception, predictor, or NAME=FILE.safetensors of a network of timm's.",
+            )
+    for features in found:
+        features.network.to(subject.compute.device)
+    return found, lacks

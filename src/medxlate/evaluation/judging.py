@@ -1,0 +1,245 @@
+"""What predictions are worth: figures with intervals, errors by group, diagrams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from medxlate.dataset.labels import Task
+from medxlate.evaluation.intervals import REPLICATES, bootstrap
+from medxlate.evaluation.results import GroupError, Line, Metric, Picture
+from medxlate.evaluation.weighted import BINS, classification, regression
+
+Array = npt.NDArray[Any]
+Level = Literal["image", "volume", "patient"]
+
+REGRESSION = ("mse", "mae", "bias", "r2", "pearson", "slope", "skill")
+CLASSIFICATION = ("accuracy", "balanced_accuracy", "auroc", "f1", "ece", "skill")
+LOWER = {"mse", "mae", "ece"}
+NEITHER = {"bias", "slope"}  # best at 0 and 1
+DIGITS = 6  # significant, of what is kept
+MOST_POINTS = 2000  # of a diagram
+REASONS = {
+    "r2": ("all labels are equal, or there is one", "test patients with different labels"),
+    "pearson": ("labels or predictions are all equal", "test patients with different labels"),
+    "slope": ("all labels are equal, or there is one", "test patients with different labels"),
+    "skill": ("a constant prediction has no error here", "test patients with different labels"),
+    "auroc": ("the test images are all of one class", "test patients of another class"),
+}
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Predictions and truth of N images, volumes or patients.
+
+    Attributes:
+        values: Labels [N], or class probabilities [N, K].
+        labels: The truth [N]: values, or class numbers.
+        patients: Whose each is.
+    """
+
+    values: Array
+    labels: Array
+    patients: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def grouped(self, names: Sequence[str]) -> Cases:
+        """Return the means over the cases of a name and label, in the order of their first."""
+        keys = [f"{name} {label}" for name, label in zip(names, self.labels, strict=True)]
+        places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+        owner = np.array([places[key] for key in keys])
+        first = np.unique(owner, return_index=True)[1]
+        sums = np.zeros((len(places), *self.values.shape[1:]))
+        np.add.at(sums, owner, self.values)
+        counts = np.bincount(owner).reshape(-1, *[1] * (self.values.ndim - 1))
+        owners = tuple(self.patients[i] for i in first)
+        return Cases(sums / counts, self.labels[first], owners)
+
+
+def metric_names(task: Task) -> tuple[str, ...]:
+    """Return the figures that fit the task."""
+    return REGRESSION if task.kind == "regression" else CLASSIFICATION
+
+
+def judge(
+    cases: Cases, train_labels: Array, task: Task, volumes: Sequence[str], names: Sequence[str]
+) -> tuple[Metric, ...]:
+    """Return figures over images, volumes and patients, of the model and a constant prediction.
+
+    Args:
+        cases: The test images.
+        train_labels: By which the constant is chosen: their mean, or their most frequent class.
+        task: Regression or classification.
+        volumes: The series of each image; where none has two images, that level is left out.
+        names: Which figures.
+    """
+    levels: dict[Level, Cases] = {"image": cases}
+    if len(set(volumes)) < len(cases):
+        levels["volume"] = cases.grouped(volumes)
+    levels["patient"] = cases.grouped(cases.patients)
+    baseline = _baseline(train_labels, task)
+    found = []
+    for level, each in levels.items():
+        found += _figures(each, task, baseline, names, level, "model")
+        values = np.broadcast_to(baseline, each.values.shape).copy()
+        same = Cases(values, each.labels, each.patients)
+        found += _figures(same, task, baseline, names, level, "constant")
+    return tuple(found)
+
+
+def errors_by_group(cases: Cases, task: Task) -> tuple[GroupError, ...]:
+    """Return the errors of images by decade of the label, or by class."""
+    if task.kind == "regression":
+        places = np.floor(cases.labels / 10).astype(int)
+        titles = {int(p): f"{10 * p} to {10 * p + 9}" for p in np.unique(places)}
+        difference = cases.values - cases.labels
+    else:
+        places = cases.labels.astype(int)
+        titles = {int(p): task.classes[p] for p in np.unique(places)}
+        difference = (cases.values.argmax(axis=1) != cases.labels).astype(np.float64)
+    found = []
+    for place, title in sorted(titles.items()):
+        chosen = np.flatnonzero(places == place)
+        error = np.abs(difference[chosen])
+        owners = [cases.patients[i] for i in chosen]
+        interval = bootstrap(lambda w, e=error: {"error": w @ e / w.sum(axis=1)}, owners)["error"]  # type: ignore[misc]
+        low, high = interval or (None, None)
+        bias = float(difference[chosen].mean()) if task.kind == "regression" else None
+        found.append(
+            GroupError(
+                name=title,
+                images=len(chosen),
+                patients=len(set(owners)),
+                error=float(error.mean()),
+                low=low,
+                high=high,
+                bias=bias,
+            )
+        )
+    return tuple(found)
+
+
+def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
+    """Return diagrams of the test images' predictions, without anything that names a patient."""
+    unit = f" ({task.unit})" if task.unit else ""
+    if task.kind == "classification":
+        sure = cases.values.max(axis=1)
+        right = (cases.values.argmax(axis=1) == cases.labels).astype(np.float64)
+        place = np.clip(np.ceil(sure * BINS).astype(int) - 1, 0, BINS - 1)
+        points = [(sure[place == b].mean(), right[place == b].mean()) for b in np.unique(place)]
+        return {
+            "calibration": Picture(
+                kind="lines",
+                title="Are probabilities what they say?",
+                x_label="probability of the named class",
+                y_label="share that was right",
+                lines=(_line("test images", points),),
+                diagonal=True,
+            )
+        }
+    some = np.unique(np.linspace(0, len(cases) - 1, min(MOST_POINTS, len(cases))).astype(int))
+    label, said = cases.labels[some].astype(np.float64), cases.values[some].astype(np.float64)
+    name = task.name
+    order = np.array_split(np.argsort(cases.values, kind="stable"), min(10, len(cases)))
+    means = [(cases.values[rows].mean(), cases.labels[rows].mean()) for rows in order]
+    return {
+        "errors": Picture(
+            kind="scatter",
+            title="Prediction against truth",
+            x_label=f"{name}{unit}",
+            y_label=f"predicted {name}{unit}",
+            lines=(_line("test images", list(zip(label, said, strict=True))),),
+            diagonal=True,
+        ),
+        "calibration": Picture(
+            kind="lines",
+            title="What patients of a prediction have on average",
+            x_label=f"predicted {name}{unit}",
+            y_label=f"mean {name}{unit}",
+            lines=(_line("tenths of the test images", means),),
+            diagonal=True,
+        ),
+        "regression": Picture(
+            kind="scatter",
+            title="Regression to the mean: error against truth",
+            x_label=f"{name}{unit}",
+            y_label=f"prediction less truth{unit}",
+            lines=(_line("test images", list(zip(label, said - label, strict=True))),),
+            thresholds={"no error": 0.0},
+        ),
+    }
+
+
+def _baseline(train_labels: Array, task: Task) -> Array:
+    """Return what a prediction that ignores the image says: the mean, or the shares [K]."""
+    if task.kind == "regression":
+        return np.asarray(np.mean(train_labels, dtype=np.float64))
+    return np.bincount(train_labels, minlength=len(task.classes)) / len(train_labels)
+
+
+def _figures(
+    cases: Cases,
+    task: Task,
+    baseline: Array,
+    names: Sequence[str],
+    level: Level,
+    of: Literal["model", "constant"],
+) -> list[Metric]:
+    def statistics(weights: Array) -> dict[str, Array]:
+        if task.kind == "regression":
+            return regression(cases.values, cases.labels, weights, float(baseline))
+        return classification(cases.values, cases.labels, weights, int(baseline.argmax()))
+
+    plain = statistics(np.ones((1, len(cases))))
+    spread = bootstrap(statistics, cases.patients)
+    people = len(set(cases.patients))
+    found = []
+    for name in names:
+        if of == "constant" and name in ("skill", "slope", "pearson"):
+            continue
+        value, interval = float(plain[name][0]), spread[name]
+        unit = task.unit if name in ("mae", "bias") else ""
+        if name == "mse" and task.unit:
+            unit = f"{task.unit}²"
+        metric = Metric(
+            group="prediction",
+            name=name,
+            unit=unit,
+            better="" if name in NEITHER else "lower" if name in LOWER else "higher",
+            level=level,
+            of=of,
+            n=len(cases),
+        )
+        if not math.isfinite(value):
+            why, remedy = REASONS.get(name, ("it is not defined here", "more test patients"))
+            update: dict[str, Any] = {
+                "reason": f"{name} cannot be taken: {why}.",
+                "remedy": f"It needs {remedy}.",
+            }
+        else:
+            update = {"value": _rounded(value)}
+            if interval is not None:
+                update |= {"low": _rounded(interval[0]), "high": _rounded(interval[1])}
+                update["interval"] = f"bootstrap over {people} patients, {REPLICATES} resamples"
+            elif people < 2:
+                update["notes"] = ("A single patient: there is no interval.",)
+        found.append(metric.model_copy(update=update))
+    return found
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
+    x, y = zip(*points, strict=True) if points else ((), ())
+    return Line(
+        name=name, x=tuple(_rounded(float(v)) for v in x), y=tuple(_rounded(float(v)) for v in y)
+    )

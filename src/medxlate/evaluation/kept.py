@@ -1,0 +1,119 @@
+"""What an evaluation leaves in the run folder, together with what was known before."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from medxlate.errors import ModelError
+from medxlate.evaluation.audit import audit_translators
+from medxlate.evaluation.results import (
+    EXAMPLES,
+    FILE,
+    PREDICTIONS,
+    Audit,
+    Metric,
+    Results,
+    read_results,
+    write_results,
+)
+from medxlate.evaluation.subject import Subject
+from medxlate.events import Listener
+from medxlate.files import whole_folder
+from medxlate.models.runs import RunFolder
+from medxlate.ranks import ranks
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timing(self, stage: str) -> Iterator[None]:
+        """Time what is done within."""
+        began = time.monotonic()
+        yield
+        self.seconds[stage] = round(time.monotonic() - began, 2)
+
+
+def keep(
+    run: RunFolder,
+    subject: Subject,
+    results: Results,
+    table: pd.DataFrame | None,
+    clock: Clock,
+    *,
+    audit: bool,
+    listener: Listener,
+) -> Results:
+    """Audit, and write ``<run>/evaluation``; all processes return what it then holds."""
+    told = None
+    if ranks().is_first:
+        before = _known(run, results)
+        with whole_folder(run.evaluation, marker=FILE, overwrite=True) as partial:
+            audits: tuple[Audit, ...] = ()
+            if audit and subject.translators:
+                with clock.timing("audits"):
+                    audits = audit_translators(subject, partial, listener=listener)
+            if before is not None:
+                results = _joined(before, results)
+                if not audit:
+                    _take_over(run.evaluation / EXAMPLES, partial / EXAMPLES)
+                if table is None:
+                    _take_over(run.evaluation / PREDICTIONS, partial / PREDICTIONS)
+            if audit:
+                results = results.model_copy(update={"audits": audits})
+            if table is not None:
+                table.to_parquet(partial / PREDICTIONS, index=False)
+            results = results.model_copy(update={"seconds": {**results.seconds, **clock.seconds}})
+            write_results(partial, results)
+        told = results.model_dump(mode="json")
+    return Results.model_validate(ranks().tell(told))
+
+
+def _known(run: RunFolder, results: Results) -> Results | None:
+    """Return what was found before of the same model on the same patients; None without it."""
+    try:
+        before = read_results(run.evaluation)
+    except ModelError:  # none, or of another version: it is replaced
+        return None
+    same = (before.split, before.model, before.images) == (
+        results.split,
+        results.model,
+        results.images,
+    )
+    return before if same else None
+
+
+def _joined(before: Results, results: Results) -> Results:
+    """Put what is new in the place of the same figures of before."""
+
+    def key(metric: Metric) -> tuple[str, ...]:
+        features = metric.features
+        return (metric.group, metric.name, metric.level, metric.of, metric.source, features)
+
+    new = {key(metric) for metric in results.metrics}
+    kept = [metric for metric in before.metrics if key(metric) not in new]
+    update: dict[str, Any] = {
+        "metrics": (*kept, *results.metrics),
+        "audits": before.audits,
+        "seconds": before.seconds,
+    }
+    if not results.groups:
+        update |= {"groups": before.groups, "pictures": before.pictures}
+    return results.model_copy(update=update)
+
+
+def _take_over(old: Path, new: Path) -> None:
+    if old.is_dir():
+        shutil.copytree(old, new)
+    elif old.is_file():
+        shutil.copyfile(old, new)
