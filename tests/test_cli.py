@@ -90,7 +90,13 @@ def test_translate_predict_evaluate_as_typed_first(inside: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert "fid[predictor]" in text(result)
     result = call("evaluate", "--json")
-    assert set(json.loads(result.stdout)["per_image"]) == {"mse", "mae", "r2"}
+    found = json.loads(result.stdout)
+    assert {m["name"] for m in found["metrics"]} >= {"mse", "mae", "r2", "fid"}
+    assert found["missing"] == []
+    result = call("evaluate", "--metric", "is", "--metric", "mse")
+    assert result.exit_code == 1
+    assert "is[predictor]: is cannot be taken" in text(result)
+    assert "mse" in text(result)
 
 
 def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_path: Path) -> None:
