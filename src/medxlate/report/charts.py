@@ -36,15 +36,16 @@ from medxlate.report.svg import (
 
 HEIGHT = 190  # of the field
 RIGHT = 14  # margin
-POINTS, LINE_POINTS, MARKED, BINS = 2400, 300, 200, 30  # at most; MARKED have shapes of their own
+DOTS, SHAPES, LINE_POINTS, BINS = 2400, 1200, 300, 30  # at most; of a chart, of a line
 CURVES = 12  # drawn at most; more cannot be told apart
 
 
 def draw(picture: Picture) -> Markup:
     """Return a picture as an ``svg`` element to put into a page.
 
-    Thousands of points are thinned: of a scatter one of those that lie on one another is kept, of
-    a line lowest and highest of each stretch (`medxlate.report.axes.thin`).
+    Thousands of points are thinned: of a scatter one of those that lie on one another is kept, and
+    of more than 2400 (of further lines 1200) evenly many; of a line lowest and highest of each
+    stretch (`medxlate.report.axes.thin`).
 
     Args:
         picture: The picture; of more than 12 lines the first 12 are drawn.
@@ -211,10 +212,10 @@ def _points(picture: Picture, top: float) -> tuple[list[Markup], float]:
         parts.append(rule(x(low), y(low), x(high), y(high), stroke="var(--muted)", class_="same"))
     dashed, marked = _looks(picture)
     for i, line in enumerate(picture.lines):
-        places = _places(picture.kind, line, field, len(picture.lines))
+        places = _places(picture, i, field)
         if dashed[i]:
             parts.append(stroke("M" + "L".join(f"{a:g} {b:g}" for a, b in places), i))
-        if marked[i] and len(places) > MARKED:
+        if marked[i] and _is_dotted(i, line):
             parts.append(dots(places, i))
         elif marked[i]:
             path = "".join(f"M{a:g} {b:g}{MARKERS[i % 6]}" for a, b in places)
@@ -226,18 +227,25 @@ def _points(picture: Picture, top: float) -> tuple[list[Markup], float]:
     return parts, field.bottom
 
 
-def _places(kind: str, line: Line, field: Field, lines: int) -> list[tuple[float, float]]:
+def _is_dotted(index: int, line: Line) -> bool:
+    """Say whether a scatter's points are small dots: round and square, as the markers 0 and 1."""
+    return index < 2 and len(line.x) > 100
+
+
+def _places(picture: Picture, index: int, field: Field) -> list[tuple[float, float]]:
     """Return where the points of a line are drawn, thinned where there are many."""
-    if kind == "lines":
+    line = picture.lines[index]
+    if picture.kind == "lines":
         xs, ys = thin(line.x, line.y, LINE_POINTS)
         return [(field.x(a), field.y(b)) for a, b in zip(xs, ys, strict=True)]
     # Points of the same square of two units hide each other.
-    found = {}
+    found: dict[tuple[float, float], tuple[float, float]] = {}
     for a, b in zip(line.x, line.y, strict=True):
         place = field.x(a), field.y(b)
         found.setdefault((place[0] // 2, place[1] // 2), place)
     places = list(found.values())
-    some = min(len(places), POINTS // lines)
+    room = DOTS if _is_dotted(index, line) else SHAPES
+    some = min(len(places), room // len(picture.lines))
     return [places[k * len(places) // some] for k in range(some)]
 
 
