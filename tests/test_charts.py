@@ -10,8 +10,9 @@ from markupsafe import Markup
 from medxlate.evaluation.results import Line, Picture
 from medxlate.report.axes import Axis, span, thin, tick_texts, ticks
 from medxlate.report.blocks import badge, figure, paragraph, printed, table
-from medxlate.report.charts import draw, interval_chart
+from medxlate.report.charts import draw
 from medxlate.report.curves import curves
+from medxlate.report.interval_chart import interval_chart
 from medxlate.report.study_figures import Errors
 from medxlate.report.table import Number, Table
 

@@ -16,7 +16,6 @@ from markupsafe import Markup
 
 from medxlate.evaluation.results import Line, Picture
 from medxlate.report.axes import Axis, short, span, thin, tick_texts, ticks
-from medxlate.report.study_figures import Errors
 from medxlate.report.svg import (
     DASHES,
     MARKERS,
@@ -53,7 +52,7 @@ def draw(picture: Picture) -> Markup:
     lines = [line for line in picture.lines if line.x][:CURVES]
     picture = picture.model_copy(update={"lines": tuple(lines)})
     if not lines:
-        return frame(picture.title, "No values.", _nothing, names=())
+        return frame(picture.title, "No values.", nothing, names=())
     drawers: dict[str, Callable[[Picture, float], tuple[list[Markup], float]]] = {
         "histogram": _histogram,
         "scatter": _points,
@@ -96,7 +95,8 @@ def _description(picture: Picture) -> str:
     return "; ".join(parts) + "."
 
 
-def _nothing(top: float) -> tuple[list[Markup], float]:
+def nothing(top: float) -> tuple[list[Markup], float]:
+    """Return what stands where there is no value."""
     return [text(0, top + ROW, "No values.")], top + 2 * ROW
 
 
@@ -124,7 +124,7 @@ def _field(
     top += ROW + 8 if y_label else 8
     marks = ticks(*y, count=4)
     texts = tick_texts(marks)
-    left = 10 + 7.4 * max((len(each) for each in texts), default=1)
+    left = 10 + 7.8 * max((len(each) for each in texts), default=1)
     across = Axis(*x, left, WIDTH - RIGHT)
     up = Axis(*y, top + HEIGHT, top)
     for value, words in zip(marks, texts, strict=True):
@@ -139,6 +139,8 @@ def _field(
 
 def _below(across: Axis, y: float, *, whole: bool = False) -> list[Markup]:
     marks = ticks(across.low, across.high, count=5, whole=whole)
+    if sum(map(len, tick_texts(marks))) > 30:
+        marks = ticks(across.low, across.high, count=3, whole=whole)
     parts = []
     for value, words in zip(marks, tick_texts(marks), strict=True):
         parts.append(rule(across(value), y, across(value), y + 4, stroke="var(--muted)"))
@@ -146,13 +148,14 @@ def _below(across: Axis, y: float, *, whole: bool = False) -> list[Markup]:
     return parts
 
 
-def _upright(thresholds: dict[str, float], across: Axis, top: float, bottom: float) -> list[Markup]:
-    """Return named vertical lines; their names stand below one another."""
+def upright(thresholds: dict[str, float], across: Axis, top: float, bottom: float) -> list[Markup]:
+    """Return named vertical lines; their names stand below one another, away from the others."""
     parts = []
+    highest = max(thresholds.values(), default=0.0)
     for i, (name, value) in enumerate(thresholds.items()):
-        x = across(value)
-        right = x < (across.start + across.end) / 2
         words = textwrap.shorten(f"{name}: {short(value)}", 34, placeholder="…")
+        x, room = across(value), LETTER * len(words) + 5
+        right = x < room or (value == highest and x + room < WIDTH)
         parts.append(rule(x, top, x, bottom, **_threshold(i)))
         parts.append(over(x + (5 if right else -5), top + 10 + 15 * i, words, right=right))
     return parts
@@ -193,7 +196,7 @@ def _histogram(picture: Picture, top: float) -> tuple[list[Markup], float]:
         path += f"V{floor:g}"
         parts.append(tag("path", d=path + "z", fill=colour(i), fill_opacity=0.18))
         parts.append(stroke(path, i))
-    parts += _upright(picture.thresholds, field.x, field.y.end, floor)
+    parts += upright(picture.thresholds, field.x, field.y.end, floor)
     return parts, field.bottom
 
 
@@ -266,7 +269,7 @@ def _bars(picture: Picture, top: float) -> tuple[list[Markup], float]:
             upper = top + room * groups.index(x) + 4.5 + thick * i
             start, end = sorted((across(0), across(y)))
             parts.append(block(start, upper, end - start, thick - 1.5, i))
-    parts += _upright(picture.thresholds, across, top - 14 * len(picture.thresholds), bottom)
+    parts += upright(picture.thresholds, across, top - 14 * len(picture.thresholds), bottom)
     return parts, bottom + (44 if picture.y_label else 26)
 
 
@@ -289,8 +292,8 @@ def rows(
         heading: What the names are.
         label: Of the axis.
     """
-    names = [textwrap.shorten(name, 32, placeholder="…") for name in names]
-    left = 12 + 6.8 * max(map(len, names))
+    names = [textwrap.shorten(name, 26, placeholder="…") for name in names]
+    left = 12 + 7.1 * max(map(len, names))
     top += ROW + 18
     bottom = top + room * len(names)
     across = Axis(*values, left, WIDTH - RIGHT)
@@ -305,44 +308,6 @@ def rows(
     parts += _below(across, bottom)
     parts.append(text((left + WIDTH - RIGHT) / 2, bottom + 36, label, text_anchor="middle"))
     return parts, across, top, bottom
-
-
-def interval_chart(
-    systems: Sequence[Errors], *, title: str, label: str, thresholds: dict[str, float]
-) -> Markup:
-    """Return a row a system: each repeat as a small dot, the mean as a diamond on its interval.
-
-    Args:
-        systems: Top to bottom.
-        title: Above the chart.
-        label: Of the axis, with the unit.
-        thresholds: Named upright lines.
-    """
-    means = {each.name: sum(each.losses) / len(each.losses) for each in systems if each.losses}
-    systems = [each for each in systems if each.losses]
-    if not systems:
-        return frame(title, "No values.", _nothing, names=())
-    ends = [value for each in systems for value in (*each.losses, *(each.interval or ()))]
-
-    def inside(top: float) -> tuple[list[Markup], float]:
-        room = 24.0
-        values = span([*ends, *thresholds.values()])
-        names = [each.name for each in systems]
-        parts, across, top, bottom = rows(names, room, values, top, heading="", label=label)
-        parts += _upright(thresholds, across, top - 14 * len(thresholds), bottom)
-        for i, each in enumerate(systems):
-            y, look = top + room * (i + 0.5), 1 if each.ours else 0
-            parts.append(dots([(across(loss), y) for loss in each.losses], 2 * look))
-            if each.interval:
-                low, high = map(across, each.interval)
-                path = f"M{low:g} {y:g}H{high:g}M{low:g} {y - 4:g}v8M{high:g} {y - 4:g}v8"
-                parts.append(rule(0, 0, 0, 0, stroke=colour(2 * look), stroke_width=2, d=path))
-            place = f"M{across(means[each.name]):g} {y:g}"
-            parts.append(marker(place + MARKERS[3 if each.ours else 1], 2 * look))
-        return parts, bottom + 44
-
-    words = [f"{name}: mean {short(mean)}" for name, mean in means.items()]
-    return frame(title, f"{label}. {'; '.join(words)}.", inside, names=())
 
 
 def _tick(names: Sequence[str], value: float) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-WIDTH = 440  # of every drawing; letters of 12 units stay legible on a screen of 360 pixels
-LETTER, ROW = 6.3, 17  # mean width of a letter of 12 units; a line of text
+WIDTH = 400  # of every drawing; letters of 12.5 units stay legible on a screen of 360 pixels
+LETTER, ROW = 6.7, 18  # mean width of a letter; a line of text
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
 # A marker around the point that the pen is at.
 MARKERS = (
@@ -35,7 +35,7 @@ def tag(name: str, *inside: str | Markup, **attributes: Any) -> Markup:
 
 
 def text(x: float, y: float, words: str, **attributes: Any) -> Markup:
-    """Return a text of 12 units; by default in the page's muted colour."""
+    """Return a text; by default in the page's muted colour."""
     return tag("text", words, x=round(x, 1), y=round(y, 1), **{"fill": "var(--muted)"} | attributes)
 
 
@@ -70,15 +70,15 @@ def frame(
         dashed: Whether each is shown as a stroke.
         marked: Whether each is shown with its marker.
     """
-    heading = textwrap.wrap(title, 56) or [""]
+    heading = textwrap.wrap(title, 46) or [""]
     parts = [
-        text(0, 14 + ROW * i, line, fill="var(--ink)", font_weight="600", font_size=13)
+        text(0, 14 + ROW * i, line, fill="var(--ink)", font_weight="600", font_size=14)
         for i, line in enumerate(heading)
     ]
     top = 8 + ROW * len(heading)
     x = 0.0
     for i, name in enumerate(names):
-        label = textwrap.shorten(name, 48, placeholder="…")
+        label = textwrap.shorten(name, 44, placeholder="…")
         room = 30 + LETTER * len(label) + 14
         if x and x + room - 14 > WIDTH:
             x, top = 0.0, top + ROW
@@ -100,7 +100,7 @@ def frame(
         role="img",
         aria_labelledby=f"{key}-title {key}-desc",
         class_="chart",
-        font_size=12,
+        font_size=12.5,
         font_family="system-ui, sans-serif",
     )
 
@@ -173,6 +173,6 @@ def block(x: float, y: float, width: float, height: float, index: int) -> Markup
 def over(x: float, y: float, words: str, *, right: bool) -> Markup:
     """Return a text that stays legible over what is drawn."""
     return text(
-        x, y, words, text_anchor="start" if right else "end", fill="var(--ink)", font_size=11,
+        x, y, words, text_anchor="start" if right else "end", fill="var(--ink)", font_size=11.5,
         paint_order="stroke", stroke="var(--surface)", stroke_width=3, stroke_linejoin="round",
     )  # fmt: skip

@@ -19,7 +19,8 @@ from medxlate.errors import DataError, MedxlateError
 from medxlate.evaluation.results import Line, Picture
 from medxlate.records import read_json
 from medxlate.report.blocks import bullets, figure, paragraph, printed, table
-from medxlate.report.charts import draw, interval_chart
+from medxlate.report.charts import draw
+from medxlate.report.interval_chart import interval_chart
 from medxlate.report.page import Section, write_page
 from medxlate.report.study_figures import Curve, errors_of, source_curves, target_curves
 from medxlate.study.comparison import system_name
@@ -140,9 +141,9 @@ def _verdict(statistics: Mapping[str, Any]) -> tuple[list[str], Literal["good", 
     said = {str(each.get("verdict")) for each in own}
     sentences = [str(each["sentence"]) for each in own if each.get("sentence")]
     sentences = sentences or ["There is nothing to compare: target-only is not in the study."]
-    if "hurts" in said:
-        return sentences, "bad" if "helps" not in said else "unsure"
-    return sentences, "good" if said == {"helps"} else "unsure"
+    if said == {"helps"} and all(each.get("beats_constant") is not False for each in own):
+        return sentences, "good"
+    return sentences, "bad" if "hurts" in said and "helps" not in said else "unsure"
 
 
 def _verdicts(statistics: Mapping[str, Any]) -> Markup:
