@@ -24,6 +24,7 @@ from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
 from medxlate.study.opened import Opened
 from medxlate.study.outside import score_outsiders
+from medxlate.study.page import PAGE, write_study_page
 from medxlate.study.study import (
     Cell,
     Study,
@@ -153,6 +154,7 @@ def compare(
             device="auto" if where.ray else device,
         )
         write_findings(study, folder, findings, work.failed)
+        _write_page(folder, listener)
         if not work.failed:
             shutil.rmtree(folder.path / "shared", ignore_errors=True)  # no cell needs it now
     seconds = time.monotonic() - began
@@ -167,6 +169,14 @@ def compare(
         round(seconds, 3),
         round((seconds - running + work.other_seconds) / trained, 4) if trained else None,
     )
+
+
+def _write_page(folder: StudyFolder, listener: Listener) -> None:
+    """Write report.html; a study whose numbers are there does not fail over its page."""
+    try:
+        write_study_page(folder.path)
+    except Exception as problem:
+        listener(Warned(f"{PAGE} could not be written: {problem}"))
 
 
 def _check_extras(

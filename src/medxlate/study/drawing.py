@@ -52,7 +52,7 @@ def draw(
     means = main.groupby("method")["loss"].mean()
     error_plot(
         place / "errors.png",
-        errors_of(main, system_name, _intervals(main_comparison(predictions))),
+        errors_of(main, system_name, intervals(main_comparison(predictions))),
         measure=measure,
         references=[(each, float(means[each])) for each in REFERENCES if each in means],
         note=_note(work),
@@ -67,7 +67,7 @@ def draw(
     yield from _translations(work, finished, place)
 
 
-def _intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
+def intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
     """Return the bootstrap interval over patients of each system's mean loss."""
     found = {}
     for (method, sources), rows in predictions.groupby(["method", "sources"], sort=False):

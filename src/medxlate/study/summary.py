@@ -108,7 +108,7 @@ def _report(
     study: Study, folder: StudyFolder, findings: Findings, failed: Mapping[str, str]
 ) -> Iterator[str]:
     yield "# Comparison\n"
-    yield from _setting(study, findings.results)
+    yield from setting(study, findings.results)
     yield "## Does it help?\n"
     yield from (f"- {each.sentence}" for each in findings.comparisons)
     if findings.baselines:
@@ -135,7 +135,8 @@ def _report(
         yield from (f"- {name}: {error}" for name, error in failed.items())
 
 
-def _setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
+def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
+    """Yield paragraphs on what was compared and what makes it fair."""
     config = study.config
     grid = cells(study)
     sources = ", ".join("+".join(each) for each in study.source_sets) or "none"

@@ -1,0 +1,125 @@
+"""What a training recorded, as pictures: errors, losses, speed. Nothing is smoothed.
+
+Each recorded value is the mean since the one before (``docs/reference/folders.md``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from medxlate.evaluation.results import Line, Picture
+from medxlate.report.axes import thin
+
+LIMIT = 300  # points of a line
+DECIDES = "val_error"  # of the validation metrics: by it the kept model is chosen
+# By the parts of a loss's name: title, and the names that belong to it.
+FAMILIES = (
+    ("Loss of the predictor", ("predict", "predict_real", "predict_fake", "predict_augmented")),
+    ("Adversarial losses of the translators", ("adv_t", "adv_s")),
+    ("Losses of the discriminators", ("d_s", "d_t", "domain")),
+    ("Cycle loss, of images in \u22121 to 1", ("cycle_s", "cycle_t", "identity")),
+)
+MEANINGS = {
+    "predict_real": "real",
+    "predict_fake": "translated",
+    "predict_augmented": "augmented",
+    "adv_t": "to the target (G)",
+    "adv_s": "to the source (F)",
+    "d_t": "of target images",
+    "d_s": "of source images",
+    "domain": "of the modality",
+    "cycle_s": "source and back",
+    "cycle_t": "target and back",
+    "identity": "identity",
+    "predict": "predictor",
+}
+
+
+def curves(events: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Return the pictures of a training; those without a value are left out.
+
+    Losses are grouped by what they are of, and with several sources by source too where more than
+    six lines would share a picture. A line has at most 300 points: of each stretch of more the
+    lowest and the highest.
+
+    Args:
+        events: Of ``metrics.jsonl``, as `medxlate.training.record.read_events` returns them.
+    """
+    steps = [each for each in events if each.get("event") == "step"]
+    epochs = [each for each in events if each.get("event") == "epoch"]
+    return [
+        *_validation(epochs),
+        *_losses(steps),
+        *_single(steps, "images_per_second", "Speed", "Images a second"),
+        *_single(steps, "data_wait", "Waiting for images", "Share of the time"),
+    ]
+
+
+def _validation(epochs: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Return the error that decides which model is kept, and the one that was."""
+    points = _points(epochs, "epoch", lambda each: _mapping(each, "metrics").get(DECIDES))
+    if not points:
+        return []
+    chosen = [each for each in epochs if each.get("best") is True]
+    best = _points(chosen, "epoch", lambda each: _mapping(each, "metrics").get(DECIDES))[-1:]
+    lines = [_line("validation error", points)]
+    lines += [_line(f"kept: epoch {best[0][0]:g}", best)] if best else []
+    return [_lines("Validation error", lines, x="Epoch")]
+
+
+def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    names = sorted({name for each in steps for name in _mapping(each, "losses")})
+    pictures = []
+    for title, members in FAMILIES:
+        found: dict[str, list[Line]] = {}
+        for name in names:
+            source, member = _parts(name)
+            points = _points(steps, "step", lambda each, n=name: _mapping(each, "losses").get(n))
+            if member in members and points:
+                words = MEANINGS[member] + (f", {source}" if source else "")
+                found.setdefault(source, []).append(_line(words, points))
+        lines = [line for each in found.values() for line in each]
+        if len(lines) <= 6:
+            pictures += [_lines(title, lines)] if lines else []
+        else:
+            pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in found.items()]
+    return pictures
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Return source and member of a loss's name, such as ``mri.adv_t``."""
+    source, _, member = name.rpartition(".")
+    return source, member
+
+
+def _single(steps: Sequence[Mapping[str, Any]], key: str, title: str, label: str) -> list[Picture]:
+    points = _points(steps, "step", lambda each: each.get(key))
+    return [_lines(title, [_line(label, points)], y=label)] if points else []
+
+
+def _points(
+    events: Iterable[Mapping[str, Any]], key: str, value: Callable[[Mapping[str, Any]], Any]
+) -> list[tuple[float, float]]:
+    """Return place and value of the events that have both as finite numbers."""
+    pairs = [(each.get(key), value(each)) for each in events]
+    return [(float(x), float(y)) for x, y in pairs if _is_number(x) and _is_number(y)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _mapping(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = event.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
+    xs, ys = thin([x for x, _ in points], [y for _, y in points], LIMIT)
+    return Line(name=name, x=tuple(xs), y=tuple(ys))
+
+
+def _lines(title: str, lines: Sequence[Line], *, x: str = "Step", y: str = "") -> Picture:
+    return Picture(kind="lines", title=title, x_label=x, y_label=y, lines=tuple(lines))
