@@ -211,7 +211,9 @@ def _subgroups(path: Path, measure: str) -> Markup:
     """Return a table a kind of subgroup, without those in which a group is a few patients."""
     if not path.is_file():
         return Markup("")
-    frame = pd.read_csv(path, dtype={"value": str}).fillna({"sources": ""})
+    frame = pd.read_csv(path, dtype={"value": str, "sources": str, "method": str}).fillna(
+        {"sources": ""}
+    )
     body, hidden = Markup(""), []
     for kind, every in frame.groupby("subgroup", sort=False):
         if (every["patients"] < FEW).any():
