@@ -15,6 +15,7 @@ from medxlate.cli.import_ import import_
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
 from medxlate.cli.prepare import prepare
+from medxlate.cli.report import report
 from medxlate.cli.scrub import scrub
 from medxlate.cli.train import train
 from medxlate.cli.translate import translate
@@ -54,7 +55,7 @@ def _root(
 
 
 COMMANDS = (
-    *(prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, export),
+    *(prepare, train, translate, predict, evaluate, report, compare, plan, scrub, import_, export),
     demo,
 )
 for command in COMMANDS:

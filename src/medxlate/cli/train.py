@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli.options import Json, Offline, Runs
+from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
 from medxlate.errors import ModelError, UsageError
 from medxlate.ranks import restarts
@@ -204,6 +205,7 @@ def _verify(reporter: Reporter, settings: Config) -> None:
 
 
 def _show(reporter: Reporter, result: TrainResult) -> None:
+    leave_report(reporter, result.run)
     reporter.result(
         {**asdict(result), "run": str(result.run)},
         f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "
