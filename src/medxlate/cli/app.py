@@ -15,6 +15,7 @@ from medxlate.cli.import_ import import_
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
 from medxlate.cli.prepare import prepare
+from medxlate.cli.runs import runs
 from medxlate.cli.scrub import scrub
 from medxlate.cli.train import train
 from medxlate.cli.translate import translate
@@ -59,6 +60,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(runs)
 
 
 def main() -> None:
