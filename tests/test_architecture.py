@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 LAYERS = [
     {"errors"},
     {"events", "files", "parallel", "ranks", "records", "toml"},
+    {"pretrained"},
     {"config"},
     {"images"},
     {"dataset", "phantoms"},
@@ -49,7 +50,7 @@ HOMES = {
 }
 NO_TORCH = {
     "errors", "events", "config", "files", "parallel", "records", "toml", "images", "phantoms",
-    "scrub", "cli",
+    "scrub", "cli", "pretrained",
 }  # fmt: skip
 
 

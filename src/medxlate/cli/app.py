@@ -11,6 +11,7 @@ from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.evaluate import evaluate
 from medxlate.cli.export import export
+from medxlate.cli.fetch import fetch
 from medxlate.cli.import_ import import_
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
@@ -56,6 +57,7 @@ def _root(
 
 COMMANDS = (
     *(prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, export),
+    fetch,
     demo,
 )
 for command in COMMANDS:

@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+PRETRAINED = ("inception", "resnet50")
 METRICS = ("fid", "kid", "is")
 # A test holds this against training.methods, which needs torch.
 METHODS = (
@@ -61,6 +62,7 @@ def of(values: tuple[str, ...]) -> Callable[[str], list[str]]:
 devices = of(DEVICES)
 metrics = of(METRICS)
 methods = of(METHODS)
+pretrained = of(PRETRAINED)
 
 
 def _folder(ctx: click.Context) -> Path:
