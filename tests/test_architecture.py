@@ -26,7 +26,7 @@ LAYERS = [
     {"evaluation"},
     {"export", "report"},
     {"study"},
-    {"walkthrough", "scrub"},
+    {"walkthrough", "scrub", "doctor"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -9,6 +9,7 @@ import typer
 import medxlate
 from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
+from medxlate.cli.doctor import doctor
 from medxlate.cli.evaluate import evaluate
 from medxlate.cli.export import export
 from medxlate.cli.fetch import fetch
@@ -57,6 +58,7 @@ def _root(
 
 COMMANDS = (
     *(prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, export),
+    doctor,
     fetch,
     demo,
 )
