@@ -169,11 +169,13 @@ def is_running(run: RunFolder) -> bool:
         return False
     if fcntl is None:
         return True
-    with suppress(OSError), run.lock.open("rb") as stream:
-        try:
+    try:
+        with run.lock.open("rb") as stream:
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except OSError:  # it ended just now, or a file system without locks
+        return False
     return False
 
 
@@ -204,7 +206,8 @@ def _repoint(runs: Path) -> None:
 
 
 def _summary(run: RunFolder, *, latest: bool) -> RunSummary:
-    method, sources, target = "", (), ""
+    method, target = "", ""
+    sources: tuple[str, ...] = ()
     try:
         values = read_object(run.config, error=ModelError, needs=["method", "data"])
         method, data = str(values["method"]), values["data"]
