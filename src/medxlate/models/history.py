@@ -11,12 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 from medxlate.config import Config, flat, parse
 from medxlate.errors import MedxlateError, ModelError, OutputError, UsageError
@@ -25,6 +21,12 @@ from medxlate.models.runs import LATEST, RunFolder
 from medxlate.records import inside, is_plain, read_object
 
 State = Literal["finished", "running", "stopped", "damaged"]
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 _EVALUATION = "evaluation.json"
 
 
