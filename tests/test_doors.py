@@ -24,14 +24,13 @@ from medxlate.errors import ConfigError, DataError, ModelError
 from medxlate.files import whole_file, whole_folder
 from medxlate.images import limits, text_headers, volume_headers, volumes
 from medxlate.images.dicom import parse
+from medxlate.models.card import model_card
 from medxlate.models.folder import load_generator, read_model
 from medxlate.models.runs import find_run
 from medxlate.records import inside, is_plain
 from medxlate.report.table import Table
 from medxlate.study import study
 from medxlate.study.study import read_study
-from medxlate.training import export
-from medxlate.training.checkpoints import Position
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src" / "medxlate").rglob("*.py"))
@@ -333,9 +332,7 @@ def test_names_on_a_model_card_are_text(tmp_path: Path, name: str) -> None:
     head = info.predictor.head.model_copy(update={"task": task})
     info = info.model_copy(update={"predictor": info.predictor.model_copy(update={"head": head})})
     plain = read_model(tmp_path / "model")
-    place = Position(best_error=1.0)
-    usual = export._card(plain, plain.predictor.head, resolve(), place)
-    card = export._card(info, head, resolve(), place)
+    usual, card = model_card(plain), model_card(info)
     assert len(card.splitlines()) == len(usual.splitlines())
     assert "<script" not in card.replace(r"\<script", "")
     assert [line[:2] for line in card.splitlines()] == [line[:2] for line in usual.splitlines()]

@@ -11,7 +11,12 @@ import click
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 PRETRAINED = ("inception", "resnet50")
-METRICS = ("fid", "kid", "is")
+# A test holds these against evaluation, which needs torch.
+METRICS = (
+    *("mse", "mae", "bias", "r2", "pearson", "slope", "skill"),
+    *("accuracy", "balanced_accuracy", "auroc", "f1", "ece"),
+    *("fid", "kid", "is", "precision", "recall"),
+)
 # A test holds this against training.methods, which needs torch.
 METHODS = (
     *("target-only", "joint", "cyclegan", "raw-mix", "transfer", "multitask", "dann"),

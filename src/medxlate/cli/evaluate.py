@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.cli.options import Device, Json, Offline, Precision
 from medxlate.cli.report import leave_report
 
@@ -22,6 +23,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--metric",
+            autocompletion=complete.metrics,
             help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
             "f1, ece, skill | fid, kid, is, precision, recall; repeat. Default: all.",
         ),
@@ -44,7 +46,10 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option("--data", help="The dataset, where it was moved since training.")
     ] = None,
-    run: Annotated[Path, typer.Option("--run", help="A run, or the newest.")] = Path("runs/latest"),
+    run: Annotated[
+        Path,
+        typer.Option("--run", autocompletion=complete.run_paths, help="A run, or the newest."),
+    ] = Path("runs/latest"),
     model: Annotated[
         Path | None,
         typer.Option(

@@ -40,7 +40,7 @@ from medxlate.ranks import ranks
 
 NAMES = ("fid", "kid", "is", "precision", "recall")
 HIGHER = ("is", "precision", "recall")
-FETCH = "Name its file with --inception, or allow --download."
+FETCH = "Fetch it with `medxlate fetch inception`, or name its file with --inception."
 MORE = "Prepare more patients, or train again with another split.seed."
 
 

@@ -239,20 +239,29 @@ def _charts(drawn: Sequence[Markup]) -> Markup:
 
 
 def _predictions(metrics: Sequence[Metric]) -> Markup:
+    """Return a row a figure, a column a level and whose it is."""
+    found = {(m.level, m.of, m.name): m for m in metrics if m.value is not None}
+    names = dict.fromkeys((m.name, m.unit) for m in metrics)
+    columns = dict.fromkeys((m.level, m.of) for m in metrics)
+    counts = {m.level: m.n for m in metrics}
+    titles = [f"{counts[level]} {level}s" if of == "model" else "constant" for level, of in columns]
     rows = [
         [
-            f"{m.name}{f' ({m.unit})' if m.unit else ''}",
-            f"{m.n} {m.level}s",
-            "constant" if m.of == "constant" else "model",
-            m.value,
-            _interval(m),
+            f"{name} ({unit})" if unit else name,
+            *(_said(found.get((*column, name))) for column in columns),
         ]
-        for m in metrics
-        if m.value is not None
+        for name, unit in names
     ]
-    how = next((m.interval for m in metrics if m.interval), "")
-    columns = ["figure", "over", "of", "value", "95 % interval"]
-    return table(columns, rows, caption=f"Figures of the test part; intervals: {how}")
+    how = next((m.interval for m in metrics if m.interval), "none")
+    caption = f"Figures of the test part, with 95 % intervals ({how}); beside each what a constant "
+    return table(["figure", *titles], rows, caption=f"{caption}prediction has")
+
+
+def _said(metric: Metric | None) -> str | None:
+    if metric is None or metric.value is None:
+        return None
+    interval = f" ({_interval(metric)})" if metric.low is not None else ""
+    return f"{metric.value:.4g}{interval}"
 
 
 def _images(metrics: Sequence[Metric]) -> Markup:

@@ -24,6 +24,8 @@ MOST = 16  # examples of a source
 LARGEST = 256  # pixels a side; a larger image is shown at every second pixel, and so on
 ROLES = ("source", "translated", "cycled", "nearest")
 
+SHOWN = ("source", "translated", "cycled", "difference", "nearest")
+
 Stored = npt.NDArray[np.uint16]
 
 
@@ -48,7 +50,7 @@ def viewer(folder: Path, source: str, target: str, recipe: Recipe) -> tuple[Mark
     if "cycled" in planes:
         change = planes["cycled"].astype(np.int32) - planes["source"]
         planes["difference"] = np.abs(change).astype(np.uint16)
-    roles = list(planes)
+    roles = [role for role in SHOWN if role in planes]
     titles = {
         "wipe": f"{source}, wiped over its translation",
         "source": f"{source}, real",

@@ -279,7 +279,6 @@ class Loop:
             self._look_at(metrics, translations)
             if last or epoch % self._config.runtime.samples_every == 0:
                 files = self._validation.write_samples(self._folder, epoch, translations)
-            if files:
                 self._listener(SamplesWritten(step, epoch, files))
         every = self._config.runtime.checkpoint_every
         if best or last or epoch % every == 0 or self._saver.is_due(step):

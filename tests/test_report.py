@@ -1,0 +1,286 @@
+"""The report of a run: what it says, and how it behaves in a browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from medxlate.cli.app import app
+from medxlate.errors import ModelError, UsageError
+from medxlate.evaluation.evaluate import evaluate
+from medxlate.evaluation.results import Metric, Results
+from medxlate.report.run import write_report
+from medxlate.report.verdict import of_run
+from medxlate.training.train import train
+from tiny import KEY, PREFIX, debug_config, write_dataset
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    config = debug_config(write_dataset(root))
+    train(config, runs=root / "runs", name="joint")
+    train(config.model_copy(update={"method": "target-only"}), runs=root / "runs", name="alone")
+    for name in ("joint", "alone"):
+        evaluate(root / "runs" / name, device="cpu")
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(project: Path) -> Path:
+    return write_report(project / "runs" / "joint", baseline=project / "runs" / "alone").path
+
+
+def skill(value: float, low: float | None, high: float | None) -> Results:
+    metric = Metric(
+        group="prediction", name="skill", level="patient", n=20, value=value, low=low, high=high
+    )
+    return Results(medxlate="0", method="joint", target="ct", metrics=(metric,))
+
+
+@pytest.mark.parametrize(
+    ("results", "tone", "said"),
+    [
+        (skill(0.4, 0.1, 0.6), "good", "40 % lower .* 10 to 60 %.* learned something"),
+        (skill(0.4, -0.1, 0.6), "unsure", "may be chance"),
+        (skill(-0.4, -0.6, -0.1), "bad", "40 % higher .* worse than no predictor"),
+        (skill(0.4, None, None), "unsure", "too few patients"),
+        (None, "unsure", "medxlate evaluate"),
+    ],
+)
+def test_the_verdict_follows_the_interval(results: Results | None, tone: str, said: str) -> None:
+    verdict = of_run(results, "patient")
+    assert verdict.tone == tone
+    assert re.search(said, verdict.sentences[0])
+
+
+def test_a_division_by_image_is_said_at_once() -> None:
+    assert "slices" in " ".join(of_run(None, "image").sentences)
+
+
+def test_the_page_is_one_file_that_loads_nothing_and_names_nobody(
+    project: Path, page: Path
+) -> None:
+    content = page.read_text(encoding="utf-8")
+    assert page.stat().st_size < 15e6
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", content)
+    assert "default-src 'none'" in content
+    slices = pd.concat(
+        pd.read_parquet(project / "data" / name / "slices.parquet") for name in ("ct", "mri")
+    )
+    for secret in (PREFIX, KEY, str(project), *slices["patient"], *slices["slice_id"]):
+        assert secret not in content
+    told = json.loads(page.with_suffix(".json").read_text())
+    assert told["evaluation"]["method"] == "joint"
+    assert PREFIX not in json.dumps(told)
+
+
+class Outline(HTMLParser):
+    """Headings, ids, and controls without a name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels: list[int] = []
+        self.ids: list[str] = []
+        self.language = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if re.fullmatch(r"h\d", tag):
+            self.levels.append(int(tag[1]))
+        if "id" in values:
+            self.ids.append(str(values["id"]))
+        if tag == "html":
+            self.language = str(values["lang"])
+
+
+def test_headings_are_in_order_and_ids_unique(page: Path) -> None:
+    outline = Outline()
+    outline.feed(page.read_text(encoding="utf-8"))
+    assert outline.language == "en"
+    assert outline.levels[0] == 1
+    assert all(b - a <= 1 for a, b in zip(outline.levels, outline.levels[1:], strict=False))
+    assert len(set(outline.ids)) == len(outline.ids)
+
+
+def luminance(colour: str) -> float:
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("theme", [":root {", ':root[data-theme="dark"] {'])
+def test_text_stands_out_from_its_ground(theme: str) -> None:
+    style = (files("medxlate.report") / "assets" / "page.css").read_text()
+    block = style[style.index(theme) :].split("}")[0]
+    colours = dict(re.findall(r"--([\w]+): (#[0-9a-f]{6})", block))
+    for ground in ("paper", "surface"):
+        for ink in ("ink", "muted", "accent", "good", "bad", "unsure"):
+            light, dark = sorted(
+                (luminance(colours[ground]), luminance(colours[ink])), reverse=True
+            )
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, ink)
+
+
+def test_parts_that_are_missing_are_left_out_or_named(project: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(project / "runs" / "joint", run)
+    (run / "evaluation" / "examples" / "mri" / "cycled.npy").unlink()
+    write_report(run)
+    (run / "evaluation" / "examples" / "mri" / "translated.npy").unlink()
+    with pytest.raises(ModelError, match=r"translated\.npy"):
+        write_report(run)
+    shutil.rmtree(run / "evaluation")
+    assert "Not evaluated yet" in write_report(run).verdict[0]
+    (run / "split.json").unlink()
+    with pytest.raises(ModelError, match=r"split\.json"):
+        write_report(run)
+
+
+def test_runs_on_other_patients_are_not_compared(project: Path, tmp_path: Path) -> None:
+    other = debug_config(project / "data", split={"seed": 1}, optimizer={"epochs": 1})
+    train(other, runs=tmp_path, name="other")
+    with pytest.raises(ModelError, match=r"evaluation\.json"):
+        write_report(project / "runs" / "joint", baseline=tmp_path / "other")
+    evaluate(tmp_path / "other", device="cpu", audits=False)
+    with pytest.raises(UsageError, match="same patients"):
+        write_report(project / "runs" / "joint", baseline=tmp_path / "other")
+
+
+def test_the_gain_over_a_baseline_is_that_of_the_predictions(project: Path, page: Path) -> None:
+    losses = {}
+    for name in ("joint", "alone"):
+        table = pd.read_parquet(project / "runs" / name / "evaluation" / "predictions.parquet")
+        losses[name] = float(((table["prediction"] - table["label"]) ** 2).mean())
+    share = abs(100 * (1 - losses["joint"] / losses["alone"]))
+    way = "lower" if losses["joint"] < losses["alone"] else "higher"
+    assert f"Against target-only (alone), its error per image is {share:.0f} % {way}" in (
+        page.read_text(encoding="utf-8")
+    )
+
+
+def test_the_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(app, ["report", "runs/joint", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["report"] == "runs/joint/report.html"
+    assert CliRunner().invoke(app, ["report", "runs/nothing"]).exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"{CHROMIUM} is not installed")
+    with api.sync_playwright() as play:
+        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Iterator[Any]:
+    """The page as it is opened, and a check that nothing went wrong in it."""
+    wrong: list[str] = []
+    context = browser.new_context(viewport={"width": 1100, "height": 900}, color_scheme="light")
+    tab = context.new_page()
+    # The browser advises the tests themselves, which read canvases back.
+    tab.on("console", lambda m: "readback" in m.text or wrong.append(m.text))
+    tab.on("pageerror", lambda problem: wrong.append(str(problem)))
+    tab.on(
+        "request",
+        lambda asked: (
+            None if asked.url.startswith(("data:", page.as_uri())) else wrong.append(asked.url)
+        ),
+    )
+    tab.goto(page.as_uri())
+    tab.wait_for_selector(".viewer[data-current='0']")
+    yield tab
+    context.close()
+    assert wrong == []
+
+
+PIXELS = """role => {
+  const canvas = document.querySelector(`canvas[data-role="${role}"]`);
+  return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data]
+}"""
+
+
+def pixels(tab: Any, role: str) -> np.ndarray[Any, Any]:
+    return np.array(tab.evaluate(PIXELS, role)).reshape(-1, 4)[:, 0]
+
+
+def slide(tab: Any, name: str, value: float) -> None:
+    tab.evaluate(
+        """([name, value]) => {
+          const control = document.querySelector(`.viewer [name="${name}"]`);
+          control.value = value; control.dispatchEvent(new Event("input"));
+        }""",
+        [name, value],
+    )
+
+
+def test_images_are_those_of_the_evaluation(opened: Any, project: Path) -> None:
+    place = project / "runs" / "joint" / "evaluation" / "examples" / "mri"
+    for role in ("source", "translated", "nearest"):
+        wanted = np.load(place / f"{role}.npy")[0].ravel() / 65535 * 255
+        assert np.abs(pixels(opened, role) - wanted).max() <= 1
+
+
+def test_level_window_and_wipe_change_what_is_shown(opened: Any) -> None:
+    before = pixels(opened, "translated")
+    slide(opened, "level", 0.25)
+    slide(opened, "width", 0.5)
+    after = pixels(opened, "translated")
+    wanted = np.clip(before * 2.0, 0, 255)  # 0 to 0.5 of the range is now all grey values
+    assert np.abs(after - wanted).max() <= 2
+    opened.click(".viewer .reset")
+    assert np.array_equal(pixels(opened, "translated"), before)
+    slide(opened, "wipe", 100)
+    source = pixels(opened, "source").reshape(32, 32)[:, :-1]
+    assert np.array_equal(pixels(opened, "wipe").reshape(32, 32)[:, :-1], source)
+    slide(opened, "wipe", 0)
+    assert np.array_equal(
+        pixels(opened, "wipe").reshape(32, 32)[:, 1:], before.reshape(32, 32)[:, 1:]
+    )
+
+
+def test_the_keyboard_reaches_everything(opened: Any) -> None:
+    opened.keyboard.press("Tab")
+    assert opened.evaluate("document.activeElement.className") == "skip"
+    opened.focus(".viewer")
+    opened.keyboard.press("ArrowRight")
+    opened.wait_for_selector(".viewer[data-current='1']")
+    assert "Example 2 of" in opened.inner_text(".viewer .said")
+    opened.keyboard.press("ArrowLeft")
+    opened.wait_for_selector(".viewer[data-current='0']")
+    opened.focus(".viewer [name='level']")
+    level = opened.input_value(".viewer [name='level']")
+    opened.keyboard.press("ArrowRight")
+    assert float(opened.input_value(".viewer [name='level']")) > float(level)
+    label = opened.get_attribute("canvas[data-role='translated']", "aria-label")
+    assert "years" in label
+
+
+def test_dark_and_narrow(opened: Any, browser: Any, page: Path) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = opened.evaluate(ground)
+    opened.click("#theme")
+    assert opened.evaluate(ground) != light
+    opened.emulate_media(color_scheme="dark")
+    assert opened.get_attribute("#theme", "aria-pressed") == "true"
+    opened.set_viewport_size({"width": 360, "height": 700})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 360
