@@ -111,7 +111,16 @@ class Translator:
 
     @classmethod
     def load(cls, model: Path | str, *, source: str | None = None) -> Translator:
-        """Load a translator from a model folder, a run folder or ``runs/latest``."""
+        """Load a translator; device and precision are chosen automatically.
+
+        Args:
+            model: A model folder, a run folder, or ``runs/latest``.
+            source: The source modality; needed where the model has several.
+
+        Raises:
+            ModelError: The model is missing, damaged, cannot translate, or has several sources or
+                not this one.
+        """
         return cls(Path(model), source=source)
 
     def __call__(self, volume: Volume, *, spacing: Spacing = (1.0, 1.0, 1.0)) -> FloatArray:
@@ -137,9 +146,18 @@ class Translator:
         return self.info.target_recipe.physical(fake).reshape(volume.shape)
 
     def translate(self, batch: list[Input]) -> list[FloatArray]:
-        """Return target images in [-1, 1], each of its input's original height and width.
+        """Translate slices that were read already.
 
         Near-empty slices, which no network was trained on, become the target's black.
+
+        Args:
+            batch: Slices, as ``reader`` reads them.
+
+        Returns:
+            Target images, float32 [H, W] in [-1, 1], each of its input's original size in pixels.
+
+        Raises:
+            CapacityError: Memory does not even hold a tile.
         """
         prepared = Batch.of(batch, {})
         images = prepared.images
@@ -152,7 +170,14 @@ class Translator:
         return {"model": model, "from": self.source, "device": device, "batch": self.batch_size}
 
     def made(self, phi: Phi, key: bytes, run: str, when: datetime) -> Made:
-        """Return how images are made by this; see ``Made``."""
+        """Return how images are made by this; see ``Made``.
+
+        Args:
+            phi: What of a patient's attributes is kept: keep, pseudonymise or remove.
+            key: The secret of the pseudonyms.
+            run: What tells this translation from others.
+            when: When it was begun.
+        """
         translator = self.info.translators[self.source]
         return Made(
             source=self.source,
@@ -166,7 +191,16 @@ class Translator:
         )
 
     def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> bool:
-        """Compile the generator for batches of the engine's size, or not, and tell why."""
+        """Compile the generator for batches of the engine's size, or not, and tell why.
+
+        Args:
+            choice: auto (where it saves more time than it takes), on or off.
+            slices: How many will be translated.
+            listener: Told what was decided.
+
+        Returns:
+            Whether it is compiled.
+        """
         engine, side = self.engine, self.info.image_size
         assert engine.batch_size is not None
         images = torch.zeros(engine.batch_size, 1, side, side)
