@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,22 @@ def cli_page() -> str:
         "",
         "Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.",
     ]
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in _commands(group):
         lines += ["", f"## medxlate {name}", "", *_paragraphs(command.help)]
         lines += ["", "| option | default | |", "|---|---|---|"]
         for parameter in command.params:
             if parameter.name != "help":
                 lines.append(_option(parameter))
     return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield all commands with their names, those of groups too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{prefix}{name} ")
+        else:
+            yield prefix + name, command
 
 
 def config_page() -> str:

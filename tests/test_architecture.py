@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 LAYERS = [
     {"errors"},
     {"events", "files", "parallel", "ranks", "records", "toml"},
+    {"pretrained"},
     {"config"},
     {"images"},
     {"dataset", "phantoms"},
@@ -26,7 +27,7 @@ LAYERS = [
     {"evaluation"},
     {"export", "report"},
     {"study"},
-    {"walkthrough", "scrub"},
+    {"walkthrough", "scrub", "doctor"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -52,7 +53,7 @@ HOMES = {
 }
 NO_TORCH = {
     "errors", "events", "config", "files", "parallel", "records", "toml", "images", "phantoms",
-    "scrub", "cli",
+    "scrub", "cli", "pretrained",
 }  # fmt: skip
 
 

@@ -192,7 +192,6 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         (["translate", "raw/mri", "--out", "x", "--device", "tpu9"], 2, "tpu9"),
         (["predict", "raw/labels.csv"], 1, "labels.csv holds no"),
         (["evaluate", "--metric", "fib"], 2, "fid"),
-        (["evaluate", "--metric", "is"], 2, "class probabilities"),
         (["evaluate", "--metric", "fid", "--inception", "no.pth"], 1, "no.pth"),
         (["translate", "raw/mri", "--out", "x", "--phi", "hide"], 2, "--phi hide"),
         (["translate", "raw/mri", "--out", "x", "--key", "no.key"], 1, "no.key is missing"),

@@ -197,6 +197,7 @@ def test_what_is_on_disk(whole: Run) -> None:
         "cells",
         "figures",
         "predictions.parquet",
+        "report.html",
         "report.md",
         "results.csv",
         "results.parquet",

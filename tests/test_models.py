@@ -331,7 +331,7 @@ def test_a_device_that_is_not_there_is_named(name: str):
 
 def test_precision_follows_the_hardware(monkeypatch: pytest.MonkeyPatch):
     for flag, native in [("avx512f", False), ("avx512_bf16", True), ("amx_bf16", True)]:
-        monkeypatch.setattr(device_module, "_cpu_flags", lambda flag=flag: frozenset([flag]))
+        monkeypatch.setattr(device_module, "cpu_flags", lambda flag=flag: frozenset([flag]))
         assert choose_compute("cpu").precision == ("bf16" if native else "fp32")
         assert choose_compute("cpu", "fp32").precision == "fp32"
         heard: list[Event] = []

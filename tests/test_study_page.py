@@ -9,27 +9,19 @@ import pandas as pd
 import pytest
 
 import medxlate.study.compare as comparing
-from medxlate.config import Config
 from medxlate.errors import DataError
 from medxlate.events import Warned
 from medxlate.study.begin import Grid
 from medxlate.study.page import is_study, write_study_page
 from studies import BRIEF, Heard, dataset
-from tiny import PREFIX
+from tiny import PREFIX, debug_config
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of a constant and a short training, two splits each, with a failed cell's record."""
     root = tmp_path_factory.mktemp("page")
-    config = Config.model_validate(
-        {
-            "data": {"folder": str(dataset(tmp_path_factory)), "target": "ct", "image_size": 32},
-            "model": {"predictor": "resnet18", "generator_width": 8, "generator_blocks": 1},
-            "optimizer": {**BRIEF, "batch_size": 2},
-            "runtime": {"device": "cpu"},
-        }
-    )
+    config = debug_config(dataset(tmp_path_factory), optimizer=BRIEF)
     grid = Grid(methods=("constant", "target-only"), sources=("mri",), repeats=2)
     return comparing.compare(config, grid, out=root / "study").folder
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from medxlate.inference.predict import Prediction, Predictor, predict
     from medxlate.inference.translate import Translator, translate
     from medxlate.models.importing import import_cyclegan
+    from medxlate.report.run import write_report
     from medxlate.study.compare import compare
     from medxlate.study.forecast import plan
     from medxlate.training.train import resume, train
@@ -45,6 +46,7 @@ _HOMES = {
     "resume": "medxlate.training.train",
     "train": "medxlate.training.train",
     "translate": "medxlate.inference.translate",
+    "write_report": "medxlate.report.run",
 }
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "resume",
     "train",
     "translate",
+    "write_report",
 ]
 
 

@@ -6,9 +6,12 @@ A library call without a listener is silent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,20 @@ Listener = Callable[[Event], None]
 
 def silent(event: Event) -> None:
     """Listen to nothing."""
+
+
+def counted(
+    items: Iterable[Item], task: str, total: int, listener: Listener = silent
+) -> Iterator[Item]:
+    """Yield items and tell how many the caller is done with.
+
+    Args:
+        items: What is worked through; an item is done when the next one is asked for.
+        task: What they are, such as ``test images``.
+        total: How many there are.
+        listener: Told before the first item and after each.
+    """
+    listener(Progress(task, 0, total))
+    for done, item in enumerate(items, start=1):
+        yield item
+        listener(Progress(task, done, total))

@@ -28,6 +28,7 @@ import PIL.ImageSequence
 from medxlate.dataset.identifiers import Identifiers, Needles
 from medxlate.dataset.index import KEY_FILE, MODALITY_FILE
 from medxlate.errors import DataError, UsageError
+from medxlate.events import Listener, counted, silent
 from medxlate.models.runs import LATEST, find_run
 from medxlate.records import read_json
 
@@ -89,12 +90,15 @@ class _Piece:
     line: int | None = None
 
 
-def scrub(folder: Path | str, *, data: Path | str | None = None) -> ScrubResult:
+def scrub(
+    folder: Path | str, *, data: Path | str | None = None, listener: Listener = silent
+) -> ScrubResult:
     """Look for the identifying values of a dataset in a folder.
 
     Args:
         folder: A run, a model folder, or any other folder or file.
         data: The dataset folder; None: the one that the run's config.json names.
+        listener: Told of progress.
 
     Raises:
         UsageError: The folder does not exist, or no dataset is known.
@@ -110,7 +114,7 @@ def scrub(folder: Path | str, *, data: Path | str | None = None) -> ScrubResult:
     found: list[Finding] = []
     files = hidden = 0
     paths = [folder] if not folder.is_dir() else [folder, *sorted(folder.rglob("*"))]
-    for path in paths:
+    for path in counted(paths, "files", len(paths), listener):
         name = path.resolve().name if path == folder else _text_of(path.relative_to(folder))
         shown = needles.hidden(name)
         if shown != name:

@@ -9,12 +9,16 @@ import typer
 import medxlate
 from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
+from medxlate.cli.doctor import doctor
 from medxlate.cli.evaluate import evaluate
 from medxlate.cli.export import export
+from medxlate.cli.fetch import fetch
 from medxlate.cli.import_ import import_
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
 from medxlate.cli.prepare import prepare
+from medxlate.cli.report import report
+from medxlate.cli.runs import runs
 from medxlate.cli.scrub import scrub
 from medxlate.cli.train import train
 from medxlate.cli.translate import translate
@@ -54,11 +58,14 @@ def _root(
 
 
 COMMANDS = (
-    *(prepare, train, translate, predict, evaluate, compare, plan, scrub, import_, export),
+    *(prepare, train, translate, predict, evaluate, report, compare, plan, scrub, import_, export),
+    doctor,
+    fetch,
     demo,
 )
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(runs)
 
 
 def main() -> None:

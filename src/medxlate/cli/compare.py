@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.cli.options import Json, Offline
 from medxlate.errors import UsageError
 
@@ -19,19 +20,25 @@ if TYPE_CHECKING:
 
 SHARES = {"target_fraction": "target", "source_fraction": "source"}
 
-Target = Annotated[str | None, typer.Option("--target", help="Target modality.")]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
+]
 Source = Annotated[
     list[str] | None,
     typer.Option(
         "--source",
         help="Sources used together, such as mri or mri+pet; repeat for several sets. Default: "
         "each other modality alone, and all together.",
+        autocompletion=complete.modalities,
     ),
 ]
 Methods = Annotated[
     list[str] | None,
     typer.Option(
-        "--method", help="A method; repeat. Default: all that docs/how-to/compare.md lists."
+        "--method",
+        help="A method; repeat. Default: all that docs/how-to/compare.md lists.",
+        autocompletion=complete.methods,
     ),
 ]
 Repeats = Annotated[
@@ -61,7 +68,11 @@ SourceFraction = Annotated[
 Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", help="paper (256 px), small (64 px, CPU) or debug (seconds)."),
+    typer.Option(
+        "--preset",
+        help="paper (256 px), small (64 px, CPU) or debug (seconds).",
+        autocompletion=complete.presets,
+    ),
 ]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
@@ -78,7 +89,12 @@ Sets = Annotated[
 Seed = Annotated[
     int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")
 ]
-DeviceName = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+DeviceName = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
+    ),
+]
 Jobs = Annotated[
     int, typer.Option("--jobs", min=1, help="Cells at the same time; GPUs are dealt out in turn.")
 ]

@@ -24,6 +24,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from medxlate.cli.progress import Pace, speed
 from medxlate.errors import JobError, MedxlateError, UsageError
 from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
@@ -64,6 +65,7 @@ class Reporter:
         self._err = Console(file=sys.stderr, highlight=False)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._pace = Pace()
 
     def __call__(self, event: Event) -> None:
         """Render one event."""
@@ -131,12 +133,16 @@ class Reporter:
 
     def _progress(self, event: ProgressEvent) -> None:
         if not self._err.is_terminal:
+            if line := self._pace.line(event):
+                self._err.print(line, markup=False, soft_wrap=True)
             return
+        rate = self._pace.rate(event)
         if self._bar is None:
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
@@ -146,8 +152,15 @@ class Reporter:
             )
             self._bar.start()
         if event.task not in self._tasks:
-            self._tasks[event.task] = self._bar.add_task(event.task, total=event.total, figures="")
-        self._bar.update(self._tasks[event.task], completed=event.done, total=event.total)
+            self._tasks[event.task] = self._bar.add_task(
+                event.task, total=event.total, figures="", rate=""
+            )
+        self._bar.update(
+            self._tasks[event.task],
+            completed=event.done,
+            total=event.total,
+            rate="" if rate is None else speed(rate),
+        )
         if event.done == event.total:
             self._stop_bar()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medxlate.cli.options import Json, Overwrite
+from medxlate.cli.report import leave_report
 
 if TYPE_CHECKING:
     from medxlate.evaluation.evaluate import Evaluation
@@ -39,6 +40,8 @@ def demo(
             "target-only (real CT alone)": _figures(result.target_only, "model"),
             "joint (with translated MRI)": _figures(result.joint, "model"),
         }
+        leave_report(reporter, result.target_only.run)
+        leave_report(reporter, result.joint.run, baseline=result.target_only.run)
         tested = result.joint.results
         reporter.result(
             {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli.options import Device, Json, Offline, Precision
+from medxlate.cli.report import leave_report
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
@@ -94,6 +95,8 @@ def evaluate(
             precision=precision,
             listener=reporter,
         )
+        if model is None:
+            leave_report(reporter, result.run)
         reporter.result(as_json(result), *tables(result, metric or ()))
         failed = {each.label: f"{each.reason} {each.remedy}" for each in result.missing}
         reporter.end_with(failed, "taken", "The others are above.", whats="figures")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.cli.options import Json, Overwrite
 from medxlate.errors import UsageError, nearest
 
@@ -16,7 +17,12 @@ FORMS = ("onnx", "hub")
 
 def export(
     form: Annotated[str, typer.Argument(help="onnx or hub.")],
-    model: Annotated[Path, typer.Argument(help="A run, runs/latest, or a model folder.")],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A run, runs/latest, or a model folder.", autocompletion=complete.run_paths
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     license_: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.errors import UsageError
 
 Json = Annotated[
@@ -17,8 +18,20 @@ Overwrite = Annotated[
 ]
 Data = Annotated[Path, typer.Option("--data", help="The dataset folder.", show_default=True)]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.", show_default=True)]
-Model = Annotated[Path, typer.Option("--model", help="A model folder, a run, or the newest run.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Model = Annotated[
+    Path,
+    typer.Option(
+        "--model",
+        help="A model folder, a run, or the newest run.",
+        autocompletion=complete.run_paths,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Open no connection; missing weights are an error.")

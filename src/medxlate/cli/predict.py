@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.cli.options import (
     BatchSize,
     Device,
@@ -34,6 +35,7 @@ def predict(
             "--model",
             help="A model folder, a run, or the newest run (default: runs/latest). Repeat for the "
             "mean prediction of several runs, with its spread.",
+            autocompletion=complete.run_paths,
         ),
     ] = None,
     level: Annotated[

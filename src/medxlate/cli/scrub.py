@@ -43,7 +43,7 @@ def scrub(
                 "scrub only checks; it takes nothing out of a folder.",
                 f"Say so: `medxlate scrub --check {folder}`.",
             )
-        result = look(folder, data=data)
+        result = look(folder, data=data, listener=reporter)
         left = f"{result.too_short} shorter than 4 characters"
         if result.generic:
             left += f" and {result.generic} that name nobody"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.cli.options import Json, Offline, Runs
+from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
 from medxlate.errors import ModelError, UsageError
 from medxlate.ranks import restarts
@@ -22,17 +24,30 @@ if TYPE_CHECKING:
 def train(
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", help="Source modality; repeat for several."),
+        typer.Option(
+            "--source",
+            help="Source modality; repeat for several.",
+            autocompletion=complete.modalities,
+        ),
     ] = None,
-    target: Annotated[str | None, typer.Option("--target", help="Target modality.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
+    ] = None,
     preset: Annotated[
         str | None,
-        typer.Option("--preset", help="paper (256 px), small (64 px, CPU) or debug (seconds)."),
+        typer.Option(
+            "--preset",
+            help="paper (256 px), small (64 px, CPU) or debug (seconds).",
+            autocompletion=complete.presets,
+        ),
     ] = None,
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", help="joint (default), joint+autoaugment, or a baseline such as cyclegan."
+            "--method",
+            help="joint (default), joint+autoaugment, or a baseline such as cyclegan.",
+            autocompletion=complete.methods,
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 200.")] = None,
@@ -51,9 +66,15 @@ def train(
         Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
     ] = None,
     runs: Runs = Path("runs"),
-    name: Annotated[str | None, typer.Option("--name", help="The run's name.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="The run's name.", autocompletion=complete.run_names),
+    ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")
+        str | None,
+        typer.Option(
+            "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
+        ),
     ] = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="auto, fp32 or bf16.")
@@ -204,6 +225,7 @@ def _verify(reporter: Reporter, settings: Config) -> None:
 
 
 def _show(reporter: Reporter, result: TrainResult) -> None:
+    leave_report(reporter, result.run)
     reporter.result(
         {**asdict(result), "run": str(result.run)},
         f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "

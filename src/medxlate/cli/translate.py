@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medxlate.cli import complete
 from medxlate.cli.options import (
     BatchSize,
     Device,
@@ -27,7 +28,12 @@ def translate(
     out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
     model: Model = Path("runs/latest"),
     source: Annotated[
-        str | None, typer.Option("--source", help="Source modality, where the model has several.")
+        str | None,
+        typer.Option(
+            "--source",
+            help="Source modality, where the model has several.",
+            autocompletion=complete.modalities,
+        ),
     ] = None,
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",

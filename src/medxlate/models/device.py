@@ -108,7 +108,7 @@ def has_native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        return not _cpu_flags().isdisjoint(BF16_FLAGS)
+        return not cpu_flags().isdisjoint(BF16_FLAGS)
     return False
 
 
@@ -156,7 +156,8 @@ def _device_of_rank(name: str) -> str:
     return f"cuda:{local_rank()}"
 
 
-def _cpu_flags() -> frozenset[str]:
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's instructions as Linux names them; none on other systems."""
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as stream:
             for line in stream:

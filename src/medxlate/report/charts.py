@@ -18,6 +18,7 @@ from medxlate.evaluation.results import Line, Picture
 from medxlate.report.axes import Axis, short, span, thin, tick_texts, ticks
 from medxlate.report.svg import (
     DASHES,
+    LETTER,
     MARKERS,
     ROW,
     WIDTH,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from medxlate.evaluation.results import Line, Picture
@@ -76,7 +77,7 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
         found: dict[str, list[Line]] = {}
         for name in names:
             source, member = _parts(name)
-            points = _points(steps, "step", lambda each, n=name: _mapping(each, "losses").get(n))
+            points = _points(steps, "step", partial(_loss, name))
             if member in members and points:
                 words = MEANINGS[member] + (f", {source}" if source else "")
                 found.setdefault(source, []).append(_line(words, points))
@@ -86,6 +87,10 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
         else:
             pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in found.items()]
     return pictures
+
+
+def _loss(name: str, event: Mapping[str, Any]) -> Any:
+    return _mapping(event, "losses").get(name)
 
 
 def _parts(name: str) -> tuple[str, str]:
@@ -103,7 +108,7 @@ def _points(
     events: Iterable[Mapping[str, Any]], key: str, value: Callable[[Mapping[str, Any]], Any]
 ) -> list[tuple[float, float]]:
     """Return place and value of the events that have both as finite numbers."""
-    pairs = [(each.get(key), value(each)) for each in events]
+    pairs: list[tuple[Any, Any]] = [(each.get(key), value(each)) for each in events]
     return [(float(x), float(y)) for x, y in pairs if _is_number(x) and _is_number(y)]
 
 

@@ -1,16 +1,21 @@
-"""A report as one HTML file."""
+"""A report as one HTML file, which loads nothing: style, script and images are inside it."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from medxlate.files import whole_file
-from medxlate.report.svg import tag
+
+Tone = Literal["good", "bad", "unsure"]
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,13 @@ def write_page(
     *,
     title: str,
     verdict: Sequence[str],
-    tone: Literal["good", "bad", "unsure"],
+    tone: Tone,
     sections: Sequence[Section],
     facts: dict[str, Any],
 ) -> None:
-    """Write a page.
+    """Write a page. Texts are escaped, markup is taken as it is.
+
+    A content security policy inside it refuses every request, and all script but its own.
 
     Args:
         path: The file to write.
@@ -45,17 +52,28 @@ def write_page(
         verdict: Sentences that come first.
         tone: What they come to.
         sections: What follows.
-        facts: Names and values, beside the heading.
+        facts: Names and values, below the verdict.
     """
-    pairs = [part for k, v in facts.items() for part in (tag("dt", k), tag("dd", str(v)))]
-    body = tag(
-        "main",
-        tag("h1", title),
-        tag("div", *(tag("p", each) for each in verdict), class_=f"verdict {tone}"),
-        tag("dl", *pairs),
-        *(tag("section", tag("h2", each.title), each.body, id=each.key) for each in sections),
+    style, script = _asset("page.css"), _asset("page.js")
+    template = Environment(autoescape=True).from_string(_asset("page.html"))
+    whole = template.render(
+        title=title,
+        verdict=verdict,
+        tone=tone,
+        sections=sections,
+        facts={name: str(value) for name, value in facts.items()},
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
     )
-    head = tag("head", Markup('<meta charset="utf-8"/>'), tag("title", title))
-    whole = tag("html", head, tag("body", body), lang="en")
     with whole_file(path) as partial:
-        partial.write_text(f"<!DOCTYPE html>\n{whole}\n", encoding="utf-8")
+        partial.write_text(whole, encoding="utf-8")
+
+
+def _asset(name: str) -> str:
+    return (files("medxlate.report") / "assets" / name).read_text(encoding="utf-8").rstrip("\n")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -24,13 +24,18 @@ MARKERS = (
 _numbers = itertools.count(1)  # ids of charts are unique in a process, and so on a page
 
 
-def tag(name: str, *inside: str | Markup, **attributes: Any) -> Markup:
+VOID = ("img", "input")  # elements of HTML that have no end
+
+
+def tag(name: str, /, *inside: str | Markup, **attributes: Any) -> Markup:
     """Return an element; texts are escaped, ``stroke_width`` becomes ``stroke-width``."""
     words = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
         for key, value in attributes.items()
         if value not in ("", None)
     )
+    if name in VOID:
+        return Markup(f"<{name}{words}>")
     return Markup(f"<{name}{words}>{''.join(escape(each) for each in inside)}</{name}>")
 
 

@@ -33,6 +33,7 @@ from medxlate.training.methods import find_method
 PAGE = "report.html"
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
 OWN = "joint"
+SHOWN = ("value", "patients", "images", "loss", "std")  # of a subgroup
 
 
 def is_study(path: Path) -> bool:
@@ -210,17 +211,18 @@ def _subgroups(path: Path, measure: str) -> Markup:
     """Return a table a kind of subgroup, without those in which a group is a few patients."""
     if not path.is_file():
         return Markup("")
-    frame = pd.read_csv(path, dtype={"value": str}).fillna({"sources": ""})
+    frame = pd.read_csv(path, dtype={"value": str, "sources": str, "method": str}).fillna(
+        {"sources": ""}
+    )
     body, hidden = Markup(""), []
     for kind, every in frame.groupby("subgroup", sort=False):
         if (every["patients"] < FEW).any():
             hidden.append(str(kind))
             continue
         rows = [
-            (system_name(str(row.method), str(row.sources)), str(row.value), int(row.patients),
-             int(row.images), float(row.loss), float(row.std))
-            for row in main_comparison(every).itertuples()
-        ]  # fmt: skip
+            (system_name(row["method"], row["sources"]), *(row[name] for name in SHOWN))
+            for row in main_comparison(every).to_dict("records")
+        ]
         columns = ("Method", str(kind).capitalize(), "Patients", "Images", measure, "Std")
         body += table(columns, rows, caption=f"Error by {kind}")
     if hidden:

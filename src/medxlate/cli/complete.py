@@ -1,0 +1,76 @@
+"""Values that the shell completes. They load no torch and never fail: at worst there are none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import click
+
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+PRETRAINED = ("inception", "resnet50")
+METRICS = ("fid", "kid", "is")
+# A test holds this against training.methods, which needs torch.
+METHODS = (
+    *("target-only", "joint", "cyclegan", "raw-mix", "transfer", "multitask", "dann"),
+    *("simple-augment", "autoaugment", "random-erasing"),
+    *("joint+simple-augment", "joint+autoaugment", "joint+random-erasing", "constant"),
+)
+
+
+def run_names(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return the names of runs in ``--runs``, or ``./runs``."""
+    return [name for name in _runs(_folder(ctx)) if name.startswith(incomplete)]
+
+
+def run_paths(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return the paths of runs, as ``--run`` and ``--model`` take them."""
+    folder = _folder(ctx)
+    paths = [f"{folder.as_posix()}/{name}" for name in _runs(folder)]
+    return [path for path in paths if path.startswith(incomplete)]
+
+
+def modalities(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return the modalities in ``dataset.json`` of ``--data``, or ``./data``."""
+    found: list[str] = []
+    with suppress(OSError, ValueError, AttributeError, TypeError):
+        data = Path(ctx.params.get("data") or "data")
+        held = json.loads((data / "dataset.json").read_text(encoding="utf-8"))
+        found = sorted(held["modalities"])
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def presets(incomplete: str) -> list[str]:
+    """Return the presets of ``train`` and ``compare``."""
+    from medxlate.config import PRESETS
+
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
+def of(values: tuple[str, ...]) -> Callable[[str], list[str]]:
+    """Return a completion from a fixed list; behind a comma the list begins again."""
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",")
+        return [before + comma + value for value in values if value.startswith(last)]
+
+    return complete
+
+
+devices = of(DEVICES)
+metrics = of(METRICS)
+methods = of(METHODS)
+pretrained = of(PRETRAINED)
+
+
+def _folder(ctx: click.Context) -> Path:
+    return Path(ctx.params.get("runs") or ctx.params.get("folder") or "runs")
+
+
+def _runs(folder: Path) -> list[str]:
+    with suppress(OSError):
+        names = sorted(p.name for p in folder.iterdir() if (p / "config.json").is_file())
+        return [*names, "latest"] if (folder / "latest").is_file() else names
+    return []

@@ -1,0 +1,48 @@
+"""``medxlate doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medxlate.cli.options import Json
+
+
+def doctor(
+    folder: Annotated[
+        Path, typer.Argument(help="Where data and runs will lie.", show_default=True)
+    ] = Path(),
+    json: Json = False,
+) -> None:
+    """Say what this machine can do, what is missing, and what to do about it.
+
+    Looks at Python, packages, torch, devices, memory, disk, codecs, weights and SLURM, and changes
+    nothing. Exit code 1 where there is a problem; notes are none.
+
+    `medxlate doctor`
+    """
+    from medxlate.cli.console import reporting, table
+
+    with reporting(json=json) as reporter:
+        from medxlate.doctor import examine
+
+        checks = examine(folder)
+        problems = sum(check.state == "problem" for check in checks)
+        notes = sum(check.state == "note" for check in checks)
+        rows = [
+            [f"{check.state:8}{check.name}", "\n".join(filter(None, (check.found, check.fix)))]
+            for check in checks
+        ]
+        shown = table("This machine", ["looked at", "found, and what to do"], rows)
+        shown.columns[1].justify = "left"
+        value = {
+            "problems": problems,
+            "notes": notes,
+            "checks": [asdict(check) for check in checks],
+        }
+        reporter.result(value, shown, f"{problems} problems, {notes} notes.")
+        if problems:
+            raise typer.Exit(1)

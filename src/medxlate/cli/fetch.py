@@ -1,0 +1,87 @@
+"""``medxlate fetch``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medxlate.cli import complete
+from medxlate.cli.options import Json, Offline
+
+if TYPE_CHECKING:
+    from medxlate.pretrained import Fetched
+
+_SAYS = {
+    "published": "its hash is the published one",
+    "recorded": "its hash is the one recorded when it was fetched",
+    "nothing": "no hash is published: what was fetched is recorded in the file .sha256 beside it",
+}
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="inception, resnet50.", autocompletion=complete.pretrained),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder. Default: where torch.hub keeps weights."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Say what there is.")] = False,
+    check: Annotated[
+        Path | None, typer.Option("--check", help="Check a file that was carried here.")
+    ] = None,
+    offline: Offline = False,
+    json: Json = False,
+) -> None:
+    """Download pretrained weights and check their hashes, also for machines without internet.
+
+    `medxlate fetch inception resnet50 --out weights`
+
+    `medxlate fetch --check weights/resnet50.a1_in1k.safetensors`
+
+    A file with a wrong hash is not kept. What is there already is checked and not downloaded again.
+    """
+    from medxlate.cli.console import reporting, table
+
+    with reporting(json=json) as reporter:
+        from medxlate import pretrained
+        from medxlate.errors import UsageError
+
+        if list_ + bool(names) + (check is not None) != 1:
+            raise UsageError(
+                "Give names of weights, --list or --check FILE.", "Try `medxlate fetch --list`."
+            )
+        if list_:
+            rows = [
+                [each.name, each.url, each.license, each.sha256 or "none published", each.used_by]
+                for each in pretrained.REGISTRY.values()
+            ]
+            head = ["name", "from", "license", "SHA-256 begins with", "for"]
+            value = {"weights": [asdict(each) for each in pretrained.REGISTRY.values()]}
+            reporter.result(value, table("Pretrained weights", head, rows))
+            return
+        if check is not None:
+            found = [pretrained.check(check, pretrained.REGISTRY)]
+        else:
+            for name in names or []:  # a name that does not exist is told before any download
+                pretrained.find(name, pretrained.REGISTRY)
+            found = [
+                pretrained.fetch(
+                    name,
+                    out=out,
+                    offline=offline,
+                    registry=pretrained.REGISTRY,
+                    listener=reporter,
+                )
+                for name in names or []
+            ]
+        lines = [f"{each.path}: {_SAYS[each.checked]} ({each.sha256[:16]}...)." for each in found]
+        reporter.result({"files": [_record(each) for each in found]}, *lines)
+
+
+def _record(fetched: Fetched) -> dict[str, Any]:
+    return {**asdict(fetched), "path": str(fetched.path)}

@@ -1,0 +1,72 @@
+"""``medxlate report``, and the page that other commands leave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medxlate.cli.options import Json
+from medxlate.errors import MedxlateError, UsageError
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter
+
+
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="A run, the newest run, or the folder of a study.")
+    ] = Path("runs/latest"),
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", help="A run on the same split to compare with: target-only."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The page. Default: report.html in the run.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write one HTML page of a run or a study: it needs no server and loads nothing.
+
+    The page of a run that was evaluated holds test images of patients: it is for those who may see
+    them.
+
+    `medxlate report`
+
+    `medxlate report runs/mri-to-ct-001 --baseline runs/ct-001`
+
+    `medxlate report compare`
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        from medxlate.study.page import is_study, write_study_page
+
+        if is_study(folder):
+            if baseline is not None or out is not None:
+                raise UsageError(
+                    "The page of a study lies in its folder and has its own comparisons.",
+                    "Leave out --baseline and --out.",
+                )
+            path = write_study_page(folder)
+            reporter.result({"report": str(path)}, f"Report: {path}")
+            return
+        from medxlate.report.run import write_report as write
+
+        made = write(folder, baseline=baseline, out=out)
+        told = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
+        reporter.result(told, *made.verdict, f"Report: {made.path}")
+
+
+def leave_report(reporter: Reporter, run: Path, *, baseline: Path | None = None) -> None:
+    """Write the page of a run that a command has just made; a page that fails is only told."""
+    from medxlate.events import Stage, Warned
+    from medxlate.report.run import write_report as write
+
+    if not reporter.ranks.is_first:
+        return
+    try:
+        reporter(Stage(f"Report: {write(run, baseline=baseline).path}"))
+    except (MedxlateError, OSError) as problem:
+        reporter(Warned(f"The report of {run} could not be written: {problem}"))

@@ -1,0 +1,148 @@
+"""``medxlate runs list|show|rm``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medxlate.cli.complete import run_names
+from medxlate.cli.options import Json, Runs
+
+if TYPE_CHECKING:
+    from medxlate.models.history import RunSummary
+
+runs = typer.Typer(
+    name="runs", no_args_is_help=True, rich_markup_mode="markdown", help="List, show, remove runs."
+)
+Run = Annotated[str, typer.Argument(help="The run's name, or latest.", autocompletion=run_names)]
+
+
+@runs.command("list")
+def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
+    """List all runs, the newest first: how far each came, and what it measured.
+
+    A run is finished, running, stopped (`train --resume --name RUN` continues it) or damaged.
+
+    `medxlate runs list`
+    """
+    from medxlate.cli.console import number, reporting, table
+
+    with reporting(json=json) as reporter:
+        from medxlate.models.history import list_runs
+
+        found = list_runs(folder)
+        rows = [
+            [
+                run.name + (" (latest)" if run.latest else ""),
+                run.method or "-",
+                f"{'+'.join(run.sources)} to {run.target}" if run.sources else run.target or "-",
+                run.state,
+                str(run.epochs),
+                number(run.best_error),
+                f"{run.metric} {number(run.test)}" if run.metric else "-",
+                size(run.bytes),
+                age(run.seconds),
+            ]
+            for run in found
+        ]
+        head = ["run", "method", "data", "state", "epochs", "best error", "test", "size", "age"]
+        problems = [f"{run.name} is damaged: {run.problem}" for run in found if run.problem]
+        shown = table(f"{len(found)} runs in {folder}", head, rows)
+        reporter.result({"runs": [_record(run) for run in found]}, shown, *problems)
+
+
+@runs.command("show")
+def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -> None:
+    """Show a run: how its configuration differs from the defaults, its files and figures.
+
+    `medxlate runs show mri-to-ct-001`
+    """
+    from medxlate.cli.console import number, reporting, table
+
+    with reporting(json=json) as reporter:
+        from medxlate.models.history import show_run
+
+        details = show_run(folder, run)
+        summary = details.summary
+        line = f"{summary.path}: {summary.state}, {summary.epochs} epochs, {size(summary.bytes)}"
+        line += f", changed {age(summary.seconds)} ago"
+        settings = [[key, str(value)] for key, value in details.differences.items()]
+        files = [[name, size(count)] for name, count in details.files.items()]
+        figures = [[f"validation {name}", number(v)] for name, v in details.metrics.items()]
+        figures += [
+            [f"test {each['name']} by {each['level'] or 'image'}", number(each["value"])]
+            for each in details.tests
+        ]
+        value = {
+            "run": _record(summary),
+            "differences": details.differences,
+            "files": details.files,
+            "metrics": details.metrics,
+            "tests": list(details.tests),
+        }
+        problem = [f"It is damaged: {summary.problem}"] if summary.problem else []
+        reporter.result(
+            value,
+            line,
+            *problem,
+            table("Differs from the defaults", ["key", "value"], settings),
+            table("Figures", ["figure", "value"], figures),
+            table("Files", ["file", "size"], files),
+        )
+
+
+@runs.command("rm")
+def rm(
+    run: Annotated[str, typer.Argument(help="The run's name.", autocompletion=run_names)],
+    folder: Runs = Path("runs"),
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove a run, with its checkpoints and model.
+
+    One that is being trained is refused. Links in it are removed, never what they lead to.
+    `latest` then names the newest of the other runs.
+
+    `medxlate runs rm mri-to-ct-001`
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json, interrupted="The run is still there, or moved aside.") as reporter:
+        from medxlate.errors import UsageError
+        from medxlate.models.history import remove_run, show_run
+
+        found = show_run(folder, run).summary
+        if not yes:
+            asked = f"Remove {found.path} ({found.state}, {size(found.bytes)})?"
+            try:
+                typer.confirm(asked, abort=True, err=True)
+            except typer.Abort:
+                raise UsageError("Nothing was removed.", "Give --yes to remove it.") from None
+        freed = remove_run(folder, found.name)
+        value = {"removed": str(found.path), "bytes": freed}
+        reporter.result(value, f"Removed {found.path} ({size(freed)}).")
+
+
+def _record(run: RunSummary) -> dict[str, Any]:
+    return {**asdict(run), "path": str(run.path), "sources": list(run.sources)}
+
+
+def size(count: int) -> str:
+    """Return bytes for people: 512 B, 3.1 MiB."""
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+
+
+def age(seconds: float) -> str:
+    """Return a time for people: 40 s, 12 min, 5 h, 3 days."""
+    for limit, length, unit in ((60, 1, "s"), (3600, 60, "min"), (2 * 86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds / 86400:.0f} days"

@@ -1,0 +1,254 @@
+"""What this machine can do: each thing that medxlate needs or uses, looked at quickly."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+from medxlate import parallel, pretrained
+
+State = Literal["ok", "note", "problem"]
+_GIB = 2**30
+LITTLE_MEMORY, LITTLE_DISK, LITTLE_SHARED = 4 * _GIB, 5 * _GIB, _GIB // 2
+EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",)}
+# Where typer's --install-completion writes, below the home folder.
+COMPLETIONS = (
+    *(".bash_completions/medxlate.sh", ".zfunc/_medxlate"),
+    ".config/fish/completions/medxlate.fish",
+)
+SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK", "SLURM_GPUS_ON_NODE")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at and found.
+
+    Attributes:
+        name: What.
+        state: ok; note (something is slower or is missing that not everybody needs); problem
+            (medxlate, or a part of it, will not work).
+        found: What there is, for people.
+        fix: What to do; "" where nothing is.
+    """
+
+    name: str
+    state: State
+    found: str
+    fix: str = ""
+
+
+def examine(folder: Path | str = ".", environ: Mapping[str, str] = os.environ) -> list[Check]:
+    """Look at this machine.
+
+    Args:
+        folder: Where data and runs will lie: its disk and whether it can be written.
+        environ: The environment.
+    """
+    checks = [_python(), *_packages(), _cores(), _memory(), *_disk(Path(folder)), _shared_memory()]
+    checks += _of_torch()
+    checks += [_codecs(), *_extras(), *_weights(environ), _completion(), _slurm(environ)]
+    return checks
+
+
+def _python() -> Check:
+    bits = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return Check("Python", "ok", bits)
+
+
+def _packages() -> list[Check]:
+    """Hold the installed packages against what medxlate asks for."""
+    try:
+        version = metadata.version("medxlate")
+        asked = [Requirement(text) for text in metadata.requires("medxlate") or []]
+    except metadata.PackageNotFoundError:
+        fix = "Install it, for example by `pip install -e .` in its checkout."
+        return [Check("packages", "note", "medxlate runs without being installed", fix)]
+    wrong, versions = [], []
+    for each in asked:
+        if each.marker is not None and not each.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = metadata.version(each.name)
+        except metadata.PackageNotFoundError:
+            wrong.append((f"{each.name} is missing", str(each)))
+            continue
+        versions.append(f"{each.name} {found}")
+        if not each.specifier.contains(found, prereleases=True):
+            wrong.append((f"{each.name} is {found}", str(each)))
+    checks = [
+        Check("packages", "problem", what, f"pip install '{needed}'") for what, needed in wrong
+    ]
+    return checks or [Check("packages", "ok", f"medxlate {version}; {', '.join(versions)}")]
+
+
+def _cores() -> Check:
+    usable, all_ = parallel.cores(), os.cpu_count() or 1
+    found = f"{usable} usable" + (f" of {all_}" if usable != all_ else "")
+    if usable == 1:
+        fix = "Ask for more cores if you can: images are read in several processes."
+        return Check("processor cores", "note", found, fix)
+    return Check("processor cores", "ok", found)
+
+
+def _memory() -> Check:
+    left = parallel.memory_left()
+    if left is None:
+        return Check("memory", "note", "this system does not say how much is free")
+    found = f"{left / _GIB:.1f} GiB free"
+    if left < LITTLE_MEMORY:
+        fix = "Train with --preset small, or close other programs."
+        return Check("memory", "note", found, fix)
+    return Check("memory", "ok", found)
+
+
+def _disk(folder: Path) -> list[Check]:
+    shown = folder.resolve()
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        written = Check("write access", "ok", str(shown))
+    except OSError as problem:
+        fix = "Work in a folder that you may write in."
+        reason = problem.strerror or str(problem)
+        return [Check("write access", "problem", f"{shown}: {reason}", fix)]
+    free = shutil.disk_usage(folder).free
+    found = f"{free / _GIB:.1f} GiB free in {shown}"
+    if free < LITTLE_DISK:
+        fix = "Free some: a run keeps its newest and its best checkpoint (--keep)."
+        return [written, Check("disk", "note", found, fix)]
+    return [written, Check("disk", "ok", found)]
+
+
+def _shared_memory() -> Check:
+    folder = Path("/dev/shm")
+    if not folder.is_dir():
+        return Check("shared memory", "ok", "not of this system")
+    free = shutil.disk_usage(folder).free
+    found = f"{free / _GIB:.1f} GiB free in {folder}"
+    if free < LITTLE_SHARED:
+        fix = "In a container, start it with a larger one: docker run --shm-size=1g."
+        return Check("shared memory", "note", found, fix)
+    return Check("shared memory", "ok", found)
+
+
+def _of_torch() -> list[Check]:
+    try:
+        import torch
+
+        from medxlate.models.device import cpu_flags, has_native_bf16
+    except (ImportError, OSError, RuntimeError) as problem:  # a broken build raises any of them
+        first = (str(problem).splitlines() or [type(problem).__name__])[0]
+        return [Check("torch", "problem", f"cannot be loaded: {first}", "Install it again.")]
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    checks = [
+        Check("torch", "ok", f"{torch.__version__}, {built}, {torch.get_num_threads()} threads")
+    ]
+    flags = cpu_flags()
+    names = {"avx512f": "AVX-512", "avx512_bf16": "AVX512-bf16", "amx_bf16": "AMX-bf16"}
+    found = (
+        ", ".join(name for flag, name in names.items() if flag in flags) or "none of AVX-512, AMX"
+    )
+    if has_native_bf16(torch.device("cpu")):
+        checks.append(Check("processor", "ok", f"{found}; bf16 is fast"))
+    else:
+        checks.append(Check("processor", "note", f"{found}; on it, training takes fp32"))
+    return [*checks, *_devices(torch.version.cuda is not None)]
+
+
+def _devices(built_for_cuda: bool) -> list[Check]:
+    import torch
+
+    from medxlate.models.device import has_native_bf16
+
+    checks = []
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            device = torch.device("cuda", number)
+            props = torch.cuda.get_device_properties(device)
+            bf16 = "bf16" if has_native_bf16(device) else "no bf16"
+            what = f"{props.name}, {props.total_memory / _GIB:.0f} GiB, {bf16}"
+            checks.append(Check(f"cuda:{number}", "ok", what))
+    elif shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
+        why = "torch cannot use it" if built_for_cuda else "torch is built without CUDA"
+        fix = "Choose the torch for this driver at https://pytorch.org/get-started."
+        checks.append(Check("GPU", "problem", f"there is an NVIDIA driver, but {why}", fix))
+    elif torch.backends.mps.is_available():
+        checks.append(Check("mps", "ok", "Apple's GPU"))
+    if checks:
+        return checks
+    fix = "Train with --preset small on the processor, or on a machine with one."
+    return [Check("GPU", "note", "none", fix)]
+
+
+def _codecs() -> Check:
+    """Ask pydicom which compressed pixel data it can read."""
+    from medxlate.images.dicom.codecs import readable
+
+    missing = [name for name, can in readable().items() if not can]
+    if missing:
+        fix = "pip install python-gdcm"
+        return Check("DICOM codecs", "problem", f"cannot read {', '.join(missing)}", fix)
+    return Check("DICOM codecs", "ok", ", ".join(readable()))
+
+
+def _extras() -> list[Check]:
+    checks = []
+    for extra, packages in EXTRAS.items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            fix = f"Only where you need it: pip install 'medxlate[{extra}]'"
+            checks.append(Check(f"extra {extra}", "note", f"{', '.join(missing)} not there", fix))
+        else:
+            checks.append(Check(f"extra {extra}", "ok", ", ".join(packages)))
+    return checks
+
+
+def _weights(environ: Mapping[str, str]) -> list[Check]:
+    """Look where evaluate and train look for published weights."""
+    inception = pretrained.checkpoints_folder() / pretrained.REGISTRY["inception"].file
+    if inception.is_file():
+        first = Check("weights inception", "ok", str(inception))
+    else:
+        fix = "For fid, kid and is: medxlate fetch inception"
+        first = Check("weights inception", "note", f"not at {inception}", fix)
+    home = Path(environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    snapshots = hub / "models--timm--resnet50.a1_in1k" / "snapshots"
+    held = next(iter(sorted(snapshots.glob("*/model.safetensors"))), None)
+    if held is not None:
+        return [first, Check("weights resnet50", "ok", str(held))]
+    fix = (
+        "For --pretrained imagenet with internet it comes by itself; else: medxlate fetch resnet50"
+    )
+    return [first, Check("weights resnet50", "note", f"not in {hub}", fix)]
+
+
+def _completion() -> Check:
+    with suppress(RuntimeError):  # there is no home folder
+        for name in COMPLETIONS:
+            if (Path.home() / name).is_file():
+                return Check("completion", "ok", f"~/{name}")
+    return Check("completion", "note", "not installed", "medxlate --install-completion")
+
+
+def _slurm(environ: Mapping[str, str]) -> Check:
+    held = [f"{name}={environ[name]}" for name in SLURM if name in environ]
+    if held:
+        asked, usable = environ.get("SLURM_CPUS_PER_TASK", ""), parallel.cores()
+        if asked.isdigit() and int(asked) > usable:
+            fix = "Start it by srun with --cpus-per-task, or set SRUN_CPUS_PER_TASK."
+            return Check("SLURM", "note", f"{', '.join(held)}, but {usable} cores usable", fix)
+        return Check("SLURM", "ok", ", ".join(held))
+    sbatch = shutil.which("sbatch")
+    return Check("SLURM", "ok", "outside of a job" if sbatch else "not on this machine")

@@ -1,0 +1,126 @@
+"use strict";
+(() => {
+  const root = document.documentElement;
+  const button = document.getElementById("theme");
+  const prefersDark = matchMedia("(prefers-color-scheme: dark)");
+  const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
+  const sayTheme = () => {
+    button.setAttribute("aria-pressed", String(isDark()));
+    button.textContent = isDark() ? "Light" : "Dark";
+  };
+  button.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; sayTheme(); });
+  prefersDark.addEventListener("change", sayTheme);
+  sayTheme();
+
+  /* A viewer shows one example at a time. Pixels come as PNG whose red and green bytes are one
+     16-bit value, so that a narrow window still has steps. */
+  for (const viewer of document.querySelectorAll(".viewer")) {
+    const examples = [...viewer.querySelectorAll("template")].map((each) => ({
+      ...JSON.parse(each.dataset.example),
+      images: [...each.content.querySelectorAll("img")].map((image) => image.getAttribute("src")),
+    }));
+    const roles = JSON.parse(viewer.dataset.roles);
+    const scales = JSON.parse(viewer.dataset.scales);
+    const input = (name) => viewer.querySelector(`[name="${name}"]`);
+    const said = viewer.querySelector(".said");
+    const canvases = [...viewer.querySelectorAll("canvas")];
+    let current = 0;
+    let planes = [];
+
+    const decode = (source) => new Promise((done, failed) => {
+      const image = new Image();
+      image.onload = () => {
+        const canvas = document.createElement("canvas");
+        [canvas.width, canvas.height] = [image.width, image.height];
+        const context = canvas.getContext("2d", { willReadFrequently: true });
+        context.drawImage(image, 0, 0);
+        const bytes = context.getImageData(0, 0, image.width, image.height).data;
+        const values = new Float32Array(image.width * image.height);
+        for (let i = 0; i < values.length; i++) values[i] = (bytes[4 * i] * 256 + bytes[4 * i + 1]) / 65535;
+        done({ width: image.width, height: image.height, values });
+      };
+      image.onerror = () => failed(new Error("an image of the report cannot be read"));
+      image.src = source;
+    });
+
+    /* Level and width are shares of the stored range; difference has a fixed window. */
+    const paint = (canvas, one, other, edge, level, width) => {
+      [canvas.width, canvas.height] = [one.width, one.height];
+      const context = canvas.getContext("2d");
+      const pixels = context.createImageData(one.width, one.height);
+      const low = level - width / 2;
+      for (let i = 0; i < one.values.length; i++) {
+        const x = i % one.width;
+        const value = other && x >= edge * one.width ? other.values[i] : one.values[i];
+        const grey = Math.max(0, Math.min(255, 255 * (value - low) / width));
+        pixels.data.set([grey, grey, grey, 255], 4 * i);
+      }
+      if (other) {
+        const x = Math.min(one.width - 1, Math.round(edge * one.width));
+        for (let y = 0; y < one.height; y++) pixels.data.set([255, 190, 60, 255], 4 * (y * one.width + x));
+      }
+      context.putImageData(pixels, 0, 0);
+    };
+
+    const draw = () => {
+      const level = Number(input("level").value), width = Number(input("width").value);
+      const edge = Number(input("wipe").value) / 100;
+      const plane = (role) => planes[roles.indexOf(role)];
+      canvases.forEach((canvas) => {
+        const role = canvas.dataset.role;
+        if (role === "wipe") paint(canvas, plane("source"), plane("translated"), edge, level, width);
+        else if (role === "difference") paint(canvas, plane(role), null, 0, 0.125, 0.25);
+        else paint(canvas, plane(role), null, 0, level, width);
+      });
+      const scale = scales.target;
+      const value = (share) => scale.low + share * (scale.high - scale.low);
+      input("level").nextElementSibling.value = `${Math.round(value(level))} ${scale.unit}`;
+      input("width").nextElementSibling.value = `${Math.round(width * (scale.high - scale.low))} ${scale.unit}`;
+      input("wipe").nextElementSibling.value = `${Math.round(edge * 100)} % source`;
+    };
+
+    const show = async (number) => {
+      current = (number + examples.length) % examples.length;
+      const example = examples[current];
+      planes = await Promise.all(example.images.map(decode));
+      if (examples[current] !== example) return;
+      canvases.forEach((canvas) => canvas.setAttribute("aria-label", `${canvas.dataset.name}. ${example.text}`));
+      said.textContent = `Example ${current + 1} of ${examples.length}. ${example.text}`;
+      viewer.dataset.current = String(current);
+      draw();
+    };
+
+    for (const name of ["level", "width", "wipe"]) input(name).addEventListener("input", draw);
+    viewer.querySelector(".reset").addEventListener("click", () => {
+      for (const name of ["level", "width", "wipe"]) input(name).value = input(name).defaultValue;
+      draw();
+    });
+    viewer.querySelector(".back").addEventListener("click", () => show(current - 1));
+    viewer.querySelector(".next").addEventListener("click", () => show(current + 1));
+    viewer.addEventListener("keydown", (event) => {
+      if (event.target.matches("input")) return;
+      if (event.key === "ArrowLeft") show(current - 1);
+      else if (event.key === "ArrowRight") show(current + 1);
+      else return;
+      event.preventDefault();
+    });
+    let from = null;
+    canvases.forEach((canvas) => {
+      canvas.addEventListener("pointerdown", (event) => {
+        from = { x: event.clientX, y: event.clientY, level: Number(input("level").value), width: Number(input("width").value) };
+        canvas.setPointerCapture(event.pointerId);
+      });
+      canvas.addEventListener("pointermove", (event) => {
+        if (!from) return;
+        input("width").value = from.width + (event.clientX - from.x) / 300;
+        input("level").value = from.level + (event.clientY - from.y) / 300;
+        draw();
+      });
+      for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { from = null; });
+    });
+    for (const link of document.querySelectorAll(`button[data-viewer="${viewer.id}"]`)) {
+      link.addEventListener("click", () => { show(Number(link.dataset.example)); viewer.scrollIntoView(); viewer.focus(); });
+    }
+    show(0);
+  }
+})();

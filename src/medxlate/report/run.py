@@ -1,0 +1,318 @@
+"""The report of a run: what it did, how sure that is, and where it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+import medxlate
+from medxlate.config import Config, flat, parse
+from medxlate.dataset.index import Dataset
+from medxlate.dataset.splits import MEANING, PARTS
+from medxlate.errors import MedxlateError, ModelError
+from medxlate.evaluation.results import (
+    EXAMPLES,
+    FILE,
+    Audit,
+    Metric,
+    Results,
+    read_results,
+)
+from medxlate.files import write_json
+from medxlate.models.folder import ModelInfo, read_model
+from medxlate.models.runs import RunFolder, find_run
+from medxlate.records import read_json, read_object
+from medxlate.report.blocks import badge, bullets, figure, paragraph, table
+from medxlate.report.charts import draw
+from medxlate.report.curves import curves
+from medxlate.report.page import Section, write_page
+from medxlate.report.svg import tag
+from medxlate.report.verdict import Verdict, against_baseline, of_run
+from medxlate.report.viewer import viewer
+from medxlate.training.record import read_events
+
+NAMES = {
+    "label-preservation": "Do translated images keep the label?",
+    "memorisation": "Are they copies of training images?",
+    "prevalence": "Do source and target patients differ in the label?",
+    "domain-gap": "Can translated be told from real images?",
+    "identity": "Does the translator do anything?",
+    "inversion": "Is the contrast the right way round?",
+    "tissue": "Do tissues have their HU?",
+    "jitter": "Do slices of a volume fit together?",
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``write_report`` made.
+
+    Attributes:
+        path: The page.
+        verdict: Its first sentences.
+        bytes: Its size.
+    """
+
+    path: Path
+    verdict: tuple[str, ...]
+    bytes: int
+
+
+def write_report(
+    run: Path | str = "runs/latest",
+    *,
+    baseline: Path | str | None = None,
+    out: Path | str | None = None,
+) -> Report:
+    """Write ``report.html`` and ``report.json`` of a run.
+
+    The page holds all it needs, loads nothing, and names no patient. It holds test images of
+    patients, where the run was evaluated.
+
+    Args:
+        run: A run folder or ``runs/latest``.
+        baseline: An evaluated run on the same split to compare with, trained without translated
+            images, say.
+        out: The page; None: ``report.html`` in the run. report.json lies beside it.
+
+    Raises:
+        ModelError: The run is missing or damaged; the message names the file.
+        UsageError: The two runs cannot be compared.
+    """
+    folder = find_run(Path(run))
+    config = parse(read_json(folder.config, error=ModelError))
+    results = read_results(folder.evaluation) if (folder.evaluation / FILE).exists() else None
+    verdict = of_run(results, config.split.policy)
+    if baseline is not None:
+        verdict = verdict.then(against_baseline(folder, find_run(Path(baseline))))
+    info = read_model(folder.model) if (folder.model / "model.json").exists() else None
+    events = read_events(folder.metrics)
+    sections = [*_evaluated(folder, results, info), *_trained(folder, config, events)]
+    sections.append(_technical(config, results, info))
+    path = folder.report if out is None else Path(out)
+    write_page(
+        path,
+        title=f"{', '.join(config.data.sources)} to {config.data.target}"
+        if info is None or info.translators
+        else f"Prediction from {config.data.target}",
+        verdict=verdict.sentences,
+        tone=verdict.tone,
+        sections=sections,
+        facts=_facts(folder, config, results, events),
+    )
+    write_json(path.with_suffix(".json"), _as_json(verdict, results))
+    return Report(path, tuple(verdict.sentences), path.stat().st_size)
+
+
+def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | None) -> list[Section]:
+    """Return what an evaluation found."""
+    if results is None or info is None:
+        return []
+    found, viewers = [], {}
+    for source in results.sources:
+        place = folder.evaluation / EXAMPLES / source
+        if place.is_dir():
+            viewers[source] = viewer(place, source, results.target, info.target_recipe)
+    if viewers:
+        hint = (
+            "Test patients, whom training never saw. Drag in an image, or use the sliders, for "
+            "level and window; arrow keys show other patients. Examples that look worst come first."
+        )
+        body = paragraph(hint) + Markup("").join(made for made, _ in viewers.values())
+        found.append(Section("images", "Images", body))
+    drawn = [figure(draw(each)) for each in results.pictures.values()]
+    predictions = [m for m in results.metrics if m.group == "prediction"]
+    if predictions:
+        body = _charts(drawn) + _predictions(predictions) + _groups(results)
+        found.append(Section("predictions", "Predictions", body))
+    images = [m for m in results.metrics if m.group == "translation"]
+    if images:
+        windows = [f"{name}: {text}" for name, text in results.windows.items()]
+        body = _images(images) + _notes(images) + bullets(windows)
+        found.append(Section("likeness", "Translated images as a set", body))
+    if results.audits:
+        keys = {source: key for source, (_, key) in viewers.items()}
+        body = Markup("").join(_audit(each, keys.get(each.source)) for each in results.audits)
+        found.append(Section("audits", "Audits of the translator", body))
+    missing = [m for m in results.metrics if m.value is None]
+    if missing:
+        said = [f"{m.label} ({m.level or m.source}): {m.reason} {m.remedy}" for m in missing]
+        found.append(Section("missing", "What could not be taken", bullets(said)))
+    return found
+
+
+def _trained(
+    folder: RunFolder, config: Config, events: Sequence[Mapping[str, Any]]
+) -> list[Section]:
+    """Return how the training went, and on whom."""
+    found = []
+    drawn = [figure(draw(each)) for each in curves(events)]
+    alarms = [
+        f"Step {e['step']}, {e.get('kind')}: {e.get('text')}. {e.get('advice')}"
+        for e in events
+        if e.get("event") == "alarm"
+    ]
+    said = bullets(alarms) if alarms else paragraph("The training raised no alarm.")
+    if drawn:
+        found.append(Section("training", "Training", _charts(drawn) + said))
+    found.append(Section("patients", "Patients and leaks", _split(folder, config)))
+    return found
+
+
+def _split(folder: RunFolder, config: Config) -> Markup:
+    values = read_object(folder.split, error=ModelError)
+    units = values.get("patients") or values.get("images") or {}
+    what = "patients" if "patients" in values else "images"
+    rows: list[list[Any]] = [[part, len(units.get(part, ()))] for part in PARTS]
+    columns = ["part", f"{what} of all modalities"]
+    try:
+        dataset = Dataset(Path(config.data.folder))
+        for name in (config.data.target, *config.data.sources):
+            slices = dataset.modality(name).slices
+            columns += [f"{name} patients", f"{name} images"]
+            for row, part in zip(rows, PARTS, strict=True):
+                owners = slices["patient"]
+                own = slices[owners.isin(set(units.get(part, ())))] if what == "patients" else None
+                counts = [None, None] if own is None else [own["patient"].nunique(), len(own)]
+                row += counts
+    except MedxlateError:  # the dataset is elsewhere: the split alone is told
+        pass
+    both = set(units.get("train", ())) & set(units.get("test", ()))
+    leak = (
+        f"No one of training or validation is in the test part: {len(both)} {what} are on both "
+        "sides. Patients who share an image, the same or nearly, count as one."
+        if config.split.policy == "patient"
+        else MEANING["image"]
+    )
+    seed = f"Split seed {values.get('seed')}, hash {str(values.get('hash'))[:12]}."
+    return table(columns, rows, caption="Who is in which part") + paragraph(f"{leak} {seed}")
+
+
+def _technical(config: Config, results: Results | None, info: ModelInfo | None) -> Section:
+    default = flat(Config())
+    hidden = ("data.folder", "model.pretrained")
+    changed = [[k, v, default[k]] for k, v in _shown(flat(config), hidden) if v != default[k]]
+    body = tag("h3", "Changed from the defaults")
+    body += table(["key", "value", "default"], [[k, str(v), str(d)] for k, v, d in changed])
+    every = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
+    body += tag("details", tag("summary", "All settings"), every)
+    hashes = dict(results.model) if results is not None else {}
+    if info is not None and not hashes:
+        weights = [each.weights for each in info.translators.values()]
+        weights += [info.predictor.weights] if info.predictor is not None else []
+        hashes = {each.file: each.sha256 for each in weights}
+    if hashes:
+        body += tag("h3", "Weights")
+        body += table(["file", "SHA-256"], list(hashes.items()))
+    return Section("technical", "Settings, versions, hashes", body)
+
+
+def _shown(values: Mapping[str, Any], hidden: Sequence[str]) -> list[tuple[str, Any]]:
+    return [(key, value) for key, value in values.items() if key not in hidden]
+
+
+def _facts(
+    folder: RunFolder,
+    config: Config,
+    results: Results | None,
+    events: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    facts: dict[str, Any] = {"Run": folder.path.name, "Method": config.method}
+    epochs = [e for e in events if e.get("event") == "epoch"]
+    if epochs:
+        facts["Epochs"] = f"{epochs[-1].get('epoch')} of {config.optimizer.epochs}"
+        facts["Steps"] = epochs[-1].get("step")
+    if results is not None:
+        facts["Test images"] = f"{results.images} of {results.patients} patients"
+        facts["Evaluated on"] = f"{results.device}, {results.precision}"
+        facts["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
+    facts["medxlate"] = results.medxlate if results is not None else medxlate.__version__
+    return facts
+
+
+def _charts(drawn: Sequence[Markup]) -> Markup:
+    return tag("div", *drawn, class_="charts") if drawn else Markup("")
+
+
+def _predictions(metrics: Sequence[Metric]) -> Markup:
+    rows = [
+        [
+            f"{m.name}{f' ({m.unit})' if m.unit else ''}",
+            f"{m.n} {m.level}s",
+            "constant" if m.of == "constant" else "model",
+            m.value,
+            _interval(m),
+        ]
+        for m in metrics
+        if m.value is not None
+    ]
+    how = next((m.interval for m in metrics if m.interval), "")
+    columns = ["figure", "over", "of", "value", "95 % interval"]
+    return table(columns, rows, caption=f"Figures of the test part; intervals: {how}")
+
+
+def _images(metrics: Sequence[Metric]) -> Markup:
+    rows = [
+        [f"{m.source}: {m.label}", m.value, _interval(m), m.floor, m.n, m.reference]
+        for m in metrics
+        if m.value is not None
+    ]
+    columns = ["figure", "value", "95 % interval", "real against real", "translated", "real"]
+    return table(columns, rows, caption="Translated against real test images")
+
+
+def _notes(metrics: Sequence[Metric]) -> Markup:
+    intervals = [f"{m.label}: {m.interval}." for m in metrics if m.interval]
+    return bullets(list(dict.fromkeys([*(n for m in metrics for n in m.notes), *intervals])))
+
+
+def _groups(results: Results) -> Markup:
+    if not results.groups:
+        return Markup("")
+    is_ages = results.task is not None and results.task.kind == "regression"
+    what = (
+        f"mean absolute error ({results.task.unit})" if is_ages and results.task else "error rate"
+    )
+    rows = [
+        [g.name, g.images, g.patients, g.error, _between(g.low, g.high), g.bias]
+        for g in results.groups
+    ]
+    columns = ["group", "images", "patients", what, "95 % interval", "bias"]
+    return table(columns, rows, caption="Errors by label")
+
+
+def _audit(audit: Audit, viewer_id: str | None) -> Markup:
+    parts = [
+        tag("h3", NAMES.get(audit.kind, audit.kind), " ", badge(audit.status)),
+        tag("p", f"{audit.source}: {audit.sentence}"),
+        tag("p", f"{audit.kind}: {audit.rule}", class_="note"),
+    ]
+    if audit.advice:
+        parts.append(paragraph(audit.advice))
+    if viewer_id is not None and audit.worst:
+        links = [
+            tag("button", f"Example {i + 1}", type="button", data_viewer=viewer_id, data_example=i)
+            for i in audit.worst
+        ]
+        parts.append(tag("p", "Look at: ", *[part for link in links for part in (link, " ")]))
+    if audit.picture is not None:
+        parts.append(figure(draw(audit.picture)))
+    return tag("div", *parts, class_="audit")
+
+
+def _interval(metric: Metric) -> str:
+    return _between(metric.low, metric.high)
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return f"{low:.4g} to {high:.4g}" if low is not None and high is not None else "\u2013"
+
+
+def _as_json(verdict: Verdict, results: Results | None) -> dict[str, Any]:
+    """Return what report.json holds: the verdict, and the evaluation without images."""
+    found = None if results is None else results.model_dump(mode="json")
+    return {"verdict": list(verdict.sentences), "tone": verdict.tone, "evaluation": found}

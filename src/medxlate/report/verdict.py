@@ -1,0 +1,140 @@
+"""What comes first in a report: a few plain sentences, and how good the news is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medxlate.dataset.splits import MEANING
+from medxlate.errors import ModelError, UsageError
+from medxlate.evaluation.intervals import bootstrap
+from medxlate.evaluation.results import PREDICTIONS, Metric, Results, read_results
+from medxlate.models.runs import RunFolder
+from medxlate.report.page import Tone
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Sentences, and what they come to."""
+
+    sentences: tuple[str, ...]
+    tone: Tone
+
+    def then(self, sentence: str) -> Verdict:
+        """Return the verdict with a sentence more, the second one."""
+        first, *others = self.sentences
+        return Verdict((first, sentence, *others), self.tone)
+
+
+def of_run(results: Results | None, policy: str) -> Verdict:
+    """Say whether the predictor beats a constant prediction, how sure that is, what audits found.
+
+    Args:
+        results: The evaluation; None: there is none yet.
+        policy: patient or image.
+    """
+    notes = [MEANING["image"]] if policy == "image" else []
+    if results is None:
+        said = "Not evaluated yet: run `medxlate evaluate` for figures on the test patients."
+        return Verdict((said, *notes), "unsure")
+    skill = _skill(results.metrics)
+    tone: Tone = "unsure"
+    if skill is None or skill.value is None:
+        said = "Its predictions were not evaluated."
+    else:
+        said, tone = _useful(skill, results)
+    fires = [audit for audit in results.audits if audit.status == "fires"]
+    if fires:
+        kinds = ", ".join(sorted({audit.kind for audit in fires}))
+        notes.append(
+            f"{len(fires)} of {len(results.audits)} audits of the translator fire: {kinds}."
+        )
+    elif results.audits:
+        unknown = sum(audit.status == "unknown" for audit in results.audits)
+        silent = f"No audit of the translator fires; {unknown} of {len(results.audits)} cannot say."
+        notes.append(silent if unknown else "No audit of the translator fires.")
+    return Verdict((said, *notes), tone)
+
+
+def _skill(metrics: Sequence[Metric]) -> Metric | None:
+    found = {m.level: m for m in metrics if m.name == "skill" and m.of == "model"}
+    return found.get("patient") or found.get("image")
+
+
+def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
+    """Say what the predictor's skill over a constant prediction is worth."""
+    assert skill.value is not None
+    over = f"Over {skill.n} test {skill.level}s"
+    is_regression = results.task is None or results.task.kind == "regression"
+    what = "squared error" if is_regression else "accuracy"
+    unit = "%" if is_regression else "points"
+    better = "lower" if is_regression else "higher"
+    worse = "higher" if is_regression else "lower"
+    amount = f"{abs(100 * skill.value):.0f} {unit} {better if skill.value > 0 else worse}"
+    said = f"{over} the predictor's {what} is {amount} than that of a constant prediction"
+    if skill.low is None or skill.high is None:
+        return f"{said}; too few patients to say how sure that is.", "unsure"
+    said += f" (95 % interval of the gain: {100 * skill.low:.0f} to {100 * skill.high:.0f} {unit})"
+    if skill.low > 0:
+        return f"{said}: it has learned something from the images.", "good"
+    if skill.high < 0:
+        return f"{said}: it is worse than no predictor.", "bad"
+    return f"{said}: that may be chance.", "unsure"
+
+
+def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
+    """Say whether a run predicts better than another on the same test patients.
+
+    Paired: the difference of errors image by image, resampled over patients.
+
+    Raises:
+        ModelError: One was not evaluated, or its predictions are missing.
+        UsageError: They were not tested on the same patients.
+    """
+    both = [(each, read_results(each.evaluation)) for each in (run, baseline)]
+    (_, mine), (_, other) = both
+    if mine.split != other.split or mine.target != other.target:
+        raise UsageError(
+            f"{run.path} and {baseline.path} were not tested on the same patients.",
+            "Train both on one dataset with one split.seed.",
+        )
+    losses = [_losses(each, results) for each, results in both]
+    table = losses[0].merge(losses[1], on=["slice_id", "patient"], suffixes=("", "_other"))
+    gain = (table["loss_other"] - table["loss"]).to_numpy()
+    base = float(table["loss_other"].mean())
+    interval = bootstrap(lambda w: {"gain": w @ gain / w.sum(axis=1)}, table["patient"].tolist())[
+        "gain"
+    ]
+    share = f"{abs(100 * gain.mean() / base):.0f} %" if base else f"{abs(gain.mean()):.3g}"
+    way = "lower" if gain.mean() > 0 else "higher"
+    said = f"Against {other.method} ({baseline.path.name}), its error per image is {share} {way}"
+    if interval is None or not base:
+        return f"{said}; too few patients to say how sure that is."
+    low, high = (100 * end / base for end in interval)
+    sure = "translated images helped here" if low > 0 else "that may be chance"
+    sure = "they did harm here" if high < 0 else sure
+    return f"{said} (95 % interval of the gain: {low:.0f} to {high:.0f} %): {sure}. One split only."
+
+
+def _losses(run: RunFolder, results: Results) -> pd.DataFrame:
+    """Return the loss of each test image: squared error, or whether the class is wrong."""
+    path = run.evaluation / PREDICTIONS
+    try:
+        table = pd.read_parquet(path)
+        said, label = table["prediction"], table["label"]
+        is_regression = results.task is None or results.task.kind == "regression"
+        loss = (said - label) ** 2 if is_regression else (said != label).astype(np.float64)
+        return pd.DataFrame(
+            {"slice_id": table["slice_id"], "patient": table["patient"], "loss": loss}
+        )
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise ModelError(
+            f"{path} is missing or damaged: {problem}.", "Evaluate the run again."
+        ) from None
