@@ -40,7 +40,7 @@ from medxlate.events import Event, Progress, Stage, Warned
 from medxlate.images.orientation import Geometry
 from medxlate.images.recipes import Recipe
 from medxlate.images.volumes import write_volume
-from medxlate.inference import stream
+from medxlate.inference import stream, translator
 from medxlate.inference import translate as module
 from medxlate.models.folder import (
     ModelInfo,
@@ -119,7 +119,9 @@ def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             alone.append(serial)
     volume = runs.seconds(scan, "volume")
     said = list(runs.said)
-    with mock.patch.object(module, "load_generator", return_value=("mri", nn.Identity().eval())):
+    with mock.patch.object(
+        translator, "load_generator", return_value=("mri", nn.Identity().eval())
+    ):
         files, voxels = runs.seconds(root / "png", "files"), runs.seconds(scan, "voxels")
     total = statistics.median(each["seconds"] for each in ours)
     return {

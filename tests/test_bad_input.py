@@ -44,7 +44,7 @@ from medxlate.images.orientation import Geometry
 from medxlate.images.recipes import Recipe
 from medxlate.images.volumes import write_volume
 from medxlate.inference import inputs
-from medxlate.inference import translate as translate_module
+from medxlate.inference import translator as translator_module
 from medxlate.inference.engine import Engine
 from medxlate.inference.translate import translate
 from preparing import save_nifti, tissue, write_series, write_table
@@ -660,7 +660,9 @@ def test_dicom_is_translated_as_is(tmp_path: Path, as_is_model: Path) -> None:
 def test_float_volumes_are_refused_or_shown_as_is(
     tmp_path: Path, as_is_model: Path, monkeypatch: pytest.MonkeyPatch, kind: Any
 ) -> None:
-    monkeypatch.setattr(translate_module, "load_generator", lambda *_: (NAME, nn.Identity().eval()))
+    monkeypatch.setattr(
+        translator_module, "load_generator", lambda *_: (NAME, nn.Identity().eval())
+    )
     save_nifti(tmp_path / "raw" / "a.nii", VOLUME.astype(kind))
     with suppress(ImageError):
         translated(tmp_path / "raw", tmp_path / "out", as_is_model)

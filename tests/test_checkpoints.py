@@ -492,6 +492,14 @@ def test_resuming_is_verified_on_this_machine(data: Path, tmp_path: Path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_verification_tells_of_its_steps(data: Path):
+    heard: list[Event] = []
+    verify.verify_resume(tiny.debug_config(data), listener=heard.append)
+    told = [(e.task, e.done, e.total) for e in heard if isinstance(e, Progress)]
+    whole = [("undisturbed", done, 8) for done in range(1, 9)]
+    assert told == [*whole, *(("with a stop", done, 8) for done in range(5, 9))]
+
+
 @pytest.fixture
 def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Checkpoints whose image buffers are lost."""

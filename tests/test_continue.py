@@ -36,7 +36,7 @@ from medxlate.images.recipes import Recipe
 from medxlate.inference import journal as journal_module
 from medxlate.inference import predict as predict_module
 from medxlate.inference import record as record_module
-from medxlate.inference import translate as translate_module
+from medxlate.inference import translator as translator_module
 from medxlate.inference import units as units_module
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.predict import predict
@@ -64,7 +64,9 @@ class OfItsBatch(nn.Module):
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units_module, "BATCHES", 1)
-    monkeypatch.setattr(translate_module, "load_generator", lambda *_: ("mri", OfItsBatch().eval()))
+    monkeypatch.setattr(
+        translator_module, "load_generator", lambda *_: ("mri", OfItsBatch().eval())
+    )
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,16 @@ from conftest import open_file
 from medxlate import walkthrough
 from medxlate.cli.demo import _verdict
 from medxlate.errors import OutputError
+from medxlate.events import Event, Progress
 from medxlate.images.recipes import Recipe
 from medxlate.phantoms.files import write_phantoms
 
 
 def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
-    write_phantoms(tmp_path, patients={"ct": 2, "mri": 2, "pet": 1}, slices=2, size=32, seed=3)
+    heard: list[Event] = []
+    patients = {"ct": 2, "mri": 2, "pet": 1}
+    write_phantoms(tmp_path, patients=patients, slices=2, size=32, seed=3, listener=heard.append)
+    assert heard == [Progress("patients", done, 5) for done in range(1, 6)]
     header = pydicom.dcmread(tmp_path / "ct" / "CT001" / "00.dcm")
     scan, stack = open_file(tmp_path / "ct" / "CT001" / "00.dcm", tags=["PatientAge"])
     assert stack.unit == "HU"

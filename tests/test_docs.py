@@ -83,7 +83,7 @@ def _records_in(annotation: Any) -> set[type[BaseModel]]:
 FILE = re.compile(r"^\w[\w.-]*\.(?:jsonl?|parquet|csv|key|safetensors|npy|md|html)$")
 # Files of others that are read, the demo's own, and what is said in help texts.
 FOREIGN = {"data.csv", "labels.csv", "demo.json", "patient_demographics.csv", "sessions.json"}
-FOREIGN |= {"model.safetensors", "meta.csv", "ages.csv", "table.csv"}
+FOREIGN |= {"model.safetensors", "meta.csv", "ages.csv", "table.csv", "page.html"}
 # Names that the code puts together.
 COMPOSED = {"results.parquet", "results.csv", "subgroups.csv", "README.md"}
 COMPOSED |= {f"{role}.npy" for role in ROLES}

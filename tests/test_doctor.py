@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from typer.testing import CliRunner
 from medxlate import doctor, parallel, pretrained
 from medxlate.cli.app import app
 from medxlate.doctor import Check, examine
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -90,3 +93,9 @@ def test_the_command_ends_with_one_where_there_is_a_problem(
     told = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
     assert told["write access"]["state"] == "problem"
     assert CliRunner().invoke(app, ["doctor", str(tmp_path)]).exit_code == 0
+
+
+def test_every_extra_of_the_package_is_looked_for() -> None:
+    held = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = set(held["project"]["optional-dependencies"]) - {"dev", "docs"}
+    assert extras == set(doctor.EXTRAS)

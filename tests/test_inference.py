@@ -22,7 +22,7 @@ from medxlate.files import write_json
 from medxlate.images import slices as slices_module
 from medxlate.images.quiet import without_warnings
 from medxlate.inference import choices
-from medxlate.inference import translate as translate_module
+from medxlate.inference import translator as translator_module
 from medxlate.inference.engine import Engine, run, starting_size
 from medxlate.inference.inputs import Reader
 from medxlate.inference.outputs import Outputs
@@ -546,7 +546,7 @@ def test_tiles_are_used_where_asked(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Limited(10**9, cpu_error).eval()
-    monkeypatch.setattr(translate_module, "load_generator", lambda *_: ("mri", network))
+    monkeypatch.setattr(translator_module, "load_generator", lambda *_: ("mri", network))
     inputs = write_images(tmp_path / "in", 2)
     translate(inputs, out=tmp_path / "out", model=model, device="cpu", tile=16)
     assert {side for _, side in network.seen} == {16}
@@ -559,7 +559,7 @@ def test_memory_that_runs_out_loses_nothing(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = Limited(2 * 32**2, cpu_error).eval()
-    monkeypatch.setattr(translate_module, "load_generator", lambda *_: ("mri", network))
+    monkeypatch.setattr(translator_module, "load_generator", lambda *_: ("mri", network))
     events: list[Event] = []
     inputs = write_images(tmp_path / "in", 7)
     result = translate(

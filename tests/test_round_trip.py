@@ -21,7 +21,7 @@ import tiny
 from conftest import Array, save_dicom
 from medxlate.images.orientation import Geometry
 from medxlate.images.recipes import Recipe
-from medxlate.inference import translate as module
+from medxlate.inference import translator as module
 from medxlate.inference.translate import translate
 
 CT = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import medxlate
 from medxlate.config import Config
 from medxlate.errors import ConfigError, StoppedError
-from medxlate.events import EpochEnded, Event, SamplesWritten, StepLogged, Warned
+from medxlate.events import Alarmed, EpochEnded, Event, SamplesWritten, StepLogged, Warned, silent
 from medxlate.tracking import tracker as tracking
 from medxlate.tracking.tracker import Tracking, check_trackers, settings_of
 from tiny import PREFIX, debug_config, write_dataset
@@ -35,6 +36,7 @@ class Notes:
     def __init__(self, fails_at: int = 10**9) -> None:
         self.scalar: list[tuple[int, tuple[str, ...]]] = []
         self.pictures: list[int] = []
+        self.sentences: list[tuple[int, str, str]] = []
         self.fails_at = fails_at
         self.finished = 0
 
@@ -44,7 +46,7 @@ class Notes:
         self.scalar.append((step, tuple(values)))
 
     def text(self, step: int, name: str, text: str) -> None:
-        pass
+        self.sentences.append((step, name, text))
 
     def image(self, step: int, name: str, path: Path) -> None:
         self.pictures.append(step)
@@ -84,6 +86,35 @@ def test_a_continued_training_tells_nothing_twice(
     assert [step for step, _ in second.scalar] == [8, 8]
     assert (first.pictures, second.pictures) == ([4], [8])
     assert first.finished == second.finished == 1
+
+
+def test_all_alarms_of_a_step_are_told_and_none_twice(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alarms = [
+        Alarmed(4, kind, modality, 1.0, "it says", "do")
+        for kind, modality in (("collapse", "mri"), ("collapse", "pet"), ("diverging", "mri"))
+    ]
+    first, second = Notes(), Notes()
+    alarmed(monkeypatch, tmp_path, first, alarms)
+    alarmed(monkeypatch, tmp_path, second, [*alarms, replace(alarms[0], step=6)])
+    assert first.sentences == [
+        (4, "alarm/collapse", "mri: it says. do"),
+        (4, "alarm/collapse", "pet: it says. do"),
+        (4, "alarm/diverging", "mri: it says. do"),
+    ]
+    assert second.sentences == [(6, "alarm/collapse", "mri: it says. do")]
+
+
+def alarmed(
+    monkeypatch: pytest.MonkeyPatch, root: Path, tracker: Notes, alarms: list[Alarmed]
+) -> None:
+    monkeypatch.setattr(
+        tracking, "import_module", lambda _: SimpleNamespace(start=lambda _: tracker)
+    )
+    with Tracking(["wandb"], root, run="r", settings={}, offline=True, then=silent) as listener:
+        for alarm in alarms:
+            listener(alarm)
 
 
 def test_a_tracker_that_fails_is_left_alone(

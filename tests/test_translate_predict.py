@@ -28,7 +28,7 @@ from medxlate.images.dicom.write import write_dicom
 from medxlate.images.recipes import Recipe, to_network, to_stored
 from medxlate.images.scan import Format, FoundImage, Scan
 from medxlate.images.square import from_square
-from medxlate.inference import translate as translate_module
+from medxlate.inference import translator as translator_module
 from medxlate.inference.engine import run
 from medxlate.inference.inputs import find_inputs
 from medxlate.inference.names import output_names
@@ -54,7 +54,7 @@ def same_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def identity(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every loaded generator hand its input through."""
     monkeypatch.setattr(
-        translate_module, "load_generator", lambda *_: ("mri", nn.Identity().eval())
+        translator_module, "load_generator", lambda *_: ("mri", nn.Identity().eval())
     )
 
 

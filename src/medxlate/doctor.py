@@ -21,7 +21,13 @@ from medxlate import parallel, pretrained
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
 LITTLE_MEMORY, LITTLE_DISK, LITTLE_SHARED = 4 * _GIB, 5 * _GIB, _GIB // 2
-EXTRAS = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",)}
+EXTRAS = {
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow", "alembic", "sqlalchemy", "sqlparse"),
+    "cluster": ("ray",),
+}
 # Where typer's --install-completion writes, below the home folder.
 COMPLETIONS = (
     *(".bash_completions/medxlate.sh", ".zfunc/_medxlate"),

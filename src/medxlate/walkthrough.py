@@ -101,7 +101,14 @@ def demo(
     out.mkdir(parents=True)
     write_json(out / MARKER, {"finished": False})
     listener(Stage(f"Generating patients as DICOM and NIfTI files in {out / 'raw'}"))
-    write_phantoms(out / "raw", patients=PATIENTS, slices=SLICES, size=SCAN_SIZE, seed=seed)
+    write_phantoms(
+        out / "raw",
+        patients=PATIENTS,
+        slices=SLICES,
+        size=SCAN_SIZE,
+        seed=seed,
+        listener=listener,
+    )
     dataset = prepare_phantoms(out / "raw", out / "data", listener=listener)
     joint = train(_config(out, "joint", seed), runs=out / "runs", name="joint", listener=listener)
     alone = train(

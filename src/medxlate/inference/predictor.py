@@ -107,7 +107,14 @@ class Predictor:
 
     @classmethod
     def load(cls, model: Path | str) -> Predictor:
-        """Load a predictor from a model folder, a run folder or ``runs/latest``."""
+        """Load a predictor; device and precision are chosen automatically.
+
+        Args:
+            model: A model folder, a run folder, or ``runs/latest``.
+
+        Raises:
+            ModelError: The model is missing, damaged or only translates.
+        """
         return cls(Path(model))
 
     def __call__(
@@ -126,6 +133,10 @@ class Predictor:
                 the whole array.
             spacing: mm between slices, rows and columns, which decides the aspect ratio.
             level: Coverage of the interval, in (0, 1).
+
+        Returns:
+            The prediction in the label's unit with its interval, or a class with probabilities;
+            both over the slices that are not near-empty.
 
         Raises:
             ImageError: The array cannot be used with the model's recipe, or all is near-empty.
@@ -156,15 +167,34 @@ class Predictor:
         return {"model": model, "device": device, "batch": self.batch_size}
 
     def predict(self, batch: list[Input]) -> np.ndarray[Any, Any]:
-        """Return labels [B] for a regression, calibrated class probabilities [B, K] else."""
+        """Predict slices that were read already.
+
+        Args:
+            batch: B slices, as ``reader`` reads them.
+
+        Returns:
+            Labels [B] in the label's unit for a regression, calibrated class probabilities [B, K]
+            in [0, 1] else.
+
+        Raises:
+            CapacityError: Memory does not even hold one.
+        """
         return self.finish(self.engine.start(stack(batch)))
 
     def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
-        """Return predictions, as ``predict`` does, from what the engine has begun to compute."""
+        """Return predictions, as ``predict`` does, of a batch that is being computed.
+
+        Args:
+            outputs: What the engine has begun to compute; it is waited for.
+        """
         return self.calibrated(outputs.wait())
 
     def calibrated(self, outputs: Tensor) -> np.ndarray[Any, Any]:
-        """Return predictions, as ``predict`` does, from the network's outputs."""
+        """Return predictions, as ``predict`` does, from the network's outputs.
+
+        Args:
+            outputs: [B, 1], the standardised label, or [B, K], a logit a class.
+        """
         if self.calibration is not None and self.calibration.kind == "temperature":
             outputs = outputs / self.calibration.temperature
         return np.asarray(self.head.predictions(outputs))

@@ -11,35 +11,32 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.errors import ImageError, UsageError, nearest
 from medxlate.events import Listener, silent
 from medxlate.files import check_free
 from medxlate.images.pseudonym import PHI, Phi
-from medxlate.images.stack import FloatArray
-from medxlate.inference.arrays import Spacing, Volume, restored, squares_of, translated
+from medxlate.inference.arrays import restored
 from medxlate.inference.choices import check_compile, validated_compute
-from medxlate.inference.engine import Engine, Pending, starting_size
+from medxlate.inference.engine import Pending
 from medxlate.inference.inputs import (
     Batch,
-    Input,
     Reader,
     find_inputs,
 )
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.names import output_names
-from medxlate.inference.outputs import Made, Outputs
+from medxlate.inference.outputs import Outputs
 from medxlate.inference.record import MARKER, PATIENT_TAGS, finish, patients_of
 from medxlate.inference.stream import stream
 from medxlate.inference.tiles import MULTIPLE
+from medxlate.inference.translator import Translator
 from medxlate.inference.units import Unit, units_of
-from medxlate.models.compiling import Choice, compile_where_it_pays
-from medxlate.models.device import Compute
-from medxlate.models.folder import ModelInfo, load_generator, read_model
+from medxlate.models.folder import read_model
 from medxlate.models.runs import find_model
 from medxlate.ranks import ranks
+
+__all__ = ["TranslateResult", "Translator", "translate"]
 
 
 @dataclass(frozen=True)
@@ -61,125 +58,6 @@ class TranslateResult:
     failed: dict[str, str]
     left_out: dict[str, str]
     seconds: float
-
-
-class Translator:
-    """A trained generator with everything needed to use it.
-
-    Args:
-        model: A model folder, a run folder, or ``runs/latest``.
-        source: The source modality; needed where the model has several.
-        compute: Device and precision; None: chosen automatically.
-        batch_size: How many slices are computed at once to begin with; None: by the device.
-        tile: Compute in tiles of this side, pixels, a multiple of 4; 0: only where the whole does
-            not fit into memory.
-        listener: Told what fits.
-
-    Raises:
-        ModelError: The model is missing, damaged or cannot translate.
-    """
-
-    def __init__(
-        self,
-        model: Path,
-        *,
-        source: str | None = None,
-        compute: Compute | None = None,
-        batch_size: int | None = None,
-        tile: int = 0,
-        listener: Listener = silent,
-    ) -> None:
-        folder = find_model(model)
-        self.info: ModelInfo = read_model(folder)
-        self.compute = compute or validated_compute(self.info, listener=listener)
-        self.source, network = load_generator(folder, self.info, source)
-        self.network = self.compute.place(network)
-        self.reader = Reader(
-            self.info.translators[self.source].recipe,
-            self.info.prepared_size,
-            self.info.image_size,
-        )
-        self.batch_size = batch_size or starting_size(self.compute, self.info.image_size)
-        self.engine = Engine(
-            self.network,
-            self.compute,
-            batch_size=self.batch_size,
-            tile=tile,
-            tiles=True,
-            listener=listener,
-        )
-
-    @classmethod
-    def load(cls, model: Path | str, *, source: str | None = None) -> Translator:
-        """Load a translator from a model folder, a run folder or ``runs/latest``."""
-        return cls(Path(model), source=source)
-
-    def __call__(self, volume: Volume, *, spacing: Spacing = (1.0, 1.0, 1.0)) -> FloatArray:
-        """Translate a volume, as ``translate`` does the same in a file.
-
-        Args:
-            volume: [slices, H, W] in the source's physical values (HU, SUVbw...), oriented as the
-                recipe's plane is shown (axial: from the feet up, front on top, the patient's right
-                on the left); or [H, W], a single image. A recipe with percentiles (MR) takes them
-                over the whole array.
-            spacing: mm between slices, rows and columns, which decides the aspect ratio.
-
-        Returns:
-            float32 of the same shape, in the target's physical values. Near-empty slices become
-            the target's black.
-
-        Raises:
-            ImageError: The array cannot be used with the source's recipe.
-            UsageError: It is no volume.
-        """
-        squares = squares_of(volume, self.reader, spacing)
-        fake = translated(squares, self.engine, self.batch_size)
-        return self.info.target_recipe.physical(fake).reshape(volume.shape)
-
-    def translate(self, batch: list[Input]) -> list[FloatArray]:
-        """Return target images in [-1, 1], each of its input's original height and width.
-
-        Near-empty slices, which no network was trained on, become the target's black.
-        """
-        prepared = Batch.of(batch, {})
-        images = prepared.images
-        return list(restored(prepared, None if images is None else self.engine.start(images)))
-
-    def facts(self) -> dict[str, Any]:
-        """Return what a translation depends on beside its inputs, as JSON can hold it."""
-        device = f"{self.compute.device.type} {self.compute.precision}"
-        model = self.info.model_dump(mode="json")
-        return {"model": model, "from": self.source, "device": device, "batch": self.batch_size}
-
-    def made(self, phi: Phi, key: bytes, run: str, when: datetime) -> Made:
-        """Return how images are made by this; see ``Made``."""
-        translator = self.info.translators[self.source]
-        return Made(
-            source=self.source,
-            target=self.info.target,
-            recipe=self.info.target_recipe,
-            generator=translator.weights.sha256,
-            phi=phi,
-            key=key,
-            run=run,
-            when=when,
-        )
-
-    def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> bool:
-        """Compile the generator for batches of the engine's size, or not, and tell why."""
-        engine, side = self.engine, self.info.image_size
-        assert engine.batch_size is not None
-        images = torch.zeros(engine.batch_size, 1, side, side)
-        engine.padded = compile_where_it_pays(
-            self.network,
-            lambda: engine(images),
-            choice=choice,
-            device=self.compute.device.type,
-            repeats=slices // len(images),
-            unit="batches",
-            listener=listener,
-        )
-        return engine.padded
 
 
 def translate(

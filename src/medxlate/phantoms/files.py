@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medxlate.events import Listener, Progress, silent
 from medxlate.images.dicom.tags import new_uid
 from medxlate.images.dicom.write import write_dicom
 from medxlate.images.orientation import Geometry
@@ -46,6 +47,7 @@ def write_phantoms(
     slices: int,
     size: int = 128,
     seed: int = 0,
+    listener: Listener = silent,
 ) -> None:
     """Write scans of generated patients, different ones for every modality.
 
@@ -59,7 +61,9 @@ def write_phantoms(
         slices: Slices of each patient.
         size: Side of the images, pixels.
         seed: Everything drawn follows from it.
+        listener: Told of progress.
     """
+    done, total = 0, sum(patients.values())
     for number, (modality, count) in enumerate(sorted(patients.items())):
         random = np.random.default_rng([seed, number])
         rows: list[dict[str, Any]] = []
@@ -74,6 +78,8 @@ def write_phantoms(
                 rows.append(_write_volume(folder / modality, identity, anatomy, images))
             else:
                 _write_series(folder / modality / identity, identity, anatomy, modality, images)
+            done += 1
+            listener(Progress("patients", done, total))
         if modality == "mri":
             _write_labels(folder / modality / "labels.csv", rows)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -117,6 +117,7 @@ class Tracking:
     ) -> None:
         self._places = {n: Place(root / n, run, settings, offline) for n in names}
         self._trackers: dict[str, Tracker] = {}
+        self._before: dict[str, Told] = {}  # in an earlier part of the same training
         self._told: dict[str, Told] = {}
         self._then = then
 
@@ -137,17 +138,17 @@ class Tracking:
 
     def _open(self, name: str, place: Place) -> None:
         place.folder.mkdir(parents=True, exist_ok=True)
-        self._told[name] = _read_told(place.folder / STATE)
+        self._before[name] = self._told[name] = _read_told(place.folder / STATE)
         self._trackers[name] = import_module(f"medxlate.tracking.{name}").start(place)
 
     def _tell(self, name: str, event: Event) -> None:
-        tracker, told = self._trackers[name], asdict(self._told[name])
-        kind, tell = _telling(event, tracker)
+        kind, tell = _telling(event, self._trackers[name])
         step = getattr(event, "step", 0)
-        if tell is None or step <= told[kind]:
+        # Not against what was told just now: a step may bring several alarms.
+        if tell is None or step <= getattr(self._before[name], kind):
             return
         tell()
-        self._told[name] = Told(**{**told, kind: step})
+        self._told[name] = replace(self._told[name], **{kind: step})
         write_json(self._places[name].folder / STATE, asdict(self._told[name]))
 
     def _try(self, name: str, act: Callable[[], None]) -> None:

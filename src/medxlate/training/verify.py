@@ -15,7 +15,7 @@ from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import draw_split
 from medxlate.errors import UsageError
-from medxlate.events import Listener, Stage, silent
+from medxlate.events import Event, Listener, Progress, Stage, silent
 from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder
 from medxlate.models.tensors import same_bits
@@ -85,7 +85,8 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
         listener(Stage(f"Verifying that {each.method} resumes exactly"))
         mine = {name: tables[name] for name in (*each.data.sources, each.data.target)}
         with deterministic(config.runtime.deterministic):
-            results.append(_verify(Material(_with_stop(each), dataset, mine, split)))
+            material = Material(_with_stop(each), dataset, mine, split)
+            results.append(_verify(material, listener))
     return VerifyResult(
         results[-1].steps,
         results[-1].stopped_at,
@@ -102,15 +103,17 @@ def _with_stop(config: Config) -> Config:
     return config.model_copy(update={"runtime": config.runtime.model_copy(update=update)})
 
 
-def _verify(material: Material) -> VerifyResult:
+def _verify(material: Material, listener: Listener) -> VerifyResult:
     with tempfile.TemporaryDirectory(prefix="medxlate-verify-") as name:
         whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
         work = prepare_work(material)
         seed_all(material.config.runtime.seed)
-        first = make_loop(work, whole)
+        first = make_loop(work, whole, listener=_steps_of("undisturbed", listener))
         steps = first.run(until=BEFORE + AFTER).step
         stopped = _at(whole, min(BEFORE, steps - 1))
-        second = make_loop(prepare_work(material), again)
+        second = make_loop(
+            prepare_work(material), again, listener=_steps_of("with a stop", listener)
+        )
         seed_all(material.config.runtime.seed)
         if stopped is not None:
             second.begin(stopped)
@@ -129,6 +132,16 @@ def _verify(material: Material) -> VerifyResult:
         str(work.compute.device),
         tuple(differences),
     )
+
+
+def _steps_of(task: str, listener: Listener) -> Listener:
+    """Return what tells the listener of the steps of a training alone, of those it will take."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress):
+            listener(Progress(task, event.done, min(event.total, BEFORE + AFTER)))
+
+    return tell
 
 
 def _at(run: RunFolder, step: int) -> Snapshot | None:
