@@ -21,7 +21,7 @@ from pathlib import Path
 
 PAGE = Path(__file__).parent / "tutorial.md"
 BLOCK = re.compile(r"^```\n(\$ .*?)^```$", re.MULTILINE | re.DOTALL)
-WIDTH = "150"
+WIDTH = "170"
 
 MASKS = (
     (re.compile(r"[0-9a-f]{64}"), "HASH"),
@@ -29,7 +29,8 @@ MASKS = (
     (re.compile(r"(?<=val_mse )\S+|(?<=val_mae )\S+|(?<=error )\d\S*"), "#"),
     (re.compile(r"-?\b\d+\.\d+(e[-+]\d+)?"), "#"),
     (re.compile(r"\b\d+ (s|min|h)\b"), "# s"),
-    (re.compile(r"-?(\d+|#) \(-?(\d+|#) to -?(\d+|#)\)|-?(\d+|#) to -?(\d+|#) +(?=│)"), "#"),
+    # A cell of figures and intervals alone.
+    (re.compile(r"(?<=│)[-+\d.e#() to]*[\d#)][-+\d.e#() to]*(?=│)"), "#"),
     # In tables, a figure of four digits may have lost its decimals; columns are as wide as it is.
     (re.compile(r"(?<=│) +-?(\d{3,}|#) +(?=│)"), "#"),
     (re.compile(r"[━┏┓┳┡╇┩┗┛└┘┴─]+"), ""),

@@ -442,11 +442,12 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
     call(
         "evaluate", "--metric", "fid", "--metric", "kid", "--run", "r", "--inception", "i.pth",
         "--download", "--offline", "--data", "d", "--device", "cpu", "--precision", "fp32",
-        "--model", "m",
+        "--model", "m", "--features", "predictor", "--no-audit",
     )  # fmt: skip
     assert seen.pop("listener") is not None
     assert seen == {
-        "args": (Path("r"),), "metrics": ["fid", "kid"], "inception": Path("i.pth"),
+        "args": (Path("r"),), "metrics": ["fid", "kid"], "extractors": ["predictor"],
+        "audits": False, "inception": Path("i.pth"),
         "download": True, "offline": True, "data": Path("d"), "device": "cpu", "precision": "fp32",
         "model": Path("m"),
     }  # fmt: skip
