@@ -19,6 +19,7 @@ SECTIONS = {"How to": "how-to", "Reference": "reference", "Explanation": "explan
 ORDER = [
     "how-to/own-data.md",
     "how-to/compare.md",
+    "how-to/evaluate.md",
     "how-to/report.md",
     "how-to/uncertainty.md",
     "how-to/sixteen-bit-and-hu.md",

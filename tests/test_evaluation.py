@@ -15,7 +15,7 @@ import torch_fidelity
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from medxlate.errors import DataError, ModelError, UsageError
+from medxlate.errors import DataError, ModelError, OutputError, UsageError
 from medxlate.evaluation.distribution import (
     Features,
     find_inception,
@@ -29,7 +29,7 @@ from medxlate.evaluation.judging import CLASSIFICATION
 from medxlate.evaluation.prediction import score
 from medxlate.evaluation.results import read_results
 from medxlate.events import Event
-from medxlate.inference.predict import predict
+from medxlate.inference.predict import Predictor, predict
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.train import train
 from tiny import AGE, GROUP, debug_config, write_dataset
@@ -275,6 +275,61 @@ def test_classification_run_from_train_to_evaluate(tmp_path: Path) -> None:
     assert result.figure("is", source="mri", features="predictor") is not None
     assert set(result.results.pictures) == {"calibration"}
     assert {group.name for group in result.results.groups} <= set(GROUP.classes)
+
+
+def test_the_calibration_error_says_whether_probabilities_are_calibrated(tmp_path: Path) -> None:
+    train(
+        debug_config(write_dataset(tmp_path, "classification")),
+        runs=tmp_path / "runs",
+        name="groups",
+    )
+    run = tmp_path / "runs" / "groups"
+
+    def notes() -> str:
+        metrics = evaluate(run, metrics=["ece"]).results.metrics
+        mine = [m for m in metrics if (m.name, m.level, m.of) == ("ece", "image", "model")]
+        return " ".join(mine[0].notes)
+
+    assert "not calibrated: there are" in notes()  # too few validation patients
+    record = run / "model" / "model.json"
+    values = json.loads(record.read_text())
+    values["predictor"]["calibration"] |= {"patients": 12, "temperature": 2.0, "reason": ""}
+    record.write_text(json.dumps(values))
+    assert "calibrated on 12 validation patients" in notes()
+
+
+def test_what_cannot_be_kept_is_said_before_anything_is_computed(
+    folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(folder / "runs" / "joint", run)
+    evaluate(run, metrics=["mae"])
+    (run / "evaluation" / "evaluation.json").unlink()
+    events: list[Event] = []
+    with pytest.raises(OutputError, match=r"evaluation\.json") as caught:
+        evaluate(run, metrics=["mae"], listener=events.append)
+    assert "Move" in caught.value.hint
+    assert events == []
+    assert (run / "evaluation" / "predictions.parquet").is_file()
+
+
+def test_a_foreign_model_is_not_audited(folder: Path) -> None:
+    run = folder / "runs" / "joint"
+    with pytest.raises(UsageError, match="audited"):
+        evaluate(run, model=run, audits=True)
+
+
+def test_a_predictor_that_gives_no_numbers_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Predictor, outputs: torch.Tensor) -> np.ndarray:
+        values = np.ones(len(outputs), dtype=np.float32)
+        values[0] = np.nan
+        return values
+
+    monkeypatch.setattr(Predictor, "calibrated", broken)
+    with pytest.raises(ModelError, match="no number for 1 of"):
+        evaluate(folder / "runs" / "joint", metrics=["mae"])
 
 
 def test_some_figures_are_put_among_those_that_were_kept(folder: Path) -> None:

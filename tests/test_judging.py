@@ -133,6 +133,11 @@ def test_what_is_not_defined_has_a_reason() -> None:
     assert "one class" in auroc.reason
     assert "another class" in auroc.remedy
     assert all(m.value is not None for m in found if m.name == "accuracy")
+    # Of two patients, each of one class, half of the resamples have one class.
+    two = Cases(np.array([[0.7, 0.2, 0.1], [0.2, 0.7, 0.1]]), np.array([0, 1]), ("p", "q"))
+    found = judge(two, np.array([0, 1]), CLASSES, ["v", "w"], ["auroc"])
+    assert (found[0].value, found[0].low) == (1.0, None)
+    assert "Too few resamples" in found[0].notes[0]
     single = Cases(np.array([50.0]), np.array([40.0]), ("p",))
     every = judge(single, np.array([45.0]), AGE, ["v"], ["mse", "r2"])
     by = {m.name: m for m in every if (m.level, m.of) == ("image", "model")}

@@ -18,7 +18,7 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.judging import Cases, errors_by_group, judge, metric_names, pictures
-from medxlate.evaluation.kept import Clock, keep
+from medxlate.evaluation.kept import Clock, check_kept, keep
 from medxlate.evaluation.results import Metric, Results
 from medxlate.evaluation.shared import gather_predictions
 from medxlate.evaluation.subject import Subject, load_backward, open_patients
@@ -119,8 +119,10 @@ def evaluate(
         listener: Told of stages and warnings.
 
     Raises:
-        UsageError: A metric is unknown or does not fit the task.
-        ModelError: The run is missing or not finished, or ``model`` cannot be compared with it.
+        UsageError: A metric is unknown or does not fit, or a foreign model is to be audited.
+        ModelError: The run is missing, damaged or not finished, its predictor gives no numbers, or
+            ``model`` cannot be compared with it.
+        OutputError: The run's evaluation/ lacks its evaluation.json, so it is not replaced.
         DataError: The dataset is gone or has changed.
     """
     began = time.monotonic()
@@ -128,6 +130,12 @@ def evaluate(
     own = find_model(folder.path)
     info = read_model(own)
     other = None if model is None else find_model(Path(model))
+    if other is None:
+        check_kept(folder)
+    elif audits:
+        raise UsageError(
+            "Only a run's own translators are audited.", "Leave out --audit or --model."
+        )
     task = predictor_of(own, info).head.task
     wanted = _wanted(metrics, task if other is None else None)
     subject = _open(folder, own, other, data, device, precision, listener)
@@ -142,7 +150,8 @@ def evaluate(
             cases, table = _predict(subject, listener)
             volumes = table["volume"].tolist()
             labels = subject.patients.train[info.target].labels.numpy()
-            found += judge(cases, labels, task, volumes, predicted)
+            figures = judge(cases, labels, task, volumes, predicted)
+            found += [_saying_calibrated(figure, subject.predictor) for figure in figures]
     compared = [name for name in wanted if name in NAMES]
     if compared and subject.translators:
         with clock.timing("images"):
@@ -250,6 +259,12 @@ def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]
         return predictor.calibrated(outputs)
 
     values = gather_predictions(predict, slices, subject.batch_size)
+    if not np.isfinite(values).all():
+        rows_lost = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
+        raise ModelError(
+            f"The predictor gives no number for {rows_lost} of {len(values)} test images.",
+            "Its training diverged, or bf16 is too coarse for it: evaluate with --precision fp32.",
+        )
     labels, task = slices.labels.numpy(), predictor.head.task
     rows = subject.patients.tables[target].slices.iloc[slices.rows]
     table = pd.DataFrame(
@@ -267,6 +282,19 @@ def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]
         for i, name in enumerate(task.classes):
             table[f"p({name})"] = values[:, i]
     return Cases(values.astype(np.float64), labels, tuple(slices.patients)), table
+
+
+def _saying_calibrated(metric: Metric, predictor: Predictor | None) -> Metric:
+    """Return a calibration error with a note of what the probabilities are."""
+    if (metric.name, metric.of) != ("ece", "model") or predictor is None:
+        return metric
+    calibration = predictor.calibration
+    if calibration is None or calibration.reason:
+        why = f": {calibration.reason}" if calibration else ""
+        note = f"The probabilities are not calibrated{why}."
+    else:
+        note = f"The probabilities are calibrated on {calibration.patients} validation patients."
+    return metric.model_copy(update={"notes": (*metric.notes, note)})
 
 
 def _no_translator(name: str) -> Metric:

@@ -230,6 +230,10 @@ def _figures(
                 update["interval"] = f"bootstrap over {people} patients, {REPLICATES} resamples"
             elif people < 2:
                 update["notes"] = ("A single patient: there is no interval.",)
+            else:
+                update["notes"] = (
+                    "Too few resamples of the patients have this figure: there is no interval.",
+                )
         found.append(metric.model_copy(update=update))
     return found
 

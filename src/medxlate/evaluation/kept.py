@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from medxlate.errors import ModelError
+from medxlate.errors import ModelError, OutputError
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.results import (
     EXAMPLES,
@@ -25,7 +25,7 @@ from medxlate.evaluation.results import (
 )
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener
-from medxlate.files import whole_folder
+from medxlate.files import check_free, whole_folder
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
 
@@ -42,6 +42,20 @@ class Clock:
         began = time.monotonic()
         yield
         self.seconds[stage] = round(time.monotonic() - began, 2)
+
+
+def check_kept(run: RunFolder) -> None:
+    """Refuse before anything is computed what ``keep`` could not replace.
+
+    Raises:
+        OutputError: ``<run>/evaluation`` holds files, but no evaluation.json.
+    """
+    try:
+        check_free(run.evaluation, marker=FILE, overwrite=True)
+    except OutputError as problem:
+        raise OutputError(
+            problem.message, f"Move {run.evaluation} away and evaluate again."
+        ) from None
 
 
 def keep(

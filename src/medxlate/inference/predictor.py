@@ -36,8 +36,7 @@ def predict_batches(
 ) -> np.ndarray[Any, Any]:
     """Return predictions for batches of images: labels [N], or class probabilities [N, K].
 
-    As the network gives them, not calibrated; validation during training and ``evaluate`` call
-    this.
+    As the network gives them, not calibrated; validation during training and ``compare`` call this.
     """
     outputs: Tensor = run(network, images, compute=compute)
     return np.asarray(head.predictions(outputs))
