@@ -29,8 +29,8 @@ MASKS = (
     (re.compile(r"(?<=val_mse )\S+|(?<=val_mae )\S+|(?<=error )\d\S*"), "#"),
     (re.compile(r"-?\b\d+\.\d+(e[-+]\d+)?"), "#"),
     (re.compile(r"\b\d+ (s|min|h)\b"), "# s"),
-    # A cell of figures and intervals alone.
-    (re.compile(r"(?<=│)[-+\d.e#() to]*[\d#)][-+\d.e#() to]*(?=│)"), "#"),
+    # A cell that is an interval, or has one.
+    (re.compile(r"(?<=│)(?=[^│]*(\(|\)| to ))[-+\d.e#() to]+(?=│)"), "#"),
     # In tables, a figure of four digits may have lost its decimals; columns are as wide as it is.
     (re.compile(r"(?<=│) +-?(\d{3,}|#) +(?=│)"), "#"),
     (re.compile(r"[━┏┓┳┡╇┩┗┛└┘┴─]+"), ""),

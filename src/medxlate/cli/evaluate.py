@@ -25,7 +25,8 @@ def evaluate(
             "--metric",
             autocompletion=complete.metrics,
             help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
-            "f1, ece, skill | fid, kid, is, precision, recall; repeat. Default: all.",
+            "f1, ece, skill | fid, kid, is, precision, recall, paired_psnr, paired_ssim, "
+            "paired_mae; repeat. Default: all.",
         ),
     ] = None,
     features: Annotated[

@@ -19,6 +19,8 @@ from medxlate.dataset.splits import MEANING
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.judging import Cases, errors_by_group, judge, metric_names, pictures
 from medxlate.evaluation.kept import Clock, check_kept, keep
+from medxlate.evaluation.paired import NAMES as PAIRED
+from medxlate.evaluation.paired import paired_metrics
 from medxlate.evaluation.results import Metric, Results
 from medxlate.evaluation.shared import gather_predictions
 from medxlate.evaluation.subject import Subject, load_backward, open_patients
@@ -101,8 +103,8 @@ def evaluate(
     Args:
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, f1,
-            ece, skill; fid, kid, is, precision, recall. None: all that fit. What cannot be taken
-            has no value but a reason.
+            ece, skill; fid, kid, is, precision, recall, paired_psnr, paired_ssim, paired_mae. None:
+            all that fit. What cannot be taken has no value but a reason.
         extractors: What images are compared by: ``inception``, ``predictor``, or
             ``NAME=FILE.safetensors`` (a network of timm's). None: Inception where its weights
             are, and the predictor.
@@ -164,8 +166,12 @@ def evaluate(
                 offline=offline or subject.patients.config.runtime.offline,
                 listener=listener,
             )
-    elif any(name in NAMES for name in metrics):
-        found += [_no_translator(name) for name in compared]
+    paired = [name for name in wanted if name in PAIRED]
+    if paired and subject.translators:
+        with clock.timing("pairs"):
+            found += paired_metrics(subject, paired, listener=listener)
+    if metrics and not subject.translators:
+        found += [_no_translator(name) for name in (*compared, *paired)]
     results = _results(subject, task, found, cases)
     audit = audits if audits is not None else not metrics
     if other is None:
@@ -177,7 +183,7 @@ def evaluate(
 
 def _wanted(metrics: Sequence[str], task: Task | None) -> list[str]:
     """Return the metrics to take; without a task only those of images."""
-    fitting = [*(metric_names(task) if task else ()), *NAMES]
+    fitting = [*(metric_names(task) if task else ()), *NAMES, *PAIRED]
     for name in metrics:
         if name not in fitting:
             what = f"a {task.kind}" if task else "--model"
