@@ -34,7 +34,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("examples")
     printed = run(EXAMPLES / "python_api.py", home / "out", home=home)
     assert "epoch 2:" in printed
-    assert "'mse':" in printed
+    assert "image mse" in printed
     return home / "out"
 
 
@@ -64,7 +64,7 @@ def test_notebook(tmp_path: Path) -> None:
     assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
     script = tmp_path / "notebook.py"
     script.write_text("\n".join("".join(cell["source"]) for cell in code), encoding="utf-8")
-    assert "'mse':" in run(script, home=tmp_path)
+    assert "model mse" in run(script, home=tmp_path)
     assert (tmp_path / "look/look.png").stat().st_size > 1000
 
 
