@@ -17,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medxlate.cli.app import app
+from medxlate.dataset.duplicates import Link
+from medxlate.dataset.splits import Split
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.results import Metric, Results
@@ -86,6 +88,64 @@ def test_the_page_is_one_file_that_loads_nothing_and_names_nobody(
     told = json.loads(page.with_suffix(".json").read_text())
     assert told["evaluation"]["method"] == "joint"
     assert PREFIX not in json.dumps(told)
+
+
+def copy_of(project: Path, tmp_path: Path, name: str = "joint") -> Path:
+    return Path(shutil.copytree(project / "runs" / name, tmp_path / name))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_leak_is_the_verdict(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    split = Split.from_json(json.loads((run / "split.json").read_text()))
+    whole = write_report(run)
+    assert "No patient is in two parts" in whole.path.read_text()
+    assert "leaks" not in " ".join(whole.verdict)
+    twice = {**split.parts, "val": (*split.parts["val"], split.parts["test"][0])}
+    change(run / "split.json", **Split(twice, split.seed).to_json())
+    leaking = write_report(run)
+    assert "leaks: 1 patient in two parts at once" in leaking.verdict[0]
+    assert "No patient is in two parts" not in leaking.path.read_text()
+    assert json.loads((run / "report.json").read_text())["tone"] == "bad"
+    change(run / "split.json", hash="0")
+    with pytest.raises(ModelError, match=r"split\.json"):
+        write_report(run)
+
+
+def test_shared_images_in_two_parts_are_a_leak(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(project, tmp_path)
+    parts = json.loads((run / "split.json").read_text())["patients"]
+    pairs = [Link(*parts["test"][:2], "exact"), Link(parts["test"][0], parts["train"][0], "near")]
+    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs[:1])
+    assert "1 pair of patients with a shared image" in write_report(run).path.read_text()
+    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs)
+    assert "leaks: 1 pair" in write_report(run).verdict[0]
+
+
+def test_figures_of_other_weights_are_no_verdict(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    results = run / "evaluation" / "evaluation.json"
+    old = dict.fromkeys(json.loads(results.read_text())["model"], "0" * 64)
+    change(results, model=old)
+    assert "earlier state" in write_report(run).verdict[0]
+    shutil.rmtree(run / "model")
+    with pytest.raises(ModelError, match=r"model\.json"):
+        write_report(run)
+
+
+def test_a_dataset_elsewhere_is_said(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["folder"] = str(tmp_path / "gone")
+    change(run / "config.json", **config)
+    content = write_report(run).path.read_text()
+    assert "not where it was" in content
+    assert str(tmp_path) not in content
 
 
 class Outline(HTMLParser):
@@ -158,6 +218,25 @@ def test_runs_on_other_patients_are_not_compared(project: Path, tmp_path: Path) 
     evaluate(tmp_path / "other", device="cpu", audits=False)
     with pytest.raises(UsageError, match="same patients"):
         write_report(project / "runs" / "joint", baseline=tmp_path / "other")
+
+
+def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path: Path) -> None:
+    better, worse = copy_of(project, tmp_path), copy_of(project, tmp_path, "alone")
+    for run, error in ((better, 1.0), (worse, 9.0)):
+        path = run / "evaluation" / "predictions.parquet"
+        table = pd.read_parquet(path)
+        table["prediction"] = table["label"] + error
+        table.to_parquet(path)
+    said = write_report(better, baseline=worse).verdict[1]
+    assert "99 % lower" in said
+    assert "translated images helped" in said
+    said = write_report(worse, baseline=better).verdict[1]
+    assert "8000 % higher" in said
+    assert "it predicts worse here" in said
+    path = worse / "evaluation" / "predictions.parquet"
+    pd.read_parquet(path).iloc[1:].to_parquet(path)
+    with pytest.raises(ModelError, match="different images"):
+        write_report(better, baseline=worse)
 
 
 def test_the_gain_over_a_baseline_is_that_of_the_predictions(project: Path, page: Path) -> None:

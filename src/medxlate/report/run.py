@@ -11,9 +11,7 @@ from markupsafe import Markup
 
 import medxlate
 from medxlate.config import Config, flat, parse
-from medxlate.dataset.index import Dataset
-from medxlate.dataset.splits import MEANING, PARTS
-from medxlate.errors import MedxlateError, ModelError
+from medxlate.errors import ModelError
 from medxlate.evaluation.results import (
     EXAMPLES,
     FILE,
@@ -25,11 +23,12 @@ from medxlate.evaluation.results import (
 from medxlate.files import write_json
 from medxlate.models.folder import ModelInfo, read_model
 from medxlate.models.runs import RunFolder, find_run
-from medxlate.records import read_json, read_object
+from medxlate.records import read_json
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
 from medxlate.report.page import Section, write_page
+from medxlate.report.patients import parts_of
 from medxlate.report.svg import tag
 from medxlate.report.verdict import Verdict, against_baseline, of_run
 from medxlate.report.viewer import viewer
@@ -45,6 +44,9 @@ NAMES = {
     "tissue": "Do tissues have their HU?",
     "jitter": "Do slices of a volume fit together?",
 }
+OUTDATED = (
+    "These figures are of an earlier state of this run: evaluate it again with `medxlate evaluate`."
+)
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,21 @@ def write_report(
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
     results = read_results(folder.evaluation) if (folder.evaluation / FILE).exists() else None
+    info = _model(folder, results)
+    parts = parts_of(folder, config)
     verdict = of_run(results, config.split.policy)
     if baseline is not None:
         verdict = verdict.then(against_baseline(folder, find_run(Path(baseline))))
-    info = read_model(folder.model) if (folder.model / "model.json").exists() else None
+    if info is not None and results is not None and results.model != _hashes(info):
+        verdict = verdict.doubted(OUTDATED)
+    if parts.leak:
+        verdict = verdict.doubted(f"{parts.leak} Do not trust these figures.", "bad")
     events = read_events(folder.metrics)
-    sections = [*_evaluated(folder, results, info), *_trained(folder, config, events)]
-    sections.append(_technical(config, results, info))
+    sections = [*_evaluated(folder, results, info), *_trained(events)]
+    sections += [
+        Section("patients", "Patients and leaks", parts.body),
+        _technical(config, results, info),
+    ]
     path = folder.report if out is None else Path(out)
     write_page(
         path,
@@ -106,6 +116,23 @@ def write_report(
     )
     write_json(path.with_suffix(".json"), _as_json(verdict, results))
     return Report(path, tuple(verdict.sentences), path.stat().st_size)
+
+
+def _model(folder: RunFolder, results: Results | None) -> ModelInfo | None:
+    """Return what is known of the run's model; None before its training has ended.
+
+    Raises:
+        ModelError: It is damaged, or gone though the run was evaluated.
+    """
+    if results is None and not (folder.model / "model.json").exists():
+        return None
+    return read_model(folder.model)
+
+
+def _hashes(info: ModelInfo) -> dict[str, str]:
+    weights = [each.weights for each in info.translators.values()]
+    weights += [info.predictor.weights] if info.predictor is not None else []
+    return {each.file: each.sha256 for each in weights}
 
 
 def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | None) -> list[Section]:
@@ -145,10 +172,8 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
     return found
 
 
-def _trained(
-    folder: RunFolder, config: Config, events: Sequence[Mapping[str, Any]]
-) -> list[Section]:
-    """Return how the training went, and on whom."""
+def _trained(events: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Return how the training went."""
     found = []
     drawn = [figure(draw(each)) for each in curves(events)]
     alarms = [
@@ -159,37 +184,7 @@ def _trained(
     said = bullets(alarms) if alarms else paragraph("The training raised no alarm.")
     if drawn:
         found.append(Section("training", "Training", _charts(drawn) + said))
-    found.append(Section("patients", "Patients and leaks", _split(folder, config)))
     return found
-
-
-def _split(folder: RunFolder, config: Config) -> Markup:
-    values = read_object(folder.split, error=ModelError)
-    units = values.get("patients") or values.get("images") or {}
-    what = "patients" if "patients" in values else "images"
-    rows: list[list[Any]] = [[part, len(units.get(part, ()))] for part in PARTS]
-    columns = ["part", f"{what} of all modalities"]
-    try:
-        dataset = Dataset(Path(config.data.folder))
-        for name in (config.data.target, *config.data.sources):
-            slices = dataset.modality(name).slices
-            columns += [f"{name} patients", f"{name} images"]
-            for row, part in zip(rows, PARTS, strict=True):
-                owners = slices["patient"]
-                own = slices[owners.isin(set(units.get(part, ())))] if what == "patients" else None
-                counts = [None, None] if own is None else [own["patient"].nunique(), len(own)]
-                row += counts
-    except MedxlateError:  # the dataset is elsewhere: the split alone is told
-        pass
-    both = set(units.get("train", ())) & set(units.get("test", ()))
-    leak = (
-        f"No one of training or validation is in the test part: {len(both)} {what} are on both "
-        "sides. Patients who share an image, the same or nearly, count as one."
-        if config.split.policy == "patient"
-        else MEANING["image"]
-    )
-    seed = f"Split seed {values.get('seed')}, hash {str(values.get('hash'))[:12]}."
-    return table(columns, rows, caption="Who is in which part") + paragraph(f"{leak} {seed}")
 
 
 def _technical(config: Config, results: Results | None, info: ModelInfo | None) -> Section:
@@ -201,10 +196,8 @@ def _technical(config: Config, results: Results | None, info: ModelInfo | None) 
     every = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
     body += tag("details", tag("summary", "All settings"), every)
     hashes = dict(results.model) if results is not None else {}
-    if info is not None and not hashes:
-        weights = [each.weights for each in info.translators.values()]
-        weights += [info.predictor.weights] if info.predictor is not None else []
-        hashes = {each.file: each.sha256 for each in weights}
+    if info is not None:
+        hashes = _hashes(info)
     if hashes:
         body += tag("h3", "Weights")
         body += table(["file", "SHA-256"], list(hashes.items()))
