@@ -195,6 +195,33 @@ def test_text_stands_out_from_its_ground(theme: str) -> None:
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, ink)
 
 
+def test_many_large_images_stay_within_the_size(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    random = np.random.default_rng(0)  # noise: nothing can be compressed
+    images = random.integers(0, 65536, (12, 256, 256), dtype=np.uint16)
+    for source in ("mri", "pet", "xray"):
+        place = run / "evaluation" / "examples" / source
+        place.mkdir(exist_ok=True)
+        (place / "examples.json").write_text(json.dumps([{"why": "chosen", "label": "1"}] * 12))
+        for role in ("source", "translated", "cycled", "nearest"):
+            np.save(place / f"{role}.npy", images)
+    results = run / "evaluation" / "evaluation.json"
+    audits = json.loads(results.read_text())["audits"]
+    audits[0] |= {"worst": [0, 11]}
+    change(results, sources=["mri", "pet", "xray"], audits=audits)
+    made = write_report(run)
+    assert made.bytes < 15e6
+    content = made.path.read_text()
+    assert content.count("more examples would make the page too large") == 3
+    shown = content.count("<template") // 3
+    assert 0 < shown < 12
+    links = {
+        int(each) for each in re.findall(r'data-viewer="viewer-mri" data-example="(\d+)"', content)
+    }
+    assert 0 in links
+    assert max(links) < shown
+
+
 def test_parts_that_are_missing_are_left_out_or_named(project: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(project / "runs" / "joint", run)
@@ -335,6 +362,53 @@ def test_level_window_and_wipe_change_what_is_shown(opened: Any) -> None:
     assert np.array_equal(
         pixels(opened, "wipe").reshape(32, 32)[:, 1:], before.reshape(32, 32)[:, 1:]
     )
+
+
+def test_the_difference_is_that_of_there_and_back(opened: Any, project: Path) -> None:
+    place = project / "runs" / "joint" / "evaluation" / "examples" / "mri"
+    cycled, source = (
+        np.load(place / f"{role}.npy")[0].astype(int) for role in ("cycled", "source")
+    )
+    wanted = np.clip(np.abs(cycled - source).ravel() / 65535 * 4 * 255, 0, 255)
+    assert np.abs(pixels(opened, "difference") - wanted).max() <= 1
+    before = pixels(opened, "difference")
+    slide(opened, "width", 0.1)
+    assert np.array_equal(pixels(opened, "difference"), before)
+
+
+def test_presets_set_level_and_window(opened: Any) -> None:
+    preset = opened.locator(".viewer [name='preset']")
+    before = pixels(opened, "translated")
+    preset.select_option("darker half")
+    after = pixels(opened, "translated")
+    assert np.abs(after - np.clip(before * 2.0, 0, 255)).max() <= 2
+    slide(opened, "level", 0.4)
+    assert preset.input_value() == "own"
+    opened.click(".viewer .reset")
+    assert np.array_equal(pixels(opened, "translated"), before)
+    assert preset.evaluate("s => s.selectedOptions[0].text") == "whole range"
+
+
+def test_dragging_wipes_in_the_first_image_and_windows_in_others(opened: Any) -> None:
+    def drag(role: str, start: float, end: float) -> None:
+        canvas = opened.locator(f"canvas[data-role='{role}']")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        y = box["y"] + box["height"] / 2
+        opened.mouse.move(box["x"] + start * box["width"], y)
+        opened.mouse.down()
+        opened.mouse.move(box["x"] + end * box["width"], y)
+        opened.mouse.up()
+
+    def value(name: str) -> float:
+        return float(opened.input_value(f".viewer [name='{name}']"))
+
+    drag("wipe", 0.5, 0.2)
+    assert abs(value("wipe") - 20) <= 2
+    assert (value("level"), value("width")) == (0.5, 1.0)
+    drag("translated", 0.8, 0.2)
+    assert value("width") < 0.9
+    assert abs(value("wipe") - 20) <= 2
 
 
 def test_the_keyboard_reaches_everything(opened: Any) -> None:

@@ -27,11 +27,13 @@ from medxlate.records import read_json
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
+from medxlate.report.interval_chart import interval_chart
 from medxlate.report.page import Section, write_page
 from medxlate.report.patients import parts_of
+from medxlate.report.study_figures import Errors
 from medxlate.report.svg import tag
 from medxlate.report.verdict import Verdict, against_baseline, of_run
-from medxlate.report.viewer import viewer
+from medxlate.report.viewer import BYTES, Viewer, viewer
 from medxlate.training.record import read_events
 
 NAMES = {
@@ -139,17 +141,22 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
     """Return what an evaluation found."""
     if results is None or info is None:
         return []
-    found, viewers = [], {}
-    for source in results.sources:
-        place = folder.evaluation / EXAMPLES / source
-        if place.is_dir():
-            viewers[source] = viewer(place, source, results.target, info.target_recipe)
+    found: list[Section] = []
+    places = {source: folder.evaluation / EXAMPLES / source for source in results.sources}
+    places = {source: place for source, place in places.items() if place.is_dir()}
+    viewers = {
+        source: viewer(place, source, results.target, info.target_recipe, most=BYTES // len(places))
+        for source, place in places.items()
+    }
     if viewers:
         hint = (
-            "Test patients, whom training never saw. Drag in an image, or use the sliders, for "
-            "level and window; arrow keys show other patients. Examples that look worst come first."
+            "Drag in the first image to wipe between source and translation, in the others for "
+            "level and window, or use the sliders; arrow keys show other examples. Those that look "
+            "worst come first."
         )
-        body = paragraph(hint) + Markup("").join(made for made, _ in viewers.values())
+        unseen = "Test patients, whom training never saw. "
+        hint = (unseen if results.policy == "patient" else "") + hint
+        body = paragraph(hint) + Markup("").join(each.body for each in viewers.values())
         found.append(Section("images", "Images", body))
     drawn = [figure(draw(each)) for each in results.pictures.values()]
     predictions = [m for m in results.metrics if m.group == "prediction"]
@@ -162,8 +169,7 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
         body = _images(images) + _notes(images) + bullets(windows)
         found.append(Section("likeness", "Translated images as a set", body))
     if results.audits:
-        keys = {source: key for source, (_, key) in viewers.items()}
-        body = Markup("").join(_audit(each, keys.get(each.source)) for each in results.audits)
+        body = Markup("").join(_audit(each, viewers.get(each.source)) for each in results.audits)
         found.append(Section("audits", "Audits of the translator", body))
     missing = [m for m in results.metrics if m.value is None]
     if missing:
@@ -284,10 +290,16 @@ def _groups(results: Results) -> Markup:
         for g in results.groups
     ]
     columns = ["group", "images", "patients", what, "95 % interval", "bias"]
-    return table(columns, rows, caption="Errors by label")
+    drawn = interval_chart(
+        [Errors(g.name, (g.error,), _pair(g.low, g.high)) for g in results.groups],
+        title="Errors by label, with 95 % intervals over patients",
+        label=what,
+        thresholds={},
+    )
+    return table(columns, rows, caption="Errors by label") + figure(drawn)
 
 
-def _audit(audit: Audit, viewer_id: str | None) -> Markup:
+def _audit(audit: Audit, viewer: Viewer | None) -> Markup:
     parts = [
         tag("h3", NAMES.get(audit.kind, audit.kind), " ", badge(audit.status)),
         tag("p", f"{audit.source}: {audit.sentence}"),
@@ -295,10 +307,11 @@ def _audit(audit: Audit, viewer_id: str | None) -> Markup:
     ]
     if audit.advice:
         parts.append(paragraph(audit.advice))
-    if viewer_id is not None and audit.worst:
+    worst = [] if viewer is None else [i for i in audit.worst if i < viewer.shown]
+    if viewer is not None and worst:
         links = [
-            tag("button", f"Example {i + 1}", type="button", data_viewer=viewer_id, data_example=i)
-            for i in audit.worst
+            tag("button", f"Example {i + 1}", type="button", data_viewer=viewer.key, data_example=i)
+            for i in worst
         ]
         parts.append(tag("p", "Look at: ", *[part for link in links for part in (link, " ")]))
     if audit.picture is not None:
@@ -308,6 +321,10 @@ def _audit(audit: Audit, viewer_id: str | None) -> Markup:
 
 def _interval(metric: Metric) -> str:
     return _between(metric.low, metric.high)
+
+
+def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low, high)
 
 
 def _between(low: float | None, high: float | None) -> str:
