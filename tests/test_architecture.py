@@ -44,6 +44,7 @@ HOMES = {
     "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
+    "jinja2": {"report.page"},
     "ray": {"study.cluster"},
     "wandb": {"tracking.wandb"},
     "mlflow": {"tracking.mlflow"},

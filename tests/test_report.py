@@ -17,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from medxlate.cli.app import app
+from medxlate.dataset.duplicates import Link
+from medxlate.dataset.splits import Split
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.results import Metric, Results
@@ -88,6 +90,64 @@ def test_the_page_is_one_file_that_loads_nothing_and_names_nobody(
     assert PREFIX not in json.dumps(told)
 
 
+def copy_of(project: Path, tmp_path: Path, name: str = "joint") -> Path:
+    return Path(shutil.copytree(project / "runs" / name, tmp_path / name))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_leak_is_the_verdict(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    split = Split.from_json(json.loads((run / "split.json").read_text()))
+    whole = write_report(run)
+    assert "No patient is in two parts" in whole.path.read_text()
+    assert "leaks" not in " ".join(whole.verdict)
+    twice = {**split.parts, "val": (*split.parts["val"], split.parts["test"][0])}
+    change(run / "split.json", **Split(twice, split.seed).to_json())
+    leaking = write_report(run)
+    assert "leaks: 1 patient in two parts at once" in leaking.verdict[0]
+    assert "No patient is in two parts" not in leaking.path.read_text()
+    assert json.loads((run / "report.json").read_text())["tone"] == "bad"
+    change(run / "split.json", hash="0")
+    with pytest.raises(ModelError, match=r"split\.json"):
+        write_report(run)
+
+
+def test_shared_images_in_two_parts_are_a_leak(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_of(project, tmp_path)
+    parts = json.loads((run / "split.json").read_text())["patients"]
+    pairs = [Link(*parts["test"][:2], "exact"), Link(parts["test"][0], parts["train"][0], "near")]
+    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs[:1])
+    assert "1 pair of patients with a shared image" in write_report(run).path.read_text()
+    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs)
+    assert "leaks: 1 pair" in write_report(run).verdict[0]
+
+
+def test_figures_of_other_weights_are_no_verdict(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    results = run / "evaluation" / "evaluation.json"
+    old = dict.fromkeys(json.loads(results.read_text())["model"], "0" * 64)
+    change(results, model=old)
+    assert "earlier state" in write_report(run).verdict[0]
+    shutil.rmtree(run / "model")
+    with pytest.raises(ModelError, match=r"model\.json"):
+        write_report(run)
+
+
+def test_a_dataset_elsewhere_is_said(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["folder"] = str(tmp_path / "gone")
+    change(run / "config.json", **config)
+    content = write_report(run).path.read_text()
+    assert "not where it was" in content
+    assert str(tmp_path) not in content
+
+
 class Outline(HTMLParser):
     """Headings, ids, and controls without a name."""
 
@@ -135,6 +195,33 @@ def test_text_stands_out_from_its_ground(theme: str) -> None:
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, ink)
 
 
+def test_many_large_images_stay_within_the_size(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    random = np.random.default_rng(0)  # noise: nothing can be compressed
+    images = random.integers(0, 65536, (12, 256, 256), dtype=np.uint16)
+    for source in ("mri", "pet", "xray"):
+        place = run / "evaluation" / "examples" / source
+        place.mkdir(exist_ok=True)
+        (place / "examples.json").write_text(json.dumps([{"why": "chosen", "label": "1"}] * 12))
+        for role in ("source", "translated", "cycled", "nearest"):
+            np.save(place / f"{role}.npy", images)
+    results = run / "evaluation" / "evaluation.json"
+    audits = json.loads(results.read_text())["audits"]
+    audits[0] |= {"worst": [0, 11]}
+    change(results, sources=["mri", "pet", "xray"], audits=audits)
+    made = write_report(run)
+    assert made.bytes < 15e6
+    content = made.path.read_text()
+    assert content.count("more examples would make the page too large") == 3
+    shown = content.count("<template") // 3
+    assert 0 < shown < 12
+    links = {
+        int(each) for each in re.findall(r'data-viewer="viewer-mri" data-example="(\d+)"', content)
+    }
+    assert 0 in links
+    assert max(links) < shown
+
+
 def test_parts_that_are_missing_are_left_out_or_named(project: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(project / "runs" / "joint", run)
@@ -158,6 +245,25 @@ def test_runs_on_other_patients_are_not_compared(project: Path, tmp_path: Path) 
     evaluate(tmp_path / "other", device="cpu", audits=False)
     with pytest.raises(UsageError, match="same patients"):
         write_report(project / "runs" / "joint", baseline=tmp_path / "other")
+
+
+def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path: Path) -> None:
+    better, worse = copy_of(project, tmp_path), copy_of(project, tmp_path, "alone")
+    for run, error in ((better, 1.0), (worse, 9.0)):
+        path = run / "evaluation" / "predictions.parquet"
+        table = pd.read_parquet(path)
+        table["prediction"] = table["label"] + error
+        table.to_parquet(path)
+    said = write_report(better, baseline=worse).verdict[1]
+    assert "99 % lower" in said
+    assert "translated images helped" in said
+    said = write_report(worse, baseline=better).verdict[1]
+    assert "8000 % higher" in said
+    assert "it predicts worse here" in said
+    path = worse / "evaluation" / "predictions.parquet"
+    pd.read_parquet(path).iloc[1:].to_parquet(path)
+    with pytest.raises(ModelError, match="different images"):
+        write_report(better, baseline=worse)
 
 
 def test_the_gain_over_a_baseline_is_that_of_the_predictions(project: Path, page: Path) -> None:
@@ -256,6 +362,53 @@ def test_level_window_and_wipe_change_what_is_shown(opened: Any) -> None:
     assert np.array_equal(
         pixels(opened, "wipe").reshape(32, 32)[:, 1:], before.reshape(32, 32)[:, 1:]
     )
+
+
+def test_the_difference_is_that_of_there_and_back(opened: Any, project: Path) -> None:
+    place = project / "runs" / "joint" / "evaluation" / "examples" / "mri"
+    cycled, source = (
+        np.load(place / f"{role}.npy")[0].astype(int) for role in ("cycled", "source")
+    )
+    wanted = np.clip(np.abs(cycled - source).ravel() / 65535 * 4 * 255, 0, 255)
+    assert np.abs(pixels(opened, "difference") - wanted).max() <= 1
+    before = pixels(opened, "difference")
+    slide(opened, "width", 0.1)
+    assert np.array_equal(pixels(opened, "difference"), before)
+
+
+def test_presets_set_level_and_window(opened: Any) -> None:
+    preset = opened.locator(".viewer [name='preset']")
+    before = pixels(opened, "translated")
+    preset.select_option("darker half")
+    after = pixels(opened, "translated")
+    assert np.abs(after - np.clip(before * 2.0, 0, 255)).max() <= 2
+    slide(opened, "level", 0.4)
+    assert preset.input_value() == "own"
+    opened.click(".viewer .reset")
+    assert np.array_equal(pixels(opened, "translated"), before)
+    assert preset.evaluate("s => s.selectedOptions[0].text") == "whole range"
+
+
+def test_dragging_wipes_in_the_first_image_and_windows_in_others(opened: Any) -> None:
+    def drag(role: str, start: float, end: float) -> None:
+        canvas = opened.locator(f"canvas[data-role='{role}']")
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        y = box["y"] + box["height"] / 2
+        opened.mouse.move(box["x"] + start * box["width"], y)
+        opened.mouse.down()
+        opened.mouse.move(box["x"] + end * box["width"], y)
+        opened.mouse.up()
+
+    def value(name: str) -> float:
+        return float(opened.input_value(f".viewer [name='{name}']"))
+
+    drag("wipe", 0.5, 0.2)
+    assert abs(value("wipe") - 20) <= 2
+    assert (value("level"), value("width")) == (0.5, 1.0)
+    drag("translated", 0.8, 0.2)
+    assert value("width") < 0.9
+    assert abs(value("wipe") - 20) <= 2
 
 
 def test_the_keyboard_reaches_everything(opened: Any) -> None:

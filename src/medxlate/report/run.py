@@ -11,9 +11,7 @@ from markupsafe import Markup
 
 import medxlate
 from medxlate.config import Config, flat, parse
-from medxlate.dataset.index import Dataset
-from medxlate.dataset.splits import MEANING, PARTS
-from medxlate.errors import MedxlateError, ModelError
+from medxlate.errors import ModelError
 from medxlate.evaluation.results import (
     EXAMPLES,
     FILE,
@@ -25,14 +23,17 @@ from medxlate.evaluation.results import (
 from medxlate.files import write_json
 from medxlate.models.folder import ModelInfo, read_model
 from medxlate.models.runs import RunFolder, find_run
-from medxlate.records import read_json, read_object
+from medxlate.records import read_json
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
+from medxlate.report.interval_chart import interval_chart
 from medxlate.report.page import Section, write_page
+from medxlate.report.patients import parts_of
+from medxlate.report.study_figures import Errors
 from medxlate.report.svg import tag
 from medxlate.report.verdict import Verdict, against_baseline, of_run
-from medxlate.report.viewer import viewer
+from medxlate.report.viewer import BYTES, Viewer, viewer
 from medxlate.training.record import read_events
 
 NAMES = {
@@ -45,6 +46,9 @@ NAMES = {
     "tissue": "Do tissues have their HU?",
     "jitter": "Do slices of a volume fit together?",
 }
+OUTDATED = (
+    "These figures are of an earlier state of this run: evaluate it again with `medxlate evaluate`."
+)
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,21 @@ def write_report(
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
     results = read_results(folder.evaluation) if (folder.evaluation / FILE).exists() else None
+    info = _model(folder, results)
+    parts = parts_of(folder, config)
     verdict = of_run(results, config.split.policy)
     if baseline is not None:
         verdict = verdict.then(against_baseline(folder, find_run(Path(baseline))))
-    info = read_model(folder.model) if (folder.model / "model.json").exists() else None
+    if info is not None and results is not None and results.model != _hashes(info):
+        verdict = verdict.doubted(OUTDATED)
+    if parts.leak:
+        verdict = verdict.doubted(f"{parts.leak} Do not trust these figures.", "bad")
     events = read_events(folder.metrics)
-    sections = [*_evaluated(folder, results, info), *_trained(folder, config, events)]
-    sections.append(_technical(config, results, info))
+    sections = [*_evaluated(folder, results, info), *_trained(events)]
+    sections += [
+        Section("patients", "Patients and leaks", parts.body),
+        _technical(config, results, info),
+    ]
     path = folder.report if out is None else Path(out)
     write_page(
         path,
@@ -108,21 +120,43 @@ def write_report(
     return Report(path, tuple(verdict.sentences), path.stat().st_size)
 
 
+def _model(folder: RunFolder, results: Results | None) -> ModelInfo | None:
+    """Return what is known of the run's model; None before its training has ended.
+
+    Raises:
+        ModelError: It is damaged, or gone though the run was evaluated.
+    """
+    if results is None and not (folder.model / "model.json").exists():
+        return None
+    return read_model(folder.model)
+
+
+def _hashes(info: ModelInfo) -> dict[str, str]:
+    weights = [each.weights for each in info.translators.values()]
+    weights += [info.predictor.weights] if info.predictor is not None else []
+    return {each.file: each.sha256 for each in weights}
+
+
 def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | None) -> list[Section]:
     """Return what an evaluation found."""
     if results is None or info is None:
         return []
-    found, viewers = [], {}
-    for source in results.sources:
-        place = folder.evaluation / EXAMPLES / source
-        if place.is_dir():
-            viewers[source] = viewer(place, source, results.target, info.target_recipe)
+    found: list[Section] = []
+    places = {source: folder.evaluation / EXAMPLES / source for source in results.sources}
+    places = {source: place for source, place in places.items() if place.is_dir()}
+    viewers = {
+        source: viewer(place, source, results.target, info.target_recipe, most=BYTES // len(places))
+        for source, place in places.items()
+    }
     if viewers:
         hint = (
-            "Test patients, whom training never saw. Drag in an image, or use the sliders, for "
-            "level and window; arrow keys show other patients. Examples that look worst come first."
+            "Drag in the first image to wipe between source and translation, in the others for "
+            "level and window, or use the sliders; arrow keys show other examples. Those that look "
+            "worst come first."
         )
-        body = paragraph(hint) + Markup("").join(made for made, _ in viewers.values())
+        unseen = "Test patients, whom training never saw. "
+        hint = (unseen if results.policy == "patient" else "") + hint
+        body = paragraph(hint) + Markup("").join(each.body for each in viewers.values())
         found.append(Section("images", "Images", body))
     drawn = [figure(draw(each)) for each in results.pictures.values()]
     predictions = [m for m in results.metrics if m.group == "prediction"]
@@ -135,8 +169,7 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
         body = _images(images) + _notes(images) + bullets(windows)
         found.append(Section("likeness", "Translated images as a set", body))
     if results.audits:
-        keys = {source: key for source, (_, key) in viewers.items()}
-        body = Markup("").join(_audit(each, keys.get(each.source)) for each in results.audits)
+        body = Markup("").join(_audit(each, viewers.get(each.source)) for each in results.audits)
         found.append(Section("audits", "Audits of the translator", body))
     missing = [m for m in results.metrics if m.value is None]
     if missing:
@@ -145,10 +178,8 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
     return found
 
 
-def _trained(
-    folder: RunFolder, config: Config, events: Sequence[Mapping[str, Any]]
-) -> list[Section]:
-    """Return how the training went, and on whom."""
+def _trained(events: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """Return how the training went."""
     found = []
     drawn = [figure(draw(each)) for each in curves(events)]
     alarms = [
@@ -159,37 +190,7 @@ def _trained(
     said = bullets(alarms) if alarms else paragraph("The training raised no alarm.")
     if drawn:
         found.append(Section("training", "Training", _charts(drawn) + said))
-    found.append(Section("patients", "Patients and leaks", _split(folder, config)))
     return found
-
-
-def _split(folder: RunFolder, config: Config) -> Markup:
-    values = read_object(folder.split, error=ModelError)
-    units = values.get("patients") or values.get("images") or {}
-    what = "patients" if "patients" in values else "images"
-    rows: list[list[Any]] = [[part, len(units.get(part, ()))] for part in PARTS]
-    columns = ["part", f"{what} of all modalities"]
-    try:
-        dataset = Dataset(Path(config.data.folder))
-        for name in (config.data.target, *config.data.sources):
-            slices = dataset.modality(name).slices
-            columns += [f"{name} patients", f"{name} images"]
-            for row, part in zip(rows, PARTS, strict=True):
-                owners = slices["patient"]
-                own = slices[owners.isin(set(units.get(part, ())))] if what == "patients" else None
-                counts = [None, None] if own is None else [own["patient"].nunique(), len(own)]
-                row += counts
-    except MedxlateError:  # the dataset is elsewhere: the split alone is told
-        pass
-    both = set(units.get("train", ())) & set(units.get("test", ()))
-    leak = (
-        f"No one of training or validation is in the test part: {len(both)} {what} are on both "
-        "sides. Patients who share an image, the same or nearly, count as one."
-        if config.split.policy == "patient"
-        else MEANING["image"]
-    )
-    seed = f"Split seed {values.get('seed')}, hash {str(values.get('hash'))[:12]}."
-    return table(columns, rows, caption="Who is in which part") + paragraph(f"{leak} {seed}")
 
 
 def _technical(config: Config, results: Results | None, info: ModelInfo | None) -> Section:
@@ -201,10 +202,8 @@ def _technical(config: Config, results: Results | None, info: ModelInfo | None) 
     every = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
     body += tag("details", tag("summary", "All settings"), every)
     hashes = dict(results.model) if results is not None else {}
-    if info is not None and not hashes:
-        weights = [each.weights for each in info.translators.values()]
-        weights += [info.predictor.weights] if info.predictor is not None else []
-        hashes = {each.file: each.sha256 for each in weights}
+    if info is not None:
+        hashes = _hashes(info)
     if hashes:
         body += tag("h3", "Weights")
         body += table(["file", "SHA-256"], list(hashes.items()))
@@ -291,10 +290,16 @@ def _groups(results: Results) -> Markup:
         for g in results.groups
     ]
     columns = ["group", "images", "patients", what, "95 % interval", "bias"]
-    return table(columns, rows, caption="Errors by label")
+    drawn = interval_chart(
+        [Errors(g.name, (g.error,), _pair(g.low, g.high)) for g in results.groups],
+        title="Errors by label, with 95 % intervals over patients",
+        label=what,
+        thresholds={},
+    )
+    return table(columns, rows, caption="Errors by label") + figure(drawn)
 
 
-def _audit(audit: Audit, viewer_id: str | None) -> Markup:
+def _audit(audit: Audit, viewer: Viewer | None) -> Markup:
     parts = [
         tag("h3", NAMES.get(audit.kind, audit.kind), " ", badge(audit.status)),
         tag("p", f"{audit.source}: {audit.sentence}"),
@@ -302,10 +307,11 @@ def _audit(audit: Audit, viewer_id: str | None) -> Markup:
     ]
     if audit.advice:
         parts.append(paragraph(audit.advice))
-    if viewer_id is not None and audit.worst:
+    worst = [] if viewer is None else [i for i in audit.worst if i < viewer.shown]
+    if viewer is not None and worst:
         links = [
-            tag("button", f"Example {i + 1}", type="button", data_viewer=viewer_id, data_example=i)
-            for i in audit.worst
+            tag("button", f"Example {i + 1}", type="button", data_viewer=viewer.key, data_example=i)
+            for i in worst
         ]
         parts.append(tag("p", "Look at: ", *[part for link in links for part in (link, " ")]))
     if audit.picture is not None:
@@ -315,6 +321,10 @@ def _audit(audit: Audit, viewer_id: str | None) -> Markup:
 
 def _interval(metric: Metric) -> str:
     return _between(metric.low, metric.high)
+
+
+def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
+    return None if low is None or high is None else (low, high)
 
 
 def _between(low: float | None, high: float | None) -> str:

@@ -32,6 +32,11 @@ class Verdict:
         first, *others = self.sentences
         return Verdict((first, sentence, *others), self.tone)
 
+    def doubted(self, sentence: str, tone: Tone = "unsure") -> Verdict:
+        """Return the verdict behind a sentence by which it does not hold as it stands."""
+        worst: Tone = "bad" if "bad" in (self.tone, tone) else tone
+        return Verdict((sentence, *self.sentences), worst)
+
 
 def of_run(results: Results | None, policy: str) -> Verdict:
     """Say whether the predictor beats a constant prediction, how sure that is, what audits found.
@@ -53,8 +58,9 @@ def of_run(results: Results | None, policy: str) -> Verdict:
     fires = [audit for audit in results.audits if audit.status == "fires"]
     if fires:
         kinds = ", ".join(sorted({audit.kind for audit in fires}))
+        verb = "fires" if len(fires) == 1 else "fire"
         notes.append(
-            f"{len(fires)} of {len(results.audits)} audits of the translator fire: {kinds}."
+            f"{len(fires)} of {len(results.audits)} audits of the translator {verb}: {kinds}."
         )
     elif results.audits:
         unknown = sum(audit.status == "unknown" for audit in results.audits)
@@ -92,7 +98,8 @@ def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
 def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
     """Say whether a run predicts better than another on the same test patients.
 
-    Paired: the difference of errors image by image, resampled over patients.
+    Paired: the share of the other's error that is gained, on the same images, both resampled over
+    patients together.
 
     Raises:
         ModelError: One was not evaluated, or its predictions are missing.
@@ -107,19 +114,31 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
         )
     losses = [_losses(each, results) for each, results in both]
     table = losses[0].merge(losses[1], on=["slice_id", "patient"], suffixes=("", "_other"))
-    gain = (table["loss_other"] - table["loss"]).to_numpy()
-    base = float(table["loss_other"].mean())
-    interval = bootstrap(lambda w: {"gain": w @ gain / w.sum(axis=1)}, table["patient"].tolist())[
-        "gain"
-    ]
-    share = f"{abs(100 * gain.mean() / base):.0f} %" if base else f"{abs(gain.mean()):.3g}"
-    way = "lower" if gain.mean() > 0 else "higher"
-    said = f"Against {other.method} ({baseline.path.name}), its error per image is {share} {way}"
-    if interval is None or not base:
+    if not len(table) == len(losses[0]) == len(losses[1]):
+        raise ModelError(
+            f"{PREDICTIONS} of {run.path} and of {baseline.path} hold different images.",
+            "Evaluate both runs again.",
+        )
+    loss, base = table["loss"].to_numpy(np.float64), table["loss_other"].to_numpy(np.float64)
+
+    def share(weights: Array) -> dict[str, Array]:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a resample without any error
+            return {"gain": 1 - weights @ loss / (weights @ base)}
+
+    method = f"{other.method} ({baseline.path.name})"
+    if not base.any():
+        return f"{method} makes no error on these patients: there is nothing to gain over it."
+    gain = float(share(np.ones((1, len(base))))["gain"][0])
+    interval = bootstrap(share, table["patient"].tolist())["gain"]
+    better, worse = "it predicts better here", "it predicts worse here"
+    if mine.sources and other.method == "target-only":
+        better, worse = "translated images helped here", "they did harm here"
+    way = "lower" if gain > 0 else "higher"
+    said = f"Against {method}, its error per image is {abs(100 * gain):.0f} % {way}"
+    if interval is None:
         return f"{said}; too few patients to say how sure that is."
-    low, high = (100 * end / base for end in interval)
-    sure = "translated images helped here" if low > 0 else "that may be chance"
-    sure = "they did harm here" if high < 0 else sure
+    low, high = (100 * end for end in interval)
+    sure = better if low > 0 else worse if high < 0 else "that may be chance"
     return f"{said} (95 % interval of the gain: {low:.0f} to {high:.0f} %): {sure}. One split only."
 
 

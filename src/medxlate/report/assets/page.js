@@ -62,10 +62,13 @@
       context.putImageData(pixels, 0, 0);
     };
 
+    const apart = (one, other) => ({ ...one, values: one.values.map((value, i) => Math.abs(value - other.values[i])) });
+
     const draw = () => {
+      if (!planes.length) return;
       const level = Number(input("level").value), width = Number(input("width").value);
       const edge = Number(input("wipe").value) / 100;
-      const plane = (role) => planes[roles.indexOf(role)];
+      const plane = (role) => role === "difference" ? apart(plane("cycled"), plane("source")) : planes[roles.indexOf(role)];
       canvases.forEach((canvas) => {
         const role = canvas.dataset.role;
         if (role === "wipe") paint(canvas, plane("source"), plane("translated"), edge, level, width);
@@ -82,23 +85,34 @@
     const show = async (number) => {
       current = (number + examples.length) % examples.length;
       const example = examples[current];
-      planes = await Promise.all(example.images.map(decode));
+      const decoded = await Promise.all(example.images.map(decode));
       if (examples[current] !== example) return;
+      planes = decoded;
       canvases.forEach((canvas) => canvas.setAttribute("aria-label", `${canvas.dataset.name}. ${example.text}`));
       said.textContent = `Example ${current + 1} of ${examples.length}. ${example.text}`;
       viewer.dataset.current = String(current);
       draw();
     };
 
-    for (const name of ["level", "width", "wipe"]) input(name).addEventListener("input", draw);
-    viewer.querySelector(".reset").addEventListener("click", () => {
-      for (const name of ["level", "width", "wipe"]) input(name).value = input(name).defaultValue;
+    const preset = input("preset");
+    const own = () => { preset.value = "own"; draw(); };
+    input("wipe").addEventListener("input", draw);
+    for (const name of ["level", "width"]) input(name).addEventListener("input", own);
+    const choose = () => {
+      [input("level").value, input("width").value] = preset.value.split(" ");
       draw();
+    };
+    preset.addEventListener("change", choose);
+    preset.selectedIndex = 1;
+    viewer.querySelector(".reset").addEventListener("click", () => {
+      input("wipe").value = input("wipe").defaultValue;
+      preset.selectedIndex = 1;
+      choose();
     });
     viewer.querySelector(".back").addEventListener("click", () => show(current - 1));
     viewer.querySelector(".next").addEventListener("click", () => show(current + 1));
     viewer.addEventListener("keydown", (event) => {
-      if (event.target.matches("input")) return;
+      if (event.target.matches("input, select")) return;
       if (event.key === "ArrowLeft") show(current - 1);
       else if (event.key === "ArrowRight") show(current + 1);
       else return;
@@ -106,15 +120,23 @@
     });
     let from = null;
     canvases.forEach((canvas) => {
+      const isWipe = canvas.dataset.role === "wipe";
+      const wipe = (event) => {
+        const box = canvas.getBoundingClientRect();
+        input("wipe").value = 100 * (event.clientX - box.left) / box.width;
+        draw();
+      };
       canvas.addEventListener("pointerdown", (event) => {
+        if (isWipe) wipe(event);
         from = { x: event.clientX, y: event.clientY, level: Number(input("level").value), width: Number(input("width").value) };
         canvas.setPointerCapture(event.pointerId);
       });
       canvas.addEventListener("pointermove", (event) => {
         if (!from) return;
+        if (isWipe) return wipe(event);
         input("width").value = from.width + (event.clientX - from.x) / 300;
         input("level").value = from.level + (event.clientY - from.y) / 300;
-        draw();
+        own();
       });
       for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { from = null; });
     });
