@@ -302,8 +302,9 @@ def eight_bit_windows(info: DatasetInfo, modalities: Sequence[str]) -> dict[str,
     for name in modalities:
         recipe = info.modalities[name].recipe
         low, high = recipe.output_range
-        unit = recipe.unit or "stored values"
-        found[name] = (
-            f"{recipe.kind}: {low:g} to {high:g} {unit} became 0 to 255; what lies outside was cut."
-        )
+        if recipe.percentiles is not None:
+            window = "each scan's own percentiles of the recipe"
+        else:
+            window = f"{low:g} to {high:g} {recipe.unit or 'stored values'}"
+        found[name] = f"{recipe.kind}: {window} became 0 to 255; what lies outside was cut."
     return found
