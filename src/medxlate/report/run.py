@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 import medxlate
 from medxlate.config import Config, flat, parse
-from medxlate.errors import ModelError
+from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.results import (
     EXAMPLES,
     FILE,
@@ -105,7 +105,7 @@ def write_report(
         Section("patients", "Patients and leaks", parts.body),
         _technical(config, results, info),
     ]
-    path = folder.report if out is None else Path(out)
+    path = folder.report if out is None else _page(Path(out))
     write_page(
         path,
         title=f"{', '.join(config.data.sources)} to {config.data.target}"
@@ -135,6 +135,16 @@ def _hashes(info: ModelInfo) -> dict[str, str]:
     weights = [each.weights for each in info.translators.values()]
     weights += [info.predictor.weights] if info.predictor is not None else []
     return {each.file: each.sha256 for each in weights}
+
+
+def _page(out: Path) -> Path:
+    """Return where the page goes; raises UsageError where its JSON would replace a file."""
+    if out.suffix != ".html" or out.is_dir():
+        raise UsageError(f"--out {out} is no name of a page.", "Let it end in .html.")
+    beside = out.with_suffix(".json")
+    if out.stem != "report" and beside.exists() and not out.exists():
+        raise UsageError(f"{beside} exists and is not a report's.", "Choose another --out.")
+    return out
 
 
 def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | None) -> list[Section]:
@@ -188,7 +198,7 @@ def _trained(events: Sequence[Mapping[str, Any]]) -> list[Section]:
         if e.get("event") == "alarm"
     ]
     said = bullets(alarms) if alarms else paragraph("The training raised no alarm.")
-    if drawn:
+    if drawn or alarms:
         found.append(Section("training", "Training", _charts(drawn) + said))
     return found
 
