@@ -13,6 +13,8 @@ import torch
 import torch_fidelity
 from scipy.ndimage import gaussian_filter
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
 from medxlate.evaluation.distribution import (
@@ -21,8 +23,7 @@ from medxlate.evaluation.distribution import (
     inception_features,
     open_store,
 )
-from medxlate.evaluation.gaussian import frechet_distance
-from medxlate.evaluation.spread import Set, deviations, weighted_gaussian, weighted_score, within
+from medxlate.evaluation.spread import NORMAL, Set, deviations, statistics
 
 SIDE = 299  # as Inception sees them, so that no tool's way of resizing counts
 COUNT = 12
@@ -141,41 +142,69 @@ def test_clean_fid(
     assert ours["fid"] == pytest.approx(theirs, rel=1e-3)
 
 
-def test_precision_and_recall_are_torch_fidelitys() -> None:
+def test_figures_of_features_are_torch_fidelitys() -> None:
     random = np.random.default_rng(0)
-    a, b = random.normal(0, 1, (50, 8)), random.normal(0.3, 1.2, (70, 8))
-    found = within(a, b).mean(), within(b, a).mean()
-    wanted = calculate_precision_recall_full(
-        *(torch.tensor(x, dtype=torch.float32) for x in (a, b))
+    a, b = (
+        random.normal(m, s, (n, 8)).astype(np.float32) for m, s, n in ((0, 1, 50), (0.3, 1.2, 70))
     )
-    assert found == pytest.approx(wanted)
+    sets = Set(a, ["p"] * 50), Set(b, ["q"] * 70)
+    every = np.ones(50, dtype=bool), np.ones(70, dtype=bool)
+    figures = statistics(*sets, 8, ["fid", "kid", "precision", "recall"])
+    found = {name: figure(*every) for name, figure in figures.items()}
+    found["kid"] = figures["kid"](every[0], np.arange(70) < 50)  # theirs takes equal numbers
+    near = calculate_precision_recall_full(torch.tensor(a), torch.tensor(b))
+    wanted = {
+        "fid": fid_statistics_to_metric(*map(statistics_of, (a, b)), False)[
+            "frechet_inception_distance"
+        ],
+        "kid": kernel_mmd(a, b[:50]),
+        "precision": near[0],
+        "recall": near[1],
+    }
+    assert found == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_weight_is_as_many_copies() -> None:
+def statistics_of(rows: np.ndarray[Any, Any]) -> dict[str, Any]:
+    plain = rows.astype(np.float64)
+    return {"mu": plain.mean(axis=0), "sigma": np.cov(plain, rowvar=False)}
+
+
+def test_a_figure_without_some_images_is_that_of_the_others() -> None:
     random = np.random.default_rng(0)
-    rows, weights_ = random.normal(size=(30, 12)), random.integers(0, 3, 30).astype(float)
-    copies = np.repeat(rows, weights_.astype(int), axis=0)
-    other = weighted_gaussian(random.normal(size=(40, 12)), np.ones(40))
-    one = frechet_distance(weighted_gaussian(rows, weights_), other)
-    two = frechet_distance(weighted_gaussian(copies, np.ones(len(copies))), other)
-    assert one == pytest.approx(two)
-    ones = np.ones(len(copies))
-    assert weighted_score(rows, weights_) == pytest.approx(weighted_score(copies, ones))
+    a, b = random.normal(size=(30, 12)), random.normal(0.5, 1, size=(40, 12))
+    keep = random.random(30) < 0.7
+    names = ["fid", "kid", "is", "precision", "recall"]
+    whole = statistics(Set(a, ["p"] * 30), Set(b, ["q"] * 40), 8, names)
+    part = statistics(Set(a[keep], ["p"] * keep.sum()), Set(b, ["q"] * 40), 8, names)
+    every = np.ones(40, dtype=bool)
+    for name in names:
+        found = whole[name](keep, every)
+        assert found == pytest.approx(part[name](np.ones(keep.sum(), dtype=bool), every))
 
 
-def test_deviations_are_those_of_new_images() -> None:
-    """Resampling 80 patients varies about as much as 80 new ones do."""
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """Images of a patient are alike, and the sets differ in size: 60 studies of 20 and 30."""
     random = np.random.default_rng(0)
 
-    def one() -> np.ndarray[Any, Any]:
-        return random.normal(0, 1, (80, 6))
+    def patients(people: int, shift: float) -> Set:
+        center = np.repeat(random.normal(0, 1, (people, 12)), 4, axis=0)
+        rows = center + random.normal(shift, 0.6, (people * 4, 12))
+        return Set(rows.astype(np.float32), [f"p{i // 4}" for i in range(people * 4)])
 
-    real = np.random.default_rng(1).normal(0.5, 1, (4000, 6))
-    fixed = weighted_gaussian(real, np.ones(4000))
-    true = np.std(
-        [frechet_distance(weighted_gaussian(one(), np.ones(80)), fixed) for _ in range(300)]
-    )
-    names = [str(i) for i in range(80)]
-    everyone = [str(i) for i in range(4000)]
-    said = [deviations(Set(one(), names), Set(real, everyone), 6, ["fid"])["fid"] for _ in range(5)]
-    assert np.mean(said) == pytest.approx(true, rel=0.35)
+    names = ["fid", "kid", "precision", "recall"]
+    values, said = [], []
+    for _ in range(60):
+        sets = patients(20, 0.0), patients(30, 0.3)
+        every = [np.ones(len(each.rows), dtype=bool) for each in sets]
+        values.append([f(*every) for f in statistics(*sets, 12, names).values()])
+        said.append([d or 0.0 for d in deviations(*sets, 12, names).values()])
+    apart = np.abs(np.array(values) - np.mean(values, axis=0))
+    held = (apart <= NORMAL * np.array(said)).mean(axis=0)
+    assert (held >= 0.88).all(), held
+    assert (np.mean(said, axis=0) / np.std(values, axis=0) < 1.6).all()
+
+
+def test_too_few_images_have_no_interval() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    few, enough = Set(rows, ["p", "p", "q", "q"]), Set(np.tile(rows, (9, 1)), list("abcdefghi") * 4)
+    assert set(deviations(few, enough, 8, ["fid", "kid"]).values()) == {None}

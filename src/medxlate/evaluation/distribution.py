@@ -215,7 +215,7 @@ def compare_features(
     width = features.width
     found: dict[str, float] = {}
     if "fid" in metrics:
-        value = frechet_distance(gaussian_of(fakes, width), gaussian_of(reals, width))
+        value = frechet_distance(_gaussian(fakes, width), _gaussian(reals, width))
         found[features.label("fid")] = value
     if "kid" in metrics:
         found[features.label("kid")] = kernel_distance(fakes, reals, width)
@@ -225,12 +225,7 @@ def compare_features(
 
 
 def kernel_distance(fakes: StoredFeatures, reals: StoredFeatures, width: int) -> float:
-    """Return KID: the mean of ``kernel_distances``."""
-    return float(np.mean(kernel_distances(fakes, reals, width)))
-
-
-def kernel_distances(fakes: StoredFeatures, reals: StoredFeatures, width: int) -> list[float]:
-    """Return MMD^2 of the subsets that torch-fidelity draws; one of each is in memory at a time."""
+    """Return KID over the subsets that torch-fidelity draws; one of each is in memory at a time."""
     size = min(KID_SIZE, len(fakes), len(reals))
     random = np.random.RandomState(SEED)
     values = []
@@ -239,8 +234,8 @@ def kernel_distances(fakes: StoredFeatures, reals: StoredFeatures, width: int) -
             each.rows(random.choice(len(each), size, replace=False))[:, :width]
             for each in (fakes, reals)
         ]
-        values.append(float(kernel_mmd(*pair)))
-    return values
+        values.append(kernel_mmd(*pair))
+    return float(np.mean(values))
 
 
 def inception_score(fakes: StoredFeatures, width: int) -> float:
@@ -267,8 +262,7 @@ def inception_score(fakes: StoredFeatures, width: int) -> float:
     return float(np.mean(scores))
 
 
-def gaussian_of(stored: StoredFeatures, width: int) -> Gaussian:
-    """Return mean and covariance of the pooled features; blocks of them are in memory."""
+def _gaussian(stored: StoredFeatures, width: int) -> Gaussian:
     moments = Moments(width)
     for start in range(0, len(stored), BLOCK):
         moments.add(stored.rows(range(start, min(start + BLOCK, len(stored))))[:, :width])

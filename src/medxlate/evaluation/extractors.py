@@ -18,34 +18,38 @@ from medxlate.models.predictor import PredictorNetwork
 
 def find_extractors(
     subject: Subject, specs: Sequence[str], inception: Path | None, *, download: bool, offline: bool
-) -> tuple[list[Features], bool]:
-    """Return where features come from, and whether Inception was wanted and is not there.
+) -> tuple[list[Features], dict[str, str]]:
+    """Return where features come from, and what is lacking, with the reason.
 
     Args:
         subject: Whose predictor may serve.
         specs: ``inception``, ``predictor``, or ``NAME=FILE.safetensors``, a network of timm's with
-            its weights; none: the first where its weights are, and the second.
+            its weights; none: those of the first two that are there.
         inception: Inception's weights.
         download: Whether they may be downloaded.
         offline: Whether that is refused all the same.
+
+    Returns:
+        Without ``specs``, something is lacking only where nothing was found.
 
     Raises:
         UsageError: A spec is none of these.
         ModelError: A named file does not hold such weights.
     """
-    specs = [*dict.fromkeys(specs)] or ["inception", "predictor"]
     found: list[Features] = []
-    lacks = False
-    for spec in specs:
+    lacking: dict[str, str] = {}
+    for spec in dict.fromkeys(specs or ("inception", "predictor")):
         name, _, file = spec.partition("=")
         if spec == "inception":
             weights = find_inception(inception, download=download, offline=offline)
             if weights is None:
-                lacks = True
+                lacking[spec] = "Inception's weights are not here"
             else:
                 found.append(inception_features(weights))
         elif spec == "predictor":
-            if subject.predictor is not None:
+            if subject.predictor is None:
+                lacking[spec] = "there is no predictor"
+            else:
                 has_classes = subject.predictor.head.task.kind == "classification"
                 found.append(predictor_features(subject.predictor.network, has_classes=has_classes))
         elif file:
@@ -60,4 +64,4 @@ def find_extractors(
             )
     for features in found:
         features.network.to(subject.compute.device)
-    return found, lacks
+    return found, lacking if specs or not found else {}

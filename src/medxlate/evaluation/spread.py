@@ -1,119 +1,163 @@
-"""How sure FID, IS, precision and recall are: what they do when patients are drawn again.
+"""How sure figures of sets of images are: the jackknife over patients.
 
-FID of a resample is larger than that of the images, for what was drawn twice adds nothing to the
-covariance; its mean is therefore not used, but only how far it varies.
+Each set's patients are left out in turn, in at most 20 groups of whole patients, and the variances
+that the two sets give are added (delete-a-group jackknife: Shao and Tu 1995, "The Jackknife and
+Bootstrap", section 2.3; two independent samples: Efron and Tibshirani 1993, section 11). A
+bootstrap would not do: what it draws twice makes FID, KID and neighbours look nearer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from medxlate.evaluation.gaussian import Gaussian, frechet_distance
+from medxlate.evaluation.gaussian import Moments, frechet_distance
 
 Array = npt.NDArray[Any]
+Statistic = Callable[[Array, Array], float]  # from which of N and of M images count to a figure
 
 NEIGHBOURS = 3  # as torch-fidelity and Kynkaanniemi et al. 2019
-MOST = 2048  # images of a set that are drawn from
-WORK = 2e9  # multiplications of a resample of FID above which there are fewer of them
-RESAMPLES, FEWEST = 100, 20
-SEED = 0
+MOST = 2048  # images of a set that are looked at
+GROUPS = 20  # of patients
 NORMAL = 1.96  # standard deviations of a 95 % interval
 BLOCK = 1024
 
 
-def draw(patients: Sequence[str], random: np.random.Generator) -> Array:
-    """Return how often each image counts when patients are drawn with replacement, [N]."""
-    names, owner = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
-    counts = random.multinomial(len(names), np.full(len(names), 1 / len(names)))
-    return counts[owner].astype(np.float64)
-
-
-def weighted_gaussian(rows: Array, weights: Array) -> Gaussian:
-    """Return mean and unbiased covariance of rows [N, D] that count ``weights`` [N] times."""
-    seen = weights > 0
-    w = weights[seen][:, None]
-    x = rows[seen].astype(np.float64)
-    total = w.sum()
-    mean = (w * x).sum(axis=0) / total
-    return Gaussian(mean, np.sqrt(w / max(total - 1, 1)) * (x - mean))
-
-
-def weighted_score(logits: Array, weights: Array) -> float:
-    """Return IS of logits [N, K] that count ``weights`` [N] times, over one split."""
-    x = logits.astype(np.float64)
-    x = x - x.max(axis=1, keepdims=True)
-    log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
-    p = np.exp(log_p)
-    w = weights / weights.sum()
-    mean = w @ p
-    sharp = float(w @ (p * log_p).sum(axis=1))
-    return float(np.exp(sharp - (mean * np.log(np.where(mean > 0, mean, 1))).sum()))
-
-
-def within(points: Array, balls: Array) -> Array:
-    """Return which points [N, D] lie in the manifold of balls [M, D], bool [N].
-
-    The manifold is the union of spheres around each, as wide as to its third neighbour
-    (Kynkaanniemi et al. 2019, equation 1); of fakes in that of reals the mean is precision, the
-    other way round recall. ``balls`` needs at least four rows.
-    """
-    centers = torch.from_numpy(np.ascontiguousarray(balls, dtype=np.float32))
-    near = (torch.cdist(part, centers) for part in torch.split(centers, BLOCK))
-    parts = [distances.kthvalue(NEIGHBOURS + 1).values for distances in near]
-    radius = torch.cat(parts)
-    every = torch.split(torch.from_numpy(np.ascontiguousarray(points, dtype=np.float32)), BLOCK)
-    return torch.cat([(torch.cdist(p, centers) <= radius).any(dim=1) for p in every]).numpy()
-
-
 class Set:
-    """Features of some images, of which as many as fit are drawn from.
+    """Features of some images.
 
     Args:
         rows: [N, D + K]: pooled features and class logits.
         patients: Whose each image is.
+
+    Attributes:
+        groups: Into how many groups the patients are divided.
     """
 
     def __init__(self, rows: Array, patients: Sequence[str]) -> None:
         self.rows = rows
-        self.patients = patients
+        names, self._owner = np.unique(np.asarray(patients, dtype=str), return_inverse=True)
+        self.groups = min(GROUPS, len(names))
+
+    def without(self) -> Iterator[Array]:
+        """Yield, for each group of patients, which images are left without it, bool [N]."""
+        for group in range(self.groups):
+            yield self._owner % self.groups != group
 
 
-def deviations(fakes: Set, reals: Set, width: int, metrics: Sequence[str]) -> dict[str, float]:
-    """Return the standard deviation of figures over resamples of the patients of both sets.
+def deviations(
+    fakes: Set, reals: Set, width: int, metrics: Sequence[str]
+) -> dict[str, float | None]:
+    """Return the standard deviation of figures by the jackknife over the patients of both sets.
 
     Args:
         fakes: Translated images.
         reals: Real ones.
         width: D.
-        metrics: Of fid, is, precision, recall.
+        metrics: Of fid, kid, is, precision, recall.
+
+    Returns:
+        None where without some patients fewer than four images are left, or where a figure is the
+        same without any of them.
     """
-    random = np.random.default_rng(SEED)
-    inside = {}
-    if "precision" in metrics:
-        inside["precision"] = (within(fakes.rows[:, :width], reals.rows[:, :width]), fakes)
-    if "recall" in metrics:
-        inside["recall"] = (within(reals.rows[:, :width], fakes.rows[:, :width]), reals)
-    values: dict[str, list[float]] = {name: [] for name in metrics}
-    for _ in range(resamples(len(fakes.rows), len(reals.rows), width)):
-        w = {id(each): draw(each.patients, random) for each in (fakes, reals)}
-        for name in metrics:
-            if name == "fid":
-                a, b = (weighted_gaussian(e.rows[:, :width], w[id(e)]) for e in (fakes, reals))
-                values[name].append(frechet_distance(a, b))
-            elif name == "is":
-                values[name].append(weighted_score(fakes.rows[:, width:], w[id(fakes)]))
-            else:
-                hits, owner = inside[name]
-                weight = w[id(owner)]
-                values[name].append(float(weight @ hits / weight.sum()))
-    return {name: float(np.std(each, ddof=1)) for name, each in values.items()}
+    known = statistics(fakes, reals, width, metrics)
+    every = [np.ones(len(each.rows), dtype=bool) for each in (fakes, reals)]
+    variances = dict.fromkeys(known, 0.0)
+    for side, each in enumerate((fakes, reals)):
+        left = [kept for kept in each.without() if kept.sum() > NEIGHBOURS]
+        enough = len(left) > 1 and len(left) == each.groups
+        for name, figure in known.items():
+            if side and name == "is":  # of the fakes alone
+                continue
+            if not enough:
+                variances[name] = np.nan
+                continue
+            values = np.array([figure(*([k, every[1]], [every[0], k])[side]) for k in left])
+            spread = float(((values - values.mean()) ** 2).sum())
+            variances[name] += (len(values) - 1) / len(values) * spread
+    return {name: float(np.sqrt(v)) if v > 0 else None for name, v in variances.items()}
 
 
-def resamples(fakes: int, reals: int, width: int) -> int:
-    """Return how many resamples are drawn: 100, fewer down to 20 for large sets."""
-    return int(np.clip(RESAMPLES * WORK / (fakes * reals * width), FEWEST, RESAMPLES))
+def statistics(
+    fakes: Set, reals: Set, width: int, metrics: Sequence[str]
+) -> Mapping[str, Statistic]:
+    """Return the figures as functions of which images count; what they share is computed once."""
+    a, b = (each.rows[:, :width] for each in (fakes, reals))
+    found: dict[str, Statistic] = {}
+    if "fid" in metrics:
+        found["fid"] = lambda p, q: frechet_distance(*(_gaussian(x) for x in (a[p], b[q])))
+    if "kid" in metrics:
+        kernels = [_kernel(x, y) for x, y in ((a, a), (b, b), (a, b))]
+        found["kid"] = lambda p, q: _discrepancy(kernels, p, q)
+    if "is" in metrics:
+        found["is"] = lambda p, _: inception_score(fakes.rows[p, width:])
+    if {"precision", "recall"} & set(metrics):
+        own, other, between = (distances(x, y) for x, y in ((a, a), (b, b), (a, b)))
+        cases = {
+            "precision": lambda p, q: inside(between[np.ix_(p, q)], other[np.ix_(q, q)]),
+            "recall": lambda p, q: inside(between[np.ix_(p, q)].T, own[np.ix_(p, p)]),
+        }
+        found |= {name: case for name, case in cases.items() if name in metrics}
+    return found
+
+
+def distances(one: Array, other: Array) -> Array:
+    """Return the distances of features [N, D] and [M, D], float32 [N, M]."""
+    rows, columns = (torch.from_numpy(np.ascontiguousarray(x, np.float32)) for x in (one, other))
+    return torch.cat([torch.cdist(part, columns) for part in torch.split(rows, BLOCK)]).numpy()
+
+
+def inside(points: Array, own: Array) -> float:
+    """Return the share of points that lie in the manifold of some balls' centres.
+
+    The manifold is the union of spheres around each centre, as wide as to its third neighbour
+    (Kynkaanniemi et al. 2019, equation 1). Of fakes in that of reals it is precision, the other way
+    round recall.
+
+    Args:
+        points: Distances of N points to M centres [N, M].
+        own: Distances of the centres [M, M]; at least four.
+    """
+    radius = np.partition(own, NEIGHBOURS, axis=1)[:, NEIGHBOURS]
+    return float((points <= radius).any(axis=1).mean())
+
+
+def inception_score(logits: Array) -> float:
+    """Return IS of logits [N, K] over one split."""
+    x = logits.astype(np.float64)
+    x = x - x.max(axis=1, keepdims=True)
+    log_p = x - np.log(np.exp(x).sum(axis=1, keepdims=True))
+    p = np.exp(log_p)
+    mean = p.mean(axis=0)
+    sharp = float((p * log_p).sum(axis=1).mean())
+    return float(np.exp(sharp - (mean * np.log(np.where(mean > 0, mean, 1))).sum()))
+
+
+def _gaussian(rows: Array) -> Any:
+    moments = Moments(rows.shape[1])
+    moments.add(rows)
+    return moments.gaussian()
+
+
+def _kernel(one: Array, other: Array) -> Array:
+    """Return KID's kernel (x y / D + 1)^3 (Binkowski et al. 2018, section 3.2), [N, M]."""
+    product = one.astype(np.float64) @ other.T.astype(np.float64)
+    kernel: Array = (product / one.shape[1] + 1) ** 3
+    return kernel
+
+
+def _discrepancy(kernels: Sequence[Array], p: Array, q: Array) -> float:
+    """Return the unbiased MMD^2 (Gretton et al. 2012, equation 3) of the images that count."""
+    own, other, between = kernels
+    total = 0.0
+    for kernel, chosen in ((own, p), (other, q)):
+        w = chosen.astype(np.float64)
+        count = w.sum()
+        total += (w @ kernel @ w - w @ np.diag(kernel)) / (count * (count - 1))
+    weights = p.astype(np.float64), q.astype(np.float64)
+    mean = weights[0] @ between @ weights[1] / (weights[0].sum() * weights[1].sum())
+    return float(total - 2 * mean)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +16,13 @@ from medxlate.evaluation.distribution import (
     Features,
     compare_features,
     extract,
-    kernel_distances,
     open_store,
     to_eight_bit,
 )
 from medxlate.evaluation.extractors import find_extractors
 from medxlate.evaluation.results import Metric
 from medxlate.evaluation.shared import common_folder, gather_features, share
-from medxlate.evaluation.spread import (
-    MOST,
-    NEIGHBOURS,
-    NORMAL,
-    Set,
-    deviations,
-    resamples,
-    within,
-)
+from medxlate.evaluation.spread import MOST, NEIGHBOURS, NORMAL, Set, deviations, statistics
 from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage
@@ -40,6 +31,7 @@ from medxlate.ranks import ranks
 
 NAMES = ("fid", "kid", "is", "precision", "recall")
 HIGHER = ("is", "precision", "recall")
+BOUNDS = {"fid": (0.0, np.inf), "is": (1.0, np.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0)}
 FETCH = "Fetch it with `medxlate fetch inception`, or name its file with --inception."
 MORE = "Prepare more patients, or train again with another split.seed."
 
@@ -84,15 +76,15 @@ def translation_metrics(
     Returns:
         A figure a source, name and extractor; without a value where it could not be taken.
     """
-    found, lacks = find_extractors(
+    found, lacking = find_extractors(
         subject, extractors, inception, download=download, offline=offline
     )
-    metrics: list[Metric] = []
-    if lacks and (extractors or not found):
-        metrics += _without(subject, wanted, "inception", "Inception's weights are not here", FETCH)
-    if not found and not lacks:
-        why = "there is no predictor whose features could serve"
-        metrics += _without(subject, wanted, "predictor", why, FETCH)
+    metrics = [
+        _missing(name, source, features, why, FETCH)
+        for features, why in lacking.items()
+        for source in subject.translators
+        for name in wanted
+    ]
     real = subject.patients.test[subject.info.target]
     for features in found:
         with (
@@ -102,9 +94,6 @@ def translation_metrics(
             taker = _Taker(subject, features, store)
             listener(Stage(f"Taking the {features.name}'s features of {len(real)} real images"))
             reals = taker.real(real)
-            halves = taker.halves(
-                max((len(subject.patients.test[s]) for s in subject.translators), default=0)
-            )
             for source in subject.translators:
                 slices = subject.patients.test[source]
                 listener(Stage(f"Comparing {len(slices)} translated {source} images by features"))
@@ -113,6 +102,7 @@ def translation_metrics(
                     metrics += [_missing(m, source, features.name, why, MORE) for m in wanted]
                     continue
                 fakes = taker.translated(source)
+                halves = taker.halves(len(slices), len(real))
                 if ranks().is_first:
                     metrics += _figures(fakes, reals, halves, features, wanted, source)
     told = ranks().tell([each.model_dump(mode="json") for each in metrics])
@@ -138,29 +128,33 @@ class _Taker:
         made = (run(network.network, [b.images], compute=network.compute) for b in batches)
         return self._take(slices, made)
 
-    def halves(self, size: int) -> tuple[_Images, _Images] | None:
-        """Take those of two sets of real images of different patients, of ``size`` where possible.
+    def halves(self, one: int, other: int) -> tuple[_Images, _Images] | None:
+        """Take those of two sets of real images of different patients, as large as is asked.
 
-        Test patients come first, then those of validation and training.
+        Test patients come first, then those of validation and training. Where there are too few,
+        both sets are smaller in the same measure; None where that leaves less than 2.
         """
         patients, target = self._subject.patients, self._subject.info.target
         parts = [each[target] for each in (patients.test, patients.val, patients.train)]
         rows = np.concatenate([part.rows for part in parts])
-        owners = [owner for part in parts for owner in part.patients]
+        own: dict[str, list[int]] = {}
+        for i, owner in enumerate(owner for part in parts for owner in part.patients):
+            own.setdefault(owner, []).append(i)
+        wanted = (one, other)
         sides: tuple[list[int], list[int]] = ([], [])
-        for name in dict.fromkeys(owners):
-            side = min(sides, key=len)
-            own = [i for i, owner in enumerate(owners) if owner == name]
-            side += own[: max(size - len(side), 0)]
-        count = min(map(len, sides))
-        if count < 2:
+        for images in own.values():
+            side = min((0, 1), key=lambda k: len(sides[k]) / wanted[k])
+            sides[side].extend(images)
+        measure = min(1.0, *(len(each) / size for each, size in zip(sides, wanted, strict=True)))
+        counts = [int(measure * size) for size in wanted]
+        if min(counts) < 2:
             return None
         task, side_px = patients.dataset.info.task, parts[0].shape[1]
-        one, other = (
+        taken = [
             Slices(patients.tables[target], rows[chosen[:count]], task=task, image_size=side_px)
-            for chosen in sides
-        )
-        return self.real(one), self.real(other)
+            for chosen, count in zip(sides, counts, strict=True)
+        ]
+        return self.real(taken[0]), self.real(taken[1])
 
     def _take(self, slices: Slices, images: Iterable[Tensor]) -> _Images:
         device = self._subject.compute.device
@@ -178,12 +172,13 @@ def _figures(
     source: str,
 ) -> list[Metric]:
     """Return the figures of a source by one extractor."""
-    values = _values(fakes, reals, wanted, features)
-    floors = {} if halves is None else _values(*halves, wanted, features)
-    drawn = [name for name in values if name != "kid"]
-    count = resamples(min(MOST, len(fakes.stored)), min(MOST, len(reals.stored)), features.width)
-    spread = deviations(fakes.some(), reals.some(), features.width, drawn) if drawn else {}
-    notes = _notes(fakes, reals, halves, features)
+    sets = fakes.some(), reals.some()
+    values = _values(fakes, reals, sets, wanted, features)
+    floors: dict[str, float] = {}
+    if halves is not None:
+        floors = _values(*halves, (halves[0].some(), halves[1].some()), wanted, features)
+    spread = deviations(*sets, features.width, list(values))
+    notes = _notes(fakes, reals, halves)
     found = []
     for name in wanted:
         if name not in values:
@@ -191,7 +186,7 @@ def _figures(
             remedy = "Take Inception's features." if name == "is" else MORE
             found.append(_missing(name, source, features.name, why, remedy))
             continue
-        low, high, how = _interval(name, values[name], spread, count, fakes, reals, features)
+        low, high = _interval(name, values[name], spread[name])
         found.append(
             Metric(
                 group="translation",
@@ -203,7 +198,7 @@ def _figures(
                 value=values[name],
                 low=low,
                 high=high,
-                interval=how,
+                interval=_how(sets, fakes, reals) if low is not None else "",
                 n=len(fakes.stored),
                 reference=len(reals.stored),
                 floor=floors.get(name),
@@ -214,73 +209,63 @@ def _figures(
 
 
 def _values(
-    fakes: _Images, reals: _Images, wanted: Sequence[str], features: Features
+    fakes: _Images,
+    reals: _Images,
+    sets: tuple[Set, Set],
+    wanted: Sequence[str],
+    features: Features,
 ) -> dict[str, float]:
     """Return figures by name, without those that cannot be taken."""
     plain = compare_features(fakes.stored, reals.stored, wanted, features)
     found = {m: plain[features.label(m)] for m in wanted if features.label(m) in plain}
-    if min(len(fakes.stored), len(reals.stored)) > NEIGHBOURS:
-        a, b = (each.some().rows[:, : features.width] for each in (fakes, reals))
-        if "precision" in wanted:
-            found["precision"] = float(within(a, b).mean())
-        if "recall" in wanted:
-            found["recall"] = float(within(b, a).mean())
+    every = [np.ones(len(each.rows), dtype=bool) for each in sets]
+    if min(map(len, every)) > NEIGHBOURS:
+        near = [name for name in wanted if name in ("precision", "recall")]
+        figures = statistics(*sets, features.width, near)
+        found |= {name: figure(*every) for name, figure in figures.items()}
     return found
 
 
 def _interval(
-    name: str,
-    value: float,
-    spread: Mapping[str, float],
-    count: int,
-    fakes: _Images,
-    reals: _Images,
-    features: Features,
-) -> tuple[float | None, float | None, str]:
-    if name == "kid":
-        values = kernel_distances(fakes.stored, reals.stored, features.width)
-        low, high = np.percentile(values, [2.5, 97.5])
-        size = min(1000, len(fakes.stored), len(reals.stored))
-        if size == len(fakes.stored) == len(reals.stored):
-            return None, None, "none: each of its subsets is all images"
-        return float(low), float(high), f"middle 95 % of {len(values)} subsets of {size}"
-    apart = NORMAL * spread[name]
-    how = f"1.96 standard deviations over {count} resamples of patients"
+    name: str, value: float, deviation: float | None
+) -> tuple[float | None, float | None]:
+    """Return a 95 % interval within the figure's bounds; none without a deviation."""
+    if deviation is None:
+        return None, None
+    apart = NORMAL * deviation
+    low, high = BOUNDS.get(name, (-np.inf, np.inf))
+    return float(max(value - apart, low)), float(min(value + apart, high))
+
+
+def _how(sets: tuple[Set, Set], fakes: _Images, reals: _Images) -> str:
+    how = f"jackknife over {sets[0].groups} and {sets[1].groups} groups of patients"
     if max(len(fakes.stored), len(reals.stored)) > MOST:
-        how += f", among {MOST} of the images"
-    return value - apart, value + apart, how
+        how += f", of {MOST} of the images"
+    return how
 
 
 def _notes(
-    fakes: _Images, reals: _Images, halves: tuple[_Images, _Images] | None, features: Features
+    fakes: _Images, reals: _Images, halves: tuple[_Images, _Images] | None
 ) -> tuple[str, ...]:
     notes = []
-    count = min(len(fakes.stored), len(reals.stored))
-    if count < SMALL:
+    counts = len(fakes.stored), len(reals.stored)
+    if min(counts) < SMALL:
         notes.append(
-            f"{len(fakes.stored)} translated and {len(reals.stored)} real images are few: fid is "
-            f"biased upwards below {SMALL}; compare only figures of equal numbers."
+            f"{counts[0]} translated and {counts[1]} real images are few: fid is biased upwards "
+            f"below {SMALL}; compare only figures of equal numbers."
         )
     if halves is None:
         notes.append("There are too few real images for a real-versus-real floor.")
     else:
+        own = tuple(len(each.stored) for each in halves)
+        few = "" if own == counts else ", all there are: fid of so few is larger"
         notes.append(
-            f"The floor compares {len(halves[0].stored)} real images with as many of other "
-            "patients, of training and validation too."
+            f"Real against real compares {own[0]} real images with {own[1]} of other patients, of "
+            f"training and validation too{few}."
         )
-    if max(len(fakes.stored), len(reals.stored)) > MOST:
+    if max(counts) > MOST:
         notes.append(f"Precision and recall are of {MOST} images, evenly spaced.")
     return tuple(notes)
-
-
-def _without(
-    subject: Subject, wanted: Sequence[str], features: str, why: str, remedy: str
-) -> list[Metric]:
-    return [
-        _missing(name, source, features, why, remedy)
-        for source in subject.translators
-        for name in wanted
-    ]
 
 
 def _missing(name: str, source: str, features: str, why: str, remedy: str) -> Metric:
