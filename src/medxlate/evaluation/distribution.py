@@ -15,12 +15,10 @@ import numpy as np
 import torch
 import torch_fidelity
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import (
-    URL_INCEPTION_V3,
-    FeatureExtractorInceptionV3,
-)
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_kid import kernel_mmd
 
+from medxlate import pretrained
 from medxlate.errors import ModelError
 from medxlate.evaluation.gaussian import Gaussian, Moments, frechet_distance
 from medxlate.evaluation.store import FeatureStore, StoredFeatures, network_key
@@ -118,25 +116,11 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
         if not weights.is_file():
             raise ModelError(f"The Inception weights {weights} do not exist.")
         return weights
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(URL_INCEPTION_V3).name
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    cached = folder / pretrained.REGISTRY["inception"].file
     if cached.is_file():
         return cached
-    if not download:
-        return None
-    if offline:
-        raise ModelError(
-            f"Inception's weights are not at {cached}, and nothing is downloaded offline.",
-            f"Fetch {URL_INCEPTION_V3} elsewhere and name the file with --inception.",
-        )
-    try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(cached), hash_prefix="6726825d")
-    except (OSError, RuntimeError) as problem:
-        raise ModelError(
-            f"Inception's weights cannot be downloaded: {problem}.",
-            f"Fetch {URL_INCEPTION_V3} elsewhere and name the file with --inception.",
-        ) from None
-    return cached
+    return pretrained.fetch("inception", out=folder, offline=offline).path if download else None
 
 
 def image_metrics(

@@ -30,7 +30,7 @@ from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
-from medxlate.models.folder import ModelInfo, predictor_of, read_model
+from medxlate.models.folder import ModelInfo, predictor_of, read_model, weights_hashes
 from medxlate.models.runs import RunFolder, find_model, find_run
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
@@ -318,8 +318,6 @@ def _results(
 ) -> Results:
     """Put together what was found."""
     info, patients = subject.info, subject.patients
-    weights = [each.weights for each in info.translators.values()]
-    weights += [] if info.predictor is None else [info.predictor.weights]
     real = patients.test[info.target]
     return Results(
         medxlate=medxlate.__version__,
@@ -329,7 +327,7 @@ def _results(
         task=task,
         split=str(patients.split.to_json()["hash"]),
         policy=patients.split.policy,
-        model={each.file: each.sha256 for each in weights},
+        model=weights_hashes(info),
         windows=eight_bit_windows(patients.dataset.info, [info.target, *info.translators]),
         images=len(real),
         patients=len(set(real.patients)),

@@ -299,3 +299,8 @@ def all_weights(info: ModelInfo) -> list[Weights]:
     """Return the files of weights: the predictor's first, then those of the translators."""
     predictor = [] if info.predictor is None else [info.predictor.weights]
     return [*predictor, *(t.weights for t in info.translators.values())]
+
+
+def weights_hashes(info: ModelInfo) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights, by its name: what tells two models apart."""
+    return {each.file: each.sha256 for each in all_weights(info)}

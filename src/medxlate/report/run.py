@@ -21,7 +21,7 @@ from medxlate.evaluation.results import (
     read_results,
 )
 from medxlate.files import write_json
-from medxlate.models.folder import ModelInfo, read_model
+from medxlate.models.folder import ModelInfo, read_model, weights_hashes
 from medxlate.models.runs import RunFolder, find_run
 from medxlate.records import read_json
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
@@ -95,7 +95,7 @@ def write_report(
     verdict = of_run(results, config.split.policy)
     if baseline is not None:
         verdict = verdict.then(against_baseline(folder, find_run(Path(baseline))))
-    if info is not None and results is not None and results.model != _hashes(info):
+    if info is not None and results is not None and results.model != weights_hashes(info):
         verdict = verdict.doubted(OUTDATED)
     if parts.leak:
         verdict = verdict.doubted(f"{parts.leak} Do not trust these figures.", "bad")
@@ -129,12 +129,6 @@ def _model(folder: RunFolder, results: Results | None) -> ModelInfo | None:
     if results is None and not (folder.model / "model.json").exists():
         return None
     return read_model(folder.model)
-
-
-def _hashes(info: ModelInfo) -> dict[str, str]:
-    weights = [each.weights for each in info.translators.values()]
-    weights += [info.predictor.weights] if info.predictor is not None else []
-    return {each.file: each.sha256 for each in weights}
 
 
 def _page(out: Path) -> Path:
@@ -213,7 +207,7 @@ def _technical(config: Config, results: Results | None, info: ModelInfo | None) 
     body += tag("details", tag("summary", "All settings"), every)
     hashes = dict(results.model) if results is not None else {}
     if info is not None:
-        hashes = _hashes(info)
+        hashes = weights_hashes(info)
     if hashes:
         body += tag("h3", "Weights")
         body += table(["file", "SHA-256"], list(hashes.items()))
