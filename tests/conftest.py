@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tarfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pydicom
 import pytest
 import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import PYDICOM_ROOT_UID, CTImageStorage, ExplicitVRLittleEndian
 
 from medxlate.errors import ImageError
 from medxlate.images.find import find_images
@@ -71,11 +72,16 @@ def save_tiff(path: Path, pixels: Array, **options: Any) -> Path:
     return path
 
 
+def new_uid() -> str:
+    """Return a UID; all are of 64 characters, so that files of equal pixels are of equal length."""
+    return f"{PYDICOM_ROOT_UID}{10**37 + secrets.randbelow(9 * 10**37)}"
+
+
 def save_dicom(path: Path, stored: Array, **attributes: Any) -> Path:
     """Write a grey CT image of [H, W], or frames [N, H, W], with pydicom alone."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.MediaStorageSOPInstanceUID = new_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header = Dataset()
     header.file_meta = meta
