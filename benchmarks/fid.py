@@ -50,15 +50,10 @@ def write_project(root: Path, images: int) -> None:
     from medxlate.dataset.splits import Split
     from medxlate.files import write_json
     from medxlate.images.recipes import Recipe
-    from medxlate.models.folder import (
-        ModelInfo,
-        PredictorInfo,
-        TranslatorInfo,
-        write_model,
-        write_weights,
-    )
+    from medxlate.models.folder import write_model, write_weights
     from medxlate.models.generator import Generator
     from medxlate.models.head import Head
+    from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo
     from medxlate.models.predictor import PredictorNetwork
 
     recipe = Recipe(kind="as-is", bits=8, output_range=(0.0, 255.0))

@@ -26,18 +26,10 @@ from benchmarks.machine import facts
 from medxlate.dataset.labels import Task
 from medxlate.files import sha256
 from medxlate.images.recipes import Recipe
-from medxlate.models.folder import (
-    ModelInfo,
-    PredictorInfo,
-    TranslatorInfo,
-    load_generator,
-    load_predictor,
-    read_model,
-    write_model,
-    write_weights,
-)
+from medxlate.models.folder import load_generator, load_predictor, write_model, write_weights
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
+from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo, read_model
 from medxlate.models.predictor import PredictorNetwork
 
 WAYS = ("usual", "medxlate")

@@ -42,17 +42,10 @@ from medxlate.images.recipes import Recipe
 from medxlate.images.volumes import write_volume
 from medxlate.inference import stream, translator
 from medxlate.inference import translate as module
-from medxlate.models.folder import (
-    ModelInfo,
-    PredictorInfo,
-    TranslatorInfo,
-    load_generator,
-    read_model,
-    write_model,
-    write_weights,
-)
+from medxlate.models.folder import load_generator, write_model, write_weights
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
+from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo, read_model
 from medxlate.models.predictor import PredictorNetwork
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))

@@ -31,8 +31,8 @@ from medxlate.evaluation.results import (
 )
 from medxlate.images.recipes import Recipe
 from medxlate.models.calibration import Calibration
-from medxlate.models.folder import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.models.head import Head
+from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.study.study import Study
 
 REFERENCE = Path(__file__).parent / "reference"

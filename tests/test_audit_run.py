@@ -17,7 +17,7 @@ from medxlate.events import Event, Progress, Stage
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
 from medxlate.models.device import Compute
-from medxlate.models.folder import read_model
+from medxlate.models.info import read_model
 from medxlate.models.runs import find_model, find_run
 from medxlate.training.train import train
 from tiny import SIZE, debug_config, write_dataset

@@ -12,8 +12,7 @@ from medxlate.report.axes import Axis, span, thin, tick_texts, ticks
 from medxlate.report.blocks import badge, figure, paragraph, printed, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
-from medxlate.report.interval_chart import interval_chart
-from medxlate.report.study_figures import Errors
+from medxlate.report.interval_chart import Errors, interval_chart
 from medxlate.report.table import Number, Table
 
 SVG = "{http://www.w3.org/2000/svg}"

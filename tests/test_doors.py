@@ -25,7 +25,8 @@ from medxlate.files import whole_file, whole_folder
 from medxlate.images import limits, text_headers, volume_headers, volumes
 from medxlate.images.dicom import parse
 from medxlate.models.card import model_card
-from medxlate.models.folder import load_generator, read_model
+from medxlate.models.folder import load_generator
+from medxlate.models.info import read_model
 from medxlate.models.runs import find_run
 from medxlate.records import inside, is_plain
 from medxlate.report.table import Table

@@ -25,7 +25,7 @@ from medxlate.evaluation.results import Audit, Metric, Results, write_results
 from medxlate.events import Event, Warned
 from medxlate.export import onnx as onnx_module
 from medxlate.models.card import in_words, model_card
-from medxlate.models.folder import ModelInfo, all_weights, read_model
+from medxlate.models.info import ModelInfo, all_weights, read_model
 from medxlate.models.runs import RunFolder
 from medxlate.scrub import scrub
 from medxlate.training.train import train
@@ -52,7 +52,7 @@ def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def figures(run: RunFolder, **changes: Any) -> Results:
     info = read_model(run.model)
     return Results(
-        medxlate="0",
+        versions={"medxlate": "0"},
         method="joint",
         target="ct",
         model={weights.file: weights.sha256 for weights in all_weights(info)},

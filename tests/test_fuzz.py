@@ -39,7 +39,8 @@ from medxlate.dataset.prepare import prepare
 from medxlate.dataset.table import read_table
 from medxlate.errors import DataError, ImageError, MedxlateError, ModelError
 from medxlate.images.raster import read_raster
-from medxlate.models.folder import load_generator, load_predictor, read_model
+from medxlate.models.folder import load_generator, load_predictor
+from medxlate.models.info import read_model
 from medxlate.models.tensors import load_tensors, save_tensors
 from medxlate.records import read_json, read_record
 from medxlate.study.study import Study

@@ -26,9 +26,10 @@ from medxlate.events import Event, Warned
 from medxlate.inference.predict import predict
 from medxlate.inference.translate import Translator
 from medxlate.models import state_dicts
-from medxlate.models.folder import load_generator, read_model
+from medxlate.models.folder import load_generator
 from medxlate.models.generator import Generator
 from medxlate.models.importing import ImportResult, import_cyclegan
+from medxlate.models.info import read_model
 from medxlate.training.train import train
 
 GREY: dict[str, Any] = {

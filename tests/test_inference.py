@@ -33,8 +33,8 @@ from medxlate.inference.translate import Translator, translate
 from medxlate.models import compiling
 from medxlate.models import device as device_module
 from medxlate.models.device import Compute, is_out_of_memory
-from medxlate.models.folder import read_model
 from medxlate.models.generator import Generator
+from medxlate.models.info import read_model
 from medxlate.records import read_json
 
 CPU = Compute(torch.device("cpu"), "fp32")

@@ -29,8 +29,9 @@ from medxlate.dataset.splits import Split
 from medxlate.errors import StoppedError
 from medxlate.events import Event, Progress
 from medxlate.inference.predict import Predictor, predict_batches
-from medxlate.models.folder import load_generator, read_model
+from medxlate.models.folder import load_generator
 from medxlate.models.head import Head
+from medxlate.models.info import read_model
 from medxlate.models.runs import RunFolder
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training import loop, validation

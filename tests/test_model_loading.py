@@ -13,14 +13,8 @@ from torch import nn
 
 import tiny
 from medxlate.errors import ConfigError, ModelError
-from medxlate.models.folder import (
-    Weights,
-    load_generator,
-    load_network,
-    load_predictor,
-    read_model,
-    write_weights,
-)
+from medxlate.models.folder import load_generator, load_network, load_predictor, write_weights
+from medxlate.models.info import Weights, read_model
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.tensors import load_tensors
 

@@ -21,15 +21,10 @@ from medxlate.models import device as device_module
 from medxlate.models import winograd as winograd_module
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.discriminator import Discriminator
-from medxlate.models.folder import (
-    SCHEMA_VERSION,
-    ModelInfo,
-    load_generator,
-    load_predictor,
-    read_model,
-)
+from medxlate.models.folder import load_generator, load_predictor
 from medxlate.models.generator import Generator, default_blocks
 from medxlate.models.head import Head, fit_head
+from medxlate.models.info import SCHEMA_VERSION, ModelInfo, read_model
 from medxlate.models.layers import InstanceNorm, LastConvolution, mirrored
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks

@@ -50,7 +50,7 @@ def skill(value: float, low: float | None, high: float | None) -> Results:
     metric = Metric(
         group="prediction", name="skill", level="patient", n=20, value=value, low=low, high=high
     )
-    return Results(medxlate="0", method="joint", target="ct", metrics=(metric,))
+    return Results(versions={"medxlate": "0"}, method="joint", target="ct", metrics=(metric,))
 
 
 @pytest.mark.parametrize(

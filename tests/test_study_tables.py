@@ -10,10 +10,10 @@ import pandas as pd
 import PIL.Image
 import pytest
 
+from medxlate.report.interval_chart import Errors
 from medxlate.report.study_figures import (
     DPI,
     Curve,
-    Errors,
     dose_plot,
     error_plot,
     errors_of,

@@ -34,7 +34,8 @@ from medxlate.inference.inputs import find_inputs
 from medxlate.inference.names import output_names
 from medxlate.inference.predict import Predictor, predict
 from medxlate.inference.translate import Translator, translate
-from medxlate.models.folder import load_generator, load_predictor, read_model
+from medxlate.models.folder import load_generator, load_predictor
+from medxlate.models.info import read_model
 from preparing import save_nifti, tissue, write_series
 
 

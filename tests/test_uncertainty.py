@@ -21,7 +21,8 @@ from medxlate.inference.predict import predict
 from medxlate.inference.shifts import shift_length, shifted, shifts
 from medxlate.inference.translate import translate
 from medxlate.models.calibration import Calibration
-from medxlate.models.folder import load_predictor, read_model
+from medxlate.models.folder import load_predictor
+from medxlate.models.info import read_model
 from medxlate.models.tensors import save_tensors
 
 SCORES = tuple(float(i) for i in range(1, 41))

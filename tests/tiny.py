@@ -22,15 +22,10 @@ from medxlate.dataset.labels import Task, TaskKind
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.images.recipes import Recipe
-from medxlate.models.folder import (
-    ModelInfo,
-    PredictorInfo,
-    TranslatorInfo,
-    write_model,
-    write_weights,
-)
+from medxlate.models.folder import write_model, write_weights
 from medxlate.models.generator import Generator
 from medxlate.models.head import Head
+from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo
 from medxlate.models.predictor import PredictorNetwork
 
 torch.set_num_threads(1)

@@ -32,8 +32,9 @@ from medxlate.images.scans import find_scans
 from medxlate.images.slices import open_slices
 from medxlate.inference.translate import translate
 from medxlate.models.device import choose_compute
-from medxlate.models.folder import load_generator, load_predictor, read_model
+from medxlate.models.folder import load_generator, load_predictor
 from medxlate.models.head import Head
+from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
 from medxlate.records import read_json
 from medxlate.study.outside import score_outside

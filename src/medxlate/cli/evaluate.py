@@ -141,19 +141,10 @@ def tables(result: Evaluation, names: Sequence[str] = ()) -> list[Table]:
 
 def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> Table:
     from medxlate.cli.console import table
+    from medxlate.evaluation.results import prediction_table
 
-    found = {(each.level, each.of, each.name): each for each in metrics}
-    names = dict.fromkeys((each.name, each.unit) for each in metrics)
-    columns = dict.fromkeys((each.level, each.of) for each in metrics)
-    counts = {each.level: each.n for each in metrics}
-    titles = [f"{counts[level]} {level}s" if of == "model" else "constant" for level, of in columns]
-    rows = [
-        [
-            f"{name} ({unit})" if unit else name,
-            *(_with_interval(found.get((*column, name))) for column in columns),
-        ]
-        for name, unit in names
-    ]
+    titles, found = prediction_table(metrics)
+    rows = [[name, *map(_with_interval, cells)] for name, cells in found.items()]
     title = f"Prediction of test {result.results.target} with 95 % intervals, {result.run}"
     return table(title, ["", *titles], rows)
 

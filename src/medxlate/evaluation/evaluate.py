@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
-from medxlate.models.folder import ModelInfo, predictor_of, read_model, weights_hashes
+from medxlate.models.info import ModelInfo, predictor_of, read_model, weights_hashes
 from medxlate.models.runs import RunFolder, find_model, find_run
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
@@ -320,7 +322,11 @@ def _results(
     info, patients = subject.info, subject.patients
     real = patients.test[info.target]
     return Results(
-        medxlate=medxlate.__version__,
+        versions={
+            "medxlate": medxlate.__version__,
+            "Python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "timm", "torch-fidelity")},
+        },
         method=info.method,
         target=info.target,
         sources=tuple(info.translators),

@@ -11,6 +11,7 @@ Pseudonyms and images are in it, so it is not handed on; ``evaluation.json`` alo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -154,6 +155,25 @@ class Audit(Record):
     worst: tuple[int, ...] = ()
 
 
+def prediction_table(
+    metrics: Sequence[Metric],
+) -> tuple[list[str], dict[str, list[Metric | None]]]:
+    """Return figures of predictions as a table: a row a figure, a column a level and whose it is.
+
+    Returns:
+        The columns' titles, such as "28 images" and "constant"; and the rows by name and unit.
+    """
+    found = {(each.level, each.of, each.name): each for each in metrics}
+    columns = dict.fromkeys((each.level, each.of) for each in metrics)
+    counts = {each.level: each.n for each in metrics}
+    titles = [f"{counts[level]} {level}s" if of == "model" else "constant" for level, of in columns]
+    names = dict.fromkeys((each.name, each.unit) for each in metrics)
+    return titles, {
+        f"{name} ({unit})" if unit else name: [found.get((*column, name)) for column in columns]
+        for name, unit in names
+    }
+
+
 class GroupError(Record):
     """Errors of the test images of a decade of the label, or of a class.
 
@@ -181,7 +201,7 @@ class Results(Record):
 
     Attributes:
         schema_version: Of this file.
-        medxlate: The version that evaluated.
+        versions: Of medxlate, Python, torch and others that evaluated.
         method: Of the run.
         target: The target modality.
         sources: The source modalities that have a translator.
@@ -203,7 +223,7 @@ class Results(Record):
     """
 
     schema_version: int = SCHEMA_VERSION
-    medxlate: str
+    versions: dict[str, str]
     method: str
     target: str
     sources: tuple[str, ...] = ()

@@ -16,8 +16,8 @@ from medxlate.errors import DataError, ModelError
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
 from medxlate.models.device import Compute
-from medxlate.models.folder import ModelInfo
 from medxlate.models.generator import Generator
+from medxlate.models.info import ModelInfo
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_json
 from medxlate.training.checkpoints import load_translation, pointed

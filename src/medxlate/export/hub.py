@@ -15,14 +15,8 @@ from medxlate.evaluation.results import FILE, Metric, Results, read_results
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import sha256, whole_folder, write_json
 from medxlate.models.card import model_card
-from medxlate.models.folder import (
-    MARKER,
-    ModelInfo,
-    Weights,
-    all_weights,
-    read_model,
-    write_description,
-)
+from medxlate.models.folder import write_description
+from medxlate.models.info import MARKER, ModelInfo, Weights, all_weights, read_model
 from medxlate.models.runs import find_model, find_run
 from medxlate.records import in_markdown, inside
 

@@ -20,7 +20,8 @@ from medxlate.errors import MedxlateError, ModelError, UsageError
 from medxlate.events import Listener, Stage, silent
 from medxlate.files import sha256, whole_folder, write_json
 from medxlate.images.recipes import to_network
-from medxlate.models.folder import ModelInfo, load_generator, load_predictor, read_model
+from medxlate.models.folder import load_generator, load_predictor
+from medxlate.models.info import ModelInfo, read_model
 from medxlate.models.runs import find_model
 from medxlate.records import read_json
 

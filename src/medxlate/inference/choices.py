@@ -8,7 +8,7 @@ from medxlate.errors import UsageError, nearest
 from medxlate.events import Listener, silent
 from medxlate.models.compiling import Choice
 from medxlate.models.device import Compute, choose_compute
-from medxlate.models.folder import ModelInfo
+from medxlate.models.info import ModelInfo
 
 
 def validated_compute(

@@ -30,7 +30,7 @@ from medxlate.inference.predictor import (
 from medxlate.inference.stream import stream
 from medxlate.inference.table import Item, make_table
 from medxlate.inference.units import Unit, units_of
-from medxlate.models.folder import read_model
+from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
 from medxlate.ranks import ranks
 

@@ -23,8 +23,9 @@ from medxlate.inference.inputs import Input, Reader, stack
 from medxlate.inference.shifts import shifted
 from medxlate.models.calibration import Calibration, Level
 from medxlate.models.device import Compute
-from medxlate.models.folder import ModelInfo, load_predictor, predictor_of, read_model
+from medxlate.models.folder import load_predictor
 from medxlate.models.head import Head
+from medxlate.models.info import ModelInfo, predictor_of, read_model
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import find_model
 

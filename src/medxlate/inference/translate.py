@@ -32,7 +32,7 @@ from medxlate.inference.stream import stream
 from medxlate.inference.tiles import MULTIPLE
 from medxlate.inference.translator import Translator
 from medxlate.inference.units import Unit, units_of
-from medxlate.models.folder import read_model
+from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
 from medxlate.ranks import ranks
 

@@ -18,7 +18,8 @@ from medxlate.inference.inputs import Batch, Input, Reader
 from medxlate.inference.outputs import Made
 from medxlate.models.compiling import Choice, compile_where_it_pays
 from medxlate.models.device import Compute
-from medxlate.models.folder import ModelInfo, load_generator, read_model
+from medxlate.models.folder import load_generator
+from medxlate.models.info import ModelInfo, read_model
 from medxlate.models.runs import find_model
 
 

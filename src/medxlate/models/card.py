@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from medxlate.images.recipes import Recipe
 from medxlate.models.calibration import Calibration, fewest_patients
-from medxlate.models.folder import ModelInfo, PredictorInfo, TrainedOn
+from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn
 from medxlate.records import in_markdown
 
 COVERAGE = 0.9  # of the intervals whose width the card tells

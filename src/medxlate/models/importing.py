@@ -13,13 +13,8 @@ from medxlate.files import check_free, whole_folder
 from medxlate.images.modality import check_name
 from medxlate.images.recipes import KINDS, Recipe, make_recipe
 from medxlate.models.cyclegan import Converted, convert
-from medxlate.models.folder import (
-    MARKER,
-    ModelInfo,
-    TranslatorInfo,
-    write_description,
-    write_weights,
-)
+from medxlate.models.folder import write_description, write_weights
+from medxlate.models.info import MARKER, ModelInfo, TranslatorInfo
 from medxlate.models.state_dicts import read_state_dict
 
 METHOD = "imported"

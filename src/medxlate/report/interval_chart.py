@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from medxlate.report.axes import short, span
 from medxlate.report.charts import nothing, rows, upright
-from medxlate.report.study_figures import Errors
 from medxlate.report.svg import colour, dots, frame, marker, rule
 
 DISC, DIAMOND = "m-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0", "m0-6.5l6.5 6.5l-6.5 6.5l-6.5-6.5z"
+
+
+@dataclass(frozen=True)
+class Errors:
+    """A row of the plot: a system, or a group of patients.
+
+    Attributes:
+        name: As it is printed.
+        losses: One a repeat, [R].
+        interval: Of the mean, 95 %; None where there is none.
+        ours: Whether it is drawn as the method that the others are held against.
+    """
+
+    name: str
+    losses: Sequence[float]
+    interval: tuple[float, float] | None = None
+    ours: bool = False
 
 
 def interval_chart(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +15,22 @@ from medxlate.config import Config, flat, parse
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.results import (
     EXAMPLES,
-    FILE,
     Audit,
     Metric,
     Results,
+    prediction_table,
     read_results,
 )
 from medxlate.files import write_json
-from medxlate.models.folder import ModelInfo, read_model, weights_hashes
+from medxlate.models.info import ModelInfo, read_model, weights_hashes
 from medxlate.models.runs import RunFolder, find_run
 from medxlate.records import read_json
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
-from medxlate.report.interval_chart import interval_chart
+from medxlate.report.interval_chart import Errors, interval_chart
 from medxlate.report.page import Section, write_page
 from medxlate.report.patients import parts_of
-from medxlate.report.study_figures import Errors
 from medxlate.report.svg import tag
 from medxlate.report.verdict import Verdict, against_baseline, of_run
 from medxlate.report.viewer import BYTES, Viewer, viewer
@@ -89,7 +89,7 @@ def write_report(
     """
     folder = find_run(Path(run))
     config = parse(read_json(folder.config, error=ModelError))
-    results = read_results(folder.evaluation) if (folder.evaluation / FILE).exists() else None
+    results = read_results(folder.evaluation) if folder.evaluation.exists() else None
     info = _model(folder, results)
     parts = parts_of(folder, config)
     verdict = of_run(results, config.split.policy)
@@ -146,8 +146,10 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
     if results is None or info is None:
         return []
     found: list[Section] = []
+    audited = {audit.source for audit in results.audits}
     places = {source: folder.evaluation / EXAMPLES / source for source in results.sources}
-    places = {source: place for source, place in places.items() if place.is_dir()}
+    # Audits leave examples; an evaluation without audits has none.
+    places = {source: at for source, at in places.items() if at.is_dir() or source in audited}
     viewers = {
         source: viewer(place, source, results.target, info.target_recipe, most=BYTES // len(places))
         for source, place in places.items()
@@ -233,7 +235,11 @@ def _facts(
         facts["Test images"] = f"{results.images} of {results.patients} patients"
         facts["Evaluated on"] = f"{results.device}, {results.precision}"
         facts["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
-    facts["medxlate"] = results.medxlate if results is not None else medxlate.__version__
+    rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
+    if rates:
+        facts["Training"] = f"{statistics.median(rates):.3g} images/s ({config.runtime.device})"
+    made = {"medxlate": medxlate.__version__} if results is None else results.versions
+    facts |= made
     return facts
 
 
@@ -242,19 +248,8 @@ def _charts(drawn: Sequence[Markup]) -> Markup:
 
 
 def _predictions(metrics: Sequence[Metric]) -> Markup:
-    """Return a row a figure, a column a level and whose it is."""
-    found = {(m.level, m.of, m.name): m for m in metrics if m.value is not None}
-    names = dict.fromkeys((m.name, m.unit) for m in metrics)
-    columns = dict.fromkeys((m.level, m.of) for m in metrics)
-    counts = {m.level: m.n for m in metrics}
-    titles = [f"{counts[level]} {level}s" if of == "model" else "constant" for level, of in columns]
-    rows = [
-        [
-            f"{name} ({unit})" if unit else name,
-            *(_said(found.get((*column, name))) for column in columns),
-        ]
-        for name, unit in names
-    ]
+    titles, found = prediction_table(metrics)
+    rows = [[name, *map(_said, cells)] for name, cells in found.items()]
     how = next((m.interval for m in metrics if m.interval), "none")
     caption = f"Figures of the test part, with 95 % intervals ({how}); beside each what a constant "
     return table(["figure", *titles], rows, caption=f"{caption}prediction has")

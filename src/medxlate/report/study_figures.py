@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from medxlate.files import whole_file
+from medxlate.report.interval_chart import Errors
 
 OURS, OTHER, FAINT = "#c1440e", "#33506b", 0.35
 # From Okabe and Ito's colours, which the colour-blind tell apart.
@@ -27,23 +28,6 @@ DPI = 130
 LETTERS = 15  # of a note, an inch
 
 Names = Callable[[str, str], str]
-
-
-@dataclass(frozen=True)
-class Errors:
-    """A system in the plot of errors.
-
-    Attributes:
-        name: As it is printed.
-        losses: One a repeat, [R].
-        interval: Of the mean, 95 %; None where there is none.
-        ours: Whether it is drawn as the method that the others are held against.
-    """
-
-    name: str
-    losses: Sequence[float]
-    interval: tuple[float, float] | None = None
-    ours: bool = False
 
 
 @dataclass(frozen=True)

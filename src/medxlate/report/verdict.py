@@ -10,14 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.config import flat, parse
 from medxlate.dataset.splits import MEANING
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.intervals import bootstrap
 from medxlate.evaluation.results import PREDICTIONS, Metric, Results, read_results
+from medxlate.models.info import read_model, weights_hashes
 from medxlate.models.runs import RunFolder
+from medxlate.records import read_json
 from medxlate.report.page import Tone
 
 Array = npt.NDArray[Any]
+# Settings by which a run may differ from its baseline, and translated images still be the cause.
+OF_TRANSLATION = (
+    *("method", "data.folder", "data.sources", "data.source_fraction", "objective.", "runtime."),
+    *("model.generator_", "model.discriminator_", "optimizer.translator_", "optimizer.buffer_size"),
+    *("optimizer.ema_decay", "baselines."),
+)
 
 
 @dataclass(frozen=True)
@@ -99,47 +108,67 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
     """Say whether a run predicts better than another on the same test patients.
 
     Paired: the share of the other's error that is gained, on the same images, both resampled over
-    patients together.
+    patients together. Translated images are credited only where they are all that differed.
 
     Raises:
-        ModelError: One was not evaluated, or its predictions are missing.
+        ModelError: One was not evaluated since it was trained, or its predictions are missing.
         UsageError: They were not tested on the same patients.
     """
-    both = [(each, read_results(each.evaluation)) for each in (run, baseline)]
-    (_, mine), (_, other) = both
+    mine, other = (read_results(each.evaluation) for each in (run, baseline))
     if mine.split != other.split or mine.target != other.target:
         raise UsageError(
             f"{run.path} and {baseline.path} were not tested on the same patients.",
             "Train both on one dataset with one split.seed.",
         )
-    losses = [_losses(each, results) for each, results in both]
+    if other.model != weights_hashes(read_model(baseline.model)):
+        raise ModelError(
+            f"The evaluation of {baseline.path} is of other weights than it has now.",
+            f"Evaluate it again: `medxlate evaluate --run {baseline.path}`.",
+        )
+    losses = [_losses(each, found) for each, found in ((run, mine), (baseline, other))]
     table = losses[0].merge(losses[1], on=["slice_id", "patient"], suffixes=("", "_other"))
     if not len(table) == len(losses[0]) == len(losses[1]):
         raise ModelError(
             f"{PREDICTIONS} of {run.path} and of {baseline.path} hold different images.",
             "Evaluate both runs again.",
         )
+    method = f"{other.method} ({baseline.path.name})"
     loss, base = table["loss"].to_numpy(np.float64), table["loss_other"].to_numpy(np.float64)
+    if not base.any():
+        return f"{method} makes no error on these patients: there is nothing to gain over it."
 
     def share(weights: Array) -> dict[str, Array]:
         with np.errstate(divide="ignore", invalid="ignore"):  # a resample without any error
             return {"gain": 1 - weights @ loss / (weights @ base)}
 
-    method = f"{other.method} ({baseline.path.name})"
-    if not base.any():
-        return f"{method} makes no error on these patients: there is nothing to gain over it."
     gain = float(share(np.ones((1, len(base))))["gain"][0])
-    interval = bootstrap(share, table["patient"].tolist())["gain"]
-    better, worse = "it predicts better here", "it predicts worse here"
-    if mine.sources and other.method == "target-only":
-        better, worse = "translated images helped here", "they did harm here"
     way = "lower" if gain > 0 else "higher"
     said = f"Against {method}, its error per image is {abs(100 * gain):.0f} % {way}"
+    interval = bootstrap(share, table["patient"].tolist())["gain"]
     if interval is None:
         return f"{said}; too few patients to say how sure that is."
     low, high = (100 * end for end in interval)
-    sure = better if low > 0 else worse if high < 0 else "that may be chance"
-    return f"{said} (95 % interval of the gain: {low:.0f} to {high:.0f} %): {sure}. One split only."
+    said += f" (95 % interval of the gain: {low:.0f} to {high:.0f} %): "
+    if low <= 0 <= high:
+        return f"{said}that may be chance. One split only."
+    differing = _differing(run, baseline)
+    if mine.sources and other.method == "target-only" and not differing:
+        helped = "translated images helped here" if low > 0 else "they did harm here"
+        return f"{said}{helped}. One split only."
+    also = f"; they differ in {', '.join(differing)} too" if differing else ""
+    return f"{said}it predicts {'better' if low > 0 else 'worse'} here{also}. One split only."
+
+
+def _differing(run: RunFolder, baseline: RunFolder) -> list[str]:
+    """Return the settings, beside the method and what only translation uses, that are not equal."""
+    mine, other = (
+        flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline)
+    )
+    return [
+        key
+        for key, value in mine.items()
+        if value != other[key] and not key.startswith(OF_TRANSLATION)
+    ]
 
 
 def _losses(run: RunFolder, results: Results) -> pd.DataFrame:

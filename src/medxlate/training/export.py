@@ -17,16 +17,9 @@ from medxlate.inference.shifts import shifted
 from medxlate.models.calibration import Calibration, calibrate, no_calibration
 from medxlate.models.card import model_card
 from medxlate.models.device import Compute
-from medxlate.models.folder import (
-    ModelInfo,
-    PredictorInfo,
-    TrainedOn,
-    TranslatorInfo,
-    load_network,
-    write_model,
-    write_weights,
-)
+from medxlate.models.folder import load_network, write_model, write_weights
 from medxlate.models.head import Head
+from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
 from medxlate.training.checkpoints import last_position, load_part, load_translation

@@ -77,8 +77,10 @@
       });
       const scale = scales.target;
       const value = (share) => scale.low + share * (scale.high - scale.low);
-      input("level").nextElementSibling.value = `${Math.round(value(level))} ${scale.unit}`;
-      input("width").nextElementSibling.value = `${Math.round(width * (scale.high - scale.low))} ${scale.unit}`;
+      /* As many decimals as a hundredth of the range needs: none for HU. */
+      const decimals = Math.max(0, Math.ceil(2 - Math.log10(scale.high - scale.low)));
+      input("level").nextElementSibling.value = `${value(level).toFixed(decimals)} ${scale.unit}`;
+      input("width").nextElementSibling.value = `${(width * (scale.high - scale.low)).toFixed(decimals)} ${scale.unit}`;
       input("wipe").nextElementSibling.value = `${Math.round(edge * 100)} % source`;
     };
 
