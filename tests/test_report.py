@@ -186,13 +186,18 @@ def luminance(colour: str) -> float:
 def test_text_stands_out_from_its_ground(theme: str) -> None:
     style = (files("medxlate.report") / "assets" / "page.css").read_text()
     block = style[style.index(theme) :].split("}")[0]
-    colours = dict(re.findall(r"--([\w]+): (#[0-9a-f]{6})", block))
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
     for ground in ("paper", "surface"):
         for ink in ("ink", "muted", "accent", "good", "bad", "unsure"):
             light, dark = sorted(
                 (luminance(colours[ground]), luminance(colours[ink])), reverse=True
             )
             assert (light + 0.05) / (dark + 0.05) >= 4.5, (ground, ink)
+        for line in ("c1", "c2", "c3", "c4", "c5", "c6"):  # graphics: WCAG 2.1, 1.4.11
+            light, dark = sorted(
+                (luminance(colours[ground]), luminance(colours[line])), reverse=True
+            )
+            assert (light + 0.05) / (dark + 0.05) >= 3, (ground, line)
 
 
 def test_many_large_images_stay_within_the_size(project: Path, tmp_path: Path) -> None:
@@ -230,6 +235,12 @@ def test_parts_that_are_missing_are_left_out_or_named(project: Path, tmp_path: P
     (run / "evaluation" / "examples" / "mri" / "translated.npy").unlink()
     with pytest.raises(ModelError, match=r"translated\.npy"):
         write_report(run)
+    shutil.rmtree(run / "evaluation" / "examples")
+    with pytest.raises(ModelError, match=r"examples\.json"):
+        write_report(run)
+    (run / "evaluation" / "evaluation.json").unlink()
+    with pytest.raises(ModelError, match=r"evaluation\.json"):
+        write_report(run)
     shutil.rmtree(run / "evaluation")
     assert "Not evaluated yet" in write_report(run).verdict[0]
     (run / "split.json").unlink()
@@ -257,6 +268,11 @@ def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path:
     said = write_report(better, baseline=worse).verdict[1]
     assert "99 % lower" in said
     assert "translated images helped" in said
+    config = json.loads((worse / "config.json").read_text())
+    config["optimizer"]["epochs"] += 1
+    (worse / "config.json").write_text(json.dumps(config))
+    said = write_report(better, baseline=worse).verdict[1]
+    assert "it predicts better here; they differ in optimizer.epochs too" in said
     said = write_report(worse, baseline=better).verdict[1]
     assert "8000 % higher" in said
     assert "it predicts worse here" in said
@@ -264,6 +280,35 @@ def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path:
     pd.read_parquet(path).iloc[1:].to_parquet(path)
     with pytest.raises(ModelError, match="different images"):
         write_report(better, baseline=worse)
+
+
+def test_a_baseline_of_other_weights_is_refused(project: Path, tmp_path: Path) -> None:
+    baseline = copy_of(project, tmp_path, "alone")
+    path = baseline / "evaluation" / "evaluation.json"
+    found = json.loads(path.read_text())
+    found["model"] = dict.fromkeys(found["model"], "0" * 64)
+    path.write_text(json.dumps(found))
+    with pytest.raises(ModelError, match="other weights"):
+        write_report(project / "runs" / "joint", baseline=baseline)
+
+
+def test_nothing_but_a_report_is_replaced(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    before = (run / "config.json").read_bytes()
+    for out in (run / "config.html", tmp_path / "page.json", tmp_path):
+        with pytest.raises(UsageError, match=r"--out|not a report's"):
+            write_report(run, out=out)
+    assert (run / "config.json").read_bytes() == before
+    for _ in range(2):
+        write_report(run, out=tmp_path / "page.html")
+    assert (tmp_path / "page.json").is_file()
+
+
+def test_alarms_are_told_without_curves(project: Path, tmp_path: Path) -> None:
+    run = copy_of(project, tmp_path)
+    alarm = {"event": "alarm", "step": 3, "kind": "identity", "text": "a text", "advice": "advice."}
+    (run / "metrics.jsonl").write_text(json.dumps(alarm) + "\n")
+    assert "Step 3, identity: a text. advice." in write_report(run).path.read_text()
 
 
 def test_the_gain_over_a_baseline_is_that_of_the_predictions(project: Path, page: Path) -> None:
@@ -437,3 +482,13 @@ def test_dark_and_narrow(opened: Any, browser: Any, page: Path) -> None:
     assert opened.get_attribute("#theme", "aria-pressed") == "true"
     opened.set_viewport_size({"width": 360, "height": 700})
     assert opened.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_print_is_light_in_any_theme(opened: Any) -> None:
+    ink = "getComputedStyle(document.querySelector('.verdict p')).color"
+    light = opened.evaluate(ink)
+    opened.click("#theme")
+    assert opened.evaluate(ink) != light
+    opened.emulate_media(media="print")
+    assert opened.evaluate(ink) == light
+    assert not opened.is_visible(".viewer .controls")
