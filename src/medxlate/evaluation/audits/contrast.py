@@ -6,6 +6,7 @@ import numpy as np
 
 from medxlate.evaluation.audits.domain import FEWEST_PEOPLE, gap
 from medxlate.evaluation.audits.probes import Array
+from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, line, transport
 from medxlate.evaluation.results import Audit, Picture
 from medxlate.images.recipes import DARK
@@ -15,21 +16,28 @@ from medxlate.images.recipes import DARK
 CHANGED = 1 / 3
 # Where 32 statistics tell the modalities apart less well than this, leaving images alone is right.
 ALIKE = 0.75
-IDENTITY_RULE = (
+IDENTITY = Rule(
+    "identity",
     f"Fires where G changes images by less than {CHANGED:.0%} of what the target's values and mean "
     f"image are away from the source's, though a classifier tells the modalities apart with an "
-    f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval."
+    f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval.",
+    "G hands its input through. Lower the weight of the identity or cycle loss, or train longer.",
+    CHANGED,
 )
 LEAST_NEEDED = 0.02  # mean change over [-1, 1], 1 % of the range: below, noise decides
 # 0.5 is where both are as like the real images. Measured on phantoms: images of another modality
 # up to 0.58, sound translators up to 0.1, inverted ones from 0.67 on.
 INVERTED = 0.6
 SYMMETRIC = 0.1  # distance of real images from their negative below which the two are alike
-INVERSION_RULE = (
+INVERSION = Rule(
+    "inversion",
     "Fires where the negative of the translated images, of all or of what is not background, is "
     "much nearer to real target images than they are, by the values that occur and by the mean "
     f"image: their own distance is above {INVERTED:g} of the sum of both. "
-    "A sign of correlation with the source alone says nothing: some contrasts truly turn over."
+    "A sign of correlation with the source alone says nothing: some contrasts truly turn over.",
+    "G may have turned the contrast over, which the cycle loss does not see. Train again with "
+    "another seed, and look at structures whose brightness is known.",
+    INVERTED,
 )
 _BACKGROUND = 2 * DARK - 1
 
@@ -65,30 +73,16 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
             if few
             else "The modalities' values are too much alike to say how much should change"
         )
-        return Audit(
-            kind="identity", source=source, status="unknown", threshold=round(CHANGED, 4),
-            rule=IDENTITY_RULE, sentence=f"{why}; {measured}.", picture=picture,
-        )  # fmt: skip
+        return IDENTITY.audit(source, "unknown", f"{why}; {measured}.", picture=picture)
     before, (low, _), _, _ = gap(original, real)
     share = change / needed
     fires = share < CHANGED and low > ALIKE
-    return Audit(
-        kind="identity",
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(share, 4),
-        threshold=round(CHANGED, 4),
-        rule=IDENTITY_RULE,
-        sentence=(
-            f"{measured}: {share:.2f} of what is needed. Before translation they are told apart "
-            f"with an area under the curve of {before:.2f}."
-        ),
-        advice=(
-            "G hands its input through. Lower the weight of the identity or cycle loss, or train "
-            "longer."
-        )
-        if fires
-        else "",
+    return IDENTITY.audit(
+        source,
+        "fires" if fires else "ok",
+        f"{measured}: {share:.2f} of what is needed. Before translation they are told apart with "
+        f"an area under the curve of {before:.2f}.",
+        value=share,
         picture=picture,
     )
 
@@ -122,34 +116,19 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
             if people < FEWEST
             else "Real target images are so much like their own negative that nothing can be told."
         )
-        return Audit(
-            kind="inversion", source=source, status="unknown", threshold=INVERTED,
-            rule=INVERSION_RULE, sentence=why, picture=picture,
-        )  # fmt: skip
+        return INVERSION.audit(source, "unknown", why, picture=picture)
     own = _apart(real, _values(translated), translated.small.mean(axis=0))
     whole = _apart(real, _values(translated)[::-1], -translated.small.mean(axis=0))
     within = _apart(real, *_negative_within(translated))
     negative = min(whole, within)
     value = own / (own + negative + 1e-9)
-    fires = value > INVERTED
-    return Audit(
-        kind="inversion",
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(value, 4),
-        threshold=INVERTED,
-        rule=INVERSION_RULE,
-        sentence=(
-            f"Translated images are {own:.2f} away from real ones and their negative "
-            f"{negative:.2f} (of a range of 2); pixels of y and G(y) correlate "
-            f"{_correlation(original, translated):.2f} within an image, by the median."
-        ),
-        advice=(
-            "G may have turned the contrast over, which the cycle loss does not see. Train again "
-            "with another seed, and look at structures whose brightness is known."
-        )
-        if fires
-        else "",
+    return INVERSION.audit(
+        source,
+        "fires" if value > INVERTED else "ok",
+        f"Translated images are {own:.2f} away from real ones and their negative {negative:.2f} "
+        f"(of a range of 2); pixels of y and G(y) correlate "
+        f"{_correlation(original, translated):.2f} within an image, by the median.",
+        value=value,
         picture=picture,
     )
 

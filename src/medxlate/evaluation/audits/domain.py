@@ -7,6 +7,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.probes import Array, auc, auc_interval, separability
+from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import Sample, line
 from medxlate.evaluation.results import Audit, Picture
 
@@ -15,18 +16,26 @@ FEWEST_PEOPLE = 10  # of each kind; below, a Kolmogorov-Smirnov test at 1 % sees
 # discriminator is shown.
 EFFECT = 0.2
 CHANCE = 0.01  # 1 %, not 5 %: one warning in a hundred studies whose patients are alike
-PREVALENCE_RULE = (
+PREVALENCE = Rule(
+    "prevalence",
     f"Fires where the largest difference of the two distributions is at least {EFFECT:.0%} of the "
     f"patients and a test by patients (Kolmogorov-Smirnov, or chi-square) gives less than "
-    f"{CHANCE:.0%}."
+    f"{CHANCE:.0%}.",
+    "A translator may invent what the target has more of. Match the patients of both modalities "
+    "by label, or balance the training parts.",
+    EFFECT,
 )
 # Half of the way from telling nothing to telling everything is 0.75; beyond 0.85 most translated
 # images are told from real ones by 32 simple figures.
 GAP = 0.85
-GAP_RULE = (
+DOMAIN_GAP = Rule(
+    "domain-gap",
     "Fires where a classifier by simple statistics, tried on patients it has not seen, tells "
     f"translated from real images with an area under the curve above {GAP:g}, the lower end of its "
-    "95 % interval."
+    "95 % interval.",
+    "A predictor may learn what only translated images have. Train longer, or check that both "
+    "modalities were cut, oriented and windowed alike.",
+    GAP,
 )
 
 
@@ -61,30 +70,16 @@ def prevalence(
         )  # fmt: skip
     who = f"{len(own)} {source} and {len(other)} {target} training patients"
     if min(len(own), len(other)) < FEWEST_PEOPLE:
-        return Audit(
-            kind="prevalence", source=source, status="unknown", threshold=EFFECT,
-            rule=PREVALENCE_RULE, picture=picture,
-            sentence=f"{who} are too few to compare; {FEWEST_PEOPLE} of each are needed.",
-        )  # fmt: skip
+        few = f"{who} are too few to compare; {FEWEST_PEOPLE} of each are needed."
+        return PREVALENCE.audit(source, "unknown", few, picture=picture)
     effect, chance, middle = _difference(own, other, task)
     fires = effect >= EFFECT and chance < CHANCE
-    return Audit(
-        kind="prevalence",
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(effect, 4),
-        threshold=EFFECT,
-        rule=PREVALENCE_RULE,
-        sentence=(
-            f"The labels of {who} differ by {effect:.0%} of the patients at most "
-            f"(chance {chance:.2g}){middle}."
-        ),
-        advice=(
-            "A translator may invent what the target has more of. Match the patients of both "
-            "modalities by label, or balance the training parts."
-        )
-        if fires
-        else "",
+    return PREVALENCE.audit(
+        source,
+        "fires" if fires else "ok",
+        f"The labels of {who} differ by {effect:.0%} of the patients at most "
+        f"(chance {chance:.2g}){middle}.",
+        value=effect,
         picture=picture,
     )
 
@@ -98,34 +93,21 @@ def domain_gap(source: str, original: Sample, translated: Sample, real: Sample) 
         translated: The same, translated.
         real: Real target images of patients who are not among the training patients.
     """
-    people = min(translated.people, real.people)
-    if people < FEWEST_PEOPLE:
-        return Audit(
-            kind="domain-gap", source=source, status="unknown", threshold=GAP, rule=GAP_RULE,
-            sentence=f"Images of {translated.people} translated and {real.people} real patients "
-            f"are too few for a classifier; {FEWEST_PEOPLE} of each are needed.",
-        )  # fmt: skip
+    if min(translated.people, real.people) < FEWEST_PEOPLE:
+        few = (
+            f"Images of {translated.people} translated and {real.people} real patients are too few "
+            f"for a classifier; {FEWEST_PEOPLE} of each are needed."
+        )
+        return DOMAIN_GAP.audit(source, "unknown", few)
     before, _, _, _ = gap(original, real)
     after, (low, high), negatives, positives = gap(translated, real)
-    fires = low > GAP
-    return Audit(
-        kind="domain-gap",
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(after, 4),
-        threshold=GAP,
-        rule=GAP_RULE,
-        sentence=(
-            f"Translated and real images are told apart with an area under the curve of "
-            f"{after:.2f} (95 % interval {low:.2f} to {high:.2f}); before translation it is "
-            f"{before:.2f}, and 0.5 is guessing."
-        ),
-        advice=(
-            "A predictor may learn what only translated images have. Train longer, or check that "
-            "both modalities were cut, oriented and windowed alike."
-        )
-        if fires
-        else "",
+    return DOMAIN_GAP.audit(
+        source,
+        "fires" if low > GAP else "ok",
+        f"Translated and real images are told apart with an area under the curve of {after:.2f} "
+        f"(95 % interval {low:.2f} to {high:.2f}); before translation it is {before:.2f}, and 0.5 "
+        "is guessing.",
+        value=after,
         picture=Picture(
             kind="histogram",
             title="Score of a classifier that tells real from translated images",

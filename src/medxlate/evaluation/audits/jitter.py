@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from medxlate.evaluation.audits.probes import Array
+from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import FEWEST, Sample, line, means_of_blocks
 from medxlate.evaluation.results import Audit, Picture
 
-KIND = "jitter"
 SLICES = 3  # the fewest of a series that show whether the middle one fits
 SIDE = 16  # of the copies that are compared, pixels
 VOLUMES = 5  # of translated ones
@@ -16,11 +16,15 @@ VOLUMES = 5  # of translated ones
 # Measured on phantoms, relative to the rougher of source and target: sound translators up to 0.61,
 # one that hands its source through 1.0, one with slices of unequal brightness from 1.8 on.
 ROUGHER = 1.25
-RULE = (
+JITTER = Rule(
+    "jitter",
     "Roughness of a volume is the mean |a - 2b + c| over the mean |a - c| of three neighbouring "
     "slices, so that spacing and contrast cancel as far as they can. Fires where that of "
     f"translated volumes is more than {ROUGHER:g} times the larger of their source's and of real "
-    "target volumes', by the median and by the lower end of its 95 % interval."
+    "target volumes', by the median and by the lower end of its 95 % interval.",
+    "Neighbouring slices are translated differently. Do not cut these volumes along other planes; "
+    "train longer, or smooth along the slices before use.",
+    ROUGHER,
 )
 
 
@@ -36,41 +40,29 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
     before, after, truth = (roughness(sample) for sample in (original, translated, real))
     names = sorted(set(before) & set(after))
     if len(names) < VOLUMES:
-        return Audit(
-            kind=KIND, source=source, status="unknown", threshold=ROUGHER, rule=RULE,
-            sentence=f"There are {len(names)} {source} test volumes of {SLICES} or more slices; "
-            f"{VOLUMES} are needed to see whether slices fit to each other.",
-        )  # fmt: skip
+        few = (
+            f"There are {len(names)} {source} test volumes of {SLICES} or more slices; {VOLUMES} "
+            "are needed to see whether slices fit to each other."
+        )
+        return JITTER.audit(source, "unknown", few)
     usual = float(np.median(list(truth.values()))) if len(truth) >= FEWEST else 0.0
     own = np.array([after[name] for name in names])
     given = np.array([before[name] for name in names])
     ratios = own / np.maximum(np.maximum(given, usual), 1e-6)
     value, low = float(np.median(ratios)), _low(ratios)
-    fires = low > ROUGHER
     against = (
         f"real target volumes {usual:.2f}" if usual else "and there are no real target volumes"
     )
     lines = [line(source, given), line("translated", own)]
     if usual:
         lines.append(line("real target", list(truth.values())))
-    return Audit(
-        kind=KIND,
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(value, 4),
-        threshold=ROUGHER,
-        rule=RULE,
-        sentence=(
-            f"The slices of {len(names)} translated volumes have a roughness of "
-            f"{np.median(own):.2f}, those of {source} {np.median(given):.2f}, {against}: "
-            f"{value:.2f} times as much (lower end of the 95 % interval {low:.2f})."
-        ),
-        advice=(
-            "Neighbouring slices are translated differently. Do not cut these volumes along other "
-            "planes; train longer, or smooth along the slices before use."
-        )
-        if fires
-        else "",
+    return JITTER.audit(
+        source,
+        "fires" if low > ROUGHER else "ok",
+        f"The slices of {len(names)} translated volumes have a roughness of {np.median(own):.2f}, "
+        f"those of {source} {np.median(given):.2f}, {against}: {value:.2f} times as much (lower "
+        f"end of the 95 % interval {low:.2f}).",
+        value=value,
         picture=Picture(
             kind="histogram",
             title="How roughly neighbouring slices follow each other",

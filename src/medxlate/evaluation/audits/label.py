@@ -14,22 +14,22 @@ from medxlate.evaluation.audits.probes import (
     chance_of,
     fit_ridge,
 )
+from medxlate.evaluation.audits.rule import Rule, Status
 from medxlate.evaluation.audits.sample import Sample, line, means_of_blocks, patient_means
 from medxlate.evaluation.results import Audit, Picture
 
-KIND = "label-preservation"
 # Both are the usual level of a test; over the patients, for a patient's slices repeat each other.
 SIGNAL = 0.05  # chance of labels in random order below which images do carry the label
 LOSS = 0.05  # chance below which G(y) carries less of it than y
 FEWEST = 8  # cases below which even a correlation of 0.6 is no signal
-RULE = (
+LABEL = Rule(
+    "label-preservation",
     f"Fires where labels in random order agree as well with P(G(y)) in more than {SIGNAL:.0%} of "
     "draws, though a probe of y passes that test, and a bootstrap over the patients finds less "
-    f"agreement in G(y) than in y in more than {1 - LOSS:.0%} of draws."
-)
-ADVICE = (
+    f"agreement in G(y) than in y in more than {1 - LOSS:.0%} of draws.",
     "Look at the examples of least agreement. Raise the weight of the predictor's loss, train "
-    "longer, or leave these translated images out of the predictor's training."
+    "longer, or leave these translated images out of the predictor's training.",
+    None,
 )
 _PROBE_SIDE = 16  # of the copies that the probe sees beside the statistics
 
@@ -104,13 +104,10 @@ def label_preservation(
     value, expected = agreement(said, truth), agreement(probed, truth)
     unknown = _unknown(truth, probed, real)
     if unknown:
-        return Audit(
-            kind=KIND, source=source, status="unknown", value=_round(value), threshold=None,
-            rule=RULE, sentence=unknown, picture=picture, worst=worst,
-        )  # fmt: skip
+        return LABEL.audit(source, "unknown", unknown, value=value, picture=picture, worst=worst)
     chance, less = chance_of(said, truth), _less(said, probed, truth)
     lost = chance > SIGNAL and less > 1 - LOSS
-    status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
+    status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
         f"over {len(truth)} patients the predictor's answers for translated images correlate "
         f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
@@ -121,10 +118,7 @@ def label_preservation(
         "ok": f"Translated images still show the label: {figures}.",
         "unknown": f"Too few patients to tell whether the label is kept: {figures}.",
     }[status]
-    return Audit(
-        kind=KIND, source=source, status=status, value=_round(value), threshold=None, rule=RULE,
-        sentence=said_so, advice=ADVICE if lost else "", picture=picture, worst=worst,
-    )  # fmt: skip
+    return LABEL.audit(source, status, said_so, value=value, picture=picture, worst=worst)
 
 
 def disagreement(answers: Answers) -> Array:
@@ -186,7 +180,3 @@ def _picture(answers: Answers, task: Task) -> Picture:
         x_label=f"{title}: probe of the source image", diagonal=True,
         y_label="predictor of the translated image", lines=(line("test images", x, y),),
     )  # fmt: skip
-
-
-def _round(value: float) -> float:
-    return round(value, 4)

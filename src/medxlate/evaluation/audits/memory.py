@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
+from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import FEWEST, Sample, line, patient_means
 from medxlate.evaluation.results import Audit, Picture
 from medxlate.images.recipes import DARK, LEAST_SHOWN
 
 Array = npt.NDArray[Any]
-KIND = "memorisation"
 # A copy lies at a small part of the distance between two patients; half of what the nearest 5 % of
 # real images have is left by neither of them: docs/explanation/audits.md has the measurement.
 NEAR_PERCENTILE = 5.0
@@ -21,14 +21,14 @@ NEAR = 0.5
 SHARE = 0.1  # of the patients: where a tenth of the images are copies, somebody is recognised
 CHANCE = 0.01  # of so many, were one patient in fifty as near by accident
 _BY_ACCIDENT = 0.02
-RULE = (
+MEMORISATION = Rule(
+    "memorisation",
     f"Fires where at least {SHARE:.0%} of the patients have most of their translated images nearer "
     f"to a real training image than {NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of real "
-    f"images of other patients, and a binomial test gives less than {CHANCE:.0%}."
-)
-ADVICE = (
+    f"images of other patients, and a binomial test gives less than {CHANCE:.0%}.",
     "Look at the examples beside their nearest training image. Do not hand on translated images of "
-    "this model; train on more target patients or for fewer epochs."
+    "this model; train on more target patients or for fewer epochs.",
+    SHARE,
 )
 
 
@@ -96,30 +96,24 @@ def memorisation(
         len(set(s.patients[rows].tolist())) for s, rows in ((translated, own), (real, others))
     )
     if min(people, known) < FEWEST:
-        return Audit(
-            kind=KIND, source=source, status="unknown", threshold=SHARE, rule=RULE,
-            sentence=f"Images of {people} translated and {known} real patients are too few to tell "
-            f"what is near; {FEWEST} of each are needed.",
-        )  # fmt: skip
+        few = (
+            f"Images of {people} translated and {known} real patients are too few to tell what is "
+            f"near; {FEWEST} of each are needed."
+        )
+        return MEMORISATION.audit(source, "unknown", few)
     limit = NEAR * float(np.percentile(real_distance[others], NEAR_PERCENTILE))
     near = distance[own] < limit
     copied = int((patient_means(near * 1.0, translated.patients[own]) > 0.5).sum())
     share = copied / people
     fires = share >= SHARE and binom.sf(copied - 1, people, _BY_ACCIDENT) < CHANCE
-    return Audit(
-        kind=KIND,
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(share, 4),
-        threshold=SHARE,
-        rule=RULE,
-        sentence=(
-            f"{near.sum()} of {own.sum()} translated images ({copied} of {people} patients) lie "
-            f"nearer than {limit:.3f} to a real training image; medians are "
-            f"{np.median(distance[own]):.3f} for translated and "
-            f"{np.median(real_distance[others]):.3f} for real images (1 - correlation)."
-        ),
-        advice=ADVICE if fires else "",
+    return MEMORISATION.audit(
+        source,
+        "fires" if fires else "ok",
+        f"{near.sum()} of {own.sum()} translated images ({copied} of {people} patients) lie nearer "
+        f"than {limit:.3f} to a real training image; medians are {np.median(distance[own]):.3f} "
+        f"for translated and {np.median(real_distance[others]):.3f} for real images "
+        "(1 - correlation).",
+        value=share,
         picture=Picture(
             kind="histogram",
             title="Distance to the nearest real training image",

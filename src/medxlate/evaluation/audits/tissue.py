@@ -6,11 +6,11 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from medxlate.evaluation.audits.probes import Array
+from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, line, patient_means
 from medxlate.evaluation.results import Audit, Picture
 from medxlate.images.recipes import Recipe
 
-KIND = "tissue"
 # Classes in HU as in common use (fat -190 to -30; muscle, organs and fluids up to 100; air in and
 # around the body below -500; trabecular and cortical bone above 150).
 CLASSES = {
@@ -25,10 +25,14 @@ PEAK_HU = 15.0  # half of what lies between blood (45) and fluid (10 to 15)
 SHARE = 0.1  # of all pixels in another class
 CHANCE = 0.01  # that patients dealt out at random differ as much
 DRAWS = 999
-RULE = (
+TISSUE = Rule(
+    "tissue",
     f"Fires where the peak of soft tissue is {PEAK_HU:g} HU or more off, or a class's share of the "
     f"pixels is {SHARE:.0%} or more off that in real images (1 stands for either), and patients "
-    f"dealt out at random differ as much in less than {CHANCE:.0%} of draws."
+    f"dealt out at random differ as much in less than {CHANCE:.0%} of draws.",
+    "Do not read HU from these images. Check that both modalities show the same part of the body "
+    "with the same padding, and train longer.",
+    1.0,
 )
 
 
@@ -54,9 +58,7 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
             else f"Images of {people[0]} translated and {people[1]} real patients are too few; "
             f"{FEWEST} of each are needed."
         )
-        return Audit(
-            kind=KIND, source=source, status="unknown", threshold=1.0, rule=RULE, sentence=why
-        )
+        return TISSUE.audit(source, "unknown", why)
     values = low + (CENTRES + 1) / 2 * (high - low)
     # Values at the ends of the window are whatever lies beyond it: -160 may be air or fat.
     classes = [name for name, ends in CLASSES.items() if _within(ends, low, high)]
@@ -70,31 +72,23 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         for k, name in enumerate(classes, 1)
     )
     pixels = f"; shares of the pixels are {shares}, in real images in brackets" if shares else ""
-    return Audit(
-        kind=KIND,
-        source=source,
-        status="fires" if fires else "ok",
-        value=round(value, 4),
-        threshold=1.0,
-        rule=RULE,
-        sentence=(
-            f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images, "
-            f"at {other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}){pixels}."
-        ),
-        advice=(
-            "Do not read HU from these images. Check that both modalities show the same part of "
-            "the body with the same padding, and train longer."
-        )
-        if fires
-        else "",
+    return TISSUE.audit(
+        source,
+        "fires" if fires else "ok",
+        f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images, at "
+        f"{other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}){pixels}.",
+        value=value,
         picture=Picture(
-            kind="lines", title="Values of the pixels", x_label="HU", y_label="share of pixels",
+            kind="lines",
+            title="Values of the pixels",
+            x_label="HU",
+            y_label="share of pixels",
             lines=tuple(
                 line(name, values, sample.histograms.mean(axis=0))
                 for name, sample in (("translated", translated), ("real", real))
             ),
         ),
-    )  # fmt: skip
+    )
 
 
 def _within(ends: tuple[float, float], low: float, high: float) -> bool:
