@@ -41,7 +41,6 @@ HOMES = {
     "pydicom": {"images.dicom"},
     "SimpleITK": {"images.volumes", "images.bias"},
     "tifffile": {"images.raster"},
-    "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
     "jinja2": {"report.page"},

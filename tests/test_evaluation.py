@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch_fidelity
 from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from medxlate.dataset.labels import Task
 from medxlate.errors import DataError, ModelError, OutputError, UsageError
 from medxlate.evaluation.distribution import (
     Features,
@@ -25,14 +27,19 @@ from medxlate.evaluation.distribution import (
     to_eight_bit,
 )
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.evaluation.judging import CLASSIFICATION
-from medxlate.evaluation.prediction import score
+from medxlate.evaluation.judging import CLASSIFICATION, Cases, score_slices
 from medxlate.evaluation.results import read_results
 from medxlate.events import Event
 from medxlate.inference.predict import Predictor, predict
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.train import train
 from tiny import AGE, GROUP, debug_config, write_dataset
+
+
+def score(
+    values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: Task
+) -> dict[str, float | None]:
+    return score_slices(Cases(values, labels, tuple(map(str, range(len(labels))))), task)[0]
 
 
 def test_regression_scores_are_their_definitions() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from medxlate.dataset.labels import Task
 from medxlate.evaluation.intervals import REPLICATES, bootstrap
 from medxlate.evaluation.results import GroupError, Line, Metric, Picture
 from medxlate.evaluation.weighted import BINS, classification, regression
+from medxlate.inference.inputs import patients_mean
 
 Array = npt.NDArray[Any]
 Level = Literal["image", "volume", "patient"]
@@ -51,21 +52,56 @@ class Cases:
         return len(self.labels)
 
     def grouped(self, names: Sequence[str]) -> Cases:
-        """Return the means over the cases of a name and label, in the order of their first."""
+        """Return the means over the cases of a name and label, in the order of their first.
+
+        A patient seen at two ages, or with two diagnoses, counts once for each.
+        """
         keys = [f"{name} {label}" for name, label in zip(names, self.labels, strict=True)]
-        places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-        owner = np.array([places[key] for key in keys])
-        first = np.unique(owner, return_index=True)[1]
-        sums = np.zeros((len(places), *self.values.shape[1:]))
-        np.add.at(sums, owner, self.values)
-        counts = np.bincount(owner).reshape(-1, *[1] * (self.values.ndim - 1))
-        owners = tuple(self.patients[i] for i in first)
-        return Cases(sums / counts, self.labels[first], owners)
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        means = patients_mean(self.values, keys)
+        rows = [first[key] for key in means]
+        return Cases(
+            np.stack(list(means.values())), self.labels[rows], tuple(self.patients[i] for i in rows)
+        )
 
 
 def metric_names(task: Task) -> tuple[str, ...]:
     """Return the figures that fit the task."""
     return REGRESSION if task.kind == "regression" else CLASSIFICATION
+
+
+def score_slices(cases: Cases, task: Task) -> tuple[dict[str, float | None], ...]:
+    """Return plain figures over images, and over patients by the mean of their images.
+
+    Args:
+        cases: The images.
+        task: Regression or classification.
+
+    Returns:
+        mse, mae, r2, or accuracy, auroc, f1, twice; None where one is not defined.
+    """
+    names = ("mse", "mae", "r2") if task.kind == "regression" else ("accuracy", "auroc", "f1")
+    both = (cases, cases.grouped(cases.patients))
+    plain = [_statistics(each, task, None)(np.ones((1, len(each)))) for each in both]
+    return tuple(
+        {k: float(found[k][0]) if np.isfinite(found[k][0]) else None for k in names}
+        for found in plain
+    )
+
+
+def constant_predictions(labels: Array, count: int, task: Task) -> Array:
+    """Return ``count`` predictions that ignore the image.
+
+    Args:
+        labels: The training labels: values, or class numbers.
+        count: How many.
+        task: Mean label [count] for a regression; the classes' frequencies [count, K] for a
+            classification, so that the majority class is chosen.
+    """
+    if task.kind == "regression":
+        return np.full(count, float(np.mean(labels, dtype=np.float64)))
+    shares = np.bincount(labels, minlength=len(task.classes)) / len(labels)
+    return np.tile(shares, (count, 1))
 
 
 def judge(
@@ -84,13 +120,12 @@ def judge(
     if len(set(volumes)) < len(cases):
         levels["volume"] = cases.grouped(volumes)
     levels["patient"] = cases.grouped(cases.patients)
-    baseline = _baseline(train_labels, task)
     found = []
     for level, each in levels.items():
-        found += _figures(each, task, baseline, names, level, "model")
-        values = np.broadcast_to(baseline, each.values.shape).copy()
+        values = constant_predictions(train_labels, len(each), task)
+        found += _figures(each, task, values, names, level, "model")
         same = Cases(values, each.labels, each.patients)
-        found += _figures(same, task, baseline, names, level, "constant")
+        found += _figures(same, task, values, names, level, "constant")
     return tuple(found)
 
 
@@ -177,26 +212,26 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
     }
 
 
-def _baseline(train_labels: Array, task: Task) -> Array:
-    """Return what a prediction that ignores the image says: the mean, or the shares [K]."""
+def _statistics(
+    cases: Cases, task: Task, constant: Array | None
+) -> Callable[[Array], dict[str, Array]]:
+    """Return all figures as functions of the cases' weights; ``skill`` is over a constant."""
     if task.kind == "regression":
-        return np.asarray(np.mean(train_labels, dtype=np.float64))
-    return np.bincount(train_labels, minlength=len(task.classes)) / len(train_labels)
+        baseline = np.nan if constant is None else float(constant[0])
+        return lambda w: regression(cases.values, cases.labels, w, baseline)
+    majority = -1 if constant is None else int(constant[0].argmax())
+    return lambda w: classification(cases.values, cases.labels, w, majority)
 
 
 def _figures(
     cases: Cases,
     task: Task,
-    baseline: Array,
+    constant: Array,
     names: Sequence[str],
     level: Level,
     of: Literal["model", "constant"],
 ) -> list[Metric]:
-    def statistics(weights: Array) -> dict[str, Array]:
-        if task.kind == "regression":
-            return regression(cases.values, cases.labels, weights, float(baseline))
-        return classification(cases.values, cases.labels, weights, int(baseline.argmax()))
-
+    statistics = _statistics(cases, task, constant)
     plain = statistics(np.ones((1, len(cases))))
     spread = bootstrap(statistics, cases.patients)
     people = len(set(cases.patients))

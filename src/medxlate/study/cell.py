@@ -25,7 +25,7 @@ from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Part, Split, read_split
 from medxlate.errors import DataError
 from medxlate.evaluation.distribution import to_eight_bit
-from medxlate.evaluation.prediction import constant_predictions, score_slices
+from medxlate.evaluation.judging import Cases, constant_predictions, score_slices
 from medxlate.events import Listener, silent
 from medxlate.files import locked, whole_file, write_json
 from medxlate.inference.engine import run as run_network
@@ -316,7 +316,8 @@ def add_predictions(
         frame["loss"] = (chosen != labels).astype(np.float64)
         for number, name in enumerate(task.classes):
             frame[f"p({name})"] = values[:, number]
-    per_image, per_patient = score_slices(values, labels, list(frame["patient"]), task)
+    cases = Cases(np.asarray(values, dtype=np.float64), labels, tuple(frame["patient"]))
+    per_image, per_patient = score_slices(cases, task)
     each = {**per_image, **{f"patient_{name}": value for name, value in per_patient.items()}}
     for prefix, scores in (("", per_image), ("patient_", per_patient)):
         accuracy = scores.get("accuracy")
