@@ -21,7 +21,7 @@ from medxlate.cli.app import app
 from medxlate.dataset import parts as parts_module
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.evaluation import evaluate as evaluate_module
+from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.inference import units as units_module
 from medxlate.inference.outputs import Outputs
@@ -35,7 +35,7 @@ TAGS = PrepareOptions(label="tag:PatientAge", patient="tag:PatientID")
 def small_units() -> None:
     """Make units and batches so small that there are several."""
     units_module.BATCHES = 1
-    evaluate_module.BATCHES = {"cpu": 1}
+    subject_module.BATCHES = {"cpu": 1}
 
 
 def translation(root: Path, out: Path) -> Any:

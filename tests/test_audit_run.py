@@ -12,13 +12,9 @@ import torch
 
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.results import Audit, Example
-from medxlate.evaluation.subject import Subject, load_backward, open_patients
-from medxlate.events import Event, Progress, Stage
-from medxlate.inference.predict import Predictor
-from medxlate.inference.translate import Translator
-from medxlate.models.device import Compute
-from medxlate.models.info import read_model
-from medxlate.models.runs import find_model, find_run
+from medxlate.evaluation.subject import Subject, open_subject
+from medxlate.events import Event, Progress, Stage, silent
+from medxlate.models.runs import find_run
 from medxlate.training.train import train
 from tiny import SIZE, debug_config, write_dataset
 
@@ -28,16 +24,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     root = tmp_path_factory.mktemp("audits")
     train(debug_config(write_dataset(root)), runs=root / "runs", name="joint")
     run = find_run(root / "runs" / "joint")
-    info, compute = read_model(find_model(run.path)), Compute(torch.device("cpu"), "fp32")
-    return Subject(
-        info,
-        open_patients(run),
-        compute,
-        Predictor(run.path, compute=compute),
-        {"mri": Translator(run.path, source="mri", compute=compute)},
-        load_backward(run, info, compute),
-        2,
-    )
+    return open_subject(run, run.model, None, None, "cpu", "fp32", silent)
 
 
 @pytest.fixture(scope="module")

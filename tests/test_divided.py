@@ -17,7 +17,7 @@ import torch
 import dividing
 import tiny
 from conftest import tree
-from medxlate.evaluation import evaluate as evaluate_module
+from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.store import FOLDER
 from medxlate.files import locked
 from medxlate.images.recipes import Recipe
@@ -34,10 +34,10 @@ CT = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0)
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    before = units_module.BATCHES, evaluate_module.BATCHES
+    before = units_module.BATCHES, subject_module.BATCHES
     dividing.small_units()
     yield
-    units_module.BATCHES, evaluate_module.BATCHES = before
+    units_module.BATCHES, subject_module.BATCHES = before
 
 
 @pytest.fixture(scope="module")

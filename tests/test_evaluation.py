@@ -18,6 +18,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from medxlate.dataset.labels import Task
 from medxlate.errors import DataError, ModelError, OutputError, UsageError
+from medxlate.evaluation import fakes, subject
 from medxlate.evaluation.distribution import (
     Features,
     find_inception,
@@ -351,6 +352,26 @@ def test_some_figures_are_put_among_those_that_were_kept(folder: Path) -> None:
     table = pd.read_parquet(run / "evaluation" / "predictions.parquet")
     mse = float(((table["prediction"] - table["label"]) ** 2).mean())
     assert evaluate(run, metrics=["mse"]).figure("mse", level="image") == pytest.approx(mse)
+
+
+def test_a_test_image_is_translated_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever asks for it: figures by several networks, pairs, audits, examples."""
+    translated: list[int] = []
+    run = fakes.run
+
+    def counting(network: Any, images: Any, **options: Any) -> torch.Tensor:
+        translated.append(sum(map(len, images)))
+        return run(network, images, **options)
+
+    monkeypatch.setattr(fakes, "run", counting)
+    whole = evaluate(folder / "runs" / "joint").results
+    assert sum(translated) == whole.translated["mri"]
+    translated.clear()
+    monkeypatch.setattr(subject, "KEPT_FAKES", 2 * 4 * 32 * 32)  # two images of four bytes a pixel
+    again = evaluate(folder / "runs" / "joint").results
+    assert sum(translated) > whole.translated["mri"]
+    assert again.metrics == whole.metrics
+    assert again.audits == whole.audits
 
 
 def test_the_figures_that_cannot_be_taken_have_a_reason(folder: Path) -> None:

@@ -18,8 +18,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from medxlate.errors import DataError
-from medxlate.evaluation import evaluate as module
-from medxlate.evaluation import translation
+from medxlate.evaluation import fakes as fakes_module
+from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.distribution import (
     inception_score,
     kernel_distance,
@@ -282,7 +282,7 @@ def test_a_second_evaluation_computes_no_features(
     # Another run on the same real images, whose translator is another one.
     shutil.copytree(run, folder / "runs" / "other")
     monkeypatch.setattr(
-        translation, "run", lambda _, images, **__: torch.zeros(len(images[0]), 1, 32, 32) - 0.5
+        fakes_module, "run", lambda _, images, **__: torch.zeros(len(images[0]), 1, 32, 32) - 0.5
     )
     evaluate(folder / "runs" / "other", metrics=["fid"])
     assert sum(shown) == 1  # equal images
@@ -298,9 +298,9 @@ def test_images_are_translated_as_their_features_are_taken(
     """Not all at first: they would not fit in memory."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     shutil.rmtree(folder / "data" / FOLDER, ignore_errors=True)
-    monkeypatch.setattr(module, "BATCHES", {"cpu": 1})
+    monkeypatch.setattr(subject_module, "BATCHES", {"cpu": 1})
     order: list[str] = []
-    translate, features = translation.run, PredictorNetwork.features
+    translate, features = fakes_module.run, PredictorNetwork.features
 
     def translating(*args: Any, **options: Any) -> Tensor:
         order.append("translate")
@@ -310,7 +310,7 @@ def test_images_are_translated_as_their_features_are_taken(
         order.append("extract")
         return features(self, images)
 
-    monkeypatch.setattr(translation, "run", translating)
+    monkeypatch.setattr(fakes_module, "run", translating)
     monkeypatch.setattr(PredictorNetwork, "features", extracting)
     result = evaluate(folder / "runs" / "joint", metrics=["fid"])
     fakes = result.results.translated["mri"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from medxlate.evaluation.audits.tissue import tissue
 from medxlate.evaluation.examples import Choice, choose, label_text, write_examples
 from medxlate.evaluation.results import EXAMPLES, Audit, Example
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Progress, Stage, silent
+from medxlate.events import Listener, Stage, counted, silent
 from medxlate.inference.engine import run
 
 PROBED = 2000  # source training images that the probe is fitted on, evenly spaced
@@ -62,7 +62,7 @@ class _Translated:
 
 
 def audit_translators(
-    subject: Subject, out: Path, *, listener: Listener = silent
+    subject: Subject, out: Path, *, predicted: Array | None = None, listener: Listener = silent
 ) -> tuple[Audit, ...]:
     """Run every audit for every translator and write examples to look at.
 
@@ -72,6 +72,7 @@ def audit_translators(
     Args:
         subject: What is judged. Without a predictor label preservation is left out.
         out: The folder ``<run>/evaluation``; ``examples/<source>/`` is written in it.
+        predicted: What the predictor says of the target's test images; None: it is asked.
         listener: Told of stages and progress.
 
     Returns:
@@ -92,7 +93,7 @@ def audit_translators(
         small = shrink(train.batch(rows).images[:, 0])
         for each in (of_held, *near.values()):
             each.see(small, rows)
-    target = _Target(held, of_held.distance, _real_answers(subject))
+    target = _Target(held, of_held.distance, _real_answers(subject, predicted))
     return tuple(
         audit
         for name in sources
@@ -140,22 +141,21 @@ def _held(subject: Subject) -> Sample:
     """Look at the real target images of validation and test patients."""
     target, patients = subject.info.target, subject.patients
     parts = [p for p in (patients.val[target], patients.test[target]) if len(p)]
-    seen = [_look(part, patients.tables[target], subject.batch_size) for part in parts]
+    seen = [_look(part, patients.tables[target], _images(part, subject)) for part in parts]
     return Sample(*(np.concatenate([getattr(s, name) for s in seen]) for name in _FIELDS))
 
 
 _FIELDS = tuple(Sample.__dataclass_fields__)
 
 
-def _look(
-    slices: Slices,
-    modality: Modality,
-    batch_size: int,
-    change: Callable[[Tensor], Tensor] = lambda images: images,
-) -> Sample:
+def _images(slices: Slices, subject: Subject) -> Iterator[Tensor]:
+    return (batch.images for batch in slices.batches(subject.batch_size))
+
+
+def _look(slices: Slices, modality: Modality, batches: Iterable[Tensor]) -> Sample:
     series, positions = (modality.column(name) for name in ("series", "position"))
     return look(
-        (change(batch.images) for batch in slices.batches(batch_size)),
+        batches,
         patients=slices.patients,
         labels=slices.labels.numpy(),
         series=[str(series[row]) for row in slices.rows],
@@ -164,41 +164,40 @@ def _look(
 
 
 def _translate(subject: Subject, source: str, listener: Listener) -> _Translated:
-    """Translate a source's test images, and predict from them."""
-    slices, network = subject.patients.test[source], subject.translators[source].network
+    """Look at a source's test images before and after, and predict from the translated ones."""
+    slices, fakes = subject.patients.test[source], subject.fakes[source]
     predicted: list[Array] = []
-    done = 0
 
-    def change(images: Tensor) -> Tensor:
-        nonlocal done
-        made = run(network, [images], compute=subject.compute)
-        if subject.predictor is not None:
-            predicted.append(_predict(subject, made))
-        done += len(images)
-        listener(Progress(f"audit {source}", done, len(slices)))
-        return made
+    def translated() -> Iterator[Tensor]:
+        starts = range(0, len(fakes), subject.batch_size)
+        for start in counted(starts, f"audited {source} batches", len(starts), listener):
+            made = fakes.images(range(start, min(start + subject.batch_size, len(fakes))))
+            if subject.predictor is not None:
+                predicted.append(_predict(subject, made))
+            yield made
 
-    table_ = subject.patients.tables[source]
-    translated = _look(slices, table_, subject.batch_size, change)
-    original = _look(slices, table_, subject.batch_size)
-    return _Translated(original, translated, np.concatenate(predicted) if predicted else None)
+    modality = subject.patients.tables[source]
+    after = _look(slices, modality, translated())
+    before = _look(slices, modality, _images(slices, subject))
+    return _Translated(before, after, np.concatenate(predicted) if predicted else None)
 
 
 def _predict(subject: Subject, images: Tensor) -> Array:
     assert subject.predictor is not None  # callers ask only where there is one
     outputs = run(subject.predictor.network, [images], compute=subject.compute)
-    return subject.predictor.head.predictions(outputs).numpy()
+    return subject.predictor.calibrated(outputs)
 
 
-def _real_answers(subject: Subject) -> Answers | None:
-    """Ask the predictor about real target test images."""
+def _real_answers(subject: Subject, said: Array | None) -> Answers | None:
+    """Return what the predictor says of real target test images."""
     if subject.predictor is None:
         return None
     slices, task = subject.patients.test[subject.info.target], subject.patients.dataset.info.task
-    said = [_predict(subject, batch.images) for batch in slices.batches(subject.batch_size)]
+    if said is None:
+        said = np.concatenate([_predict(subject, batch) for batch in _images(slices, subject)])
     label = table(slices.labels.numpy(), task)
     cases = _cases(np.array(slices.patients, dtype=object), slices.labels.numpy())
-    return Answers(label, table(np.concatenate(said), task), label[:0], cases)
+    return Answers(label, table(said, task), label[:0], cases)
 
 
 def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> Answers:
@@ -216,7 +215,7 @@ def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> An
 
     val = patients.val[source]
     train = part(patients.train[source])
-    held = _look(val, modality, subject.batch_size) if len(val) else _none_of(train)
+    held = _look(val, modality, _images(val, subject)) if len(val) else _none_of(train)
     assert seen.predictions is not None
     return Answers(
         label=table(seen.original.labels, task),
@@ -254,7 +253,7 @@ def _write(
     for choice in chosen:
         row, nearest = choice.row, int(near.index[choice.row])
         y = slices.batch([row]).images
-        made = run(subject.translators[source].network, [y], compute=subject.compute)
+        made = subject.fakes[source].images([row])
         images["source"].append(y)
         images["translated"].append(made)
         images["nearest"].append(train.batch([nearest]).images)

@@ -15,7 +15,6 @@ import pandas as pd
 from torch import Tensor
 
 import medxlate
-from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
 from medxlate.errors import ModelError, UsageError
@@ -24,20 +23,14 @@ from medxlate.evaluation.kept import Clock, check_kept, keep
 from medxlate.evaluation.paired import NAMES as PAIRED
 from medxlate.evaluation.paired import paired_metrics
 from medxlate.evaluation.results import Metric, Results
-from medxlate.evaluation.shared import gather_predictions
-from medxlate.evaluation.subject import Subject, load_backward, open_patients
+from medxlate.evaluation.shared import batch_count, gather_predictions
+from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.translation import NAMES, eight_bit_windows, translation_metrics
-from medxlate.events import Listener, Stage, Warned, silent
-from medxlate.inference.choices import validated_compute
+from medxlate.events import Listener, Stage, Warned, counted, silent
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor
-from medxlate.inference.translate import Translator
-from medxlate.models.info import ModelInfo, predictor_of, read_model, weights_hashes
-from medxlate.models.runs import RunFolder, find_model, find_run
-
-# Images at once. A processor is no faster with more, and what a generator computes for 16 images
-# of 256 x 256 takes more than 1 GiB.
-BATCHES = {"cpu": 4, "gpu": 32}
+from medxlate.models.info import predictor_of, read_model, weights_hashes
+from medxlate.models.runs import find_model, find_run
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ def evaluate(
         )
     task = predictor_of(own, info).head.task
     wanted = _wanted(metrics, task if other is None else None)
-    subject = _open(folder, own, other, data, device, precision, listener)
+    subject = open_subject(folder, own, other, data, device, precision, listener)
     if subject.patients.split.policy == "image":
         listener(Warned(MEANING["image"]))
     clock = Clock()
@@ -177,7 +170,8 @@ def evaluate(
     results = _results(subject, task, found, cases)
     audit = audits if audits is not None else not metrics
     if other is None:
-        results = keep(folder, subject, results, table, clock, audit=audit, listener=listener)
+        said = None if cases is None else cases.values
+        results = keep(folder, subject, results, table, said, clock, audit=audit, listener=listener)
     seconds = round(time.monotonic() - began, 3)
     missing = tuple(m for m in found if m.value is None and m.name in metrics)
     return Evaluation(folder.path, results, missing, seconds)
@@ -196,65 +190,6 @@ def _wanted(metrics: Sequence[str], task: Task | None) -> list[str]:
     return list(dict.fromkeys(metrics)) or fitting
 
 
-def _open(
-    run: RunFolder,
-    own: Path,
-    other: Path | None,
-    data: Path | str | None,
-    device: str,
-    precision: str,
-    listener: Listener,
-) -> Subject:
-    """Open the networks that are judged, and the run's patients."""
-    info = read_model(own if other is None else other)
-    patients = open_patients(run, data)
-    if other is not None:
-        _check_like(other, info, read_model(own), patients.config.data.sources)
-        _check_recipes(other, info, patients.dataset.info)
-    compute = validated_compute(info, device, precision, listener=listener)
-    place = own if other is None else other
-    return Subject(
-        info=info,
-        patients=patients,
-        compute=compute,
-        # Its features are what a foreign model's images are compared by, too.
-        predictor=Predictor(run.path, compute=compute),
-        translators={
-            source: Translator(place, source=source, compute=compute) for source in info.translators
-        },
-        backward=load_backward(run, info, compute) if other is None else {},
-        batch_size=BATCHES["cpu" if compute.device.type == "cpu" else "gpu"],
-    )
-
-
-def _check_like(folder: Path, model: ModelInfo, own: ModelInfo, sources: Sequence[str]) -> None:
-    """Refuse a model that was made for other images than the run's, or makes none."""
-    if not model.translators:
-        raise ModelError(f"{folder} cannot translate, so --model has nothing to measure.")
-    if (model.target, model.image_size) != (own.target, own.image_size):
-        raise ModelError(
-            f"{folder} makes {model.target} images of {model.image_size} px, the run's are "
-            f"{own.target} of {own.image_size} px."
-        )
-    for source in model.translators:
-        if source not in sources:
-            raise ModelError(
-                f"{folder} translates from {source}, of which the run has no images.",
-                f"It has {', '.join(sources)}." if sources else "",
-            )
-
-
-def _check_recipes(folder: Path, model: ModelInfo, info: DatasetInfo) -> None:
-    """Refuse a model that reads pixel values in another way than the dataset was prepared."""
-    recipes = {name: translator.recipe for name, translator in model.translators.items()}
-    for name, recipe in {**recipes, model.target: model.target_recipe}.items():
-        if recipe != info.modalities[name].recipe:
-            raise ModelError(
-                f"{folder} has another recipe for {name} than the dataset.",
-                "Import it again with --data.",
-            )
-
-
 def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]:
     """Predict the target's test images; return them, and the table that is kept."""
     predictor, target = subject.predictor, subject.info.target
@@ -263,7 +198,9 @@ def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]
     listener(Stage(f"Predicting {len(slices)} {target} images of test patients"))
 
     def predict(images: Iterable[Tensor]) -> np.ndarray[Any, Any]:
-        outputs = run_network(predictor.network, images, compute=predictor.compute)
+        batches = batch_count(len(slices), subject.batch_size)
+        told = counted(images, "predicted batches", batches, listener)
+        outputs = run_network(predictor.network, told, compute=predictor.compute)
         return predictor.calibrated(outputs)
 
     values = gather_predictions(predict, slices, subject.batch_size)

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from medxlate.errors import ModelError, OutputError
@@ -28,6 +30,8 @@ from medxlate.events import Listener
 from medxlate.files import check_free, whole_folder
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
+
+Array = npt.NDArray[np.floating[Any]]
 
 
 class Clock:
@@ -63,6 +67,7 @@ def keep(
     subject: Subject,
     results: Results,
     table: pd.DataFrame | None,
+    predicted: Array | None,
     clock: Clock,
     *,
     audit: bool,
@@ -76,7 +81,9 @@ def keep(
             audits: tuple[Audit, ...] = ()
             if audit and subject.translators:
                 with clock.timing("audits"):
-                    audits = audit_translators(subject, partial, listener=listener)
+                    audits = audit_translators(
+                        subject, partial, predicted=predicted, listener=listener
+                    )
             if before is not None:
                 results = _joined(before, results)
                 if not audit:

@@ -15,10 +15,9 @@ from torch import Tensor
 from medxlate.dataset.loading import Slices
 from medxlate.evaluation.intervals import REPLICATES, bootstrap
 from medxlate.evaluation.results import Metric
-from medxlate.evaluation.shared import share
+from medxlate.evaluation.shared import shared_rows
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage
-from medxlate.inference.engine import run
 from medxlate.ranks import ranks
 
 NAMES = ("paired_psnr", "paired_ssim", "paired_mae")
@@ -167,21 +166,17 @@ def _pairs(subject: Subject, source: str) -> Pairs | None:
 def _values(subject: Subject, source: str, pairs: Pairs) -> tuple[Array, list[str]]:
     """Return the figures of each pair, and whose it is."""
     patients, task = subject.patients, subject.patients.dataset.info.task
-    size = patients.test[source].shape[1]
-    both = [
-        Slices(patients.tables[name], rows, task=task, image_size=size)
-        for name, rows in ((source, pairs.source), (subject.info.target, pairs.target))
-    ]
-    translator = subject.translators[source]
+    size, target = patients.test[source].shape[1], patients.tables[subject.info.target]
+    reals = Slices(target, pairs.target, task=task, image_size=size)
+    place = {int(row): i for i, row in enumerate(patients.test[source].rows)}
     own = []
-    batches = zip(*(share(slices, subject.batch_size) for slices in both), strict=True)
-    for y, x in batches:
-        made = run(translator.network, [y.images], compute=translator.compute)
-        own.append(similarity(made, x.images).tolist())
+    for rows in shared_rows(len(reals), subject.batch_size):
+        made = subject.fakes[source].images([place[pairs.source[i]] for i in rows])
+        own.append(similarity(made, reals.batch(rows).images).tolist())
     every = ranks().gather(own)
     # Batch k was taken by process k modulo their number.
     order = [every[k % len(every)][k // len(every)] for k in range(sum(map(len, every)))]
-    return np.array([row for batch in order for row in batch]), both[0].patients
+    return np.array([row for batch in order for row in batch]), reals.patients
 
 
 def _figures(

@@ -28,8 +28,18 @@ KEY_BYTES = 32  # of an image's key
 
 def share(slices: Slices, batch_size: int) -> Iterator[Batch]:
     """Yield those batches of all slices that are this process's."""
-    for start in ranks().mine(range(0, len(slices), batch_size)):
-        yield slices.batch(range(start, min(start + batch_size, len(slices))))
+    return (slices.batch(rows) for rows in shared_rows(len(slices), batch_size))
+
+
+def shared_rows(count: int, batch_size: int) -> Iterator[range]:
+    """Yield those batches of ``count`` rows that are this process's."""
+    for start in ranks().mine(range(0, count, batch_size)):
+        yield range(start, min(start + batch_size, count))
+
+
+def batch_count(count: int, batch_size: int) -> int:
+    """Return how many batches of ``count`` rows are this process's."""
+    return len(ranks().mine(range(0, count, batch_size)))
 
 
 def gather_predictions(

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medxlate.config import Config, parse
-from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.index import Dataset, DatasetInfo, Modality
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Split, read_split
 from medxlate.errors import DataError, ModelError
+from medxlate.evaluation.fakes import Fakes
+from medxlate.events import Listener
+from medxlate.inference.choices import validated_compute
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
 from medxlate.models.device import Compute
 from medxlate.models.generator import Generator
-from medxlate.models.info import ModelInfo
+from medxlate.models.info import ModelInfo, read_model
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_json
 from medxlate.training.checkpoints import load_translation, pointed
 from medxlate.training.data import open_modalities, part_slices
 
+# Images at once. A processor is no faster with more, and what a generator computes for 16 images
+# of 256 x 256 takes more than 1 GiB.
+BATCHES = {"cpu": 4, "gpu": 32}
+KEPT_FAKES = 256 << 20  # bytes of translated images: 1024 of 256 x 256
 Parts = Mapping[str, Slices]  # by modality
 
 
@@ -59,6 +66,7 @@ class Subject:
         compute: Device and precision of all networks.
         predictor: The run's; None where a model without one is judged.
         translators: G of each source.
+        fakes: G of the test images of each source.
         backward: F of each source, where the run still has a checkpoint with it.
         batch_size: Images that are computed at once.
     """
@@ -68,6 +76,7 @@ class Subject:
     compute: Compute
     predictor: Predictor | None
     translators: Mapping[str, Translator]
+    fakes: Mapping[str, Fakes]
     backward: Mapping[str, Generator]
     batch_size: int
 
@@ -116,3 +125,82 @@ def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str
                 found[source] = compute.place(network).eval()
                 break
     return found
+
+
+def open_subject(
+    run: RunFolder,
+    own: Path,
+    other: Path | None,
+    data: Path | str | None,
+    device: str,
+    precision: str,
+    listener: Listener,
+) -> Subject:
+    """Open the networks that are judged, and the run's patients.
+
+    Args:
+        run: The run.
+        own: Its model folder.
+        other: A model folder that is judged in its place; None: the run's own.
+        data: See ``open_patients``.
+        device: auto, cpu, cuda, cuda:N or mps.
+        precision: auto, fp32 or bf16.
+        listener: Told what precision was chosen.
+
+    Raises:
+        ModelError: The model is missing or damaged, or ``other`` cannot be compared with the run.
+        DataError: See ``open_patients``.
+    """
+    info = read_model(own if other is None else other)
+    patients = open_patients(run, data)
+    if other is not None:
+        _check_like(other, info, read_model(own), patients.config.data.sources)
+        _check_recipes(other, info, patients.dataset.info)
+    compute = validated_compute(info, device, precision, listener=listener)
+    place = own if other is None else other
+    translators = {
+        source: Translator(place, source=source, compute=compute) for source in info.translators
+    }
+    most = KEPT_FAKES // max(len(translators), 1)
+    return Subject(
+        info=info,
+        patients=patients,
+        compute=compute,
+        # Its features are what a foreign model's images are compared by, too.
+        predictor=Predictor(run.path, compute=compute),
+        translators=translators,
+        fakes={
+            source: Fakes(each, patients.test[source], most=most)
+            for source, each in translators.items()
+        },
+        backward=load_backward(run, info, compute) if other is None else {},
+        batch_size=BATCHES["cpu" if compute.device.type == "cpu" else "gpu"],
+    )
+
+
+def _check_like(folder: Path, model: ModelInfo, own: ModelInfo, sources: Sequence[str]) -> None:
+    """Refuse a model that was made for other images than the run's, or makes none."""
+    if not model.translators:
+        raise ModelError(f"{folder} cannot translate, so --model has nothing to measure.")
+    if (model.target, model.image_size) != (own.target, own.image_size):
+        raise ModelError(
+            f"{folder} makes {model.target} images of {model.image_size} px, the run's are "
+            f"{own.target} of {own.image_size} px."
+        )
+    for source in model.translators:
+        if source not in sources:
+            raise ModelError(
+                f"{folder} translates from {source}, of which the run has no images.",
+                f"It has {', '.join(sources)}." if sources else "",
+            )
+
+
+def _check_recipes(folder: Path, model: ModelInfo, info: DatasetInfo) -> None:
+    """Refuse a model that reads pixel values in another way than the dataset was prepared."""
+    recipes = {name: translator.recipe for name, translator in model.translators.items()}
+    for name, recipe in {**recipes, model.target: model.target_recipe}.items():
+        if recipe != info.modalities[name].recipe:
+            raise ModelError(
+                f"{folder} has another recipe for {name} than the dataset.",
+                "Import it again with --data.",
+            )

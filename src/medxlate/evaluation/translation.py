@@ -21,12 +21,17 @@ from medxlate.evaluation.distribution import (
 )
 from medxlate.evaluation.extractors import find_extractors
 from medxlate.evaluation.results import Metric
-from medxlate.evaluation.shared import common_folder, gather_features, share
+from medxlate.evaluation.shared import (
+    batch_count,
+    common_folder,
+    gather_features,
+    share,
+    shared_rows,
+)
 from medxlate.evaluation.spread import MOST, NEIGHBOURS, NORMAL, Set, deviations, statistics
 from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Stage
-from medxlate.inference.engine import run
+from medxlate.events import Listener, Stage, counted
 from medxlate.ranks import ranks
 
 NAMES = ("fid", "kid", "is", "precision", "recall")
@@ -91,7 +96,7 @@ def translation_metrics(
             common_folder(subject.patients.dataset.folder / FOLDER, listener) as place,
             open_store(place, features, subject.compute.device, listener=listener) as store,
         ):
-            taker = _Taker(subject, features, store)
+            taker = _Taker(subject, features, store, listener)
             listener(Stage(f"Taking the {features.name}'s features of {len(real)} real images"))
             reals = taker.real(real)
             for source in subject.translators:
@@ -112,8 +117,11 @@ def translation_metrics(
 class _Taker:
     """Takes the features of images, shared between the processes of a job."""
 
-    def __init__(self, subject: Subject, features: Features, store: FeatureStore) -> None:
+    def __init__(
+        self, subject: Subject, features: Features, store: FeatureStore, listener: Listener
+    ) -> None:
         self._subject = subject
+        self._tell = listener
         self._features = features
         self._store = store
 
@@ -123,10 +131,9 @@ class _Taker:
 
     def translated(self, source: str) -> _Images:
         """Take those of a source's test images, translated batch by batch."""
-        slices, network = self._subject.patients.test[source], self._subject.translators[source]
-        batches = share(slices, self._subject.batch_size)
-        made = (run(network.network, [b.images], compute=network.compute) for b in batches)
-        return self._take(slices, made)
+        fakes = self._subject.fakes[source]
+        rows = shared_rows(len(fakes), self._subject.batch_size)
+        return self._take(self._subject.patients.test[source], map(fakes.images, rows))
 
     def halves(self, one: int, other: int) -> tuple[_Images, _Images] | None:
         """Take those of two sets of real images of different patients, as large as is asked.
@@ -158,7 +165,9 @@ class _Taker:
 
     def _take(self, slices: Slices, images: Iterable[Tensor]) -> _Images:
         device = self._subject.compute.device
-        own = extract(map(to_eight_bit, images), self._features, device, self._store)
+        batches = batch_count(len(slices), self._subject.batch_size)
+        told = counted(images, f"{slices.name} batches, {self._features.name}", batches, self._tell)
+        own = extract(map(to_eight_bit, told), self._features, device, self._store)
         gathered = gather_features(own, self._store, len(slices), self._subject.batch_size)
         return _Images(gathered, slices.patients)
 
