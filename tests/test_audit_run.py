@@ -49,7 +49,8 @@ def test_every_audit_is_there_and_says_why_it_knows_nothing(
     assert all(each.sentence.endswith(".") and each.rule.endswith(".") for each in audits)
     assert isinstance(events[0], Stage)
     count = len(subject.patients.test["mri"])
-    assert events[-1] == Progress("audit mri", count, count)
+    batches = -(-count // subject.batch_size)
+    assert events[-1] == Progress("audited mri batches", batches, batches)
     assert audit_translators(subject, out) == audits
 
 

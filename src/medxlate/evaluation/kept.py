@@ -26,7 +26,7 @@ from medxlate.evaluation.results import (
     write_results,
 )
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener
+from medxlate.events import Listener, Warned
 from medxlate.files import check_free, whole_folder
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
@@ -76,7 +76,7 @@ def keep(
     """Audit, and write ``<run>/evaluation``; all processes return what it then holds."""
     told = None
     if ranks().is_first:
-        before = _known(run, results)
+        before = _known(run, results, listener)
         with whole_folder(run.evaluation, marker=FILE, overwrite=True) as partial:
             audits: tuple[Audit, ...] = ()
             if audit and subject.translators:
@@ -100,11 +100,14 @@ def keep(
     return Results.model_validate(ranks().tell(told))
 
 
-def _known(run: RunFolder, results: Results) -> Results | None:
+def _known(run: RunFolder, results: Results, listener: Listener) -> Results | None:
     """Return what was found before of the same model on the same patients; None without it."""
+    if not (run.evaluation / FILE).exists():
+        return None
     try:
         before = read_results(run.evaluation)
-    except ModelError:  # none, or of another version: it is replaced
+    except ModelError as problem:
+        listener(Warned(f"{problem.message} All of the evaluation is replaced."))
         return None
     same = (before.split, before.model, before.images) == (
         results.split,
