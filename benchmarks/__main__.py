@@ -29,6 +29,8 @@ BENCHMARKS = {
     "loading": ("--out {out}/loading.json", "--quick --out {out}/loading.json"),
     "prepare": ("", "--slices 60 --repeats 1"),
     "fid": ("--json {out}/fid.json", "--quick --json {out}/fid.json"),
+    "evaluation": ("--out {out}/evaluation.json", "--quick --out {out}/evaluation.json"),
+    "coverage": ("", "--quick"),
     "scaling": (
         "--json {out}/scaling.json --plot {out}/scaling.png",
         "--quick --json {out}/scaling.json --plot {out}/scaling.png",

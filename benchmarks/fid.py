@@ -36,10 +36,28 @@ import numpy as np
 SIDE, WIDTH = 256, 2048
 ROUTES = ("medxlate", "torch-fidelity", "sqrtm")
 SMALL_SET = 64  # training and validation slices of each modality
+PEOPLE = 50  # test patients of each modality
 
 
-def write_project(root: Path, images: int) -> None:
-    """Write a dataset with so many test slices of each modality, and a trained run's folder."""
+def write_project(
+    root: Path,
+    images: int,
+    *,
+    train: int = SMALL_SET,
+    predictor: str = "test_resnet",
+    width: int = 8,
+    blocks: int = 1,
+) -> None:
+    """Write a dataset of noise and the folder of a run on it, with random weights.
+
+    Args:
+        root: ``root/data`` and ``root/run`` are written.
+        images: Test slices of each modality.
+        train: Training slices of each.
+        predictor: Its name in timm.
+        width: Of the generator.
+        blocks: Of the generator.
+    """
     import pandas as pd
     import torch
 
@@ -47,6 +65,7 @@ def write_project(root: Path, images: int) -> None:
     from medxlate.dataset.index import Dataset, DatasetInfo, ModalityInfo
     from medxlate.dataset.labels import Task
     from medxlate.dataset.shards import ShardWriter
+    from medxlate.dataset.slice_table import HASH_DIGITS
     from medxlate.dataset.splits import Split
     from medxlate.files import write_json
     from medxlate.images.recipes import Recipe
@@ -59,8 +78,9 @@ def write_project(root: Path, images: int) -> None:
     recipe = Recipe(kind="as-is", bits=8, output_range=(0.0, 255.0))
     task = Task(kind="regression", name="age", unit="years")
     modalities: dict[str, ModalityInfo] = {}
-    rows = images + 2 * SMALL_SET
-    patients = ["train"] * SMALL_SET + ["val"] * SMALL_SET + ["test"] * images
+    rows = images + train + SMALL_SET
+    patients = ["train"] * train + ["val"] * SMALL_SET
+    patients += [f"test{row % PEOPLE}" for row in range(images)]
     for number, name in enumerate(("mri", "ct")):
         random = np.random.default_rng(number)
         folder = root / "data" / name
@@ -70,10 +90,10 @@ def write_project(root: Path, images: int) -> None:
                 places.append(shards.append(random.bytes(SIDE * SIDE)))
         table = pd.DataFrame(places, columns=["shard", "row"])
         table["slice_id"] = [f"{row:06d}" for row in range(rows)]
-        table["patient"] = [f"{part}-{name}" for part in patients]
+        table["patient"] = [f"{each}-{name}" for each in patients]
         table["label"] = np.linspace(20.0, 80.0, rows)
         table["file"] = table["pixel_hash"] = [f"{name}-{row}" for row in range(rows)]
-        table["perceptual_hash"] = ""
+        table["perceptual_hash"] = [random.bytes(HASH_DIGITS // 2).hex() for _ in range(rows)]
         table["series"], table["position"] = np.arange(rows), 0
         table["height"] = table["width"] = SIDE
         table.to_parquet(folder / "slices.parquet", index=False)
@@ -89,22 +109,26 @@ def write_project(root: Path, images: int) -> None:
     data = {"folder": str(root / "data"), "sources": ["mri"], "target": "ct"}
     config = resolve(preset="debug", overrides={"data": {**data, "image_size": SIDE}})
     write_json(root / "run" / "config.json", config.model_dump(mode="json"))
-    parts = {part: (f"{part}-ct", f"{part}-mri") for part in ("train", "val", "test")}
+    people = {"train": ["train"], "val": ["val"], "test": [f"test{i}" for i in range(PEOPLE)]}
+    parts = {k: tuple(f"{p}-{m}" for m in ("ct", "mri") for p in v) for k, v in people.items()}
     split = Split(parts, seed=0)  # type: ignore[arg-type]
     write_json(root / "run" / "split.json", {**split.to_json(), "slices": fingerprints})
     torch.manual_seed(0)
     head = Head(task=task, mean=50, std=10)
-    predictor = PredictorNetwork(architecture="test_resnet", outputs=1).state_dict()
-    generator = Generator(width=8, blocks=1).state_dict()
+    networks = {
+        "predictor.safetensors": PredictorNetwork(architecture=predictor, outputs=1),
+        "translator-mri.safetensors": Generator(width=width, blocks=blocks),
+    }
     weights = [
-        write_weights(root / "run", "predictor.safetensors", predictor, step=0),
-        write_weights(root / "run", "translator-mri.safetensors", generator, step=0),
+        write_weights(root / "run", name, network.state_dict(), step=0)
+        for name, network in networks.items()
     ]
+    translator = TranslatorInfo(recipe=recipe, width=width, blocks=blocks, weights=weights[1])
     model = ModelInfo(
         medxlate="0", method="joint", prepared_size=SIDE, image_size=SIDE, target="ct",
         target_recipe=recipe,
-        translators={"mri": TranslatorInfo(recipe=recipe, width=8, blocks=1, weights=weights[1])},
-        predictor=PredictorInfo(architecture="test_resnet", head=head, weights=weights[0]),
+        translators={"mri": translator},
+        predictor=PredictorInfo(architecture=predictor, head=head, weights=weights[0]),
     )  # fmt: skip
     write_model(root / "run" / "model", model, weights_from=root / "run", card="# Benchmark\n")
 
@@ -121,7 +145,7 @@ def run_evaluate(root: Path) -> dict[str, float]:
     from torch import nn
 
     from medxlate.cli.app import app
-    from medxlate.evaluation import evaluate as module
+    from medxlate.evaluation import fakes, subject, translation
     from medxlate.evaluation.distribution import Features
 
     imported = peak_mib()
@@ -140,15 +164,15 @@ def run_evaluate(root: Path) -> dict[str, float]:
         def forward(self, images: Any) -> Any:
             return images * -0.9
 
-    class CheapTranslator(module.Translator):
+    class CheapTranslator(subject.Translator):
         def __init__(self, *args: Any, **keywords: Any) -> None:
             super().__init__(*args, **keywords)
             self.network = Negative()
 
-    module.Translator = CheapTranslator
-    module.run_network = timed(module.run_network)
+    subject.Translator = CheapTranslator
+    fakes.run = timed(fakes.run)
     cheap = Features("patches", Negative(), timed(patch_features), WIDTH, has_classes=False)
-    module._features = lambda *_, **__: cheap
+    translation.find_extractors = lambda *_, **__: ([cheap], {})
     command = ["evaluate", "--run", str(root / "run"), "--metric", "fid", "--device", "cpu"]
     app([*command, "--json"], standalone_mode=False)
     return {"networks_s": spent["networks"], "mib": peak_mib(), "imports_mib": imported}

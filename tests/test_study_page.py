@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 import medxlate.study.compare as comparing
+from medxlate.cli.report import is_study
 from medxlate.errors import DataError
 from medxlate.events import Warned
 from medxlate.study.begin import Grid
-from medxlate.study.page import is_study, write_study_page
+from medxlate.study.page import write_study_page
 from studies import BRIEF, Heard, dataset
 from tiny import PREFIX, debug_config
 

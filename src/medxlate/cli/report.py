@@ -41,9 +41,9 @@ def report(
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        from medxlate.study.page import is_study, write_study_page
-
         if is_study(folder):
+            from medxlate.study.page import write_study_page
+
             if baseline is not None or out is not None:
                 raise UsageError(
                     "The page of a study lies in its folder and has its own comparisons.",
@@ -57,6 +57,11 @@ def report(
         made = write(folder, baseline=baseline, out=out)
         told = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
         reporter.result(told, *made.verdict, f"Report: {made.path}")
+
+
+def is_study(folder: Path) -> bool:
+    """Return whether a folder is a study's, without loading what trains its cells."""
+    return (folder / "study.json").is_file()
 
 
 def leave_report(reporter: Reporter, run: Path, *, baseline: Path | None = None) -> None:

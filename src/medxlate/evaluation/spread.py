@@ -21,7 +21,8 @@ Array = npt.NDArray[Any]
 Statistic = Callable[[Array, Array], float]  # from which of N and of M images count to a figure
 
 NEIGHBOURS = 3  # as torch-fidelity and Kynkaanniemi et al. 2019
-MOST = 2048  # images of a set that are looked at
+MOST = 2048  # images of a set by which neighbours are judged
+SAMPLE = 512  # of each set by which deviations are: time grows with the third power
 GROUPS = 20  # of patients
 NORMAL = 1.96  # standard deviations of a 95 % interval
 BLOCK = 1024

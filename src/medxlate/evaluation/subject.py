@@ -29,7 +29,7 @@ from medxlate.training.data import open_modalities, part_slices
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
 # of 256 x 256 takes more than 1 GiB.
 BATCHES = {"cpu": 4, "gpu": 32}
-KEPT_FAKES = 256 << 20  # bytes of translated images: 1024 of 256 x 256
+KEPT_FAKES = 64 << 20  # bytes of translated images: 256 of 256 x 256
 Parts = Mapping[str, Slices]  # by modality
 
 

@@ -28,7 +28,15 @@ from medxlate.evaluation.shared import (
     share,
     shared_rows,
 )
-from medxlate.evaluation.spread import MOST, NEIGHBOURS, NORMAL, Set, deviations, statistics
+from medxlate.evaluation.spread import (
+    MOST,
+    NEIGHBOURS,
+    NORMAL,
+    SAMPLE,
+    Set,
+    deviations,
+    statistics,
+)
 from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage, counted
@@ -48,9 +56,9 @@ class _Images:
     stored: StoredFeatures
     patients: Sequence[str]
 
-    def some(self) -> Set:
-        """Return at most 2048 of them, evenly spaced."""
-        keep = np.unique(np.linspace(0, len(self.stored) - 1, min(MOST, len(self.stored))))
+    def some(self, most: int) -> Set:
+        """Return at most so many of them, evenly spaced."""
+        keep = np.unique(np.linspace(0, len(self.stored) - 1, min(most, len(self.stored))))
         rows = keep.astype(int)
         return Set(self.stored.rows(rows), [self.patients[i] for i in rows])
 
@@ -107,7 +115,7 @@ def translation_metrics(
                     metrics += [_missing(m, source, features.name, why, MORE) for m in wanted]
                     continue
                 fakes = taker.translated(source)
-                halves = taker.halves(len(slices), len(real))
+                halves = taker.halves(min(len(slices), SMALL), min(len(real), SMALL))
                 if ranks().is_first:
                     metrics += _figures(fakes, reals, halves, features, wanted, source)
     told = ranks().tell([each.model_dump(mode="json") for each in metrics])
@@ -181,11 +189,9 @@ def _figures(
     source: str,
 ) -> list[Metric]:
     """Return the figures of a source by one extractor."""
-    sets = fakes.some(), reals.some()
-    values = _values(fakes, reals, sets, wanted, features)
-    floors: dict[str, float] = {}
-    if halves is not None:
-        floors = _values(*halves, (halves[0].some(), halves[1].some()), wanted, features)
+    values = _values(fakes, reals, wanted, features)
+    floors = {} if halves is None else _values(*halves, wanted, features)
+    sets = fakes.some(SAMPLE), reals.some(SAMPLE)
     spread = deviations(*sets, features.width, list(values))
     notes = _notes(fakes, reals, halves)
     found = []
@@ -218,18 +224,15 @@ def _figures(
 
 
 def _values(
-    fakes: _Images,
-    reals: _Images,
-    sets: tuple[Set, Set],
-    wanted: Sequence[str],
-    features: Features,
+    fakes: _Images, reals: _Images, wanted: Sequence[str], features: Features
 ) -> dict[str, float]:
     """Return figures by name, without those that cannot be taken."""
     plain = compare_features(fakes.stored, reals.stored, wanted, features)
     found = {m: plain[features.label(m)] for m in wanted if features.label(m) in plain}
-    every = [np.ones(len(each.rows), dtype=bool) for each in sets]
-    if min(map(len, every)) > NEIGHBOURS:
-        near = [name for name in wanted if name in ("precision", "recall")]
+    near = [name for name in wanted if name in ("precision", "recall")]
+    if near and min(len(fakes.stored), len(reals.stored)) > NEIGHBOURS:
+        sets = fakes.some(MOST), reals.some(MOST)
+        every = [np.ones(len(each.rows), dtype=bool) for each in sets]
         figures = statistics(*sets, features.width, near)
         found |= {name: figure(*every) for name, figure in figures.items()}
     return found
@@ -248,8 +251,8 @@ def _interval(
 
 def _how(sets: tuple[Set, Set], fakes: _Images, reals: _Images) -> str:
     how = f"jackknife over {sets[0].groups} and {sets[1].groups} groups of patients"
-    if max(len(fakes.stored), len(reals.stored)) > MOST:
-        how += f", of {MOST} of the images"
+    if max(len(fakes.stored), len(reals.stored)) > SAMPLE:
+        how += f", of {SAMPLE} of the images: wider than of all"
     return how
 
 
@@ -267,7 +270,8 @@ def _notes(
         notes.append("There are too few real images for a real-versus-real floor.")
     else:
         own = tuple(len(each.stored) for each in halves)
-        few = "" if own == counts else ", all there are: fid of so few is larger"
+        enough = tuple(min(each, SMALL) for each in counts)
+        few = "" if own == enough else ", all there are: fid of so few is larger"
         notes.append(
             f"Real against real compares {own[0]} real images with {own[1]} of other patients, of "
             f"training and validation too{few}."

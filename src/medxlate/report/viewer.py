@@ -143,7 +143,7 @@ def _png(image: Stored) -> str:
     pixels = np.zeros((*image.shape, 3), dtype=np.uint8)
     pixels[..., 0], pixels[..., 1] = image >> 8, image & 255
     stream = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(stream, format="PNG", optimize=True)
+    PIL.Image.fromarray(pixels).save(stream, format="PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 

@@ -36,11 +36,6 @@ OWN = "joint"
 SHOWN = ("value", "patients", "images", "loss", "std")  # of a subgroup
 
 
-def is_study(path: Path) -> bool:
-    """Say whether a folder is a study's."""
-    return StudyFolder(path).study.is_file()
-
-
 def write_study_page(study_folder: Path) -> Path:
     """Write ``report.html`` into a study folder and return its path.
 
