@@ -120,7 +120,13 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
     cached = folder / pretrained.REGISTRY["inception"].file
     if cached.is_file():
         return cached
-    return pretrained.fetch("inception", out=folder, offline=offline).path if download else None
+    if download and offline:
+        raise ModelError(
+            f"Inception's weights are not at {cached}, and nothing is downloaded offline.",
+            "Run `medxlate fetch inception --out FOLDER` elsewhere, carry the folder here, and "
+            "name its file with --inception.",
+        )
+    return pretrained.fetch("inception", out=folder).path if download else None
 
 
 def image_metrics(
