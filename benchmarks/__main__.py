@@ -29,8 +29,9 @@ BENCHMARKS = {
     "loading": ("--out {out}/loading.json", "--quick --out {out}/loading.json"),
     "prepare": ("", "--slices 60 --repeats 1"),
     "fid": ("--json {out}/fid.json", "--quick --json {out}/fid.json"),
+    "agreement": ("--out {out}/agreement.json", "--quick --out {out}/agreement.json"),
     "evaluation": ("--out {out}/evaluation.json", "--quick --out {out}/evaluation.json"),
-    "coverage": ("", "--quick"),
+    "coverage": ("", "--simulations 2"),
     "scaling": (
         "--json {out}/scaling.json --plot {out}/scaling.png",
         "--quick --json {out}/scaling.json --plot {out}/scaling.png",

@@ -1,6 +1,6 @@
 """Coverage of ``predict``'s intervals over simulated calibrations: patients with alike slices.
 
-    python benchmarks/coverage.py
+    python -m benchmarks.coverage [--simulations 200]
 
 Every simulation draws validation patients, calibrates as the export does, and measures which share
 of new patients' labels the intervals hold. Patients have 1 to 12 slices in 1 to 3 volumes; the
@@ -11,6 +11,7 @@ best of 50 predictors, as an epoch is chosen.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 
 import numpy as np
@@ -65,14 +66,20 @@ def covered(
 
 
 def simulate(
-    nominal: float, *, patients: int, seed: int, new: int = NEW, choices: int = 1
+    nominal: float,
+    *,
+    patients: int,
+    seed: int,
+    new: int = NEW,
+    choices: int = 1,
+    simulations: int = SIMULATIONS,
 ) -> dict[str, list[float]]:
     """Return the coverage of each simulation by level.
 
     ``all slices`` is what is not done: every slice's error counts as if it were a patient's.
     """
     found: dict[str, list[float]] = {level: [] for level in (*LEVELS, "all slices")}
-    for number in range(SIMULATIONS):
+    for number in range(simulations):
         random = np.random.default_rng([seed, number])
         errors, owners, volumes = draw(random, patients)
         if choices > 1:  # predictors whose errors are mostly alike, as those of epochs are
@@ -102,12 +109,17 @@ def simulate(
 
 def main() -> None:
     """Print a table of mean coverages, and the deviation between calibrations."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--simulations", type=int, default=SIMULATIONS)
+    count = parser.parse_args().simulations
     print("| patients | nominal | slice | volume | patient | patient, best of 50 | all slices |")
     print("|---|---|---|---|---|---|---|")
     for patients in (20, 40, 100):
         for nominal in (0.8, 0.9, 0.95):
-            plain = simulate(nominal, patients=patients, seed=0)
-            chosen = simulate(nominal, patients=patients, seed=0, choices=CHOICES)
+            plain = simulate(nominal, patients=patients, seed=0, simulations=count)
+            chosen = simulate(
+                nominal, patients=patients, seed=0, choices=CHOICES, simulations=count
+            )
             cells = [plain["slice"], plain["volume"], plain["patient"], chosen["patient"]]
             cells.append(plain["all slices"])
             text = " | ".join(f"{100 * np.mean(c):.1f} ± {100 * np.std(c):.1f}" for c in cells)
