@@ -1,6 +1,6 @@
 """How long a whole evaluation, its audits and the report take: the paper's networks on noise.
 
-    python -m benchmarks.evaluation [--test 200] [--train 1000] [--out FILE] [--quick]
+    python -m benchmarks.evaluation [--test 200] [--train 1000] [--precision bf16] [--out FILE]
 
 A dataset of noise, 256 x 256, 50 test patients of each modality; the networks have random weights.
 ``medxlate evaluate`` and ``medxlate report`` run in processes of their own, start included.
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.fid import write_project
 
 
-def measure(test: int, train: int, *, quick: bool) -> dict[str, Any]:
+def measure(test: int, train: int, *, precision: str, quick: bool) -> dict[str, Any]:
     """Return seconds of the two commands and of the evaluation's stages, and the page's size."""
     small = {"predictor": "test_resnet", "width": 8, "blocks": 1}
     networks = small if quick else {"predictor": "resnet50", "width": 64, "blocks": 9}
@@ -29,7 +29,7 @@ def measure(test: int, train: int, *, quick: bool) -> dict[str, Any]:
         root = Path(name)
         write_project(root, test, train=train, **networks)  # type: ignore[arg-type]
         run = root / "run"
-        device = ["--device", "cpu", "--precision", "auto" if quick else "bf16"]
+        device = ["--device", "cpu", "--precision", precision]
         found: dict[str, Any] = {"test": test, "train": train}
         found["evaluate_s"] = timed("evaluate", "--run", str(run), *device)
         found["report_s"] = timed("report", str(run))
@@ -51,11 +51,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--test", type=int, default=200, help="test images of each modality")
     parser.add_argument("--train", type=int, default=1000, help="training images of each")
+    parser.add_argument("--precision", default="bf16", help="fp32 without bf16 instructions")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     sizes = (20, 20) if options.quick else (options.test, options.train)
-    found = measure(*sizes, quick=options.quick)
+    found = measure(
+        *sizes, precision="auto" if options.quick else options.precision, quick=options.quick
+    )
     print(json.dumps({"machine": platform.platform(), **found}, indent=2))
     if options.out:
         options.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

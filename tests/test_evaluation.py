@@ -21,9 +21,11 @@ from medxlate.errors import DataError, ModelError, OutputError, UsageError
 from medxlate.evaluation import fakes, subject
 from medxlate.evaluation.distribution import (
     Features,
+    compare_features,
+    extract,
     find_inception,
-    image_metrics,
     inception_features,
+    open_store,
     predictor_features,
     to_eight_bit,
 )
@@ -96,7 +98,12 @@ def compare(
     fakes: torch.Tensor, reals: torch.Tensor, metrics: list[str], features: Features
 ) -> dict[str, float]:
     cpu = torch.device("cpu")
-    return image_metrics(fakes.split(16), reals.split(16), metrics, features, device=cpu)
+    with open_store(None, features, cpu) as store:
+        sets = [
+            extract(map(to_eight_bit, images.split(16)), features, cpu, store)
+            for images in (fakes, reals)
+        ]
+        return compare_features(*sets, metrics, features)
 
 
 def test_fid_and_kid_by_predictor_features_are_their_formulas(network: PredictorNetwork) -> None:

@@ -129,34 +129,6 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
     return pretrained.fetch("inception", out=folder).path if download else None
 
 
-def image_metrics(
-    fakes: Iterable[Tensor],
-    reals: Iterable[Tensor],
-    metrics: Sequence[str],
-    features: Features,
-    *,
-    device: torch.device,
-) -> dict[str, float]:
-    """Compare translated images with real ones.
-
-    Args:
-        fakes: Batches of translated images, float32 [B, 1, S, S] in [-1, 1].
-        reals: Batches of real target images, likewise.
-        metrics: Of NAMES.
-        features: What they are compared by.
-        device: Where the network is.
-
-    Returns:
-        The metrics under their names with features; IS (of the fakes) is left out where the
-        features have no class logits. KID is a mean over 100 random subsets of up to 1000 images.
-    """
-    with open_store(None, features, device) as store:
-        a, b = (
-            extract(map(to_eight_bit, images), features, device, store) for images in (fakes, reals)
-        )
-        return compare_features(a, b, metrics, features)
-
-
 def open_store(
     folder: Path | None,
     features: Features,
@@ -201,7 +173,18 @@ def extract(
 def compare_features(
     fakes: StoredFeatures, reals: StoredFeatures, metrics: Sequence[str], features: Features
 ) -> dict[str, float]:
-    """Compare the features of translated and of real images; see ``image_metrics``."""
+    """Compare the features of translated and of real images.
+
+    Args:
+        fakes: Features of translated images.
+        reals: Features of real target images.
+        metrics: Of NAMES.
+        features: Where they come from.
+
+    Returns:
+        The metrics under their names with features; IS (of the fakes) is left out where the
+        features have no class logits. KID is a mean over 100 random subsets of up to 1000 images.
+    """
     width = features.width
     found: dict[str, float] = {}
     if "fid" in metrics:
