@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ from medxlate.files import final_name
 from medxlate.ranks import Ranks, joined, started_by_torchrun
 
 INTERRUPTED = 130
+MOST_NAME = 28  # letters of a table's first column that stay on one line
 NOTABLE_WAIT = 0.02  # of the time of a training
 # Seconds in which torchrun ends the other processes of a job after the first one failed.
 FIRST_TELLS = 3.0
@@ -252,10 +253,15 @@ def _together(shared: bool) -> Iterator[Ranks]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table whose first column is text and whose others are figures."""
+    """Return a table whose first column is text and whose others are figures.
+
+    On a narrow screen names of usual length stay whole, and the figures' columns are folded.
+    """
     made = Table(title=title, title_justify="left", title_style="bold")
+    names = min(MOST_NAME, max((len(row[0]) for row in rows), default=0))
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        justify: Literal["left", "right"] = "right" if i else "left"
+        made.add_column(column, justify=justify, overflow="fold", min_width=None if i else names)
     for row in rows:
         made.add_row(*row)
     return made

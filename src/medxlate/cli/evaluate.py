@@ -130,7 +130,7 @@ def tables(result: Evaluation, names: Sequence[str] = ()) -> list[Table]:
         made.append(
             table(
                 f"Translated images against real {results.target}, {result.run}",
-                ["source", "figure", "value", "95 % interval", "real against real", "n", "real"],
+                ["figure", "value", "95 % interval", "real against real", "n", "real"],
                 [_image_row(each) for each in images],
             )
         )
@@ -164,9 +164,8 @@ def _image_row(metric: Metric) -> list[str]:
 
     between = f"{number(metric.low)} to {number(metric.high)}" if metric.low is not None else "-"
     counts = [str(metric.n), str(metric.reference)]
-    return [
-        metric.source, metric.label, number(metric.value), between, number(metric.floor), *counts
-    ]  # fmt: skip
+    figures = [number(metric.value), between, number(metric.floor)]
+    return [f"{metric.source}: {metric.label}", *figures, *counts]
 
 
 def _audits(results: Results) -> Table:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.dataset.labels import Task
-from medxlate.evaluation.intervals import REPLICATES, bootstrap
+from medxlate.evaluation.intervals import FEWEST, REPLICATES, bootstrap
 from medxlate.evaluation.results import GroupError, Line, Metric, Picture
 from medxlate.evaluation.weighted import BINS, classification, regression
 from medxlate.inference.inputs import patients_mean
@@ -263,8 +263,8 @@ def _figures(
             if interval is not None:
                 update |= {"low": _rounded(interval[0]), "high": _rounded(interval[1])}
                 update["interval"] = f"bootstrap over {people} patients, {REPLICATES} resamples"
-            elif people < 2:
-                update["notes"] = ("A single patient: there is no interval.",)
+            elif people < FEWEST:
+                update["notes"] = (f"Fewer than {FEWEST} patients: there is no interval.",)
             else:
                 update["notes"] = (
                     "Too few resamples of the patients have this figure: there is no interval.",

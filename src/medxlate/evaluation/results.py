@@ -182,7 +182,7 @@ class GroupError(Record):
         images: How many.
         patients: Of how many patients.
         error: Mean absolute error in the label's unit, or error rate.
-        low: Lower end of its 95 % interval over patients; None for a single patient.
+        low: Lower end of its 95 % interval over patients; None for fewer than five.
         high: Its upper end.
         bias: Mean of prediction less label; None for classes.
     """

@@ -237,7 +237,7 @@ def _facts(
         facts["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
     rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
     if rates:
-        facts["Training"] = f"{statistics.median(rates):.3g} images/s ({config.runtime.device})"
+        facts["Training speed"] = f"{statistics.median(rates):.3g} images/s"
     made = {"medxlate": medxlate.__version__} if results is None else results.versions
     facts |= made
     return facts
@@ -273,7 +273,11 @@ def _images(metrics: Sequence[Metric]) -> Markup:
 
 
 def _notes(metrics: Sequence[Metric]) -> Markup:
-    intervals = [f"{m.label}: {m.interval}." for m in metrics if m.interval]
+    ways: dict[str, list[str]] = {}
+    for m in metrics:
+        if m.interval and m.label not in ways.setdefault(m.interval, []):
+            ways[m.interval].append(m.label)
+    intervals = [f"Interval of {', '.join(names)}: {how}." for how, names in ways.items()]
     return bullets(list(dict.fromkeys([*(n for m in metrics for n in m.notes), *intervals])))
 
 

@@ -132,7 +132,8 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
             f"{PREDICTIONS} of {run.path} and of {baseline.path} hold different images.",
             "Evaluate both runs again.",
         )
-    method = f"{other.method} ({baseline.path.name})"
+    name = baseline.path.name
+    method = other.method if name == other.method else f"{other.method} ({name})"
     loss, base = table["loss"].to_numpy(np.float64), table["loss_other"].to_numpy(np.float64)
     if not base.any():
         return f"{method} makes no error on these patients: there is nothing to gain over it."
