@@ -29,6 +29,7 @@ MASKS = (
     (re.compile(r"(?<=val_mse )\S+|(?<=val_mae )\S+|(?<=error )\d\S*"), "#"),
     (re.compile(r"-?\b\d+\.\d+(e[-+]\d+)?"), "#"),
     (re.compile(r"\b\d+ (s|min|h)\b"), "# s"),
+    (re.compile(r"\b\d+(?= files hold)"), "#"),  # the best step has a checkpoint of its own, or not
     # A cell that is an interval, or has one.
     (re.compile(r"(?<=│)(?=[^│]*(\(|\)| to ))[-+\d.e#() to]+(?=│)"), "#"),
     # In tables, a figure of four digits may have lost its decimals; columns are as wide as it is.
