@@ -451,17 +451,21 @@ TRAIN = ["train", "--source", "mri", "--target", "ct", "--preset", "debug"]
 def test_a_signal_ends_the_command_with_code_3(data: Path, tmp_path: Path, which: str):
     """And what was begun is continued with the words that the message gives."""
     words = [*TRAIN, "--data", str(data), "--runs", str(tmp_path), "--name", "job", "--keep", "1"]
-    words += ["--epochs", "100000"]
-    process = subprocess.Popen(
+    words += ["--epochs", "100000", "--compile", "off"]  # so many would be worth trying it
+    with subprocess.Popen(
         [sys.executable, "-m", "medxlate", *words],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    wait_for((tmp_path / "job" / "metrics.jsonl").exists)
-    process.send_signal(getattr(signal, which))
-    _, messages = process.communicate(timeout=60)
+    ) as process:
+        try:
+            wait_for((tmp_path / "job" / "metrics.jsonl").exists)
+            process.send_signal(getattr(signal, which))
+            _, messages = process.communicate(timeout=60)
+        except BaseException:
+            process.kill()
+            raise
     assert process.returncode == 3, messages
     assert f"Stopped by {which} after step" in messages
     assert f"medxlate train --resume --runs {tmp_path} --name job" in messages

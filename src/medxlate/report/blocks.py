@@ -79,7 +79,7 @@ def _body(
         )
         for first, *others in rows
     ]
-    title = [tag("caption", caption)] if caption else []
+    title = [tag("caption", tag("span", caption))] if caption else []
     return tag("table", *title, head, tag("tbody", *lines))
 
 

@@ -25,6 +25,7 @@ from medxlate.files import write_json
 from medxlate.models.info import ModelInfo, read_model, weights_hashes
 from medxlate.models.runs import RunFolder, find_run
 from medxlate.records import read_json
+from medxlate.report.axes import short
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
@@ -250,8 +251,9 @@ def _charts(drawn: Sequence[Markup]) -> Markup:
 def _predictions(metrics: Sequence[Metric]) -> Markup:
     titles, found = prediction_table(metrics)
     rows = [[name, *map(_said, cells)] for name, cells in found.items()]
-    how = next((m.interval for m in metrics if m.interval), "none")
-    caption = f"Figures of the test part, with 95 % intervals ({how}); beside each what a constant "
+    how = next((m.interval for m in metrics if m.interval), "")
+    doubt = f"with 95 % intervals ({how})" if how else "too few patients for intervals"
+    caption = f"Figures of the test part, {doubt}; beside each what a constant "
     return table(["figure", *titles], rows, caption=f"{caption}prediction has")
 
 
@@ -259,7 +261,7 @@ def _said(metric: Metric | None) -> str | None:
     if metric is None or metric.value is None:
         return None
     interval = f" ({_interval(metric)})" if metric.low is not None else ""
-    return f"{metric.value:.4g}{interval}"
+    return f"{short(metric.value)}{interval}"
 
 
 def _images(metrics: Sequence[Metric]) -> Markup:
@@ -299,7 +301,7 @@ def _groups(results: Results) -> Markup:
         label=what,
         thresholds={},
     )
-    return table(columns, rows, caption="Errors by label") + figure(drawn)
+    return table(columns, rows, caption="Errors by label") + _charts([figure(drawn)])
 
 
 def _audit(audit: Audit, viewer: Viewer | None) -> Markup:
@@ -331,7 +333,7 @@ def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
 
 
 def _between(low: float | None, high: float | None) -> str:
-    return f"{low:.4g} to {high:.4g}" if low is not None and high is not None else "\u2013"
+    return f"{short(low)} to {short(high)}" if low is not None and high is not None else "\u2013"
 
 
 def _as_json(verdict: Verdict, results: Results | None) -> dict[str, Any]:
