@@ -299,7 +299,7 @@ def _size(batches: Mapping[str, Batch]) -> int:
 
 def _seed_of(seed: int, step: int, rank: int) -> int:
     """Return a seed that differs for every step and process."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
 
 
 class _Statistics:
