@@ -220,7 +220,7 @@ def test_systems_have_the_papers_names():
 
 def test_csv_gives_the_numbers_back_unrounded():
     for table in tables(published(), target="ct"):
-        read = pd.read_csv(io.StringIO(table.csv()), keep_default_na=False)
+        read = pd.read_csv(io.StringIO(table.csv()), keep_default_na=False, dtype=str)
         assert len(read) == len(table.rows)
         assert len(set(read.columns)) == len(table.columns[0])
         for line, row in zip(read.itertuples(index=False), table.rows, strict=True):
@@ -527,7 +527,8 @@ def test_dose_plot(tmp_path):
     assert [list(curve.patients[:3]) for curve in source] == [[0, 8, 40]]
     dose_plot(tmp_path / "both.png", measure="Error", target=target, source=source, title="Doses")
     both = pixels(tmp_path / "both.png")
-    assert both.shape == size(4.2 + 0.24, 1.2 + 2 * 4.6)
+    # Versions of matplotlib round a margin to a pixel more or less.
+    assert both.shape == pytest.approx(size(4.2 + 0.24, 1.2 + 2 * 4.6), abs=1)
     assert_margins(both)
     many = [Curve(f"Method {i}", [5, 40], [i, 1], [math.nan, 0.1]) for i in range(9)]
     dose_plot(tmp_path / "one.png", measure="Error", target=many, note="One.")
