@@ -113,7 +113,7 @@ def by_torch_fidelity(folders: Folders, weights: Path) -> dict[str, float]:
     count = min(len(list(folder.iterdir())) for folder in folders)
     command = [sys.executable, "-m", "torch_fidelity.fidelity"]
     command += ["--input1", folders[0], "--input2", folders[1], "--cpu", "--isc", "--fid", "--kid"]
-    command += ["--kid-subset-size", count if count < 1000 else 1000]
+    command += ["--kid-subset-size", min(count, 1000)]
     command += ["--feature-extractor-weights-path", weights, "--no-cache", "--json", "--silent"]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:

@@ -252,7 +252,7 @@ def _predictions(metrics: Sequence[Metric]) -> Markup:
     titles, found = prediction_table(metrics)
     rows = [[name, *map(_said, cells)] for name, cells in found.items()]
     how = next((m.interval for m in metrics if m.interval), "")
-    doubt = f"with 95 % intervals ({how})" if how else "too few patients for intervals"
+    doubt = f"with 95 % intervals ({how})" if how else "without intervals"
     caption = f"Figures of the test part, {doubt}; beside each what a constant "
     return table(["figure", *titles], rows, caption=f"{caption}prediction has")
 
