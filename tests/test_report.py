@@ -60,6 +60,7 @@ def skill(value: float, low: float | None, high: float | None) -> Results:
         (skill(0.4, -0.1, 0.6), "unsure", "may be chance"),
         (skill(-0.4, -0.6, -0.1), "bad", "40 % higher .* worse than no predictor"),
         (skill(0.4, None, None), "unsure", "too few patients"),
+        (Results(versions={}, method="joint", target="ct"), "unsure", "without --metric"),
         (None, "unsure", "medxlate evaluate"),
     ],
 )

@@ -61,7 +61,7 @@ def of_run(results: Results | None, policy: str) -> Verdict:
     skill = _skill(results.metrics)
     tone: Tone = "unsure"
     if skill is None or skill.value is None:
-        said = "Its predictions were not evaluated."
+        said = "No verdict on its predictions: `medxlate evaluate` without --metric gives one."
     else:
         said, tone = _useful(skill, results)
     fires = [audit for audit in results.audits if audit.status == "fires"]
