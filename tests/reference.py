@@ -86,7 +86,9 @@ class ReferenceResult:
 
     `losses` has adv_t, adv_s, cycle_s (y cycled), cycle_t (x cycled), identity, predict_fake and
     predict_real, each WITHOUT its weight, total (equation 3), and d_s, d_t (with the 0.5).
-    `gradients` has those of total for g, f, predictor, and those of their own loss for d_s, d_t.
+    `gradients` has those of total for g and f, those of L_pred of standardised labels for the
+    predictor, and those of their own loss for d_s, d_t. Among the losses, gradient_ratio is that
+    of the Euclidean norms of the gradients of lambda L_pred and of the rest of total at G(y).
     """
 
     losses: dict[str, float]
@@ -130,6 +132,7 @@ def reference_step(
     lambda_cycle: float = 10.0,
     lambda_predict: float = 0.001,
     lambda_identity: float = 0.0,
+    fake_weight: float = 1.0,
     classification: bool = False,
 ) -> ReferenceResult:
     """Losses and gradients of one step, equations 1-3, without changing any weight.
@@ -159,12 +162,23 @@ def reference_step(
     predict_fake = _label_loss(output_fake, label_s, label_mean, label_std, classification)
     predict_real = _label_loss(output_real, label_t, label_mean, label_std, classification)
 
-    # Equation 3, and its gradients; those of L_pred reach P and, through G(y), G.
-    total = loss_trans + lambda_predict * (predict_fake + predict_real) + lambda_identity * identity
+    # Equation 3, and its gradients. P minimises L_pred whatever lambda is, so that it takes that
+    # loss's gradient without lambda, of standardised labels, as a predictor that is trained alone.
+    loss_pred = fake_weight * predict_fake + predict_real
+    loss_trans = loss_trans + lambda_identity * identity
+    total = loss_trans + lambda_predict * loss_pred
     gradients = {}
-    for name, network in (("g", g), ("f", f), ("predictor", predictor)):
+    for name, network in (("g", g), ("f", f)):
         parameters = list(network.parameters())
         gradients[name] = list(torch.autograd.grad(total, parameters, retain_graph=True))
+    alone = loss_pred if classification else loss_pred / label_std**2
+    gradients["predictor"] = list(
+        torch.autograd.grad(alone, list(predictor.parameters()), retain_graph=True)
+    )
+    at_fake = [
+        torch.autograd.grad(loss, fake_t, retain_graph=True)[0].norm()
+        for loss in (lambda_predict * loss_pred, loss_trans)
+    ]
 
     # Equation 1 as the discriminators see it; their fakes come from the image buffer.
     loss_d = {}
@@ -179,6 +193,7 @@ def reference_step(
     losses = {"adv_t": adv_t, "adv_s": adv_s, "cycle_s": cycle_s, "cycle_t": cycle_t}
     losses |= {"identity": identity, "predict_fake": predict_fake, "predict_real": predict_real}
     numbers = {name: loss.item() for name, loss in (losses | {"total": total} | loss_d).items()}
+    numbers["gradient_ratio"] = (at_fake[0] / at_fake[1]).item()
     return ReferenceResult(numbers, gradients, fake_t.detach(), fake_s.detach())
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import reference
 import tiny
-from medxlate.config import ObjectiveConfig, OptimizerConfig
+from medxlate.config import OptimizerConfig, resolve
 from medxlate.dataset.loading import Batch
 from medxlate.models import winograd as winograd_module
 from medxlate.models.device import Compute, has_native_bf16
@@ -114,7 +114,7 @@ def make_fast(shape: Shape, precision: Any) -> Joint:
         compute.place(PredictorNetwork(architecture="test_resnet")),
         target="ct",
         head=Head(task=tiny.AGE, mean=MEAN, std=STD),
-        objective=ObjectiveConfig(),
+        objective=resolve(preset="paper").objective.model_copy(update={"fake_weight": 1.0}),
         optimizer=OptimizerConfig(buffer_size=BUFFER),
         compute=compute,
         seed=0,
@@ -194,6 +194,7 @@ def test_in_float32_with_winograds_algorithm_too(monkeypatch: pytest.MonkeyPatch
     width = winograd_module.FEWEST_CHANNELS // 4
     losses, updates = distances(Shape(size=64, batch=4, width=width), "fp32", steps=20)
     assert len(used) == 20 * 4 * 4  # four calls of a generator, each of two blocks of two
+    assert max(losses.pop("mri.gradient_ratio")) < 1e-3  # of two gradients
     assert max(max(apart) for apart in losses.values()) < 1e-4
     assert sum(updates) / len(updates) < 0.01
 

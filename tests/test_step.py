@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import reference
 import tiny
-from medxlate.config import ObjectiveConfig, OptimizerConfig
+from medxlate.config import ObjectiveConfig, OptimizerConfig, resolve
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.models.device import Compute
@@ -30,13 +30,14 @@ from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.joint import Joint
-from medxlate.training.schedule import rate_factor
+from medxlate.training.schedule import phase_at, rate_factor
 from medxlate.training.step import Learner, Supervised, take_step
 from reference import ReferenceAdam, ReferenceBuffer, ReferenceNetworks, reference_step
 
 MEAN, STD = 47.0, 13.0
 WIDTH, BLOCKS = 8, 2
 CPU = Compute(torch.device("cpu"), "fp32")
+PAPER = {"lambda_predict": 0.001, "predict_unit": "label"}
 TERMS = ("adv_t", "adv_s", "cycle_s", "cycle_t", "predict_fake", "d_s", "d_t")
 
 
@@ -50,11 +51,12 @@ def make_joint(
     sources: tuple[str, ...] = ("mri",),
     buffer_size: int = 0,
     compute: Compute = CPU,
-    **weights: float,
+    **options: Any,
 ) -> Joint:
     """Build a learner whose weights are far from their small beginning, so that all terms count.
 
-    In float64 where the precision is fp32, so that it can be held against the reference tightly.
+    The predictor's loss weighs as in the paper. In float64 where the precision is fp32, so that it
+    can be held against the reference tightly.
     """
     torch.manual_seed(4)
     head = make_head(task)
@@ -78,10 +80,16 @@ def make_joint(
         predictor.to(compute.device),
         target="ct",
         head=head,
-        objective=ObjectiveConfig(**weights),
-        optimizer=OptimizerConfig(buffer_size=buffer_size),
+        objective=ObjectiveConfig(
+            **{**PAPER, **{k: v for k, v in options.items() if k in ObjectiveConfig.model_fields}}
+        ),
+        optimizer=OptimizerConfig(
+            buffer_size=buffer_size,
+            **{k: v for k, v in options.items() if k in OptimizerConfig.model_fields},
+        ),
         compute=compute,
         seed=6,
+        counts={**dict.fromkeys(sources, 40), "ct": 20},
     )
 
 
@@ -186,7 +194,7 @@ def test_a_step_is_the_references(task: Task, identity: float, size: int):
     )
     losses = take_step(learner, batches)
 
-    names = {f"mri.{term}" for term in TERMS} | {"predict_real"}
+    names = {f"mri.{term}" for term in (*TERMS, "gradient_ratio")} | {"predict_real"}
     assert set(losses) == names | ({"mri.identity"} if identity else set())
     for name, value in losses.items():
         assert not value.requires_grad, name
@@ -196,8 +204,9 @@ def test_a_step_is_the_references(task: Task, identity: float, size: int):
     check_gradients(predictor_of(learner), wanted.gradients["predictor"], "predictor")
 
 
-def test_the_defaults_are_the_papers():
-    learner = make_joint()
+def test_the_papers_preset_is_the_papers():
+    paper = resolve(preset="paper")
+    learner = make_joint(**paper.objective.model_dump() | {"fake_weight": 1.0})
     batches = make_batches(learner, tiny.AGE)
     wanted = reference_result(reference_networks(learner), batches, tiny.AGE)  # its own defaults
     take_step(learner, batches)
@@ -279,6 +288,9 @@ def test_two_sources_add_up_and_real_images_count_once(task: Task):
             for output, label in zip(outputs, labels, strict=True)
         ]
     (total + weight * sum(parts)).backward()
+    unit = STD**2 if task.kind == "regression" else 1.0
+    for parameter in predictor.parameters():  # P's own gradient is that without lambda
+        parameter.grad /= weight * unit
 
     losses = take_step(learner, batches)
     terms = ("mri.predict_fake", "pet.predict_fake", "predict_real")
@@ -320,8 +332,8 @@ def test_the_predictors_loss_teaches_the_generator():
         assert all(torch.equal(a, b) for a, b in pairs), part
 
 
-def test_without_its_weight_the_predictor_and_its_labels_change_nothing_in_g():
-    found = []
+def test_without_its_weight_the_labels_change_nothing_in_g_but_teach_the_predictor():
+    found, taught = [], []
     for seed in (0, 50):
         learner = make_joint(lambda_predict=0.0)
         batches = make_batches(learner, tiny.AGE)
@@ -329,44 +341,176 @@ def test_without_its_weight_the_predictor_and_its_labels_change_nothing_in_g():
         batches["mri"] = Batch(batches["mri"].images, labels)
         take_step(learner, batches)
         found.append(generator_gradients(learner))
-        assert not any(gradient.any() for gradient in gradients(predictor_of(learner)))
+        taught.append(torch.cat([g.flatten() for g in gradients(predictor_of(learner))]))
     assert torch.equal(*found)
+    assert not torch.equal(*taught)
 
 
-def test_the_generators_update_gives_the_discriminators_no_gradient(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    learner = make_joint()
+@pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
+def test_the_predictor_is_taught_as_one_that_is_trained_alone(task: Task):
+    """Whatever lambda is: its gradient is that of equation 2 on the images that it is shown."""
+    found = []
+    for weight in (0.0, 1e-4, 3.0):
+        learner = make_joint(task, lambda_predict=weight)
+        batches = make_batches(learner, task)
+        plain = copy.deepcopy(predictor_of(learner)).train()
+        fake_t = translator_of(learner).g(batches["mri"].images).detach()
+        take_step(learner, batches)
+        found.append(gradients(predictor_of(learner)))
+    outputs = plain(torch.cat([fake_t, batches["ct"].images]))
+    labels = torch.cat([batches["mri"].labels, batches["ct"].labels])
+    if task.kind == "regression":
+        wanted = (outputs[:, 0] - (labels - MEAN) / STD).square().mean()
+    else:
+        wanted = nn.functional.cross_entropy(outputs, labels)
+    (2 * wanted).backward()
+    for each in found:
+        for mine, theirs in zip(each, gradients(plain), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [12.0, 365.25])
+def test_nothing_depends_on_the_labels_unit(scale: float):
+    """Ages in years, months or days: the same networks and the same balance after three steps."""
+    found = []
+    for unit in (1.0, scale):
+        learner = make_joint(lambda_predict=0.1, predict_unit="standardised")
+        learner._head = Head(task=tiny.AGE, mean=MEAN * unit, std=STD * unit)
+        for step in range(3):
+            batches = {
+                name: Batch(batch.images, batch.labels * unit)
+                for name, batch in make_batches(learner, tiny.AGE, seed=10 * step).items()
+            }
+            losses = take_step(learner, batches)
+        ratio, error = (losses[name].item() for name in ("mri.gradient_ratio", "predict_real"))
+        found.append((ratio, error / unit**2, generator_gradients(learner), learner.networks))
+    (ratio, error, gradient, one), (other_ratio, other_error, other_gradient, other) = found
+    assert other_ratio == pytest.approx(ratio, rel=1e-6)
+    assert other_error == pytest.approx(error, rel=1e-6)
+    torch.testing.assert_close(other_gradient, gradient, rtol=1e-5, atol=1e-9)
+    for part in ("mri.g", "mri.d_t"):
+        mine, theirs = other.get_submodule(part), one.get_submodule(part)
+        check_tracks(mine, theirs, matters(theirs), 6e-4, part)
+
+
+def test_the_papers_weight_is_of_the_labels_own_unit():
+    """lambda = 0.001 on years squared is 0.001 x 13^2 on standardised labels."""
+    paper = make_joint()
+    ours = make_joint(lambda_predict=0.001 * STD**2, predict_unit="standardised")
+    for learner in (paper, ours):
+        take_step(learner, make_batches(learner, tiny.AGE))
+    one, other = generator_gradients(ours), generator_gradients(paper)
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("weight", "share"), [(0.25, 0.2), (4.0, 0.8), ("count", 2 / 3)])
+def test_translated_images_weigh_as_configured(weight: float | str, share: float):
+    learner = make_joint(fake_weight=weight)
+    batches = make_batches(learner, tiny.AGE)
+    number = 2.0 if weight == "count" else weight  # 40 source images, 20 of the target
+    wanted = reference_result(reference_networks(learner), batches, tiny.AGE, fake_weight=number)
+    take_step(learner, batches)
+    check_gradients(translator_of(learner).g, wanted.gradients["g"], "g")
+    check_gradients(predictor_of(learner), wanted.gradients["predictor"], "predictor")
+    assert number / (number + 1) == pytest.approx(share)
+
+
+def test_the_predictor_learns_from_averaged_generators():
+    """It is shown their translation; what it says of that reaches the generators themselves."""
+    learner = make_joint(lambda_predict=1.0, ema_fakes=True, ema_decay=0.5)
+    batches = make_batches(learner, tiny.AGE)
     translator = translator_of(learner)
-    seen = []
+    average = copy.deepcopy(translator.g)
+    with torch.no_grad():
+        for parameter in translator.g.parameters():
+            parameter.mul_(1.1)  # the average is what it was
+    shown = average(batches["mri"].images).detach().requires_grad_()
+    plain = copy.deepcopy(predictor_of(learner)).train()
+    outputs = plain(torch.cat([shown, batches["ct"].images]))[:, 0].split(2)
+    errors = [
+        (MEAN + STD * output - batches[name].labels).square().mean()
+        for output, name in zip(outputs, ("mri", "ct"), strict=True)
+    ]
+    (wanted,) = torch.autograd.grad(sum(errors), shown, retain_graph=True)
+    losses = take_step(learner, batches)
+    assert losses["mri.predict_fake"].item() == pytest.approx(errors[0].item(), rel=1e-9)
 
-    def stop(*_: object) -> None:
-        seen.extend(translator.discriminator_parameters())
-        assert all(parameter.grad is None for parameter in seen)
+    silent = make_joint(lambda_predict=0.0, ema_fakes=True, ema_decay=0.5)
+    with torch.no_grad():
+        for parameter in translator_of(silent).g.parameters():
+            parameter.mul_(1.1)
+    twin = copy.deepcopy(translator_of(silent).g)
+    take_step(silent, batches)
+    twin(batches["mri"].images).backward(wanted)
+    through = torch.cat([gradient.flatten() for gradient in gradients(twin)])
+    spoken = generator_gradients(learner) - generator_gradients(silent)
+    torch.testing.assert_close(spoken, through, rtol=1e-6, atol=1e-9 * float(through.abs().max()))
 
-    monkeypatch.setattr(learner, "_discriminators", stop)
-    before = [parameter.clone() for parameter in translator.discriminator_parameters()]
-    take_step(learner, make_batches(learner, tiny.AGE))
-    assert seen
-    assert all(torch.equal(old, new) for old, new in zip(before, seen, strict=True))
-    assert all(gradient.any() for gradient in gradients(translator.g))
+
+# Phases
 
 
-def test_the_discriminators_update_gives_the_generators_no_gradient(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    learner = make_joint()
-    whole = learner._discriminators
+def names_of(losses: Mapping[str, Tensor]) -> set[str]:
+    return {name.removeprefix("mri.") for name in losses}
 
-    def update(*arguments: Any) -> None:
-        for optimizer in (learner.optimizers["generators"], learner.optimizers["predictor"]):
-            optimizer.zero_grad(set_to_none=True)
-        whole(*arguments)
 
-    monkeypatch.setattr(learner, "_discriminators", update)
-    take_step(learner, make_batches(learner, tiny.AGE))
-    taught = {n for n, p in learner.networks.named_parameters() if p.grad is not None}
-    assert taught == {n for n, _ in learner.networks.named_parameters() if ".d_" in n}
+def test_who_learns_changes_over_the_steps():
+    options = {"warmup": 0.2, "ramp": 0.2, "translator_share": 0.6, "finetune_share": 0.1}
+    translation = {*TERMS} - {"predict_fake"} | {"predict_real"}
+    for progress, wanted in {
+        0.1: translation,
+        0.35: translation | {"predict_fake", "gradient_ratio"},
+        0.7: {"predict_fake", "predict_real"},
+        0.95: {"predict_real"},
+    }.items():
+        learner = make_joint(**options)
+        assert not learner.capturable  # a captured step would stay in its phase
+        before = copy.deepcopy(learner.networks)
+        losses = take_step(learner, make_batches(learner, tiny.AGE), progress=progress)
+        assert names_of(losses) == wanted, progress
+        moved = {
+            name.partition(".")[0]
+            for (name, new), old in zip(
+                learner.networks.named_parameters(), before.parameters(), strict=True
+            )
+            if not torch.equal(new, old)
+        }
+        assert moved == ({"predictor", "mri"} if progress < 0.6 else {"predictor"}), progress
+
+
+def test_the_ramp_raises_lambda():
+    found = {}
+    for progress, ramp in ((0.3, 0.4), (0.9, 0.4), (0.3, 0.0)):
+        learner = make_joint(warmup=0.2, ramp=ramp, lambda_predict=0.5)
+        losses = take_step(learner, make_batches(learner, tiny.AGE), progress=progress)
+        found[progress, ramp] = losses["mri.gradient_ratio"].item()
+    assert found[0.3, 0.4] == pytest.approx(found[0.9, 0.4] / 4, rel=1e-6)
+    assert found[0.3, 0.0] == pytest.approx(found[0.9, 0.4], rel=1e-9)
+
+
+def test_frozen_translators_leave_their_buffers_alone():
+    learner = make_joint(translator_share=0.5, buffer_size=2)
+    take_step(learner, make_batches(learner, tiny.AGE), progress=0.4)
+    kept = learner.buffers["mri.t"].state()["images"].clone()
+    for _ in range(4):
+        take_step(learner, make_batches(learner, tiny.AGE, seed=9), progress=0.6)
+    assert torch.equal(learner.buffers["mri.t"].state()["images"], kept)
+
+
+def test_a_predictor_is_finetuned_without_the_sources():
+    learner = Supervised(
+        PredictorNetwork(architecture="test_resnet"),
+        sources=("mri",),
+        target="ct",
+        head=make_head(tiny.AGE),
+        optimizer=OptimizerConfig(finetune_share=0.25, warmup=0.5),
+        compute=CPU,
+    )
+    batches = {name: make_batch(tiny.AGE, 2, seed) for seed, name in enumerate(("mri", "ct"))}
+    seen = {p: set(take_step(learner, batches, progress=p)) for p in (0.0, 0.74, 0.75)}
+    assert seen[0.0] == seen[0.74] == {"mri.predict", "predict_real"}  # only translations warm up
+    assert seen[0.75] == {"predict_real"}
+    assert phase_at(0.75, OptimizerConfig(finetune_share=0.25)).predictor_rate == 0.1
 
 
 # The optimizers
@@ -500,12 +644,13 @@ def test_target_only_is_plain_training(task: Task):
         batch = make_batch(task, 4, seed=step)
         losses = take_step(learner, {"ct": batch})
         output = plain(batch.images)
+        unit = 1.0
         if task.kind == "regression":
-            loss = (MEAN + STD * output[:, 0] - batch.labels).square().mean()
+            loss, unit = (MEAN + STD * output[:, 0] - batch.labels).square().mean(), STD**2
         else:
             loss = nn.functional.cross_entropy(output, batch.labels)
         optimizer.zero_grad()
-        loss.backward()
+        (loss / unit).backward()
         optimizer.step()
         assert set(losses) == {"predict_real"}
         assert losses["predict_real"].item() == pytest.approx(loss.item(), rel=1e-4)

@@ -18,7 +18,11 @@ MAX_DEPTH = 8  # of tables; the configuration has two levels
 Values = dict[str, dict[str, Any] | Any]
 
 PRESETS: Mapping[str, Values] = {
-    "paper": {"data": {"image_size": 256}},
+    # To the letter: lambda for labels in years, and sums over all images in equation 2.
+    "paper": {
+        "data": {"image_size": 256},
+        "objective": {"lambda_predict": 0.001, "predict_unit": "label", "fake_weight": "count"},
+    },
     "small": {
         "data": {"image_size": 64},
         "model": {"generator_width": 24, "discriminator_width": 32},

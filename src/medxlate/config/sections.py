@@ -6,7 +6,7 @@ The defaults are the paper's (section 4.2); where it is silent they are the Cycl
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -76,7 +76,26 @@ class ModelConfig(Section):
     generator_blocks: int | None = Field(
         None, ge=1, description="Residual blocks; none: 6 up to 128 px, 9 above."
     )
+    upsample: Literal["transposed", "nearest", "bilinear"] = Field(
+        "transposed",
+        description="How the generators double height and width: a transposed convolution, as "
+        "published, or interpolation and a convolution, which leaves no checkerboard (Odena et "
+        "al. 2016).",
+    )
+    skip: Literal["none", "global", "unet", "both"] = Field(
+        "none",
+        description="What bypasses the generators' layers. global: they begin at their input and "
+        "learn the difference; unet: features before a halving join those after the doubling "
+        "(Ronneberger et al. 2015); both; none: as published.",
+    )
     discriminator_width: int = Field(64, ge=4, description="Channels after the first convolution.")
+    discriminator_layers: int = Field(
+        3,
+        ge=1,
+        le=6,
+        description="Convolutions of stride 2 in the discriminators, which judge patches of 16, "
+        "34, 70 (as published, for 256 px), 142 pixels for 1, 2, 3, 4.",
+    )
     predictor: str = Field("resnet50", description="The predictor, by its name in timm.")
     pretrained: str | None = Field(
         None,
@@ -86,12 +105,40 @@ class ModelConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """The weights of the objective (paper, equations 1 and 3)."""
+    """The weights of the objective (paper, equations 1 to 3), and what helps with few images."""
 
     lambda_cycle: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
-    lambda_predict: float = Field(0.001, ge=0, description="Weight of the predictor's loss.")
+    lambda_predict: float = Field(
+        0.1,
+        ge=0,
+        description="Weight of the predictor's loss in the gradient that reaches the generators; "
+        "the predictor itself takes its gradient as it is. The paper's 0.001 is meant for years "
+        "squared (see predict_unit).",
+    )
+    predict_unit: Literal["standardised", "label"] = Field(
+        "standardised",
+        description="In what unit lambda_predict weighs squared errors. standardised: of labels "
+        "with deviation 1, so that one weight serves every unit; label: of the label's own unit, "
+        "as in the paper. Of no effect on a classification.",
+    )
+    fake_weight: Annotated[float, Field(ge=0)] | Literal["count"] = Field(
+        1.0,
+        description="Weight of each source's mean loss in equation 2 beside 1 for the target's. "
+        "count: the source's training images over the target's, so that each image weighs the "
+        "same, as in the paper's sums.",
+    )
     lambda_identity: float = Field(
         0.0, ge=0, description="Weight of the identity loss; not in the paper's objective."
+    )
+    diffaugment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
+        (),
+        description="How images are changed before the discriminators see them (DiffAugment, Zhao "
+        "et al. 2020); none: as in the paper.",
+    )
+    ema_fakes: bool = Field(
+        False,
+        description="Whether the predictor learns from translations by the moving averages of the "
+        "generators (optimizer.ema_decay), which waver less.",
     )
 
 
@@ -111,6 +158,33 @@ class OptimizerConfig(Section):
     predictor_lr: float = Field(1e-3, gt=0, description="Learning rate of the predictor.")
     predictor_betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's betas there.")
     buffer_size: int = Field(50, ge=0, description="Images in the buffer of each discriminator.")
+    warmup: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the steps before translated images reach the predictor: early ones "
+        "would teach it their flaws. It learns from real images alone until then.",
+    )
+    ramp: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the steps after the warm-up over which lambda_predict rises from 0.",
+    )
+    translator_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the steps in which the translators learn. After it they are frozen, "
+        "and the predictor goes on with their translations: such a step costs a fraction.",
+    )
+    finetune_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the steps at the end in which the predictor learns from real target "
+        "images alone, at a tenth of its rate.",
+    )
     ema_decay: float = Field(
         0.0,
         ge=0,
@@ -119,6 +193,15 @@ class OptimizerConfig(Section):
         "such as 0.999; samples and the exported translators are then the averages. 0: none, as "
         "in the paper.",
     )
+
+    @model_validator(mode="after")
+    def _order(self) -> OptimizerConfig:
+        if self.warmup and self.warmup + self.finetune_share >= 1:
+            raise ValueError(
+                "translated images never reach the predictor: warmup and finetune_share leave no "
+                "step between them"
+            )
+        return self
 
     @field_validator("translator_betas", "predictor_betas")
     @classmethod

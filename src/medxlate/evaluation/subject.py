@@ -19,6 +19,7 @@ from medxlate.inference.choices import validated_compute
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
 from medxlate.models.device import Compute
+from medxlate.models.folder import build_generator
 from medxlate.models.generator import Generator
 from medxlate.models.info import ModelInfo, read_model
 from medxlate.models.runs import RunFolder
@@ -120,7 +121,7 @@ def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str
             last = pointed(folder, "last")
             weights = load_translation(last, source, "f") if last is not None else {}
             if weights:
-                network = Generator(width=translator.width, blocks=translator.blocks)
+                network = build_generator(translator)
                 network.load_state_dict(weights)
                 found[source] = compute.place(network).eval()
                 break

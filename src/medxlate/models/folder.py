@@ -15,6 +15,7 @@ from medxlate.models.generator import Generator
 from medxlate.models.info import (
     MARKER,
     ModelInfo,
+    TranslatorInfo,
     Weights,
     all_weights,
     predictor_of,
@@ -78,11 +79,16 @@ def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[s
         raise ModelError(f"{folder} has no translator from '{name}'.", nearest(name, known))
     translator = info.translators[name]
     network = load_network(
-        lambda: Generator(width=translator.width, blocks=translator.blocks),
+        lambda: build_generator(translator),
         folder,
         translator.weights,
     )
     return name, network
+
+
+def build_generator(info: TranslatorInfo) -> Generator:
+    """Return a generator of the shape that model.json says, with weights of its own."""
+    return Generator(width=info.width, blocks=info.blocks, upsample=info.upsample, skip=info.skip)
 
 
 def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:

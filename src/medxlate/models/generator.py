@@ -1,9 +1,14 @@
-"""CycleGAN's ResNet generator (Zhu et al. 2017, appendix 7.2; Johnson et al. 2016).
+"""CycleGAN's ResNet generator (Zhu et al. 2017, appendix 7.2; Johnson et al. 2016), and variants.
+
+As published it begins far from its input: its weights are N(0, 0.02), and it has to learn to
+reproduce an image before it can translate one. Skips let it begin at its input instead.
 
 Shapes: B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +17,13 @@ from torch.utils.checkpoint import checkpoint
 from medxlate.models.init import init_normal
 from medxlate.models.layers import InstanceNorm, LastConvolution, ReflectionPad
 from medxlate.models.winograd import Convolution3x3
+
+Upsample = Literal["transposed", "nearest", "bilinear"]
+Skip = Literal["none", "global", "unet", "both"]
+
+# A global skip hands the input through tanh; at its ends tanh has no slope to learn by, so the
+# input is kept a little away from them.
+KEPT_RANGE = 0.97
 
 
 class Generator(nn.Module):
@@ -24,31 +36,68 @@ class Generator(nn.Module):
         width: Channels after the first convolution (w; the paper's 64).
         blocks: Residual blocks (6 for images up to 128 px, 9 above).
         channels: Image channels.
+        upsample: How u2w and uw double height and width: a transposed convolution as published,
+            or ``nearest`` or ``bilinear`` interpolation and a convolution, which leaves no
+            checkerboard (Odena et al. 2016, "Deconvolution and Checkerboard Artifacts").
+        skip: What bypasses layers. ``global``: G(y) = tanh(net(y) + atanh(0.97 y)), where the
+            last convolution begins at zero, so that G begins as G(y) = 0.97 y and learns the
+            difference. ``unet``: the features before each halving join those after the doubling
+            back to that size (Ronneberger et al. 2015). ``both``: the two together.
         recompute: Whether the blocks save memory in training; see ``ResidualBlock``.
     """
 
     def __init__(
-        self, *, width: int = 64, blocks: int = 9, channels: int = 1, recompute: bool = False
+        self,
+        *,
+        width: int = 64,
+        blocks: int = 9,
+        channels: int = 1,
+        upsample: Upsample = "transposed",
+        skip: Skip = "none",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            ReflectionPad(3),
-            *_norm_relu(nn.Conv2d(channels, width, 7)),
-            *_norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
-            *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
-            *[ResidualBlock(4 * width, recompute=recompute) for _ in range(blocks)],
-            *_norm_relu(_double(4 * width, 2 * width)),
-            *_norm_relu(_double(2 * width, width)),
-            ReflectionPad(3),
-            LastConvolution(width, channels, 7),
-            nn.Tanh(),
-        )
+        self.is_global = skip in ("global", "both")
+        self.is_unet = skip in ("unet", "both")
+        joined = 2 if self.is_unet else 1
+        parts = {
+            "full": [ReflectionPad(3), *_norm_relu(nn.Conv2d(channels, width, 7))],
+            "half": _norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
+            "deep": [
+                *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
+                *[ResidualBlock(4 * width, recompute=recompute) for _ in range(blocks)],
+                *_norm_relu(_double(4 * width, 2 * width, upsample)),
+            ],
+            "up": _norm_relu(_double(joined * 2 * width, width, upsample)),
+            "image": [ReflectionPad(3), LastConvolution(joined * width, channels, 7), nn.Tanh()],
+        }
+        self.layers = nn.Sequential(*(layer for part in parts.values() for layer in part))
+        self._ends: list[int] = []  # of the parts among the layers
+        for part in parts.values():
+            self._ends.append((self._ends or [0])[-1] + len(part))
         init_normal(self)
+        if self.is_global:
+            nn.init.zeros_(self.layers[-2].weight)  # type: ignore[arg-type]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the translated images, same shape, in [-1, 1]; H and W must divide by 4."""
-        output: Tensor = self.layers(images)
-        return output
+        output: Tensor
+        if not (self.is_global or self.is_unet):
+            output = self.layers(images)
+            return output
+        full, half, deep, up, _ = self._ends
+        at_full = self.layers[:full](images)
+        at_half = self.layers[full:half](at_full)
+        features = self._joined(self.layers[half:deep](at_half), at_half)
+        features = self._joined(self.layers[deep:up](features), at_full)
+        output = self.layers[up:-1](features)
+        if self.is_global:
+            output = output + torch.atanh(KEPT_RANGE * images)
+        return torch.tanh(output)
+
+    def _joined(self, features: Tensor, earlier: Tensor) -> Tensor:
+        """Return the features, with those of before the halving where the skip is U-Net's."""
+        return torch.cat([features, earlier], dim=1) if self.is_unet else features
 
 
 class ResidualBlock(nn.Module):
@@ -88,6 +137,14 @@ def _norm_relu(convolution: nn.Module) -> list[nn.Module]:
     return [convolution, InstanceNorm(), nn.ReLU(inplace=True)]
 
 
-def _double(channels_in: int, channels_out: int) -> nn.Module:
-    """A fractionally strided convolution: height and width double."""
-    return nn.ConvTranspose2d(channels_in, channels_out, 3, stride=2, padding=1, output_padding=1)
+def _double(channels_in: int, channels_out: int, upsample: Upsample) -> nn.Module:
+    """Double height and width: a fractionally strided convolution, or one after interpolation."""
+    if upsample == "transposed":
+        return nn.ConvTranspose2d(
+            channels_in, channels_out, 3, stride=2, padding=1, output_padding=1
+        )
+    align = False if upsample == "bilinear" else None
+    return nn.Sequential(
+        nn.Upsample(scale_factor=2, mode=upsample, align_corners=align),
+        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+    )

@@ -17,9 +17,8 @@ from medxlate.models.device import full_precision
 class Head(BaseModel):
     """What the outputs mean.
 
-    A regression network answers in standardised labels; ``mean`` and ``std`` bring them back to
-    the label's unit, in which the loss is taken (that is the scale for which the paper's
-    lambda = 0.001 is meant).
+    A regression network answers in standardised labels, and its loss is taken in them: neither
+    depends on the label's unit. ``mean`` and ``std`` bring answers and losses to that unit.
 
     Attributes:
         task: Regression or classification.
@@ -47,11 +46,20 @@ class Head(BaseModel):
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return l of equation 2, averaged over the batch.
 
-        Squared error in the label's own unit, or cross-entropy.
+        Squared error of standardised labels, or cross-entropy.
         """
         if self.task.kind == "classification":
             return F.cross_entropy(full_precision(outputs), labels)
-        return F.mse_loss(self.predictions(outputs), labels)
+        return F.mse_loss(full_precision(outputs).squeeze(1), (labels - self.mean) / self.std)
+
+    @property
+    def loss_unit(self) -> float:
+        """How much a loss of 1 is in the label's own unit, squared; 1 for a classification."""
+        return self.std**2 if self.task.kind == "regression" else 1.0
+
+    def in_unit(self, loss: Tensor) -> Tensor:
+        """Return a loss as people read it: the squared error in the label's own unit."""
+        return loss * self.loss_unit
 
 
 def fit_head(task: Task, labels: Sequence[Tensor]) -> Head:

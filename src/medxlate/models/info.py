@@ -42,6 +42,8 @@ class TranslatorInfo(BaseModel):
         recipe: The source's intensity recipe.
         width: Channels of its first layer.
         blocks: How many residual blocks it has.
+        upsample: How it doubles height and width; see ``Generator``.
+        skip: What bypasses its layers; see ``Generator``.
         weights: Its file.
     """
 
@@ -50,6 +52,8 @@ class TranslatorInfo(BaseModel):
     recipe: Recipe
     width: int = Field(ge=1, le=1024)
     blocks: int = Field(ge=0, le=64)
+    upsample: Literal["transposed", "nearest", "bilinear"] = "transposed"
+    skip: Literal["none", "global", "unet", "both"] = "none"
     weights: Weights
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from medxlate.models.discriminator import Discriminator
-from medxlate.models.generator import Generator
+from medxlate.models.generator import Generator, Skip, Upsample
 
 
 class TranslatorNetworks(nn.Module):
@@ -21,13 +21,28 @@ class TranslatorNetworks(nn.Module):
     """
 
     def __init__(
-        self, *, width: int, blocks: int, discriminator_width: int, recompute: bool = False
+        self,
+        *,
+        width: int,
+        blocks: int,
+        discriminator_width: int,
+        discriminator_layers: int = 3,
+        upsample: Upsample = "transposed",
+        skip: Skip = "none",
+        recompute: bool = False,
     ) -> None:
         super().__init__()
-        self.g = Generator(width=width, blocks=blocks, recompute=recompute)
-        self.f = Generator(width=width, blocks=blocks, recompute=recompute)
-        self.d_s = Discriminator(width=discriminator_width)
-        self.d_t = Discriminator(width=discriminator_width)
+
+        def generator() -> Generator:
+            return Generator(
+                width=width, blocks=blocks, upsample=upsample, skip=skip, recompute=recompute
+            )
+
+        def discriminator() -> Discriminator:
+            return Discriminator(width=discriminator_width, layers=discriminator_layers)
+
+        self.g, self.f = generator(), generator()
+        self.d_s, self.d_t = discriminator(), discriminator()
 
     def generator_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of G and F."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from medxlate.errors import ModelError
 from medxlate.models.translator import TranslatorNetworks
@@ -44,6 +45,20 @@ class Averages:
         """Take the weights after a step into the averages."""
         if self._names:
             torch._foreach_lerp_(self._averages, self._weights, self._share)
+
+    @torch.no_grad()
+    def call(self, name: str, generator: nn.Module, images: Tensor) -> Tensor:
+        """Return what a generator makes of images with its averaged weights, outside any graph.
+
+        Args:
+            name: Its name here, such as ``mri.g``.
+            generator: The generator itself.
+            images: [B, 1, S, S].
+        """
+        prefix = f"{name}."
+        own = {k.removeprefix(prefix): v for k, v in self.state().items() if k.startswith(prefix)}
+        output: Tensor = functional_call(generator, own, images)
+        return output
 
     @contextmanager
     def shown(self) -> Iterator[None]:

@@ -15,8 +15,10 @@ from medxlate.dataset.loading import Batch
 from medxlate.models.device import Compute, full_precision
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
+from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
-from medxlate.training.step import Losses, backward, prediction_loss, predictor_adam
+from medxlate.training.objective import Losses, l_pred
+from medxlate.training.step import backward, predictor_adam
 
 
 class MultiTask:
@@ -54,6 +56,7 @@ class MultiTask:
         self.networks = nn.ModuleDict({"predictor": predictor, "source_heads": heads})
         self.optimizers = {"predictor": predictor_adam(self.networks.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
+        self.averages = Averages({}, decay=0)
         self._predictor = predictor
         self._heads = heads
         self._head = head
@@ -69,10 +72,10 @@ class MultiTask:
             features = self._predictor.features(_together(batches, self.modalities))
             *shared, own = torch.split(features, [len(batches[n].labels) for n in self.modalities])
             total = self._head.loss(self._predictor.classify(own), batches[target].labels)
-            losses = {"predict_real": total.detach()}
+            losses = {"predict_real": self._head.in_unit(total.detach())}
             for name, part in zip(sources, shared, strict=True):
                 loss = self._head.loss(self._heads[name](part), batches[name].labels)
-                losses[f"{name}.predict"] = loss.detach()
+                losses[f"{name}.predict"] = self._head.in_unit(loss.detach())
                 total = total + self._weight * loss
         backward(share * total)
         return losses
@@ -107,8 +110,7 @@ class Dann:
     """Domain-adversarial training (DA; Ganin & Lempitsky 2015), with labels in both domains.
 
     P learns from the labels of sources and target; a classifier tells from P's features which
-    images are the target's, and its gradient reaches P reversed. The label's loss is taken in
-    standardised labels here: the weight of the reversed gradient is meant for losses around 1.
+    images are the target's, and its gradient reaches P reversed.
 
     Args:
         predictor: P, on the device; its pooled features are the representation.
@@ -146,6 +148,7 @@ class Dann:
         self.networks = nn.ModuleDict({"predictor": predictor, "domain": domain})
         self.optimizers = {"predictor": predictor_adam(self.networks.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
+        self.averages = Averages({}, decay=0)
         self._predictor = predictor
         self._domain = domain
         self._head = head
@@ -163,12 +166,12 @@ class Dann:
         counts = [len(batches[name].labels) for name in self.modalities]
         with self._compute.autocast():
             features = self._predictor.features(_together(batches, self.modalities))
-            label_loss, losses = prediction_loss(
+            label_loss, losses = l_pred(
                 lambda _: self._predictor.classify(features), parts, self._head
             )
             judged = full_precision(self._domain(ReverseGradient.apply(features, weight)))
             domain_loss = _domain_loss(judged.squeeze(1), counts)
-        backward(share * (label_loss / self._head.std**2 + domain_loss))
+        backward(share * (label_loss + domain_loss))
         return {**losses, "domain": domain_loss.detach()}
 
 

@@ -89,7 +89,7 @@ class ImageBuffer:
 
     def commit(self) -> None:
         """Keep what was planned to be kept, but no image that is not finite."""
-        if self._size == 0 or self._fakes is None:
+        if self._size == 0 or self._fakes is None or self._next == 0:  # nothing was shown
             return
         assert self._images is not None
         assert self._draws is not None

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, distributed
 
 from medxlate.ranks import ranks
-from medxlate.training.step import Learner, Losses
+from medxlate.training.objective import Losses
+from medxlate.training.step import Learner
 
 LARGE_BYTES = 1 << 20  # of a tensor that is sent as it is; smaller ones are sent together
 BUCKET_BYTES = 32 << 20  # of these

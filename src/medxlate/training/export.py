@@ -75,6 +75,8 @@ def export_model(
                 recipe=dataset.modalities[source].recipe,
                 width=config.model.generator_width,
                 blocks=generator_blocks(config, image_size),
+                upsample=config.model.upsample,
+                skip=config.model.skip,
                 weights=weights,
             )
         info = ModelInfo(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import chain
 
 import torch
@@ -16,16 +17,21 @@ from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.augment import Augmentation
+from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
-from medxlate.training.objective import adversarial_loss, discriminator_loss, l1_loss
-from medxlate.training.step import (
+from medxlate.training.diffaugment import diffaugment
+from medxlate.training.objective import (
+    Guidance,
     Losses,
-    backward,
-    prediction_loss,
-    predictor_adam,
-    target_parts,
-    translator_adam,
+    Translation,
+    discriminator_loss,
+    fake_weight,
+    l_pred,
+    l_trans,
+    objective,
 )
+from medxlate.training.schedule import Phase, is_constant, phase_at
+from medxlate.training.step import backward, predictor_adam, target_parts, translator_adam
 
 
 class Joint:
@@ -40,9 +46,10 @@ class Joint:
         target: The target modality.
         head: Takes the predictor's loss.
         objective: The weights.
-        optimizer: Learning rates and buffer size.
+        optimizer: Learning rates, schedule and buffer size.
         compute: Device and precision.
         seed: Of the image buffers.
+        counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes target images, which the predictor then sees as well; None: it does not.
         together: Whether images that one network sees in a step go through it as one batch, where
             that changes nothing (instance norm is per image): fewer calls, as GPUs like it.
@@ -59,12 +66,13 @@ class Joint:
         optimizer: OptimizerConfig,
         compute: Compute,
         seed: int,
+        counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
         together: bool = False,
     ) -> None:
         self.modalities = (*translators, target)
         self.validates: tuple[str, ...] = () if predictor is None else (target,)
-        self.capturable = augment is None
+        self.capturable = augment is None and is_constant(optimizer)
         self.predictor_batches = 0
         self.networks = nn.ModuleDict(dict(translators))
         self.optimizers: dict[str, Adam] = {}
@@ -72,14 +80,24 @@ class Joint:
             self.predictor_batches = len(self.modalities) + (augment is not None)
             self.networks = nn.ModuleDict({"predictor": predictor, **translators})
             self.optimizers["predictor"] = predictor_adam(predictor.parameters(), optimizer)
+        self.averages = Averages(translators, decay=optimizer.ema_decay)
         self._translators = dict(translators)
         self._predictor = predictor
         self._target = target
         self._head = head
-        self._weights = objective
+        self._objective = objective
+        self._schedule = optimizer
+        self._lambda = objective.lambda_predict
+        if objective.predict_unit == "label":
+            self._lambda *= head.loss_unit
+        self._weights = {
+            f"{name}.predict_fake": fake_weight(objective, counts, name, target)
+            for name in translators
+        }
         self._compute = compute
         self._augment = augment
-        self._together = together
+        self._apply = _as_one_batch if together else _each_alone
+        self._judged = partial(diffaugment, policy=objective.diffaugment)
         self.optimizers |= {
             "generators": translator_adam(
                 chain.from_iterable(t.generator_parameters() for t in translators.values()),
@@ -98,100 +116,107 @@ class Joint:
     def backward(
         self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
     ) -> Losses:
-        """Add the gradients of G, F and P of equation 3, and those of D_s and D_t.
-
-        The discriminators see real images and buffered fakes.
-        """
+        """Add the gradients of G, F and P of equation 3, and those of D_s and D_t."""
+        phase = phase_at(progress, self._schedule) if self._predictor is not None else Phase()
         losses: Losses = {}
-        fakes = self._generators(batches, share, losses)
-        self._discriminators(batches, fakes, share, losses)
+        with self._compute.autocast():
+            translations = self._translate(batches, losses) if phase.translators else {}
+            guidances = self._guide(batches, translations, phase)
+            total = objective(
+                torch.stack([each.loss for each in translations.values()]).sum()
+                if translations
+                else torch.zeros((), device=self._compute.device),
+                self._predict(batches, guidances, losses),
+            )
+        backward(share * total)
+        for name, guidance in guidances.items():
+            if (ratio := guidance.ratio()) is not None:
+                losses[f"{name}.gradient_ratio"] = ratio
+        if translations:
+            backward(share * self._judge(batches, translations, losses))
         return losses
 
-    def _generators(
-        self, batches: Mapping[str, Batch], share: float, losses: Losses
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return (F(x), G(y)) of every source."""
-        fakes: dict[str, tuple[Tensor, Tensor]] = {}
-        with self._compute.autocast():
-            total = torch.zeros((), device=self._compute.device)
-            for name, networks in self._translators.items():
-                y, x = batches[name].images, batches[self._target].images
-                networks.d_s.requires_grad_(False)  # D is only asked here, not taught
-                networks.d_t.requires_grad_(False)
-                loss, fakes[name] = self._translation(networks, y, x, name, losses)
-                total = total + loss
-            if self._predictor is not None:
-                loss = self._prediction(self._predictor, batches, fakes, losses)
-                total = total + self._weights.lambda_predict * loss
-        backward(share * total)
-        return fakes
+    def _translate(self, batches: Mapping[str, Batch], losses: Losses) -> dict[str, Translation]:
+        """Return equation 1 of every source."""
+        x, found = batches[self._target].images, {}
+        for name, networks in self._translators.items():
+            found[name] = l_trans(
+                networks,
+                batches[name].images,
+                x,
+                self._objective,
+                judged=self._judged,
+                apply=self._apply,
+            )
+            losses.update({f"{name}.{term}": value for term, value in found[name].terms.items()})
+        return found
 
-    def _translation(
-        self, networks: TranslatorNetworks, y: Tensor, x: Tensor, name: str, losses: Losses
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return L_trans (equation 1) of one source and its fakes (F(x), G(y))."""
-        identity = self._weights.lambda_identity > 0
-        fake_s, *same_s = self._each(networks.f, x, *([y] if identity else []))
-        fake_t, cycled_t, *same_t = self._each(networks.g, y, fake_s, *([x] if identity else []))
-        (cycled_s,) = self._each(networks.f, fake_t)
-        terms = {
-            "adv_t": adversarial_loss(networks.d_t(fake_t), real=True),
-            "adv_s": adversarial_loss(networks.d_s(fake_s), real=True),
-            "cycle_s": l1_loss(cycled_s, y),
-            "cycle_t": l1_loss(cycled_t, x),
-        }
-        total = terms["adv_t"] + terms["adv_s"]
-        total = total + self._weights.lambda_cycle * (terms["cycle_s"] + terms["cycle_t"])
-        if identity:
-            terms["identity"] = l1_loss(same_t[0], x) + l1_loss(same_s[0], y)
-            total = total + self._weights.lambda_identity * terms["identity"]
-        losses.update({f"{name}.{term}": value.detach() for term, value in terms.items()})
-        return total, (fake_s, fake_t)
+    def _guide(
+        self, batches: Mapping[str, Batch], translations: Mapping[str, Translation], phase: Phase
+    ) -> dict[str, Guidance]:
+        """Return G(y) of every source as P receives it; nothing in phases without fakes."""
+        if self._predictor is None or not phase.fakes:
+            return {}
+        weight, found = self._lambda * phase.guidance, {}
+        for name in self._translators:
+            if name not in translations:
+                found[name] = Guidance(self._shown(name, batches[name].images))
+                continue
+            shown = self._shown(name, batches[name].images) if self._objective.ema_fakes else None
+            found[name] = Guidance(translations[name].fake_t, shown=shown, weight=weight)
+        return found
 
-    def _each(self, network: nn.Module, *images: Tensor) -> list[Tensor]:
-        """Return what the network makes of each batch."""
-        if self._together and len(images) > 1:
-            return list(network(torch.cat(images)).split([len(each) for each in images]))
-        return [network(each) for each in images]
+    @torch.no_grad()
+    def _shown(self, name: str, y: Tensor) -> Tensor:
+        """Return the translation of source images that P learns from, outside the graph."""
+        g = self._translators[name].g
+        if self._objective.ema_fakes:
+            return self.averages.call(f"{name}.g", g, y)
+        fake_t: Tensor = g(y)
+        return fake_t
 
-    def _prediction(
-        self,
-        predictor: PredictorNetwork,
-        batches: Mapping[str, Batch],
-        fakes: Mapping[str, tuple[Tensor, Tensor]],
-        losses: Losses,
+    def _predict(
+        self, batches: Mapping[str, Batch], guidances: Mapping[str, Guidance], losses: Losses
     ) -> Tensor:
         """Return L_pred (equation 2): every G(y) with its label, and x with its own."""
-        parts = {
-            f"{name}.predict_fake": Batch(fake_t, batches[name].labels)
-            for name, (_, fake_t) in fakes.items()
+        if self._predictor is None:
+            return torch.zeros((), device=self._compute.device)
+        pairs = {
+            f"{name}.predict_fake": Batch(guidance.shown, batches[name].labels)
+            for name, guidance in guidances.items()
         }
-        parts |= target_parts(batches[self._target], self._augment)
-        total, found = prediction_loss(predictor, parts, self._head)
+        pairs |= target_parts(batches[self._target], self._augment)
+        total, found = l_pred(self._predictor, pairs, self._head, self._weights)
         losses.update(found)
         return total
 
-    def _discriminators(
+    def _judge(
         self,
         batches: Mapping[str, Batch],
-        fakes: Mapping[str, tuple[Tensor, Tensor]],
-        share: float,
+        translations: Mapping[str, Translation],
         losses: Losses,
-    ) -> None:
-        x = batches[self._target].images
+    ) -> Tensor:
+        """Return the discriminators' loss on real images and buffered fakes."""
+        found = []
         with self._compute.autocast():
-            total = torch.zeros((), device=self._compute.device)
             for name, networks in self._translators.items():
-                fake_s, fake_t = fakes[name]
-                networks.d_s.requires_grad_(True)
-                networks.d_t.requires_grad_(True)
                 sides = {
-                    "s": (networks.d_s, batches[name].images, fake_s),
-                    "t": (networks.d_t, x, fake_t),
+                    "s": (networks.d_s, batches[name].images, translations[name].fake_s),
+                    "t": (networks.d_t, batches[self._target].images, translations[name].fake_t),
                 }
-                for side, (judge, real, fake) in sides.items():
+                for side, (d, real, fake) in sides.items():
                     old = self.buffers[f"{name}.{side}"].exchange(full_precision(fake))
-                    loss = discriminator_loss(*self._each(judge, real, old))
+                    d.requires_grad_(True)
+                    shown = (self._judged(real), self._judged(old))
+                    loss = discriminator_loss(*self._apply(d, shown))
                     losses[f"{name}.d_{side}"] = loss.detach()
-                    total = total + loss
-        backward(share * total)
+                    found.append(loss)
+        return torch.stack(found).sum()
+
+
+def _each_alone(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
+    return [network(batch) for batch in batches]
+
+
+def _as_one_batch(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
+    return list(network(torch.cat(batches)).split([len(batch) for batch in batches]))

@@ -16,12 +16,11 @@ from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
-from medxlate.training.averages import Averages
 from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Feed
 from medxlate.training.saver import Saver
-from medxlate.training.schedule import rate_factor
+from medxlate.training.schedule import Phase, phase_at, rate_factor
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, set_rate
 from medxlate.training.stepper import Stepper
@@ -84,7 +83,7 @@ class Loop:
         self._validation = Validation(
             learner, data, target=config.data.target, head=head, compute=compute
         )
-        self._averages = Averages(dict(learner.networks.items()), decay=config.optimizer.ema_decay)
+        self._averages = learner.averages
         self._watch = Watch()
         self._constant = self._validation.constant()
         self._position = Position()
@@ -92,6 +91,7 @@ class Loop:
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
         }
+        self._rates: dict[str, float] = {}
 
     def begin(self, start: Snapshot) -> Position:
         """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
@@ -163,7 +163,6 @@ class Loop:
             self._feed.take(self._position.step), steps=epochs * self._steps_per_epoch
         )
         for epoch in range(self._position.epoch, epochs):
-            self._set_rates(epoch)
             if not self._epoch(epoch, until):
                 return self._position
             self._end_epoch(epoch + 1)
@@ -183,8 +182,11 @@ class Loop:
             asked = time.monotonic()
             batches = self._feed.take(step)
             waited += time.monotonic() - asked
+            phase = phase_at(step / total, self._config.optimizer)
+            self._set_rates(epoch, phase)
             self._stepper.step(batches, number=step, progress=step / total)
-            self._averages.update()
+            if phase.translators:
+                self._averages.update()
             self._position = replace(self._position, step=step + 1)
             values: dict[str, float] = {}
             if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:
@@ -261,7 +263,7 @@ class Loop:
         """Validate, show and save after an epoch, counted from 1."""
         epochs = self._config.optimizer.epochs
         step, last = self._position.step, epoch == epochs
-        metrics = self._validation.metrics()
+        metrics = self._validation.metrics() | self._watch.ratios()
         error = metrics.get("val_error")
         if error is not None and not math.isfinite(error):
             raise ModelError(
@@ -295,10 +297,16 @@ class Loop:
         for alarm in alarms:
             self._listener(alarm)
 
-    def _set_rates(self, epoch: int) -> None:
+    def _set_rates(self, epoch: int, phase: Phase) -> None:
         optimizer = self._config.optimizer
         factor = rate_factor(
             epoch, epochs=optimizer.epochs, constant_share=optimizer.constant_share
         )
-        for name, each in self._learner.optimizers.items():
-            set_rate(each, self._base_rates[name] * factor)
+        rates = {
+            name: base * factor * (phase.predictor_rate if name == "predictor" else 1)
+            for name, base in self._base_rates.items()
+        }
+        if rates != self._rates:  # a device is written to only then
+            for name, each in self._learner.optimizers.items():
+                set_rate(each, rates[name])
+            self._rates = rates

@@ -11,6 +11,7 @@ import torch
 from medxlate.config import Config
 from medxlate.errors import ConfigError, nearest
 from medxlate.models.device import Compute
+from medxlate.models.discriminator import most_layers, receptive_field
 from medxlate.models.generator import default_blocks
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
@@ -22,7 +23,33 @@ from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.joint import Joint
 from medxlate.training.step import Learner, Supervised
 
-Build = Callable[[Config, Head, int, Compute, Augmentation | None], Learner]
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a learner is built from.
+
+    Attributes:
+        config: The configuration.
+        head: What the predictor's outputs mean.
+        image_size: Side of the images, pixels.
+        compute: Device and precision.
+        counts: Training images by modality.
+    """
+
+    config: Config
+    head: Head
+    image_size: int
+    compute: Compute
+    counts: Mapping[str, int]
+
+    @property
+    def augment(self) -> Augmentation | None:
+        """What is added to the target's images; None where the method adds nothing."""
+        name = find_method(self.config.method).augmentation
+        return build_augmentation(name, self.config.augment) if name else None
+
+
+Build = Callable[[Ingredients], Learner]
 
 
 @dataclass(frozen=True)
@@ -30,8 +57,7 @@ class Method:
     """A way to a predictor for the target modality.
 
     Attributes:
-        build: Makes the learner from configuration, head, image size, compute and augmentation;
-            None: there is nothing to train.
+        build: Makes the learner; None: there is nothing to train.
         uses_sources: Whether it needs source modalities.
         scale_from: Whose training labels give the predictor's scale.
         augmentation: What is added to the target's images; "" for nothing.
@@ -48,17 +74,30 @@ class Method:
     translates: bool = False
 
 
-def build_learner(config: Config, head: Head, image_size: int, compute: Compute) -> Learner:
+def build_learner(
+    config: Config,
+    head: Head,
+    image_size: int,
+    compute: Compute,
+    *,
+    counts: Mapping[str, int] | None = None,
+) -> Learner:
     """Return the configured method's learner, its networks on the device.
 
+    Args:
+        config: The configuration.
+        head: What the predictor's outputs mean.
+        image_size: Side of the images, pixels.
+        compute: Device and precision.
+        counts: Training images by modality, where ``objective.fake_weight`` goes by them.
+
     Raises:
-        ConfigError: There is no such method, or the batch is too small for it.
+        ConfigError: There is no such method, or the batch is too small for it, or the images for
+            the discriminators.
     """
     method = find_method(config.method)
     assert method.build is not None, "check_config refuses it"
-    name = method.augmentation
-    augment = build_augmentation(name, config.augment) if name else None
-    learner = method.build(config, head, image_size, compute, augment)
+    learner = method.build(Ingredients(config, head, image_size, compute, counts or {}))
     if learner.predictor_batches * config.optimizer.batch_size == 1 and image_size < 64:
         raise ConfigError(
             f"Batch norm cannot learn from one image of {image_size} px.",
@@ -96,6 +135,9 @@ def first_stages(config: Config) -> Mapping[str, Config]:
     if not stage:
         return {}
     epochs = config.baselines.first_epochs or config.optimizer.epochs
+    if stage == "translator" and config.baselines.first_epochs is None:
+        # As many steps as the translators of `joint` learn in.
+        epochs = max(round(epochs * config.optimizer.translator_share), 1)
     first = config.model_copy(
         update={
             "method": stage,
@@ -113,74 +155,80 @@ def first_stages(config: Config) -> Mapping[str, Config]:
     }
 
 
+def translator_networks(config: Config, image_size: int) -> TranslatorNetworks:
+    """Return the networks of one source, as configured, with new weights.
+
+    Raises:
+        ConfigError: The discriminators are too deep for the images.
+    """
+    model = config.model
+    if model.discriminator_layers > (most := most_layers(image_size)):
+        raise ConfigError(
+            f"Discriminators of {model.discriminator_layers} layers judge patches of "
+            f"{receptive_field(model.discriminator_layers)} px; images of {image_size} px leave "
+            "them nothing to compare.",
+            f"Set model.discriminator_layers to {most} or less.",
+        )
+    return TranslatorNetworks(
+        width=model.generator_width,
+        blocks=generator_blocks(config, image_size),
+        upsample=model.upsample,
+        skip=model.skip,
+        discriminator_width=model.discriminator_width,
+        discriminator_layers=model.discriminator_layers,
+        recompute=config.runtime.recompute,
+    )
+
+
 def generator_blocks(config: Config, image_size: int) -> int:
     """Return the number of residual blocks of the generators."""
     return config.model.generator_blocks or default_blocks(image_size)
 
 
-def _joint(
-    config: Config, head: Head, image_size: int, compute: Compute, augment: Augmentation | None
-) -> Learner:
-    predictor = _predictor(config, head, image_size, compute)
-    return _translating(config, head, image_size, compute, predictor, augment)
+def _joint(given: Ingredients) -> Learner:
+    return _translating(given, _predictor(given))
 
 
-def _translator(
-    config: Config, head: Head, image_size: int, compute: Compute, augment: Augmentation | None
-) -> Learner:
-    torch.manual_seed(config.runtime.seed)
-    return _translating(config, head, image_size, compute, None, augment)
+def _translator(given: Ingredients) -> Learner:
+    torch.manual_seed(given.config.runtime.seed)
+    return _translating(given, None)
 
 
-def _translating(
-    config: Config,
-    head: Head,
-    image_size: int,
-    compute: Compute,
-    predictor: PredictorNetwork | None,
-    augment: Augmentation | None,
-) -> Learner:
-    translators = {
-        name: compute.place(
-            TranslatorNetworks(
-                width=config.model.generator_width,
-                blocks=generator_blocks(config, image_size),
-                discriminator_width=config.model.discriminator_width,
-                recompute=config.runtime.recompute,
-            )
-        )
-        for name in config.data.sources
-    }
+def _translating(given: Ingredients, predictor: PredictorNetwork | None) -> Learner:
+    config, compute = given.config, given.compute
     return Joint(
-        translators,
+        {
+            name: compute.place(translator_networks(config, given.image_size))
+            for name in config.data.sources
+        },
         predictor,
         target=config.data.target,
-        head=head,
+        head=given.head,
         objective=config.objective,
         optimizer=config.optimizer,
         compute=compute,
         seed=config.runtime.seed,
-        augment=augment,
+        counts=given.counts,
+        augment=given.augment,
         together=compute.device.type != "cpu",  # where calls cost nothing beside the work
     )
 
 
-def _supervised(
-    learns_from: Literal["target", "sources", "all"],
-) -> Build:
+def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
     """Return how to build a predictor that learns from these modalities."""
 
-    def build(
-        config: Config, head: Head, image_size: int, compute: Compute, augment: Augmentation | None
-    ) -> Learner:
+    def build(given: Ingredients) -> Learner:
+        config = given.config
         return Supervised(
-            _predictor(config, head, image_size, compute),
+            _predictor(given),
             sources=config.data.sources if learns_from != "target" else (),
             target=config.data.target if learns_from != "sources" else None,
-            head=head,
+            head=given.head,
             optimizer=config.optimizer,
-            compute=compute,
-            augment=augment,
+            objective=config.objective,
+            counts=given.counts,
+            compute=given.compute,
+            augment=given.augment,
         )
 
     return build
@@ -189,34 +237,34 @@ def _supervised(
 def _shared_backbone(kind: type[MultiTask] | type[Dann]) -> Build:
     """Return how to build one of the methods that share a backbone."""
 
-    def build(
-        config: Config, head: Head, image_size: int, compute: Compute, augment: Augmentation | None
-    ) -> Learner:
+    def build(given: Ingredients) -> Learner:
+        config = given.config
         return kind(
-            _predictor(config, head, image_size, compute),
+            _predictor(given),
             sources=config.data.sources,
             target=config.data.target,
-            head=head,
+            head=given.head,
             optimizer=config.optimizer,
             config=config.baselines,
-            compute=compute,
+            compute=given.compute,
         )
 
     return build
 
 
-def _predictor(config: Config, head: Head, image_size: int, compute: Compute) -> PredictorNetwork:
+def _predictor(given: Ingredients) -> PredictorNetwork:
     """Build the predictor first of all: for the same seed, every method starts from the same."""
+    config = given.config
     torch.manual_seed(config.runtime.seed)
-    predictor = compute.place(
+    predictor = given.compute.place(
         PredictorNetwork(
             architecture=config.model.predictor,
-            outputs=head.outputs,
+            outputs=given.head.outputs,
             pretrained=config.model.pretrained,
             offline=config.runtime.offline,
         )
     )
-    predictor.check_size(image_size)
+    predictor.check_size(given.image_size)
     if not ranks().is_alone and config.runtime.sync_bn:
         synchronise(predictor)
     return predictor

@@ -22,7 +22,7 @@ from medxlate.models.generator import Generator
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
 from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
-from medxlate.training.methods import generator_blocks
+from medxlate.training.methods import translator_networks
 from medxlate.training.step import Learner
 
 TRANSLATED = "translated.npy"
@@ -82,9 +82,7 @@ def translated(
     """
     path = stage.path / TRANSLATED
     if ranks().is_first and not path.is_file():
-        generator = Generator(
-            width=config.model.generator_width, blocks=generator_blocks(config, image_size)
-        )
+        generator = translator_networks(config, image_size).g
         weights = load_translation(checkpoint_of(stage, "last"), slices.name, "g")
         generator.load_state_dict(weights)
         _write_translated(path, slices, generator.to(compute.device), compute, image_size)

@@ -7,22 +7,23 @@ the device here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from medxlate.config import OptimizerConfig
+from medxlate.config import ObjectiveConfig, OptimizerConfig
 from medxlate.dataset.loading import Batch
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.augment import Augmentation
+from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
-
-Losses = dict[str, Tensor]
+from medxlate.training.objective import Losses, fake_weight, l_pred
+from medxlate.training.schedule import is_constant, phase_at
 
 
 class Learner(Protocol):
@@ -37,6 +38,7 @@ class Learner(Protocol):
         networks: ``predictor``, and the translator of each source under its name.
         optimizers: By name.
         buffers: By name.
+        averages: Of the generators; empty where there are none.
     """
 
     modalities: tuple[str, ...]
@@ -46,6 +48,7 @@ class Learner(Protocol):
     networks: nn.ModuleDict
     optimizers: dict[str, Adam]
     buffers: dict[str, ImageBuffer]
+    averages: Averages
 
     def backward(
         self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
@@ -153,8 +156,10 @@ class Supervised:
         target: The target modality, on which it is validated; None: there is none, and it is
             validated on the sources.
         head: Takes the loss.
-        optimizer: Learning rate.
+        optimizer: Learning rate and schedule: the sources are left out where it fine-tunes.
         compute: Device and precision.
+        objective: How the sources weigh beside the target.
+        counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes the target's images; None: nothing is added.
     """
 
@@ -167,13 +172,17 @@ class Supervised:
         head: Head,
         optimizer: OptimizerConfig,
         compute: Compute,
+        objective: ObjectiveConfig | None = None,
+        counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
     ) -> None:
+        objective = objective or ObjectiveConfig()
         targets = () if target is None else (target,)
         self.modalities = (*sources, *targets)
         self.validates = targets or tuple(sources)
         self.predictor_batches = len(self.modalities) + (augment is not None)
-        self.capturable = augment is None
+        self.capturable = augment is None and is_constant(optimizer)
+        self.averages = Averages({}, decay=0)
         self.networks = nn.ModuleDict({"predictor": predictor})
         self.optimizers = {"predictor": predictor_adam(predictor.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
@@ -183,16 +192,22 @@ class Supervised:
         self._head = head
         self._compute = compute
         self._augment = augment
+        self._schedule = optimizer
+        self._weights = {
+            f"{name}.predict": fake_weight(objective, counts, name, target) for name in sources
+        }
 
     def backward(
         self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
     ) -> Losses:
-        """Add the gradients of the sum of the modalities' mean losses."""
-        parts = {f"{name}.predict": batches[name] for name in self._sources}
+        """Add the gradients of the weighted sum of the modalities' mean losses (equation 2)."""
+        parts: dict[str, Batch] = {}
+        if self._target is None or not phase_at(progress, self._schedule).finetunes:
+            parts |= {f"{name}.predict": batches[name] for name in self._sources}
         if self._target is not None:
             parts |= target_parts(batches[self._target], self._augment)
         with self._compute.autocast():
-            total, losses = prediction_loss(self._predictor, parts, self._head)
+            total, losses = l_pred(self._predictor, parts, self._head, self._weights)
         backward(share * total)
         return losses
 
@@ -203,23 +218,6 @@ def target_parts(target: Batch, augment: Augmentation | None) -> dict[str, Batch
     if augment is None:
         return parts
     return {"predict_augmented": Batch(augment(target.images), target.labels), **parts}
-
-
-def prediction_loss(
-    predictor: Callable[[Tensor], Tensor], parts: Mapping[str, Batch], head: Head
-) -> tuple[Tensor, Losses]:
-    """Return the sum of the parts' mean losses (equation 2), and each of them detached.
-
-    All go through P as one batch, so that its batch norm sees the combined training set.
-    """
-    outputs = predictor(torch.cat([batch.images for batch in parts.values()]))
-    pieces = torch.split(outputs, [len(batch.labels) for batch in parts.values()])
-    losses = {
-        name: head.loss(piece, batch.labels)
-        for (name, batch), piece in zip(parts.items(), pieces, strict=True)
-    }
-    total = torch.stack(list(losses.values())).sum()
-    return total, {name: loss.detach() for name, loss in losses.items()}
 
 
 def predictor_adam(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Adam:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -19,11 +20,13 @@ from medxlate.models.device import Compute, is_out_of_memory
 from medxlate.ranks import ranks
 from medxlate.training.capture import CapturedStep
 from medxlate.training.exchange import add_up
+from medxlate.training.objective import Losses
 from medxlate.training.snapshot import Position
-from medxlate.training.step import Learner, Losses, gradients, plan_buffers, update
+from medxlate.training.step import Learner, gradients, plan_buffers, update
 
 START = Position()
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+SUMS = "sums."  # before the names of losses, in a stepper's state
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
 CAPTURED_BATCH = 8  # largest batch whose steps are captured: launches cost less than work above
 
@@ -86,9 +89,10 @@ class Stepper:
         self._may_capture = (
             runtime.compile != "off" and not runtime.deterministic and self._ranks.is_alone
         )
-        self._names: list[str] = []
-        self._earlier: dict[str, float] = {}  # sums of an earlier stepper
-        self._sums: Tensor | None = None  # of the losses, of skipped steps, of those in a row
+        # Sums of the losses and how many steps counted, by the losses' names: a training's phases
+        # have different ones.
+        self._sums: dict[tuple[str, ...], Tensor] = {}
+        self._skips: Tensor | None = None  # skipped steps, and those in a row
         self._steps = 0
         self._statistics = _Statistics(learner)
         self._restore(window)
@@ -150,12 +154,18 @@ class Stepper:
         Raises:
             ModelError: Too many steps in a row had a loss that is not finite.
         """
-        assert self._sums is not None
-        *sums, skipped, row = self._sums.tolist()
-        counted = self._steps - int(skipped)
-        losses = {n: s / counted for n, s in zip(self._names, sums, strict=True) if counted}
+        assert self._skips is not None
+        sums, counts = defaultdict[str, float](float), defaultdict[str, float](float)
+        for names, table in self._sums.items():
+            *values, counted = table.tolist()
+            for name, value in zip(names, values, strict=True):
+                sums[name] += value
+                counts[name] += counted
+            table.zero_()
+        skipped, row = self._skips.tolist()
+        losses = {name: total / counts[name] for name, total in sums.items() if counts[name]}
         window = Window(losses, self._steps, int(skipped))
-        self._sums[:-1].zero_()
+        self._skips[:1].zero_()
         self._steps = 0
         if skipped:
             self._listener(
@@ -175,25 +185,22 @@ class Stepper:
         """Return what happened since the last look, and what a stepper goes on from."""
         state = {f"kept.{i}": kept for i, kept in enumerate(self._statistics.kept)}
         state["steps"] = torch.tensor(self._steps, dtype=torch.int64)
-        if self._sums is None:  # no step was taken since the stepper before
-            earlier = {n: torch.tensor(v, dtype=torch.float64) for n, v in self._earlier.items()}
-            return earlier | state
-        *sums, skipped, row = self._sums.unbind()
-        state |= {f"loss.{name}": each for name, each in zip(self._names, sums, strict=True)}
-        return state | {"skipped": skipped, "row": row}
+        if self._skips is not None:
+            state["skips"] = self._skips
+        return state | {SUMS + "|".join(names): table for names, table in self._sums.items()}
 
     def _restore(self, window: Mapping[str, Tensor]) -> None:
         if not window:
             return
         self._statistics.kept = [window[f"kept.{i}"] for i in range(len(self._statistics.kept))]
         self._steps = int(window["steps"])
-        if "row" in window:
-            self._earlier = {n: float(v) for n, v in window.items() if not n.startswith("kept.")}
-
-    def _begun_sums(self, values: Tensor) -> Tensor:
-        """Return the sums since the last look, those of an earlier stepper included."""
-        keys = [*(f"loss.{name}" for name in self._names), "skipped", "row"]
-        return values.new_tensor([self._earlier.get(key, 0.0) for key in keys])
+        device = self._compute.device
+        self._skips = window["skips"].to(device) if "skips" in window else None
+        self._sums = {
+            tuple(name.removeprefix(SUMS).split("|")): table.to(device)
+            for name, table in window.items()
+            if name.startswith(SUMS)
+        }
 
     def _play(self, captured: CapturedStep, batches: Mapping[str, Batch]) -> None:
         """Play the captured step, or the eager one for good where it cannot be captured."""
@@ -210,15 +217,14 @@ class Stepper:
         if not self._ranks.is_alone:
             losses = add_up(self._learner, losses)
         skipped = update(self._learner, losses)
-        values = torch.stack(list(losses.values()))
-        if self._sums is None:
-            self._names = list(losses)
-            self._sums = self._begun_sums(values)
-        row = (self._sums[-1:] + 1) * skipped
-        counted = torch.where(skipped > 0, torch.zeros_like(values), values)
-        self._sums[:-2].add_(counted)
-        self._sums[-2:-1].add_(skipped)
-        self._sums[-1:].copy_(row)
+        values = torch.stack([*losses.values(), 1 - skipped])
+        names = tuple(losses)
+        if self._skips is None:
+            self._skips = values.new_zeros(2)
+        if names not in self._sums:
+            self._sums[names] = torch.zeros_like(values)
+        self._sums[names].add_(torch.where(skipped > 0, torch.zeros_like(values), values))
+        self._skips.copy_(torch.stack([self._skips[0] + skipped, (self._skips[1] + 1) * skipped]))
 
     def _gradients(self, batches: Mapping[str, Batch], progress: float = 0.0) -> Losses:
         """Take gradients; where memory runs out, in more parts until it suffices."""

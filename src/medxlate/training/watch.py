@@ -139,7 +139,37 @@ ASTRAY = Kind(
     what="the validation error of {where} is {value:.3g} times that of a constant prediction",
     advice="Lower optimizer.predictor_lr, or validate on more patients (split.val).",
 )
-KINDS = (EXPLODED, WON, COPIES, CONSTANT, COLLAPSED, INVERTED, ASTRAY)
+# At a tenth to a half of the translation's own gradient the predictor is heard and does not decide.
+UNHEARD = Kind(
+    "guidance-unheard",
+    limit=0.02,
+    well=0.05,
+    above=False,
+    steps=100,
+    looks=LOOKS,
+    what="the predictor's gradient at images translated from {where} is {value:.2g} of the "
+    "translation's own: the label does not guide it",
+    advice="Raise objective.lambda_predict.",
+)
+OVERRULED = Kind(
+    "guidance-overrules",
+    limit=1.0,
+    well=0.7,
+    above=True,
+    steps=100,
+    looks=LOOKS,
+    what="the predictor's gradient at images translated from {where} is {value:.2g} times the "
+    "translation's own: images are made to please the predictor, not to look like the target's",
+    advice="Lower objective.lambda_predict.",
+)
+KINDS = (EXPLODED, WON, COPIES, CONSTANT, COLLAPSED, INVERTED, ASTRAY, UNHEARD, OVERRULED)
+RATIO = ".gradient_ratio"  # ends the names of the two gradients' ratio, of each source
+
+_KINDS_OF = {  # which losses are judged, and by what
+    "d_s": (EXPLODED, WON),
+    "d_t": (EXPLODED, WON),
+    "gradient_ratio": (UNHEARD, OVERRULED),
+}
 
 # Modalities whose grey values differ by less than this share of the spread may be copied.
 ALIKE = 0.1
@@ -175,19 +205,25 @@ class Watch:
 
         Args:
             step: Steps taken so far.
-            losses: By the names of ``training/joint.py``; those of discriminators count.
+            losses: By the names of ``training/joint.py``; those in ``_KINDS_OF`` count.
         """
         found: list[Alarmed] = []
         weight = 1 - math.exp((self._step - step) / SMOOTHED)
         self._step = step
         for name, value in losses.items():
-            if name.endswith((".d_s", ".d_t")) and math.isfinite(value):
-                latest = min(value, HIGHEST)
-                mean = self._means.get(name, latest)
-                self._means[name] = mean + weight * (latest - mean)
-                for kind in (EXPLODED, WON) if step >= WARM else ():
-                    found += self._judge(kind, step, name, self._means[name])
+            kinds = _KINDS_OF.get(name.rpartition(".")[2])
+            if kinds is None or not math.isfinite(value):
+                continue
+            latest = min(value, HIGHEST) if kinds == (EXPLODED, WON) else value
+            mean = self._means.get(name, latest)
+            self._means[name] = mean + weight * (latest - mean)
+            for kind in kinds if step >= WARM else ():
+                found += self._judge(kind, step, name, self._means[name])
         return found
+
+    def ratios(self) -> dict[str, float]:
+        """Return the ratio of the two gradients at G(y), averaged, by source; see ``Guidance``."""
+        return {name: mean for name, mean in self._means.items() if name.endswith(RATIO)}
 
     def images(
         self, step: int, source: str, real_s: Tensor, fake_t: Tensor, real_t: Tensor

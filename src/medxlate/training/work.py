@@ -105,7 +105,8 @@ def prepare_work(material: Material, listener: Listener = silent) -> Work:
         "all": (*config.data.sources, config.data.target),
     }[find_method(config.method).scale_from]
     head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
-    learner = build_learner(config, head, size, compute)
+    counts = {name: len(slices) for name, slices in data.train.items()}
+    learner = build_learner(config, head, size, compute, counts=counts)
     return Work(config, material.dataset, data, size, head, compute, learner)
 
 
