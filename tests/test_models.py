@@ -10,25 +10,28 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import reference
 import tiny
+from medxlate.config import resolve
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.events import Event, Warned
 from medxlate.models import device as device_module
 from medxlate.models import winograd as winograd_module
 from medxlate.models.device import Compute, choose_compute
-from medxlate.models.discriminator import Discriminator
+from medxlate.models.discriminator import Discriminator, most_layers, receptive_field
 from medxlate.models.folder import load_generator, load_predictor
-from medxlate.models.generator import Generator, default_blocks
+from medxlate.models.generator import Generator, Skip, Upsample, default_blocks
 from medxlate.models.head import Head, fit_head
 from medxlate.models.info import SCHEMA_VERSION, ModelInfo, read_model
 from medxlate.models.layers import InstanceNorm, LastConvolution, mirrored
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.models.winograd import Convolution3x3, winograd
+from medxlate.training.methods import translator_networks
 
 
 def count(network: nn.Module) -> int:
@@ -81,6 +84,102 @@ def test_the_discriminator_judges_patches_of_70_pixels():
     rows = image.grad[0, 0].abs().sum(1).nonzero().flatten()
     columns = image.grad[0, 0].abs().sum(0).nonzero().flatten()
     assert (rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1) == (70, 70)
+
+
+@pytest.mark.parametrize(("layers", "side"), [(1, 16), (2, 34), (3, 70), (4, 142)])
+def test_fewer_layers_judge_smaller_patches(layers: int, side: int):
+    """Measured: how far a judgement's gradient reaches."""
+    assert receptive_field(layers) == side
+    network = Discriminator(width=4, layers=layers)
+    for index, layer in enumerate(network.layers):
+        if isinstance(layer, InstanceNorm):
+            network.layers[index] = nn.Identity()
+    image = images(1, size=256).requires_grad_()
+    judged = network(image)
+    middle = judged.shape[2] // 2
+    judged[0, 0, middle, middle].backward()
+    assert image.grad is not None
+    rows = image.grad[0, 0].abs().sum(1).nonzero().flatten()
+    assert rows[-1] - rows[0] + 1 == side
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_the_deepest_discriminator_still_compares_patches(size: int):
+    most = most_layers(size)
+    assert min(Discriminator(width=4, layers=most)(images(1, size=size)).shape[2:]) >= 2
+    with pytest.raises(ConfigError, match=f"discriminator_layers to {most} or less"):
+        translator_networks(resolve(sets=[f"model.discriminator_layers={most + 1}"]), size)
+
+
+# Generators that begin at their input
+
+
+@pytest.mark.parametrize("upsample", ["transposed", "nearest", "bilinear"])
+@pytest.mark.parametrize("skip", ["none", "global", "unet", "both"])
+def test_a_global_skip_begins_at_the_input_and_learns(skip: Skip, upsample: Upsample):
+    network = Generator(width=8, blocks=1, skip=skip, upsample=upsample)
+    image = F.interpolate(images(2, size=8), size=32, mode="bilinear")
+    began = network(image)
+    assert began.shape == image.shape
+    if skip in ("global", "both"):
+        torch.testing.assert_close(began, 0.97 * image, atol=1e-6, rtol=0)
+    else:
+        assert (began - image).abs().mean() > 0.1
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    errors = []
+    for _ in range(60):  # to its negative
+        loss = (network(image) + image).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        errors.append(loss.item())
+    assert errors[-1] < 0.6 * errors[0]
+
+
+def test_interpolation_leaves_no_checkerboard():
+    """Of a constant image with constant features the output is constant away from the border."""
+    spread = {}
+    for upsample in ("transposed", "nearest", "bilinear"):
+        torch.manual_seed(0)
+        network = Generator(width=8, blocks=0, upsample=upsample)
+        for index, layer in enumerate(network.layers):
+            if isinstance(layer, InstanceNorm):
+                network.layers[index] = nn.Identity()
+        randomise(network)
+        inner = network(torch.full((1, 1, 64, 64), 0.3))[0, 0, 20:-20, 20:-20]
+        spread[upsample] = float(inner.detach().std())
+    assert spread["transposed"] > 1e-3
+    assert max(spread["nearest"], spread["bilinear"]) < 1e-5
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+def test_the_generator_with_skips_is_a_plain_u_net(upsample: Upsample):
+    """The same weights in a forward pass that is written out."""
+    network = Generator(width=4, blocks=1, skip="both", upsample=upsample)
+    randomise(network)
+    image, w = images(2), dict(network.named_parameters())
+
+    def conv(x: Tensor, name: str, **options: int) -> Tensor:
+        return F.conv2d(x, w[f"layers.{name}.weight"], w[f"layers.{name}.bias"], **options)
+
+    def norm_relu(x: Tensor) -> Tensor:
+        return F.relu(F.instance_norm(x))
+
+    def wide(x: Tensor) -> Tensor:
+        return F.pad(x, (3, 3, 3, 3), mode="reflect")
+
+    def double(x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=2, mode=upsample)
+
+    full = norm_relu(conv(wide(image), "1"))
+    half = norm_relu(conv(full, "4", stride=2, padding=1))
+    deep = norm_relu(conv(half, "7", stride=2, padding=1))
+    inner = norm_relu(conv(F.pad(deep, (1, 1, 1, 1), mode="reflect"), "10.layers.1"))
+    inner = F.instance_norm(conv(F.pad(inner, (1, 1, 1, 1), mode="reflect"), "10.layers.5"))
+    up = norm_relu(conv(double(deep + inner), "11.1", padding=1))
+    up = norm_relu(conv(double(torch.cat([up, half], 1)), "14.1", padding=1))
+    wanted = conv(wide(torch.cat([up, full], 1)), "18") + torch.atanh(0.97 * image)
+    torch.testing.assert_close(network(image), torch.tanh(wanted), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +387,8 @@ def test_a_regression_answers_in_the_labels_unit():
     assert head.outputs == 1
     torch.testing.assert_close(head.predictions(outputs), torch.tensor([50.0, 65.0, 30.0]))
     loss = head.loss(outputs, torch.tensor([53.0, 60.0, 30.0]))
-    assert loss.item() == pytest.approx((9 + 25 + 0) / 3)  # years^2
+    assert loss.item() == pytest.approx((9 + 25 + 0) / 3 / 10**2)  # of standardised labels
+    assert head.in_unit(loss).item() == pytest.approx((9 + 25 + 0) / 3)  # years^2
 
 
 def test_a_classification_answers_with_probabilities():
@@ -304,7 +404,8 @@ def test_a_classification_answers_with_probabilities():
 def test_bf16_outputs_are_judged_in_float32():
     head = Head(task=tiny.AGE, mean=50.0, std=10.0)
     outputs = torch.tensor([[1.0]], dtype=torch.bfloat16)
-    assert head.loss(outputs, torch.tensor([60.03])).item() == pytest.approx(0.0009, rel=1e-2)
+    loss = head.in_unit(head.loss(outputs, torch.tensor([60.03])))
+    assert loss.item() == pytest.approx(0.0009, rel=1e-2)
 
 
 def test_the_head_is_fitted_to_all_training_labels_together():

@@ -436,6 +436,23 @@ def test_advice_names_keys_that_exist():
         assert kind.well <= kind.limit if kind.above else kind.well >= kind.limit
 
 
+@pytest.mark.parametrize(
+    ("ratio", "kind", "key"),
+    [(0.001, "guidance-unheard", "Raise"), (0.3, None, ""), (4.0, "guidance-overrules", "Lower")],
+)
+def test_a_predictor_that_guides_too_little_or_too_much_is_told(
+    ratio: float, kind: str | None, key: str
+):
+    watch, alarms = Watch(), []
+    for step in range(50, 650, 50):
+        alarms += watch.losses(step, {"mri.gradient_ratio": ratio})
+    assert [alarm.kind for alarm in alarms] == ([kind] if kind else [])
+    assert watch.ratios() == {"mri.gradient_ratio": pytest.approx(ratio)}
+    if kind:
+        assert alarms[0].advice == f"{key} objective.lambda_predict."
+        assert alarms[0].modality == "mri"
+
+
 def test_every_kind_is_on_the_page_with_its_limit():
     table = PAGE.read_text(encoding="utf-8").split("## What to do")[0]
     rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| ([^|]*) \|$", table, re.MULTILINE))

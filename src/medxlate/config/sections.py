@@ -109,7 +109,7 @@ class ObjectiveConfig(Section):
 
     lambda_cycle: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
     lambda_predict: float = Field(
-        0.1,
+        0.025,
         ge=0,
         description="Weight of the predictor's loss in the gradient that reaches the generators; "
         "the predictor itself takes its gradient as it is. The paper's 0.001 is meant for years "
@@ -117,9 +117,10 @@ class ObjectiveConfig(Section):
     )
     predict_unit: Literal["standardised", "label"] = Field(
         "standardised",
-        description="In what unit lambda_predict weighs squared errors. standardised: of labels "
-        "with deviation 1, so that one weight serves every unit; label: of the label's own unit, "
-        "as in the paper. Of no effect on a classification.",
+        description="What lambda_predict weighs. standardised: a loss in which an answer that "
+        "ignores the image has 1 (squared errors of labels of deviation 1, cross-entropy over ln "
+        "K), so that one weight serves every label; label: the loss in the label's own unit, as "
+        "in the paper.",
     )
     fake_weight: Annotated[float, Field(ge=0)] | Literal["count"] = Field(
         1.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -56,6 +57,14 @@ class Head(BaseModel):
     def loss_unit(self) -> float:
         """How much a loss of 1 is in the label's own unit, squared; 1 for a classification."""
         return self.std**2 if self.task.kind == "regression" else 1.0
+
+    @property
+    def constant_loss(self) -> float:
+        """The loss of an answer that ignores the image, where classes are equally frequent.
+
+        1 for a regression, whose labels are standardised, and ln K for K classes.
+        """
+        return math.log(self.outputs) if self.task.kind == "classification" else 1.0
 
     def in_unit(self, loss: Tensor) -> Tensor:
         """Return a loss as people read it: the squared error in the label's own unit."""

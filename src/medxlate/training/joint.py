@@ -87,9 +87,9 @@ class Joint:
         self._head = head
         self._objective = objective
         self._schedule = optimizer
-        self._lambda = objective.lambda_predict
-        if objective.predict_unit == "label":
-            self._lambda *= head.loss_unit
+        self._lambda = objective.lambda_predict * (
+            head.loss_unit if objective.predict_unit == "label" else 1 / head.constant_loss
+        )
         self._weights = {
             f"{name}.predict_fake": fake_weight(objective, counts, name, target)
             for name in translators
