@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from medxlate.config import Config, Values, resolve
 from medxlate.dataset.index import Dataset, DatasetInfo
+from medxlate.dataset.labels import TaskKind
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
@@ -220,7 +222,12 @@ def _nearest(targets: Slices, index: int, age: float) -> int:
 
 
 def prepare_phantoms(
-    raw: Path, data: Path, *, size: int = SIZE, listener: Listener = silent
+    raw: Path,
+    data: Path,
+    *,
+    label: Literal["age", "sex"] = "age",
+    size: int = SIZE,
+    listener: Listener = silent,
 ) -> DatasetInfo:
     """Prepare what ``write_phantoms`` wrote: CT, MRI and PET, with ages, into one dataset.
 
@@ -230,14 +237,19 @@ def prepare_phantoms(
     Args:
         raw: The folder of generated patients.
         data: The dataset folder.
+        label: What is predicted: the age in years, or the sex; the other stays in the index.
         size: Side of the stored images, pixels.
         listener: Told of progress.
     """
-    brain = PrepareOptions(label="PatientAge", keep=("PatientSex",), window=(40, 120))
+    other = "sex" if label == "age" else "age"
+    task: TaskKind = "regression" if label == "age" else "classification"
+    tag = {"age": "PatientAge", "sex": "PatientSex"}
+    tags = PrepareOptions(label=tag[label], label_name=label, keep=(tag[other],), task=task)
+    brain = replace(tags, window=(40, 120))
+    labels = raw / "mri/labels.csv"
     table = PrepareOptions(
-        labels=raw / "mri/labels.csv", label="age", file="file", patient="patient", keep=("sex",)
+        labels=labels, label=label, file="file", patient="patient", keep=(other,), task=task
     )
-    tags = PrepareOptions(label="PatientAge", keep=("PatientSex",))
     for folder, modality, options in (
         ("ct", "ct", brain),
         ("mri", "mri", table),

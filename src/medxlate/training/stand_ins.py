@@ -152,7 +152,8 @@ class _Matched:
     def read(self, index: int) -> FloatArray:
         """Return the matched image [S, S] in [-1, 1] with this position among the slices."""
         image = _images(self._slices, [index])[0]
-        return np.interp(image, *self._map(self._slices.volumes[index])).astype(np.float32)
+        known, wanted = self._map(self._slices.volumes[index])
+        return np.asarray(np.interp(image, known, wanted), dtype=np.float32)
 
     def _find_map(self, scan: str) -> tuple[FloatArray, FloatArray]:
         every = self._of_scan[scan]
@@ -163,4 +164,5 @@ class _Matched:
 
 def _images(slices: Slices, positions: Rows) -> FloatArray:
     """Return images [N, S, S] in [-1, 1]."""
-    return np.asarray(slices.batch(positions).images[:, 0].numpy(), dtype=np.float32)
+    images: FloatArray = slices.batch(positions).images[:, 0].numpy()
+    return images
