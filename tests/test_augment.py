@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torchvision.transforms import v2
 
 from medxlate.config import AugmentConfig
 from medxlate.errors import ConfigError
-from medxlate.training.augment import AUGMENTATIONS, build_augmentation
+from medxlate.training.augment import AUGMENTATIONS, _Policy, build_augmentation
 
 SIZE = 64
 OFF = {"flip": 0.0, "crop": 1.0, "rotate": 0.0, "shift": 0.0, "jitter": 0.0}
@@ -98,7 +99,7 @@ def test_each_image_is_drawn_for_itself(name: str) -> None:
     config = AugmentConfig(erase=1)
     found = apply(name, config, noise(1).expand(16, -1, -1, -1))
     different = {image.numpy().tobytes() for image in found}
-    assert len(different) >= (7 if name == "autoaugment" else 16)
+    assert len(different) >= (4 if name == "autoaugment" else 16)
 
 
 def test_unknown_name() -> None:
@@ -204,6 +205,31 @@ def test_jitter_bounds_brightness_and_contrast() -> None:
     assert (light[~unclipped] <= 0.25 * 1.2 * 2.2 + 1e-5).all()
 
 
+class Sensible(v2.AutoAugment):
+    """torchvision's policy, whose operations without medical sense do nothing."""
+
+    def _apply_image_or_video_transform(
+        self, image: Tensor, transform_id: str, *args: Any, **options: Any
+    ) -> Tensor:
+        if transform_id in ("Invert", "Solarize", "Posterize"):
+            return image
+        return super()._apply_image_or_video_transform(image, transform_id, *args, **options)
+
+
+def test_autoaugment_draws_nothing_without_medical_sense() -> None:
+    policy = _Policy(v2.AutoAugmentPolicy.IMAGENET, fill=0)
+    torch.manual_seed(0)
+    drawn = {name for _ in range(2000) for name, _ in policy.draw(torch.Size((1, 8, 8)))}
+    assert drawn == {
+        *("AutoContrast", "Color", "Contrast", "Equalize", "Rotate", "Sharpness", "ShearX")
+    }
+    # Air stays darker than bone, whatever is drawn.
+    along = torch.arange(SIZE) + 0.5 - SIZE / 2
+    head = torch.where(along[None, :] ** 2 + along[:, None] ** 2 < 20**2, 0.8, -0.9)
+    found = apply("autoaugment", AugmentConfig(), head.expand(400, 1, -1, -1))
+    assert (found[:, 0, SIZE // 2, SIZE // 2] > found[:, 0, 2, 2] + 0.1).all()
+
+
 def test_autoaugment_is_torchvisions_own() -> None:
     levels = torch.arange(256).repeat(16).reshape(1, 64, 64).to(torch.uint8)
     image = levels[None].float() / 255 * 2 - 1
@@ -211,11 +237,11 @@ def test_autoaugment_is_torchvisions_own() -> None:
     for seed in range(40):
         found = apply("autoaugment", AugmentConfig(), image, seed)
         torch.manual_seed(seed)
-        expected = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)(levels)
+        expected = Sensible(v2.AutoAugmentPolicy.IMAGENET)(levels)
         assert torch.equal(((found[0] + 1) * 127.5).round().to(torch.uint8), expected)
         torch.testing.assert_close(found[0], expected / 255 * 2 - 1, atol=1e-6, rtol=0)
         changed += not torch.equal(expected, levels)
-    assert changed >= 20
+    assert changed >= 12
 
 
 def test_autoaugment_keeps_both_ends_of_the_range() -> None:
@@ -228,7 +254,7 @@ def test_autoaugment_acts_as_on_a_grey_colour_image() -> None:
     levels = ((noise(1)[0] + 1) * 127.5).round().to(torch.uint8)
     for seed in range(40):
         torch.manual_seed(seed)
-        colour = v2.AutoAugment(v2.AutoAugmentPolicy.IMAGENET)(levels.expand(3, -1, -1)).int()
+        colour = Sensible(v2.AutoAugmentPolicy.IMAGENET)(levels.expand(3, -1, -1)).int()
         found = (apply("autoaugment", AugmentConfig(), levels[None] / 127.5 - 1, seed) + 1) * 127.5
         assert (colour == colour[:1]).all()
         assert ((colour[:1] - found[0]).abs() < 2.01).float().mean() > 0.98

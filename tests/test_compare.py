@@ -57,6 +57,7 @@ from tiny import debug_config
 from working import until
 
 AUGMENTED = "joint+autoaugment"
+EVERY = (*(name for name in METHODS if name != "oracle"), AUGMENTED)  # without pairs
 SEVERAL = ("constant", "target-only", "joint", "cyclegan", "transfer")
 STEPS = 5  # of an epoch, of two
 SHARES = {"train": 0.4, "val": 0.2, "test": 0.4}  # every class in training and test, seeds 4 and 5
@@ -128,7 +129,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Every method, two repeats, one cell after the other."""
-    wanted = Grid(methods=(*METHODS, AUGMENTED), sources=("mri",), repeats=2)
+    wanted = Grid(methods=EVERY, sources=("mri",), repeats=2)
     return carry_out(settings(data), wanted, tmp_path_factory.mktemp("whole") / "compare")
 
 
@@ -156,14 +157,14 @@ def copy(whole: Run, tmp_path: Path) -> Path:
 
 def test_every_method_is_trained_and_told(whole: Run) -> None:
     assert not whole.result.failed
-    assert whole.result.cells == len(whole.results) == 2 * (len(METHODS) + 1)
-    assert set(whole.results["method"]) == {*METHODS, AUGMENTED}
+    assert whole.result.cells == len(whole.results) == 2 * len(EVERY)
+    assert set(whole.results["method"]) == set(EVERY)
     assert np.isfinite(whole.results[["loss", "patient_loss", "mse", "mae"]]).all(axis=None)
     assert whole.result.findings is not None
     told = {(each.system.method, each.system.sources) for each in whole.result.findings.comparisons}
     assert told == {
         (name, "mri" if registry.find_method(name).uses_sources else "")
-        for name in (*METHODS, AUGMENTED)
+        for name in EVERY
         if name != "target-only"
     }
     loss = by_image(whole.predictions)["prediction"].sub(by_image(whole.predictions)["label"]) ** 2
@@ -174,8 +175,8 @@ def test_every_method_is_trained_and_told(whole: Run) -> None:
 
 def test_progress_covers_the_grid(whole: Run) -> None:
     ended = whole.heard.cells
-    assert [event.done for event in ended] == [*range(1, 25)]
-    assert {event.total for event in ended} == {24}
+    assert [event.done for event in ended] == [*range(1, 29)]
+    assert {event.total for event in ended} == {28}
     losses = {event.name: event.loss for event in ended}
     for cell in grid(whole.folder):
         assert (
@@ -188,7 +189,7 @@ def test_progress_covers_the_grid(whole: Run) -> None:
     assert done == sorted(done)
     assert progress[-1].done == progress[-1].total
     stages = [event.text for event in whole.heard.of(Stage)]
-    assert stages == ["24 of 24 cells to train, 4 shared stages first", "Comparing"]
+    assert stages == ["28 of 28 cells to train, 4 shared stages first", "Comparing"]
 
 
 def test_what_is_on_disk(whole: Run) -> None:
@@ -211,7 +212,7 @@ def test_what_is_on_disk(whole: Run) -> None:
     pd.testing.assert_frame_equal(
         pd.read_parquet(folder / "predictions.parquet"), whole.predictions
     )
-    assert len(pd.read_csv(folder / "results.csv")) == 24
+    assert len(pd.read_csv(folder / "results.csv")) == 28
     for path in (folder / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG\r\n")
     figures = {path.name for path in (folder / "figures").iterdir()}
@@ -221,10 +222,10 @@ def test_what_is_on_disk(whole: Run) -> None:
     assert {Path(name).stem for name in tables} >= {"overview"}
     assert len(tables) == 3 * 5
     statistics = read_json(folder / "statistics.json")
-    assert len(statistics["against_target_only"]) == 11
+    assert len(statistics["against_target_only"]) == 13
     report = (folder / "report.md").read_text()
     assert report.count("](figures/") == 2
-    for name in (*METHODS, AUGMENTED):
+    for name in EVERY:
         assert name in report
     assert not list(folder.rglob(".*"))
 
@@ -242,7 +243,7 @@ def test_no_patient_is_named(whole: Run) -> None:
         elif path.suffix in (".json", ".jsonl", ".csv", ".md", ".tex"):
             text = path.read_text()
         assert not named.search(text), path
-    assert len(tables) == 26
+    assert len(tables) == 30
 
 
 def test_of_the_weights_only_those_that_judge_images_stay(whole: Run) -> None:
@@ -423,7 +424,7 @@ def test_processes_give_the_same_numbers_though_two_are_killed(
     killer = threading.Thread(target=kill)
     killer.start()
     heard = Heard()
-    wanted = Grid(methods=(*METHODS, AUGMENTED), sources=("mri",), repeats=2)
+    wanted = Grid(methods=EVERY, sources=("mri",), repeats=2)
     result = compare(settings(data), wanted, out=folder.path, where=Where(jobs=2), listener=heard)
     killer.join()
     assert 1 <= len(result.failed) <= 2
@@ -432,14 +433,14 @@ def test_processes_give_the_same_numbers_though_two_are_killed(
         assert read_json(folder.cells / f"{name}.failed.json")["error"] == error
         assert f"- {name}: {error}" in (folder.path / "report.md").read_text()
     assert result.findings is not None
-    assert len(result.findings.results) == 24 - len(result.failed)
+    assert len(result.findings.results) == 28 - len(result.failed)
     assert {event.name: event.error for event in heard.cells if event.error} == result.failed
 
     again = compare(out=folder.path)
     assert not again.failed
     assert not list(folder.cells.glob("*.failed.json"))
     assert again.findings is not None
-    assert len(again.findings.results) == 24
+    assert len(again.findings.results) == 28
     assert_same(again.findings, whole.result.findings)
 
 
@@ -448,11 +449,11 @@ def test_a_ray_cluster_gives_the_same_numbers(
     whole: Run, data: Path, tmp_path: Path, ray_head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cluster, "_require_cluster", lambda address: None)  # it is known to run
-    wanted = Grid(methods=(*METHODS, AUGMENTED), sources=("mri",), repeats=2)
+    wanted = Grid(methods=EVERY, sources=("mri",), repeats=2)
     result = compare(settings(data), wanted, out=tmp_path / "compare", where=Where(ray=ray_head))
     assert not result.failed
     assert result.findings is not None
-    assert len(result.findings.results) == 24
+    assert len(result.findings.results) == 28
     assert_same(result.findings, whole.result.findings)
 
 

@@ -59,7 +59,7 @@ def completed(line: str) -> list[str]:
         ("medxlate train --source ", ["ct", "mri", "pet"]),
         ("medxlate train --target m", ["mri"]),
         ("medxlate train --preset ", ["paper", "small", "debug"]),
-        ("medxlate train --method cy", ["cyclegan"]),
+        ("medxlate train --method mu", ["multitask"]),
         ("medxlate train --device c", ["cpu", "cuda", "cuda:0"]),
         ("medxlate train --resume --name pet", ["pet-to-ct-001"]),
         ("medxlate compare --method joint+r", ["joint+random-erasing"]),
@@ -112,9 +112,10 @@ def test_the_names_that_are_offered_exist() -> None:
     from medxlate.evaluation.translation import NAMES
     from medxlate.pretrained import REGISTRY
     from medxlate.training.augment import AUGMENTATIONS
-    from medxlate.training.methods import METHODS
+    from medxlate.training.methods import METHODS, MIXED
 
-    assert set(complete.METHODS) == {*METHODS, *(f"joint+{each}" for each in AUGMENTATIONS)}
+    mixed = {f"{base}+{each}" for base in MIXED for each in AUGMENTATIONS}
+    assert set(complete.METHODS) == {*METHODS, *mixed}
     assert {*REGRESSION, *CLASSIFICATION, *NAMES, *PAIRED} == set(complete.METRICS)
     assert set(complete.PRETRAINED) == set(REGISTRY)
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import PIL.Image
 import pydicom
 import pytest
+from typer.testing import CliRunner
 
 from conftest import open_file
 from medxlate import walkthrough
+from medxlate.cli.app import app
 from medxlate.cli.demo import _verdict
-from medxlate.errors import OutputError
+from medxlate.dataset.index import Dataset
+from medxlate.errors import OutputError, UsageError
 from medxlate.events import Event, Progress
 from medxlate.images.recipes import Recipe
-from medxlate.phantoms.files import write_phantoms
+from medxlate.phantoms import files
+from medxlate.phantoms.anatomy import Anatomy, draw_anatomy, render
+from medxlate.phantoms.files import POSITIONS, write_phantoms
 
 
 def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
@@ -55,11 +62,159 @@ def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
 def test_phantoms_follow_from_the_seed_and_patients_differ(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_phantoms(tmp_path / name, patients={"mri": 2}, slices=1, size=32, seed=seed)
-    files = [sorted((tmp_path / name / "mri").glob("*.nii.gz")) for name in "abc"]
-    pixels = [[np.asarray(nibabel.load(path).dataobj) for path in some] for some in files]
+    scans = [sorted((tmp_path / name / "mri").glob("*.nii.gz")) for name in "abc"]
+    pixels = [[np.asarray(nibabel.load(path).dataobj) for path in some] for some in scans]
     assert np.array_equal(pixels[0][0], pixels[1][0])
     assert not np.array_equal(pixels[0][0], pixels[2][0])
     assert not np.array_equal(pixels[0][0], pixels[0][1])
+
+
+def contents(folder: Path) -> dict[str, bytes | str]:
+    """Return what each file holds, of DICOM all but the file's own random UID."""
+    found: dict[str, bytes | str] = {}
+    for path in folder.rglob("*.*"):
+        name = path.relative_to(folder).as_posix()
+        found[name] = path.read_bytes()
+        if path.suffix == ".dcm":
+            header = pydicom.dcmread(path)
+            del header.SOPInstanceUID
+            found[name] = header.to_json()
+    return found
+
+
+def test_pairs_change_no_other_file(tmp_path: Path) -> None:
+    patients = {"ct": 2, "mri": 3, "pet": 1}
+    for name, paired in (("without", 0), ("with", 2)):
+        write_phantoms(tmp_path / name, patients=patients, slices=2, size=32, paired=paired)
+    alone, both = contents(tmp_path / "without"), contents(tmp_path / "with")
+    added = {f"ct_of_mri/MRI{n:03d}/{k:02d}.dcm" for n in (1, 2) for k in (0, 1)}
+    assert set(both) == set(alone) | added
+    assert all(both[name] == content for name, content in alone.items())
+
+
+def test_a_pair_is_the_same_head_at_the_same_places_with_other_noise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Anatomy] = []
+
+    def drawing(*args: Any, **options: Any) -> Anatomy:
+        drawn.append(draw_anatomy(*args, **options))
+        return drawn[-1]
+
+    monkeypatch.setattr(files, "draw_anatomy", drawing)
+    write_phantoms(tmp_path, patients={"ct": 1, "mri": 3}, slices=3, size=96, seed=5, paired=2)
+    heads = drawn[1:]  # of MRI; the first is of CT
+    for number, head in enumerate(heads[:2]):
+        identity = f"MRI{number + 1:03d}"
+        volume = nibabel.load(tmp_path / "mri" / f"{identity}.nii.gz")
+        series = sorted((tmp_path / "ct_of_mri" / identity).glob("*.dcm"))
+        assert len(series) == volume.shape[2] == 3
+        for place, path in enumerate(series):
+            header = pydicom.dcmread(path)
+            assert header.PatientID == identity
+            assert header.PatientAge == f"{int(head.age):03d}Y"
+            # Both files say where the first pixel lies; NIfTI counts x and y the other way.
+            corner = volume.affine @ [0, 0, place, 1]
+            assert header.ImagePositionPatient == pytest.approx(corner[:3] * [-1, -1, 1])
+            hu = header.pixel_array + float(header.RescaleIntercept)
+            position = POSITIONS[0] + place * float(np.ptp(POSITIONS)) / 2
+            # Another noise on the same head leaves noise; another head leaves skull and ventricles.
+            truth, stranger = (rendered(each, "ct", position) for each in (head, heads[2]))
+            assert 4 < (hu - truth).std() < 13
+            assert (hu - stranger).std() > 50
+            skull, other = hu > 300, stranger > 300
+            assert dice(skull, truth > 300) > 0.98 > 0.9 > dice(skull, other)
+            scan = np.asarray(volume.dataobj)[:, :, place].T
+            assert (scan - rendered(head, "mri", position)).std() < 80
+            assert (scan - rendered(heads[2], "mri", position)).std() > 200
+
+
+def rendered(head: Anatomy, modality: str, position: float) -> np.ndarray[Any, Any]:
+    return render(head, modality, position, size=96, rng=np.random.default_rng(9))
+
+
+def dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    return float(2 * (one & other).sum() / (one.sum() + other.sum()))
+
+
+@pytest.mark.parametrize(
+    ("patients", "paired", "said"),
+    [
+        ({}, 0, "No patients"),
+        ({"mr": 2}, 0, "no generated mr scans. Known: ct, mri, pet"),
+        ({"mri": 0}, 0, "0 mri patients are impossible"),
+        ({"ct": 2, "mri": -1}, 0, "-1 mri patients are impossible"),
+        ({"ct": 9, "mri": 2}, 3, "3 patients with both modalities are impossible: there are 2 mri"),
+        ({"ct": 9}, 1, "there are 0 mri"),
+        ({"mri": 2}, -1, "-1 patients with both"),
+    ],
+)
+def test_impossible_patients_are_refused(
+    tmp_path: Path, patients: dict[str, int], paired: int, said: str
+) -> None:
+    for write in (
+        lambda: write_phantoms(tmp_path / "raw", patients=patients, slices=1, paired=paired),
+        lambda: walkthrough.generate(tmp_path / "raw", patients=patients, paired=paired),
+    ):
+        with pytest.raises(UsageError, match=said):
+            write()
+    assert not (tmp_path / "raw").exists()
+
+
+def test_only_data_writes_patients_that_can_be_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walkthrough, "SLICES", 2)
+    monkeypatch.setattr(walkthrough, "SCAN_SIZE", 32)
+    monkeypatch.setattr(walkthrough, "train", None)  # nothing is trained
+    out = tmp_path / "out"
+    words = ["--patients", "ct=2", "--patients", "mri=3", "--paired", "2", "--seed", "4"]
+    called = CliRunner().invoke(app, ["demo", "--only-data", str(out), *words, "--json"])
+    assert called.exit_code == 0, called.output
+    said = json.loads(called.stdout)
+    assert said == {"out": str(out), "patients": {"ct": 2, "mri": 3}, "paired": 2}
+    assert {path.name for path in out.iterdir()} == {"ct", "mri", "ct_of_mri", "demo.json"}
+    write_phantoms(
+        tmp_path / "same", patients={"mri": 3, "ct": 2}, slices=2, size=32, seed=4, paired=2
+    )
+    same = contents(tmp_path / "same")
+    assert {name: value for name, value in contents(out).items() if "/" in name} == same
+    info = walkthrough.prepare_phantoms(out, tmp_path / "data", size=32)
+    assert {name: each.patients for name, each in info.modalities.items()} == {
+        "ct": 2, "mri": 3, "oracle": 2
+    }  # fmt: skip
+    dataset = Dataset(tmp_path / "data")
+    mri, oracle = (dataset.modality(name).slices for name in ("mri", "oracle"))
+    of_pairs = mri[mri["patient"].isin(set(oracle["patient"]))]
+    assert len(oracle) == len(of_pairs) == 4
+    ages = [table.groupby("patient")["label"].first() for table in (of_pairs, oracle)]
+    assert ages[0].to_dict() == ages[1].to_dict()
+    again = CliRunner().invoke(app, ["demo", "--only-data", str(out), *words])
+    assert again.exit_code == 1
+    assert "not empty" in again.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--paired", "2"], "--patients and --paired choose what --only-data writes"),
+        (["--patients", "mri=2"], "--patients and --paired choose what --only-data writes"),
+        (["--only-data", "x", "--patients", "mri"], "--patients mri is no modality with a count"),
+        (["--only-data", "x", "--patients", "mri=2.5"], "mri=2.5 is no modality with a count"),
+        (["--only-data", "x", "--patients", "mri=2", "--patients", "mri=3"], "of mri twice"),
+        (["--only-data", "x", "--patients", "mri=-2"], "-2 mri patients are impossible"),
+        (["--only-data", "x", "--paired", "999"], "999 patients with both"),
+        (["--only-data", "x", "--out", "y"], "leave --out out"),
+    ],
+)
+def test_options_of_only_data_are_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    called = CliRunner().invoke(app, ["demo", *words], terminal_width=200)
+    assert called.exit_code == 2
+    assert said in " ".join(called.output.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_demo_runs_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

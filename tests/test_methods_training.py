@@ -6,6 +6,7 @@ Validation errors are made to rise, so that the best predictor is that of the fi
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
+from skimage.exposure import match_histograms
 from torch import Tensor, nn
 
 import tiny
@@ -26,7 +28,8 @@ from medxlate.dataset.loading import Batch, Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import Split
-from medxlate.errors import StoppedError
+from medxlate.errors import ConfigError, MedxlateError, StoppedError
+from medxlate.evaluation.subject import open_patients
 from medxlate.events import Event, Progress
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.models.folder import load_generator
@@ -43,7 +46,12 @@ from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
 
 SOURCES = ("mri", "pet")
-PATIENTS = {"mri": range(0, 8), "pet": range(8, 16), "ct": range(14, 26)}
+PATIENTS = {
+    "mri": range(0, 8),
+    "pet": range(8, 16),
+    "ct": range(14, 26),
+    "truth": range(0, 16),
+}
 ORDER = np.random.default_rng(7).permutation(26)
 EPOCHS, STEPS, BATCH = 2, 2, 2
 
@@ -53,8 +61,13 @@ LEARNS_FROM = {
     "transfer": 1,
     **dict.fromkeys(AUGMENTATIONS, 2),
     **dict.fromkeys(("joint", "cyclegan", "raw-mix", "multitask", "dann"), 3),
-    "joint+autoaugment": 4,
+    **dict.fromkeys(("histogram", "duplicate-real", "oracle"), 3),
+    **dict.fromkeys(("joint+autoaugment", "cyclegan+autoaugment", "oracle+random-erasing"), 4),
 }
+# What is shown in a source's place is not the source's own images.
+REPLACED = ("cyclegan", "histogram", "duplicate-real", "oracle")
+ORACLE = "truth"  # the target's images of all source patients
+
 SMALLEST = {"generator_width": 4, "generator_blocks": 1, "discriminator_width": 4}
 Images = Mapping[str, Mapping[int, list[np.ndarray[Any, Any]]]]
 
@@ -90,13 +103,19 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for which, (modality, numbers) in enumerate(PATIENTS.items()):
         random = np.random.default_rng(which)
         images[modality] = {
-            n: [60 * which + random.normal(60, 20, (tiny.SIZE, tiny.SIZE)) for _ in range(2)]
+            n: [60 * which + noise_of(random, squared=which == 0) for _ in range(2)]
             for n in numbers
         }
     write_images(root / "raw", images)
     prepare_images(root / "raw", root / "data", {n: age(n) for n in range(26)})
     prepare_images(root / "raw", root / "relabelled", {n: age(int(ORDER[n])) for n in range(26)})
     return root
+
+
+def noise_of(random: np.random.Generator, *, squared: bool) -> np.ndarray[Any, Any]:
+    """Return normal noise, or its squares."""
+    noise = random.normal(60, 20, (tiny.SIZE, tiny.SIZE))
+    return noise**2 / 60 if squared else noise
 
 
 def age(number: int) -> float:
@@ -180,7 +199,7 @@ class Trained:
 def train_method(root: Path, method: str, dataset: str = "data") -> Trained:
     """Train two epochs of two steps, from MRI and PET to CT."""
     optimizer = {"epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": BATCH, "buffer_size": 2}
-    data = {"sources": SOURCES}
+    data = {"sources": SOURCES, "oracle": ORACLE}
     config = tiny.debug_config(
         root / dataset, method=method, data=data, optimizer=optimizer, model=SMALLEST
     )
@@ -232,6 +251,10 @@ def images_of(slices: Slices) -> set[bytes]:
     return prints(batch.images for batch in slices.batches(4))
 
 
+def base(method: str) -> str:
+    return method.partition("+")[0]
+
+
 # All methods
 
 
@@ -265,9 +288,10 @@ def test_every_method_is_shown_the_same_slices_in_the_same_order(runs: dict[str,
     for method, trained in runs.items():
         for ours, theirs in zip(trained.main.batches, wanted, strict=True):
             for name, batch in ours.items():
-                assert torch.equal(batch.labels, theirs[name].labels), method
-                if (method, name) not in {("cyclegan", source) for source in SOURCES}:
-                    assert torch.equal(batch.images, theirs[name].images), method
+                replaced = base(method) in REPLACED and name in SOURCES
+                if not replaced or base(method) != "duplicate-real":
+                    assert torch.equal(batch.labels, theirs[name].labels), method
+                assert torch.equal(batch.images, theirs[name].images) == (not replaced), method
 
 
 def test_every_predictor_is_chosen_by_the_targets_validation_slices(
@@ -294,7 +318,7 @@ def test_scale_is_that_of_the_labels_a_predictor_begins_with(root: Path, runs: d
     for method, trained in runs.items():
         if method == "transfer":
             names: tuple[str, ...] = SOURCES
-        elif LEARNS_FROM[method] > 2:
+        elif LEARNS_FROM[method] > 2 and method != "duplicate-real":
             names = (*SOURCES, "ct")
         else:
             names = ("ct",)
@@ -307,13 +331,14 @@ def test_scale_is_that_of_the_labels_a_predictor_begins_with(root: Path, runs: d
 
 def test_several_sources_each_have_their_part(runs: dict[str, Trained]):
     for method, trained in runs.items():
-        translates = method.startswith("joint") or method == "cyclegan"
+        translates = base(method) in ("joint", "cyclegan")
         assert set(read_model(trained.run / "model").translators) == set(
             SOURCES if translates else ()
         ), method
         first = trained.run / "first"
         stages = {path.name for path in first.iterdir()} if first.is_dir() else set()
-        assert stages == {"cyclegan": set(SOURCES), "transfer": {"sources"}}.get(method, set())
+        wanted = {"cyclegan": set(SOURCES), "transfer": {"sources"}}.get(base(method), set())
+        assert stages == wanted
         shown = set(trained.main.batches[0])
         assert shown == ({*SOURCES, "ct"} if LEARNS_FROM[method] > 2 else {"ct"}), method
 
@@ -422,6 +447,146 @@ def test_cyclegans_predictor_learns_from_the_exported_translations(runs: dict[st
             assert (ours[source].images - wanted).abs().max() < 1.01 / 65535  # half a step
             assert (wanted - theirs[source].images).abs().max() > 0.1
     assert not any(isinstance(stage, TranslatorNetworks) for stage in trained.main.first)
+
+
+# histogram
+
+
+def shown_of(trained: Trained, source: str) -> Tensor:
+    return torch.cat([batches[source].images for batches in trained.main.batches])
+
+
+def test_histogram_matches_each_scan_to_the_targets_training_images(
+    root: Path, runs: dict[str, Trained]
+):
+    """Every image is a scan of its own here; scikit-image's own matching is the truth."""
+    target = slices_of(root / "data", runs["histogram"].run, "ct", "train")
+    reference = target.batch(range(len(target))).images.numpy()
+    for source in SOURCES:
+        ours, raw = shown_of(runs["histogram"], source), shown_of(runs["raw-mix"], source)
+        assert len(ours) == len(raw)
+        for matched, image in zip(ours.numpy(), raw.numpy(), strict=True):
+            wanted = match_histograms(image.ravel(), reference.ravel()).reshape(image.shape)
+            # Of equal values scikit-image takes the upper end, half a step from their middle.
+            assert np.abs(matched - wanted).mean() < 0.01
+            assert source != "mri" or np.abs(image - wanted).mean() > 0.05
+
+
+# duplicate-real
+
+
+def test_duplicate_real_shows_the_targets_training_images_again(
+    root: Path, runs: dict[str, Trained]
+):
+    trained = runs["duplicate-real"]
+    real = images_of(slices_of(root / "data", trained.run, "ct", "train"))
+    for source in SOURCES:
+        assert len(shown_of(trained, source)) == len(shown_of(runs["joint"], source))
+        assert prints([shown_of(trained, source)]) <= real
+    orders = [shown_of(trained, name) for name in (*SOURCES, "ct")]
+    assert not any(torch.equal(orders[i], orders[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+    counted = read_model(trained.run / "model").trained_on.train
+    target = slices_of(root / "data", trained.run, "ct", "train")
+    assert counted == {"ct": (len(set(target.patients)), len(target))}
+
+
+# oracle
+
+
+def test_oracle_shows_the_true_images_of_the_training_patients(
+    root: Path, runs: dict[str, Trained]
+):
+    """The same patients, slices and order as the sources', with the pixels of the truth."""
+    trained, split = runs["oracle"], split_of(runs["oracle"].run)
+    truth = Dataset(root / "data").modality(ORACLE)
+    for source in SOURCES:
+        slices = slices_of(root / "data", trained.run, source, "train")
+        raw = Dataset(root / "data").modality(source)
+        paired = {}
+        for row, (patient, file) in enumerate(
+            zip(truth.column("patient"), truth.column("file"), strict=True)
+        ):
+            paired[patient, Path(file).name[-5:]] = truth.pixels(row)
+        wanted = {}
+        for i, row in enumerate(slices.rows):
+            place = raw.column("patient")[row], Path(raw.column("file")[row]).name[-5:]
+            wanted[slices.batch([i]).images.numpy().tobytes()] = paired[place] / 127.5 - 1
+        shown, asked = shown_of(trained, source), shown_of(runs["raw-mix"], source)
+        for image, original in zip(shown.numpy(), asked.numpy(), strict=True):
+            assert np.abs(image[0] - wanted[original.tobytes()]).max() < 1e-6
+    assert split == split_of(runs["joint"].run)
+    with watching(), pytest.MonkeyPatch.context() as patch:  # nobody else sees them
+        patch.setattr(Slices, "picked", None)
+        every = prints(
+            batch.images
+            for name in ("joint", "cyclegan", "transfer")
+            for batches in runs[name].main.batches
+            for batch in batches.values()
+        )
+    everything = Slices(
+        truth,
+        range(len(truth.slices)),
+        task=Dataset(root / "data").info.task,
+        image_size=tiny.SIZE,
+    )
+    assert not every & images_of(everything)
+    assert not prints(trained.main.validated) & images_of(everything)
+    assert set(open_patients(RunFolder(trained.run)).test) == {*SOURCES, "ct"}
+
+
+def test_oracle_needs_pairs_of_every_training_patient(root: Path):
+    def refused(**sections: Any) -> str:
+        config = tiny.debug_config(root / "data", method="oracle", model=SMALLEST, **sections)
+        with pytest.raises(MedxlateError) as found:
+            train(config, runs=root / "refused")
+        assert not (root / "refused").exists()
+        return str(found.value)
+
+    assert "needs pairs" in refused(data={"sources": SOURCES})
+    assert "split.policy = patient" in refused(
+        data={"sources": SOURCES, "oracle": ORACLE}, split={"policy": "image"}
+    )
+    text = refused(data={"sources": ["mri"], "oracle": "pet"})
+    assert re.search(r"(\d+) of \1 mri training patients, such as p\w+, have no image in pet", text)
+    assert "'nothing' was not prepared" in refused(data={"sources": ["mri"], "oracle": "nothing"})
+    for oracle in ("mri", "ct"):
+        with pytest.raises(ConfigError, match=f"oracle '{oracle}' is a source or the target"):
+            tiny.debug_config(root / "data", data={"sources": ["mri"], "oracle": oracle})
+
+
+def test_a_resumed_run_shows_the_same_stand_ins(root: Path, runs: dict[str, Trained]):
+    for method in ("histogram", "duplicate-real", "oracle"):
+        config = tiny.debug_config(
+            root / "data",
+            method=method,
+            data={"sources": SOURCES, "oracle": ORACLE},
+            optimizer={"epochs": EPOCHS, "steps_per_epoch": STEPS, "batch_size": BATCH},
+            model=SMALLEST,
+        )
+        with watching() as loops, pytest.raises(StoppedError):
+            train(config, runs=root / "stopped", name=method, stop=lambda: "them")
+        with watching() as rest:
+            resume(root / "stopped" / method)
+        shown = [*loops[-1].batches, *rest[-1].batches]
+        # A step is asked for once more where a loop begins, to be rehearsed.
+        known = [batches["mri"].images for batches in runs[method].main.batches]
+        assert prints(batches["mri"].images for batches in shown) == prints(known)
+        assert torch.equal(rest[-1].batches[-1]["mri"].images, known[-1])
+
+
+def test_steps_do_not_depend_on_what_is_shown(root: Path):
+    """An epoch shows the largest modality once, also where more or fewer images replace it."""
+    data = {"sources": ["mri"], "oracle": ORACLE}
+    steps = {
+        method: train(
+            tiny.debug_config(
+                root / "data", method=method, data=data, optimizer={"epochs": 1}, model=SMALLEST
+            ),
+            runs=root / "steps",
+        ).steps
+        for method in ("target-only", "raw-mix", "duplicate-real", "oracle", "histogram")
+    }
+    assert len(set(steps.values())) == 1
 
 
 # Shares of the patients

@@ -503,9 +503,12 @@ def leaks(data: Path, split: Split, seen: Seen) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+UNLIKE = ("constant", "oracle")  # trained not at all, and only where there are pairs
+
+
 @pytest.mark.parametrize(
     ("method", "seed"),
-    [("joint", 2), *((method, 4) for method in METHODS if method != "constant")],
+    [("joint", 2), *((method, 4) for method in METHODS if method not in UNLIKE)],
 )
 def test_no_image_of_a_test_patient_is_ever_seen(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, seed: int
@@ -523,9 +526,9 @@ def test_no_image_of_a_test_patient_is_ever_seen(
     assert leaks(data, split, seen) == {}
     # What should have been seen was: the watch works.
     wanted = images_of(data, split, "train", "ct")
-    if find_method(method).uses_sources:
+    if find_method(method).uses_sources and method not in ("histogram", "duplicate-real"):
         wanted |= images_of(data, split, "train", "mri")
-    if method == "cyclegan":  # its predictor learns from translations
+    if method in ("cyclegan", "histogram"):  # their predictors learn from changed images
         assert seen.steps > wanted
     else:
         assert seen.steps == wanted

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from medxlate.config import Config, Values, resolve
 from medxlate.dataset.index import Dataset, DatasetInfo
+from medxlate.dataset.labels import TaskKind
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
@@ -21,7 +24,7 @@ from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.models.runs import RunFolder
-from medxlate.phantoms.files import write_phantoms
+from medxlate.phantoms.files import PAIRED, check_counts, write_phantoms
 from medxlate.records import read_json
 from medxlate.report.figures import Row, image_rows
 from medxlate.training.data import open_modalities, part_slices
@@ -33,6 +36,7 @@ SCAN_SIZE = 96
 SIZE = 64
 PICTURES = 6
 MARKER = "demo.json"
+ORACLE = "oracle"  # the modality that CT scans of MRI patients are prepared as
 
 # Small enough for two processor cores; the method is the paper's.
 SETTINGS: Values = {
@@ -96,19 +100,8 @@ def demo(
     """
     began = time.monotonic()
     out = Path(out)
-    check_free(out, marker=MARKER, overwrite=overwrite)
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
-    write_json(out / MARKER, {"finished": False})
-    listener(Stage(f"Generating patients as DICOM and NIfTI files in {out / 'raw'}"))
-    write_phantoms(
-        out / "raw",
-        patients=PATIENTS,
-        slices=SLICES,
-        size=SCAN_SIZE,
-        seed=seed,
-        listener=listener,
-    )
+    _clear(out, overwrite=overwrite)
+    _generate(out / "raw", patients=PATIENTS, paired=0, seed=seed, listener=listener)
     dataset = prepare_phantoms(out / "raw", out / "data", listener=listener)
     joint = train(_config(out, "joint", seed), runs=out / "runs", name="joint", listener=listener)
     alone = train(
@@ -131,6 +124,63 @@ def demo(
     )
     write_json(out / MARKER, {"finished": True, "seconds": result.seconds})
     return result
+
+
+def generate(
+    out: Path | str,
+    *,
+    patients: Mapping[str, int] | None = None,
+    paired: int = 0,
+    seed: int = 0,
+    overwrite: bool = False,
+    listener: Listener = silent,
+) -> None:
+    """Write generated patients as DICOM and NIfTI files, and train nothing.
+
+    The folder then holds what ``phantoms.files.write_phantoms`` says: ``ct/``, ``mri/``, ``pet/``
+    and, with pairs, ``ct_of_mri/``.
+
+    Args:
+        out: The folder to write.
+        patients: How many patients of each modality (ct, mri, pet); None: the demo's.
+        paired: How many of the MRI patients have a CT too, the truth for their translations.
+        seed: Everything generated follows from it.
+        overwrite: Whether an older demo there is replaced.
+        listener: Told of progress.
+
+    Raises:
+        UsageError: A modality is unknown, a count is below 1, or there are more pairs than MRI
+            patients.
+        OutputError: ``out`` holds something else.
+    """
+    patients, out = PATIENTS if patients is None else patients, Path(out)
+    check_counts(patients, paired)
+    _clear(out, overwrite=overwrite)
+    _generate(out, patients=patients, paired=paired, seed=seed, listener=listener)
+    write_json(out / MARKER, {"finished": True})
+
+
+def _clear(out: Path, *, overwrite: bool) -> None:
+    """Make the folder, empty but for the mark of a demo; refuse to replace anything else."""
+    check_free(out, marker=MARKER, overwrite=overwrite)
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    write_json(out / MARKER, {"finished": False})
+
+
+def _generate(
+    raw: Path, *, patients: Mapping[str, int], paired: int, seed: int, listener: Listener
+) -> None:
+    listener(Stage(f"Generating patients as DICOM and NIfTI files in {raw}"))
+    write_phantoms(
+        raw,
+        patients=patients,
+        slices=SLICES,
+        paired=paired,
+        size=SCAN_SIZE,
+        seed=seed,
+        listener=listener,
+    )
 
 
 def draw(run: RunFolder, path: Path) -> Path:
@@ -172,24 +222,49 @@ def _nearest(targets: Slices, index: int, age: float) -> int:
 
 
 def prepare_phantoms(
-    raw: Path, data: Path, *, size: int = SIZE, listener: Listener = silent
+    raw: Path,
+    data: Path,
+    *,
+    label: Literal["age", "sex"] = "age",
+    size: int = SIZE,
+    listener: Listener = silent,
 ) -> DatasetInfo:
     """Prepare what ``write_phantoms`` wrote: CT, MRI and PET, with ages, into one dataset.
+
+    What was not written is left out; CT scans of MRI patients are the modality ``oracle``, whose
+    patients are those of ``mri``.
 
     Args:
         raw: The folder of generated patients.
         data: The dataset folder.
+        label: What is predicted: the age in years, or the sex; the other stays in the index.
         size: Side of the stored images, pixels.
         listener: Told of progress.
     """
-    brain = PrepareOptions(label="PatientAge", keep=("PatientSex",), window=(40, 120))
-    prepare(raw / "ct", modality="ct", data=data, size=size, options=brain, listener=listener)
+    other = "sex" if label == "age" else "age"
+    task: TaskKind = "regression" if label == "age" else "classification"
+    tag = {"age": "PatientAge", "sex": "PatientSex"}
+    tags = PrepareOptions(label=tag[label], label_name=label, keep=(tag[other],), task=task)
+    brain = replace(tags, window=(40, 120))
+    labels = raw / "mri/labels.csv"
     table = PrepareOptions(
-        labels=raw / "mri/labels.csv", label="age", file="file", patient="patient", keep=("sex",)
+        labels=labels, label=label, file="file", patient="patient", keep=(other,), task=task
     )
-    prepare(raw / "mri", modality="mri", data=data, options=table, listener=listener)
-    tags = PrepareOptions(label="PatientAge", keep=("PatientSex",))
-    prepare(raw / "pet", modality="pet", data=data, options=tags, listener=listener)
+    for folder, modality, options in (
+        ("ct", "ct", brain),
+        ("mri", "mri", table),
+        ("pet", "pet", tags),
+        (PAIRED, ORACLE, brain),
+    ):
+        if (raw / folder).is_dir():
+            prepare(
+                raw / folder,
+                modality=modality,
+                data=data,
+                size=size,
+                options=options,
+                listener=listener,
+            )
     return Dataset(data).info
 
 

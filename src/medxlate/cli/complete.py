@@ -18,11 +18,13 @@ METRICS = (
     *("fid", "kid", "is", "precision", "recall"),
     *("paired_psnr", "paired_ssim", "paired_mae"),
 )
-# A test holds this against training.methods, which needs torch.
+# A test holds these against training.methods, which needs torch.
+_AUGMENTATIONS = ("simple-augment", "autoaugment", "random-erasing")
+_MIXED = ("joint", "cyclegan", "raw-mix", "histogram", "duplicate-real", "oracle")
 METHODS = (
-    *("target-only", "joint", "cyclegan", "raw-mix", "transfer", "multitask", "dann"),
-    *("simple-augment", "autoaugment", "random-erasing"),
-    *("joint+simple-augment", "joint+autoaugment", "joint+random-erasing", "constant"),
+    *("constant", "target-only", "duplicate-real", "raw-mix", "histogram", "cyclegan", "joint"),
+    *("oracle", "transfer", "multitask", "dann", *_AUGMENTATIONS),
+    *(f"{mixed}+{augmentation}" for mixed in _MIXED for augmentation in _AUGMENTATIONS),
 )
 
 

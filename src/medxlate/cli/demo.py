@@ -9,29 +9,64 @@ import typer
 
 from medxlate.cli.options import Json, Overwrite
 from medxlate.cli.report import leave_report
+from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
     from medxlate.evaluation.evaluate import Evaluation
 
 FIGURES = ("mse", "mae", "r2")
+OUT = Path("demo")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = OUT,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of patients and training.")] = 0,
+    only_data: Annotated[
+        Path | None,
+        typer.Option(
+            "--only-data", help="Write the generated patients to this folder and train nothing."
+        ),
+    ] = None,
+    patients: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--patients",
+            metavar="MODALITY=COUNT",
+            help="With --only-data: patients of ct, mri or pet, such as mri=200; repeat.",
+        ),
+    ] = None,
+    paired: Annotated[
+        int | None,
+        typer.Option(
+            "--paired",
+            help="With --only-data: how many MRI patients have a CT too, in ct_of_mri.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
     """Run the whole way on generated patients: minutes on a processor, no download.
 
     `medxlate demo`
+
+    `medxlate demo --only-data OUT --patients ct=125 --patients mri=200 --paired 40`
     """
+    if only_data is not None:
+        if out != OUT:
+            raise typer.BadParameter("--only-data names the folder; leave --out out.")
+        _write_data(only_data, patients, paired or 0, seed=seed, overwrite=overwrite, json=json)
+        return
     from medxlate.cli.console import number, reporting, table
     from medxlate.cli.evaluate import as_json, tables
     from medxlate.cli.prepare import dataset_table
 
     hint = "What was made so far is kept; begin again with `medxlate demo --overwrite`."
     with reporting(json=json, interrupted=hint) as reporter:
+        if patients or paired is not None:
+            raise UsageError(
+                "--patients and --paired choose what --only-data writes.",
+                "Name a folder with --only-data, or leave them out.",
+            )
         from medxlate.walkthrough import demo as run
 
         result = run(out, seed=seed, overwrite=overwrite, listener=reporter)
@@ -62,6 +97,41 @@ def demo(
             f"Picture: {result.picture}",
             f"Everything is in {result.out} ({result.seconds:.0f} s).",
         )
+
+
+def _write_data(
+    out: Path, patients: list[str] | None, paired: int, *, seed: int, overwrite: bool, json: bool
+) -> None:
+    """Write generated patients, and say where they are."""
+    from medxlate.cli.console import reporting
+
+    hint = "Begin again with --overwrite."
+    with reporting(json=json, interrupted=hint) as reporter:
+        from medxlate.walkthrough import PATIENTS, generate
+
+        counts = _counts(patients) if patients else dict(PATIENTS)
+        generate(
+            out, patients=counts, paired=paired, seed=seed, overwrite=overwrite, listener=reporter
+        )
+        written = [f"{out / name}: {count} patients" for name, count in sorted(counts.items())]
+        if paired:
+            written.append(f"{out / 'ct_of_mri'}: CT of the first {paired} MRI patients")
+        reporter.result({"out": str(out), "patients": counts, "paired": paired}, *written)
+
+
+def _counts(patients: list[str]) -> dict[str, int]:
+    """Return the count of each modality from words such as ``mri=200``."""
+    counts: dict[str, int] = {}
+    for each in patients:
+        name, equals, count = each.partition("=")
+        if not equals or not count.strip().lstrip("+-").isdecimal():
+            raise UsageError(
+                f"--patients {each} is no modality with a count.", "Write it as mri=200."
+            )
+        if name in counts:
+            raise UsageError(f"--patients gives a count of {name} twice.", "Give one.")
+        counts[name] = int(count)
+    return counts
 
 
 def _figures(evaluation: Evaluation, of: str) -> list[float | None]:

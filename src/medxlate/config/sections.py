@@ -25,6 +25,11 @@ class DataConfig(Section):
     folder: str = Field("data", description="The dataset folder that `prepare` wrote.")
     sources: tuple[str, ...] = Field((), description="Source modalities, as prepared.")
     target: str = Field("", description="Target modality, as prepared.")
+    oracle: str = Field(
+        "",
+        description="Modality of the dataset with true target images of the source patients, where "
+        "a paired set has them: the method `oracle` shows them, and nothing else sees them.",
+    )
     image_size: int | None = Field(
         None,
         ge=32,
@@ -42,10 +47,12 @@ class DataConfig(Section):
     def _distinct(self) -> DataConfig:
         if len(set(self.sources)) != len(self.sources):
             raise ValueError("sources names a modality twice")
-        if not all(map(is_plain, filter(None, (*self.sources, self.target)))):
+        if not all(map(is_plain, filter(None, (*self.sources, self.target, self.oracle)))):
             raise ValueError("a modality's name is a path")
         if self.target and self.target in self.sources:
             raise ValueError(f"'{self.target}' is both source and target")
+        if self.oracle and self.oracle in (*self.sources, self.target):
+            raise ValueError(f"oracle '{self.oracle}' is a source or the target itself")
         return self
 
 

@@ -86,6 +86,20 @@ class Slices:
         other.dtype = np.dtype(np.float32)
         return other
 
+    def picked(self, positions: Rows) -> Slices:
+        """Return the slices with these positions among the rows, in this order.
+
+        A position that is named again gives the same slice again.
+        """
+        chosen = np.asarray(positions, dtype=np.intp)
+        other, kept = copy.copy(self), self._kept
+        other.rows, other.labels = self.rows[chosen], self.labels[torch.from_numpy(chosen)]
+        other.patients = [self.patients[i] for i in chosen]
+        other.volumes = [self.volumes[i] for i in chosen]
+        other.shape = (len(chosen), *self.shape[1:])
+        other._kept = lambda indices: kept(chosen[np.asarray(indices)])
+        return other
+
     def __len__(self) -> int:
         return len(self.rows)
 

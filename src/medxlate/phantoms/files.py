@@ -9,16 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from medxlate.errors import UsageError
 from medxlate.events import Listener, Progress, silent
 from medxlate.images.dicom.tags import new_uid
 from medxlate.images.dicom.write import write_dicom
 from medxlate.images.orientation import Geometry
 from medxlate.images.volumes import write_volume
-from medxlate.phantoms.anatomy import FOV_MM, Anatomy, Array, draw_anatomy, render
+from medxlate.phantoms.anatomy import (
+    FOV_MM,
+    MODALITIES,
+    Anatomy,
+    Array,
+    draw_anatomy,
+    render,
+)
 
 AGES = (20.0, 88.0)
 POSITIONS = (0.1, 0.95)
 SLICE_SPACING_MM = 6.0
+PAIRED = "ct_of_mri"  # the folder of CT scans of MRI patients
+_PAIR_NOISE = 1  # a random stream of its own: without pairs, everything else is the same
 
 # 370 MBq of F-18 an hour before the scan, 75 kg: SUV 1 is 3379 Bq/ml.
 PET: Mapping[str, Any] = {
@@ -45,6 +55,7 @@ def write_phantoms(
     *,
     patients: Mapping[str, int],
     slices: int,
+    paired: int = 0,
     size: int = 128,
     seed: int = 0,
     listener: Listener = silent,
@@ -53,35 +64,74 @@ def write_phantoms(
 
     ``ct/`` and ``pet/`` hold single-frame DICOM files in a folder a patient, with ages in the
     headers, PET with what SUV is computed from; ``mri/`` holds a NIfTI volume a patient and
-    ``labels.csv`` (file, patient, age, sex).
+    ``labels.csv`` (file, patient, age, sex). ``ct_of_mri/`` is laid out as ``ct/`` and holds CT
+    scans of the first ``paired`` MRI patients: the same ids, heads and slice positions, with noise
+    of their own. All other files are the same with and without pairs.
 
     Args:
         folder: Where to write.
         patients: How many patients of each modality (ct, mri, pet).
         slices: Slices of each patient.
+        paired: How many of the MRI patients have a CT too.
         size: Side of the images, pixels.
         seed: Everything drawn follows from it.
         listener: Told of progress.
+
+    Raises:
+        UsageError: A modality is unknown, a count is below 1, or there are more pairs than MRI
+            patients.
     """
-    done, total = 0, sum(patients.values())
+    check_counts(patients, paired)
+    done, total = 0, sum(patients.values()) + paired
     for number, (modality, count) in enumerate(sorted(patients.items())):
         random = np.random.default_rng([seed, number])
+        noise = np.random.default_rng([seed, number, _PAIR_NOISE])
         rows: list[dict[str, Any]] = []
         for patient in range(count):
             identity = f"{modality.upper()}{patient + 1:03d}"
             anatomy = draw_anatomy(random, age=float(np.floor(random.uniform(*AGES))))
-            images = [
-                render(anatomy, modality, float(position), size=size, rng=random)
-                for position in np.linspace(*POSITIONS, slices)
-            ]
+            images = _scan(anatomy, modality, slices, size, random)
             if modality == "mri":
                 rows.append(_write_volume(folder / modality, identity, anatomy, images))
             else:
                 _write_series(folder / modality / identity, identity, anatomy, modality, images)
+            if modality == "mri" and patient < paired:
+                images = _scan(anatomy, "ct", slices, size, noise)
+                _write_series(folder / PAIRED / identity, identity, anatomy, "ct", images)
+                done += 1
             done += 1
             listener(Progress("patients", done, total))
         if modality == "mri":
             _write_labels(folder / modality / "labels.csv", rows)
+
+
+def check_counts(patients: Mapping[str, int], paired: int) -> None:
+    """Raise UsageError for patients that ``write_phantoms`` cannot write."""
+    if not patients:
+        raise UsageError("No patients are asked for.", "Name a modality and a count.")
+    for modality, count in patients.items():
+        if modality not in MODALITIES:
+            raise UsageError(
+                f"There are no generated {modality} scans.", f"Known: {', '.join(MODALITIES)}."
+            )
+        if count < 1:
+            raise UsageError(f"{count} {modality} patients are impossible.", "Give 1 or more.")
+    if not 0 <= paired <= patients.get("mri", 0):
+        raise UsageError(
+            f"{paired} patients with both modalities are impossible: there are "
+            f"{patients.get('mri', 0)} mri patients.",
+            "Pairs are CT scans of MRI patients; ask for no more of them.",
+        )
+
+
+def _scan(
+    anatomy: Anatomy, modality: str, slices: int, size: int, random: np.random.Generator
+) -> list[Array]:
+    """Return the slices of a scan, evenly spread over the brain, from the bottom up."""
+    return [
+        render(anatomy, modality, float(position), size=size, rng=random)
+        for position in np.linspace(*POSITIONS, slices)
+    ]
 
 
 def _write_volume(

@@ -21,7 +21,8 @@ from medxlate.study.checks import check_classes, check_training, label_warnings
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
-from medxlate.training.work import check_config
+from medxlate.training.stand_ins import check_covered, true_images
+from medxlate.training.work import check_config, check_pairs
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
                 f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
             )
     dataset = Dataset(Path(config.data.folder))
-    methods = _methods(grid.methods)
-    sets = _source_sets(grid.sources, config.data.target, list(dataset.info.modalities))
+    methods = _methods(grid.methods, config)
+    prepared = [name for name in dataset.info.modalities if name != config.data.oracle]
+    sets = _source_sets(grid.sources, config.data.target, prepared)
     if not any(find_method(name).uses_sources for name in methods):
         sets = []
     elif not sets:
@@ -81,6 +83,8 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     )
     if union:
         check_config(config)
+    for name in methods:
+        check_pairs(config.model_copy(update={"method": name}))
     image_size(dataset, config)
     if here:
         choose_compute(config.runtime.device, config.runtime.precision)
@@ -126,6 +130,7 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
             _check_empty(folder.path)
             splits = draw_splits(study, tables)
             _check_labels(study, dataset, tables, splits)
+            _check_covered(study, tables, splits)
             for repeat, split in enumerate(splits):
                 _write_split(folder.split(repeat), split, study, tables)
             write_json(folder.study, study.model_dump(mode="json"))
@@ -179,15 +184,17 @@ def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
         )
 
 
-def _methods(names: Sequence[str]) -> list[str]:
-    """Return known methods once each, in the registry's order."""
+def _methods(names: Sequence[str], config: Config) -> list[str]:
+    """Return known methods once each, in the registry's order; none named: all that can be run."""
     for name in names:
         if name not in METHODS and "+" not in name:
             find_method(name)  # raises, naming the nearest
             raise ConfigError(f"{name} is the first stage of a method, and no method of its own.")
         find_method(name)
     order = list(METHODS)
-    return sorted(dict.fromkeys(names or METHODS), key=lambda n: (order.index(n.split("+")[0]), n))
+    paired = config.data.oracle and config.split.policy == "patient"
+    possible = [name for name in order if name != "oracle" or paired]
+    return sorted(dict.fromkeys(names or possible), key=lambda n: (order.index(n.split("+")[0]), n))
 
 
 def _source_sets(
@@ -232,6 +239,18 @@ def _check_labels(
 ) -> None:
     target = study.config.data.target
     check_classes(dataset.info.task, tables[target].slices, target, splits, study.target_fractions)
+
+
+def _check_covered(study: Study, tables: Mapping[str, Modality], splits: Sequence[Split]) -> None:
+    """Refuse pairs that do not cover the sources' training patients, where a method needs them."""
+    if not any(find_method(name).stand_in is true_images for name in study.methods):
+        return
+    oracle = study.config.data.oracle
+    paired = set(tables[oracle].slices["patient"])
+    for split in splits:
+        for name in study.config.data.sources:
+            patients = set(tables[name].slices["patient"]).intersection(split.parts["train"])
+            check_covered(patients, paired, name, oracle)
 
 
 def _tell(

@@ -35,7 +35,7 @@ from medxlate.models.device import choose_compute
 from medxlate.models.runs import LATEST, RunFolder
 from medxlate.records import read_object
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
-from medxlate.training.data import open_modalities, part_slices
+from medxlate.training.data import named_modalities, open_modalities, part_slices
 from medxlate.training.methods import find_method, first_stages
 from medxlate.training.running import TrainResult, train_stage
 from medxlate.training.train import resume, train
@@ -123,7 +123,7 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     everything = open_modalities(dataset, study.config)
     folder = StudyFolder(assignment.folder)
     split = read_split(folder.split(cell.repeat), everything)
-    tables = {n: everything[n] for n in (*config.data.sources, config.data.target)}
+    tables = {name: everything[name] for name in named_modalities(config)}
     work = _Material(folder, cell, config, dataset, tables, split)
     loss = None
     if assignment.stage:

@@ -14,7 +14,7 @@ from medxlate.events import Listener, Progress, silent
 from medxlate.study.begin import Grid, draw_splits, plan_study
 from medxlate.study.cell import JUDGE
 from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
-from medxlate.training.data import image_size, open_modalities
+from medxlate.training.data import image_size, named_modalities, open_modalities
 from medxlate.training.methods import STAGES, find_method
 from medxlate.training.trial import Trial, try_steps
 from medxlate.training.work import Material
@@ -138,8 +138,8 @@ def _count(config: Config, kinds: dict[Kind, Config], counts: Counter[Kind]) -> 
 def _material(
     dataset: Dataset, everything: Mapping[str, Modality], split: Split, config: Config
 ) -> Material:
-    names = (*config.data.sources, config.data.target)
-    return Material(config, dataset, {name: everything[name] for name in names}, split)
+    tables = {name: everything[name] for name in named_modalities(config)}
+    return Material(config, dataset, tables, split)
 
 
 def _line(kind: Kind, count: int, config: Config, trial: Trial) -> Line:

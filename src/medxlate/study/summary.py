@@ -21,6 +21,7 @@ from medxlate.training.methods import find_method
 # What a method has of its own in the configuration, beside optimizer and model.
 SETTINGS = {
     "joint": ("objective.lambda_cycle", "objective.lambda_predict", "objective.lambda_identity"),
+    "oracle": ("data.oracle",),
     "cyclegan": ("objective.lambda_cycle", "objective.lambda_identity", "baselines.first_epochs"),
     "transfer": ("baselines.first_epochs",),
     "multitask": ("baselines.multitask_weight",),

@@ -32,7 +32,13 @@ AUGMENTATIONS = {
 SYSTEM = ["method", "sources", "target_fraction", "source_fraction"]
 FRACTIONS = {"target_fraction": "Target", "source_fraction": "Source"}
 QUALITY = {"inception_score": "IS ↑", "fid": "FID ↓"}
-METHODS = ("constant", "target-only", "raw-mix", *AUGMENTATIONS, *BASELINES)
+CONTROLS = {
+    "duplicate-real": "Duplicated real images",
+    "raw-mix": "Raw mix",
+    "histogram": "Histogram matching",
+    "oracle": "Oracle",
+}
+METHODS = ("constant", "target-only", *CONTROLS, *AUGMENTATIONS, *BASELINES)
 SMALL = 2048  # images, below which FID's covariance of Inception's 2048 features has no full rank
 
 
@@ -69,8 +75,8 @@ def arrow(sources: str, target: str) -> str:
 
 def paper_name(method: str, sources: str, target: str) -> str:
     """Return a system's name in tables and figures: ``Our method + AutoAugment (MRI → CT)``."""
-    names = {**BASELINES, **AUGMENTATIONS, "target-only": f"PURE-{target.upper()}"}
-    names |= {"constant": "Constant", "raw-mix": "Raw mix"}
+    names = {**BASELINES, **AUGMENTATIONS, **CONTROLS}
+    names |= {"constant": "Constant", "target-only": f"PURE-{target.upper()}"}
     base, _, extra = method.partition("+")
     name = names.get(base, base) + (f" + {names.get(extra, extra)}" if extra else "")
     return f"{name} ({arrow(sources, target)})" if sources else name

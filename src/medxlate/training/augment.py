@@ -19,6 +19,7 @@ from medxlate.config import AugmentConfig
 from medxlate.errors import ConfigError, nearest
 
 TRIES = 10  # to draw a rectangle that fits
+LEFT_OUT = ("Invert", "Solarize", "Posterize")  # of AutoAugment; see there
 
 # Takes images [B, 1, S, S], float32 in [-1, 1], and returns as many, on the same device, each
 # after a random draw of its own. What lies outside an image is background, -1. No gradient flows.
@@ -93,12 +94,15 @@ class SimpleAugment:
 
 
 class AutoAugment:
-    """The policy that AutoAugment found for ImageNet (Cubuk et al. 2018).
+    """The policy that AutoAugment found for ImageNet (Cubuk et al. 2018), for grey medical images.
 
     The policy is defined on 8 bits, so images are rounded to 256 levels. They stay one channel:
     saturation, the only operation on colour, then does nothing, whereas it and contrast would
-    move three equal channels by a level, since the weights of luma add up to 0.9999. Solarizing
-    and inverting belong to the policy: they turn the image's own background bright.
+    move three equal channels by a level, since the weights of luma add up to 0.9999.
+
+    Inverting, solarizing and posterizing are left out: where the policy draws one of them, nothing
+    is done in its place. Grey levels stand for tissue. The first two turn air bright and bone dark,
+    which no scanner does, and the third leaves a few levels, without the contrast of soft tissue.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
@@ -142,7 +146,8 @@ class _Policy(v2.AutoAugment):  # type: ignore[misc]
     def _apply_image_or_video_transform(
         self, image: Tensor, transform_id: str, magnitude: float, **_: Any
     ) -> Tensor:
-        self._drawn.append((transform_id, magnitude))
+        if transform_id not in LEFT_OUT:
+            self._drawn.append((transform_id, magnitude))
         return image
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from medxlate.config import Config, OptimizerConfig
 from medxlate.dataset.index import Dataset, Modality
@@ -17,10 +17,24 @@ from medxlate.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Data:
-    """Training and validation slices by modality."""
+    """Training and validation slices by modality.
+
+    Attributes:
+        train: What a step shows; a method may put other images in a source's place.
+        val: By what the best predictor is chosen.
+        oracle: True target images of source patients in training; None: no pairs are named.
+        largest: Images of the largest modality before any was replaced; None: none was.
+    """
 
     train: Mapping[str, Slices]
     val: Mapping[str, Slices]
+    oracle: Slices | None = None
+    largest: int | None = None
+
+    def showing(self, instead: Mapping[str, Slices]) -> Data:
+        """Return the data with other slices in the place of some modalities' own."""
+        largest = self.largest or _largest(self.train)
+        return replace(self, train={**self.train, **instead}, largest=largest)
 
     def steps_per_epoch(self, config: OptimizerConfig) -> int:
         """Return the configured number, else as many as show the largest modality once.
@@ -30,17 +44,27 @@ class Data:
         """
         if config.steps_per_epoch is not None:
             return config.steps_per_epoch
-        return math.ceil(max(len(slices) for slices in self.train.values()) / config.batch_size)
+        return math.ceil((self.largest or _largest(self.train)) / config.batch_size)
+
+
+def _largest(part: Mapping[str, Slices]) -> int:
+    return max(len(slices) for slices in part.values())
+
+
+def named_modalities(config: Config) -> tuple[str, ...]:
+    """Return the sources, the target and, where pairs are named, the paired modality."""
+    data = config.data
+    return (*data.sources, data.target, *([data.oracle] * bool(data.oracle)))
 
 
 def open_modalities(dataset: Dataset, config: Config) -> dict[str, Modality]:
     """Open every modality that is named, also where the method does not use it.
 
     A test patient's images of any modality are then outside of every method's training, and
-    methods on the same data share their split and their number of updates.
+    methods on the same data share their split and their number of updates. So are a source
+    patient's paired target images, which fall where the patient falls.
     """
-    names = [*config.data.sources, config.data.target]
-    return {name: dataset.modality(name) for name in names}
+    return {name: dataset.modality(name) for name in named_modalities(config)}
 
 
 def image_size(dataset: Dataset, config: Config) -> int:
@@ -60,12 +84,16 @@ def part_slices(
 ) -> dict[str, Slices]:
     """Return the slices of one part by modality, in training the configured share of them.
 
+    The paired modality is left out: its images are no target's, least of all in validation or test.
+
     Raises:
         DataError: A slice does not belong to the part.
     """
     size = image_size(dataset, config)
     made = {}
     for name, modality in tables.items():
+        if name == config.data.oracle:
+            continue
         rows = split.rows(name, modality.slices, part)
         if part == "train":
             data = config.data
@@ -94,4 +122,16 @@ def make_data(
                 f"No {name} patient is left for training: they all fell to validation or test.",
                 "Prepare more patients, or change split.seed.",
             )
-    return Data(train, val)
+    return Data(train, val, _paired_slices(dataset, tables, split, config))
+
+
+def _paired_slices(
+    dataset: Dataset, tables: Mapping[str, Modality], split: Split, config: Config
+) -> Slices | None:
+    """Return the paired modality's slices of training patients, if there is one."""
+    if not config.data.oracle:
+        return None
+    modality = tables[config.data.oracle]
+    rows = split.rows(modality.name, modality.slices, "train")
+    size = image_size(dataset, config)
+    return Slices(modality, rows, task=dataset.info.task, image_size=size)

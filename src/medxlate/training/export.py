@@ -136,7 +136,13 @@ def _calibrated(
 
 
 def _counts(part: Mapping[str, Slices]) -> dict[str, tuple[int, int]]:
-    return {name: (len(set(slices.patients)), len(slices)) for name, slices in part.items()}
+    """Return patients and images by modality, of which each counts once, however often shown."""
+    patients: dict[str, set[str]] = {}
+    rows: dict[str, set[int]] = {}
+    for slices in part.values():
+        patients.setdefault(slices.name, set()).update(slices.patients)
+        rows.setdefault(slices.name, set()).update(slices.rows.tolist())
+    return {name: (len(patients[name]), len(rows[name])) for name in patients}
 
 
 def _notes(config: Config, position: Position) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from medxlate.ranks import ranks
 from medxlate.training.augment import AUGMENTATIONS, Augmentation, build_augmentation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.joint import Joint
+from medxlate.training.stand_ins import StandIn, matched_to_target, repeated_target, true_images
 from medxlate.training.step import Learner, Supervised
 
 
@@ -64,6 +65,8 @@ class Method:
         first: A stage that is trained before, and what becomes of it: ``translator`` translates
             the source images, ``source-only`` gives the predictor its first weights.
         translates: Whether a generator from source to target comes out.
+        stand_in: What is shown in the place of each source's images; None: they themselves, or
+            their translations.
     """
 
     build: Build | None
@@ -72,6 +75,7 @@ class Method:
     augmentation: str = ""
     first: Literal["", "translator", "source-only"] = ""
     translates: bool = False
+    stand_in: StandIn | None = None
 
 
 def build_learner(
@@ -109,6 +113,8 @@ def build_learner(
 def find_method(name: str) -> Method:
     """Return a method, or a first stage, by name; ``joint+autoaugment`` is joint with that added.
 
+    The methods in MIXED, which show images beside the target's own, take an augmentation so.
+
     Raises:
         ConfigError: There is none.
     """
@@ -119,8 +125,8 @@ def find_method(name: str) -> Method:
         raise ConfigError(f"There is no method '{base}'.", nearest(base, METHODS))
     if not plus:
         return METHODS[base]
-    if base != "joint" or augmentation not in AUGMENTATIONS:
-        known = ", ".join(f"joint+{each}" for each in AUGMENTATIONS)
+    if base not in MIXED or augmentation not in AUGMENTATIONS:
+        known = f"one of {', '.join(MIXED)} with one of +{', +'.join(AUGMENTATIONS)}"
         raise ConfigError(f"There is no method '{name}'.", f"These go together: {known}.")
     return replace(METHODS[base], augmentation=augmentation)
 
@@ -282,6 +288,11 @@ METHODS: dict[str, Method] = {
         translates=True,
     ),
     "raw-mix": Method(_supervised("all"), uses_sources=True, scale_from="all"),
+    "histogram": Method(
+        _supervised("all"), uses_sources=True, scale_from="all", stand_in=matched_to_target
+    ),
+    "duplicate-real": Method(_supervised("all"), uses_sources=True, stand_in=repeated_target),
+    "oracle": Method(_supervised("all"), uses_sources=True, scale_from="all", stand_in=true_images),
     "transfer": Method(
         _supervised("target"), uses_sources=True, scale_from="sources", first="source-only"
     ),
@@ -289,6 +300,7 @@ METHODS: dict[str, Method] = {
     "dann": Method(_shared_backbone(Dann), uses_sources=True, scale_from="all"),
     **{name: Method(_supervised("target"), augmentation=name) for name in AUGMENTATIONS},
 }
+MIXED = ("joint", "cyclegan", "raw-mix", "histogram", "duplicate-real", "oracle")
 STAGES: dict[str, Method] = {
     "translator": Method(_translator, uses_sources=True, translates=True),
     "source-only": Method(_supervised("sources"), uses_sources=True, scale_from="sources"),

@@ -23,7 +23,7 @@ from medxlate.training.checkpoints import (
     newest_sound,
     read_checkpoint,
 )
-from medxlate.training.data import Data, open_modalities
+from medxlate.training.data import open_modalities
 from medxlate.training.export import export_model
 from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, find_method, first_stages
@@ -184,7 +184,7 @@ def _take_over(work: Work, stages: Stages) -> Work:
         )
         for source in work.config.data.sources
     }
-    return replace(work, data=Data({**work.data.train, **fakes}, work.data.val))
+    return replace(work, data=work.data.showing(fakes))
 
 
 def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Position:
@@ -199,8 +199,8 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
         then=listener,
     )
     record = Recorder(run.metrics, tracking) if ranks().is_first else listener
-    used = work.learner.modalities
-    counts = ", ".join(f"{len(work.data.train[name])} {name}" for name in used)
+    used = [work.data.train[name] for name in work.learner.modalities]
+    counts = ", ".join(f"{len(slices)} {slices.name}" for slices in used)
     how = f"{work.image_size} px ({work.compute.device.type}, {work.compute.precision}"
     how += ")" if ranks().is_alone else f", {ranks().count} processes)"
     listener(Stage(f"Training {work.config.method} on {counts} images of {how} in {run.path}"))

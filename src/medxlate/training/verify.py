@@ -21,7 +21,7 @@ from medxlate.models.runs import RunFolder
 from medxlate.models.tensors import same_bits
 from medxlate.ranks import ranks
 from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
-from medxlate.training.data import open_modalities
+from medxlate.training.data import named_modalities, open_modalities
 from medxlate.training.methods import first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.snapshot import Snapshot
@@ -83,7 +83,7 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
     results = []
     for each in (*first_stages(config).values(), config):
         listener(Stage(f"Verifying that {each.method} resumes exactly"))
-        mine = {name: tables[name] for name in (*each.data.sources, each.data.target)}
+        mine = {name: tables[name] for name in named_modalities(each)}
         with deterministic(config.runtime.deterministic):
             material = Material(_with_stop(each), dataset, mine, split)
             results.append(_verify(material, listener))

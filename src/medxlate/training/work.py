@@ -18,6 +18,7 @@ from medxlate.ranks import ranks
 from medxlate.training.data import Data, image_size, make_data
 from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, build_learner, find_method
+from medxlate.training.stand_ins import NO_PAIRS, true_images
 from medxlate.training.step import Learner
 
 RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose names sources go too
@@ -46,7 +47,22 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             f"The method {config.method} needs a source modality.", "Name it with --source."
         )
+    check_pairs(config)
     _check_division(config.optimizer.batch_size, config.runtime.accumulate, ranks().count)
+
+
+def check_pairs(config: Config) -> None:
+    """Raise ConfigError where the method needs true target images and none are named."""
+    if find_method(config.method).stand_in is not true_images:
+        return
+    if not config.data.oracle:
+        raise ConfigError(*NO_PAIRS)
+    if config.split.policy == "image":
+        raise ConfigError(
+            "The method oracle needs split.policy = patient: slices that are divided one by one "
+            "tear pairs apart.",
+            "Leave --policy image or the method out.",
+        )
 
 
 def _check_division(batch_size: int, parts: int, count: int) -> None:
@@ -95,7 +111,11 @@ def prepare_work(material: Material, listener: Listener = silent) -> Work:
         DataError: The split leaks, or leaves a modality without training data.
     """
     config = material.config
+    method = find_method(config.method)
     data = make_data(material.dataset, material.tables, material.split, config)
+    if method.stand_in is not None:
+        sources = config.data.sources
+        data = data.showing({name: method.stand_in(name, data, config) for name in sources})
     size = image_size(material.dataset, config)
     runtime = config.runtime
     compute = choose_compute(runtime.device, runtime.precision, listener=listener)
@@ -103,7 +123,7 @@ def prepare_work(material: Material, listener: Listener = silent) -> Work:
         "target": (config.data.target,),
         "sources": config.data.sources,
         "all": (*config.data.sources, config.data.target),
-    }[find_method(config.method).scale_from]
+    }[method.scale_from]
     head = fit_head(material.dataset.info.task, [data.train[name].labels for name in scale_from])
     counts = {name: len(slices) for name, slices in data.train.items()}
     learner = build_learner(config, head, size, compute, counts=counts)

@@ -1,0 +1,268 @@
+"""Datasets in which the truth of a translation is known: generated heads, and LGG's T1 and FLAIR.
+
+Both functions leave a dataset folder that ``prepare`` wrote and say who is in training, validation
+and test, for ``medxlate.train(config, split=pairs.split)``. The paired modality is named by the
+key ``data.oracle``; only the method ``oracle`` is shown it.
+
+    pairs = write_phantom_pairs(Path("bench/seed-1"), seed=1)
+    config = medxlate.resolve(overrides={"method": "oracle", "data": pairs.keys})
+    medxlate.train(config, split=pairs.split, runs="bench/runs")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from benchmarks.lgg_tables import slices as lgg_slices
+from medxlate.dataset.duplicates import Link
+from medxlate.dataset.index import Dataset, Modality, load_key
+from medxlate.dataset.links import find_links
+from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.prepare import prepare
+from medxlate.dataset.splits import PARTS, Part, Split
+from medxlate.errors import UsageError
+from medxlate.events import Listener, silent
+from medxlate.images.pseudonym import pseudonym
+from medxlate.phantoms.files import write_phantoms
+from medxlate.walkthrough import ORACLE, prepare_phantoms
+
+SCAN_SIZE = 96  # pixels of the generated files, before they are prepared
+CHANNELS = {"t1": 0, "flair": 1}  # of LGG's files
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A dataset with pairs, and who is where.
+
+    Attributes:
+        data: The dataset folder.
+        source: The source modality.
+        target: The target modality.
+        oracle: The modality of true target images of source patients.
+        split: Training, validation and test patients, by pseudonym.
+    """
+
+    data: Path
+    source: str
+    target: str
+    oracle: str
+    split: Split
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """What the section ``data`` of a configuration says of it."""
+        return {
+            "folder": str(self.data),
+            "sources": [self.source],
+            "target": self.target,
+            "oracle": self.oracle,
+        }
+
+    def aligned(self, part: Part) -> list[tuple[int, str, int]]:
+        """Return where each source slice of a part has its truth, which shows the same slice.
+
+        Args:
+            part: Whose patients. Training patients have it in ``oracle``; LGG's test patients in
+                ``target``; generated test patients in ``oracle``.
+
+        Returns:
+            The row in the source's table, the modality of the truth and the row in its table.
+        """
+        dataset = Dataset(self.data)
+        source, oracle, target = (
+            _rows(dataset.modality(name)) for name in (self.source, self.oracle, self.target)
+        )
+        found: list[tuple[int, str, int]] = []
+        for patient in self.split.parts[part]:
+            for name, rows in ((self.oracle, oracle), (self.target, target)):
+                if len(rows.get(patient, [])) == len(source.get(patient, [])):
+                    both = zip(source.get(patient, []), rows.get(patient, []), strict=True)
+                    found += [(one, name, other) for one, other in both]
+                    break
+        return found
+
+
+def write_phantom_pairs(
+    folder: Path,
+    *,
+    target: int = 25,
+    source: int = 200,
+    val: int = 5,
+    test: int = 150,
+    held_out: int = 20,
+    slices: int = 4,
+    size: int = 64,
+    label: Literal["age", "sex"] = "age",
+    seed: int = 0,
+    listener: Listener = silent,
+) -> Pairs:
+    """Write generated heads, MRI (source) and CT (target), and the true CT of every MRI patient.
+
+    ``folder/raw`` holds the files of ``medxlate demo --only-data``, ``folder/data`` the dataset:
+
+    - ``ct``: ``target`` patients in training, ``val`` in validation, ``test`` in test,
+    - ``mri``: ``source`` other patients in training, and ``held_out`` in test, whose translations
+      can be compared with the truth without having been trained on,
+    - ``oracle``: the CT of all MRI patients, slice for slice.
+
+    A CT's range of 120 HU around 40 is stored; the other of age and sex is kept in the tables.
+
+    Args:
+        folder: Where to write; an earlier dataset of the same arguments there is used again.
+        target: Target patients in training.
+        source: Source patients in training.
+        val: Target patients in validation.
+        test: Target patients in test.
+        held_out: Source patients in test.
+        slices: Of each patient.
+        size: Side of the stored images, pixels.
+        label: What is predicted.
+        seed: Of the patients.
+        listener: Told of progress.
+    """
+    heads, raw, data = source + held_out, folder / "raw", folder / "data"
+    patients = {"ct": target + val + test, "mri": heads}
+    if not raw.is_dir():
+        write_phantoms(
+            raw,
+            patients=patients,
+            slices=slices,
+            paired=heads,
+            size=SCAN_SIZE,
+            seed=seed,
+            listener=listener,
+        )
+    prepare_phantoms(raw, data, label=label, size=size, listener=listener)
+    ct, mri = ([f"{name.upper()}{n + 1:03d}" for n in range(patients[name])] for name in patients)
+    parts: Mapping[Part, Sequence[str]] = {
+        "train": [*ct[:target], *mri[:source]],
+        "val": ct[target : target + val],
+        "test": [*ct[target + val :], *mri[source:]],
+    }
+    return Pairs(data, "mri", "ct", ORACLE, _split(data, ("ct", "mri", ORACLE), parts, seed))
+
+
+def write_lgg_pairs(
+    folder: Path,
+    kaggle: Path,
+    *,
+    target: int = 20,
+    val: int = 4,
+    test: int = 20,
+    size: int = 64,
+    label: Literal["level", "age", "sex"] = "level",
+    seed: int = 0,
+    listener: Listener = silent,
+) -> Pairs:
+    """Write T1 (source) and FLAIR (target) of LGG MRI, whose files hold both of each slice.
+
+    ``folder/tables`` holds a label table a modality (file, patient, level, age, sex),
+    ``folder/data`` the dataset:
+
+    - ``flair``: ``target`` patients in training, ``val`` in validation, ``test`` in test,
+    - ``t1``: all other patients in training, and the test patients, whose FLAIR is the truth for
+      the translations of their T1,
+    - ``oracle``: the FLAIR of the source patients in training, slice for slice.
+
+    Args:
+        folder: Where to write; an earlier dataset there is used again.
+        kaggle: The data set's folder ``kaggle_3m``.
+        target: Target patients in training.
+        val: Target patients in validation.
+        test: Patients in test.
+        size: Side of the stored images, pixels.
+        label: What is predicted: the height of a slice among its patient's, 0 to 100, the age in
+            years, or the sex (1 or 2); the others are kept in the tables.
+        seed: Of the draw that deals out the patients.
+        listener: Told of progress.
+
+    Raises:
+        UsageError: There are too few patients.
+    """
+    frame = lgg_slices(kaggle)
+    everyone = np.random.default_rng(seed).permutation(sorted(frame["patient"].unique())).tolist()
+    ends = np.cumsum([target, val, test])
+    if ends[-1] >= len(everyone):
+        raise UsageError(
+            f"{kaggle} has {len(everyone)} patients with an age: too few for {ends[-1]} beside the "
+            "sources."
+        )
+    wanted, chosen, tested, sources = (part.tolist() for part in np.split(everyone, ends))
+    tables = {
+        "flair": ("flair", [*wanted, *chosen, *tested]),
+        "t1": ("t1", [*sources, *tested]),
+        ORACLE: ("flair", sources),
+    }
+    (folder / "tables").mkdir(parents=True, exist_ok=True)
+    for name, (sequence, patients) in tables.items():
+        table = folder / "tables" / f"{name}.csv"
+        frame[frame["patient"].isin(patients)].to_csv(table, index=False)
+        options = PrepareOptions(
+            labels=table,
+            label=label,
+            file="file",
+            patient="patient",
+            keep=tuple({"level", "age", "sex"} - {label}),
+            task="classification" if label == "sex" else "regression",
+            recipe="as-is",
+            channel=CHANNELS[sequence],
+        )
+        prepare(
+            kaggle,
+            modality=name,
+            data=folder / "data",
+            size=size,
+            options=options,
+            listener=listener,
+        )
+    parts: Mapping[Part, Sequence[str]] = {
+        "train": [*wanted, *sources],
+        "val": chosen,
+        "test": tested,
+    }
+    split = _split(folder / "data", tuple(tables), parts, seed)
+    return Pairs(folder / "data", "t1", "flair", ORACLE, split)
+
+
+def _split(
+    data: Path, names: Sequence[str], parts: Mapping[Part, Sequence[str]], seed: int
+) -> Split:
+    """Return the split of these patients; who shares an image with a later part goes there."""
+    dataset = Dataset(data)
+    key = load_key(data)
+    part_of = {
+        pseudonym(patient, key): PARTS.index(part) for part in PARTS for patient in parts[part]
+    }
+    links = find_links({name: dataset.modality(name) for name in names}, "patient")
+    _join(part_of, links)
+    return Split(
+        {
+            part: tuple(sorted(patient for patient, at in part_of.items() if PARTS[at] == part))
+            for part in PARTS
+        },
+        seed,
+    )
+
+
+def _join(part_of: dict[str, int], links: Iterable[Link]) -> None:
+    """Bring patients who share an (almost) identical image into the later of their parts."""
+    links, changed = list(links), True
+    while changed:
+        changed = False
+        for link in links:
+            later = max(part_of[link.patient], part_of[link.other])
+            changed |= {part_of[link.patient], part_of[link.other]} != {later}
+            part_of[link.patient] = part_of[link.other] = later
+
+
+def _rows(modality: Modality) -> dict[str, list[int]]:
+    """Return the rows of each patient, in the order of the slices."""
+    rows: dict[str, list[int]] = {}
+    for row, patient in enumerate(modality.column("patient")):
+        rows.setdefault(patient, []).append(row)
+    return rows
