@@ -11,7 +11,7 @@ key ``data.oracle``; only the method ``oracle`` is shown it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,15 +19,13 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.lgg_tables import slices as lgg_slices
-from medxlate.dataset.duplicates import Link
-from medxlate.dataset.index import Dataset, Modality, load_key
-from medxlate.dataset.links import find_links
+from medxlate.dataset.given_split import given_split
+from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.splits import PARTS, Part, Split
+from medxlate.dataset.splits import Part, Split
 from medxlate.errors import UsageError
 from medxlate.events import Listener, silent
-from medxlate.images.pseudonym import pseudonym
 from medxlate.phantoms.files import write_phantoms
 from medxlate.walkthrough import ORACLE, prepare_phantoms
 
@@ -144,7 +142,7 @@ def write_phantom_pairs(
         "val": ct[target : target + val],
         "test": [*ct[target + val :], *mri[source:]],
     }
-    return Pairs(data, "mri", "ct", ORACLE, _split(data, ("ct", "mri", ORACLE), parts, seed))
+    return Pairs(data, "mri", "ct", ORACLE, given_split(data, ("ct", "mri", ORACLE), parts, seed=seed))
 
 
 def write_lgg_pairs(
@@ -225,39 +223,8 @@ def write_lgg_pairs(
         "val": chosen,
         "test": tested,
     }
-    split = _split(folder / "data", tuple(tables), parts, seed)
+    split = given_split(folder / "data", tuple(tables), parts, seed=seed)
     return Pairs(folder / "data", "t1", "flair", ORACLE, split)
-
-
-def _split(
-    data: Path, names: Sequence[str], parts: Mapping[Part, Sequence[str]], seed: int
-) -> Split:
-    """Return the split of these patients; who shares an image with a later part goes there."""
-    dataset = Dataset(data)
-    key = load_key(data)
-    part_of = {
-        pseudonym(patient, key): PARTS.index(part) for part in PARTS for patient in parts[part]
-    }
-    links = find_links({name: dataset.modality(name) for name in names}, "patient")
-    _join(part_of, links)
-    return Split(
-        {
-            part: tuple(sorted(patient for patient, at in part_of.items() if PARTS[at] == part))
-            for part in PARTS
-        },
-        seed,
-    )
-
-
-def _join(part_of: dict[str, int], links: Iterable[Link]) -> None:
-    """Bring patients who share an (almost) identical image into the later of their parts."""
-    links, changed = list(links), True
-    while changed:
-        changed = False
-        for link in links:
-            later = max(part_of[link.patient], part_of[link.other])
-            changed |= {part_of[link.patient], part_of[link.other]} != {later}
-            part_of[link.patient] = part_of[link.other] = later
 
 
 def _rows(modality: Modality) -> dict[str, list[int]]:
