@@ -196,8 +196,7 @@ def _real_answers(subject: Subject, said: Array | None) -> Answers | None:
     if said is None:
         said = np.concatenate([_predict(subject, batch) for batch in _images(slices, subject)])
     label = table(slices.labels.numpy(), task)
-    cases = _cases(np.array(slices.patients, dtype=object), slices.labels.numpy())
-    return Answers(label, table(said, task), label[:0], cases)
+    return Answers(label, table(said, task), label[:0], np.array(slices.patients, dtype=object))
 
 
 def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> Answers:
@@ -221,17 +220,12 @@ def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> An
         label=table(seen.original.labels, task),
         predicted=table(seen.predictions, task),
         probed=probe_source(train, held, seen.original, task),
-        cases=_cases(seen.original.patients, seen.original.labels),
+        patients=seen.original.patients,
     )
 
 
 def _none_of(sample: Sample) -> Sample:
     return Sample(*(getattr(sample, name)[:0] for name in _FIELDS))
-
-
-def _cases(patients: Array, labels: Array) -> Array:
-    """Return who each image is of; a patient seen at two ages is two cases."""
-    return np.array([f"{p} {v}" for p, v in zip(patients, labels, strict=True)], dtype=object)
 
 
 def _write(
