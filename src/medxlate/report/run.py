@@ -20,6 +20,7 @@ from medxlate.evaluation.results import (
     Results,
     prediction_table,
     read_results,
+    trained_on,
 )
 from medxlate.files import write_json
 from medxlate.models.info import ModelInfo, read_model, weights_hashes
@@ -175,6 +176,9 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
         windows = [f"{name}: {text}" for name, text in results.windows.items()]
         body = _images(images) + _notes(images) + bullets(windows)
         found.append(Section("likeness", "Translated images as a set", body))
+    taught = [m for m in results.metrics if m.group == "tstr" and m.value is not None]
+    if taught:
+        found.append(Section("tstr", "Train on translated, test on real", _taught(taught)))
     if results.audits:
         body = Markup("").join(_audit(each, viewers.get(each.source)) for each in results.audits)
         found.append(Section("audits", "Audits of the translator", body))
@@ -235,6 +239,8 @@ def _facts(
     if results is not None:
         facts["Test images"] = f"{results.images} of {results.patients} patients"
         facts["Evaluated on"] = f"{results.device}, {results.precision}"
+        if results.judge:
+            facts["Translations judged by"] = results.judge
         facts["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
     rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
     if rates:
@@ -272,6 +278,15 @@ def _images(metrics: Sequence[Metric]) -> Markup:
     ]
     columns = ["figure", "value", "95 % interval", "real against real", "translated", "real"]
     return table(columns, rows, caption="Translated against real test images")
+
+
+def _taught(metrics: Sequence[Metric]) -> Markup:
+    rows = [[trained_on(m), m.value, _interval(m), m.n] for m in metrics]
+    unit = f", {metrics[0].unit}" if metrics[0].unit else ""
+    caption = "A small predictor on real test patients, by what it was trained on"
+    figure_of = "mean squared error" if metrics[0].better == "lower" else "accuracy"
+    columns = ["trained on", f"{figure_of}{unit}", "95 % interval", "test patients"]
+    return table(columns, rows, caption=caption) + _notes(metrics)
 
 
 def _notes(metrics: Sequence[Metric]) -> Markup:

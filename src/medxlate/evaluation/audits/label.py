@@ -1,4 +1,8 @@
-"""Label preservation: does G(y) still show what y shows of the label?"""
+"""Label preservation: does G(y) still show what y shows of the label?
+
+J, the judge, answers: a predictor of real target images alone. The run's own P was trained together
+with G and may read a sign that nobody else knows.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,10 @@ LOSS = 0.05  # chance below which G(y) carries less of it than y
 FEWEST = 8  # patients below which even a correlation of 0.6 is no signal
 LABEL = Rule(
     "label-preservation",
-    f"Fires where labels in random order agree as well with P(G(y)) in more than {SIGNAL:.0%} of "
-    "draws, though a probe of y passes that test, and a bootstrap over the patients finds less "
-    f"agreement in G(y) than in y in more than {1 - LOSS:.0%} of draws.",
+    f"Fires where labels without any relation agree as well with J(G(y)) in more than {SIGNAL:.0%} "
+    "of draws, J being a predictor of real target images alone, though a probe of y passes that "
+    "test, and a bootstrap over the patients finds less agreement in G(y) than in y in more than "
+    f"{1 - LOSS:.0%} of draws.",
     "Look at the examples of least agreement. Raise the weight of the predictor's loss, train "
     "longer, or leave these translated images out of the predictor's training.",
     None,
@@ -40,7 +45,7 @@ class Answers:
 
     Attributes:
         label: The truth, [N, K]: values, K = 1, or indicators of classes.
-        predicted: By the target predictor of G(y) or of a real target image, likewise.
+        predicted: By the judge of G(y) or of a real target image, likewise.
         probed: By the probe of y, likewise; empty [0, K] for real target images.
         patients: Who each image is of [N].
     """
@@ -87,12 +92,12 @@ def probe_source(train: Sample, validation: Sample, images: Sample, task: Task) 
 def label_preservation(
     source: str, translated: Answers, real: Answers, task: Task, worst: tuple[int, ...] = ()
 ) -> Audit:
-    """Compare P(G(y)) with a probe of y and with the label.
+    """Compare J(G(y)) with a probe of y and with the label.
 
     Args:
         source: The source modality.
         translated: Of the source's test images.
-        real: Of the target's real test images: whether P reads the label at all.
+        real: Of the target's real test images: whether J reads the label at all.
         task: What is predicted.
         worst: Examples of least agreement.
     """
@@ -108,7 +113,7 @@ def label_preservation(
     lost = chance > SIGNAL and less > 1 - LOSS
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
-        f"over {count} patients the predictor's answers for translated images correlate "
+        f"over {count} patients the judge's answers for translated images correlate "
         f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
         f"images themselves {expected:.2f}"
     )
@@ -121,7 +126,7 @@ def label_preservation(
 
 
 def disagreement(answers: Answers) -> Array:
-    """Return how far P(G(y)) is from the probe of y and from the label, by image [N]."""
+    """Return how far J(G(y)) is from the probe of y and from the label, by image [N]."""
     scale = answers.label.std() + 1e-9
     apart = np.abs(answers.predicted - answers.label).sum(axis=1)
     if len(answers.probed):
@@ -162,7 +167,7 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
     held = len(set(owners.tolist()))
     if held < FEWEST or chance_of(seen, known, owners) > SIGNAL:
         return (
-            "The predictor finds no sure sign of the label in real target images either, so its "
+            "The judge finds no sure sign of the label in real target images either, so its "
             f"answers for translated ones say nothing (correlation {agreement(seen, known):.2f} "
             f"over {held} patients)."
         )
@@ -170,7 +175,7 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
 
 
 def _less(said: Array, probed: Array, truth: Array, people: Array) -> float:
-    """Return in which share of bootstrap draws of patients P(G(y)) agrees less than the probe."""
+    """Return in which share of bootstrap draws of patients J(G(y)) agrees less than the probe."""
     random = np.random.default_rng(3)
     own = [np.flatnonzero(people == each) for each in np.unique(people)]
     draws = random.integers(len(own), size=(DRAWS, len(own)))
@@ -196,5 +201,5 @@ def _picture(answers: Answers, task: Task) -> Picture:
     return Picture(
         kind="scatter", title="What is read from an image before and after translation",
         x_label=f"{title}: probe of the source image", diagonal=True,
-        y_label="predictor of the translated image", lines=(line("test images", x, y),),
+        y_label="judge of the translated image", lines=(line("test images", x, y),),
     )  # fmt: skip

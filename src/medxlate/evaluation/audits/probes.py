@@ -135,7 +135,7 @@ def agreement(predicted: Array, truth: Array) -> float:
 
 
 def chance_of(predicted: Array, truth: Array, patients: Array) -> float:
-    """Return how often labels without any relation agree as well, by a one-sided test over patients.
+    """Return how often labels without any relation agree as well (one-sided, over patients).
 
     Where each patient is one case, labels are put in random order. Where labels differ within a
     patient, the patients' contributions to the agreement get random signs (Hemerik, Goeman and
