@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medxlate.cli.evaluate import tables
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.evaluation import judge as judges
@@ -26,6 +27,7 @@ from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
 from medxlate.events import Event, Stage, Warned, silent
 from medxlate.models.runs import RunFolder, find_run
+from medxlate.report.run import write_report
 from medxlate.report.verdict import of_run
 from medxlate.training.data import Data
 from medxlate.training.stages import read_translated, write_translated
@@ -184,7 +186,7 @@ def test_train_on_translated_test_on_real_tells_a_code_from_a_translation(
 def test_the_judge_depends_on_real_images_and_the_split_alone(
     world: tuple[RunFolder, Subject], tmp_path: Path
 ) -> None:
-    run, subject = world
+    _, subject = world
     config = subject.patients.config.model_copy(update={"method": "target-only"})
     train(config, runs=tmp_path, name="alone")
     other = find_run(tmp_path / "alone")
@@ -232,7 +234,14 @@ def test_figures_that_the_own_predictor_took_do_not_stay_beside_the_judges(
     world: tuple[RunFolder, Subject],
 ) -> None:
     run, _ = world
-    whole = evaluate(run.path).results
+    found = evaluate(run.path)
+    whole = found.results
+    page = write_report(run.path).path.read_text(encoding="utf-8")
+    assert "Train on translated, test on real" in page
+    assert "real images (the judge)" in page
+    assert whole.judge in page
+    titles = [str(each.title) for each in tables(found)]
+    assert any("20 real test patients" in title for title in titles), titles
     assert "real ct images of 25 patients" in whole.judge
     assert {m.of for m in whole.metrics if m.name == "tstr"} == {"translated", "judge", "constant"}
     assert "after real ones alone" in " ".join(of_run(whole, "patient").sentences)

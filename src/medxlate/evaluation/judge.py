@@ -43,8 +43,8 @@ FOLDER = "judge"  # in the run
 REAL = "real"  # the judge's own name there
 ARCHITECTURE = "resnet18"
 BATCH_SIZE = 16
-PASSES = 30  # over the training images, within STEPS
-STEPS = (30, 200)
+PASSES = 20  # over the training images, within STEPS
+STEPS = (30, 120)
 EPOCHS = 6  # of equal length, each with a validation; the best one is kept
 SEED = 0  # whatever the run's: one judge for a split
 

@@ -120,11 +120,12 @@ def _joined(before: Results, results: Results) -> Results:
     new = {key(metric) for metric in results.metrics}
     kept = [metric for metric in before.metrics if key(metric) not in new]
     audits = before.audits
-    if not before.judge:  # an older medxlate's, which asked the run's own predictor
-        kept = [metric for metric in kept if metric.features != "predictor"]
+    judge = results.judge or before.judge
+    if not before.judge or before.judge != judge:  # by the run's own predictor, in older files
+        kept = [each for each in kept if each.features != "predictor" and each.group != "tstr"]
         audits = tuple(audit for audit in audits if audit.kind != "label-preservation")
     update: dict[str, Any] = {
-        "judge": results.judge or before.judge,
+        "judge": judge,
         "metrics": (*kept, *results.metrics),
         "audits": audits,
         "seconds": before.seconds,

@@ -70,7 +70,7 @@ class Measured:
             return rows[["repeat", "patient", "slice_id", "loss"]]
         if not self.regression:
             return None
-        key = ["repeat", "patient", "label"]  # a patient of several labels counts once
+        key = ["repeat", "patient", "label"]  # of several labels too, a patient counts once
         means = rows.groupby(key)["prediction"].mean().reset_index()
         means["loss"] = (means["prediction"] - means["label"]) ** 2
         return means.groupby(["repeat", "patient"])["loss"].mean().reset_index()
