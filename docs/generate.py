@@ -20,6 +20,7 @@ from medxlate.cli.app import app
 from medxlate.config import PRESETS, Config, Section
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
 from medxlate.dataset.labels import Task
+from medxlate.evaluation.judge import JudgeRecord
 from medxlate.evaluation.results import (
     Audit,
     Example,
@@ -108,6 +109,7 @@ RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
     "study.json": (Study,),
     "evaluation.json": (Results, Metric, GroupError, Audit, Picture, Line),
     "examples.json, an entry an image": (Example,),
+    "judge/real.json and judge/tstr-<source>.json": (JudgeRecord,),
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +147,14 @@ def tree(folder: Path) -> dict[str, bytes]:
         else b""
         for path in sorted(folder.rglob("*"))
     }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_judge() -> Iterator[None]:
+    """Let the judge of an evaluation take a second; tests/test_judge.py gives it more steps."""
+    from medxlate.evaluation import judge  # torch is loaded by those who need it
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judge, "ARCHITECTURE", "test_resnet")
+        patch.setattr(judge, "STEPS", (6, 6))
+        yield

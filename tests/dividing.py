@@ -21,6 +21,7 @@ from medxlate.cli.app import app
 from medxlate.dataset import parts as parts_module
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
+from medxlate.evaluation import judge as judge_module
 from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.inference import units as units_module
@@ -33,7 +34,8 @@ TAGS = PrepareOptions(label="tag:PatientAge", patient="tag:PatientID")
 
 
 def small_units() -> None:
-    """Make units and batches so small that there are several."""
+    """Make units and batches so small that there are several, and a judge that takes a second."""
+    judge_module.ARCHITECTURE, judge_module.STEPS = "test_resnet", (6, 6)
     units_module.BATCHES = 1
     subject_module.BATCHES = {"cpu": 1}
 

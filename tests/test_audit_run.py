@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from medxlate.evaluation.audit import audit_translators
+from medxlate.evaluation.judge import find_judge
 from medxlate.evaluation.results import Audit, Example
 from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.events import Event, Progress, Stage, silent
@@ -24,7 +25,8 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     root = tmp_path_factory.mktemp("audits")
     train(debug_config(write_dataset(root)), runs=root / "runs", name="joint")
     run = find_run(root / "runs" / "joint")
-    return open_subject(run, run.model, None, None, "cpu", "fp32", silent)
+    opened = open_subject(run, run.model, None, None, "cpu", "fp32", silent)
+    return replace(opened, judge=find_judge(run, opened.patients, torch.device("cpu"), silent))
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,11 @@ def test_examples_are_the_test_images_and_what_the_networks_make_of_them(
     assert all(number < count for each in audits for number in each.worst)
 
 
-def test_a_model_without_predictor_or_backward_is_audited_by_images(
+def test_without_judge_or_backward_a_translator_is_audited_by_images(
     subject: Subject, tmp_path: Path
 ) -> None:
     (tmp_path / "examples" / "mri").mkdir(parents=True)
-    bare = replace(subject, predictor=None, backward={})
+    bare = replace(subject, judge=None, backward={})
     audits = audit_translators(bare, tmp_path)
     assert "label-preservation" not in {each.kind for each in audits}
     assert len(audits) == 7

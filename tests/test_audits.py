@@ -153,7 +153,8 @@ def test_probe_figures_against_closed_forms() -> None:
     np.testing.assert_allclose(fit_ridge((x, y), (x, y))(x), y, atol=0.05)
     assert auc(np.array([0.0, 1, 2]), np.array([1.0, 3])) == pytest.approx(4.5 / 6)
     assert agreement(x[:, :1], y) == pytest.approx(np.corrcoef(x[:, 0], y[:, 0])[0, 1])
-    assert chance_of(y, y) < 0.001 < 0.2 < chance_of(-y, y)
+    each = np.arange(len(y))
+    assert chance_of(y, y, each) < 0.001 < 0.2 < chance_of(-y, y, each)
     bins = np.zeros((2, 256))
     bins[0, 10] = bins[1, 30] = 1
     assert transport(bins[0], bins[1]) == pytest.approx(CENTRES[30] - CENTRES[10])
@@ -198,3 +199,56 @@ def test_examples_are_chosen_once_and_kept_as_stored_values(tmp_path: Path) -> N
     assert np.load(tmp_path / "source.npy").tolist() == [[[0, 32768], [65535, 65535]]]
     assert not (tmp_path / "cycled.npy").exists()
     assert json.loads((tmp_path / "examples.json").read_text())[0]["label"] == "63 years"
+
+
+def levels(seed: int, people: int, slices: int) -> tuple[np.ndarray, np.ndarray]:
+    """The level of each slice, which differs within a patient, and whose it is."""
+    random = np.random.default_rng(seed)
+    names = np.repeat([f"p{i}" for i in range(people)], slices).astype(object)
+    return table(random.uniform(0, 100, people * slices), AGE), names
+
+
+def test_slices_with_labels_of_their_own_are_no_patients() -> None:
+    label, names = levels(0, 4, 10)
+    seen = Answers(label, label, label, names)
+    few = label_preservation("mri", seen, seen, AGE)
+    assert (few.status, few.sentence[:21]) == ("unknown", "4 test patients are t")
+    label, names = levels(0, 12, 10)
+    seen = Answers(label, label, label, names)
+    noise = Answers(label, table(np.random.default_rng(1).uniform(0, 100, 120), AGE), label, names)
+    kept, lost = (label_preservation("mri", each, seen, AGE) for each in (seen, noise))
+    assert (kept.status, lost.status) == ("ok", "fires")
+    assert "over 12 patients" in kept.sentence
+    labels = label[:, 0]
+    alike = prevalence("mri", "ct", (labels, labels), (names, names), AGE)
+    assert "12 mri and 12 ct training patients" in alike.sentence
+    assert alike.picture is not None
+    assert alike.picture.lines[0].x == pytest.approx(
+        [labels[names == f"p{i}"].mean() for i in np.argsort([f"p{i}" for i in range(12)])],
+        rel=1e-3,
+    )
+
+
+def test_the_test_over_patients_holds_its_level_where_labels_differ_within_them() -> None:
+    """Slices of a patient err together: a test that takes each for a patient is wrong too often."""
+    random, ours, naive = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        names = np.repeat(np.arange(12), 8)
+        both = [
+            np.repeat(random.normal(size=12), 8) + 0.3 * random.normal(size=96) for _ in range(2)
+        ]
+        said, truth = (each[:, None] for each in both)
+        ours += chance_of(said, truth, names) <= 0.05
+        naive += chance_of(said, truth, np.arange(96)) <= 0.05
+    assert ours <= 20  # of 200: 5 %, and three deviations more
+    assert naive > 40
+
+
+def test_a_patient_of_two_classes_counts_in_equal_parts() -> None:
+    task = Task(kind="classification", name="kind", classes=("a", "b"))
+    names = np.array([f"p{i}" for i in range(20)] * 2, dtype=object)
+    mixed = np.repeat([0, 1], 20)  # each patient has slices of both
+    found = prevalence("mri", "ct", (mixed, mixed), (names, names), task)
+    assert "20 mri and 20 ct training patients" in found.sentence
+    assert found.picture is not None
+    assert found.picture.lines[0].y == (0.5, 0.5)

@@ -110,13 +110,14 @@ def test_the_names_that_are_offered_exist() -> None:
     from medxlate.evaluation.judging import CLASSIFICATION, REGRESSION
     from medxlate.evaluation.paired import NAMES as PAIRED
     from medxlate.evaluation.translation import NAMES
+    from medxlate.evaluation.tstr import NAME as TSTR
     from medxlate.pretrained import REGISTRY
     from medxlate.training.augment import AUGMENTATIONS
     from medxlate.training.methods import METHODS, MIXED
 
     mixed = {f"{base}+{each}" for base in MIXED for each in AUGMENTATIONS}
     assert set(complete.METHODS) == {*METHODS, *mixed}
-    assert {*REGRESSION, *CLASSIFICATION, *NAMES, *PAIRED} == set(complete.METRICS)
+    assert {*REGRESSION, *CLASSIFICATION, *NAMES, *PAIRED, TSTR} == set(complete.METRICS)
     assert set(complete.PRETRAINED) == set(REGISTRY)
 
 

@@ -214,7 +214,7 @@ def test_evaluate_measures_the_test_part(folder: Path, tmp_path: Path) -> None:
     events: list[Event] = []
     result = evaluate(folder / "runs" / "joint", listener=events.append)
     taken = {m.label for m in result.results.metrics if m.source == "mri" and m.value is not None}
-    assert taken == {f"{m}[predictor]" for m in ("fid", "kid", "precision", "recall")}
+    assert taken == {"tstr", *(f"{m}[predictor]" for m in ("fid", "kid", "precision", "recall"))}
     fid = next(m for m in result.results.metrics if m.name == "fid")
     assert any("2048" in note for note in fid.notes)
     assert fid.floor is not None

@@ -233,7 +233,7 @@ def test_evaluate_measures_an_imported_translator_on_the_runs_test_part(
     wanted = evaluate(run, metrics=["fid"]).figure("fid", source="mri")
     found = evaluate(run, model=same.out)
     assert found.figure("fid", source="mri") == pytest.approx(wanted, rel=1e-6)
-    assert {m.group for m in found.results.metrics} == {"translation"}
+    assert {m.group for m in found.results.metrics} == {"translation", "tstr"}
     far = evaluate(run, model=other.out, metrics=["fid"]).figure("fid", source="mri")
     assert abs(far - wanted) > 0.01 * wanted
     with pytest.raises(UsageError, match=r"'mse' does not exist or does not fit --model"):

@@ -174,3 +174,31 @@ def test_pictures_show_every_case() -> None:
     assert found["errors"].lines[0].x[0] == pytest.approx(ages(30).labels[0], rel=1e-5)
     reliable = pictures(groups(), CLASSES)["calibration"].lines[0]
     assert all(0 <= value <= 1 for value in (*reliable.x, *reliable.y))
+
+
+def test_a_patient_whose_slices_have_labels_of_their_own_is_one_patient() -> None:
+    random = np.random.default_rng(4)
+    labels = random.uniform(0, 100, 24)
+    values = labels + random.normal(0, 8, 24)
+    patients = tuple("aaaaaaaaaabbbbccccccddee")  # of 10, 4, 6, 2 and 2 slices
+    found = judge(Cases(values, labels, patients), labels, AGE, list(patients), ["mse", "r2"])
+    by = {(m.level, m.of, m.name): m for m in found}
+    mse = by["patient", "model", "mse"]
+    assert mse.n == 5
+    assert "over 5 patients" in mse.interval
+    errors = (values - labels) ** 2
+    each = [errors[[p == name for p in patients]].mean() for name in "abcde"]
+    assert mse.value == pytest.approx(np.mean(each), rel=1e-5)
+    constant = by["patient", "constant", "mse"]
+    apart = (labels - labels.mean()) ** 2
+    each = [apart[[p == name for p in patients]].mean() for name in "abcde"]
+    assert (constant.n, constant.value) == (5, pytest.approx(np.mean(each), rel=1e-5))
+    assert by["image", "model", "mse"].n == 24
+
+
+def test_a_patient_of_two_visits_has_a_mean_for_each() -> None:
+    cases = Cases(np.array([10.0, 14, 30, 50]), np.array([12.0, 12, 20, 50]), ("p", "p", "p", "q"))
+    found = judge(cases, np.array([0.0]), AGE, list("uuvw"), ["mae"])
+    patient = next(m for m in found if (m.level, m.of) == ("patient", "model"))
+    # p: mean 12 of label 12, and 30 of label 20: (0 + 10) / 2; q: 0.
+    assert (patient.n, patient.value) == (2, pytest.approx(2.5))

@@ -16,7 +16,7 @@ METRICS = (
     *("mse", "mae", "bias", "r2", "pearson", "slope", "skill"),
     *("accuracy", "balanced_accuracy", "auroc", "f1", "ece"),
     *("fid", "kid", "is", "precision", "recall"),
-    *("paired_psnr", "paired_ssim", "paired_mae"),
+    *("paired_psnr", "paired_ssim", "paired_mae", "tstr"),
 )
 # A test holds these against training.methods, which needs torch.
 _AUGMENTATIONS = ("simple-augment", "autoaugment", "random-erasing")

@@ -26,15 +26,16 @@ def evaluate(
             autocompletion=complete.metrics,
             help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
             "f1, ece, skill | fid, kid, is, precision, recall, paired_psnr, paired_ssim, "
-            "paired_mae; repeat. Default: all.",
+            "paired_mae | tstr; repeat. Default: all, tstr where it takes a minute or two.",
         ),
     ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
             "--features",
-            help="What images are compared by: inception, predictor, or NAME=FILE.safetensors, a "
-            "network of timm's; repeat. Default: inception where it is there, and predictor.",
+            help="What images are compared by: inception, predictor (of real images alone), or "
+            "NAME=FILE.safetensors, a network of timm's; repeat. Default: inception where it is "
+            "there, and predictor.",
         ),
     ] = None,
     audit: Annotated[
@@ -72,9 +73,11 @@ def evaluate(
 ) -> None:
     """Measure a run on its test patients, with the doubt of each figure, and audit its translators.
 
-    Figures of images by the predictor's features are called fid[predictor]...: another scale, not
-    comparable with published figures, which are by Inception's. All of it is kept in the run's
-    evaluation/. A figure asked for by name that cannot be taken is said, with exit code 1.
+    Translated images are judged by a small predictor of real images alone, trained once and kept
+    in the run's judge/. Figures by its features are called fid[predictor]...: another scale, not
+    comparable with published figures, which are by Inception's. tstr trains another one on
+    translated images alone and tests it on real ones. All of it is kept in the run's evaluation/. A
+    figure asked for by name that cannot be taken is said, with exit code 1.
 
     `medxlate evaluate --metric fid`
 
@@ -134,6 +137,9 @@ def tables(result: Evaluation, names: Sequence[str] = ()) -> list[Table]:
                 [_image_row(each) for each in images],
             )
         )
+    taught = [each for each in shown if each.group == "tstr" and each.value is not None]
+    if taught:
+        made.append(_taught(result, taught))
     if results.audits and not names:
         made.append(_audits(results))
     return made
@@ -147,6 +153,18 @@ def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> Table:
     rows = [[name, *map(_with_interval, cells)] for name, cells in found.items()]
     title = f"Prediction of test {result.results.target} with 95 % intervals, {result.run}"
     return table(title, ["", *titles], rows)
+
+
+def _taught(result: Evaluation, metrics: Sequence[Metric]) -> Table:
+    from medxlate.cli.console import table
+    from medxlate.evaluation.results import trained_on
+
+    first = metrics[0]
+    what = "mean squared error" if first.better == "lower" else "accuracy"
+    unit = f" ({first.unit})" if first.unit else ""
+    title = f"A small predictor on {first.n} real test patients, {result.run}"
+    rows = [[trained_on(each), _with_interval(each)] for each in metrics]
+    return table(title, ["trained on", f"{what}{unit}"], rows)
 
 
 def _with_interval(metric: Metric | None) -> str:

@@ -44,7 +44,7 @@ class _Target:
     Attributes:
         held: Of validation and test patients.
         distance: Of each of them to the nearest training image.
-        answers: Of the test images; None without a predictor.
+        answers: The judge's, of the test images; None without one.
     """
 
     held: Sample
@@ -62,7 +62,7 @@ class _Translated:
 
 
 def audit_translators(
-    subject: Subject, out: Path, *, predicted: Array | None = None, listener: Listener = silent
+    subject: Subject, out: Path, *, listener: Listener = silent
 ) -> tuple[Audit, ...]:
     """Run every audit for every translator and write examples to look at.
 
@@ -70,9 +70,8 @@ def audit_translators(
     (64 px) of test and validation images, a batch of images is in memory at a time.
 
     Args:
-        subject: What is judged. Without a predictor label preservation is left out.
+        subject: What is judged. Without its judge label preservation is left out.
         out: The folder ``<run>/evaluation``; ``examples/<source>/`` is written in it.
-        predicted: What the predictor says of the target's test images; None: it is asked.
         listener: Told of stages and progress.
 
     Returns:
@@ -93,7 +92,7 @@ def audit_translators(
         small = shrink(train.batch(rows).images[:, 0])
         for each in (of_held, *near.values()):
             each.see(small, rows)
-    target = _Target(held, of_held.distance, _real_answers(subject, predicted))
+    target = _Target(held, of_held.distance, _real_answers(subject))
     return tuple(
         audit
         for name in sources
@@ -164,7 +163,7 @@ def _look(slices: Slices, modality: Modality, batches: Iterable[Tensor]) -> Samp
 
 
 def _translate(subject: Subject, source: str, listener: Listener) -> _Translated:
-    """Look at a source's test images before and after, and predict from the translated ones."""
+    """Look at a source's test images before and after, and ask the judge of the translated ones."""
     slices, fakes = subject.patients.test[source], subject.fakes[source]
     predicted: list[Array] = []
 
@@ -172,8 +171,8 @@ def _translate(subject: Subject, source: str, listener: Listener) -> _Translated
         starts = range(0, len(fakes), subject.batch_size)
         for start in counted(starts, f"audited {source} batches", len(starts), listener):
             made = fakes.images(range(start, min(start + subject.batch_size, len(fakes))))
-            if subject.predictor is not None:
-                predicted.append(_predict(subject, made))
+            if subject.judge is not None:
+                predicted.append(subject.judge.predict([made]))
             yield made
 
     modality = subject.patients.tables[source]
@@ -182,26 +181,18 @@ def _translate(subject: Subject, source: str, listener: Listener) -> _Translated
     return _Translated(before, after, np.concatenate(predicted) if predicted else None)
 
 
-def _predict(subject: Subject, images: Tensor) -> Array:
-    assert subject.predictor is not None  # callers ask only where there is one
-    outputs = run(subject.predictor.network, [images], compute=subject.compute)
-    return subject.predictor.calibrated(outputs)
-
-
-def _real_answers(subject: Subject, said: Array | None) -> Answers | None:
-    """Return what the predictor says of real target test images."""
-    if subject.predictor is None:
+def _real_answers(subject: Subject) -> Answers | None:
+    """Return what the judge says of real target test images."""
+    if subject.judge is None:
         return None
     slices, task = subject.patients.test[subject.info.target], subject.patients.dataset.info.task
-    if said is None:
-        said = np.concatenate([_predict(subject, batch) for batch in _images(slices, subject)])
+    said = subject.judge.predict(_images(slices, subject))
     label = table(slices.labels.numpy(), task)
-    cases = _cases(np.array(slices.patients, dtype=object), slices.labels.numpy())
-    return Answers(label, table(said, task), label[:0], cases)
+    return Answers(label, table(said, task), label[:0], np.array(slices.patients, dtype=object))
 
 
 def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> Answers:
-    """Ask the predictor about G(y), and a probe about y."""
+    """Put together what the judge says of G(y) and a probe of y."""
     patients, modality = subject.patients, subject.patients.tables[source]
 
     def part(slices: Slices) -> Sample:
@@ -221,17 +212,12 @@ def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> An
         label=table(seen.original.labels, task),
         predicted=table(seen.predictions, task),
         probed=probe_source(train, held, seen.original, task),
-        cases=_cases(seen.original.patients, seen.original.labels),
+        patients=seen.original.patients,
     )
 
 
 def _none_of(sample: Sample) -> Sample:
     return Sample(*(getattr(sample, name)[:0] for name in _FIELDS))
-
-
-def _cases(patients: Array, labels: Array) -> Array:
-    """Return who each image is of; a patient seen at two ages is two cases."""
-    return np.array([f"{p} {v}" for p, v in zip(patients, labels, strict=True)], dtype=object)
 
 
 def _write(

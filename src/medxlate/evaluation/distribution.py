@@ -1,7 +1,8 @@
 """How close translated images are to real ones as a set: FID, KID, IS (torch-fidelity).
 
 The figures mean nothing without the features that they were taken from, so every name carries
-them: ``fid`` alone is Inception's, ``fid[predictor]`` the trained predictor's.
+them: ``fid`` alone is Inception's, ``fid[predictor]`` that of a predictor of real target images
+alone (the judge; in a study that of `target-only`).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Features:
 def predictor_features(
     network: PredictorNetwork, *, has_classes: bool, name: str = "predictor"
 ) -> Features:
-    """Return the trained predictor, or another network of timm's, as a source of features.
+    """Return a trained predictor, or another network of timm's, as a source of features.
 
     Args:
         network: The network.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import medxlate
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
 from medxlate.errors import ModelError, UsageError
+from medxlate.evaluation.judge import find_judge
 from medxlate.evaluation.judging import Cases, errors_by_group, judge, metric_names, pictures
 from medxlate.evaluation.kept import Clock, check_kept, keep
 from medxlate.evaluation.paired import NAMES as PAIRED
@@ -26,6 +27,8 @@ from medxlate.evaluation.results import Metric, Results
 from medxlate.evaluation.shared import batch_count, gather_predictions
 from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.translation import NAMES, eight_bit_windows, translation_metrics
+from medxlate.evaluation.tstr import NAME as TSTR
+from medxlate.evaluation.tstr import is_cheap, tstr_metrics
 from medxlate.events import Listener, Stage, Warned, counted, silent
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor
@@ -64,7 +67,7 @@ class Evaluation:
         Args:
             name: mse, fid...
             level: image, volume or patient, of a figure of predictions.
-            of: model or constant, likewise.
+            of: model or constant, likewise; judge, of tstr.
             source: The source modality, of a figure of translated images.
             features: What they were compared by; None: the first.
         """
@@ -93,20 +96,23 @@ def evaluate(
 ) -> Evaluation:
     """Measure a run on the test patients that its training never saw, and keep it in the run.
 
+    Translated images are judged by a small predictor that is trained on real target images alone,
+    the first time that it is needed, and kept in the run's ``judge/`` (see ``judge.find_judge``).
     The processes of a job of torchrun divide the batches; all get the same figures.
 
     Args:
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, f1,
-            ece, skill; fid, kid, is, precision, recall, paired_psnr, paired_ssim, paired_mae. None:
-            all that fit. What cannot be taken has no value but a reason.
-        extractors: What images are compared by: ``inception``, ``predictor``, or
+            ece, skill; fid, kid, is, precision, recall, paired_psnr, paired_ssim, paired_mae; tstr.
+            None: all that fit, tstr only where it is cheap (``tstr.is_cheap``). What cannot be
+            taken has no value but a reason.
+        extractors: What images are compared by: ``inception``, ``predictor`` (the judge), or
             ``NAME=FILE.safetensors`` (a network of timm's). None: Inception where its weights
-            are, and the predictor.
+            are, and the judge.
         audits: Whether the translators are audited; None: where no metric is named.
         data: The dataset folder; None: where it was when the run was trained.
         model: A model folder whose translators are measured in place of the run's, by the figures
-            of images alone: an imported one, say. Nothing is kept. Its training images are not
+            of images alone: an imported one, say. No figure is kept. Its training images are not
             known: that the run's test patients are not among them is for the caller to know.
         inception: Inception's weights.
         download: Whether torch-fidelity may download Inception's weights.
@@ -138,7 +144,15 @@ def evaluate(
     subject = open_subject(folder, own, other, data, device, precision, listener)
     if subject.patients.split.policy == "image":
         listener(Warned(MEANING["image"]))
+    audit = audits if audits is not None else not metrics
     clock = Clock()
+    compared = [name for name in wanted if name in NAMES]
+    tested = TSTR in wanted and (TSTR in metrics or is_cheap(subject))
+    asked = tested or audit or (compared and "predictor" in (extractors or ("predictor",)))
+    if subject.translators and asked:
+        with clock.timing("judge"):
+            found_judge = find_judge(folder, subject.patients, subject.compute.device, listener)
+            subject = replace(subject, judge=found_judge)
     found: list[Metric] = []
     cases = table = None
     predicted = [name for name in wanted if name in metric_names(task) and other is None]
@@ -149,7 +163,6 @@ def evaluate(
             labels = subject.patients.train[info.target].labels.numpy()
             figures = judge(cases, labels, task, volumes, predicted)
             found += [_saying_calibrated(figure, subject.predictor) for figure in figures]
-    compared = [name for name in wanted if name in NAMES]
     if compared and subject.translators:
         with clock.timing("images"):
             found += translation_metrics(
@@ -165,13 +178,14 @@ def evaluate(
     if paired and subject.translators:
         with clock.timing("pairs"):
             found += paired_metrics(subject, paired, listener=listener)
+    if tested and subject.translators:
+        with clock.timing("tstr"):
+            found += tstr_metrics(folder, subject, listener=listener)
     if metrics and not subject.translators:
-        found += [_no_translator(name) for name in (*compared, *paired)]
+        found += [_no_translator(name) for name in (*compared, *paired, *[TSTR][:tested])]
     results = _results(subject, task, found, cases)
-    audit = audits if audits is not None else not metrics
     if other is None:
-        said = None if cases is None else cases.values
-        results = keep(folder, subject, results, table, said, clock, audit=audit, listener=listener)
+        results = keep(folder, subject, results, table, clock, audit=audit, listener=listener)
     seconds = round(time.monotonic() - began, 3)
     missing = tuple(m for m in found if m.value is None and m.name in metrics)
     return Evaluation(folder.path, results, missing, seconds)
@@ -179,7 +193,7 @@ def evaluate(
 
 def _wanted(metrics: Sequence[str], task: Task | None) -> list[str]:
     """Return the metrics to take; without a task only those of images."""
-    fitting = [*(metric_names(task) if task else ()), *NAMES, *PAIRED]
+    fitting = [*(metric_names(task) if task else ()), *NAMES, *PAIRED, TSTR]
     for name in metrics:
         if name not in fitting:
             what = f"a {task.kind}" if task else "--model"
@@ -278,6 +292,7 @@ def _results(
         metrics=tuple(metrics),
         groups=() if cases is None else errors_by_group(cases, task),
         pictures={} if cases is None else pictures(cases, task),
+        judge="" if subject.judge is None else subject.judge.trained_on,
         device=subject.compute.device.type,
         precision=subject.compute.precision,
     )

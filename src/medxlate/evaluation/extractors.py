@@ -22,9 +22,9 @@ def find_extractors(
     """Return where features come from, and what is lacking, with the reason.
 
     Args:
-        subject: Whose predictor may serve.
-        specs: ``inception``, ``predictor``, or ``NAME=FILE.safetensors``, a network of timm's with
-            its weights; none: those of the first two that are there.
+        subject: Whose judge may serve.
+        specs: ``inception``, ``predictor`` (the judge), or ``NAME=FILE.safetensors``, a network of
+            timm's with its weights; none: those of the first two that are there.
         inception: Inception's weights.
         download: Whether they may be downloaded.
         offline: Whether that is refused all the same.
@@ -47,11 +47,11 @@ def find_extractors(
             else:
                 found.append(inception_features(weights))
         elif spec == "predictor":
-            if subject.predictor is None:
-                lacking[spec] = "there is no predictor"
+            if subject.judge is None:
+                lacking[spec] = "nobody has asked for the judge"
             else:
-                has_classes = subject.predictor.head.task.kind == "classification"
-                found.append(predictor_features(subject.predictor.network, has_classes=has_classes))
+                has_classes = subject.judge.head.task.kind == "classification"
+                found.append(predictor_features(subject.judge.network, has_classes=has_classes))
         elif file:
             if not Path(file).is_file():
                 raise ModelError(f"The weights {file} do not exist.")

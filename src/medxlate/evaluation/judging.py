@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -42,11 +42,28 @@ class Cases:
         values: Labels [N], or class probabilities [N, K].
         labels: The truth [N]: values, or class numbers.
         patients: Whose each is.
+        units: Which image, volume or patient each belongs to [N], each of which counts once; None:
+            every case is one of its own.
     """
 
     values: Array
     labels: Array
     patients: tuple[str, ...]
+    units: tuple[str, ...] | None = None
+
+    @property
+    def count(self) -> int:
+        """How many images, volumes or patients these are."""
+        return len(self) if self.units is None else len(set(self.units))
+
+    @property
+    def weights(self) -> Array:
+        """What each case counts, [N]; those of a volume or patient add up to 1."""
+        if self.units is None:
+            return np.ones(len(self))
+        _, which, counts = np.unique(self.units, return_inverse=True, return_counts=True)
+        weights: Array = 1 / counts[which]
+        return weights
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -54,14 +71,18 @@ class Cases:
     def grouped(self, names: Sequence[str]) -> Cases:
         """Return the means over the cases of a name and label, in the order of their first.
 
-        A patient seen at two ages, or with two diagnoses, counts once for each.
+        A patient with several labels (of two ages, or of slices at several levels) has a case for
+        each, and they share the weight of one.
         """
         keys = [f"{name} {label}" for name, label in zip(names, self.labels, strict=True)]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         means = patients_mean(self.values, keys)
         rows = [first[key] for key in means]
         return Cases(
-            np.stack(list(means.values())), self.labels[rows], tuple(self.patients[i] for i in rows)
+            np.stack(list(means.values())),
+            self.labels[rows],
+            tuple(self.patients[i] for i in rows),
+            tuple(names[i] for i in rows),
         )
 
 
@@ -124,7 +145,7 @@ def judge(
     for level, each in levels.items():
         values = constant_predictions(train_labels, len(each), task)
         found += _figures(each, task, values, names, level, "model")
-        same = Cases(values, each.labels, each.patients)
+        same = replace(each, values=values)
         found += _figures(same, task, values, names, level, "constant")
     return tuple(found)
 
@@ -216,11 +237,12 @@ def _statistics(
     cases: Cases, task: Task, constant: Array | None
 ) -> Callable[[Array], dict[str, Array]]:
     """Return all figures as functions of the cases' weights; ``skill`` is over a constant."""
+    each = cases.weights
     if task.kind == "regression":
         baseline = np.nan if constant is None else float(constant[0])
-        return lambda w: regression(cases.values, cases.labels, w, baseline)
+        return lambda w: regression(cases.values, cases.labels, w * each, baseline)
     majority = -1 if constant is None else int(constant[0].argmax())
-    return lambda w: classification(cases.values, cases.labels, w, majority)
+    return lambda w: classification(cases.values, cases.labels, w * each, majority)
 
 
 def _figures(
@@ -250,7 +272,7 @@ def _figures(
             better="" if name in NEITHER else "lower" if name in LOWER else "higher",
             level=level,
             of=of,
-            n=len(cases),
+            n=cases.count,
         )
         if not math.isfinite(value):
             why, remedy = REASONS.get(name, ("it is not defined here", "more test patients"))

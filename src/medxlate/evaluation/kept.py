@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from medxlate.errors import ModelError, OutputError
@@ -30,8 +28,6 @@ from medxlate.events import Listener, Warned
 from medxlate.files import check_free, whole_folder
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
-
-Array = npt.NDArray[np.floating[Any]]
 
 
 class Clock:
@@ -67,7 +63,6 @@ def keep(
     subject: Subject,
     results: Results,
     table: pd.DataFrame | None,
-    predicted: Array | None,
     clock: Clock,
     *,
     audit: bool,
@@ -81,9 +76,7 @@ def keep(
             audits: tuple[Audit, ...] = ()
             if audit and subject.translators:
                 with clock.timing("audits"):
-                    audits = audit_translators(
-                        subject, partial, predicted=predicted, listener=listener
-                    )
+                    audits = audit_translators(subject, partial, listener=listener)
             if before is not None:
                 results = _joined(before, results)
                 if not audit:
@@ -126,9 +119,15 @@ def _joined(before: Results, results: Results) -> Results:
 
     new = {key(metric) for metric in results.metrics}
     kept = [metric for metric in before.metrics if key(metric) not in new]
+    audits = before.audits
+    judge = results.judge or before.judge
+    if not before.judge or before.judge != judge:  # by the run's own predictor, in older files
+        kept = [each for each in kept if each.features != "predictor" and each.group != "tstr"]
+        audits = tuple(audit for audit in audits if audit.kind != "label-preservation")
     update: dict[str, Any] = {
+        "judge": judge,
         "metrics": (*kept, *results.metrics),
-        "audits": before.audits,
+        "audits": audits,
         "seconds": before.seconds,
     }
     if not results.groups:

@@ -40,15 +40,17 @@ class Metric(Record):
     """A figure with its doubt, or the reason why there is none.
 
     Attributes:
-        group: Whether it judges predictions or translated images.
+        group: Whether it judges predictions, translated images, or predictors that were trained
+            on translated images alone and tested on real ones (tstr).
         name: mse, mae, r2, pearson, accuracy...; fid, kid, is, precision, recall, psnr, ssim...
         unit: Of the value; "" for a number without one.
         better: Which way is better; "" where neither is.
         level: Of a prediction: over images, volumes or patients.
         of: Whose: the model's, or that of a constant prediction; ``translated`` images', compared
-            with real ones.
+            with real ones; of tstr also the ``judge``'s, which learned from real images alone.
         source: The source modality of translated images.
-        features: Of an image metric: what extracted them: inception, predictor, a timm name.
+        features: Of an image metric: what extracted them: inception, predictor (the judge; before
+            there was one, the run's own predictor), a timm name.
         value: The figure; None where it could not be taken.
         low: Lower end of the 95 % interval; None where there is none.
         high: Its upper end.
@@ -61,12 +63,12 @@ class Metric(Record):
         remedy: What would make it possible; a sentence.
     """
 
-    group: Literal["prediction", "translation"]
+    group: Literal["prediction", "translation", "tstr"]
     name: str
     unit: str = ""
     better: Literal["lower", "higher", ""] = ""
     level: Literal["image", "volume", "patient", ""] = ""
-    of: Literal["model", "constant", "translated"] = "model"
+    of: Literal["model", "constant", "translated", "judge"] = "model"
     source: str = ""
     features: str = ""
     value: float | None = None
@@ -174,6 +176,13 @@ def prediction_table(
     }
 
 
+def trained_on(metric: Metric) -> str:
+    """Return what the predictor of a figure of tstr was trained on, as tables say it."""
+    if metric.of == "translated":
+        return f"translated {metric.source}"
+    return "real images (the judge)" if metric.of == "judge" else "nothing (constant)"
+
+
 class GroupError(Record):
     """Errors of the test images of a decade of the label, or of a class.
 
@@ -217,6 +226,8 @@ class Results(Record):
         groups: Errors by decade or class.
         pictures: Diagrams of the predictions, by name: errors, calibration, regression.
         audits: Of each translator.
+        judge: The predictor of real images alone that judged translated ones, in words; "" where
+            nobody asked it, or it was the run's own, as in older files.
         device: Where it was computed.
         precision: fp32 or bf16.
         seconds: By stage.
@@ -239,6 +250,7 @@ class Results(Record):
     groups: tuple[GroupError, ...] = ()
     pictures: dict[str, Picture] = {}
     audits: tuple[Audit, ...] = ()
+    judge: str = ""
     device: str = ""
     precision: str = ""
     seconds: dict[str, float] = {}
@@ -253,7 +265,7 @@ class Example(Record):
     Attributes:
         why: Why it was chosen, such as "worst label agreement" or "evenly spaced".
         label: The patient's label as people read it, such as "63 years".
-        predicted: What the predictor says of the translated image, likewise.
+        predicted: What the judge says of the translated image, likewise.
         nearest_label: The label of the nearest image's patient.
         nearest_distance: How far that is; the memorisation audit says by what.
         cycle_error: Mean |F(G(y)) - y| in [0, 2]; None without F.

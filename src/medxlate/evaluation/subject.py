@@ -6,14 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxlate.config import Config, parse
-from medxlate.dataset.index import Dataset, DatasetInfo, Modality
-from medxlate.dataset.leaks import check_no_leak
-from medxlate.dataset.links import find_links
-from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import Split, read_split
-from medxlate.errors import DataError, ModelError
+from medxlate.dataset.index import DatasetInfo
+from medxlate.errors import ModelError
 from medxlate.evaluation.fakes import Fakes
+from medxlate.evaluation.judge import Judge
+from medxlate.evaluation.patients import Patients, open_patients
 from medxlate.events import Listener
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.predict import Predictor
@@ -23,38 +20,12 @@ from medxlate.models.folder import build_generator
 from medxlate.models.generator import Generator
 from medxlate.models.info import ModelInfo, read_model
 from medxlate.models.runs import RunFolder
-from medxlate.records import read_json
 from medxlate.training.checkpoints import load_translation, pointed
-from medxlate.training.data import open_modalities, part_slices
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
 # of 256 x 256 takes more than 1 GiB.
 BATCHES = {"cpu": 4, "gpu": 32}
 KEPT_FAKES = 64 << 20  # bytes of translated images: 256 of 256 x 256
-Parts = Mapping[str, Slices]  # by modality
-
-
-@dataclass(frozen=True)
-class Patients:
-    """A run's dataset and the slices of each part, by modality.
-
-    Attributes:
-        config: The run's configuration.
-        dataset: The dataset.
-        tables: The modalities, whose ``slices`` tables hold series, position and more.
-        split: Who is in which part.
-        train: As the run was trained with.
-        val: By which its best predictor was chosen.
-        test: Never seen in training.
-    """
-
-    config: Config
-    dataset: Dataset
-    tables: Mapping[str, Modality]
-    split: Split
-    train: Parts
-    val: Parts
-    test: Parts
 
 
 @dataclass(frozen=True)
@@ -70,6 +41,8 @@ class Subject:
         fakes: G of the test images of each source.
         backward: F of each source, where the run still has a checkpoint with it.
         batch_size: Images that are computed at once.
+        judge: The predictor of real target images alone that judges translated ones; None: nobody
+            has asked for it, see ``find_judge``.
     """
 
     info: ModelInfo
@@ -80,30 +53,7 @@ class Subject:
     fakes: Mapping[str, Fakes]
     backward: Mapping[str, Generator]
     batch_size: int
-
-
-def open_patients(run: RunFolder, data: Path | str | None = None) -> Patients:
-    """Open a run's dataset, and refuse one that leaks or has changed.
-
-    Args:
-        run: The run.
-        data: The dataset folder; None: where it was when the run was trained.
-
-    Raises:
-        DataError: The dataset is gone, has changed, or has no test patient of the target.
-    """
-    config = parse(read_json(run.config, error=ModelError))
-    dataset = Dataset(Path(data or config.data.folder))
-    tables = open_modalities(dataset, config)
-    split = read_split(run.split, tables)
-    slices = {name: modality.slices for name, modality in tables.items()}
-    check_no_leak(split, slices, find_links(tables, split.policy))
-    train, val, test = (
-        part_slices(dataset, tables, split, config, part) for part in ("train", "val", "test")
-    )
-    if not len(test[config.data.target]):
-        raise DataError("The split has no test patient of the target modality.")
-    return Patients(config, dataset, tables, split, train, val, test)
+    judge: Judge | None = None
 
 
 def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str, Generator]:
@@ -167,8 +117,7 @@ def open_subject(
         info=info,
         patients=patients,
         compute=compute,
-        # Its features are what a foreign model's images are compared by, too.
-        predictor=Predictor(run.path, compute=compute),
+        predictor=Predictor(run.path, compute=compute) if other is None else None,
         translators=translators,
         fakes={
             source: Fakes(each, patients.test[source], most=most)

@@ -40,7 +40,7 @@ def regression(predicted: Array, truth: Array, weights: Array, baseline: float) 
     mp, mt, pp, tt, pt, mse, mae, base = means
     spread_t, spread_p, common = tt - mt**2, pp - mp**2, pt - mp * mt
     tiny = 1e-12 * (1 + np.abs(tt))  # rounding; equal labels have no spread
-    some = np.where((spread_t > tiny) & (count > 1), spread_t, np.nan)
+    some = np.where((spread_t > tiny) & (count > 1 + 1e-9), spread_t, np.nan)
     both = np.where(spread_p > 1e-12 * (1 + np.abs(pp)), some * spread_p, np.nan)
     return {
         "mse": mse,

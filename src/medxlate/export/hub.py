@@ -177,7 +177,8 @@ def _eval_result(metric: Metric, kind: str) -> EvalResult:
 
 def _known(results: Results) -> list[Metric]:
     """Return the figures of the model itself; those of constant predictions are to compare with."""
-    return [each for each in results.metrics if each.value is not None and each.of != "constant"]
+    own = [each for each in results.metrics if each.of != "constant" and each.group != "tstr"]
+    return [each for each in own if each.value is not None]
 
 
 def _name(metric: Metric) -> str:

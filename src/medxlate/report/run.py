@@ -30,6 +30,7 @@ from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
 from medxlate.report.interval_chart import Errors, interval_chart
+from medxlate.report.likeness import between, images_table, interval_text, notes_of, taught_table
 from medxlate.report.page import Section, write_page
 from medxlate.report.patients import parts_of
 from medxlate.report.svg import tag
@@ -173,8 +174,11 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
     images = [m for m in results.metrics if m.group == "translation"]
     if images:
         windows = [f"{name}: {text}" for name, text in results.windows.items()]
-        body = _images(images) + _notes(images) + bullets(windows)
+        body = images_table(images) + notes_of(images) + bullets(windows)
         found.append(Section("likeness", "Translated images as a set", body))
+    taught = [m for m in results.metrics if m.group == "tstr" and m.value is not None]
+    if taught:
+        found.append(Section("tstr", "Train on translated, test on real", taught_table(taught)))
     if results.audits:
         body = Markup("").join(_audit(each, viewers.get(each.source)) for each in results.audits)
         found.append(Section("audits", "Audits of the translator", body))
@@ -235,6 +239,8 @@ def _facts(
     if results is not None:
         facts["Test images"] = f"{results.images} of {results.patients} patients"
         facts["Evaluated on"] = f"{results.device}, {results.precision}"
+        if results.judge:
+            facts["Translations judged by"] = results.judge
         facts["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
     rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
     if rates:
@@ -260,27 +266,8 @@ def _predictions(metrics: Sequence[Metric]) -> Markup:
 def _said(metric: Metric | None) -> str | None:
     if metric is None or metric.value is None:
         return None
-    interval = f" ({_interval(metric)})" if metric.low is not None else ""
+    interval = f" ({interval_text(metric)})" if metric.low is not None else ""
     return f"{short(metric.value)}{interval}"
-
-
-def _images(metrics: Sequence[Metric]) -> Markup:
-    rows = [
-        [f"{m.source}: {m.label}", m.value, _interval(m), m.floor, m.n, m.reference]
-        for m in metrics
-        if m.value is not None
-    ]
-    columns = ["figure", "value", "95 % interval", "real against real", "translated", "real"]
-    return table(columns, rows, caption="Translated against real test images")
-
-
-def _notes(metrics: Sequence[Metric]) -> Markup:
-    ways: dict[str, list[str]] = {}
-    for m in metrics:
-        if m.interval and m.label not in ways.setdefault(m.interval, []):
-            ways[m.interval].append(m.label)
-    intervals = [f"Interval of {', '.join(names)}: {how}." for how, names in ways.items()]
-    return bullets(list(dict.fromkeys([*(n for m in metrics for n in m.notes), *intervals])))
 
 
 def _groups(results: Results) -> Markup:
@@ -291,7 +278,7 @@ def _groups(results: Results) -> Markup:
         f"mean absolute error ({results.task.unit})" if is_ages and results.task else "error rate"
     )
     rows = [
-        [g.name, g.images, g.patients, g.error, _between(g.low, g.high), g.bias]
+        [g.name, g.images, g.patients, g.error, between(g.low, g.high), g.bias]
         for g in results.groups
     ]
     columns = ["group", "images", "patients", what, "95 % interval", "bias"]
@@ -324,16 +311,8 @@ def _audit(audit: Audit, viewer: Viewer | None) -> Markup:
     return tag("div", *parts, class_="audit")
 
 
-def _interval(metric: Metric) -> str:
-    return _between(metric.low, metric.high)
-
-
 def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
-
-
-def _between(low: float | None, high: float | None) -> str:
-    return f"{short(low)} to {short(high)}" if low is not None and high is not None else "\u2013"
 
 
 def _as_json(verdict: Verdict, results: Results | None) -> dict[str, Any]:

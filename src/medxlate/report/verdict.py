@@ -18,6 +18,7 @@ from medxlate.evaluation.results import PREDICTIONS, Metric, Results, read_resul
 from medxlate.models.info import read_model, weights_hashes
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_json
+from medxlate.report.axes import short
 from medxlate.report.page import Tone
 
 Array = npt.NDArray[Any]
@@ -75,12 +76,43 @@ def of_run(results: Results | None, policy: str) -> Verdict:
         unknown = sum(audit.status == "unknown" for audit in results.audits)
         silent = f"No audit of the translator fires; {unknown} of {len(results.audits)} cannot say."
         notes.append(silent if unknown else "No audit of the translator fires.")
-    return Verdict((said, *notes), tone)
+    if tone == "good" and any(audit.kind == "label-preservation" for audit in fires):
+        tone = "unsure"
+    return Verdict((said, *notes, *_taught(results.metrics)), tone)
 
 
 def _skill(metrics: Sequence[Metric]) -> Metric | None:
     found = {m.level: m for m in metrics if m.name == "skill" and m.of == "model"}
     return found.get("patient") or found.get("image")
+
+
+def _taught(metrics: Sequence[Metric]) -> list[str]:
+    """Say what translated images teach a predictor by themselves, beside real ones."""
+    found = [each for each in metrics if each.group == "tstr"]
+    real, constant = (
+        next((each for each in found if each.of == of), None) for of in ("judge", "constant")
+    )
+    if real is None or constant is None:
+        return []
+    what = "squared error" if real.better == "lower" else "accuracy"
+    own = ", ".join(
+        f"{_said(each)} after translated {each.source} images alone"
+        for each in found
+        if each.of == "translated"
+    )
+    return [
+        f"Over {real.n} test patients of real images, a small predictor's {what} is {own}, "
+        f"{_said(real)} after real ones alone; a constant prediction has "
+        f"{_said(constant)}."
+    ]
+
+
+def _said(metric: Metric) -> str:
+    if metric.value is None:
+        return "unknown"
+    if metric.low is None or metric.high is None:
+        return short(metric.value)
+    return f"{short(metric.value)} ({short(metric.low)} to {short(metric.high)})"
 
 
 def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:

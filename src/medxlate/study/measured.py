@@ -70,10 +70,10 @@ class Measured:
             return rows[["repeat", "patient", "slice_id", "loss"]]
         if not self.regression:
             return None
-        key = ["repeat", "patient", "label"]
+        key = ["repeat", "patient", "label"]  # of several labels too, a patient counts once
         means = rows.groupby(key)["prediction"].mean().reset_index()
         means["loss"] = (means["prediction"] - means["label"]) ** 2
-        return means[[*key, "loss"]]
+        return means.groupby(["repeat", "patient"])["loss"].mean().reset_index()
 
     def shared(self, one: System, other: System) -> list[int]:
         """Return the repeats that both finished, in order."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from medxlate.config import Config
 from medxlate.dataset.arrays import open_array
@@ -18,7 +19,6 @@ from medxlate.files import locked, remove_stale, whole_file
 from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run as run_network
 from medxlate.models.device import Compute
-from medxlate.models.generator import Generator
 from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
 from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
@@ -85,16 +85,17 @@ def translated(
         generator = translator_networks(config, image_size).g
         weights = load_translation(checkpoint_of(stage, "last"), slices.name, "g")
         generator.load_state_dict(weights)
-        _write_translated(path, slices, generator.to(compute.device), compute, image_size)
+        write_translated(path, slices, generator.to(compute.device), compute, image_size)
     ranks().wait()
     if _open(path).shape != (len(slices), image_size, image_size):
         raise ModelError(f"{path} was translated from other slices.", "Delete it.")
-    return slices.with_images(_reader(path))
+    return slices.with_images(read_translated(path))
 
 
-def _write_translated(
-    path: Path, slices: Slices, generator: Generator, compute: Compute, size: int
+def write_translated(
+    path: Path, slices: Slices, generator: nn.Module, compute: Compute, size: int
 ) -> None:
+    """Translate slices once, a batch in memory at a time, and write them as 16-bit integers."""
     shape = (len(slices), size, size)
     with whole_file(path) as partial:
         # Without the map closed, Windows could not rename the file.
@@ -116,7 +117,9 @@ def _open(path: Path) -> np.memmap[Any, np.dtype[Any]]:
         raise ModelError(f"{path} cannot be read: {problem}.", "Delete it.") from None
 
 
-def _reader(path: Path) -> Read:
+def read_translated(path: Path) -> Read:
+    """Return how the images that ``write_translated`` wrote are read, by their position."""
+
     def read(index: int) -> FloatArray:
         return np.asarray(_open(path)[index], dtype=np.float32) * np.float32(2 / PEAK) - 1
 

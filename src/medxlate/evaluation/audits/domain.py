@@ -8,7 +8,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.probes import Array, auc, auc_interval, separability
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import Sample, line
+from medxlate.evaluation.audits.sample import Sample, group_means, line
 from medxlate.evaluation.results import Audit, Picture
 
 FEWEST_PEOPLE = 10  # of each kind; below, a Kolmogorov-Smirnov test at 1 % sees next to nothing
@@ -48,28 +48,31 @@ def prevalence(
         source: The source modality.
         target: The target modality.
         labels: Of source [N] and target [M] training images.
-        patients: Theirs; a patient counts once for each label.
+        patients: Theirs. Each counts once: by the mean of the different labels, or in equal parts
+            for each of the different classes.
         task: What the labels are.
     """
-    own, other = (_once(a, b) for a, b in zip(labels, patients, strict=True))
+    count, known = (len(set(each.tolist())) for each in patients)
     if task.kind == "regression":
+        own, other = (_once(a, b) for a, b in zip(labels, patients, strict=True))
         picture = Picture(
             kind="histogram", title="Training patients by label", y_label="patients",
             x_label=f"{task.name}, {task.unit}" if task.unit else task.name,
             lines=(line(source, own), line(target, other)),
         )  # fmt: skip
     else:
-        shares = [np.bincount(each, minlength=len(task.classes)) for each in (own, other)]
+        indicators = [np.eye(len(task.classes))[each] for each in labels]
+        own, other = (_once(a, b) for a, b in zip(indicators, patients, strict=True))
         picture = Picture(
             kind="bars", title="Training patients by class", x_label=task.name,
             y_label="share of patients", ticks=task.classes,
             lines=tuple(
-                line(name, np.arange(len(task.classes)), counts / max(counts.sum(), 1))
-                for name, counts in zip((source, target), shares, strict=True)
+                line(name, np.arange(len(task.classes)), each.mean(axis=0))
+                for name, each in ((source, own), (target, other))
             ),
         )  # fmt: skip
-    who = f"{len(own)} {source} and {len(other)} {target} training patients"
-    if min(len(own), len(other)) < FEWEST_PEOPLE:
+    who = f"{count} {source} and {known} {target} training patients"
+    if min(count, known) < FEWEST_PEOPLE:
         few = f"{who} are too few to compare; {FEWEST_PEOPLE} of each are needed."
         return PREVALENCE.audit(source, "unknown", few, picture=picture)
     effect, chance, middle = _difference(own, other, task)
@@ -126,8 +129,11 @@ def gap(first: Sample, real: Sample) -> tuple[float, tuple[float, float], Array,
 
 
 def _once(labels: Array, patients: Array) -> Array:
-    pairs = sorted(set(zip(patients.tolist(), labels.tolist(), strict=True)))
-    return np.array([label for _, label in pairs], dtype=labels.dtype)
+    """Return the mean [P, ...] of the different labels, or indicators of classes, of each."""
+    _, whose = np.unique(patients.astype(str), return_inverse=True)
+    cases = np.unique(np.column_stack([whose, labels]), axis=0)
+    means = group_means(cases[:, 1:], cases[:, 0].astype(int))
+    return means[:, 0] if labels.ndim == 1 else means
 
 
 def _difference(own: Array, other: Array, task: Task) -> tuple[float, float, str]:
@@ -137,7 +143,7 @@ def _difference(own: Array, other: Array, task: Task) -> tuple[float, float, str
         unit = f" {task.unit}" if task.unit else ""
         middle = f"; their medians are {np.median(own):.4g} and {np.median(other):.4g}{unit}"
         return float(test.statistic), float(test.pvalue), middle
-    counts = np.stack([np.bincount(each, minlength=len(task.classes)) for each in (own, other)])
+    counts = np.stack([each.sum(axis=0) for each in (own, other)])
     counts = counts[:, counts.any(axis=0)]
     shares = counts / counts.sum(axis=1, keepdims=True)
     chance = float(chi2_contingency(counts).pvalue) if counts.shape[1] > 1 else 1.0

@@ -1,4 +1,8 @@
-"""Label preservation: does G(y) still show what y shows of the label?"""
+"""Label preservation: does G(y) still show what y shows of the label?
+
+J, the judge, answers: a predictor of real target images alone. The run's own P was trained together
+with G and may read a sign that nobody else knows.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +19,19 @@ from medxlate.evaluation.audits.probes import (
     fit_ridge,
 )
 from medxlate.evaluation.audits.rule import Rule, Status
-from medxlate.evaluation.audits.sample import Sample, line, means_of_blocks, patient_means
+from medxlate.evaluation.audits.sample import Sample, group_means, line, means_of_blocks
 from medxlate.evaluation.results import Audit, Picture
 
 # Both are the usual level of a test; over the patients, for a patient's slices repeat each other.
 SIGNAL = 0.05  # chance of labels in random order below which images do carry the label
 LOSS = 0.05  # chance below which G(y) carries less of it than y
-FEWEST = 8  # cases below which even a correlation of 0.6 is no signal
+FEWEST = 8  # patients below which even a correlation of 0.6 is no signal
 LABEL = Rule(
     "label-preservation",
-    f"Fires where labels in random order agree as well with P(G(y)) in more than {SIGNAL:.0%} of "
-    "draws, though a probe of y passes that test, and a bootstrap over the patients finds less "
-    f"agreement in G(y) than in y in more than {1 - LOSS:.0%} of draws.",
+    f"Fires where labels without any relation agree as well with J(G(y)) in more than {SIGNAL:.0%} "
+    "of draws, J being a predictor of real target images alone, though a probe of y passes that "
+    "test, and a bootstrap over the patients finds less agreement in G(y) than in y in more than "
+    f"{1 - LOSS:.0%} of draws.",
     "Look at the examples of least agreement. Raise the weight of the predictor's loss, train "
     "longer, or leave these translated images out of the predictor's training.",
     None,
@@ -40,15 +45,15 @@ class Answers:
 
     Attributes:
         label: The truth, [N, K]: values, K = 1, or indicators of classes.
-        predicted: By the target predictor of G(y) or of a real target image, likewise.
+        predicted: By the judge of G(y) or of a real target image, likewise.
         probed: By the probe of y, likewise; empty [0, K] for real target images.
-        cases: Who each image is of [N]; a patient at another age is another case.
+        patients: Who each image is of [N].
     """
 
     label: Array
     predicted: Array
     probed: Array
-    cases: Array
+    patients: Array
 
 
 def table(values: Array, task: Task) -> Array:
@@ -87,29 +92,28 @@ def probe_source(train: Sample, validation: Sample, images: Sample, task: Task) 
 def label_preservation(
     source: str, translated: Answers, real: Answers, task: Task, worst: tuple[int, ...] = ()
 ) -> Audit:
-    """Compare P(G(y)) with a probe of y and with the label.
+    """Compare J(G(y)) with a probe of y and with the label.
 
     Args:
         source: The source modality.
         translated: Of the source's test images.
-        real: Of the target's real test images: whether P reads the label at all.
+        real: Of the target's real test images: whether J reads the label at all.
         task: What is predicted.
         worst: Examples of least agreement.
     """
     picture = _picture(translated, task)
-    truth, said, probed = (
-        patient_means(each, translated.cases)
-        for each in (translated.label, translated.predicted, translated.probed)
-    )
+    truth, said, probed, people = _cases(translated)
+    count = len(set(people.tolist()))
     value, expected = agreement(said, truth), agreement(probed, truth)
-    unknown = _unknown(truth, probed, real)
+    unknown = _unknown(truth, probed, people, real)
     if unknown:
         return LABEL.audit(source, "unknown", unknown, value=value, picture=picture, worst=worst)
-    chance, less = chance_of(said, truth), _less(said, probed, truth)
+    chance = chance_of(said, truth, people)
+    less = _less(said, probed, truth, people)
     lost = chance > SIGNAL and less > 1 - LOSS
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
-        f"over {len(truth)} patients the predictor's answers for translated images correlate "
+        f"over {count} patients the judge's answers for translated images correlate "
         f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
         f"images themselves {expected:.2f}"
     )
@@ -122,7 +126,7 @@ def label_preservation(
 
 
 def disagreement(answers: Answers) -> Array:
-    """Return how far P(G(y)) is from the probe of y and from the label, by image [N]."""
+    """Return how far J(G(y)) is from the probe of y and from the label, by image [N]."""
     scale = answers.label.std() + 1e-9
     apart = np.abs(answers.predicted - answers.label).sum(axis=1)
     if len(answers.probed):
@@ -131,34 +135,53 @@ def disagreement(answers: Answers) -> Array:
     return far
 
 
-def _unknown(truth: Array, probed: Array, real: Answers) -> str:
+def _cases(answers: Answers) -> tuple[Array, Array, Array, Array]:
+    """Return label, predicted, probed [C, K] and patient [C] of each patient's different labels.
+
+    A patient at two ages, or of slices at several levels, has more than one; tests are still over
+    patients.
+    """
+    _, whose = np.unique(answers.patients.astype(str), return_inverse=True)
+    keys = np.column_stack([whose, answers.label])
+    cases, which = np.unique(keys, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    tables = (answers.label, answers.predicted, answers.probed)
+    label, predicted, probed = (group_means(each, which) if len(each) else each for each in tables)
+    return label, predicted, probed, cases[:, 0].astype(int)
+
+
+def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
     """Return why nothing can be said; "" where something can."""
-    if len(truth) < FEWEST:
-        return f"{len(truth)} test patients are too few to tell; at least {FEWEST} are needed."
+    count = len(set(people.tolist()))
+    if count < FEWEST:
+        return f"{count} test patients are too few to tell; at least {FEWEST} are needed."
     if not truth.std(axis=0).any():
         return "All test patients have the same label, so nothing can be told."
-    if chance_of(probed, truth) > SIGNAL:
+    if chance_of(probed, truth, people) > SIGNAL:
         return (
             "Even a probe of the source images finds no sure sign of the label in them, so nothing "
             f"can be said of what translation keeps (correlation {agreement(probed, truth):.2f} "
-            f"over {len(truth)} patients)."
+            f"over {count} patients)."
         )
-    seen, known = (patient_means(each, real.cases) for each in (real.predicted, real.label))
-    if len(known) < FEWEST or chance_of(seen, known) > SIGNAL:
+    known, seen, _, owners = _cases(real)
+    held = len(set(owners.tolist()))
+    if held < FEWEST or chance_of(seen, known, owners) > SIGNAL:
         return (
-            "The predictor finds no sure sign of the label in real target images either, so its "
+            "The judge finds no sure sign of the label in real target images either, so its "
             f"answers for translated ones say nothing (correlation {agreement(seen, known):.2f} "
-            f"over {len(known)} patients)."
+            f"over {held} patients)."
         )
     return ""
 
 
-def _less(said: Array, probed: Array, truth: Array) -> float:
-    """Return in which share of bootstrap draws P(G(y)) agrees less than the probe of y."""
+def _less(said: Array, probed: Array, truth: Array, people: Array) -> float:
+    """Return in which share of bootstrap draws of patients J(G(y)) agrees less than the probe."""
     random = np.random.default_rng(3)
-    rows = random.integers(len(truth), size=(DRAWS, len(truth)))
+    own = [np.flatnonzero(people == each) for each in np.unique(people)]
+    draws = random.integers(len(own), size=(DRAWS, len(own)))
+    drawn = (np.concatenate([own[i] for i in draw]) for draw in draws)
     return float(
-        np.mean([agreement(said[r], truth[r]) < agreement(probed[r], truth[r]) for r in rows])
+        np.mean([agreement(said[r], truth[r]) < agreement(probed[r], truth[r]) for r in drawn])
     )
 
 
@@ -178,5 +201,5 @@ def _picture(answers: Answers, task: Task) -> Picture:
     return Picture(
         kind="scatter", title="What is read from an image before and after translation",
         x_label=f"{title}: probe of the source image", diagonal=True,
-        y_label="predictor of the translated image", lines=(line("test images", x, y),),
+        y_label="judge of the translated image", lines=(line("test images", x, y),),
     )  # fmt: skip

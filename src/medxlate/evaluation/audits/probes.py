@@ -134,9 +134,27 @@ def agreement(predicted: Array, truth: Array) -> float:
     return float((a * b).sum()) / norm if norm > 0 else 0.0
 
 
-def chance_of(predicted: Array, truth: Array) -> float:
-    """Return how often labels in random order agree as well (one-sided permutation test)."""
+def chance_of(predicted: Array, truth: Array, patients: Array) -> float:
+    """Return how often labels without any relation agree as well (one-sided, over patients).
+
+    Where each patient is one case, labels are put in random order. Where labels differ within a
+    patient, the patients' contributions to the agreement get random signs (Hemerik, Goeman and
+    Finos 2020, "Robust testing in generalized linear models by sign flipping score contributions",
+    JRSS B 82, section 2): cases of a patient cannot change places with those of another.
+
+    Args:
+        predicted: [N, K].
+        truth: [N, K].
+        patients: Whose each case is [N].
+    """
     random = np.random.default_rng(2)
+    names, whose = np.unique(patients, return_inverse=True)
+    if len(names) < len(patients):
+        products = (predicted - predicted.mean(axis=0)) * (truth - truth.mean(axis=0))
+        parts = np.bincount(whose, weights=products.sum(axis=1))
+        signs = random.choice((-1.0, 1.0), size=(DRAWS, len(parts)))
+        least = parts.sum() - 1e-12 * np.abs(parts).sum()
+        return float(1 + (signs @ parts >= least).sum()) / (1 + DRAWS)
     found = agreement(predicted, truth)
     as_well = sum(
         agreement(predicted, truth[random.permutation(len(truth))]) >= found - 1e-12

@@ -112,10 +112,15 @@ def means_of_blocks(small: Array, side: int) -> Array:
 
 def patient_means(values: Array, patients: Array) -> Array:
     """Return the mean [P, ...] over each patient's rows, patients in sorted order."""
-    names, which = np.unique(patients.astype(str), return_inverse=True)
-    totals = np.zeros((len(names), *values.shape[1:]))
+    return group_means(values, np.unique(patients.astype(str), return_inverse=True)[1])
+
+
+def group_means(values: Array, which: Array) -> Array:
+    """Return the mean [G, ...] over the rows of each group; ``which`` is in 0 to G - 1, [N]."""
+    counts = np.bincount(which)
+    totals = np.zeros((len(counts), *values.shape[1:]))
     np.add.at(totals, which, values)
-    counts = np.bincount(which, minlength=len(names)).reshape(-1, *[1] * (values.ndim - 1))
+    counts = counts.reshape(-1, *[1] * (values.ndim - 1))
     means: Array = totals / counts
     return means
 

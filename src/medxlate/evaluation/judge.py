@@ -1,0 +1,281 @@
+"""The judge: a small predictor that was trained on real target images alone.
+
+A run's own predictor was trained together with its translators. They may agree on a sign that
+nobody else can read, so it is no witness of what translated images show; this one never saw any.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from medxlate.config import Config, ModelConfig, OptimizerConfig, RuntimeConfig
+from medxlate.errors import ModelError
+from medxlate.evaluation.patients import Patients
+from medxlate.evaluation.results import Record
+from medxlate.events import Event, Listener, Progress, Stage, Warned
+from medxlate.files import locked, write_json
+from medxlate.inference.predict import predict_batches
+from medxlate.models.device import Compute, deterministic
+from medxlate.models.folder import load_network, write_weights
+from medxlate.models.head import Head
+from medxlate.models.info import Weights
+from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.runs import RunFolder
+from medxlate.ranks import ranks
+from medxlate.records import read_record
+from medxlate.training.checkpoints import load_part
+from medxlate.training.randomness import seed_all
+from medxlate.training.stages import checkpoint_of
+from medxlate.training.work import Material, Work, make_loop, prepare_work
+
+SCHEMA_VERSION = 1
+FOLDER = "judge"  # in the run
+REAL = "real"  # the judge's own name there
+ARCHITECTURE = "resnet18"
+BATCH_SIZE = 16
+PASSES = 20  # over the training images, within STEPS
+STEPS = (30, 120)
+EPOCHS = 6  # of equal length, each with a validation; the best one is kept
+SEED = 0  # whatever the run's: one judge for a split
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A small trained predictor.
+
+    Attributes:
+        network: In eval mode, on the device.
+        head: What its outputs mean.
+        compute: Device and precision.
+        trained_on: What it is and saw, such as "resnet18, 180 steps on 100 real ct images of 25
+            patients".
+    """
+
+    network: PredictorNetwork
+    head: Head
+    compute: Compute
+    trained_on: str
+
+    def predict(self, images: Iterable[Tensor]) -> Array:
+        """Return labels [N], or class probabilities [N, K], for batches [B, 1, S, S]."""
+        return predict_batches(self.network, images, head=self.head, compute=self.compute)
+
+
+class JudgeRecord(Record):
+    """The content of ``judge/<name>.json``.
+
+    Attributes:
+        schema_version: Of this file.
+        made_from: All that it depends on; where that differs now, it is trained anew.
+        architecture: Its name in timm.
+        head: What its outputs mean.
+        weights: Its file.
+        trained_on: What it is and saw, in words.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    made_from: dict[str, Any]
+    architecture: str
+    head: Head
+    weights: Weights
+    trained_on: str
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a small predictor learns.
+
+    Attributes:
+        name: Of its files in the run's ``judge/``.
+        config: See ``small_config``.
+        depends: All that it depends on; see ``made_from``.
+        seen: What it learns from, in words.
+        prepare: Makes what is trained; it may put files into the folder that it is given.
+    """
+
+    name: str
+    config: Config
+    depends: dict[str, Any]
+    seen: str
+    prepare: Callable[[Path], Work]
+
+
+def find_judge(
+    run: RunFolder, patients: Patients, device: torch.device, listener: Listener
+) -> Judge:
+    """Return the judge of a run: the one that it keeps, or one that is trained now and kept.
+
+    It learns from the target's training images as the run did, and the validation patients choose
+    its best state. The processes of a job train it together.
+
+    Args:
+        run: The run; ``judge/`` in it is written.
+        patients: Its patients.
+        device: Where it is trained and used, in float32.
+        listener: Told of progress.
+
+    Raises:
+        OutputError: Another process trains it, or the disk is full.
+    """
+    target = patients.config.data.target
+    slices = patients.train[target]
+    config = small_config(patients, "target-only", (), len(slices), device)
+
+    def prepare(_: Path) -> Work:
+        tables = {target: patients.tables[target]}
+        return prepare_work(Material(config, patients.dataset, tables, patients.split))
+
+    seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
+    return learned(run, Lesson(REAL, config, made_from(patients, config), seen, prepare), listener)
+
+
+def small_config(
+    patients: Patients, method: str, sources: tuple[str, ...], images: int, device: torch.device
+) -> Config:
+    """Return how a small predictor is trained.
+
+    Args:
+        patients: Of the run whose data it is.
+        method: By which.
+        sources: The source modalities that it learns from.
+        images: How many it learns from.
+        device: Where.
+    """
+    run = patients.config
+    steps = min(max(PASSES * images // BATCH_SIZE, STEPS[0]), STEPS[1])
+    return Config(
+        method=method,
+        data=run.data.model_copy(update={"sources": sources}),
+        split=run.split,
+        model=ModelConfig(predictor=ARCHITECTURE),
+        optimizer=OptimizerConfig(
+            epochs=EPOCHS,
+            steps_per_epoch=math.ceil(steps / EPOCHS),
+            batch_size=max(BATCH_SIZE, ranks().count),
+        ),
+        runtime=RuntimeConfig(
+            seed=SEED,
+            device=str(device),
+            precision="fp32",
+            compile="off",
+            checkpoint_every=EPOCHS,
+            checkpoint_minutes=None,
+            keep_checkpoints=1,
+            deterministic=run.runtime.deterministic,
+        ),
+    )
+
+
+def made_from(patients: Patients, config: Config) -> dict[str, Any]:
+    """Return all that a small predictor depends on, as JSON says it."""
+    names = (config.data.target, *config.data.sources)
+    split = patients.split.to_json()["hash"]
+    return {
+        "method": config.method,
+        "split": split,
+        "fingerprints": {name: patients.tables[name].fingerprint() for name in names},
+        "shares": [config.data.target_fraction, config.data.source_fraction],
+        "image_size": patients.train[config.data.target].shape[1],
+        "task": patients.dataset.info.task.model_dump(mode="json"),
+        "architecture": ARCHITECTURE,
+        "steps": [config.optimizer.epochs, config.optimizer.steps_per_epoch],
+        "batch_size": config.optimizer.batch_size,
+        "seed": SEED,
+    }
+
+
+def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
+    """Return the predictor of a lesson: the one that the run keeps, or one that is trained now.
+
+    Args:
+        run: The run; ``judge/`` in it is written.
+        lesson: What it learns.
+        listener: Told of progress, and of a kept one that is damaged.
+    """
+    folder = run.path / FOLDER
+    found = _kept(folder, lesson, listener)
+    if not ranks().any(found is None):
+        assert found is not None
+        return found
+    listener(Stage(f"Training {ARCHITECTURE} on {lesson.seen}, to judge by"))
+    first = ranks().is_first
+    with locked(folder / f".{lesson.name}.lock") if first else nullcontext():
+        place = folder / f".{lesson.name}.training"
+        try:
+            if first:
+                shutil.rmtree(place, ignore_errors=True)  # of an evaluation that was killed
+                place.mkdir(parents=True)
+            ranks().wait()
+            _train(folder, place, lesson, listener)
+            ranks().wait()
+        finally:
+            if first:
+                shutil.rmtree(place, ignore_errors=True)
+    found = _kept(folder, lesson, listener)
+    if found is None:
+        raise ModelError(f"{folder} does not hold what was just written.", "Check the disk.")
+    return found
+
+
+def _train(folder: Path, place: Path, lesson: Lesson, listener: Listener) -> None:
+    """Train a lesson in ``place`` and write its files into ``folder``."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress):
+            listener(replace(event, task="judge's steps", values={}))
+
+    with deterministic(lesson.config.runtime.deterministic):
+        work = lesson.prepare(place)
+        training = RunFolder(place)
+        loop = make_loop(work, training, listener=tell)
+        seed_all(SEED)
+        position = loop.run()
+    if not ranks().is_first:
+        return
+    best = load_part(checkpoint_of(training, "best"), "predictor.")
+    file = f"{lesson.name}.safetensors"
+    weights = write_weights(place, file, best, step=position.best_step)
+    (place / file).replace(folder / file)
+    record = JudgeRecord(
+        made_from=lesson.depends,
+        architecture=ARCHITECTURE,
+        head=work.head,
+        weights=weights,
+        trained_on=f"{ARCHITECTURE}, {position.best_step} steps on {lesson.seen}",
+    )
+    write_json(folder / f"{lesson.name}.json", record.model_dump(mode="json"))
+
+
+def _kept(folder: Path, lesson: Lesson, listener: Listener) -> Judge | None:
+    """Return the kept predictor; None where there is none, or it is of something else."""
+    path = folder / f"{lesson.name}.json"
+    if not path.is_file():
+        return None
+    try:
+        record = read_record(
+            path, JudgeRecord, version=SCHEMA_VERSION, error=ModelError, hint="", again="Evaluate"
+        )
+        if record.made_from != lesson.depends:
+            return None
+        network = load_network(
+            lambda: PredictorNetwork(architecture=record.architecture, outputs=record.head.outputs),
+            folder,
+            record.weights,
+        )
+    except ModelError as problem:
+        listener(Warned(f"{problem.message} It is trained again."))
+        return None
+    compute = Compute(torch.device(lesson.config.runtime.device), "fp32")
+    return Judge(compute.place(network), record.head, compute, record.trained_on)

@@ -1,0 +1,67 @@
+"""The patients that a run is judged by: its dataset, and the slices of each part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medxlate.config import Config, parse
+from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.leaks import check_no_leak
+from medxlate.dataset.links import find_links
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Split, read_split
+from medxlate.errors import DataError, ModelError
+from medxlate.models.runs import RunFolder
+from medxlate.records import read_json
+from medxlate.training.data import open_modalities, part_slices
+
+Parts = Mapping[str, Slices]  # by modality
+
+
+@dataclass(frozen=True)
+class Patients:
+    """A run's dataset and the slices of each part, by modality.
+
+    Attributes:
+        config: The run's configuration.
+        dataset: The dataset.
+        tables: The modalities, whose ``slices`` tables hold series, position and more.
+        split: Who is in which part.
+        train: As the run was trained with.
+        val: By which its best predictor was chosen.
+        test: Never seen in training.
+    """
+
+    config: Config
+    dataset: Dataset
+    tables: Mapping[str, Modality]
+    split: Split
+    train: Parts
+    val: Parts
+    test: Parts
+
+
+def open_patients(run: RunFolder, data: Path | str | None = None) -> Patients:
+    """Open a run's dataset, and refuse one that leaks or has changed.
+
+    Args:
+        run: The run.
+        data: The dataset folder; None: where it was when the run was trained.
+
+    Raises:
+        DataError: The dataset is gone, has changed, or has no test patient of the target.
+    """
+    config = parse(read_json(run.config, error=ModelError))
+    dataset = Dataset(Path(data or config.data.folder))
+    tables = open_modalities(dataset, config)
+    split = read_split(run.split, tables)
+    slices = {name: modality.slices for name, modality in tables.items()}
+    check_no_leak(split, slices, find_links(tables, split.policy))
+    train, val, test = (
+        part_slices(dataset, tables, split, config, part) for part in ("train", "val", "test")
+    )
+    if not len(test[config.data.target]):
+        raise DataError("The split has no test patient of the target modality.")
+    return Patients(config, dataset, tables, split, train, val, test)
