@@ -29,7 +29,7 @@ from medxlate.events import Listener, silent
 from medxlate.phantoms.files import write_phantoms
 from medxlate.walkthrough import ORACLE, prepare_phantoms
 
-SCAN_SIZE = 96  # pixels of the generated files, before they are prepared
+SCAN_SIZE = 64  # pixels of the generated files, before they are prepared
 CHANNELS = {"t1": 0, "flair": 1}  # of LGG's files
 
 
@@ -142,7 +142,9 @@ def write_phantom_pairs(
         "val": ct[target : target + val],
         "test": [*ct[target + val :], *mri[source:]],
     }
-    return Pairs(data, "mri", "ct", ORACLE, given_split(data, ("ct", "mri", ORACLE), parts, seed=seed))
+    return Pairs(
+        data, "mri", "ct", ORACLE, given_split(data, ("ct", "mri", ORACLE), parts, seed=seed)
+    )
 
 
 def write_lgg_pairs(

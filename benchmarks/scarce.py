@@ -152,9 +152,14 @@ def patient_errors(run: RunFolder, config: Config, pairs: Pairs) -> np.ndarray:
     truth = test.labels.numpy()
     if values.ndim == 2:
         truth = np.eye(values.shape[1])[truth]
-    values, truth = (np.asarray(v, dtype=np.float64).reshape(len(test), -1) for v in (values, truth))
+    values, truth = (
+        np.asarray(v, dtype=np.float64).reshape(len(test), -1) for v in (values, truth)
+    )
     patients = np.asarray(test.patients)
-    off = [values[patients == one].mean(0) - truth[patients == one].mean(0) for one in np.unique(patients)]
+    off = [
+        values[patients == one].mean(0) - truth[patients == one].mean(0)
+        for one in np.unique(patients)
+    ]
     return np.square(off).sum(axis=1)
 
 
@@ -203,9 +208,13 @@ def nyquist(images: np.ndarray) -> float:
     return float(power[high[:, None] | high[None]].sum() / power.sum())
 
 
-def share(method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]) -> float:
+def share(
+    method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]
+) -> float:
     """Return the share of the oracle's gain, of errors [P] of each seed."""
-    one, low, high = (np.mean([errors.mean() for errors in each]) for each in (method, alone, oracle))
+    one, low, high = (
+        np.mean([errors.mean() for errors in each]) for each in (method, alone, oracle)
+    )
     return float((low - one) / (low - high))
 
 
@@ -218,7 +227,12 @@ def interval(
         seeds = random.integers(len(method), size=len(method))
         rows = [random.integers(len(method[s]), size=len(method[s])) for s in seeds]
         draws.append(
-            share(*([each[s][r] for s, r in zip(seeds, rows, strict=True)] for each in (method, alone, oracle)))
+            share(
+                *(
+                    [each[s][r] for s, r in zip(seeds, rows, strict=True)]
+                    for each in (method, alone, oracle)
+                )
+            )
         )
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
@@ -265,7 +279,9 @@ def race(
         for name, entry in entries.items():
             done = finish(name, entry, each, seed, runs, sets)
             results[name].append(done)
-            print(f"seed {seed}: {name}: {done.errors.mean():.1f} in {done.seconds:.0f} s", flush=True)
+            print(
+                f"seed {seed}: {name}: {done.errors.mean():.1f} in {done.seconds:.0f} s", flush=True
+            )
     return results
 
 
@@ -286,3 +302,22 @@ def until_half(
             print(f"{name} closed half of the gain in {done.seconds:.0f} s")
             return
     print(f"{name} did not close half of the gain")
+
+
+def main() -> None:
+    """Parse the command line and race."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["phantoms"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--only", nargs="+", help="entries of the race")
+    parser.add_argument("--set", dest="sets", action="append", default=[])
+    parser.add_argument("--out", type=Path, default=Path("bench-out/scarce"))
+    arguments = parser.parse_args()
+    pairs = {s: write_phantom_pairs(arguments.out / f"seed-{s}", seed=s) for s in arguments.seeds}
+    chosen = {n: e for n, e in RACE.items() if not arguments.only or n in arguments.only}
+    results = race(chosen, pairs, arguments.out, arguments.sets)
+    print("\n".join(table(results, unit=HU)))
+
+
+if __name__ == "__main__":
+    main()

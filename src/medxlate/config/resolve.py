@@ -23,6 +23,42 @@ PRESETS: Mapping[str, Values] = {
         "data": {"image_size": 256},
         "objective": {"lambda_predict": 0.001, "predict_unit": "label", "fake_weight": "count"},
     },
+    # For 5 to 50 target patients; zeros are sized to the machine and the data (training/sizing.py).
+    # docs/results.md has what each part of it is worth.
+    "scarce": {
+        "data": {"image_size": 64},
+        "model": {
+            "generator_width": 0,
+            "generator_blocks": 0,
+            "upsample": "bilinear",
+            "skip": "unet",
+            "discriminator_width": 0,
+            "discriminator_layers": 0,
+            "discriminator_norm": "none",
+            "predictor": "auto",
+            "batch_norm": "separate",
+        },
+        "objective": {
+            "lambda_cycle": 0,
+            "lambda_identity": 5,
+            "lambda_structure": 2,
+            "one_sided": True,
+            "diffaugment": ["translation", "cutout"],
+            "noise": "target",
+            "ema_fakes": True,
+        },
+        "optimizer": {
+            "epochs": 20,
+            "steps_per_epoch": 50,
+            "constant_share": 0.3,
+            "keep": "last",
+            "batch_size": 0,
+            "translator_lr": 1e-3,
+            "ema_decay": 0.99,
+            "warmup": 0.3,
+            "translator_share": 0.6,
+        },
+    },
     "small": {
         "data": {"image_size": 64},
         "model": {"generator_width": 24, "discriminator_width": 32},

@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medxlate.records import is_plain
 
+Width = Literal[0] | Annotated[int, Field(ge=4)]
+
 
 class Section(BaseModel):
     """Base of all sections: immutable; unknown keys and infinite numbers are errors."""
@@ -79,9 +81,13 @@ class SplitConfig(Section):
 class ModelConfig(Section):
     """The networks (paper, section 4.2)."""
 
-    generator_width: int = Field(64, ge=4, description="Channels after the first convolution.")
+    generator_width: Width = Field(
+        64, description="Channels after the first convolution; 0: 64 on a GPU, else 8."
+    )
     generator_blocks: int | None = Field(
-        None, ge=1, description="Residual blocks; none: 6 up to 128 px, 9 above."
+        None,
+        ge=0,
+        description="Residual blocks; none: 6 up to 128 px, 9 above; 0: as none on a GPU, else 1.",
     )
     upsample: Literal["transposed", "nearest", "bilinear"] = Field(
         "transposed",
@@ -95,15 +101,34 @@ class ModelConfig(Section):
         "learn the difference; unet: features before a halving join those after the doubling "
         "(Ronneberger et al. 2015); both; none: as published.",
     )
-    discriminator_width: int = Field(64, ge=4, description="Channels after the first convolution.")
+    discriminator_width: Width = Field(
+        64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
+    )
     discriminator_layers: int = Field(
         3,
-        ge=1,
+        ge=0,
         le=6,
         description="Convolutions of stride 2 in the discriminators, which judge patches of 16, "
-        "34, 70 (as published, for 256 px), 142 pixels for 1, 2, 3, 4.",
+        "34, 70 (as published, for 256 px), 142 pixels for 1, 2, 3, 4; 0: the most whose patches "
+        "take up to 30 % of the image's side, at most 3.",
     )
-    predictor: str = Field("resnet50", description="The predictor, by its name in timm.")
+    discriminator_norm: Literal["instance", "none"] = Field(
+        "instance",
+        description="instance: as published; none: the discriminators see grey levels, which "
+        "instance norm hides from them.",
+    )
+    predictor: str = Field(
+        "resnet50",
+        description="The predictor, by its name in timm; auto: resnet50 on a GPU, else the small "
+        "test_resnet.",
+    )
+    batch_norm: Literal["joint", "separate"] = Field(
+        "joint",
+        description="Whose statistics the predictor's batch norm takes in training. joint: of "
+        "translated and real images as one batch, the combined training set of the paper; "
+        "separate: of each by themselves, and predictions then go by the real ones' (Chang et al. "
+        "2019). Of no effect on multitask and dann.",
+    )
     pretrained: str | None = Field(
         None,
         description="Initial predictor weights: none (random), `imagenet` (timm's, which timm "
@@ -138,16 +163,43 @@ class ObjectiveConfig(Section):
     lambda_identity: float = Field(
         0.0, ge=0, description="Weight of the identity loss; not in the paper's objective."
     )
+    lambda_structure: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the structure loss, which holds a translation to its source's "
+        "anatomy: the difference of their MIND descriptors (Heinrich et al. 2012). Not in the "
+        "paper's objective.",
+    )
+    one_sided: bool = Field(
+        False,
+        description="Train G and D_t alone, without F and D_s: about 0.6 of the cost. Something "
+        "else than the cycle loss has to hold the anatomy: model.skip, lambda_identity, "
+        "lambda_structure.",
+    )
     diffaugment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
         (),
         description="How images are changed before the discriminators see them (DiffAugment, Zhao "
         "et al. 2020); none: as in the paper.",
+    )
+    noise: Literal["none", "target"] = Field(
+        "none",
+        description="target: translations get as much noise as the target's images have, before "
+        "the target's discriminator and the predictor see them; none: as in the paper.",
     )
     ema_fakes: bool = Field(
         False,
         description="Whether the predictor learns from translations by the moving averages of the "
         "generators (optimizer.ema_decay), which waver less.",
     )
+
+    @model_validator(mode="after")
+    def _sided(self) -> ObjectiveConfig:
+        if self.one_sided and self.lambda_cycle > 0:
+            raise ValueError(
+                "one-sided training has no F for a cycle: set objective.lambda_cycle=0, or leave "
+                "objective.one_sided out"
+            )
+        return self
 
 
 class OptimizerConfig(Section):
@@ -160,7 +212,17 @@ class OptimizerConfig(Section):
     constant_share: float = Field(
         0.5, ge=0, le=1, description="Share of the epochs before the linear decay to 0 begins."
     )
-    batch_size: int = Field(1, ge=1, description="Images of each modality in a step.")
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="Which predictor is kept: best, of the lowest validation error, as in the "
+        "paper; last, of the last step: the error of a few validation patients chooses by chance.",
+    )
+    batch_size: int = Field(
+        1,
+        ge=0,
+        description="Images of each modality in a step; 0: half of the target's training images, "
+        "at most 8.",
+    )
     translator_lr: float = Field(2e-4, gt=0, description="Learning rate of G, F and D.")
     translator_betas: tuple[float, float] = Field((0.5, 0.999), description="Adam's betas there.")
     predictor_lr: float = Field(1e-3, gt=0, description="Learning rate of the predictor.")

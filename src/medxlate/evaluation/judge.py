@@ -36,7 +36,7 @@ from medxlate.records import read_record
 from medxlate.training.checkpoints import load_part
 from medxlate.training.randomness import seed_all
 from medxlate.training.stages import checkpoint_of
-from medxlate.training.work import Material, Work, make_loop, prepare_work
+from medxlate.training.work import Work, make_loop, make_material, prepare_work
 
 SCHEMA_VERSION = 1
 FOLDER = "judge"  # in the run
@@ -135,7 +135,7 @@ def find_judge(
 
     def prepare(_: Path) -> Work:
         tables = {target: patients.tables[target]}
-        return prepare_work(Material(config, patients.dataset, tables, patients.split))
+        return prepare_work(make_material(config, patients.dataset, tables, patients.split))
 
     seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
     return learned(run, Lesson(REAL, config, made_from(patients, config), seen, prepare), listener)

@@ -28,7 +28,7 @@ from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
 from medxlate.training.data import Data
 from medxlate.training.stages import read_translated, write_translated
-from medxlate.training.work import Material, Work, prepare_work
+from medxlate.training.work import Work, make_material, prepare_work
 
 NAME = "tstr"
 MOST = 2000  # translated images of a part, evenly spaced
@@ -102,7 +102,7 @@ def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) 
     def prepare(place: Path) -> Work:
         listener(Stage(f"Translating {len(train) + len(val)} {source} images to learn from"))
         tables = {name: patients.tables[name] for name in (source, subject.info.target)}
-        work = prepare_work(Material(config, patients.dataset, tables, patients.split))
+        work = prepare_work(make_material(config, patients.dataset, tables, patients.split))
         data = Data(
             {**work.data.train, source: _translated(subject, train, place / "train.npy")},
             {**work.data.val, source: _translated(subject, val, place / "val.npy")},

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from medxlate.models.init import init_normal
 from medxlate.models.layers import InstanceNorm
 
+Norm = Literal["instance", "none"]
 WIDEST = 8  # times the first layer's channels
 
 
@@ -22,9 +25,13 @@ class Discriminator(nn.Module):
         width: Channels after the first convolution (w; the paper's 64).
         channels: Image channels.
         layers: Convolutions of stride 2 (the paper's 3); see ``receptive_field``.
+        norm: ``instance`` as published; ``none`` where grey levels mean something, as in CT:
+            instance norm makes a discriminator blind to them.
     """
 
-    def __init__(self, *, width: int = 64, channels: int = 1, layers: int = 3) -> None:
+    def __init__(
+        self, *, width: int = 64, channels: int = 1, layers: int = 3, norm: Norm = "instance"
+    ) -> None:
         super().__init__()
         widths = [width * min(2**i, WIDEST) for i in range(layers + 1)]
         strides = [2] * (layers - 1) + [1]
@@ -34,7 +41,7 @@ class Discriminator(nn.Module):
             *(
                 layer
                 for before, after, stride in zip(widths[:-1], widths[1:], strides, strict=True)
-                for layer in _block(before, after, stride=stride)
+                for layer in _block(before, after, stride=stride, norm=norm)
             ),
             nn.Conv2d(widths[-1], 1, 4, padding=1),
         )
@@ -62,9 +69,9 @@ def most_layers(image_size: int) -> int:
     return layers
 
 
-def _block(channels_in: int, channels_out: int, *, stride: int) -> list[nn.Module]:
+def _block(channels_in: int, channels_out: int, *, stride: int, norm: Norm) -> list[nn.Module]:
     return [
         nn.Conv2d(channels_in, channels_out, 4, stride=stride, padding=1),
-        InstanceNorm(),
+        *([InstanceNorm()] if norm == "instance" else []),
         nn.LeakyReLU(0.2, inplace=True),
     ]

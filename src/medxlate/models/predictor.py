@@ -8,6 +8,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medxlate.errors import ConfigError, ModelError, nearest
 from medxlate.models.tensors import load_tensors
@@ -65,6 +66,24 @@ class PredictorNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return outputs [B, outputs]."""
         output: Tensor = self.backbone(images)
+        return output
+
+    def aside(self, images: Tensor) -> Tensor:
+        """Return outputs [B, outputs] for training images of another domain than the target.
+
+        Batch norm takes these images' own statistics, and the running ones, by which target images
+        are predicted, stay as they are (domain-specific batch norm; Chang et al. 2019, "Domain-
+        Specific Batch Normalization for Unsupervised Domain Adaptation", with shared weights).
+        """
+        norms = [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.momentum = 0.0
+        try:
+            output: Tensor = self(images)
+        finally:
+            for layer, momentum in zip(norms, momenta, strict=True):
+                layer.momentum = momentum
         return output
 
     def check_size(self, image_size: int) -> None:

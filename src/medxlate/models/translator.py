@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from medxlate.models.discriminator import Discriminator
+from medxlate.models.discriminator import Discriminator, Norm
 from medxlate.models.generator import Generator, Skip, Upsample
 
 
@@ -15,8 +15,8 @@ class TranslatorNetworks(nn.Module):
 
     Attributes:
         g: Source to target.
-        f: Target to source.
-        d_s: Judges source images.
+        f: Target to source; None where training is one-sided.
+        d_s: Judges source images; likewise.
         d_t: Judges target images.
     """
 
@@ -28,7 +28,9 @@ class TranslatorNetworks(nn.Module):
         discriminator_width: int,
         discriminator_layers: int = 3,
         upsample: Upsample = "transposed",
+        discriminator_norm: Norm = "instance",
         skip: Skip = "none",
+        one_sided: bool = False,
         recompute: bool = False,
     ) -> None:
         super().__init__()
@@ -39,17 +41,23 @@ class TranslatorNetworks(nn.Module):
             )
 
         def discriminator() -> Discriminator:
-            return Discriminator(width=discriminator_width, layers=discriminator_layers)
+            return Discriminator(
+                width=discriminator_width, layers=discriminator_layers, norm=discriminator_norm
+            )
 
-        self.g, self.f = generator(), generator()
-        self.d_s, self.d_t = discriminator(), discriminator()
+        self.g = generator()
+        self.f = None if one_sided else generator()
+        self.d_s = None if one_sided else discriminator()
+        self.d_t = discriminator()
 
     def generator_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of G and F."""
         yield from self.g.parameters()
-        yield from self.f.parameters()
+        if self.f is not None:
+            yield from self.f.parameters()
 
     def discriminator_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of D_s and D_t."""
-        yield from self.d_s.parameters()
+        if self.d_s is not None:
+            yield from self.d_s.parameters()
         yield from self.d_t.parameters()

@@ -17,7 +17,7 @@ from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_n
 from medxlate.training.data import image_size, named_modalities, open_modalities
 from medxlate.training.methods import STAGES, find_method
 from medxlate.training.trial import Trial, try_steps
-from medxlate.training.work import Material
+from medxlate.training.work import Material, make_material
 
 KEPT = 2  # checkpoints that a training holds at once, the last and the best
 
@@ -139,7 +139,7 @@ def _material(
     dataset: Dataset, everything: Mapping[str, Modality], split: Split, config: Config
 ) -> Material:
     tables = {name: everything[name] for name in named_modalities(config)}
-    return Material(config, dataset, tables, split)
+    return make_material(config, dataset, tables, split)
 
 
 def _line(kind: Kind, count: int, config: Config, trial: Trial) -> Line:

@@ -34,6 +34,8 @@ class Averages:
         for name, each in networks.items():
             if decay and isinstance(each, TranslatorNetworks):
                 for side, generator in (("g", each.g), ("f", each.f)):
+                    if generator is None:
+                        continue
                     for key, weight in generator.named_parameters():
                         weights[f"{name}.{side}.{key}"] = weight.detach()
         self._names = list(weights)

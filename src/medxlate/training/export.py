@@ -45,7 +45,7 @@ def export_model(
 ) -> ModelInfo:
     """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
 
-    The predictor is the one with the lowest validation error; generators have no such measure
+    The predictor is the one with the lowest validation error, or the last (``optimizer.keep``); generators have no such measure
     and are best where their learning rate has come down to zero. A source whose translator was
     trained first has its generator from there. The predictor is calibrated on the validation
     patients of the target.
@@ -150,7 +150,9 @@ def _notes(config: Config, position: Position) -> tuple[str, ...]:
     found = "the last one: nothing was validated" if error is None else f"error {error:.4g}"
     lines = [
         f"{config.optimizer.epochs} epochs, {position.step} steps; seed {config.runtime.seed}.",
-        f"The predictor is that of the lowest validation error ({found}).",
+        f"The predictor is that of the lowest validation error ({found})."
+        if config.optimizer.keep == "best"
+        else f"The predictor is that of the last step ({found}).",
     ]
     if config.optimizer.ema_decay and find_method(config.method).translates:
         lines.append(

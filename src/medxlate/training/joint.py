@@ -20,6 +20,7 @@ from medxlate.training.augment import Augmentation
 from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.diffaugment import diffaugment
+from medxlate.training.noise import with_noise_of
 from medxlate.training.objective import (
     Guidance,
     Losses,
@@ -49,6 +50,7 @@ class Joint:
         optimizer: Learning rates, schedule and buffer size.
         compute: Device and precision.
         seed: Of the image buffers.
+        separate: Whether P's batch norm takes the statistics of translated and real images apart.
         counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes target images, which the predictor then sees as well; None: it does not.
         together: Whether images that one network sees in a step go through it as one batch, where
@@ -66,6 +68,7 @@ class Joint:
         optimizer: OptimizerConfig,
         compute: Compute,
         seed: int,
+        separate: bool = False,
         counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
         together: bool = False,
@@ -94,6 +97,7 @@ class Joint:
             f"{name}.predict_fake": fake_weight(objective, counts, name, target)
             for name in translators
         }
+        self._aside = predictor.aside if separate and predictor is not None else None
         self._compute = compute
         self._augment = augment
         self._apply = _as_one_batch if together else _each_alone
@@ -146,6 +150,7 @@ class Joint:
                 x,
                 self._objective,
                 judged=self._judged,
+                noisy=partial(self._noisy, real=x),
                 apply=self._apply,
             )
             losses.update({f"{name}.{term}": value for term, value in found[name].terms.items()})
@@ -159,21 +164,27 @@ class Joint:
             return {}
         weight, found = self._lambda * phase.guidance, {}
         for name in self._translators:
-            if name not in translations:
-                found[name] = Guidance(self._shown(name, batches[name].images))
-                continue
-            shown = self._shown(name, batches[name].images) if self._objective.ema_fakes else None
-            found[name] = Guidance(translations[name].fake_t, shown=shown, weight=weight)
+            made = translations.get(name)
+            if made is None or self._objective.ema_fakes:
+                shown = self._retranslated(name, batches)
+            else:
+                shown = made.shown_t
+            found[name] = (
+                Guidance(shown)
+                if made is None
+                else Guidance(made.fake_t, shown=shown, weight=weight)
+            )
         return found
 
     @torch.no_grad()
-    def _shown(self, name: str, y: Tensor) -> Tensor:
+    def _retranslated(self, name: str, batches: Mapping[str, Batch]) -> Tensor:
         """Return the translation of source images that P learns from, outside the graph."""
-        g = self._translators[name].g
-        if self._objective.ema_fakes:
-            return self.averages.call(f"{name}.g", g, y)
-        fake_t: Tensor = g(y)
-        return fake_t
+        g, y = self._translators[name].g, batches[name].images
+        fake_t = self.averages.call(f"{name}.g", g, y) if self._objective.ema_fakes else g(y)
+        return self._noisy(fake_t, real=batches[self._target].images)
+
+    def _noisy(self, fake_t: Tensor, real: Tensor) -> Tensor:
+        return with_noise_of(fake_t, real) if self._objective.noise == "target" else fake_t
 
     def _predict(
         self, batches: Mapping[str, Batch], guidances: Mapping[str, Guidance], losses: Losses
@@ -186,7 +197,7 @@ class Joint:
             for name, guidance in guidances.items()
         }
         pairs |= target_parts(batches[self._target], self._augment)
-        total, found = l_pred(self._predictor, pairs, self._head, self._weights)
+        total, found = l_pred(self._predictor, pairs, self._head, self._weights, aside=self._aside)
         losses.update(found)
         return total
 
@@ -200,11 +211,14 @@ class Joint:
         found = []
         with self._compute.autocast():
             for name, networks in self._translators.items():
+                made = translations[name]
                 sides = {
-                    "s": (networks.d_s, batches[name].images, translations[name].fake_s),
-                    "t": (networks.d_t, batches[self._target].images, translations[name].fake_t),
+                    "s": (networks.d_s, batches[name].images, made.fake_s),
+                    "t": (networks.d_t, batches[self._target].images, made.shown_t),
                 }
                 for side, (d, real, fake) in sides.items():
+                    if d is None or fake is None:
+                        continue
                     old = self.buffers[f"{name}.{side}"].exchange(full_precision(fake))
                     d.requires_grad_(True)
                     shown = (self._judged(real), self._judged(old))

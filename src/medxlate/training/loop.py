@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medxlate.config import Config
 from medxlate.errors import ModelError, StoppedError
-from medxlate.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged
+from medxlate.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged, Warned
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
@@ -27,6 +27,8 @@ from medxlate.training.stepper import Stepper
 from medxlate.training.validation import Translations, Validation
 from medxlate.training.watch import Watch
 
+FIRST_STEPS = 3  # by which it is reckoned how long the training takes; one more to warm up
+LONG = 3600.0  # seconds; a training on a processor that takes longer says so
 AGREE_EVERY = 5  # steps between two looks of several processes at who asks to stop
 
 Stop = Callable[[], str]
@@ -92,6 +94,7 @@ class Loop:
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
         }
         self._rates: dict[str, float] = {}
+        self._chooses = config.optimizer.keep == "best"
 
     def begin(self, start: Snapshot) -> Position:
         """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
@@ -120,7 +123,7 @@ class Loop:
             return False
         ended = position.step == position.epoch * self._steps_per_epoch
         last = position.epoch == self._config.optimizer.epochs
-        return ended and (last or self._constant is not None)
+        return ended and (last or (self._chooses and self._constant is not None))
 
     def run(self, *, until: int | None = None) -> Position:
         """Train to the end and return where the training then stands.
@@ -175,7 +178,7 @@ class Loop:
         """
         total = self._config.optimizer.epochs * self._steps_per_epoch
         end = (epoch + 1) * self._steps_per_epoch
-        waited, began, first = 0.0, time.monotonic(), self._position.step
+        waited, began, first, warm = 0.0, time.monotonic(), self._position.step, 0.0
         for step in range(self._position.step, end):
             if step == until:
                 return False
@@ -188,6 +191,10 @@ class Loop:
             if phase.translators:
                 self._averages.update()
             self._position = replace(self._position, step=step + 1)
+            if step + 1 - first == 1:
+                warm = time.monotonic()
+            if step + 1 == 1 + FIRST_STEPS and first == 0:
+                self._foretell((time.monotonic() - warm) / FIRST_STEPS * total)
             values: dict[str, float] = {}
             if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:
                 steps = step + 1 - first
@@ -196,6 +203,18 @@ class Loop:
             self._listener(Progress("training", step + 1, total, values))
             self._between(ended=step + 1 == end)
         return True
+
+    def _foretell(self, seconds: float) -> None:
+        """Say how long the training will take, where that is long and need not be."""
+        if seconds < LONG or self._compute.device.type != "cpu" or not self._ranks.is_first:
+            return
+        epochs, steps = self._config.optimizer.epochs, self._steps_per_epoch
+        self._listener(
+            Warned(
+                f"{epochs} epochs x {steps} steps take about {seconds / 3600:.0f} hours on this "
+                "processor. `--preset scarce` is made for few images and trains in minutes here."
+            )
+        )
 
     def _log(self, epoch: int, steps: int, seconds: float, waited: float) -> dict[str, float]:
         """Fetch the losses since the last time and tell them; the one wait for the device.
@@ -270,8 +289,8 @@ class Loop:
                 f"The training diverged: in epoch {epoch} the validation error is {error}.",
                 "Lower optimizer.translator_lr and optimizer.predictor_lr.",
             )
-        # Without a validation the last state is the one to take.
-        best = last if error is None else self._position.is_better(error)
+        # Without a validation to choose by, the last state is the one to take.
+        best = last if error is None or not self._chooses else self._position.is_better(error)
         self._position = replace(self._position, epoch=epoch)
         if best:
             self._position = replace(self._position, best_error=error, best_step=step)

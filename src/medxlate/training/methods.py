@@ -182,6 +182,8 @@ def translator_networks(config: Config, image_size: int) -> TranslatorNetworks:
         skip=model.skip,
         discriminator_width=model.discriminator_width,
         discriminator_layers=model.discriminator_layers,
+        discriminator_norm=model.discriminator_norm,
+        one_sided=config.objective.one_sided,
         recompute=config.runtime.recompute,
     )
 
@@ -214,6 +216,7 @@ def _translating(given: Ingredients, predictor: PredictorNetwork | None) -> Lear
         optimizer=config.optimizer,
         compute=compute,
         seed=config.runtime.seed,
+        separate=config.model.batch_norm == "separate",
         counts=given.counts,
         augment=given.augment,
         together=compute.device.type != "cpu",  # where calls cost nothing beside the work
@@ -232,6 +235,7 @@ def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
             head=given.head,
             optimizer=config.optimizer,
             objective=config.objective,
+            separate=config.model.batch_norm == "separate",
             counts=given.counts,
             compute=given.compute,
             augment=given.augment,

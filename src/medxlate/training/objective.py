@@ -20,6 +20,7 @@ from medxlate.dataset.loading import Batch
 from medxlate.models.device import full_precision
 from medxlate.models.head import Head
 from medxlate.models.translator import TranslatorNetworks
+from medxlate.training.structure import structure_loss
 
 Losses = dict[str, Tensor]
 SMALLEST = 1e-12  # of a gradient that another one is divided by
@@ -33,13 +34,15 @@ class Translation:
     Attributes:
         loss: L_trans.
         fake_t: G(y).
-        fake_s: F(x).
+        shown_t: G(y) as D_t and P receive it, with noise where that is added.
+        fake_s: F(x); None where training is one-sided.
         terms: The parts of L_trans, detached and unweighted.
     """
 
     loss: Tensor
     fake_t: Tensor
-    fake_s: Tensor
+    shown_t: Tensor
+    fake_s: Tensor | None
     terms: Losses
 
 
@@ -50,12 +53,14 @@ def l_trans(
     weights: ObjectiveConfig,
     *,
     judged: Callable[[Tensor], Tensor],
+    noisy: Callable[[Tensor], Tensor],
     apply: Apply,
 ) -> Translation:
     """Return L_trans(G, F, D_t, D_s) of one source (equation 1).
 
     L_adv(D_t, G) + L_adv(D_s, F) + lambda_cyc (|F(G(y)) - y|_1 + |G(F(x)) - x|_1), and the identity
-    loss of Zhu et al. 2017 (section 5.2) where that has a weight.
+    loss of Zhu et al. 2017 (section 5.2) and a structure loss where these have a weight.
+    Without F and D_s, what concerns G alone.
 
     Args:
         networks: G, F, D_s and D_t; the discriminators get no gradient.
@@ -63,27 +68,40 @@ def l_trans(
         x: Target images.
         weights: lambda_cyc and the other weights.
         judged: What the discriminators are shown of a batch of images (DiffAugment).
+        noisy: Adds noise of the target's kind to G(y), for whoever compares it with x.
         apply: How a network takes several batches.
     """
-    g, f, d_t, d_s = networks.g, networks.f, networks.d_t, networks.d_s
+    g, d_t = networks.g, networks.d_t
     d_t.requires_grad_(False)
-    d_s.requires_grad_(False)
     identity = weights.lambda_identity > 0
-    fake_s, *same_s = apply(f, (x, y) if identity else (x,))
-    fake_t, cycled_t, *same_t = apply(g, (y, fake_s, x) if identity else (y, fake_s))
-    (cycled_s,) = apply(f, (fake_t,))
-    terms = {
-        "adv_t": l_adv(d_t(judged(fake_t)), real=True),
-        "adv_s": l_adv(d_s(judged(fake_s)), real=True),
-        "cycle_s": l1(cycled_s, y),
-        "cycle_t": l1(cycled_t, x),
-    }
-    loss = terms["adv_t"] + terms["adv_s"]
-    loss = loss + weights.lambda_cycle * (terms["cycle_s"] + terms["cycle_t"])
+    terms: Losses = {}
+    fake_s, loss = None, torch.zeros((), device=y.device)
+    if networks.f is not None and networks.d_s is not None:
+        f, d_s = networks.f, networks.d_s
+        d_s.requires_grad_(False)
+        fake_s, *same_s = apply(f, (x, y) if identity else (x,))
+        fake_t, cycled_t, *same_t = apply(g, (y, fake_s, x) if identity else (y, fake_s))
+        (cycled_s,) = apply(f, (fake_t,))
+        terms["adv_s"] = l_adv(d_s(judged(fake_s)), real=True)
+        terms["cycle_s"], terms["cycle_t"] = l1(cycled_s, y), l1(cycled_t, x)
+        loss = terms["adv_s"] + weights.lambda_cycle * (terms["cycle_s"] + terms["cycle_t"])
+    else:
+        same_s = []
+        fake_t, *same_t = apply(g, (y, x) if identity else (y,))
+    shown_t = noisy(fake_t)
+    terms["adv_t"] = l_adv(d_t(judged(shown_t)), real=True)
+    loss = loss + terms["adv_t"]
     if identity:
-        terms["identity"] = l1(same_t[0], x) + l1(same_s[0], y)
+        same = [l1(same_t[0], x), *(l1(image, y) for image in same_s)]
+        terms["identity"] = torch.stack(same).sum()
         loss = loss + weights.lambda_identity * terms["identity"]
-    return Translation(loss, fake_t, fake_s, {k: v.detach() for k, v in terms.items()})
+    if weights.lambda_structure > 0:
+        terms["structure"] = structure_loss(fake_t, y)
+        if fake_s is not None:
+            terms["structure"] = terms["structure"] + structure_loss(fake_s, x)
+        loss = loss + weights.lambda_structure * terms["structure"]
+    found = {name: value.detach() for name, value in terms.items()}
+    return Translation(loss, fake_t, shown_t, fake_s, found)
 
 
 def l_pred(
@@ -91,27 +109,35 @@ def l_pred(
     pairs: Mapping[str, Batch],
     head: Head,
     weights: Mapping[str, float] | None = None,
+    *,
+    aside: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Losses]:
     """Return L_pred(G, P) (equation 2), and what each part of it loses.
 
     Sum over the parts (G(y) of each source, and x) of weight x mean of l(P(image), r). All images
-    go through P as one batch, so that its batch norm sees the combined training set.
+    go through P as one batch, so that its batch norm sees the combined training set; with
+    ``aside``, those of each source go through P by themselves.
 
     Args:
         p: The predictor.
         pairs: Images and labels by part.
         head: Takes l, of standardised labels.
         weights: Of the parts; 1 where a part is not named.
+        aside: P for images of sources, by their own statistics; None: as for all others.
 
     Returns:
         L_pred, and the mean of l in each part, detached, in the label's own unit.
     """
-    outputs = p(torch.cat([batch.images for batch in pairs.values()]))
-    pieces = torch.split(outputs, [len(batch.labels) for batch in pairs.values()])
-    losses = {
-        name: head.loss(piece, batch.labels)
-        for (name, batch), piece in zip(pairs.items(), pieces, strict=True)
-    }
+    together = dict(pairs)
+    outputs: dict[str, Tensor] = {}
+    if aside is not None:
+        sources = [name for name in pairs if "." in name]
+        outputs = {name: aside(together.pop(name).images) for name in sources}
+    if together:
+        joined = p(torch.cat([batch.images for batch in together.values()]))
+        pieces = torch.split(joined, [len(batch.labels) for batch in together.values()])
+        outputs |= dict(zip(together, pieces, strict=True))
+    losses = {name: head.loss(outputs[name], batch.labels) for name, batch in pairs.items()}
     weights = weights or {}
     total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
     return total, {name: head.in_unit(loss.detach()) for name, loss in losses.items()}

@@ -31,7 +31,7 @@ from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
 from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
-from medxlate.training.work import Material, Work, make_loop, prepare_work
+from medxlate.training.work import Material, Work, make_loop, make_material, prepare_work
 
 FIRST = "first"
 
@@ -159,7 +159,7 @@ def train_stage(
     """
     if ranks().tell(ranks().is_first and is_trained(stage, config, listener)):
         return
-    material = Material(config, dataset, open_modalities(dataset, config), split)
+    material = make_material(config, dataset, open_modalities(dataset, config), split)
     if ranks().is_first and not stage.config.exists():
         stage.path.mkdir(parents=True, exist_ok=True)
         begin(stage, material)

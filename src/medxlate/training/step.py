@@ -159,6 +159,7 @@ class Supervised:
         optimizer: Learning rate and schedule: the sources are left out where it fine-tunes.
         compute: Device and precision.
         objective: How the sources weigh beside the target.
+        separate: Whether P's batch norm takes the statistics of sources and target apart.
         counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes the target's images; None: nothing is added.
     """
@@ -173,6 +174,7 @@ class Supervised:
         optimizer: OptimizerConfig,
         compute: Compute,
         objective: ObjectiveConfig | None = None,
+        separate: bool = False,
         counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
     ) -> None:
@@ -193,6 +195,7 @@ class Supervised:
         self._compute = compute
         self._augment = augment
         self._schedule = optimizer
+        self._aside = predictor.aside if separate and target is not None else None
         self._weights = {
             f"{name}.predict": fake_weight(objective, counts, name, target) for name in sources
         }
@@ -207,7 +210,9 @@ class Supervised:
         if self._target is not None:
             parts |= target_parts(batches[self._target], self._augment)
         with self._compute.autocast():
-            total, losses = l_pred(self._predictor, parts, self._head, self._weights)
+            total, losses = l_pred(
+                self._predictor, parts, self._head, self._weights, aside=self._aside
+            )
         backward(share * total)
         return losses
 

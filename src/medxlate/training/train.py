@@ -21,7 +21,7 @@ from medxlate.training.data import open_modalities
 from medxlate.training.loop import Stop, never
 from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
 from medxlate.training.stages import Stages
-from medxlate.training.work import Material, check_config, prepare_work
+from medxlate.training.work import check_config, make_material, prepare_work
 
 
 def train(
@@ -88,7 +88,7 @@ def train(
             config=config.split,
             links=find_links(tables, config.split.policy),
         )
-    material = Material(config, dataset, tables, split)
+    material = make_material(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
     work = prepare_work(material, listener)
     _tell(split, listener)
@@ -138,7 +138,7 @@ def resume(
     if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
     _tell(split, listener)
-    material = Material(config, dataset, tables, split)
+    material = make_material(config, dataset, tables, split)
     work = prepare_work(material, listener)
     return run_to_end(folder, material, work, stages, stop, listener)
 

@@ -114,14 +114,19 @@ class Validation:
     def write_samples(
         self, folder: RunFolder, epoch: int, translations: Translations
     ) -> dict[str, Path]:
-        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of what was translated: a PNG a source."""
+        """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of what was translated: a PNG a source.
+
+        Of one-sided training, y, G(y) and x.
+        """
         files = {}
         for name, (y, fake_t, x) in translations.items():
             networks = self._learner.networks[name]
             assert isinstance(networks, TranslatorNetworks)
-            fake_s = self._run(networks.f, x)
-            columns = [y, fake_t, self._run(networks.f, fake_t)]
-            columns += [x, fake_s, self._run(networks.g, fake_s)]
+            columns = [y, fake_t, x]
+            if networks.f is not None:
+                fake_s = self._run(networks.f, x)
+                columns = [y, fake_t, self._run(networks.f, fake_t)]
+                columns += [x, fake_s, self._run(networks.g, fake_s)]
             rows = [
                 [column[i, 0].numpy() for column in columns]
                 for i in range(min(len(column) for column in columns))

@@ -25,7 +25,7 @@ from medxlate.training.data import named_modalities, open_modalities
 from medxlate.training.methods import first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.snapshot import Snapshot
-from medxlate.training.work import Material, check_config, make_loop, prepare_work
+from medxlate.training.work import Material, check_config, make_loop, make_material, prepare_work
 
 BEFORE, AFTER = 4, 4  # steps before and after the stop
 ALL = 10**9  # of the checkpoints stay
@@ -85,7 +85,7 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
         listener(Stage(f"Verifying that {each.method} resumes exactly"))
         mine = {name: tables[name] for name in named_modalities(each)}
         with deterministic(config.runtime.deterministic):
-            material = Material(_with_stop(each), dataset, mine, split)
+            material = make_material(_with_stop(each), dataset, mine, split)
             results.append(_verify(material, listener))
     return VerifyResult(
         results[-1].steps,

@@ -18,6 +18,7 @@ from medxlate.ranks import ranks
 from medxlate.training.data import Data, image_size, make_data
 from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, build_learner, find_method
+from medxlate.training.sizing import sized
 from medxlate.training.stand_ins import NO_PAIRS, true_images
 from medxlate.training.step import Learner
 
@@ -67,7 +68,7 @@ def check_pairs(config: Config) -> None:
 
 def _check_division(batch_size: int, parts: int, count: int) -> None:
     """Raise ConfigError where a batch cannot be divided between the processes."""
-    if batch_size < count:
+    if 0 < batch_size < count:
         raise ConfigError(
             f"A batch of {batch_size} cannot be divided between {count} processes.",
             "Set optimizer.batch_size (--batch-size), which is that of the whole step, to at "
@@ -88,6 +89,24 @@ class Material:
     dataset: Dataset
     tables: dict[str, Modality]
     split: Split
+
+
+def make_material(
+    config: Config, dataset: Dataset, tables: dict[str, Modality], split: Split
+) -> Material:
+    """Return what a training is made from, its configuration with nothing left open (``sized``)."""
+    target = tables[config.data.target].slices
+    return Material(
+        sized(
+            config,
+            image_size=image_size(dataset, config),
+            target_images=len(split.rows(config.data.target, target, "train")),
+            on_gpu=choose_compute(config.runtime.device).device.type == "cuda",
+        ),
+        dataset,
+        tables,
+        split,
+    )
 
 
 @dataclass(frozen=True)

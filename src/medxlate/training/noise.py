@@ -1,0 +1,58 @@
+"""Noise of the target's kind for translations, which are smoother than real images.
+
+A predictor that learns from smooth translations relies on detail that noise hides in real images,
+and a discriminator that compares smooth with noisy images looks at nothing else. With the noise
+added before both, G need not invent any.
+
+Images are [B, 1, S, S] in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+# Immerkaer's mask: the difference of two Laplacians, blind to planes and, mostly, to edges.
+_MASK = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
+_MASK_NORM = 6.0  # of its coefficients
+_MEDIAN_OF_NORMAL = 0.6745  # of the absolute value
+TISSUE = 0.6  # an intensity beyond it may be cut off by the window, with its noise
+FADE = 0.1  # distance from the end of the window within which noise fades out
+FEWEST = 30  # pixels of tissue by which a level is taken
+
+
+def noise_level(images: Tensor) -> Tensor:
+    """Return the standard deviation of each image's noise [B]; 0 where too little is tissue.
+
+    Immerkaer 1996, "Fast Noise Variance Estimation", with the median in place of the mean (as
+    Donoho takes it of wavelets), over pixels whose neighbourhood lies well within the window.
+    """
+    images = images.detach().float()
+    mask = torch.tensor(_MASK, device=images.device).view(1, 1, 3, 3)
+    response = F.conv2d(images, mask).abs().flatten(1)
+    tissue = F.max_pool2d(images.abs(), 3, stride=1).flatten(1) < TISSUE
+    counted = torch.where(tissue, response, torch.nan)
+    level = counted.nanmedian(dim=1).values / (_MEDIAN_OF_NORMAL * _MASK_NORM)
+    return torch.where(tissue.sum(dim=1) >= FEWEST, level, 0.0)
+
+
+def with_noise_of(fakes: Tensor, real: Tensor) -> Tensor:
+    """Return translations with as much white noise as real images have.
+
+    Each is brought to the noise level of a real image drawn by chance; gradients flow through as
+    if nothing was added. Where the window cuts grey values off, real images have no noise, and
+    none is added.
+
+    Args:
+        fakes: Translations [B, 1, S, S].
+        real: Target images [N, 1, S, S] of the same step.
+    """
+    wanted = noise_level(real)
+    drawn = wanted[torch.randint(0, len(real), (len(fakes),), device=fakes.device)]
+    missing = (drawn.square() - noise_level(fakes).square()).clamp(min=0).sqrt()
+    shape = fakes.detach().float()
+    room = ((1 - shape.abs()) / FADE).clamp(0, 1)
+    noise = torch.randn_like(shape) * missing.view(-1, 1, 1, 1) * room
+    noisy = (shape + noise).clamp(-1, 1)
+    return fakes + (noisy - shape).to(fakes.dtype)
