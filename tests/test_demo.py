@@ -218,25 +218,28 @@ def test_options_of_only_data_are_checked(
 
 
 def test_demo_runs_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walkthrough, "PATIENTS", {"ct": 8, "mri": 10, "pet": 1})
+    monkeypatch.setattr(walkthrough, "PATIENTS", {"ct": 9, "mri": 8, "pet": 1})
+    monkeypatch.setattr(walkthrough, "TRAIN", {"ct": 4, "mri": 6})
+    monkeypatch.setattr(walkthrough, "VALIDATE", {"ct": 2, "mri": 0})
     monkeypatch.setattr(walkthrough, "SLICES", 2)
     monkeypatch.setattr(walkthrough, "SCAN_SIZE", 32)
     monkeypatch.setattr(walkthrough, "SIZE", 32)
     settings = {
-        "model": {"generator_width": 4, "generator_blocks": 1, "discriminator_width": 4,
-                  "predictor": "test_resnet"},
-        "optimizer": {"epochs": 1, "batch_size": 2},
+        "model": {"generator_width": 4, "discriminator_width": 4},
+        "optimizer": {"epochs": 2, "steps_per_epoch": 4, "batch_size": 2},
         "runtime": {"device": "cpu", "precision": "fp32"},
-    }  # fmt: skip
+    }
     monkeypatch.setattr(walkthrough, "SETTINGS", settings)
+    monkeypatch.setattr(walkthrough, "PRESET", "debug")
     result = walkthrough.demo(tmp_path / "demo")
-    figures = [
-        each.figure("mse", level="image", of="constant")
-        for each in (result.joint, result.target_only)
-    ]
-    assert figures[0] == figures[1]
-    assert (result.translation.files, result.translation.slices) == (10, 20)
-    assert list(result.dataset.modalities) == ["ct", "mri", "pet"]
+    constants = {
+        each.figure("mse", level="patient", of="constant") for each in result.methods.values()
+    }
+    assert list(result.methods) == ["target-only", "raw-mix", "joint", "oracle"]
+    assert {each.results.patients for each in result.methods.values()} == {3}
+    assert len(constants) <= 2  # with the sources' ages, and without
+    assert (result.translation.files, result.translation.slices) == (8, 16)
+    assert list(result.dataset.modalities) == ["ct", "mri", "pet", "oracle"]
     with PIL.Image.open(result.picture) as picture:
         assert picture.width > picture.height > 200
     with pytest.raises(OutputError):
@@ -254,17 +257,12 @@ def test_demo_never_deletes_a_folder_it_did_not_write(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("alone", "joint", "said"),
-    [
-        (
-            150.0,
-            100.0,
-            "lower than target-only's (100 against 150); target-only and joint beat the",
-        ),
-        (150.0, 180.0, "higher than target-only's (180 against 150); target-only and joint beat"),
-        (250.0, 180.0, "lower than target-only's (180 against 250); joint beats the constant"),
-        (250.0, 280.0, "higher than target-only's (280 against 250); neither beats the constant"),
-    ],
+    ("joint", "raw", "share"),
+    [(120.0, "lower", "80%"), (190.0, "higher", "10%"), (220.0, "higher", "-20%")],
 )
-def test_verdict_says_what_came_out(alone: float, joint: float, said: str) -> None:
-    assert said in _verdict(200.0, alone, joint)
+def test_verdict_says_what_came_out(joint: float, raw: str, share: str) -> None:
+    errors = {"target-only": 200.0, "raw-mix": 150.0, "joint": joint, "oracle": 100.0}
+    alone = "lower" if joint < 200 else "higher"
+    said = f"is {alone} than target-only's ({joint:.4g} against 200), and {raw} than raw-mix's; "
+    assert f"{said}that is {share} of what" in _verdict(errors)
+    assert "would have gained" not in _verdict({**errors, "oracle": 210.0})

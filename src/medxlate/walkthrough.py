@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from medxlate.config import Config, Values, resolve
+from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset, DatasetInfo
 from medxlate.dataset.labels import TaskKind
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.splits import read_split
+from medxlate.dataset.splits import PARTS, Part, Split, read_split
 from medxlate.errors import ModelError
 from medxlate.evaluation.evaluate import Evaluation, evaluate
 from medxlate.events import Listener, Stage, silent
@@ -30,25 +31,19 @@ from medxlate.report.figures import Row, image_rows
 from medxlate.training.data import open_modalities, part_slices
 from medxlate.training.train import train
 
-PATIENTS = {"ct": 36, "mri": 60, "pet": 12}
+PATIENTS = {"ct": 95, "mri": 110, "pet": 12}
+TRAIN = {"ct": 25, "mri": 100}  # the first patients of each
+VALIDATE = {"ct": 5, "mri": 0}  # those after them; all others are test patients
 SLICES = 4
-SCAN_SIZE = 96
+SCAN_SIZE = 64
 SIZE = 64
 PICTURES = 6
 MARKER = "demo.json"
 ORACLE = "oracle"  # the modality that CT scans of MRI patients are prepared as
 
-# Small enough for two processor cores; the method is the paper's.
-SETTINGS: Values = {
-    "model": {
-        "generator_width": 16,
-        "generator_blocks": 3,
-        "discriminator_width": 16,
-        "predictor": "resnet18",
-    },
-    "optimizer": {"epochs": 5, "batch_size": 2},
-    "runtime": {"log_every": 20, "samples_every": 1},
-}
+PRESET = "scarce"
+METHODS = ("target-only", "raw-mix", "joint", "oracle")  # in the order in which they are trained
+SETTINGS: Values = {"runtime": {"log_every": 50, "samples_every": 10}}
 
 
 @dataclass(frozen=True)
@@ -58,18 +53,18 @@ class DemoResult:
     Attributes:
         out: The folder with everything.
         dataset: What was prepared.
-        joint: The joint method on the test patients.
-        target_only: The predictor trained on real target images alone, with as many updates.
+        methods: How each of METHODS does on the test patients; `joint` with its images and audits.
+        runs: Where each of them is.
         translation: What ``translate`` did.
         predictions: What ``predict`` did.
-        picture: Source, translated and real target images.
+        picture: Source, translated and true target images.
         seconds: How long it took.
     """
 
     out: Path
     dataset: DatasetInfo
-    joint: Evaluation
-    target_only: Evaluation
+    methods: Mapping[str, Evaluation]
+    runs: Mapping[str, Path]
     translation: TranslateResult
     predictions: PredictResult
     picture: Path
@@ -85,9 +80,9 @@ def demo(
 ) -> DemoResult:
     """Generate patients as DICOM and NIfTI files and run every stage on them.
 
-    CT is the target and scarce, MRI the source; PET is prepared too, to try it. The joint method
-    and the predictor on real CT alone make the same number of predictor updates on the same
-    patients.
+    CT is the target and scarce, MRI the source; PET is prepared too, to try it. The MRI patients'
+    true CT is generated as well: what the oracle learns from, and the translations are compared
+    with. All methods make the same number of predictor updates on the same patients.
 
     Args:
         out: The folder to write.
@@ -101,13 +96,21 @@ def demo(
     began = time.monotonic()
     out = Path(out)
     _clear(out, overwrite=overwrite)
-    _generate(out / "raw", patients=PATIENTS, paired=0, seed=seed, listener=listener)
+    paired = PATIENTS["mri"]
+    _generate(out / "raw", patients=PATIENTS, paired=paired, seed=seed, listener=listener)
     dataset = prepare_phantoms(out / "raw", out / "data", listener=listener)
-    joint = train(_config(out, "joint", seed), runs=out / "runs", name="joint", listener=listener)
-    alone = train(
-        _config(out, "target-only", seed), runs=out / "runs", name="target-only", listener=listener
-    )
-    run = RunFolder(joint.run)
+    split = demo_split(out / "data", seed=seed)
+    runs = {
+        method: train(
+            _config(out, method, seed),
+            split=split,
+            runs=out / "runs",
+            name=method,
+            listener=listener,
+        ).run
+        for method in METHODS
+    }
+    run = RunFolder(runs["joint"])
     translation = translate(out / "raw/mri", out=out / "fake_ct", model=run.path, listener=listener)
     predictions = predict(
         out / "raw/ct", out=out / "predictions.csv", model=run.path, listener=listener
@@ -115,8 +118,8 @@ def demo(
     result = DemoResult(
         out,
         dataset,
-        joint=evaluate(run.path, listener=listener),
-        target_only=evaluate(alone.run, listener=listener),
+        methods={method: evaluate(each, listener=listener) for method, each in runs.items()},
+        runs=runs,
         translation=translation,
         predictions=predictions,
         picture=draw(run, out / "demo.png"),
@@ -124,6 +127,16 @@ def demo(
     )
     write_json(out / MARKER, {"finished": True, "seconds": result.seconds})
     return result
+
+
+def demo_split(data: Path, *, seed: int = 0) -> Split:
+    """Return who is in training, validation and test: the first patients, the next, the others."""
+    parts: dict[Part, list[str]] = {"train": [], "val": [], "test": []}
+    for name in ("ct", "mri"):
+        ends = [0, TRAIN[name], TRAIN[name] + VALIDATE[name], PATIENTS[name]]
+        for part, first, last in zip(PARTS, ends, ends[1:], strict=False):
+            parts[part] += [f"{name.upper()}{number + 1:03d}" for number in range(first, last)]
+    return given_split(data, ("ct", "mri", ORACLE), parts, seed=seed)
 
 
 def generate(
@@ -184,41 +197,34 @@ def _generate(
 
 
 def draw(run: RunFolder, path: Path) -> Path:
-    """Draw test patients: source, its translation, and a real target image of the nearest age.
-
-    The real image is of another patient: the modalities have none in common.
-    """
+    """Draw test patients: source, its translation, and the true target image of the same slice."""
     config = Config.model_validate(read_json(run.config, error=ModelError))
-    source, target = config.data.sources[0], config.data.target
+    source = config.data.sources[0]
     dataset = Dataset(Path(config.data.folder))
     modalities = open_modalities(dataset, config)
     split = read_split(run.split, modalities)
-    test = part_slices(dataset, modalities, split, config, "test")
-    sources, targets = test[source], test[target]
+    sources = part_slices(dataset, modalities, split, config, "test")[source]
+    paired = modalities[config.data.oracle]
+    truth = Slices(
+        paired,
+        split.rows(paired.name, paired.slices, "test"),
+        task=dataset.info.task,
+        image_size=sources.shape[1],
+    )
     some = [round(i * (len(sources) - 1) / (PICTURES - 1)) for i in range(PICTURES)]
-    chosen = sources.batch(some)
+    chosen, true = sources.batch(some), truth.batch(some)
     translator = Translator(run.path, source=source)
     fakes = run_network(translator.network, [chosen.images], compute=translator.compute)
-    ages = [float(label) for label in chosen.labels]
-    real = targets.batch([_nearest(targets, k, age) for k, age in zip(some, ages, strict=True)])
-    unit = dataset.info.task.unit
+    ages = [f"{float(label):.0f} {dataset.info.task.unit}" for label in chosen.labels]
+    target = config.data.target.upper()
+    blank = [""] * len(some)
     rows = [
-        Row(source.upper(), list(chosen.images[:, 0].numpy()), [f"{a:.0f} {unit}" for a in ages]),
-        Row(f"translated\nto {target.upper()}", list(fakes[:, 0].numpy()), [""] * len(some)),
-        Row(
-            f"real {target.upper()}\n(others)",
-            list(real.images[:, 0].numpy()),
-            [f"{float(a):.0f} {unit}" for a in real.labels],
-        ),
+        Row(source.upper(), list(chosen.images[:, 0].numpy()), ages),
+        Row(f"translated\nto {target}", list(fakes[:, 0].numpy()), blank),
+        Row(f"true {target}", list(true.images[:, 0].numpy()), blank),
     ]
     image_rows(path, rows, note="generated phantoms; test patients, never seen in training")
     return path
-
-
-def _nearest(targets: Slices, index: int, age: float) -> int:
-    """Return the target slice of the same height in the head whose age is nearest."""
-    same_height = range(index % SLICES, len(targets), SLICES)
-    return min(same_height, key=lambda i: abs(float(targets.labels[i]) - age))
 
 
 def prepare_phantoms(
@@ -269,12 +275,14 @@ def prepare_phantoms(
 
 
 def _config(out: Path, method: str, seed: int) -> Config:
+    data = {"folder": str(out / "data"), "sources": ["mri"], "target": "ct", "oracle": ORACLE}
     return resolve(
+        preset=PRESET,
         overrides={
             **SETTINGS,
             "method": method,
-            "data": {"folder": str(out / "data"), "sources": ["mri"], "target": "ct"},
+            "data": data,
             "split": {"seed": seed},
             "runtime": {**SETTINGS["runtime"], "seed": seed},
-        }
+        },
     )

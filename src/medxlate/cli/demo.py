@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
     from medxlate.evaluation.evaluate import Evaluation
 
 FIGURES = ("mse", "mae", "r2")
+SHOWN = {  # what each method learns from
+    "target-only": "real CT alone",
+    "raw-mix": "and MRI as it is",
+    "joint": "and translated MRI",
+    "oracle": "and the true CT of the MRI patients",
+}
 OUT = Path("demo")
 
 
@@ -70,30 +77,30 @@ def demo(
         from medxlate.walkthrough import demo as run
 
         result = run(out, seed=seed, overwrite=overwrite, listener=reporter)
-        rows = {
-            "constant (mean training age)": _figures(result.joint, "constant"),
-            "target-only (real CT alone)": _figures(result.target_only, "model"),
-            "joint (with translated MRI)": _figures(result.joint, "model"),
+        joint = result.methods["joint"]
+        rows = {"constant (mean training age)": _figures(joint, "constant")}
+        rows |= {
+            f"{name} ({SHOWN[name]})": _figures(each, "model")
+            for name, each in result.methods.items()
         }
-        leave_report(reporter, result.target_only.run)
-        leave_report(reporter, result.joint.run, baseline=result.target_only.run)
-        tested = result.joint.results
+        leave_report(reporter, result.runs["target-only"])
+        leave_report(reporter, result.runs["joint"], baseline=result.runs["target-only"])
+        tested = joint.results
         reporter.result(
             {
                 "out": str(result.out),
                 "picture": str(result.picture),
-                "target_only": as_json(result.target_only),
-                "joint": as_json(result.joint),
+                "methods": {name: as_json(each) for name, each in result.methods.items()},
                 "seconds": result.seconds,
             },
             dataset_table(result.dataset, title=f"The dataset {result.out / 'data'}"),
-            *tables(result.joint)[1:],
+            *tables(joint)[1:],
             table(
-                f"Age of {tested.images} test CT slices of {tested.patients} patients",
+                f"Age of {tested.patients} test patients, CT",
                 ["method", *FIGURES],
                 [[name, *map(number, scores)] for name, scores in rows.items()],
             ),
-            _verdict(*(scores[0] for scores in rows.values())),
+            _verdict({name: _figures(each, "model")[0] for name, each in result.methods.items()}),
             f"Picture: {result.picture}",
             f"Everything is in {result.out} ({result.seconds:.0f} s).",
         )
@@ -135,19 +142,23 @@ def _counts(patients: list[str]) -> dict[str, int]:
 
 
 def _figures(evaluation: Evaluation, of: str) -> list[float | None]:
-    return [evaluation.figure(name, level="image", of=of) for name in FIGURES]
+    return [evaluation.figure(name, level="patient", of=of) for name in FIGURES]
 
 
-def _verdict(constant: float | None, alone: float | None, joint: float | None) -> str:
-    """Say what one split shows, and what it cannot."""
-    assert constant is not None
-    assert alone is not None
-    assert joint is not None
+def _verdict(errors: Mapping[str, float | None]) -> str:
+    """Say what one split shows, and what it cannot.
+
+    Args:
+        errors: Mean squared error per patient, by method.
+    """
+    found = {name: error for name, error in errors.items() if error is not None}
+    alone, joint, oracle = found["target-only"], found["joint"], found["oracle"]
     change = "lower" if joint < alone else "higher"
-    beaten = [name for name, mse in (("target-only", alone), ("joint", joint)) if mse < constant]
-    useful = f"{' and '.join(beaten)} beat" + ("s" if len(beaten) == 1 else "") if beaten else ""
-    return (
+    said = (
         f"The joint method's squared error is {change} than target-only's ({joint:.4g} against "
-        f"{alone:.4g}); {useful or 'neither beats'} the constant. "
-        "One split of a few generated patients proves nothing either way."
+        f"{alone:.4g}), and {'lower' if joint < found['raw-mix'] else 'higher'} than raw-mix's"
     )
+    if oracle < alone:
+        share = (alone - joint) / (alone - oracle)
+        said += f"; that is {share:.0%} of what the true CT of the MRI patients would have gained"
+    return f"{said}. One split of generated patients proves nothing about yours."

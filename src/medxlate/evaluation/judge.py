@@ -41,10 +41,10 @@ from medxlate.training.work import Work, make_loop, make_material, prepare_work
 SCHEMA_VERSION = 1
 FOLDER = "judge"  # in the run
 REAL = "real"  # the judge's own name there
-ARCHITECTURE = "resnet18"
+ARCHITECTURE = "test_resnet"
 BATCH_SIZE = 16
-PASSES = 20  # over the training images, within STEPS
-STEPS = (30, 120)
+PASSES = 40  # over the training images, within STEPS
+STEPS = (60, 300)
 EPOCHS = 6  # of equal length, each with a validation; the best one is kept
 SEED = 0  # whatever the run's: one judge for a split
 
@@ -59,7 +59,7 @@ class Judge:
         network: In eval mode, on the device.
         head: What its outputs mean.
         compute: Device and precision.
-        trained_on: What it is and saw, such as "resnet18, 180 steps on 100 real ct images of 25
+        trained_on: What it is and saw, such as "test_resnet, 180 steps on 100 real ct images of 25
             patients".
     """
 
@@ -157,7 +157,7 @@ def small_config(
     steps = min(max(PASSES * images // BATCH_SIZE, STEPS[0]), STEPS[1])
     return Config(
         method=method,
-        data=run.data.model_copy(update={"sources": sources}),
+        data=run.data.model_copy(update={"sources": sources, "oracle": ""}),
         split=run.split,
         model=ModelConfig(predictor=ARCHITECTURE),
         optimizer=OptimizerConfig(

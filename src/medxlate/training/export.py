@@ -45,10 +45,10 @@ def export_model(
 ) -> ModelInfo:
     """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
 
-    The predictor is the one with the lowest validation error, or the last (``optimizer.keep``); generators have no such measure
-    and are best where their learning rate has come down to zero. A source whose translator was
-    trained first has its generator from there. The predictor is calibrated on the validation
-    patients of the target.
+    The predictor is the one with the lowest validation error, or the last (``optimizer.keep``);
+    generators have no such measure and are best where their learning rate has come down to
+    zero. A source whose translator was trained first has its generator from there. The predictor
+    is calibrated on the validation patients of the target.
     """
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".export.", suffix=".partial") as name:
         scratch = Path(name)
