@@ -32,6 +32,7 @@ from medxlate.training.buffer import ImageBuffer
 from medxlate.training.joint import Joint
 from medxlate.training.schedule import phase_at, rate_factor
 from medxlate.training.step import Learner, Supervised, take_step
+from medxlate.training.structure import mind
 from reference import ReferenceAdam, ReferenceBuffer, ReferenceNetworks, reference_step
 
 MEAN, STD = 47.0, 13.0
@@ -61,8 +62,11 @@ def make_joint(
     torch.manual_seed(4)
     head = make_head(task)
     predictor = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
+    one_sided = options.get("one_sided", False)
     translators = {
-        name: TranslatorNetworks(width=WIDTH, blocks=BLOCKS, discriminator_width=WIDTH)
+        name: TranslatorNetworks(
+            width=WIDTH, blocks=BLOCKS, discriminator_width=WIDTH, one_sided=one_sided
+        )
         for name in sources
     }
     with torch.no_grad():
@@ -454,16 +458,22 @@ def names_of(losses: Mapping[str, Tensor]) -> set[str]:
     return {name.removeprefix("mri.") for name in losses}
 
 
+PHASES = {"epochs": 10, "warmup": 0.2, "ramp": 0.2, "translator_share": 0.6, "finetune_share": 0.1}
+
+
 def test_who_learns_changes_over_the_steps():
-    options = {"warmup": 0.2, "ramp": 0.2, "translator_share": 0.6, "finetune_share": 0.1}
-    translation = {*TERMS} - {"predict_fake"} | {"predict_real"}
-    for progress, wanted in {
-        0.1: translation,
-        0.35: translation | {"predict_fake", "gradient_ratio"},
-        0.7: {"predict_fake", "predict_real"},
-        0.95: {"predict_real"},
-    }.items():
-        learner = make_joint(**options)
+    translation = {*TERMS} - {"predict_fake"}
+    for progress, wanted, moves in (
+        (0.1, translation, {"mri"}),
+        (
+            0.35,
+            translation | {"predict_fake", "predict_real", "gradient_ratio"},
+            {"mri", "predictor"},
+        ),
+        (0.7, {"predict_fake", "predict_real"}, {"predictor"}),
+        (0.95, {"predict_real"}, {"predictor"}),
+    ):
+        learner = make_joint(**PHASES)
         assert not learner.capturable  # a captured step would stay in its phase
         before = copy.deepcopy(learner.networks)
         losses = take_step(learner, make_batches(learner, tiny.AGE), progress=progress)
@@ -475,13 +485,28 @@ def test_who_learns_changes_over_the_steps():
             )
             if not torch.equal(new, old)
         }
-        assert moved == ({"predictor", "mri"} if progress < 0.6 else {"predictor"}), progress
+        assert moved == moves, progress
+
+
+def test_each_networks_rate_falls_while_it_learns():
+    config = OptimizerConfig(**PHASES | {"constant_share": 0.5})
+    phases = [phase_at(epoch / 10, config) for epoch in range(10)]
+    learning = [phase.translator_rate for phase in phases if phase.translators]
+    wanted = [rate_factor(epoch, epochs=6, constant_share=0.5) for epoch in range(6)]
+    assert learning == wanted
+    of_predictor = [phase.predictor_rate for phase in phases if phase.predictor]
+    wanted = [rate_factor(epoch, epochs=8, constant_share=0.5) for epoch in range(8)]
+    assert of_predictor == pytest.approx([*wanted[:-1], wanted[-1] * 0.1])
+    whole = [phase_at(epoch / 10, OptimizerConfig(epochs=10)) for epoch in range(10)]
+    plain = [rate_factor(epoch, epochs=10, constant_share=0.5) for epoch in range(10)]
+    assert [phase.translator_rate for phase in whole] == plain
+    assert [phase.predictor_rate for phase in whole] == plain
 
 
 def test_the_ramp_raises_lambda():
     found = {}
     for progress, ramp in ((0.3, 0.4), (0.9, 0.4), (0.3, 0.0)):
-        learner = make_joint(warmup=0.2, ramp=ramp, lambda_predict=0.5)
+        learner = make_joint(epochs=10, warmup=0.2, ramp=ramp, lambda_predict=0.5)
         losses = take_step(learner, make_batches(learner, tiny.AGE), progress=progress)
         found[progress, ramp] = losses["mri.gradient_ratio"].item()
     assert found[0.3, 0.4] == pytest.approx(found[0.9, 0.4] / 4, rel=1e-6)
@@ -489,7 +514,7 @@ def test_the_ramp_raises_lambda():
 
 
 def test_frozen_translators_leave_their_buffers_alone():
-    learner = make_joint(translator_share=0.5, buffer_size=2)
+    learner = make_joint(epochs=10, translator_share=0.5, buffer_size=2)
     take_step(learner, make_batches(learner, tiny.AGE), progress=0.4)
     kept = learner.buffers["mri.t"].state()["images"].clone()
     for _ in range(4):
@@ -503,14 +528,73 @@ def test_a_predictor_is_finetuned_without_the_sources():
         sources=("mri",),
         target="ct",
         head=make_head(tiny.AGE),
-        optimizer=OptimizerConfig(finetune_share=0.25, warmup=0.5),
+        optimizer=OptimizerConfig(epochs=20, finetune_share=0.25, warmup=0.5),
         compute=CPU,
     )
     batches = {name: make_batch(tiny.AGE, 2, seed) for seed, name in enumerate(("mri", "ct"))}
-    seen = {p: set(take_step(learner, batches, progress=p)) for p in (0.0, 0.74, 0.75)}
-    assert seen[0.0] == seen[0.74] == {"mri.predict", "predict_real"}  # only translations warm up
+    seen = {p: set(take_step(learner, batches, progress=p)) for p in (0.5, 0.74, 0.75)}
+    assert seen[0.5] == seen[0.74] == {"mri.predict", "predict_real"}
     assert seen[0.75] == {"predict_real"}
-    assert phase_at(0.75, OptimizerConfig(finetune_share=0.25)).predictor_rate == 0.1
+
+
+# One-sided, with structure, apart
+
+
+def test_one_sided_training_has_neither_f_nor_d_s():
+    options = {"one_sided": True, "lambda_cycle": 0.0, "lambda_identity": 5.0}
+    learner = make_joint(**options, lambda_predict=0.0, lambda_structure=2.0)
+    translator, batches = translator_of(learner), make_batches(learner, tiny.AGE)
+    assert translator.f is None
+    assert translator.d_s is None
+    g, d_t = copy.deepcopy(translator.g), copy.deepcopy(translator.d_t)
+    losses = take_step(learner, batches)
+    assert names_of(losses) == {
+        "adv_t", "identity", "structure", "d_t", "predict_fake", "predict_real"
+    }  # fmt: skip
+    y, x = batches["mri"].images, batches["ct"].images
+    fake_t = g(y)
+    structure = (mind(fake_t.float()) - mind(y.float())).abs().mean()
+    total = (d_t(fake_t) - 1).square().mean() + 5 * (g(x) - x).abs().mean() + 2 * structure
+    total.backward()
+    for mine, wanted in zip(gradients(translator.g), gradients(g), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-7 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["joint", "supervised"])
+def test_apart_each_domain_has_its_own_batch_statistics(kind: str):
+    """Real images are normalised by real ones, and the running statistics are theirs alone."""
+    options = {"target": "ct", "head": make_head(tiny.AGE), "compute": CPU, "separate": True}
+    torch.manual_seed(1)
+    predictor = PredictorNetwork(architecture="test_resnet")
+    plain = copy.deepcopy(predictor)
+    batches = {name: make_batch(tiny.AGE, 4, seed) for seed, name in enumerate(("mri", "ct"))}
+    if kind == "supervised":
+        learner: Learner = Supervised(
+            predictor, sources=("mri",), optimizer=OptimizerConfig(), **options
+        )
+        shown = batches["mri"].images
+    else:
+        translator = TranslatorNetworks(width=WIDTH, blocks=1, discriminator_width=WIDTH)
+        shown = translator.g(batches["mri"].images).detach()
+        learner = Joint(
+            {"mri": translator},
+            predictor,
+            objective=ObjectiveConfig(),
+            optimizer=OptimizerConfig(),
+            seed=0,
+            **options,
+        )
+    fake = copy.deepcopy(plain)(shown)  # its running statistics go nowhere
+    real = plain(batches["ct"].images)
+    losses = take_step(learner, batches)
+    for name, output, batch in (("mri", fake, batches["mri"]), ("", real, batches["ct"])):
+        key = next(k for k in losses if "predict" in k and k.startswith(name or "predict_real"))
+        error = (MEAN + STD * output[:, 0] - batch.labels).square().mean()
+        assert losses[key].item() == pytest.approx(error.item(), rel=1e-4)
+    running = dict(plain.named_buffers())
+    for name, buffer in predictor.named_buffers():
+        if "running" in name:
+            torch.testing.assert_close(buffer, running[name], rtol=1e-5, atol=1e-6)
 
 
 # The optimizers

@@ -232,8 +232,9 @@ class OptimizerConfig(Section):
         0.0,
         ge=0,
         lt=1,
-        description="Share of the steps before translated images reach the predictor: early ones "
-        "would teach it their flaws. It learns from real images alone until then.",
+        description="Share of the epochs before the predictor begins to learn: early translations "
+        "would teach it their flaws. Methods without translators leave these epochs out, so that "
+        "every predictor makes as many updates.",
     )
     ramp: float = Field(
         0.0,
@@ -245,7 +246,7 @@ class OptimizerConfig(Section):
         1.0,
         gt=0,
         le=1,
-        description="Share of the steps in which the translators learn. After it they are frozen, "
+        description="Share of the epochs in which the translators learn. After it they are frozen, "
         "and the predictor goes on with their translations: such a step costs a fraction.",
     )
     finetune_share: float = Field(
@@ -271,6 +272,8 @@ class OptimizerConfig(Section):
                 "translated images never reach the predictor: warmup and finetune_share leave no "
                 "step between them"
             )
+        if self.translator_share < self.warmup and round(self.warmup * self.epochs) >= self.epochs:
+            raise ValueError("warmup leaves no epoch for the predictor: raise epochs")
         return self
 
     @field_validator("translator_betas", "predictor_betas")

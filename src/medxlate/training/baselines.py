@@ -57,6 +57,7 @@ class MultiTask:
         self.optimizers = {"predictor": predictor_adam(self.networks.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
         self.averages = Averages({}, decay=0)
+        self.translates = False
         self._predictor = predictor
         self._heads = heads
         self._head = head
@@ -149,6 +150,7 @@ class Dann:
         self.optimizers = {"predictor": predictor_adam(self.networks.parameters(), optimizer)}
         self.buffers: dict[str, ImageBuffer] = {}
         self.averages = Averages({}, decay=0)
+        self.translates = False
         self._predictor = predictor
         self._domain = domain
         self._head = head

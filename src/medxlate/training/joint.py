@@ -75,6 +75,7 @@ class Joint:
     ) -> None:
         self.modalities = (*translators, target)
         self.validates: tuple[str, ...] = () if predictor is None else (target,)
+        self.translates = True
         self.capturable = augment is None and is_constant(optimizer)
         self.predictor_batches = 0
         self.networks = nn.ModuleDict(dict(translators))
@@ -130,7 +131,9 @@ class Joint:
                 torch.stack([each.loss for each in translations.values()]).sum()
                 if translations
                 else torch.zeros((), device=self._compute.device),
-                self._predict(batches, guidances, losses),
+                self._predict(batches, guidances, losses)
+                if phase.predictor
+                else torch.zeros((), device=self._compute.device),
             )
         backward(share * total)
         for name, guidance in guidances.items():
@@ -160,7 +163,7 @@ class Joint:
         self, batches: Mapping[str, Batch], translations: Mapping[str, Translation], phase: Phase
     ) -> dict[str, Guidance]:
         """Return G(y) of every source as P receives it; nothing in phases without fakes."""
-        if self._predictor is None or not phase.fakes:
+        if self._predictor is None or not phase.predictor or phase.finetunes:
             return {}
         weight, found = self._lambda * phase.guidance, {}
         for name in self._translators:

@@ -20,7 +20,7 @@ from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Feed
 from medxlate.training.saver import Saver
-from medxlate.training.schedule import Phase, phase_at, rate_factor
+from medxlate.training.schedule import Phase, first_epoch, phase_at
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, set_rate
 from medxlate.training.stepper import Stepper
@@ -88,7 +88,9 @@ class Loop:
         self._averages = learner.averages
         self._watch = Watch()
         self._constant = self._validation.constant()
-        self._position = Position()
+        # Where no translator learns, there is nothing to wait for before the predictor begins.
+        skipped = 0 if learner.translates else first_epoch(config.optimizer)
+        self._position = Position(step=skipped * self._steps_per_epoch, epoch=skipped)
         self._window: dict[str, Tensor] = {}
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
@@ -186,7 +188,7 @@ class Loop:
             batches = self._feed.take(step)
             waited += time.monotonic() - asked
             phase = phase_at(step / total, self._config.optimizer)
-            self._set_rates(epoch, phase)
+            self._set_rates(phase)
             self._stepper.step(batches, number=step, progress=step / total)
             if phase.translators:
                 self._averages.update()
@@ -316,13 +318,9 @@ class Loop:
         for alarm in alarms:
             self._listener(alarm)
 
-    def _set_rates(self, epoch: int, phase: Phase) -> None:
-        optimizer = self._config.optimizer
-        factor = rate_factor(
-            epoch, epochs=optimizer.epochs, constant_share=optimizer.constant_share
-        )
+    def _set_rates(self, phase: Phase) -> None:
         rates = {
-            name: base * factor * (phase.predictor_rate if name == "predictor" else 1)
+            name: base * (phase.predictor_rate if name == "predictor" else phase.translator_rate)
             for name, base in self._base_rates.items()
         }
         if rates != self._rates:  # a device is written to only then

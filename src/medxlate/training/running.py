@@ -29,6 +29,7 @@ from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, find_method, first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
+from medxlate.training.schedule import first_epoch
 from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
 from medxlate.training.work import Material, Work, make_loop, make_material, prepare_work
@@ -116,11 +117,13 @@ def run_to_end(
             )
         ranks().wait()
     batches = work.learner.predictor_batches
+    optimizer = work.config.optimizer
+    waited = first_epoch(optimizer) * work.data.steps_per_epoch(optimizer)
     return TrainResult(
         run.path,
         position.step,
         position.epoch,
-        position.step * work.config.optimizer.batch_size * batches,
+        (position.step - waited) * optimizer.batch_size * batches,
         position.best_error,
         position.best_step,
         position.skipped,

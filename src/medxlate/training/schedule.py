@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medxlate.config import OptimizerConfig
 
+EPSILON = 1e-9  # of a share of the steps, lost in a division
 FINETUNE_RATE = 0.1  # of the predictor's rate, on real images alone
 
 
@@ -26,40 +27,59 @@ class Phase:
 
     Attributes:
         translators: Whether G, F and the discriminators learn.
-        fakes: Whether the predictor learns from translated images beside the real ones.
+        predictor: Whether the predictor learns.
         guidance: Factor on lambda, 0 to 1.
         finetunes: Whether the predictor is fine-tuned on real target images alone.
+        translator_rate: Factor on the translators' learning rate.
+        predictor_rate: Factor on the predictor's learning rate.
     """
 
     translators: bool = True
-    fakes: bool = True
+    predictor: bool = True
     guidance: float = 1.0
     finetunes: bool = False
-
-    @property
-    def predictor_rate(self) -> float:
-        """Factor on the predictor's learning rate."""
-        return FINETUNE_RATE if self.finetunes else 1.0
+    translator_rate: float = 1.0
+    predictor_rate: float = 1.0
 
 
 def phase_at(progress: float, config: OptimizerConfig) -> Phase:
     """Return the phase of a step.
 
+    The rates of the translators and of the predictor fall within the steps in which each learns.
+
     Args:
         progress: Which share of all steps is done, 0 to 1.
-        config: ``warmup``, ``ramp``, ``translator_share`` and ``finetune_share``.
+        config: ``warmup``, ``ramp``, ``translator_share``, ``finetune_share`` and what
+            ``rate_factor`` takes.
     """
-    after = progress - config.warmup
+    epochs, constant = config.epochs, config.constant_share
+    epoch = int(progress * epochs + EPSILON)
+    ended, begun = _epochs(config.translator_share, epochs), first_epoch(config)
+    after = progress - begun / epochs
     finetunes = progress >= 1 - config.finetune_share
+    predictor_rate = rate_factor(
+        max(epoch - begun, 0), epochs=epochs - begun, constant_share=constant
+    )
     return Phase(
-        translators=progress < config.translator_share,
-        fakes=after >= 0 and not finetunes,
+        translators=epoch < ended,
+        predictor=epoch >= begun,
         guidance=min(max(after / config.ramp, 0.0), 1.0) if config.ramp else 1.0,
         finetunes=finetunes,
+        translator_rate=rate_factor(min(epoch, ended - 1), epochs=ended, constant_share=constant),
+        predictor_rate=predictor_rate * (FINETUNE_RATE if finetunes else 1.0),
     )
 
 
+def first_epoch(config: OptimizerConfig) -> int:
+    """Return the epoch, from 0, in which the predictor begins to learn (``warmup``)."""
+    return min(round(config.warmup * config.epochs), config.epochs - 1)
+
+
+def _epochs(share: float, epochs: int) -> int:
+    return max(round(share * epochs), 1)
+
+
 def is_constant(config: OptimizerConfig) -> bool:
-    """Return whether all steps are of one phase."""
+    """Return whether the same networks learn from the same images in all steps."""
     changes = (config.warmup, config.ramp, config.finetune_share, 1 - config.translator_share)
     return not any(changes)

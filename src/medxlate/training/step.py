@@ -33,6 +33,7 @@ class Learner(Protocol):
         modalities: Which modalities a step takes a batch of.
         validates: On which modalities the predictor is validated; none without a predictor.
         predictor_batches: From how many batches of images the predictor learns in a step.
+        translates: Whether translators learn in a step.
         capturable: Whether a step does the same on the device each time, so that it can be
             captured in a CUDA graph; not so where it draws numbers on the processor.
         networks: ``predictor``, and the translator of each source under its name.
@@ -44,6 +45,7 @@ class Learner(Protocol):
     modalities: tuple[str, ...]
     validates: tuple[str, ...]
     predictor_batches: int
+    translates: bool
     capturable: bool
     networks: nn.ModuleDict
     optimizers: dict[str, Adam]
@@ -183,6 +185,7 @@ class Supervised:
         self.modalities = (*sources, *targets)
         self.validates = targets or tuple(sources)
         self.predictor_batches = len(self.modalities) + (augment is not None)
+        self.translates = False
         self.capturable = augment is None and is_constant(optimizer)
         self.averages = Averages({}, decay=0)
         self.networks = nn.ModuleDict({"predictor": predictor})

@@ -12,6 +12,7 @@ from torch import Tensor
 from medxlate.dataset.loading import Order
 from medxlate.inference.predict import predict_batches
 from medxlate.models.predictor import PredictorNetwork
+from medxlate.training.schedule import first_epoch, phase_at
 from medxlate.training.step import take_step
 from medxlate.training.validation import VALIDATION_BATCH
 from medxlate.training.work import Material, Work, prepare_work
@@ -59,6 +60,21 @@ def try_steps(material: Material) -> Trial:
 
 
 def _step_seconds(work: Work) -> float:
+    """Return what a step takes on average over the training's phases."""
+    optimizer = work.config.optimizer
+    epochs = range(0 if work.learner.translates else first_epoch(optimizer), optimizer.epochs)
+    kinds: dict[tuple[bool, bool, bool], list[int]] = {}
+    for epoch in epochs:
+        phase = phase_at(epoch / optimizer.epochs, optimizer)
+        kinds.setdefault((phase.translators, phase.predictor, phase.finetunes), []).append(epoch)
+    seconds = sum(
+        len(same) * _seconds_at(work, same[0] / optimizer.epochs) for same in kinds.values()
+    )
+    return seconds / optimizer.epochs
+
+
+def _seconds_at(work: Work, progress: float) -> float:
+    """Return what a step takes at some point of the training."""
     size = work.config.optimizer.batch_size
     orders = {
         name: Order(len(work.data.train[name]), seed=0, name=name)
@@ -72,7 +88,7 @@ def _step_seconds(work: Work) -> float:
             name: work.data.train[name].batch(order.take(step, size)).to(work.compute.device)
             for name, order in orders.items()
         }
-        losses = take_step(work.learner, batches)
+        losses = take_step(work.learner, batches, progress=progress)
         _wait_for(losses.values())
     return (time.perf_counter() - began) / STEPS
 
