@@ -36,6 +36,7 @@ BENCHMARKS = {
         "--json {out}/scaling.json --plot {out}/scaling.png",
         "--quick --json {out}/scaling.json --plot {out}/scaling.png",
     ),
+    "scarce": ("phantoms --out {out}/scarce", "phantoms --quick --out {out}/scarce"),
     "robust": ("--out {out}/robust.json", "--quick --out {out}/robust.json"),
     "accuracy": ("--out {out}/accuracy.json", "--seeds 1 --steps 5 --out {out}/accuracy.json"),
 }

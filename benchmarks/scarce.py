@@ -1,14 +1,14 @@
 """Does translation help where the target is scarce? A race with known truth.
 
-    python -m benchmarks.scarce phantoms --seeds 0 1 2      # generated MRI (source) and CT (target)
-    python -m benchmarks.scarce lgg --kaggle kaggle_3m      # T1 and FLAIR of the same slices
-    python -m benchmarks.scarce ablation --seeds 10 11      # what each part of the recipe is worth
-    python -m benchmarks.scarce time --seeds 0              # how soon half of the gain is there
-    python -m benchmarks.scarce phantoms --quick            # the phantoms' race in minutes
+    python -m benchmarks.scarce phantoms --seeds 0 1 2   # generated MRI (source), CT (target)
+    python -m benchmarks.scarce lgg --kaggle kaggle_3m   # T1 and FLAIR of the same slices
+    python -m benchmarks.scarce ablation --seeds 10      # what each part of the preset is worth
+    python -m benchmarks.scarce time --seeds 0           # how soon half of the gain is there
+    python -m benchmarks.scarce phantoms --quick         # the race in minutes, a rough one
 
-25 target patients (4 slices, 64 px), 200 source patients, 5 to validate and 150 to test. All methods
-have the same predictor, as many updates of it and as many target images in a step. The error is the
-mean squared error per patient, of the mean prediction over the patient's slices. The share of the
+25 target patients (4 slices, 64 px), 200 source patients, 5 to validate and 150 to test. All
+methods have the same predictor, as many updates of it and as many target images in a step. The
+error is the mean squared error per patient, of the mean prediction over the patient's slices. The share of the
 oracle's gain is (target-only - method) / (target-only - oracle), where the oracle learns from the
 source patients' true target images; its interval is a bootstrap over seeds and patients.
 Translations are held against the truth of held-out patients: mean absolute error within the head,
@@ -24,7 +24,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,6 +58,12 @@ PUBLISHED: Sets = (
     "optimizer.translator_lr=2e-4",
     "optimizer.ema_decay=0",
     "objective.ema_fakes=false",
+    "objective.one_sided=false",
+    "objective.lambda_cycle=10",
+    "objective.lambda_identity=0",
+    "objective.lambda_structure=0",
+    "objective.noise=none",
+    "model.discriminator_norm=instance",
 )
 
 
@@ -242,10 +247,9 @@ def table(results: Mapping[str, Sequence[Finish]], *, unit: float) -> list[str]:
     """Return the lines of a race; ``unit`` is of the images' errors."""
     errors = {name: [each.errors for each in every] for name, every in results.items()}
     ends = [errors[name] for name in ENDS]
-    lines = [
-        "| method | error | by seed | share of the oracle's gain | seconds | mae | ssim | nyquist |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    heads = ("method", "error", "by seed", "share of the oracle's gain", "seconds")
+    heads += ("mae", "ssim", "nyquist")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, every in results.items():
         by_seed = [float(each.errors.mean()) for each in every]
         gain = "0" if name == ENDS[0] else "100 %" if name == ENDS[1] else ""
@@ -258,10 +262,9 @@ def table(results: Mapping[str, Sequence[Finish]], *, unit: float) -> list[str]:
             f"{images['nyquist']:.4f} (real {images['real_nyquist']:.4f})",
         ] if images else ["", "", ""]  # fmt: skip
         seconds = np.mean([each.seconds for each in every])
-        lines.append(
-            f"| {name} | {np.mean(by_seed):.1f} | {', '.join(f'{e:.0f}' for e in by_seed)} | {gain} | "
-            f"{seconds:.0f} | {' | '.join(cells)} |"
-        )
+        seeds = ", ".join(f"{error:.0f}" for error in by_seed)
+        row = [name, f"{np.mean(by_seed):.1f}", seeds, gain, f"{seconds:.0f}", *cells]
+        lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
@@ -285,38 +288,92 @@ def race(
     return results
 
 
-def until_half(
-    name: str, entry: Entry, lengths: Sequence[int], pairs: Pairs, seed: int, out: Path,
-    ends: tuple[float, float],
-) -> None:  # fmt: skip
-    """Train an entry for ever more epochs, and print when half of the oracle's gain is closed."""
-    low, high = ends
-    runs = out / f"seed-{seed}" / "time"
-    runs.mkdir(parents=True, exist_ok=True)
-    for epochs in lengths:
-        longer = Entry(entry.method, (*entry.sets, f"optimizer.epochs={epochs}"), entry.preset)
-        done = finish(f"{name}-{epochs}", longer, pairs, seed, runs, ())
-        closed = (low - float(done.errors.mean())) / (low - high)
-        print(f"{name}, {epochs} epochs: {done.seconds:.0f} s, {closed:.0%}", flush=True)
-        if closed >= 0.5:
-            print(f"{name} closed half of the gain in {done.seconds:.0f} s")
-            return
-    print(f"{name} did not close half of the gain")
+# What each part of the preset is worth: all others stay.
+WITHOUT: Mapping[str, Sets] = {
+    "the preset": (),
+    "skip=none": ("model.skip=none",),
+    "skip=global": ("model.skip=global",),
+    "upsample=transposed": ("model.upsample=transposed",),
+    "discriminator_layers=3": ("model.discriminator_layers=3",),
+    "discriminator_norm=instance": ("model.discriminator_norm=instance",),
+    "no DiffAugment": ("objective.diffaugment=[]",),
+    "no noise": ("objective.noise=none",),
+    "no MIND": ("objective.lambda_structure=0",),
+    "no identity loss": ("objective.lambda_identity=0",),
+    "with F, D_s and the cycle": ("objective.one_sided=false", "objective.lambda_cycle=10"),
+    "lambda=0": ("objective.lambda_predict=0",),
+    "lambda=0.25": ("objective.lambda_predict=0.25",),
+    "batch_norm=joint": ("model.batch_norm=joint",),
+    "no EMA": ("objective.ema_fakes=false", "optimizer.ema_decay=0"),
+    "no warm-up": ("optimizer.warmup=0",),
+    "ramp=0.1": ("optimizer.ramp=0.1",),
+    "fine-tuning": ("optimizer.finetune_share=0.1",),
+    "keep=best": ("optimizer.keep=best",),
+}
+QUICK: Sets = ("optimizer.steps_per_epoch=12",)
+
+
+def ablation() -> dict[str, Entry]:
+    """Return the preset, without each of its parts, between the two ends."""
+    parts = {name: Entry("joint", sets) for name, sets in WITHOUT.items()}
+    return {ENDS[0]: RACE[ENDS[0]], **parts, ENDS[1]: RACE[ENDS[1]]}
+
+
+def time_to_quality(pairs: Pairs, seed: int, out: Path) -> None:
+    """Print after how many seconds the preset and the textbook close half of the oracle's gain.
+
+    Each is trained for ever longer, its schedule stretched to that length.
+    """
+    found = race({name: RACE[name] for name in ENDS}, {seed: pairs}, out, ())
+    low, high = (float(found[name][0].errors.mean()) for name in ENDS)
+    for name in ("joint", "cyclegan, published"):
+        for epochs in LENGTHS:
+            entry = RACE[name]
+            longer = Entry(entry.method, (*entry.sets, f"optimizer.epochs={epochs}"), entry.preset)
+            label = f"{name} {epochs}"
+            (done,) = race({label: longer}, {seed: pairs}, out, ())[label]
+            closed = (low - float(done.errors.mean())) / (low - high)
+            print(f"{label}: {closed:.0%} of the gain in {done.seconds:.0f} s", flush=True)
+            if closed >= HALF:
+                break
+
+
+LENGTHS = (5, 10, 20, 40, 80)  # epochs of 50 steps
+HALF = 0.5
 
 
 def main() -> None:
     """Parse the command line and race."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["phantoms"])
+    parser.add_argument("what", choices=["phantoms", "lgg", "ablation", "time"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--only", nargs="+", help="entries of the race")
-    parser.add_argument("--set", dest="sets", action="append", default=[])
+    parser.add_argument("--only", nargs="+", help="these entries alone")
+    parser.add_argument("--set", dest="sets", action="append", default=[], help="for all entries")
+    parser.add_argument("--quick", action="store_true", help="one seed, fewer patients and steps")
+    parser.add_argument("--kaggle", type=Path, help="LGG's folder kaggle_3m")
     parser.add_argument("--out", type=Path, default=Path("bench-out/scarce"))
     arguments = parser.parse_args()
-    pairs = {s: write_phantom_pairs(arguments.out / f"seed-{s}", seed=s) for s in arguments.seeds}
-    chosen = {n: e for n, e in RACE.items() if not arguments.only or n in arguments.only}
-    results = race(chosen, pairs, arguments.out, arguments.sets)
-    print("\n".join(table(results, unit=HU)))
+    seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
+    pairs = {}
+    for seed in seeds:
+        folder = arguments.out / f"seed-{seed}"
+        if arguments.what == "lgg":
+            pairs[seed] = write_lgg_pairs(folder, arguments.kaggle, seed=seed)
+        elif arguments.quick:
+            pairs[seed] = write_phantom_pairs(folder, source=100, test=60, held_out=8, seed=seed)
+        else:
+            pairs[seed] = write_phantom_pairs(folder, seed=seed)
+    if arguments.what == "time":
+        for seed, each in pairs.items():
+            time_to_quality(each, seed, arguments.out)
+        return
+    entries = ablation() if arguments.what == "ablation" else RACE
+    chosen = {n: e for n, e in entries.items() if not arguments.only or n in arguments.only}
+    sets = [*arguments.sets, *(QUICK if arguments.quick else ())]
+    results = race(chosen, pairs, arguments.out, sets)
+    if all(name in results for name in ENDS):
+        print("\n".join(table(results, unit=1.0 if arguments.what == "lgg" else HU)))
+    print(json.dumps(facts(torch.device("cpu"))))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,30 @@ def test_defaults_are_those_of_the_paper():
     assert config.method == "joint"
     assert (config.split.train, config.split.val, config.split.test) == (0.7, 0.1, 0.2)
     assert config.objective.lambda_cycle == 10
-    assert config.objective.lambda_predict == 0.001
+    assert resolve(preset="paper").objective.lambda_predict == 0.001
+    assert resolve(preset="paper").objective.predict_unit == "label"  # years squared
+    assert resolve(preset="paper").objective.fake_weight == "count"  # sums over all images
     assert config.optimizer.epochs == 200
     assert config.optimizer.batch_size == 1
     assert config.optimizer.translator_lr == 0.0002
     assert config.optimizer.predictor_lr == 0.001
     assert config.model.predictor == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["objective.one_sided=true"], "set objective.lambda_cycle=0"),
+        (["optimizer.warmup=0.6", "optimizer.finetune_share=0.4"], "never reach the predictor"),
+        (["model.generator_width=2"], "generator_width"),
+        (["objective.fake_weight=-1"], "fake_weight"),
+        (["objective.diffaugment=['blur']"], "diffaugment"),
+        (["model.skip='residual'"], "skip"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(sets, said):
+    with pytest.raises(ConfigError, match=said):
+        resolve(sets=sets)
 
 
 def test_what_comes_later_wins_preset_file_set_override(tmp_path):

@@ -118,7 +118,7 @@ def test_lgg_pairs_are_two_channels_of_one_file(
 
 
 def test_who_shares_an_image_goes_to_the_later_part() -> None:
-    from benchmarks.pairs import _join
+    from medxlate.dataset.given_split import _join
 
     part_of: dict[Any, int] = {"a": 0, "b": 1, "c": 2, "d": 0}
     _join(part_of, [Link("a", "b", "near"), Link("b", "c", "exact")])

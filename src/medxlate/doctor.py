@@ -113,7 +113,7 @@ def _memory() -> Check:
         return Check("memory", "note", "this system does not say how much is free")
     found = f"{left / _GIB:.1f} GiB free"
     if left < LITTLE_MEMORY:
-        fix = "Train with --preset small, or close other programs."
+        fix = "Train with --preset scarce, or close other programs."
         return Check("memory", "note", found, fix)
     return Check("memory", "ok", found)
 
@@ -193,7 +193,7 @@ def _devices(built_for_cuda: bool) -> list[Check]:
         checks.append(Check("mps", "ok", "Apple's GPU"))
     if checks:
         return checks
-    fix = "Train with --preset small on the processor, or on a machine with one."
+    fix = "Train with --preset scarce on the processor, or on a machine with one."
     return [Check("GPU", "note", "none", fix)]
 
 

@@ -38,7 +38,8 @@ def train(
         str | None,
         typer.Option(
             "--preset",
-            help="paper (256 px), small (64 px, CPU) or debug (seconds).",
+            help="paper (256 px), scarce (few target images; minutes on a CPU), small (64 px) or "
+            "debug (seconds).",
             autocompletion=complete.presets,
         ),
     ] = None,

@@ -20,7 +20,17 @@ from medxlate.training.methods import find_method
 
 # What a method has of its own in the configuration, beside optimizer and model.
 SETTINGS = {
-    "joint": ("objective.lambda_cycle", "objective.lambda_predict", "objective.lambda_identity"),
+    "joint": (
+        "objective.lambda_cycle",
+        "objective.lambda_predict",
+        "objective.predict_unit",
+        "objective.fake_weight",
+        "objective.lambda_identity",
+        "objective.lambda_structure",
+        "objective.noise",
+        "optimizer.warmup",
+        "optimizer.translator_share",
+    ),
     "oracle": ("data.oracle",),
     "cyclegan": ("objective.lambda_cycle", "objective.lambda_identity", "baselines.first_epochs"),
     "transfer": ("baselines.first_epochs",),
@@ -36,8 +46,8 @@ SETTINGS = {
     "random-erasing": ("augment.erase", "augment.erase_area", "augment.erase_ratio"),
 }
 FAIR = """\
-Every method makes the same number of predictor updates, is validated by the same rule (lowest
-validation error on the target) and, within a split, starts from the same predictor weights. What
+Every method makes the same number of predictor updates, its predictor is chosen by the same rule
+(`optimizer.keep`) and, within a split, starts from the same weights. What
 `cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
 many images a step shows (the column of images seen), and with it the batch norm: methods that show
 more than target images learn its statistics from all of them together.

@@ -49,7 +49,7 @@ def train(
             the next four.
         source: The source modality, or several.
         target: The target modality.
-        preset: paper, small or debug; None: the defaults, which are the paper's.
+        preset: paper, scarce, small or debug; None: the defaults, which are the paper's.
         settings: Values by key, such as ``{"optimizer.epochs": 5}``.
         runs: The folder of all runs.
         name: The run's name; None: made from the modalities and a number.
