@@ -8,7 +8,8 @@
 
 25 target patients (4 slices, 64 px), 200 source patients, 5 to validate and 150 to test. All
 methods have the same predictor, as many updates of it and as many target images in a step. The
-error is the mean squared error per patient, of the mean prediction over the patient's slices. The share of the
+error is the mean squared error per patient, of the mean prediction over the patient's slices. The
+share of the
 oracle's gain is (target-only - method) / (target-only - oracle), where the oracle learns from the
 source patients' true target images; its interval is a bootstrap over seeds and patients.
 Translations are held against the truth of held-out patients: mean absolute error within the head,
