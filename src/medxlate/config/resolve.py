@@ -48,9 +48,9 @@ PRESETS: Mapping[str, Values] = {
             "ema_fakes": True,
         },
         "optimizer": {
-            "epochs": 20,
-            "steps_per_epoch": 50,
-            "constant_share": 0.5,
+            "epochs": 100,
+            "steps_per_epoch": 10,
+            "constant_share": 0.3,
             "keep": "last",
             "batch_size": 0,
             "translator_lr": 1e-3,
@@ -58,6 +58,7 @@ PRESETS: Mapping[str, Values] = {
             "warmup": 0.5,
             "translator_share": 0.6,
         },
+        "runtime": {"samples_every": 20, "checkpoint_every": 20},
     },
     "small": {
         "data": {"image_size": 64},
