@@ -44,19 +44,19 @@ def test_the_level_of_a_head_is_its_scanners():
     assert 5 < np.mean(found) < 8.5
 
 
-def test_translations_get_the_level_of_real_images_and_keep_what_they_show():
-    real = smooth(16) + 0.08 * torch.randn(16, 1, 64, 64)
-    fakes = smooth(16) + 0.03 * torch.randn(16, 1, 64, 64)  # some noise came through
+def test_translations_get_noise_of_real_images_level_and_keep_what_they_show():
+    real, fakes = smooth(16) + 0.08 * torch.randn(16, 1, 64, 64), smooth(16)
     noisy = with_noise_of(fakes, real)
     assert noise_level(noisy).mean().item() == pytest.approx(0.08, rel=0.1)
     added = noisy - fakes
     assert added.mean().abs() < 0.002
-    assert added.std().item() == pytest.approx((0.08**2 - 0.03**2) ** 0.5, rel=0.1)
+    assert added.std().item() == pytest.approx(0.08, rel=0.1)
+    assert abs(np.corrcoef(added.flatten(), fakes.flatten())[0, 1]) < 0.02
 
 
-def test_what_is_noisy_enough_or_cut_off_by_the_window_stays():
+def test_quiet_images_and_what_the_window_cuts_off_stay():
     quiet, loud = smooth(4), smooth(4) + 0.1 * torch.randn(4, 1, 64, 64)
-    assert torch.allclose(with_noise_of(loud, quiet), loud)
+    assert torch.allclose(with_noise_of(loud, quiet), loud.clamp(-1, 1), atol=1e-3)
     fakes = smooth(4)
     fakes[:, :, :8], fakes[:, :, -8:] = -1.0, 1.0  # air, bone
     noisy = with_noise_of(fakes, loud)

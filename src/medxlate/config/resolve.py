@@ -54,6 +54,8 @@ PRESETS: Mapping[str, Values] = {
             "keep": "last",
             "batch_size": 0,
             "translator_lr": 1e-3,
+            "translator_betas": [0.5, 0.99],
+            "buffer_size": 0,
             "ema_decay": 0.99,
             "warmup": 0.5,
             "translator_share": 0.6,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 SHIFT = 1 / 8  # longest translation, share of the side
+BLACK = -1.0
 HOLE = 1 / 2  # side of what cutout takes away, share of the side
 
 
@@ -42,14 +43,17 @@ def contrast(images: Tensor) -> Tensor:
 
 
 def translation(images: Tensor) -> Tensor:
-    """Shift each image by up to an eighth of its side, by whole pixels; zeros come in."""
+    """Shift each image by up to an eighth of its side, by whole pixels; black (-1) comes in.
+
+    The publication's zeros are the grey of its images' middle; around a head they would be an edge.
+    """
     height, width = images.shape[2:]
     rows = _indices(images, height, _draw(images, round(height * SHIFT)))
     columns = _indices(images, width, _draw(images, round(width * SHIFT)))
     kept = rows.inside.unsqueeze(2) & columns.inside.unsqueeze(1)
     chosen = torch.arange(len(images), device=images.device).view(-1, 1, 1)
     moved = images[chosen, :, rows.at.unsqueeze(2), columns.at.unsqueeze(1)]  # [B, H, W, C]
-    return moved.permute(0, 3, 1, 2) * kept.unsqueeze(1)
+    return torch.where(kept.unsqueeze(1), moved.permute(0, 3, 1, 2), BLACK)
 
 
 def cutout(images: Tensor) -> Tensor:

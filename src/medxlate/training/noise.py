@@ -38,21 +38,21 @@ def noise_level(images: Tensor) -> Tensor:
 
 
 def with_noise_of(fakes: Tensor, real: Tensor) -> Tensor:
-    """Return translations with as much white noise as real images have.
+    """Return translations with white noise of the level that real images have.
 
-    Each is brought to the noise level of a real image drawn by chance; gradients flow through as
-    if nothing was added. Where the window cuts grey values off, real images have no noise, and
-    none is added.
+    The level is that of a real image drawn by chance; gradients flow through as if nothing was
+    added. Where the window cuts grey values off, real images have no noise, and none is added.
+    What noise of the source a translation still has is not subtracted: with it, G would be
+    rewarded for keeping it.
 
     Args:
         fakes: Translations [B, 1, S, S].
         real: Target images [N, 1, S, S] of the same step.
     """
-    wanted = noise_level(real)
-    drawn = wanted[torch.randint(0, len(real), (len(fakes),), device=fakes.device)]
-    missing = (drawn.square() - noise_level(fakes).square()).clamp(min=0).sqrt()
+    drawn = torch.randint(0, len(real), (len(fakes),), device=fakes.device)
+    level = noise_level(real)[drawn].view(-1, 1, 1, 1)
     shape = fakes.detach().float()
     room = ((1 - shape.abs()) / FADE).clamp(0, 1)
-    noise = torch.randn_like(shape) * missing.view(-1, 1, 1, 1) * room
+    noise = torch.randn_like(shape) * level * room
     noisy = (shape + noise).clamp(-1, 1)
     return fakes + (noisy - shape).to(fakes.dtype)
