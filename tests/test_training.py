@@ -332,6 +332,58 @@ def test_a_resumed_training_is_bit_for_bit_the_uninterrupted_one(
     assert (run / "split.json").read_bytes() == (whole / "split.json").read_bytes()
 
 
+# Four epochs of six steps: translators alone, both, the predictor alone, and on real images alone.
+PHASES = {
+    "model": {"skip": "unet", "upsample": "bilinear", "discriminator_layers": 1,
+              "discriminator_norm": "none", "batch_norm": "separate"},
+    "objective": {"one_sided": True, "lambda_cycle": 0.0, "lambda_identity": 5.0,
+                  "lambda_structure": 2.0, "diffaugment": ["translation", "cutout"],
+                  "noise": "target", "ema_fakes": True},
+    "optimizer": {"epochs": 4, "steps_per_epoch": 6, "warmup": 0.25, "translator_share": 0.5,
+                  "finetune_share": 0.25, "ema_decay": 0.9, "keep": "last", "buffer_size": 2},
+    "runtime": {"log_every": 4, "checkpoint_steps": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", [5, 10, 16, 21])
+def test_a_training_in_phases_resumes_bit_for_bit(data: Path, tmp_path: Path, stop: int):
+    config = tiny.debug_config(data, **PHASES)
+    train(config, runs=tmp_path, name="whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, runs=tmp_path, name="stopped", listener=Stop(stop))
+    torch.manual_seed(999)
+    result = resume(tmp_path / "stopped")
+    assert (result.steps, result.best_step) == (24, 24)  # the last predictor is kept
+    one, other = (tmp_path / name for name in ("stopped", "whole"))
+    for name in ("predictor", "translator-mri"):
+        file = Path("model", f"{name}.safetensors")
+        assert (one / file).read_bytes() == (other / file).read_bytes()
+    ours, theirs = (
+        [(e["step"], e["losses"], e["skipped"]) for e in records(run, "step")]
+        for run in (one, other)
+    )
+    assert ours == theirs
+    names = [{name.removeprefix("mri.") for name in losses} for _, losses, _ in theirs]
+    assert "predict_real" not in names[0]  # the predictor waits
+    assert "d_t" not in names[-1]  # the translators are frozen
+    assert names[-1] == {"predict_real"}
+    epochs = [epoch["metrics"] for epoch in records(one, "epoch")]
+    assert "mri.gradient_ratio" in epochs[1]
+
+
+def test_methods_without_translators_leave_the_warm_up_out(data: Path, tmp_path: Path):
+    """They make as many predictor updates, at the same rates."""
+    found = {}
+    for method in ("target-only", "raw-mix", "joint"):
+        config = tiny.debug_config(data, **PHASES).model_copy(update={"method": method})
+        result = train(config, runs=tmp_path, name=method)
+        steps = [e for e in records(tmp_path / method, "step") if "predict_real" in e["losses"]]
+        found[method] = (result.images_seen / (1 if method == "target-only" else 2), len(steps))
+    assert len({images for images, _ in found.values()}) == 1
+    first = records(tmp_path / "raw-mix", "step")[0]["step"]
+    assert first > 6  # of the 24 steps, those of the warm-up are not taken
+
+
 def test_resume_by_the_pointer_to_the_latest(data: Path, tmp_path: Path):
     config = tiny.debug_config(data, optimizer={"batch_size": 9})
     with pytest.raises(KeyboardInterrupt):
