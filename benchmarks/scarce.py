@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,8 @@ from medxlate.training.train import train
 HU = 60.0  # of a step of 1 in [-1, 1]: the window is 120 HU wide
 DRAWS = 2000  # of the bootstrap
 NYQUIST = 0.45  # cycles a pixel, from which on power counts as that of the Nyquist frequency
+
+NOT_PLAIN = re.compile(r"[^A-Za-z0-9.]+")  # in names of runs
 
 Sets = tuple[str, ...]
 # The translator as published, as far as two cores go: 64 px, a narrower network, 600 updates.
@@ -128,7 +131,7 @@ def finish(
     name: str, entry: Entry, pairs: Pairs, seed: int, runs: Path, sets: Sequence[str]
 ) -> Finish:
     """Train an entry and judge it by the test patients; a finished one is read again."""
-    kept = runs / f"{name}.json".replace(" ", "-").replace(",", "")
+    kept = runs / f"{NOT_PLAIN.sub('-', name)}.json"
     if kept.is_file():
         found = json.loads(kept.read_text())
         return Finish(np.asarray(found["errors"]), found["seconds"], found["images"])

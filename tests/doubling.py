@@ -25,7 +25,7 @@ def double(patch: pytest.MonkeyPatch) -> None:
             for name, batch in take(self, step).items()
         }
 
-    patch.setattr(work, "build_learner", lambda *a: doubled(build(*a)))
+    patch.setattr(work, "build_learner", lambda *a, **options: doubled(build(*a, **options)))
     patch.setattr(Feed, "take", doubled_batches)
 
 

@@ -632,7 +632,7 @@ def test_another_tool_with_the_predictions_of_a_cell_gets_its_row(
     result = compare(out=copy, predictions=[tmp_path / "elsewhere.csv"])
     assert result.findings is not None
     results = result.findings.results.set_index(["method", "repeat"]).sort_index()
-    assert len(results) == 26
+    assert len(results) == 30
     figures = [name for name in results.columns if name in ("mse", "mae", "r2", "loss", "policy")]
     figures += [
         name for name in results.columns if name.startswith(("patient_", "train_", "test_"))

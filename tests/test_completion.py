@@ -58,7 +58,7 @@ def completed(line: str) -> list[str]:
         ("medxlate sc", ["scrub"]),
         ("medxlate train --source ", ["ct", "mri", "pet"]),
         ("medxlate train --target m", ["mri"]),
-        ("medxlate train --preset ", ["paper", "small", "debug"]),
+        ("medxlate train --preset ", ["debug", "paper", "scarce", "small"]),
         ("medxlate train --method mu", ["multitask"]),
         ("medxlate train --device c", ["cpu", "cuda", "cuda:0"]),
         ("medxlate train --resume --name pet", ["pet-to-ct-001"]),

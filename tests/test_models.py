@@ -133,7 +133,7 @@ def test_a_global_skip_begins_at_the_input_and_learns(skip: Skip, upsample: Upsa
         loss.backward()
         optimizer.step()
         errors.append(loss.item())
-    assert errors[-1] < 0.6 * errors[0]
+    assert errors[-1] < 0.75 * errors[0]
 
 
 def test_interpolation_leaves_no_checkerboard():

@@ -143,6 +143,7 @@ def test_metrics_tell_every_step_and_epoch(trained: Trained):
     assert [event["step"] for event in steps] == list(range(1, 19))
     assert [event["epoch"] for event in steps] == [1] * 9 + [2] * 9
     names = {"adv_t", "adv_s", "cycle_s", "cycle_t", "predict_fake", "d_s", "d_t"}
+    names |= {"gradient_ratio"}
     for event in steps:
         assert set(event["losses"]) == {f"mri.{name}" for name in names} | {"predict_real"}
         assert all(np.isfinite(value) for value in event["losses"].values())
@@ -662,7 +663,9 @@ def test_classification_trains_and_predicts(tmp_path: Path):
     data = tiny.write_dataset(tmp_path, "classification")
     trained = train_debug(data, tmp_path / "runs", optimizer={"batch_size": 9})
     epochs = records(trained.run, "epoch")
-    assert set(epochs[0]["metrics"]) == {"val_error", "val_cross_entropy", "val_accuracy"}
+    assert set(epochs[0]["metrics"]) == {
+        "val_error", "val_cross_entropy", "val_accuracy", "mri.gradient_ratio"
+    }  # fmt: skip
     table = predict(
         tmp_path / "raw" / "ct", out=tmp_path / "p.csv", model=trained.run, device="cpu"
     ).table

@@ -126,8 +126,11 @@ def find_method(name: str) -> Method:
     if not plus:
         return METHODS[base]
     if base not in MIXED or augmentation not in AUGMENTATIONS:
-        known = f"one of {', '.join(MIXED)} with one of +{', +'.join(AUGMENTATIONS)}"
-        raise ConfigError(f"There is no method '{name}'.", f"These go together: {known}.")
+        known = f"{', '.join(MIXED)} with +{', +'.join(AUGMENTATIONS)}"
+        raise ConfigError(
+            f"There is no method '{name}'.",
+            f"These go together, as in joint+autoaugment: {known}.",
+        )
     return replace(METHODS[base], augmentation=augmentation)
 
 

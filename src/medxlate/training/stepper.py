@@ -156,13 +156,14 @@ class Stepper:
         """
         assert self._skips is not None
         sums, counts = defaultdict[str, float](float), defaultdict[str, float](float)
+        fetched = torch.cat([*self._sums.values(), self._skips]).tolist()
         for names, table in self._sums.items():
-            *values, counted = table.tolist()
-            for name, value in zip(names, values, strict=True):
+            values, fetched = fetched[: len(table)], fetched[len(table) :]
+            for name, value in zip(names, values[:-1], strict=True):
                 sums[name] += value
-                counts[name] += counted
+                counts[name] += values[-1]
             table.zero_()
-        skipped, row = self._skips.tolist()
+        skipped, row = fetched
         losses = {name: total / counts[name] for name, total in sums.items() if counts[name]}
         window = Window(losses, self._steps, int(skipped))
         self._skips[:1].zero_()
