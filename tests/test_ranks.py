@@ -62,6 +62,8 @@ def test_two_processes_have_the_losses_of_one(data: Path, tmp_path: Path, shared
     found = json.loads((shared / "losses.json").read_text())[case]
     assert len(found) == len(wanted) == sharing.STEPS
     for step, (ours, theirs) in enumerate(zip(found, wanted, strict=True), start=1):
+        for losses in (ours, theirs):  # a ratio of norms: each process's is of its own part
+            losses.pop("mri.gradient_ratio", None)
         assert ours == pytest.approx(theirs, rel=TOLERANCE), step
 
 
