@@ -1,19 +1,21 @@
 """The preset for scarce targets, at a size for tests: what it stands on must not be taken out.
 
-A translator is trained for two minutes' worth of a tiny machine on ten target heads. It is judged
-by the truth: how its translations correlate, within the brain, with the CT of the same heads.
-Measured once, with two seeds: the preset 0.46, without the skips 0.23, with discriminators that see
-the whole head 0.36, without DiffAugment 0.29.
+How near a translation comes to the truth differs from seed to seed by more than most settings do,
+so that a tiny race decides nothing. What is held here is what a part is for: skips and the
+structure loss keep the anatomy, a small discriminator sees patches and not heads, and no image
+reaches it unchanged.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medxlate.config import resolve
+from medxlate.config import Config, resolve
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.models.device import Compute
@@ -22,12 +24,12 @@ from medxlate.models.translator import TranslatorNetworks
 from medxlate.phantoms.anatomy import draw_anatomy, render
 from medxlate.training.methods import build_learner
 from medxlate.training.sizing import sized
-from medxlate.training.step import take_step
+from medxlate.training.step import Learner, take_step
+from medxlate.training.structure import structure_loss
 
-SIZE, BATCH, STEPS = 64, 4, 150
+SIZE, BATCH, STEPS = 64, 4, 100
 SOURCES, TARGETS, HELD = 60, 10, 16
 WINDOWS = {"ct": (-20.0, 100.0), "mri": (0.0, 2400.0)}
-LEAST = 0.41
 AGE = Task(kind="regression", name="age", unit="years")
 
 
@@ -43,51 +45,80 @@ def heads(modality: str, first: int, count: int) -> Tensor:
     return torch.tensor(np.stack(images), dtype=torch.float32).unsqueeze(1)
 
 
-def batch(images: Tensor, random: torch.Generator) -> Batch:
-    chosen = torch.randint(0, len(images), (BATCH,), generator=random)
-    return Batch(images[chosen], torch.zeros(BATCH))
-
-
-def correlation(sets: list[str]) -> float:
-    """Train the preset's translator, with some settings changed, and judge it by the truth."""
+def preset(*sets: str) -> Config:
     config = resolve(
         preset="scarce",
         sets=[f"optimizer.batch_size={BATCH}", *sets],
         overrides={"method": "translator", "data": {"sources": ["mri"], "target": "ct"}},
     )
-    config = sized(config, image_size=SIZE, target_images=TARGETS, on_gpu=False)
-    compute = Compute(torch.device("cpu"), "fp32")
+    return sized(config, image_size=SIZE, target_images=TARGETS, on_gpu=False)
+
+
+def build(config: Config) -> tuple[Learner, TranslatorNetworks]:
     head = fit_head(AGE, [torch.arange(9.0)])
-    learner = build_learner(config, head, SIZE, compute)
+    learner = build_learner(config, head, SIZE, Compute(torch.device("cpu"), "fp32"))
+    networks = learner.networks["mri"]
+    assert isinstance(networks, TranslatorNetworks)
+    return learner, networks
+
+
+def batch(images: Tensor, random: torch.Generator) -> Batch:
+    chosen = torch.randint(0, len(images), (BATCH,), generator=random)
+    return Batch(images[chosen], torch.zeros(BATCH))
+
+
+def anatomy_lost(*sets: str) -> float:
+    """Train a translator on ten target heads; return how far G(y) is from what y shows."""
+    learner, networks = build(preset(*sets))
     mri, ct = heads("mri", 0, SOURCES), heads("ct", 1000, TARGETS)
     random = torch.Generator().manual_seed(0)
     for _ in range(STEPS):
         take_step(learner, {"mri": batch(mri, random), "ct": batch(ct, random)})
-    y, truth = heads("mri", 500, HELD), heads("ct", 500, HELD)
-    networks = learner.networks["mri"]
-    assert isinstance(networks, TranslatorNetworks)
+    y = heads("mri", 500, HELD)
     with torch.no_grad():
-        fakes = networks.g(y)
-    brains = truth.abs() < 0.8
-    return float(
-        np.mean(
-            [
-                np.corrcoef(fake[brain].numpy(), real[brain].numpy())[0, 1]
-                for fake, real, brain in zip(fakes, truth, brains, strict=True)
-            ]
-        )
-    )
+        return structure_loss(networks.g(y), y).item()
 
 
 @pytest.mark.slow
-def test_anatomy_survives_on_ten_target_heads():
-    """Falls below the bound without skips, small discriminators or DiffAugment."""
-    assert correlation([]) > LEAST
+def test_skips_and_the_structure_loss_keep_the_anatomy():
+    """Measured once: 0.18 (0.20 with another seed); without skips 0.24, without the loss 0.22."""
+    kept = anatomy_lost()
+    assert anatomy_lost("model.skip=none") > kept + 0.01
+    assert anatomy_lost("objective.lambda_structure=0") > kept + 0.01
 
 
-def test_the_preset_stands_on_what_was_measured():
-    config = resolve(preset="scarce")
-    assert config.model.skip == "unet"
-    assert config.model.discriminator_layers == 0  # fitted to the image
-    assert set(config.objective.diffaugment) == {"translation", "cutout"}
-    assert config.optimizer.keep == "last"
+def test_the_discriminator_sees_patches_and_not_heads():
+    """Measured by how far the gradient of one judgement reaches."""
+    _, networks = build(preset())
+    image = torch.zeros(1, 1, SIZE, SIZE).normal_().requires_grad_()
+    judged = networks.d_t(image)
+    middle = judged.shape[2] // 2
+    judged[0, 0, middle, middle].backward()
+    assert image.grad is not None
+    reached = image.grad[0, 0].abs().sum(1).nonzero().flatten()
+    assert reached[-1] - reached[0] + 1 <= 0.3 * SIZE
+
+
+def test_no_image_reaches_the_discriminator_unchanged():
+    learner, networks = build(preset("objective.noise=none"))
+    random, seen = torch.Generator().manual_seed(0), []
+    images = {name: batch(heads(name, 0, 8), random) for name in ("mri", "ct")}
+
+    class Watching(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, shown: Tensor) -> Any:
+            seen.append(shown.detach().clone())
+            return self.inner(shown)
+
+    with torch.no_grad():
+        fakes = networks.g(images["mri"].images)
+    networks.d_t = Watching(networks.d_t)  # type: ignore[assignment]
+    take_step(learner, images)
+    assert len(seen) == 3  # G(y) in training G; x and G(y) in training D_t
+    for shown in seen:
+        for known in (images["ct"].images, fakes):
+            same = [torch.equal(one, other) for one in shown for other in known]
+            assert not any(same)
