@@ -408,8 +408,8 @@ def refusal(call: Callable[[], object]) -> str:
 
 
 COMBINATIONS = (
-    "one of joint, cyclegan, raw-mix, histogram, duplicate-real, oracle with one of "
-    "+simple-augment, +autoaugment, +random-erasing"
+    "These go together, as in joint+autoaugment: joint, cyclegan, raw-mix, histogram, "
+    "duplicate-real, oracle with +simple-augment, +autoaugment, +random-erasing"
 )
 
 
@@ -418,9 +418,9 @@ COMBINATIONS = (
     [
         ("targt-only", "There is no method 'targt-only'. Did you mean 'target-only'?"),
         ("zzz", "There is no method 'zzz'. Known: autoaugment, constant, cyclegan"),
-        ("joint+nonsense", f"no method 'joint+nonsense'. These go together: {COMBINATIONS}."),
-        ("joint+", f"These go together: {COMBINATIONS}."),
-        ("dann+autoaugment", f"no method 'dann+autoaugment'. These go together: {COMBINATIONS}."),
+        ("joint+nonsense", f"no method 'joint+nonsense'. {COMBINATIONS}."),
+        ("joint+", f"{COMBINATIONS}."),
+        ("dann+autoaugment", f"no method 'dann+autoaugment'. {COMBINATIONS}."),
         ("constant", "The method constant needs no training."),
         ("translator", "translator is no method of its own. It is the first stage of cyclegan"),
         ("source-only", "source-only is no method of its own. It is the first stage of"),
