@@ -272,8 +272,6 @@ class OptimizerConfig(Section):
                 "translated images never reach the predictor: warmup and finetune_share leave no "
                 "step between them"
             )
-        if self.translator_share < self.warmup and round(self.warmup * self.epochs) >= self.epochs:
-            raise ValueError("warmup leaves no epoch for the predictor: raise epochs")
         return self
 
     @field_validator("translator_betas", "predictor_betas")
