@@ -34,6 +34,8 @@ def test_defaults_are_those_of_the_paper():
     [
         (["objective.one_sided=true"], "set objective.lambda_cycle=0"),
         (["optimizer.warmup=0.6", "optimizer.finetune_share=0.4"], "never reach the predictor"),
+        (["optimizer.warmup=0.6", "optimizer.translator_share=0.5"], "has to reach warmup"),
+        (["objective.ema_fakes=true"], "set optimizer.ema_decay"),
         (["model.generator_width=2"], "generator_width"),
         (["objective.fake_weight=-1"], "fake_weight"),
         (["objective.diffaugment=['blur']"], "diffaugment"),

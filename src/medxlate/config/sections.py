@@ -272,6 +272,11 @@ class OptimizerConfig(Section):
                 "translated images never reach the predictor: warmup and finetune_share leave no "
                 "step between them"
             )
+        if self.translator_share < self.warmup:
+            raise ValueError(
+                "nothing learns between the end of the translators and the beginning of the "
+                "predictor: translator_share has to reach warmup"
+            )
         return self
 
     @field_validator("translator_betas", "predictor_betas")
@@ -409,3 +414,12 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _averaged(self) -> Config:
+        if self.objective.ema_fakes and not self.optimizer.ema_decay:
+            raise ValueError(
+                "objective.ema_fakes needs averages of the generators: set optimizer.ema_decay, "
+                "such as 0.99"
+            )
+        return self

@@ -122,7 +122,7 @@ class Joint:
         self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
     ) -> Losses:
         """Add the gradients of G, F and P of equation 3, and those of D_s and D_t."""
-        phase = phase_at(progress, self._schedule) if self._predictor is not None else Phase()
+        phase = phase_at(progress, self._schedule)
         losses: Losses = {}
         with self._compute.autocast():
             translations = self._translate(batches, losses) if phase.translators else {}

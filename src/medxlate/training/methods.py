@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -143,14 +143,16 @@ def first_stages(config: Config) -> Mapping[str, Config]:
     stage = find_method(config.method).first
     if not stage:
         return {}
+    update: dict[str, Any] = {"finetune_share": 0.0}
     epochs = config.baselines.first_epochs or config.optimizer.epochs
-    if stage == "translator" and config.baselines.first_epochs is None:
-        # As many steps as the translators of `joint` learn in.
-        epochs = max(round(epochs * config.optimizer.translator_share), 1)
+    if stage == "translator":  # it has no predictor to wait for, and learns to the end
+        update |= {"warmup": 0.0, "ramp": 0.0, "translator_share": 1.0}
+        if config.baselines.first_epochs is None:  # as many steps as in `joint`
+            epochs = max(round(epochs * config.optimizer.translator_share), 1)
     first = config.model_copy(
         update={
             "method": stage,
-            "optimizer": config.optimizer.model_copy(update={"epochs": epochs}),
+            "optimizer": config.optimizer.model_copy(update={**update, "epochs": epochs}),
         }
     )
     if stage == "source-only":
