@@ -34,12 +34,13 @@ from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import PARTS, Split, split_patients
 from medxlate.errors import ConfigError, DataError, ModelError, OutputError
-from medxlate.events import EpochEnded, Event, Progress, StepLogged
+from medxlate.events import EpochEnded, Event, Progress, StepLogged, Warned
 from medxlate.images.pseudonym import pseudonym
 from medxlate.inference.predict import predict, predict_batches
 from medxlate.models.device import choose_compute
 from medxlate.models.head import Head
 from medxlate.models.runs import find_run
+from medxlate.training import loop as loop_module
 from medxlate.training import saver, validation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.checkpoints import read_checkpoint, write_checkpoint
@@ -383,6 +384,21 @@ def test_methods_without_translators_leave_the_warm_up_out(data: Path, tmp_path:
     assert len({images for images, _ in found.values()}) == 1
     first = records(tmp_path / "raw-mix", "step")[0]["step"]
     assert first > 6  # of the 24 steps, those of the warm-up are not taken
+
+
+def test_a_long_training_on_a_processor_says_how_long(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def said(name: str) -> list[str]:
+        heard: list[Event] = []
+        config = tiny.debug_config(data, optimizer={"epochs": 1, "steps_per_epoch": 6})
+        train(config, runs=tmp_path, name=name, listener=heard.append)
+        return [e.text for e in heard if isinstance(e, Warned) and "--preset scarce" in e.text]
+
+    assert not said("short")
+    monkeypatch.setattr(loop_module, "LONG", 0.0)
+    (text,) = said("long")
+    assert text.startswith("1 epochs x 6 steps take about 0 hours on this processor.")
 
 
 def test_resume_by_the_pointer_to_the_latest(data: Path, tmp_path: Path):

@@ -193,9 +193,9 @@ class Loop:
             if phase.translators:
                 self._averages.update()
             self._position = replace(self._position, step=step + 1)
-            if step + 1 - first == 1:
+            if step == 0:
                 warm = time.monotonic()
-            if step + 1 == 1 + FIRST_STEPS and first == 0:
+            elif step == FIRST_STEPS and warm:
                 self._foretell((time.monotonic() - warm) / FIRST_STEPS * total)
             values: dict[str, float] = {}
             if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:

@@ -102,7 +102,9 @@ def build_learner(
     method = find_method(config.method)
     assert method.build is not None, "check_config refuses it"
     learner = method.build(Ingredients(config, head, image_size, compute, counts or {}))
-    if learner.predictor_batches * config.optimizer.batch_size == 1 and image_size < 64:
+    together = config.model.batch_norm == "joint" or not method.uses_sources
+    batches = learner.predictor_batches if together else min(learner.predictor_batches, 1)
+    if batches * config.optimizer.batch_size == 1 and image_size < 64:
         raise ConfigError(
             f"Batch norm cannot learn from one image of {image_size} px.",
             "Set optimizer.batch_size to 2 or more.",

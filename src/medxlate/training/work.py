@@ -8,7 +8,7 @@ from torch import nn
 
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
-from medxlate.dataset.splits import Split
+from medxlate.dataset.splits import Split, training_share
 from medxlate.errors import ConfigError
 from medxlate.events import Listener, silent
 from medxlate.models.device import Compute, choose_compute
@@ -95,12 +95,16 @@ def make_material(
     config: Config, dataset: Dataset, tables: dict[str, Modality], split: Split
 ) -> Material:
     """Return what a training is made from, its configuration with nothing left open (``sized``)."""
-    target = tables[config.data.target].slices
+    name = config.data.target
+    slices = tables[name].slices
+    rows = training_share(
+        split, name, slices, split.rows(name, slices, "train"), config.data.target_fraction
+    )
     return Material(
         sized(
             config,
             image_size=image_size(dataset, config),
-            target_images=len(split.rows(config.data.target, target, "train")),
+            target_images=len(rows),
             on_gpu=choose_compute(config.runtime.device).device.type == "cuda",
         ),
         dataset,
