@@ -52,6 +52,7 @@ from medxlate.training.step import Learner, Supervised
 from medxlate.training.stepper import Stepper
 from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
+from medxlate.training.verify import verify_resume
 
 GOLDEN = Path(__file__).parent / "golden" / "debug_losses.json"
 
@@ -384,6 +385,13 @@ def test_methods_without_translators_leave_the_warm_up_out(data: Path, tmp_path:
     assert len({images for images, _ in found.values()}) == 1
     first = records(tmp_path / "raw-mix", "step")[0]["step"]
     assert first > 6  # of the 24 steps, those of the warm-up are not taken
+
+
+def test_a_warm_up_is_verified_from_where_the_predictor_begins(data: Path):
+    config = tiny.debug_config(data, **PHASES).model_copy(update={"method": "raw-mix"})
+    result = verify_resume(config)
+    assert not result.differences
+    assert 0 < result.stopped_at < result.steps <= 8  # and not to the end of the 24
 
 
 def test_a_long_training_on_a_processor_says_how_long(

@@ -51,6 +51,10 @@ class Loop:
         folder: The run.
         listener: Told of everything.
         stop: Whether the training is asked to stop; says by whom, or "".
+
+    Attributes:
+        first_step: Where an undisturbed training begins: not at 0 where there is a warm-up and
+            nothing learns in it.
     """
 
     def __init__(
@@ -90,7 +94,8 @@ class Loop:
         self._constant = self._validation.constant()
         # Where no translator learns, there is nothing to wait for before the predictor begins.
         skipped = 0 if learner.translates else first_epoch(config.optimizer)
-        self._position = Position(step=skipped * self._steps_per_epoch, epoch=skipped)
+        self.first_step = skipped * self._steps_per_epoch
+        self._position = Position(step=self.first_step, epoch=skipped)
         self._window: dict[str, Tensor] = {}
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()

@@ -109,15 +109,17 @@ def _verify(material: Material, listener: Listener) -> VerifyResult:
         work = prepare_work(material)
         seed_all(material.config.runtime.seed)
         first = make_loop(work, whole, listener=_steps_of("undisturbed", listener))
-        steps = first.run(until=BEFORE + AFTER).step
-        stopped = _at(whole, min(BEFORE, steps - 1))
+        begun = first.first_step
+        stop = (begun // BEFORE + 1) * BEFORE  # the first checkpoint
+        steps = first.run(until=stop + AFTER).step
+        stopped = _at(whole, min(stop, steps - 1))
         second = make_loop(
             prepare_work(material), again, listener=_steps_of("with a stop", listener)
         )
         seed_all(material.config.runtime.seed)
         if stopped is not None:
             second.begin(stopped)
-        second.run(until=BEFORE + AFTER)
+        second.run(until=stop + AFTER)
         one, other = _tensors(first.snapshot()), _tensors(second.snapshot())
     differences = [
         Difference(name, _largest(tensor, other.get(name)))
@@ -125,8 +127,8 @@ def _verify(material: Material, listener: Listener) -> VerifyResult:
         if name not in other or not same_bits(tensor, other[name])
     ]
     return VerifyResult(
-        steps,
-        stopped.position.step if stopped else 0,
+        steps - begun,
+        stopped.position.step - begun if stopped else 0,
         len(one),
         sum(tensor.numel() for tensor in one.values()),
         str(work.compute.device),
