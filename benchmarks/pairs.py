@@ -11,6 +11,7 @@ key ``data.oracle``; only the method ``oracle`` is shown it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,12 @@ import numpy as np
 
 from benchmarks.lgg_tables import slices as lgg_slices
 from medxlate.dataset.given_split import given_split
-from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.index import Dataset
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import Part, Split
-from medxlate.errors import UsageError
+from medxlate.errors import DataError, UsageError
+from medxlate.evaluation.paired import find_pairs
 from medxlate.events import Listener, silent
 from medxlate.phantoms.files import write_phantoms
 from medxlate.walkthrough import ORACLE, prepare_phantoms
@@ -34,7 +36,7 @@ CHANNELS = {"t1": 0, "flair": 1}  # of LGG's files
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairedData:
     """A dataset with pairs, and who is where.
 
     Attributes:
@@ -70,19 +72,24 @@ class Pairs:
 
         Returns:
             The row in the source's table, the modality of the truth and the row in its table.
+
+        Raises:
+            DataError: A source slice of the part has no truth.
         """
         dataset = Dataset(self.data)
-        source, oracle, target = (
-            _rows(dataset.modality(name)) for name in (self.source, self.oracle, self.target)
-        )
-        found: list[tuple[int, str, int]] = []
-        for patient in self.split.parts[part]:
-            for name, rows in ((self.oracle, oracle), (self.target, target)):
-                if len(rows.get(patient, [])) == len(source.get(patient, [])):
-                    both = zip(source.get(patient, []), rows.get(patient, []), strict=True)
-                    found += [(one, name, other) for one, other in both]
-                    break
-        return found
+        tables = {}
+        for name in (self.source, self.oracle, self.target):
+            slices = dataset.modality(name).slices
+            tables[name] = slices.iloc[self.split.rows(name, slices, part)]
+        truth: dict[int, tuple[str, int]] = {}
+        for name in (self.oracle, self.target):
+            if (found := find_pairs(tables[self.source], tables[name])) is not None:
+                both = zip(found.source, found.target, strict=True)
+                truth |= {one: (name, other) for one, other in both}
+        rows = [int(row) for row in tables[self.source].index]
+        if lacking := len(rows) - len(truth):
+            raise DataError(f"{lacking} of {len(rows)} {self.source} slices have no truth.")
+        return [(row, *truth[row]) for row in rows]
 
 
 def write_phantom_pairs(
@@ -98,7 +105,7 @@ def write_phantom_pairs(
     label: Literal["age", "sex"] = "age",
     seed: int = 0,
     listener: Listener = silent,
-) -> Pairs:
+) -> PairedData:
     """Write generated heads, MRI (source) and CT (target), and the true CT of every MRI patient.
 
     ``folder/raw`` holds the files of ``medxlate demo --only-data``, ``folder/data`` the dataset:
@@ -112,7 +119,8 @@ def write_phantom_pairs(
 
     Args:
         folder: Where to write; an earlier dataset of the same arguments there is used again.
-        target: Target patients in training.
+        target: Target patients in training. Who shares a nearly identical image with a patient
+            of validation or test goes there, so that there may be fewer.
         source: Source patients in training.
         val: Target patients in validation.
         test: Target patients in test.
@@ -122,19 +130,19 @@ def write_phantom_pairs(
         label: What is predicted.
         seed: Of the patients.
         listener: Told of progress.
+
+    Raises:
+        UsageError: Other patients are there already.
     """
     heads, raw, data = source + held_out, folder / "raw", folder / "data"
     patients = {"ct": target + val + test, "mri": heads}
-    if not raw.is_dir():
-        write_phantoms(
-            raw,
-            patients=patients,
-            slices=slices,
-            paired=heads,
-            size=SCAN_SIZE,
-            seed=seed,
-            listener=listener,
-        )
+    wanted = {"patients": patients, "slices": slices, "size": SCAN_SIZE, "seed": seed}
+    written = folder / "raw.json"
+    if not written.is_file():
+        write_phantoms(raw, **wanted, paired=heads, listener=listener)
+        written.write_text(json.dumps(wanted))
+    elif json.loads(written.read_text()) != wanted:
+        raise UsageError(f"{raw} holds other patients.", "Delete it, or choose another folder.")
     prepare_phantoms(raw, data, label=label, size=size, listener=listener)
     ct, mri = ([f"{name.upper()}{n + 1:03d}" for n in range(patients[name])] for name in patients)
     parts: Mapping[Part, Sequence[str]] = {
@@ -142,9 +150,7 @@ def write_phantom_pairs(
         "val": ct[target : target + val],
         "test": [*ct[target + val :], *mri[source:]],
     }
-    return Pairs(
-        data, "mri", "ct", ORACLE, given_split(data, ("ct", "mri", ORACLE), parts, seed=seed)
-    )
+    return PairedData(data, "mri", "ct", ORACLE, given_split(data, ("ct", "mri", ORACLE), parts))
 
 
 def write_lgg_pairs(
@@ -158,7 +164,7 @@ def write_lgg_pairs(
     label: Literal["level", "age", "sex"] = "level",
     seed: int = 0,
     listener: Listener = silent,
-) -> Pairs:
+) -> PairedData:
     """Write T1 (source) and FLAIR (target) of LGG MRI, whose files hold both of each slice.
 
     ``folder/tables`` holds a label table a modality (file, patient, level, age, sex),
@@ -207,7 +213,7 @@ def write_lgg_pairs(
             label=label,
             file="file",
             patient="patient",
-            keep=tuple({"level", "age", "sex"} - {label}),
+            keep=tuple(name for name in ("level", "age", "sex") if name != label),
             task="classification" if label == "sex" else "regression",
             recipe="as-is",
             channel=CHANNELS[sequence],
@@ -225,13 +231,5 @@ def write_lgg_pairs(
         "val": chosen,
         "test": tested,
     }
-    split = given_split(folder / "data", tuple(tables), parts, seed=seed)
-    return Pairs(folder / "data", "t1", "flair", ORACLE, split)
-
-
-def _rows(modality: Modality) -> dict[str, list[int]]:
-    """Return the rows of each patient, in the order of the slices."""
-    rows: dict[str, list[int]] = {}
-    for row, patient in enumerate(modality.column("patient")):
-        rows.setdefault(patient, []).append(row)
-    return rows
+    split = given_split(folder / "data", tuple(tables), parts)
+    return PairedData(folder / "data", "t1", "flair", ORACLE, split)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -14,30 +14,29 @@ import tifffile
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.pairs import Pairs, write_lgg_pairs, write_phantom_pairs
+from benchmarks.pairs import PairedData, write_lgg_pairs, write_phantom_pairs
 
 import tiny
-from medxlate.dataset.duplicates import Link
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import Part
-from medxlate.errors import UsageError
+from medxlate.errors import DataError, UsageError
 from medxlate.training.train import train
 
 
-def patients(pairs: Pairs, modality: str, part: Part) -> int:
+def patients(pairs: PairedData, modality: str, part: Part) -> int:
     table = Dataset(pairs.data).modality(modality).slices
     return len(set(table["patient"]) & set(pairs.split.parts[part]))
 
 
 @pytest.fixture(scope="module")
-def heads(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
+def heads(tmp_path_factory: pytest.TempPathFactory) -> PairedData:
     folder = tmp_path_factory.mktemp("pairs")
     return write_phantom_pairs(
         folder, target=5, source=6, val=2, test=4, held_out=2, slices=3, size=32, seed=3
     )
 
 
-def test_generated_pairs_are_where_they_are_said_to_be(heads: Pairs) -> None:
+def test_generated_pairs_are_where_they_are_said_to_be(heads: PairedData) -> None:
     counts = {
         name: [patients(heads, name, part) for part in ("train", "val", "test")]
         for name in ("ct", "mri", "oracle")
@@ -49,7 +48,7 @@ def test_generated_pairs_are_where_they_are_said_to_be(heads: Pairs) -> None:
         assert {name for _, name, _ in found} <= {"oracle"}
 
 
-def test_generated_pairs_show_the_same_slice(heads: Pairs) -> None:
+def test_generated_pairs_show_the_same_slice(heads: PairedData) -> None:
     """Heads are bright in CT where MRI has any: skull and brain; another patient's fit less."""
     dataset = Dataset(heads.data)
     mri, oracle = (dataset.modality(name) for name in ("mri", "oracle"))
@@ -64,7 +63,7 @@ def test_generated_pairs_show_the_same_slice(heads: Pairs) -> None:
         assert mri.slices["label"][one] == oracle.slices["label"][other]
 
 
-def test_a_method_is_trained_on_them(heads: Pairs, tmp_path: Path) -> None:
+def test_a_method_is_trained_on_them(heads: PairedData, tmp_path: Path) -> None:
     config = tiny.debug_config(
         heads.data, method="oracle", data=heads.keys, optimizer={"epochs": 1}
     )
@@ -117,9 +116,15 @@ def test_lgg_pairs_are_two_channels_of_one_file(
         write_lgg_pairs(tmp_path / "more", kaggle, target=10, val=1, test=1)
 
 
-def test_who_shares_an_image_goes_to_the_later_part() -> None:
-    from medxlate.dataset.given_split import _join
+def test_other_patients_are_not_taken_for_these(tmp_path: Path) -> None:
+    few = {"target": 2, "source": 2, "val": 1, "test": 1, "held_out": 1, "slices": 1, "size": 32}
+    write_phantom_pairs(tmp_path, **few)
+    write_phantom_pairs(tmp_path, **few)  # the same again
+    with pytest.raises(UsageError, match="holds other patients"):
+        write_phantom_pairs(tmp_path, **few, seed=1)
 
-    part_of: dict[Any, int] = {"a": 0, "b": 1, "c": 2, "d": 0}
-    _join(part_of, [Link("a", "b", "near"), Link("b", "c", "exact")])
-    assert part_of == {"a": 2, "b": 2, "c": 2, "d": 0}
+
+def test_a_slice_without_its_truth_is_an_error(heads: PairedData) -> None:
+    astray = dataclasses.replace(heads, oracle="ct")
+    with pytest.raises(DataError, match="6 of 6 mri slices have no truth"):
+        astray.aligned("test")

@@ -99,7 +99,7 @@ def demo(
     paired = PATIENTS["mri"]
     _generate(out / "raw", patients=PATIENTS, paired=paired, seed=seed, listener=listener)
     dataset = prepare_phantoms(out / "raw", out / "data", listener=listener)
-    split = demo_split(out / "data", seed=seed)
+    split = demo_split(out / "data")
     runs = {
         method: train(
             _config(out, method, seed),
@@ -129,14 +129,14 @@ def demo(
     return result
 
 
-def demo_split(data: Path, *, seed: int = 0) -> Split:
+def demo_split(data: Path) -> Split:
     """Return who is in training, validation and test: the first patients, the next, the others."""
     parts: dict[Part, list[str]] = {"train": [], "val": [], "test": []}
     for name in ("ct", "mri"):
         ends = [0, TRAIN[name], TRAIN[name] + VALIDATE[name], PATIENTS[name]]
         for part, first, last in zip(PARTS, ends, ends[1:], strict=False):
             parts[part] += [f"{name.upper()}{number + 1:03d}" for number in range(first, last)]
-    return given_split(data, ("ct", "mri", ORACLE), parts, seed=seed)
+    return given_split(data, ("ct", "mri", ORACLE), parts)
 
 
 def generate(

@@ -200,7 +200,7 @@ def split_patients(
     others = [slices[name] for name in sorted(slices) if name != target]
     if links is None:
         links = linked_patients(slices.values())
-    groups = _groups([slices[target], *others], links)
+    groups = patient_groups([slices[target], *others], links)
     target_patients = set(slices[target]["patient"].unique().tolist())
     with_target = [group for group in groups if not target_patients.isdisjoint(group)]
     _check_chain(with_target, target_patients, target)
@@ -282,7 +282,7 @@ def _divide(
     return {"test": order[:test], "val": order[test : test + val], "train": order[test + val :]}
 
 
-def _groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[tuple[str, ...]]:
+def patient_groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[tuple[str, ...]]:
     """Return groups of patients connected by shared images, in order of first appearance."""
     patients = dict.fromkeys(p for table in slices for p in table["patient"].unique().tolist())
     leader: dict[str, str] = {}
