@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import reference
 import tiny
-from medxlate.config import resolve
+from medxlate.config import Skip, Upsample, resolve
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.events import Event, Warned
 from medxlate.models import device as device_module
@@ -24,7 +24,7 @@ from medxlate.models import winograd as winograd_module
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.discriminator import Discriminator, most_layers, receptive_field
 from medxlate.models.folder import load_generator, load_predictor
-from medxlate.models.generator import Generator, Skip, Upsample, default_blocks
+from medxlate.models.generator import Generator, default_blocks
 from medxlate.models.head import Head, fit_head
 from medxlate.models.info import SCHEMA_VERSION, ModelInfo, read_model
 from medxlate.models.layers import InstanceNorm, LastConvolution, mirrored

@@ -24,7 +24,7 @@ PRESETS: Mapping[str, Values] = {
         "objective": {"lambda_predict": 0.001, "predict_unit": "label", "fake_weight": "count"},
     },
     # For 5 to 50 target patients; zeros are sized to the machine and the data (training/sizing.py).
-    # docs/results.md has what each part of it is worth.
+    # docs/results.md has what some of its parts are worth.
     "scarce": {
         "data": {"image_size": 64},
         "model": {

@@ -1,7 +1,9 @@
 """The keys of a training's configuration, and their defaults.
 
-The defaults are the paper's (section 4.2); where it is silent they are the CycleGAN authors'
-(Zhu et al. 2017, section 4 and appendix 7.1). ``docs/reference/config.md`` explains each key.
+The defaults are the paper's (section 4.2), but for the weight of the predictor's loss
+(``lambda_predict``, ``predict_unit``, ``fake_weight``; preset ``paper`` has the paper's); where it
+is silent they are the CycleGAN authors' (Zhu et al. 2017, section 4 and appendix 7.1).
+``docs/reference/config.md`` explains each key.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from medxlate.records import is_plain
 
 Width = Literal[0] | Annotated[int, Field(ge=4)]
+Upsample = Literal["transposed", "nearest", "bilinear"]
+Skip = Literal["none", "global", "unet", "both"]
+DiscriminatorNorm = Literal["instance", "none"]
 
 
 class Section(BaseModel):
@@ -89,13 +94,13 @@ class ModelConfig(Section):
         ge=0,
         description="Residual blocks; none: 6 up to 128 px, 9 above; 0: as none on a GPU, else 1.",
     )
-    upsample: Literal["transposed", "nearest", "bilinear"] = Field(
+    upsample: Upsample = Field(
         "transposed",
         description="How the generators double height and width: a transposed convolution, as "
         "published, or interpolation and a convolution, which leaves no checkerboard (Odena et "
         "al. 2016).",
     )
-    skip: Literal["none", "global", "unet", "both"] = Field(
+    skip: Skip = Field(
         "none",
         description="What bypasses the generators' layers. global: they begin at their input and "
         "learn the difference; unet: features before a halving join those after the doubling "
@@ -110,9 +115,9 @@ class ModelConfig(Section):
         le=6,
         description="Convolutions of stride 2 in the discriminators, which judge patches of 16, "
         "34, 70 (as published, for 256 px), 142 pixels for 1, 2, 3, 4; 0: the most whose patches "
-        "take up to 30 % of the image's side, at most 3.",
+        "take up to 30 % of the image's side, at least 1 and at most 3.",
     )
-    discriminator_norm: Literal["instance", "none"] = Field(
+    discriminator_norm: DiscriminatorNorm = Field(
         "instance",
         description="instance: as published; none: the discriminators see grey levels, which "
         "instance norm hides from them.",
@@ -172,7 +177,7 @@ class ObjectiveConfig(Section):
     )
     one_sided: bool = Field(
         False,
-        description="Train G and D_t alone, without F and D_s: about 0.6 of the cost. Something "
+        description="Train G and D_t alone, without F and D_s, which cost as much again. Something "
         "else than the cycle loss has to hold the anatomy: model.skip, lambda_identity, "
         "lambda_structure.",
     )
@@ -221,7 +226,7 @@ class OptimizerConfig(Section):
         1,
         ge=0,
         description="Images of each modality in a step; 0: half of the target's training images, "
-        "at most 8.",
+        "at least 1 and at most 8.",
     )
     translator_lr: float = Field(2e-4, gt=0, description="Learning rate of G, F and D.")
     translator_betas: tuple[float, float] = Field((0.5, 0.999), description="Adam's betas there.")
@@ -240,7 +245,8 @@ class OptimizerConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="Share of the steps after the warm-up over which lambda_predict rises from 0.",
+        description="Share of all steps over which lambda_predict rises from 0, beginning where "
+        "the warm-up ends.",
     )
     translator_share: float = Field(
         1.0,
@@ -288,7 +294,7 @@ class OptimizerConfig(Section):
 
 
 class AugmentConfig(Section):
-    """The augmentations that are baselines, or go on top of `joint` (paper, section 4.3)."""
+    """The augmentations that are baselines, or go on top of other methods (paper, section 4.3)."""
 
     flip: float = Field(0.5, ge=0, le=1, description="simple-augment: chance of a mirrored image.")
     crop: float = Field(
@@ -324,7 +330,8 @@ class BaselinesConfig(Section):
         None,
         ge=1,
         description="Epochs of what comes first: the translator of `cyclegan`, the source's "
-        "predictor of `transfer`; none: optimizer.epochs.",
+        "predictor of `transfer`; none: optimizer.epochs, for translators times "
+        "optimizer.translator_share. `transfer` leaves the share optimizer.warmup of them out.",
     )
     multitask_weight: float = Field(
         1.0, ge=0, description="multitask: weight of the sources' loss beside the target's."

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from torch import Tensor, nn
 
+from medxlate.config import DiscriminatorNorm
 from medxlate.models.init import init_normal
 from medxlate.models.layers import InstanceNorm
 
-Norm = Literal["instance", "none"]
 WIDEST = 8  # times the first layer's channels
 
 
@@ -30,7 +28,12 @@ class Discriminator(nn.Module):
     """
 
     def __init__(
-        self, *, width: int = 64, channels: int = 1, layers: int = 3, norm: Norm = "instance"
+        self,
+        *,
+        width: int = 64,
+        channels: int = 1,
+        layers: int = 3,
+        norm: DiscriminatorNorm = "instance",
     ) -> None:
         super().__init__()
         widths = [width * min(2**i, WIDEST) for i in range(layers + 1)]
@@ -69,7 +72,9 @@ def most_layers(image_size: int) -> int:
     return layers
 
 
-def _block(channels_in: int, channels_out: int, *, stride: int, norm: Norm) -> list[nn.Module]:
+def _block(
+    channels_in: int, channels_out: int, *, stride: int, norm: DiscriminatorNorm
+) -> list[nn.Module]:
     return [
         nn.Conv2d(channels_in, channels_out, 4, stride=stride, padding=1),
         *([InstanceNorm()] if norm == "instance" else []),

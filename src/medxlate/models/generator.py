@@ -1,25 +1,24 @@
 """CycleGAN's ResNet generator (Zhu et al. 2017, appendix 7.2; Johnson et al. 2016), and variants.
 
 As published it begins far from its input: its weights are N(0, 0.02), and it has to learn to
-reproduce an image before it can translate one. Skips let it begin at its input instead.
+reproduce an image before it can translate one. A global skip lets it begin at its input, and those
+of a U-Net show its last layers the input's detail.
 
 Shapes: B images, C channels, H x W pixels.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medxlate.config import Skip, Upsample
 from medxlate.models.init import init_normal
 from medxlate.models.layers import InstanceNorm, LastConvolution, ReflectionPad
 from medxlate.models.winograd import Convolution3x3
-
-Upsample = Literal["transposed", "nearest", "bilinear"]
-Skip = Literal["none", "global", "unet", "both"]
 
 # A global skip hands the input through tanh; at its ends tanh has no slope to learn by, so the
 # input is kept a little away from them.
@@ -72,9 +71,7 @@ class Generator(nn.Module):
             "image": [ReflectionPad(3), LastConvolution(joined * width, channels, 7), nn.Tanh()],
         }
         self.layers = nn.Sequential(*(layer for part in parts.values() for layer in part))
-        self._ends: list[int] = []  # of the parts among the layers
-        for part in parts.values():
-            self._ends.append((self._ends or [0])[-1] + len(part))
+        self._ends = list(accumulate(map(len, parts.values())))  # of the parts among the layers
         init_normal(self)
         if self.is_global:
             nn.init.zeros_(self.layers[-2].weight)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from medxlate.config import Skip, Upsample
 from medxlate.errors import ModelError
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
@@ -52,8 +53,8 @@ class TranslatorInfo(BaseModel):
     recipe: Recipe
     width: int = Field(ge=1, le=1024)
     blocks: int = Field(ge=0, le=64)
-    upsample: Literal["transposed", "nearest", "bilinear"] = "transposed"
-    skip: Literal["none", "global", "unet", "both"] = "none"
+    upsample: Upsample = "transposed"
+    skip: Skip = "none"
     weights: Weights
 
 

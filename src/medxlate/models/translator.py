@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from medxlate.models.discriminator import Discriminator, Norm
-from medxlate.models.generator import Generator, Skip, Upsample
+from medxlate.config import DiscriminatorNorm, Skip, Upsample
+from medxlate.models.discriminator import Discriminator
+from medxlate.models.generator import Generator
 
 
 class TranslatorNetworks(nn.Module):
@@ -28,7 +29,7 @@ class TranslatorNetworks(nn.Module):
         discriminator_width: int,
         discriminator_layers: int = 3,
         upsample: Upsample = "transposed",
-        discriminator_norm: Norm = "instance",
+        discriminator_norm: DiscriminatorNorm = "instance",
         skip: Skip = "none",
         one_sided: bool = False,
         recompute: bool = False,
