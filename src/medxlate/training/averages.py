@@ -1,7 +1,8 @@
 """Moving averages of the generators' weights, which waver less than the weights themselves.
 
 Exponential moving averages, as Yazici et al. 2019 take them ("The Unusual Effectiveness of
-Averaging in GAN Training"). Training never sees them.
+Averaging in GAN Training"). Training sees them only where the predictor learns
+from their translations (``objective.ema_fakes``).
 """
 
 from __future__ import annotations

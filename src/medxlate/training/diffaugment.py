@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 SHIFT = 1 / 8  # longest translation, share of the side
@@ -47,13 +48,12 @@ def translation(images: Tensor) -> Tensor:
 
     The publication's zeros are the grey of its images' middle; around a head they would be an edge.
     """
-    height, width = images.shape[2:]
-    rows = _indices(images, height, _draw(images, round(height * SHIFT)))
-    columns = _indices(images, width, _draw(images, round(width * SHIFT)))
-    kept = rows.inside.unsqueeze(2) & columns.inside.unsqueeze(1)
-    chosen = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    moved = images[chosen, :, rows.at.unsqueeze(2), columns.at.unsqueeze(1)]  # [B, H, W, C]
-    return torch.where(kept.unsqueeze(1), moved.permute(0, 3, 1, 2), BLACK)
+    down, right = (round(size * SHIFT) for size in images.shape[2:])
+    padded = F.pad(images, (right, right, down, down), value=BLACK)
+    rows = _window(images, images.shape[2], down).unsqueeze(2)
+    columns = _window(images, images.shape[3], right).unsqueeze(1)
+    image = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    return padded[image, :, rows, columns].permute(0, 3, 1, 2)  # from [B, H, W, C]
 
 
 def cutout(images: Tensor) -> Tensor:
@@ -69,21 +69,10 @@ def cutout(images: Tensor) -> Tensor:
     return images * ~hole.unsqueeze(1)
 
 
-class _Places:
-    """Where the pixels of shifted rows or columns come from, [B, size]."""
-
-    def __init__(self, at: Tensor, size: int) -> None:
-        self.at = at.clamp(0, size - 1)
-        self.inside = (at >= 0) & (at < size)
-
-
-def _indices(images: Tensor, size: int, shifts: Tensor) -> _Places:
-    return _Places(torch.arange(size, device=images.device) + shifts, size)
-
-
-def _draw(images: Tensor, longest: int) -> Tensor:
-    """Draw a shift for each image, [B, 1], from -longest to longest."""
-    return torch.randint(-longest, longest + 1, (len(images), 1), device=images.device)
+def _window(images: Tensor, size: int, reach: int) -> Tensor:
+    """Draw for each image which rows or columns of the padded one it shows, [B, size]."""
+    first = torch.randint(0, 2 * reach + 1, (len(images), 1), device=images.device)
+    return first + torch.arange(size, device=images.device)
 
 
 def _uniform(images: Tensor) -> Tensor:
