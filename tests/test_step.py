@@ -537,6 +537,29 @@ def test_a_predictor_is_finetuned_without_the_sources():
     assert seen[0.75] == {"predict_real"}
 
 
+def test_translations_that_were_made_before_get_the_targets_noise_too():
+    """The method cyclegan; not so sources as they are."""
+    smooth = Batch(torch.zeros(2, 1, 32, 32), torch.tensor([30.0, 50.0]))
+    noisy = Batch(0.1 * torch.randn(2, 1, 32, 32), torch.tensor([40.0, 60.0]))
+    seen: list[Tensor] = []
+    for wanted in (False, True):
+        learner = Supervised(
+            PredictorNetwork(architecture="test_resnet"),
+            sources=("mri",),
+            target="ct",
+            head=make_head(tiny.AGE),
+            optimizer=OptimizerConfig(),
+            compute=CPU,
+            noisy=wanted,
+        )
+        predictor_of(learner).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        take_step(learner, {"mri": smooth, "ct": noisy})
+    plain, added = (shown[:2].std().item() for shown in seen)
+    assert plain == 0
+    assert added == pytest.approx(0.1, rel=0.15)
+    assert all(torch.equal(shown[2:], noisy.images) for shown in seen)
+
+
 # One-sided, with structure, apart
 
 

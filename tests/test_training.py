@@ -371,7 +371,9 @@ def test_a_training_in_phases_resumes_bit_for_bit(data: Path, tmp_path: Path, st
     assert "d_t" not in names[-1]  # the translators are frozen
     assert names[-1] == {"predict_real"}
     epochs = [epoch["metrics"] for epoch in records(one, "epoch")]
-    assert "mri.gradient_ratio" in epochs[1]
+    assert epochs[0] == {}  # nothing to validate yet, nor guided
+    assert ["val_error" in metrics for metrics in epochs[1:]] == [True] * 3
+    assert ["mri.gradient_ratio" in metrics for metrics in epochs[1:]] == [True, False, False]
 
 
 def test_methods_without_translators_leave_the_warm_up_out(data: Path, tmp_path: Path):

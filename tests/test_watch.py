@@ -453,6 +453,21 @@ def test_a_predictor_that_guides_too_little_or_too_much_is_told(
         assert alarms[0].modality == "mri"
 
 
+def test_guidance_is_judged_within_the_presets_hundred_steps_of_it():
+    """Its predictor begins at step 500, its translators end at 600."""
+    watch, alarms = Watch(), []
+    for step in range(510, 610, 10):
+        alarms += watch.losses(step, {"mri.gradient_ratio": 5.0, "predict_real": 1.0})
+    assert [alarm.kind for alarm in alarms] == ["guidance-overrules"]
+    assert set(watch.ratios()) == {"mri.gradient_ratio"}
+    again = Watch()
+    again.load_state(watch.state())
+    assert again.ratios() == watch.ratios()
+    for each in (watch, again):
+        each.losses(620, {"predict_real": 1.0})  # the translators are frozen
+        assert each.ratios() == {}
+
+
 def test_every_kind_is_on_the_page_with_its_limit():
     table = PAGE.read_text(encoding="utf-8").split("## What to do")[0]
     rows = dict(re.findall(r"^\| `([a-z-]+)` \|.*\| ([^|]*) \|$", table, re.MULTILINE))

@@ -163,13 +163,13 @@ class Dann:
         """Add the gradients of the label's loss and the domain's; P gets the latter reversed."""
         weight = reversal_weight(progress, self._config)
         *sources, target = self.modalities
-        parts = {f"{name}.predict": batches[name] for name in sources}
-        parts["predict_real"] = batches[target]
+        fakes = {f"{name}.predict": batches[name] for name in sources}
+        real = {"predict_real": batches[target]}
         counts = [len(batches[name].labels) for name in self.modalities]
         with self._compute.autocast():
             features = self._predictor.features(_together(batches, self.modalities))
             label_loss, losses = l_pred(
-                lambda _: self._predictor.classify(features), parts, self._head
+                lambda _: self._predictor.classify(features), fakes, real, self._head
             )
             judged = full_precision(self._domain(ReverseGradient.apply(features, weight)))
             domain_loss = _domain_loss(judged.squeeze(1), counts)

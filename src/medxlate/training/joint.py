@@ -124,17 +124,16 @@ class Joint:
         """Add the gradients of G, F and P of equation 3, and those of D_s and D_t."""
         phase = phase_at(progress, self._schedule)
         losses: Losses = {}
+        trans = pred = torch.zeros((), device=self._compute.device)
+        guidances: dict[str, Guidance] = {}
         with self._compute.autocast():
             translations = self._translate(batches, losses) if phase.translators else {}
-            guidances = self._guide(batches, translations, phase)
-            total = objective(
-                torch.stack([each.loss for each in translations.values()]).sum()
-                if translations
-                else torch.zeros((), device=self._compute.device),
-                self._predict(batches, guidances, losses)
-                if phase.predictor
-                else torch.zeros((), device=self._compute.device),
-            )
+            for each in translations.values():
+                trans = trans + each.loss
+            if self._predictor is not None and phase.predictor:
+                guidances = {} if phase.finetunes else self._guide(batches, translations, phase)
+                pred = self._predict(self._predictor, batches, guidances, losses)
+            total = objective(trans, pred)
         backward(share * total)
         for name, guidance in guidances.items():
             if (ratio := guidance.ratio()) is not None:
@@ -162,9 +161,7 @@ class Joint:
     def _guide(
         self, batches: Mapping[str, Batch], translations: Mapping[str, Translation], phase: Phase
     ) -> dict[str, Guidance]:
-        """Return G(y) of every source as P receives it; nothing in phases without fakes."""
-        if self._predictor is None or not phase.predictor or phase.finetunes:
-            return {}
+        """Return G(y) of every source as P receives it."""
         weight, found = self._lambda * phase.guidance, {}
         for name in self._translators:
             made = translations.get(name)
@@ -190,17 +187,25 @@ class Joint:
         return with_noise_of(fake_t, real) if self._objective.noise == "target" else fake_t
 
     def _predict(
-        self, batches: Mapping[str, Batch], guidances: Mapping[str, Guidance], losses: Losses
+        self,
+        predictor: PredictorNetwork,
+        batches: Mapping[str, Batch],
+        guidances: Mapping[str, Guidance],
+        losses: Losses,
     ) -> Tensor:
         """Return L_pred (equation 2): every G(y) with its label, and x with its own."""
-        if self._predictor is None:
-            return torch.zeros((), device=self._compute.device)
-        pairs = {
+        fakes = {
             f"{name}.predict_fake": Batch(guidance.shown, batches[name].labels)
             for name, guidance in guidances.items()
         }
-        pairs |= target_parts(batches[self._target], self._augment)
-        total, found = l_pred(self._predictor, pairs, self._head, self._weights, aside=self._aside)
+        total, found = l_pred(
+            predictor,
+            fakes,
+            target_parts(batches[self._target], self._augment),
+            self._head,
+            weights=self._weights,
+            aside=self._aside,
+        )
         losses.update(found)
         return total
 

@@ -130,7 +130,8 @@ class Loop:
             return False
         ended = position.step == position.epoch * self._steps_per_epoch
         last = position.epoch == self._config.optimizer.epochs
-        return ended and (last or (self._chooses and self._constant is not None))
+        chosen = self._chooses and position.epoch > first_epoch(self._config.optimizer)
+        return ended and (last or (chosen and self._constant is not None))
 
     def run(self, *, until: int | None = None) -> Position:
         """Train to the end and return where the training then stands.
@@ -218,7 +219,7 @@ class Loop:
         epochs, steps = self._config.optimizer.epochs, self._steps_per_epoch
         self._listener(
             Warned(
-                f"{epochs} epochs x {steps} steps take about {seconds / 3600:.0f} hours on this "
+                f"{epochs} epochs x {steps} steps take about {seconds / 3600:.1f} hours on this "
                 "processor. `--preset scarce` is made for few images and trains in minutes here."
             )
         )
@@ -289,7 +290,8 @@ class Loop:
         """Validate, show and save after an epoch, counted from 1."""
         epochs = self._config.optimizer.epochs
         step, last = self._position.step, epoch == epochs
-        metrics = self._validation.metrics() | self._watch.ratios()
+        begun = epoch > first_epoch(self._config.optimizer)  # the predictor has learned something
+        metrics = {**(self._validation.metrics() if begun else {}), **self._watch.ratios()}
         error = metrics.get("val_error")
         if error is not None and not math.isfinite(error):
             raise ModelError(
@@ -315,7 +317,7 @@ class Loop:
     def _look_at(self, metrics: Mapping[str, float], translations: Translations) -> None:
         """Tell what goes wrong, after the epoch was told: see ``record.rewind_record``."""
         step, alarms = self._position.step, []
-        if self._constant is not None:
+        if self._constant is not None and "val_error" in metrics:
             where = "+".join(self._learner.validates)
             alarms += self._watch.validation(step, where, metrics["val_error"], self._constant)
         for name, (y, fake_t, x) in translations.items():

@@ -115,7 +115,7 @@ def build_learner(
 def find_method(name: str) -> Method:
     """Return a method, or a first stage, by name; ``joint+autoaugment`` is joint with that added.
 
-    The methods in MIXED, which show images beside the target's own, take an augmentation so.
+    The methods in MIXED take an augmentation so.
 
     Raises:
         ConfigError: There is none.
@@ -243,6 +243,8 @@ def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
             optimizer=config.optimizer,
             objective=config.objective,
             separate=config.model.batch_norm == "separate",
+            noisy=config.objective.noise == "target"
+            and find_method(config.method).first == "translator",
             counts=given.counts,
             compute=given.compute,
             augment=given.augment,

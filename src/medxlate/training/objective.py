@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.structure import structure_loss
 
 Losses = dict[str, Tensor]
+NO_WEIGHTS: Mapping[str, float] = MappingProxyType({})
 SMALLEST = 1e-12  # of a gradient that another one is divided by
 Apply = Callable[[nn.Module, tuple[Tensor, ...]], list[Tensor]]  # a network on several batches
 
@@ -106,39 +108,41 @@ def l_trans(
 
 def l_pred(
     p: Callable[[Tensor], Tensor],
-    pairs: Mapping[str, Batch],
+    fakes: Mapping[str, Batch],
+    real: Mapping[str, Batch],
     head: Head,
-    weights: Mapping[str, float] | None = None,
     *,
+    weights: Mapping[str, float] = NO_WEIGHTS,
     aside: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Losses]:
     """Return L_pred(G, P) (equation 2), and what each part of it loses.
 
-    Sum over the parts (G(y) of each source, and x) of weight x mean of l(P(image), r). All images
-    go through P as one batch, so that its batch norm sees the combined training set; with
+    Sum over the sources of weight x mean of l(P(G(y)), r_s), plus the mean of l(P(x), r_t). All
+    images go through P as one batch, so that its batch norm sees the combined training set; with
     ``aside``, those of each source go through P by themselves.
 
     Args:
         p: The predictor.
-        pairs: Images and labels by part.
+        fakes: G(y) with its labels, of each source; or what stands in its place.
+        real: x with its labels, and what an augmentation makes of it.
         head: Takes l, of standardised labels.
-        weights: Of the parts; 1 where a part is not named.
-        aside: P for images of sources, by their own statistics; None: as for all others.
+        weights: Of parts of ``fakes``; 1 where a part is not named.
+        aside: P for ``fakes``, by their own statistics; None: as for all others.
 
     Returns:
         L_pred, and the mean of l in each part, detached, in the label's own unit.
     """
-    together = dict(pairs)
     outputs: dict[str, Tensor] = {}
+    together = {**fakes, **real}
     if aside is not None:
-        sources = [name for name in pairs if "." in name]
-        outputs = {name: aside(together.pop(name).images) for name in sources}
-    if together:
-        joined = p(torch.cat([batch.images for batch in together.values()]))
-        pieces = torch.split(joined, [len(batch.labels) for batch in together.values()])
-        outputs |= dict(zip(together, pieces, strict=True))
-    losses = {name: head.loss(outputs[name], batch.labels) for name, batch in pairs.items()}
-    weights = weights or {}
+        outputs = {name: aside(batch.images) for name, batch in fakes.items()}
+        together = dict(real)
+    joined = p(torch.cat([batch.images for batch in together.values()]))
+    pieces = torch.split(joined, [len(batch.labels) for batch in together.values()])
+    outputs |= dict(zip(together, pieces, strict=True))
+    losses = {
+        name: head.loss(outputs[name], batch.labels) for name, batch in {**fakes, **real}.items()
+    }
     total = torch.stack([weights.get(name, 1.0) * loss for name, loss in losses.items()]).sum()
     return total, {name: head.in_unit(loss.detach()) for name, loss in losses.items()}
 
@@ -167,7 +171,7 @@ def objective(trans: Tensor, pred: Tensor) -> Tensor:
 
     P minimises L_pred whatever lambda is, so it takes its gradient as it is: with the paper's
     lambda of 0.001 Adam's epsilon, which is added to the size of a gradient, would slow it down.
-    To G the gradient of L_pred comes through ``guide``, which multiplies it by lambda.
+    To G the gradient of L_pred comes through ``Guidance``, which multiplies it by lambda.
     """
     return trans + pred
 

@@ -22,6 +22,7 @@ from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.augment import Augmentation
 from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
+from medxlate.training.noise import with_noise_of
 from medxlate.training.objective import Losses, fake_weight, l_pred
 from medxlate.training.schedule import is_constant, phase_at
 
@@ -162,6 +163,7 @@ class Supervised:
         compute: Device and precision.
         objective: How the sources weigh beside the target.
         separate: Whether P's batch norm takes the statistics of sources and target apart.
+        noisy: Whether the sources' images are translations, which get the target's noise.
         counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes the target's images; None: nothing is added.
     """
@@ -177,6 +179,7 @@ class Supervised:
         compute: Compute,
         objective: ObjectiveConfig | None = None,
         separate: bool = False,
+        noisy: bool = False,
         counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
     ) -> None:
@@ -198,6 +201,7 @@ class Supervised:
         self._compute = compute
         self._augment = augment
         self._schedule = optimizer
+        self._noisy = noisy
         self._aside = predictor.aside if separate and target is not None else None
         self._weights = {
             f"{name}.predict": fake_weight(objective, counts, name, target) for name in sources
@@ -207,14 +211,28 @@ class Supervised:
         self, batches: Mapping[str, Batch], *, share: float = 1.0, progress: float = 0.0
     ) -> Losses:
         """Add the gradients of the weighted sum of the modalities' mean losses (equation 2)."""
-        parts: dict[str, Batch] = {}
-        if self._target is None or not phase_at(progress, self._schedule).finetunes:
-            parts |= {f"{name}.predict": batches[name] for name in self._sources}
-        if self._target is not None:
-            parts |= target_parts(batches[self._target], self._augment)
+        fakes = {f"{name}.predict": batches[name] for name in self._sources}
+        real: dict[str, Batch] = {}
+        if self._target is None:  # the sources are all there is
+            fakes, real = {}, fakes
+        else:
+            real = target_parts(batches[self._target], self._augment)
+            if phase_at(progress, self._schedule).finetunes:
+                fakes = {}
+            if self._noisy:
+                x = batches[self._target].images
+                fakes = {
+                    name: Batch(with_noise_of(batch.images, x), batch.labels)
+                    for name, batch in fakes.items()
+                }
         with self._compute.autocast():
             total, losses = l_pred(
-                self._predictor, parts, self._head, self._weights, aside=self._aside
+                self._predictor,
+                fakes,
+                real,
+                self._head,
+                weights=self._weights,
+                aside=self._aside,
             )
         backward(share * total)
         return losses

@@ -145,7 +145,7 @@ UNHEARD = Kind(
     limit=0.02,
     well=0.05,
     above=False,
-    steps=100,
+    steps=50,
     looks=LOOKS,
     what="the predictor's gradient at images translated from {where} is {value:.2g} of the "
     "translation's own: the label does not guide it",
@@ -156,7 +156,7 @@ OVERRULED = Kind(
     limit=1.0,
     well=0.7,
     above=True,
-    steps=100,
+    steps=50,
     looks=LOOKS,
     what="the predictor's gradient at images translated from {where} is {value:.2g} times the "
     "translation's own: images are made to please the predictor, not to look like the target's",
@@ -165,10 +165,11 @@ OVERRULED = Kind(
 KINDS = (EXPLODED, WON, COPIES, CONSTANT, COLLAPSED, INVERTED, ASTRAY, UNHEARD, OVERRULED)
 RATIO = ".gradient_ratio"  # ends the names of the two gradients' ratio, of each source
 
-_KINDS_OF = {  # which losses are judged, and by what
-    "d_s": (EXPLODED, WON),
-    "d_t": (EXPLODED, WON),
-    "gradient_ratio": (UNHEARD, OVERRULED),
+# Which losses are judged, by what, and how much a step counts at most.
+_JUDGED: Mapping[str, tuple[tuple[Kind, ...], float]] = {
+    "d_s": ((EXPLODED, WON), HIGHEST),
+    "d_t": ((EXPLODED, WON), HIGHEST),
+    "gradient_ratio": ((UNHEARD, OVERRULED), math.inf),
 }
 
 # Modalities whose grey values differ by less than this share of the spread may be copied.
@@ -199,22 +200,24 @@ class Watch:
         self._records: dict[str, _Record] = {}
         self._means: dict[str, float] = {}
         self._step = 0  # of the last losses
+        self._guided: list[str] = []  # ratios among them
 
     def losses(self, step: int, losses: Mapping[str, float]) -> list[Alarmed]:
         """Judge the mean losses of the steps since the last call.
 
         Args:
             step: Steps taken so far.
-            losses: By the names of ``training/joint.py``; those in ``_KINDS_OF`` count.
+            losses: By the names of ``training/joint.py``; those in ``_JUDGED`` count.
         """
         found: list[Alarmed] = []
         weight = 1 - math.exp((self._step - step) / SMOOTHED)
         self._step = step
+        self._guided = [name for name in losses if name.endswith(RATIO)]
         for name, value in losses.items():
-            kinds = _KINDS_OF.get(name.rpartition(".")[2])
-            if kinds is None or not math.isfinite(value):
+            kinds, most = _JUDGED.get(name.rpartition(".")[2], ((), 0.0))
+            if not kinds or not math.isfinite(value):
                 continue
-            latest = min(value, HIGHEST) if kinds == (EXPLODED, WON) else value
+            latest = min(value, most)
             mean = self._means.get(name, latest)
             self._means[name] = mean + weight * (latest - mean)
             for kind in kinds if step >= WARM else ():
@@ -222,8 +225,11 @@ class Watch:
         return found
 
     def ratios(self) -> dict[str, float]:
-        """Return the ratio of the two gradients at G(y), averaged, by source; see ``Guidance``."""
-        return {name: mean for name, mean in self._means.items() if name.endswith(RATIO)}
+        """Return the ratio of the two gradients at G(y), averaged, by source; see ``Guidance``.
+
+        Only of sources that P has guided since the last call of ``losses``.
+        """
+        return {name: self._means[name] for name in self._guided}
 
     def images(
         self, step: int, source: str, real_s: Tensor, fake_t: Tensor, real_t: Tensor
@@ -262,7 +268,12 @@ class Watch:
     def state(self) -> dict[str, Any]:
         """Return what it saw, as JSON takes it."""
         records = {name: vars(record).copy() for name, record in self._records.items()}
-        return {"step": self._step, "means": dict(self._means), "records": records}
+        return {
+            "step": self._step,
+            "means": dict(self._means),
+            "guided": list(self._guided),
+            "records": records,
+        }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from what ``state`` returned.
@@ -271,6 +282,7 @@ class Watch:
             KeyError, TypeError, ValueError: It is something else.
         """
         self._step, self._means = int(state["step"]), dict(state["means"])
+        self._guided = [name for name in state.get("guided", []) if name in self._means]
         self._records = {name: _Record(**record) for name, record in state["records"].items()}
 
     def _judge(self, kind: Kind, step: int, where: str, value: float) -> list[Alarmed]:
