@@ -2,18 +2,23 @@
 
     python -m benchmarks.scarce phantoms --seeds 0 1 2   # generated MRI (source), CT (target)
     python -m benchmarks.scarce lgg --kaggle kaggle_3m   # T1 and FLAIR of the same slices
-    python -m benchmarks.scarce ablation --seeds 10      # what each part of the preset is worth
+    python -m benchmarks.scarce ablation --seeds 10 11   # the preset without each of its parts
+    python -m benchmarks.scarce added --seeds 10         # the paper's method with one part more
     python -m benchmarks.scarce time --seeds 0           # how soon half of the gain is there
     python -m benchmarks.scarce phantoms --quick         # the race in minutes, a rough one
 
 25 target patients (4 slices, 64 px), 200 source patients, 5 to validate and 150 to test. All
-methods have the same predictor, as many updates of it and as many target images in a step. The
-error is the mean squared error per patient, of the mean prediction over the patient's slices. The
-share of the
-oracle's gain is (target-only - method) / (target-only - oracle), where the oracle learns from the
-source patients' true target images; its interval is a bootstrap over seeds and patients.
-Translations are held against the truth of held-out patients: mean absolute error within the head,
-SSIM there, and the share of power at the Nyquist frequency, where a checkerboard shows.
+methods have the same predictor, as many updates of it and as many target images in a step.
+
+The error is the mean squared error per patient: of the mean prediction over the patient's slices
+or, where their labels differ, the mean over the labels. The share of the oracle's gain is
+(target-only - method) / (target-only - oracle), where the oracle learns from the source patients'
+true target images; its interval is a bootstrap over seeds and patients. No share is given where
+the oracle gains nothing for sure.
+
+Translations are compared with the truth of held-out patients: mean absolute error and SSIM within
+the head, PSNR of the whole image, and the share of power at the Nyquist frequency, where a
+checkerboard shows.
 """
 
 from __future__ import annotations
@@ -30,21 +35,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from skimage.metrics import structural_similarity
+from torch import Tensor
 
 from benchmarks.machine import facts
-from benchmarks.pairs import Pairs, write_lgg_pairs, write_phantom_pairs
+from benchmarks.pairs import PairedData, write_lgg_pairs, write_phantom_pairs
 from medxlate.config import Config, resolve
 from medxlate.dataset.index import Dataset
-from medxlate.images.recipes import scaled
+from medxlate.dataset.loading import Slices
+from medxlate.errors import DataError
+from medxlate.evaluation.judging import Cases
+from medxlate.evaluation.paired import similarity
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.runs import RunFolder
 from medxlate.training.data import open_modalities, part_slices
+from medxlate.training.methods import find_method
 from medxlate.training.train import train
 
 HU = 60.0  # of a step of 1 in [-1, 1]: the window is 120 HU wide
 DRAWS = 2000  # of the bootstrap
+BATCH = 64  # images that are computed at once
+BLACK = -0.98  # what is above belongs to the head
 NYQUIST = 0.45  # cycles a pixel, from which on power counts as that of the Nyquist frequency
 
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9.]+")  # in names of runs
@@ -103,7 +115,7 @@ class Finish:
     """What came of one entry with one seed.
 
     Attributes:
-        errors: Squared error of each test patient [P], in the label's unit.
+        errors: Of each test patient [P]: see ``errors_of``.
         seconds: That its training took.
         images: Of its translations: see ``held_against_truth``.
     """
@@ -113,7 +125,7 @@ class Finish:
     images: dict[str, float] = field(default_factory=dict)
 
 
-def configured(entry: Entry, pairs: Pairs, seed: int, sets: Sequence[str]) -> Config:
+def configured(entry: Entry, pairs: PairedData, seed: int, sets: Sequence[str]) -> Config:
     """Return the configuration of an entry."""
     return resolve(
         preset=entry.preset,
@@ -127,91 +139,104 @@ def configured(entry: Entry, pairs: Pairs, seed: int, sets: Sequence[str]) -> Co
     )
 
 
-def finish(
-    name: str, entry: Entry, pairs: Pairs, seed: int, runs: Path, sets: Sequence[str]
-) -> Finish:
-    """Train an entry and judge it by the test patients; a finished one is read again."""
+def finish(name: str, config: Config, pairs: PairedData, runs: Path) -> Finish:
+    """Train an entry and judge it by the test patients; the same one is not trained again."""
     kept = runs / f"{NOT_PLAIN.sub('-', name)}.json"
-    if kept.is_file():
-        found = json.loads(kept.read_text())
+    made_from = {**config.model_dump(mode="json"), "split": pairs.split.to_json()["hash"]}
+    if kept.is_file() and (found := json.loads(kept.read_text()))["made_from"] == made_from:
         return Finish(np.asarray(found["errors"]), found["seconds"], found["images"])
-    config = configured(entry, pairs, seed, sets)
     folder = runs / kept.stem
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     train(config, split=pairs.split, runs=runs, name=kept.stem)
     seconds = time.monotonic() - began
     run = RunFolder(folder)
-    images = held_against_truth(run, pairs) if entry.method in ("joint", "cyclegan") else {}
-    result = Finish(patient_errors(run, config, pairs), seconds, images)
+    images = held_against_truth(run, pairs) if find_method(config.method).translates else {}
+    errors = patient_errors(run, config, pairs)
     kept.write_text(
-        json.dumps({"errors": result.errors.tolist(), "seconds": seconds, "images": images})
+        json.dumps(
+            {
+                "errors": errors.tolist(),
+                "seconds": seconds,
+                "images": images,
+                "made_from": made_from,
+            }
+        )
     )
-    return result
+    return Finish(errors, seconds, images)
 
 
-def patient_errors(run: RunFolder, config: Config, pairs: Pairs) -> np.ndarray:
-    """Return the squared error of each test patient [P]; of classes, the Brier score."""
+def patient_errors(run: RunFolder, config: Config, pairs: PairedData) -> np.ndarray:
+    """Return the error of each test patient [P]."""
     dataset = Dataset(pairs.data)
     tables = open_modalities(dataset, config)
     test = part_slices(dataset, tables, pairs.split, config, "test")[pairs.target]
     model = Predictor(run.path)
-    images = (batch.images for batch in test.batches(64))
+    images = (batch.images for batch in test.batches(BATCH))
     values = predict_batches(model.network, images, head=model.head, compute=model.compute)
-    truth = test.labels.numpy()
-    if values.ndim == 2:
-        truth = np.eye(values.shape[1])[truth]
-    values, truth = (
-        np.asarray(v, dtype=np.float64).reshape(len(test), -1) for v in (values, truth)
-    )
-    patients = np.asarray(test.patients)
-    off = [
-        values[patients == one].mean(0) - truth[patients == one].mean(0)
-        for one in np.unique(patients)
-    ]
-    return np.square(off).sum(axis=1)
+    return errors_of(values, test.labels.numpy(), test.patients)
 
 
-def held_against_truth(run: RunFolder, pairs: Pairs) -> dict[str, float]:
+def errors_of(values: np.ndarray, labels: np.ndarray, patients: Sequence[str]) -> np.ndarray:
+    """Return the squared error of each patient [P], or the Brier score of classes.
+
+    A patient's slices of one label are predicted by their mean; where labels differ within a
+    patient, such as heights in the head, the patient's error is the mean over the labels.
+
+    Args:
+        values: Predictions of slices [N], or probabilities [N, K].
+        labels: The truth [N]: values, or class numbers.
+        patients: Whose each slice is.
+    """
+    cases = Cases(values, labels, tuple(patients)).grouped(patients)
+    assert cases.units is not None
+    truth = np.eye(values.shape[1])[cases.labels] if values.ndim == 2 else cases.labels
+    each = np.square(cases.values - truth).reshape(len(cases), -1).sum(axis=1)
+    owners = np.unique(cases.units, return_inverse=True)[1]
+    return np.bincount(owners, weights=each * cases.weights)
+
+
+def held_against_truth(run: RunFolder, pairs: PairedData) -> dict[str, float]:
     """Compare translations of held-out source patients with the truth.
 
     Returns:
-        ``mae`` and ``psnr`` (of [-1, 1], 2 wide) and ``ssim`` within the head, for the translations
-        and (``raw_``) the sources as they are; ``nyquist`` and ``real_nyquist``.
+        ``mae`` and ``ssim`` within the head and ``psnr``, of translations and (``raw_``) of the
+        sources as they are; ``nyquist`` and ``real_nyquist``.
     """
     dataset = Dataset(pairs.data)
     rows = pairs.aligned("test")
     translator = Translator(run.path, source=pairs.source)
     size = translator.info.image_size
-    source = _images(dataset, pairs.source, [row for row, _, _ in rows])
-    truth = np.concatenate([_images(dataset, name, [row]) for _, name, row in rows])
-    tensor = torch.from_numpy(source).unsqueeze(1)
-    fakes = run_network(translator.network, [tensor], compute=translator.compute)[:, 0].numpy()
-    assert size == truth.shape[-1]
-    found: dict[str, float] = {"nyquist": nyquist(fakes), "real_nyquist": nyquist(truth)}
-    for prefix, images in (("", fakes), ("raw_", source)):
-        heads = [truth_image > -0.98 for truth_image in truth]
-        off = np.concatenate([(a - b)[h] for a, b, h in zip(images, truth, heads, strict=True)])
-        found[f"{prefix}mae"] = float(np.abs(off).mean())
-        found[f"{prefix}psnr"] = float(10 * np.log10(4 / np.square(images - truth).mean()))
-        found[f"{prefix}ssim"] = float(
-            np.mean(
-                [
-                    structural_similarity(b, a, data_range=2, full=True)[1][h].mean()
-                    for a, b, h in zip(images, truth, heads, strict=True)
-                ]
-            )
-        )
+
+    def images(name: str, which: list[int]) -> Tensor:
+        slices = Slices(dataset.modality(name), which, task=dataset.info.task, image_size=size)
+        return slices.batch(range(len(which))).images
+
+    source = images(pairs.source, [row for row, _, _ in rows])
+    truth = torch.cat([images(name, [row]) for _, name, row in rows])
+    fakes = run_network(translator.network, source.split(BATCH), compute=translator.compute)
+    found = {"nyquist": nyquist(fakes), "real_nyquist": nyquist(truth)}
+    for prefix, shown in (("", fakes), ("raw_", source)):
+        found[f"{prefix}psnr"] = float(similarity(shown, truth)[:, 0].mean())
+        both = zip(shown[:, 0].numpy(), truth[:, 0].numpy(), strict=True)
+        within = np.mean([_within_head(*pair) for pair in both], axis=0)
+        found[f"{prefix}mae"], found[f"{prefix}ssim"] = within.tolist()
     return found
 
 
-def _images(dataset: Dataset, name: str, rows: Sequence[int]) -> np.ndarray:
-    return scaled(dataset.modality(name).read(np.asarray(rows)))
+def _within_head(image: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return mean absolute error and SSIM where the true image is not black."""
+    head = truth > BLACK
+    if not head.any():
+        raise DataError("A true image is black: there is no head to compare.")
+    alike = structural_similarity(truth, image, data_range=2, full=True)[1]
+    return float(np.abs(image - truth)[head].mean()), float(alike[head].mean())
 
 
-def nyquist(images: np.ndarray) -> float:
-    """Return the share of the power of images [N, S, S] at the highest frequencies."""
-    centred = images - images.mean((1, 2), keepdims=True)
+def nyquist(images: Tensor) -> float:
+    """Return the share of the power of images [N, 1, S, S] at the highest frequencies."""
+    shown = images[:, 0].numpy()
+    centred = shown - shown.mean((1, 2), keepdims=True)
     power = np.square(np.abs(np.fft.fft2(centred))).mean(0)
     high = np.abs(np.fft.fftfreq(images.shape[-1])) >= NYQUIST
     return float(power[high[:, None] | high[None]].sum() / power.sum())
@@ -229,72 +254,87 @@ def share(
 
 def interval(
     method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]
-) -> tuple[float, float]:
-    """Return the 95 % interval of the share: a bootstrap over seeds, and patients within each."""
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of the share: a bootstrap over seeds, and patients within each.
+
+    None where the oracle has no gain in more than 2.5 % of the draws: a share of it means nothing.
+    """
     random, draws = np.random.default_rng(0), []
     for _ in range(DRAWS):
         seeds = random.integers(len(method), size=len(method))
         rows = [random.integers(len(method[s]), size=len(method[s])) for s in seeds]
-        draws.append(
-            share(
-                *(
-                    [each[s][r] for s, r in zip(seeds, rows, strict=True)]
-                    for each in (method, alone, oracle)
-                )
-            )
-        )
-    low, high = np.quantile(draws, [0.025, 0.975])
+        drawn = [
+            [each[s][r] for s, r in zip(seeds, rows, strict=True)]
+            for each in (method, alone, oracle)
+        ]
+        gains = np.mean([a.mean() - o.mean() for _, a, o in zip(*drawn, strict=True)])
+        draws.append(share(*drawn) if gains > 0 else np.nan)
+    if np.isnan(draws).mean() > 0.025:
+        return None
+    low, high = np.nanquantile(draws, [0.025, 0.975])
     return float(low), float(high)
 
 
 def table(results: Mapping[str, Sequence[Finish]], *, unit: float) -> list[str]:
     """Return the lines of a race; ``unit`` is of the images' errors."""
     errors = {name: [each.errors for each in every] for name, every in results.items()}
-    ends = [errors[name] for name in ENDS]
     heads = ("method", "error", "by seed", "share of the oracle's gain", "seconds")
-    heads += ("mae", "ssim", "nyquist")
+    heads += ("mae", "ssim", "psnr", "nyquist")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, every in results.items():
         by_seed = [float(each.errors.mean()) for each in every]
-        gain = "0" if name == ENDS[0] else "100 %" if name == ENDS[1] else ""
-        if not gain:
-            low, high = interval(errors[name], *ends)
-            gain = f"{share(errors[name], *ends):.0%} ({low:.0%} to {high:.0%})"
-        images = {k: np.mean([each.images[k] for each in every]) for k in every[0].images}
-        cells = [
-            f"{images['mae'] * unit:.1f}", f"{images['ssim']:.3f}",
-            f"{images['nyquist']:.4f} (real {images['real_nyquist']:.4f})",
-        ] if images else ["", "", ""]  # fmt: skip
-        seconds = np.mean([each.seconds for each in every])
         seeds = ", ".join(f"{error:.0f}" for error in by_seed)
-        row = [name, f"{np.mean(by_seed):.1f}", seeds, gain, f"{seconds:.0f}", *cells]
-        lines.append(f"| {' | '.join(row)} |")
+        seconds = np.mean([each.seconds for each in every])
+        row = [name, f"{np.mean(by_seed):.1f}", seeds, _gain(name, errors), f"{seconds:.0f}"]
+        lines.append(f"| {' | '.join([*row, *_image_cells(every, unit)])} |")
     return lines
+
+
+def _gain(name: str, errors: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """Return the share of the oracle's gain with its interval; "" where there is none."""
+    if name in ENDS or not all(end in errors for end in ENDS):
+        return ""
+    ends = [errors[end] for end in ENDS]
+    found = interval(errors[name], *ends)
+    if found is None:
+        return "the oracle gains nothing for sure"
+    return f"{share(errors[name], *ends):.0%} ({found[0]:.0%} to {found[1]:.0%})"
+
+
+def _image_cells(every: Sequence[Finish], unit: float) -> list[str]:
+    if not every[0].images:
+        return [""] * 4
+    found = {k: float(np.mean([each.images[k] for each in every])) for k in every[0].images}
+    return [
+        f"{found['mae'] * unit:.1f} (untranslated {found['raw_mae'] * unit:.1f})",
+        f"{found['ssim']:.3f} ({found['raw_ssim']:.3f})",
+        f"{found['psnr']:.1f} ({found['raw_psnr']:.1f})",
+        f"{found['nyquist']:.4f} (real {found['real_nyquist']:.4f})",
+    ]
 
 
 def race(
     entries: Mapping[str, Entry],
-    pairs: Mapping[int, Pairs],
+    pairs: Mapping[int, PairedData],
     out: Path,
     sets: Sequence[str],
 ) -> dict[str, list[Finish]]:
-    """Train every entry with every seed and say each as soon as it is there."""
+    """Train every entry with every seed and print each as soon as it is there."""
     results: dict[str, list[Finish]] = {name: [] for name in entries}
     for seed, each in pairs.items():
         runs = out / f"seed-{seed}" / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         for name, entry in entries.items():
-            done = finish(name, entry, each, seed, runs, sets)
+            done = finish(name, configured(entry, each, seed, sets), each, runs)
             results[name].append(done)
-            print(
-                f"seed {seed}: {name}: {done.errors.mean():.1f} in {done.seconds:.0f} s", flush=True
-            )
+            error = done.errors.mean()
+            print(f"seed {seed}: {name}: {error:.1f} in {done.seconds:.0f} s", flush=True)
     return results
 
 
 # What each part of the preset is worth: all others stay.
 WITHOUT: Mapping[str, Sets] = {
-    "the preset": (),
+    "joint": (),
     "skip=none": ("model.skip=none",),
     "skip=global": ("model.skip=global",),
     "upsample=transposed": ("model.upsample=transposed",),
@@ -309,78 +349,135 @@ WITHOUT: Mapping[str, Sets] = {
     "lambda=0.25": ("objective.lambda_predict=0.25",),
     "batch_norm=joint": ("model.batch_norm=joint",),
     "no EMA": ("objective.ema_fakes=false", "optimizer.ema_decay=0"),
-    "no warm-up": ("optimizer.warmup=0",),
+    # As many updates of the predictor, all of them beside the translators'.
+    "no warm-up": (
+        "optimizer.epochs=50",
+        "optimizer.warmup=0",
+        "optimizer.translator_share=1",
+    ),
     "ramp=0.1": ("optimizer.ramp=0.1",),
     "fine-tuning": ("optimizer.finetune_share=0.1",),
     "keep=best": ("optimizer.keep=best",),
 }
 QUICK: Sets = ("optimizer.steps_per_epoch=5",)
+QUICK_PATIENTS = {"source": 100, "test": 60, "held_out": 8}
 SLOW = "cyclegan, published"  # minutes by itself, so that the quick race leaves it out
 
 
-def ablation() -> dict[str, Entry]:
-    """Return the preset, without each of its parts, between the two ends."""
-    parts = {name: Entry("joint", sets) for name, sets in WITHOUT.items()}
-    return {ENDS[0]: RACE[ENDS[0]], **parts, ENDS[1]: RACE[ENDS[1]]}
+# The paper's method in networks of the preset's size, and one part more.
+PAPERS: Sets = (
+    *PUBLISHED,
+    "model.generator_width=8",
+    "model.generator_blocks=1",
+    "model.batch_norm=joint",
+    "optimizer.buffer_size=50",
+    "optimizer.translator_betas=[0.5, 0.999]",
+    "optimizer.epochs=50",  # as many updates of the predictor
+    "optimizer.warmup=0",
+    "optimizer.translator_share=1",
+)
+ADDED: Mapping[str, Sets] = {
+    "the paper's": (),
+    "and skip=unet, bilinear": ("model.skip=unet", "model.upsample=bilinear"),
+    "and skip=global, bilinear": ("model.skip=global", "model.upsample=bilinear"),
+    "and a fitting discriminator": (
+        "model.discriminator_layers=0",
+        "model.discriminator_norm=none",
+    ),
+    "and DiffAugment": ('objective.diffaugment=["translation", "cutout"]',),
+    "and noise": ("objective.noise=target",),
+    "and MIND": ("objective.lambda_structure=2",),
+    "and the identity loss": ("objective.lambda_identity=5",),
+    "and batch_norm=separate": ("model.batch_norm=separate",),
+    "and EMA": ("objective.ema_fakes=true", "optimizer.ema_decay=0.99"),
+    "and a warm-up": (
+        "optimizer.epochs=100",
+        "optimizer.warmup=0.5",
+        "optimizer.translator_share=0.6",
+    ),
+}
+LENGTHS = (10, 20, 40, 60, 80, 100, 150, 200)  # epochs of 10 steps
+HALF = 0.5
 
 
-def time_to_quality(pairs: Pairs, seed: int, out: Path) -> None:
-    """Print after how many seconds the preset and the textbook close half of the oracle's gain.
+def between_the_ends(parts: Mapping[str, Sets]) -> dict[str, Entry]:
+    """Return `joint` with these settings, between target-only and the oracle."""
+    changed = {name: Entry("joint", sets) for name, sets in parts.items()}
+    return {ENDS[0]: RACE[ENDS[0]], **changed, ENDS[1]: RACE[ENDS[1]]}
 
-    Each is trained for ever longer, its schedule stretched to that length.
+
+def time_to_quality(
+    pairs: Mapping[int, PairedData], out: Path, names: Sequence[str], sets: Sequence[str]
+) -> None:
+    """Print after how many seconds each closes half of the oracle's gain, over all seeds.
+
+    Each is trained for ever longer, its schedule stretched to that length. The ends are those of
+    the preset as it is.
     """
-    found = race({name: RACE[name] for name in ENDS}, {seed: pairs}, out, ())
-    low, high = (float(found[name][0].errors.mean()) for name in ENDS)
-    for name in ("joint", "cyclegan, published"):
+    found = race({name: RACE[name] for name in ENDS}, pairs, out, sets)
+    ends = [[each.errors for each in found[name]] for name in ENDS]
+    for name in names:
         for epochs in LENGTHS:
             entry = RACE[name]
             longer = Entry(entry.method, (*entry.sets, f"optimizer.epochs={epochs}"), entry.preset)
-            label = f"{name} {epochs}"
-            (done,) = race({label: longer}, {seed: pairs}, out, ())[label]
-            closed = (low - float(done.errors.mean())) / (low - high)
-            print(f"{label}: {closed:.0%} of the gain in {done.seconds:.0f} s", flush=True)
+            label = f"{name}, {epochs} epochs"
+            done = race({label: longer}, pairs, out, sets)[label]
+            closed = share([each.errors for each in done], *ends)
+            seconds = np.mean([each.seconds for each in done])
+            print(f"{label}: {closed:.0%} of the gain in {seconds:.0f} s", flush=True)
             if closed >= HALF:
                 break
-
-
-LENGTHS = (5, 10, 20, 40, 80)  # epochs of 50 steps
-HALF = 0.5
 
 
 def main() -> None:
     """Parse the command line and race."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["phantoms", "lgg", "ablation", "time"])
+    parser.add_argument("what", choices=["phantoms", "lgg", "ablation", "added", "time"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", help="these entries alone")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="for all entries")
     parser.add_argument("--quick", action="store_true", help="one seed, fewer patients and steps")
     parser.add_argument("--kaggle", type=Path, help="LGG's folder kaggle_3m")
+    parser.add_argument("--label", help="what is predicted: age, sex; of LGG level too")
     parser.add_argument("--out", type=Path, default=Path("bench-out/scarce"))
     arguments = parser.parse_args()
-    seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
-    pairs = {}
-    for seed in seeds:
-        folder = arguments.out / f"seed-{seed}"
-        if arguments.what == "lgg":
-            pairs[seed] = write_lgg_pairs(folder, arguments.kaggle, seed=seed)
-        elif arguments.quick:
-            pairs[seed] = write_phantom_pairs(folder, source=100, test=60, held_out=8, seed=seed)
-        else:
-            pairs[seed] = write_phantom_pairs(folder, seed=seed)
-    if arguments.what == "time":
-        for seed, each in pairs.items():
-            time_to_quality(each, seed, arguments.out)
-        return
-    entries = ablation() if arguments.what == "ablation" else RACE
+    if (arguments.what == "lgg") != (arguments.kaggle is not None):
+        parser.error("lgg, and nothing else, takes --kaggle")
+    of = {
+        "ablation": between_the_ends(WITHOUT),
+        "added": between_the_ends({n: (*PAPERS, *sets) for n, sets in ADDED.items()}),
+    }
+    entries = of.get(arguments.what, RACE)
+    if unknown := [name for name in arguments.only or () if name not in entries]:
+        parser.error(f"there is no entry '{unknown[0]}'; there are: {', '.join(entries)}")
     chosen = {n: e for n, e in entries.items() if not arguments.only or n in arguments.only}
     if arguments.quick:
         chosen.pop(SLOW, None)
+    data = "lgg" if arguments.what == "lgg" else "phantoms"
+    parts = [data, arguments.label, "quick" * arguments.quick]
+    out = arguments.out / "-".join(filter(None, parts))
+    pairs = {
+        seed: paired_data(out / f"seed-{seed}", arguments, seed)
+        for seed in arguments.seeds[: 1 if arguments.quick else None]
+    }
     sets = [*arguments.sets, *(QUICK if arguments.quick else ())]
-    results = race(chosen, pairs, arguments.out, sets)
-    if all(name in results for name in ENDS):
-        print("\n".join(table(results, unit=1.0 if arguments.what == "lgg" else HU)))
+    if arguments.what == "time":
+        names = [name for name in ("joint", SLOW) if name in chosen]
+        time_to_quality(pairs, out, names, sets)
+    else:
+        results = race(chosen, pairs, out, sets)
+        print("\n".join(table(results, unit=1.0 if data == "lgg" else HU)))
     print(json.dumps(facts(torch.device("cpu"))))
+
+
+def paired_data(folder: Path, arguments: argparse.Namespace, seed: int) -> PairedData:
+    """Write what is raced on, or find it."""
+    few = {"target": 10, "test": 10} if arguments.what == "lgg" else QUICK_PATIENTS
+    sizes = {**(few if arguments.quick else {}), "seed": seed}
+    sizes |= {"label": arguments.label} if arguments.label else {}
+    if arguments.what == "lgg":
+        return write_lgg_pairs(folder, arguments.kaggle, **sizes)
+    return write_phantom_pairs(folder, **sizes)
 
 
 if __name__ == "__main__":
