@@ -14,19 +14,27 @@ def write(path, text):
     return path
 
 
-def test_defaults_are_those_of_the_paper():
+def weights_of_the_predictors_loss(config: Config) -> tuple[float, str, float | str]:
+    objective = config.objective
+    return objective.lambda_predict, objective.predict_unit, objective.fake_weight
+
+
+def test_the_defaults_are_the_papers_but_for_the_predictors_loss():
     config = resolve()
+    assert weights_of_the_predictors_loss(config) == (0.025, "standardised", 1.0)
     assert config.method == "joint"
     assert (config.split.train, config.split.val, config.split.test) == (0.7, 0.1, 0.2)
     assert config.objective.lambda_cycle == 10
-    assert resolve(preset="paper").objective.lambda_predict == 0.001
-    assert resolve(preset="paper").objective.predict_unit == "label"  # years squared
-    assert resolve(preset="paper").objective.fake_weight == "count"  # sums over all images
     assert config.optimizer.epochs == 200
     assert config.optimizer.batch_size == 1
     assert config.optimizer.translator_lr == 0.0002
     assert config.optimizer.predictor_lr == 0.001
     assert config.model.predictor == "resnet50"
+
+
+def test_the_preset_paper_weighs_years_squared_and_sums_over_all_images():
+    config = resolve(preset="paper")
+    assert weights_of_the_predictors_loss(config) == (0.001, "label", "count")
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,10 @@ def test_one_weight_serves_every_label(kind: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["years", "classes"])
 def test_the_joint_predictor_learns_as_fast_as_one_alone(kind: str):
-    """With lambda = 0.001 in front of its own loss, that of two classes did not learn at all."""
+    """Real images are not drowned by translated ones, which change all the while.
+
+    That lambda leaves P's own gradient alone is held exactly by tests/test_step.py.
+    """
     errors = {}
     for method in ("joint", "target-only"):
         learner, found = make(kind, method, preset="paper"), []
@@ -95,5 +98,5 @@ def test_the_joint_predictor_learns_as_fast_as_one_alone(kind: str):
             losses = take_step(learner, {name: each[name] for name in learner.modalities})
             found.append(losses["predict_real"].item())
         errors[method] = float(np.mean(found[-30:])) / float(np.mean(found[:5]))
-    assert errors["target-only"] < 0.8
-    assert errors["joint"] < errors["target-only"] + 0.25
+    assert errors["joint"] < 0.8
+    assert errors["joint"] < errors["target-only"] + 0.15

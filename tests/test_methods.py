@@ -33,6 +33,7 @@ from medxlate.training.methods import (
     find_method,
     first_stages,
 )
+from medxlate.training.schedule import is_constant, phase_at
 from medxlate.training.step import Learner, take_step
 from medxlate.training.train import train
 
@@ -466,6 +467,30 @@ def test_what_is_trained_first_can_be_shared_where_it_is_the_same():
     assert stages_of("transfer", 1.0)["sources"].data.sources == SOURCES
     assert all_["mri"].optimizer.epochs == 2  # as many as the method itself
     assert stages_of("cyclegan", 1.0, epochs=5)["mri"].optimizer.epochs == 5
+
+
+@pytest.mark.parametrize("phases", [{}, {"warmup": 0.25, "ramp": 0.25, "finetune_share": 0.25}])
+@pytest.mark.parametrize("first_epochs", [None, 6])
+def test_a_first_stages_translators_learn_to_its_end(
+    phases: Mapping[str, float], first_epochs: int | None
+):
+    """They get as many steps as those of `joint`, which stop at translator_share."""
+    config = tiny.debug_config(
+        Path("nowhere"),
+        method="cyclegan",
+        data={"sources": SOURCES},
+        optimizer={"epochs": 20, "translator_share": 0.4, **phases},
+        baselines={"first_epochs": first_epochs},
+    )
+    for stage in first_stages(config).values():
+        epochs = stage.optimizer.epochs
+        assert epochs == (first_epochs or 8)
+        assert is_constant(stage.optimizer)
+        learning = [phase_at(epoch / epochs, stage.optimizer) for epoch in range(epochs)]
+        assert all(phase.translators for phase in learning)
+        rates = [phase.translator_rate for phase in learning]
+        assert rates[0] == 1
+        assert rates[-1] == pytest.approx(1 / (epochs / 2 + 1))  # all of the decay
 
 
 def test_the_registry_holds_the_papers_methods():

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -376,17 +377,29 @@ def test_a_training_in_phases_resumes_bit_for_bit(data: Path, tmp_path: Path, st
     assert ["mri.gradient_ratio" in metrics for metrics in epochs[1:]] == [True, False, False]
 
 
-def test_methods_without_translators_leave_the_warm_up_out(data: Path, tmp_path: Path):
+def test_methods_without_translators_leave_the_warm_up_out(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """They make as many predictor updates, at the same rates."""
-    found = {}
-    for method in ("target-only", "raw-mix", "joint"):
-        config = tiny.debug_config(data, **PHASES).model_copy(update={"method": method})
+    whole_step = Stepper.step
+    rates: dict[int, float] = {}
+
+    def step(self: Any, *args: Any, number: int, **more: Any) -> None:
+        rates[number] = float(self._learner.optimizers["predictor"].param_groups[0]["lr"])
+        whole_step(self, *args, number=number, **more)
+
+    monkeypatch.setattr(Stepper, "step", step)
+    sections = {**PHASES, "optimizer": {**PHASES["optimizer"], "finetune_share": 0.0}}
+    # Of 24 steps those from 6 on: two epochs at the full rate, and one at half of it.
+    wanted = dict(zip(range(6, 24), [1e-3] * 12 + [5e-4] * 6, strict=True))
+    for method, parts in (("target-only", 1), ("raw-mix", 2), ("joint", 2)):
+        rates.clear()
+        config = tiny.debug_config(data, **sections).model_copy(update={"method": method})
         result = train(config, runs=tmp_path, name=method)
-        steps = [e for e in records(tmp_path / method, "step") if "predict_real" in e["losses"]]
-        found[method] = (result.images_seen / (1 if method == "target-only" else 2), len(steps))
-    assert len({images for images, _ in found.values()}) == 1
-    first = records(tmp_path / "raw-mix", "step")[0]["step"]
-    assert first > 6  # of the 24 steps, those of the warm-up are not taken
+        waited = range(6) if method == "joint" else ()  # for translators that learn meanwhile
+        assert set(rates) == {*waited, *wanted}
+        assert {number: rates[number] for number in wanted} == pytest.approx(wanted)
+        assert result.images_seen == 18 * 2 * parts
 
 
 def test_a_warm_up_is_verified_from_where_the_predictor_begins(data: Path):
@@ -399,16 +412,25 @@ def test_a_warm_up_is_verified_from_where_the_predictor_begins(data: Path):
 def test_a_long_training_on_a_processor_says_how_long(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def said(name: str) -> list[str]:
+    """By a clock on which the first step takes a day, which must not count."""
+    clock = SimpleNamespace(now=0.0)
+    whole_step = Stepper.step
+
+    def said(seconds: float) -> list[str]:
+        def step(self: Any, *args: Any, number: int, **more: Any) -> None:
+            whole_step(self, *args, number=number, **more)
+            clock.now += seconds if number else 86_400
+
+        monkeypatch.setattr(Stepper, "step", step)
         heard: list[Event] = []
-        config = tiny.debug_config(data, optimizer={"epochs": 1, "steps_per_epoch": 6})
-        train(config, runs=tmp_path, name=name, listener=heard.append)
+        config = tiny.debug_config(data, optimizer={"epochs": 2, "steps_per_epoch": 6})
+        train(config, runs=tmp_path, listener=heard.append)
         return [e.text for e in heard if isinstance(e, Warned) and "--preset scarce" in e.text]
 
-    assert not said("short")
-    monkeypatch.setattr(loop_module, "LONG", 0.0)
-    (text,) = said("long")
-    assert text.startswith("1 epochs x 6 steps take about 0 hours on this processor.")
+    monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    assert not said(290.0)  # 58 minutes
+    (text,) = said(450.0)
+    assert text.startswith("2 epochs x 6 steps take about 1.5 hours on this processor.")
 
 
 def test_resume_by_the_pointer_to_the_latest(data: Path, tmp_path: Path):

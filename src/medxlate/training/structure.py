@@ -23,7 +23,8 @@ def mind(images: Tensor) -> Tensor:
     """Return the descriptors [B, 8, H, W], in (0, 1], of images [B, 1, H, W] in [-1, 1].
 
     exp(-D(x, x + r) / V(x)) for each r of the search region, where D is the mean squared difference
-    of two patches and V the mean D of the four nearest. The image goes on at the opposite border.
+    of two patches and V the mean D of the four nearest. Beyond a border lies the opposite one; of a
+    patch at a border, the part within the image is compared.
     """
     distances = torch.cat(
         [
