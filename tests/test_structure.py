@@ -9,7 +9,6 @@ import torch
 from medxlate.phantoms.anatomy import draw_anatomy, render
 from medxlate.training.structure import mind, structure_loss
 
-
 # Rows and columns to the pixels beside one, by whose patches the variance is taken, and to others.
 BESIDE = [(0, -1), (-1, 0), (0, 1), (1, 0)]
 DIAGONAL = [(-2, -2), (2, -2), (-2, 2), (2, 2)]
