@@ -76,7 +76,7 @@ def config_page() -> str:
         "",
         "`train --config FILE` reads TOML (or a run's `config.json`), `--set section.key=value`",
         "sets any key. The defaults are the paper's, except the weight of the predictor's loss",
-        "(`objective.lambda_predict`, `predict_unit`, `fake_weight`), which the preset `paper` has.",
+        "(`objective.lambda_predict`, `predict_unit`, `fake_weight`); the paper's: preset `paper`.",
         "",
         "| key | default | what it is |",
         "|---|---|---|",
