@@ -88,21 +88,26 @@ def write_phantoms(
         noise = np.random.default_rng([seed, number, _PAIR_NOISE])
         rows: list[dict[str, Any]] = []
         for patient in range(count):
-            identity = f"{modality.upper()}{patient + 1:03d}"
+            name = identity(modality, patient + 1)
             anatomy = draw_anatomy(random, age=float(np.floor(random.uniform(*AGES))))
             images = _scan(anatomy, modality, slices, size, random)
             if modality == "mri":
-                rows.append(_write_volume(folder / modality, identity, anatomy, images))
+                rows.append(_write_volume(folder / modality, name, anatomy, images))
             else:
-                _write_series(folder / modality / identity, identity, anatomy, modality, images)
+                _write_series(folder / modality / name, name, anatomy, modality, images)
             if modality == "mri" and patient < paired:
                 images = _scan(anatomy, "ct", slices, size, noise)
-                _write_series(folder / PAIRED / identity, identity, anatomy, "ct", images)
+                _write_series(folder / PAIRED / name, name, anatomy, "ct", images)
                 done += 1
             done += 1
             listener(Progress("patients", done, total))
         if modality == "mri":
             _write_labels(folder / modality / "labels.csv", rows)
+
+
+def identity(modality: str, number: int) -> str:
+    """Return the id of a modality's patient, counted from 1, such as CT001."""
+    return f"{modality.upper()}{number:03d}"
 
 
 def check_counts(patients: Mapping[str, int], paired: int) -> None:
