@@ -157,24 +157,20 @@ def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> Table:
 
 def _taught(result: Evaluation, metrics: Sequence[Metric]) -> Table:
     from medxlate.cli.console import table
-    from medxlate.evaluation.results import trained_on
+    from medxlate.evaluation.results import taught_in, trained_on
 
     first = metrics[0]
-    what = "mean squared error" if first.better == "lower" else "accuracy"
     unit = f" ({first.unit})" if first.unit else ""
     title = f"A small predictor on {first.n} real test patients, {result.run}"
     rows = [[trained_on(each), _with_interval(each)] for each in metrics]
-    return table(title, ["trained on", f"{what}{unit}"], rows)
+    return table(title, ["trained on", f"{taught_in(first)}{unit}"], rows)
 
 
 def _with_interval(metric: Metric | None) -> str:
     from medxlate.cli.console import number
+    from medxlate.evaluation.results import value_text
 
-    if metric is None or metric.value is None:
-        return "-"
-    if metric.low is None:
-        return number(metric.value)
-    return f"{number(metric.value)} ({number(metric.low)} to {number(metric.high)})"
+    return value_text(metric, number, "-")
 
 
 def _image_row(metric: Metric) -> list[str]:
