@@ -26,14 +26,14 @@ def evaluate(
             autocompletion=complete.metrics,
             help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
             "f1, ece, skill | fid, kid, is, precision, recall, paired_psnr, paired_ssim, "
-            "paired_mae | tstr; repeat. Default: all, tstr where it takes a minute or two.",
+            "paired_mae | tstr; repeat. Default: all, tstr only where it takes a minute or two.",
         ),
     ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
             "--features",
-            help="What images are compared by: inception, predictor (of real images alone), or "
+            help="What images are compared by: inception, predictor (trained on real images), or "
             "NAME=FILE.safetensors, a network of timm's; repeat. Default: inception where it is "
             "there, and predictor.",
         ),

@@ -1,7 +1,7 @@
 """The judge: a small predictor that was trained on real target images alone.
 
-A run's own predictor was trained together with its translators. They may agree on a sign that
-nobody else can read, so it is no witness of what translated images show; this one never saw any.
+A run's own predictor was trained together with its translators, and they may agree on a sign that
+nobody else can read. The judge never saw a translated image, so it reads what real ones show too.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ BATCH_SIZE = 16
 PASSES = 40  # over the training images, within STEPS
 STEPS = (60, 300)
 EPOCHS = 6  # of equal length, each with a validation; the best one is kept
-SEED = 0  # whatever the run's: one judge for a split
+SEED = 0  # whatever the run's, so that all runs of a split have the same judge
 
 Array = npt.NDArray[Any]
 
@@ -195,7 +195,7 @@ def made_from(patients: Patients, config: Config) -> dict[str, Any]:
 def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
     """Return the predictor of a lesson: the one that the run keeps, or one that is trained now.
 
-    Who comes while another process trains it waits, and takes that one.
+    Where another process trains it, this one waits and takes what that one has trained.
 
     Args:
         run: The run; ``judge/`` in it is written.

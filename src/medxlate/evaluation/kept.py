@@ -133,8 +133,8 @@ def _joined(before: Results, results: Results, *, audit: bool, listener: Listene
         if names := sorted({m.label for m in judged} | {each.kind for each in lost}):
             listener(
                 Warned(
-                    f"Another judge had taken {', '.join(names)}, which are dropped. Evaluate "
-                    "without --metric to have them by this one."
+                    f"Figures that another judge took are dropped: {', '.join(names)}. Evaluate "
+                    "without --metric to take them anew."
                 )
             )
     update: dict[str, Any] = {

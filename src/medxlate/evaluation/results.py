@@ -247,7 +247,7 @@ class Results(Record):
         pictures: Diagrams of the predictions, by name: errors, calibration, regression.
         audits: Of each translator.
         judge: The predictor of real images alone that judged translated ones, in words; "" where
-            nobody asked it, or it was the run's own, as in older files.
+            it was not needed, or it was the run's own, as in older files.
         device: Where it was computed.
         precision: fp32 or bf16.
         seconds: By stage.

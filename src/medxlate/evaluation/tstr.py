@@ -33,11 +33,11 @@ from medxlate.training.work import Work, make_material, prepare_work
 NAME = "tstr"
 MOST = 2000  # translated images of a part, evenly spaced
 DIGEST = 12  # digits of the generator's, in names
-CHEAP = 1000 * 64 * 64  # pixels of training images that a processor translates without being asked
+CHEAP = 1000 * 64 * 64  # pixels of training images; a processor translates more only on request
 
 
 def is_cheap(subject: Subject) -> bool:
-    """Return whether the figure takes a minute or two, so that nobody need ask for it by name."""
+    """Return whether the figure takes only a minute or two, so that it is taken by default."""
     if subject.compute.device.type != "cpu":
         return True
     train = [subject.patients.train[source] for source in subject.translators]

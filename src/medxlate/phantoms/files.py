@@ -113,7 +113,7 @@ def identity(modality: str, number: int) -> str:
 def check_counts(patients: Mapping[str, int], paired: int) -> None:
     """Raise UsageError for patients that ``write_phantoms`` cannot write."""
     if not patients:
-        raise UsageError("No patients are asked for.", "Name a modality and a count.")
+        raise UsageError("No patients were asked for.", "Name a modality and a count.")
     for modality, count in patients.items():
         if modality not in MODALITIES:
             raise UsageError(
@@ -125,7 +125,7 @@ def check_counts(patients: Mapping[str, int], paired: int) -> None:
         raise UsageError(
             f"{paired} patients with both modalities are impossible: there are "
             f"{patients.get('mri', 0)} mri patients.",
-            "Pairs are CT scans of MRI patients; ask for no more of them.",
+            "Pairs are CT scans of MRI patients: ask for as many or fewer.",
         )
 
 

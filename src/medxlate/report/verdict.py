@@ -32,7 +32,7 @@ from medxlate.training.methods import find_method
 from medxlate.training.settings import concerns
 
 Array = npt.NDArray[Any]
-# Settings that are not counted as differences: who reads the verdict knows the methods.
+# Settings that are not counted: the verdict names the methods, and the others are no cause.
 NOT_COUNTED = ("method", "data.folder", "runtime.")
 
 

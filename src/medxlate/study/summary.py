@@ -23,21 +23,22 @@ FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule
 (`optimizer.keep`) and, within a split, starts from the same weights. What
 `cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
-many images a step shows (the column of images seen), and with it the batch norm: """
-BATCH_NORM = {
+many images a step shows (the column of images seen). """
+BATCH_NORM = {  # by model.batch_norm
     "joint": """\
-methods that show
-more than target images learn its statistics from all of them together.
+With it differs the batch norm: methods that
+show more than target images learn its statistics from all of them together.
 """,
     "separate": """\
-`multitask`
-and `dann` learn its statistics from all images together, all others those of target images by
-themselves.
+With it differs the batch norm of `multitask`
+and `dann`, which learn its statistics from all images together; the others learn those of target
+images by themselves.
 """,
 }
-# Where a study is carried out, and what its grid decides.
-NOT_SHOWN = ("method", "data.folder", "data.sources", "data.target_fraction")
-NOT_SHOWN += ("data.source_fraction", "runtime.")
+NOT_SHOWN = (  # where a study is carried out, and what its grid decides
+    *("method", "data.folder", "data.sources", "data.target_fraction", "data.source_fraction"),
+    "runtime.",
+)
 
 
 def write_findings(

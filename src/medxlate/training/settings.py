@@ -5,9 +5,11 @@ from __future__ import annotations
 from medxlate.training.methods import MIXED, find_method
 
 PREDICTOR = ("model.predictor", "model.pretrained")  # the other networks are translators
-TRANSLATORS = ("model.", "objective.", "optimizer.translator_", "optimizer.buffer_size")
-TRANSLATORS += ("optimizer.ema_decay", "optimizer.ramp")
-TOGETHER = (  # what translators and predictor have to do with each other while both learn
+TRANSLATORS = (
+    *("model.", "objective.", "optimizer.translator_", "optimizer.buffer_size"),
+    "optimizer.ema_decay",
+)
+TOGETHER = (  # what passes between translators and predictor while both learn
     *("objective.lambda_predict", "objective.predict_unit", "objective.ema_fakes"),
     "optimizer.ramp",
 )
