@@ -28,7 +28,7 @@ from medxlate.dataset.splits import Part, Split
 from medxlate.errors import DataError, UsageError
 from medxlate.evaluation.paired import find_pairs
 from medxlate.events import Listener, silent
-from medxlate.phantoms.files import write_phantoms
+from medxlate.phantoms.files import identity, write_phantoms
 from medxlate.walkthrough import ORACLE, prepare_phantoms
 
 SCAN_SIZE = 64  # pixels of the generated files, before they are prepared
@@ -144,7 +144,7 @@ def write_phantom_pairs(
     elif json.loads(written.read_text()) != wanted:
         raise UsageError(f"{raw} holds other patients.", "Delete it, or choose another folder.")
     prepare_phantoms(raw, data, label=label, size=size, listener=listener)
-    ct, mri = ([f"{name.upper()}{n + 1:03d}" for n in range(patients[name])] for name in patients)
+    ct, mri = ([identity(name, n + 1) for n in range(count)] for name, count in patients.items())
     parts: Mapping[Part, Sequence[str]] = {
         "train": [*ct[:target], *mri[:source]],
         "val": ct[target : target + val],

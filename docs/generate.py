@@ -110,7 +110,7 @@ RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
     "study.json": (Study,),
     "evaluation.json": (Results, Metric, GroupError, Audit, Picture, Line),
     "examples.json, an entry an image": (Example,),
-    "judge/real.json and judge/tstr-<source>.json": (JudgeRecord,),
+    "judge/real.json and judge/tstr-<source>-<digest>.json": (JudgeRecord,),
 }
 
 

@@ -161,6 +161,9 @@ def test_every_method_is_trained_and_told(whole: Run) -> None:
     assert set(whole.results["method"]) == set(EVERY)
     assert np.isfinite(whole.results[["loss", "patient_loss", "mse", "mae"]]).all(axis=None)
     assert whole.result.findings is not None
+    counted = whole.results.groupby("method")[["source_patients", "source_images"]].min()
+    assert not counted.loc[["target-only", "duplicate-real"]].any(axis=None)  # nobody new is shown
+    assert (counted.loc[["raw-mix", "histogram", "joint", "transfer"]] > 0).all(axis=None)
     told = {(each.system.method, each.system.sources) for each in whole.result.findings.comparisons}
     assert told == {
         (name, "mri" if registry.find_method(name).uses_sources else "")

@@ -18,10 +18,12 @@ from conftest import open_file
 from medxlate import walkthrough
 from medxlate.cli.app import app
 from medxlate.cli.demo import _verdict
+from medxlate.config import Config
 from medxlate.dataset.index import Dataset
-from medxlate.errors import OutputError, UsageError
+from medxlate.errors import DataError, OutputError, UsageError
 from medxlate.events import Event, Progress
 from medxlate.images.recipes import Recipe
+from medxlate.models.runs import RunFolder
 from medxlate.phantoms import files
 from medxlate.phantoms.anatomy import Anatomy, draw_anatomy, render
 from medxlate.phantoms.files import POSITIONS, write_phantoms
@@ -199,12 +201,20 @@ def test_only_data_writes_patients_that_can_be_prepared(
     [
         (["--paired", "2"], "--patients and --paired choose what --only-data writes"),
         (["--patients", "mri=2"], "--patients and --paired choose what --only-data writes"),
-        (["--only-data", "x", "--patients", "mri"], "--patients mri is no modality with a count"),
-        (["--only-data", "x", "--patients", "mri=2.5"], "mri=2.5 is no modality with a count"),
+        (
+            ["--only-data", "x", "--patients", "mri"],
+            "--patients mri does not name a modality and a count",
+        ),
+        (
+            ["--only-data", "x", "--patients", "mri=2.5"],
+            "mri=2.5 does not name a modality and a count",
+        ),
+        (["--only-data", "x", "--patients", "=2"], "=2 does not name a modality and a count"),
+        (["--only-data", "x", "--patients", "mri=+-2"], "mri=+-2 does not name a modality"),
         (["--only-data", "x", "--patients", "mri=2", "--patients", "mri=3"], "of mri twice"),
         (["--only-data", "x", "--patients", "mri=-2"], "-2 mri patients are impossible"),
         (["--only-data", "x", "--paired", "999"], "999 patients with both"),
-        (["--only-data", "x", "--out", "y"], "leave --out out"),
+        (["--only-data", "x", "--out", "y"], "Leave --out out"),
     ],
 )
 def test_options_of_only_data_are_checked(
@@ -237,11 +247,20 @@ def test_demo_runs_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }
     assert list(result.methods) == ["target-only", "raw-mix", "joint", "oracle"]
     assert {each.results.patients for each in result.methods.values()} == {3}
-    assert len(constants) <= 2  # with the sources' ages, and without
+    assert len(constants) == 1
     assert (result.translation.files, result.translation.slices) == (8, 16)
     assert list(result.dataset.modalities) == ["ct", "mri", "pet", "oracle"]
     with PIL.Image.open(result.picture) as picture:
         assert picture.width > picture.height > 200
+    run = RunFolder(result.runs["joint"])
+    config = Config.model_validate_json(run.config.read_text())
+    pairs = walkthrough._pairs(run, config)
+    owners = [[(p, n % 2) for n, p in enumerate(each.patients)] for each in pairs]
+    assert owners[0] == owners[1]
+    assert len(owners[0]) == 4  # of two patients
+    unpaired = config.data.model_copy(update={"oracle": "ct"})  # other patients
+    with pytest.raises(DataError, match="the same slice in mri and in ct"):
+        walkthrough._pairs(run, config.model_copy(update={"data": unpaired}))
     with pytest.raises(OutputError):
         walkthrough.demo(tmp_path / "demo")
     walkthrough.demo(tmp_path / "demo", overwrite=True)
@@ -256,13 +275,44 @@ def test_demo_never_deletes_a_folder_it_did_not_write(tmp_path: Path) -> None:
     assert precious.read_text() == "years of work"
 
 
+def test_verdict_says_what_came_out() -> None:
+    errors = {"target-only": 200.0, "raw-mix": 150.0, "joint": 120.0, "oracle": 100.0}
+    assert _verdict(errors, 160.0) == (
+        "The joint method's squared error is lower than target-only's (120 against 200), and lower "
+        "than raw-mix's; that is 80 % of what the MRI patients' true CT gains. Better than the "
+        "constant: raw-mix, joint, oracle. One split of generated patients proves nothing about "
+        "yours."
+    )
+
+
 @pytest.mark.parametrize(
-    ("joint", "raw", "share"),
-    [(120.0, "lower", "80%"), (190.0, "higher", "10%"), (220.0, "higher", "-20%")],
+    ("changed", "said"),
+    [
+        ({"joint": 190.0}, "lower than target-only's (190 against 200), and higher than raw-mix's"),
+        ({"joint": 220.0}, "higher than target-only's (220 against 200), and higher than raw-mix"),
+        ({"joint": 200.0}, "the same as target-only's (200 against 200), and higher than raw-mix"),
+        ({"joint": 150.0}, "(150 against 200), and the same as raw-mix's; that is 50 % of what"),
+        ({"raw-mix": None}, "(120 against 200); that is 80 % of what"),
+        ({"joint": None}, "Nothing can be compared without the error of joint."),
+        ({"joint": None, "target-only": None}, "without the error of joint and target-only."),
+    ],
 )
-def test_verdict_says_what_came_out(joint: float, raw: str, share: str) -> None:
-    errors = {"target-only": 200.0, "raw-mix": 150.0, "joint": joint, "oracle": 100.0}
-    alone = "lower" if joint < 200 else "higher"
-    said = f"is {alone} than target-only's ({joint:.4g} against 200), and {raw} than raw-mix's; "
-    assert f"{said}that is {share} of what" in _verdict(errors)
-    assert "would have gained" not in _verdict({**errors, "oracle": 210.0})
+def test_verdict_compares_what_there_is(changed: dict[str, float | None], said: str) -> None:
+    errors = {"target-only": 200.0, "raw-mix": 150.0, "joint": 120.0, "oracle": 100.0}
+    assert said in _verdict({**errors, **changed}, 160.0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"joint": 200.0}, {"joint": 220.0}, {"oracle": 200.0}, {"oracle": 210.0}, {"oracle": None}],
+)
+def test_verdict_gives_no_share_of_a_gain_that_is_none(changed: dict[str, float | None]) -> None:
+    errors = {"target-only": 200.0, "raw-mix": 150.0, "joint": 120.0, "oracle": 100.0}
+    assert "%" not in _verdict({**errors, **changed}, 160.0)
+
+
+def test_verdict_names_what_beats_the_constant() -> None:
+    errors = {"target-only": 200.0, "joint": 200.0, "oracle": None}
+    assert "Better than the constant: none of them." in _verdict(errors, 200.0)
+    assert "Better than the constant: target-only, joint." in _verdict(errors, 200.1)
+    assert "constant" not in _verdict(errors, None)

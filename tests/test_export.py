@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import tiny
 from medxlate import Predictor, Translator, export_hub, export_onnx
 from medxlate.cli.app import app
+from medxlate.config import Skip, Upsample
 from medxlate.errors import ModelError, OutputError, UsageError
 from medxlate.evaluation.results import Audit, Metric, Results, write_results
 from medxlate.events import Event, Warned
@@ -122,6 +123,25 @@ def test_networks_give_the_same_in_onnxruntime(run: RunFolder, exported: Path):
             with torch.no_grad():
                 wanted = network(torch.from_numpy(images[:count])).float().numpy()
             np.testing.assert_allclose(found, wanted, atol=2e-2 if name != "predictor" else 5e-2)
+
+
+@pytest.mark.parametrize(("skip", "upsample"), [("unet", "bilinear"), ("both", "nearest")])
+def test_generators_with_skips_give_the_same_in_onnxruntime(
+    tmp_path: Path, skip: Skip, upsample: Upsample
+):
+    model = tiny.write_tiny_model(tmp_path / "m", skip=skip, upsample=upsample)
+    export_onnx(model, out=tmp_path / "out")
+    session = onnxruntime.InferenceSession(str(tmp_path / "out/translator-mri.onnx"))
+    network = Translator.load(model).network.float()
+    images = np.random.default_rng(0).uniform(-1, 1, (5, 1, 32, 32)).astype(np.float32)
+    for count in (1, 5):
+        (found,) = session.run(["outputs"], {"images": images[:count]})
+        with torch.no_grad():
+            wanted = network(torch.from_numpy(images[:count])).numpy()
+        assert wanted.std() > 0.1
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
+    card = model_card(read_model(model))
+    assert f"2 blocks, upsampling {upsample}, skip {skip}; taken at step 7." in card
 
 
 def test_the_sidecar_says_how_to_read_and_what_was_compared(run: RunFolder, exported: Path):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -26,6 +29,7 @@ from medxlate.evaluation.results import Audit, read_results, write_results
 from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
 from medxlate.events import Event, Stage, Warned, silent
+from medxlate.files import locked
 from medxlate.models.runs import RunFolder, find_run
 from medxlate.report.run import write_report
 from medxlate.report.verdict import of_run
@@ -179,8 +183,9 @@ def test_train_on_translated_test_on_real_tells_a_code_from_a_translation(
     assert real.value == pytest.approx(np.mean(errors), rel=1e-4)
     assert any("Translating 60 mri" in e.text for e in events if isinstance(e, Stage))
     again: list[Event] = []
-    assert tstr_metrics(run, translating(subject, Negative(), "negative"), listener=again.append)
-    assert again == []  # kept with the run
+    for network, digest in ((Negative(), "negative"), (Coded(), "coded")):
+        assert tstr_metrics(run, translating(subject, network, digest), listener=again.append)
+    assert again == []  # both are kept with the run
 
 
 def test_the_judge_depends_on_real_images_and_the_split_alone(
@@ -204,13 +209,56 @@ def test_the_judge_depends_on_real_images_and_the_split_alone(
     assert values["made_from"]["fingerprints"] == {
         "ct": subject.patients.tables["ct"].fingerprint()
     }
-    for key, changed in (("image_size", 64), ("split", "x")):
+    settings = values["made_from"]["config"]
+    assert settings["model.predictor"] == "test_resnet"
+    assert not [key for key in settings if "folder" in key or "device" in key]
+    other_settings = {**settings, "optimizer.predictor_lr": 0.5}
+    for key, changed in (("image_size", 64), ("split", "x"), ("config", other_settings)):
         found = {**values["made_from"], key: changed}
         record.write_text(json.dumps({**values, "made_from": found}))
         events: list[Event] = []
         find_judge(other, subject.patients, CPU, events.append)
         assert isinstance(events[0], Stage), key
         assert json.loads(record.read_text()) == values
+
+
+def test_who_comes_second_waits_and_takes_the_judge_of_the_first(
+    world: tuple[RunFolder, Subject], tmp_path: Path
+) -> None:
+    run, subject = world
+    second, events = RunFolder(tmp_path / "run"), list[Event]()
+    folder = second.path / "judge"
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folder / ".real.lock"):
+            waiting = pool.submit(find_judge, second, subject.patients, CPU, events.append)
+            time.sleep(0.5)
+            assert not waiting.done()
+            for name in ("real.safetensors", "real.json"):
+                shutil.copy(run.path / "judge" / name, folder / name)
+        found = waiting.result(timeout=60)
+    assert events == []
+    for name, weights in subject.judge.network.state_dict().items():
+        assert torch.equal(weights, found.network.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("features", "is_asked"), [(["inception"], False), (["predictor"], True)])
+def test_a_foreign_model_is_not_audited_so_its_features_alone_ask_for_the_judge(
+    world: tuple[RunFolder, Subject],
+    monkeypatch: pytest.MonkeyPatch,
+    features: list[str],
+    is_asked: bool,
+) -> None:
+    run, _ = world
+    asked = []
+
+    def finding(*given: Any) -> Judge:
+        asked.append(given)
+        return find_judge(*given)
+
+    monkeypatch.setattr("medxlate.evaluation.evaluate.find_judge", finding)
+    monkeypatch.setattr(tstr, "CHEAP", 0)
+    evaluate(run.path, model=run.model, extractors=features)
+    assert bool(asked) == is_asked
 
 
 def test_a_damaged_judge_is_told_of_and_trained_again(
@@ -244,19 +292,34 @@ def test_figures_that_the_own_predictor_took_do_not_stay_beside_the_judges(
     assert any("20 real test patients" in title for title in titles), titles
     assert "real ct images of 25 patients" in whole.judge
     assert {m.of for m in whole.metrics if m.name == "tstr"} == {"translated", "judge", "constant"}
-    assert "after real ones alone" in " ".join(of_run(whole, "patient").sentences)
+    said = " ".join(of_run(whole, "patient").sentences)
+    assert "Over 20 real test patients, the mean squared error of a small predictor is " in said
+    assert "when trained on translated mri images, " in said
+    assert " and " in said.partition("when trained on real images (the judge)")[2][:5]
+    assert said.endswith("when trained on nothing (a constant).")
     old = whole.model_copy(update={"judge": "", "audits": whole.audits})
     write_results(run.evaluation, old)  # as an older medxlate left it
     values = json.loads((run.evaluation / "evaluation.json").read_text())
     del values["judge"]
     (run.evaluation / "evaluation.json").write_text(json.dumps(values))
     assert read_results(run.evaluation).judge == ""
-    again = evaluate(run.path, metrics=["mse"]).results
-    assert not [m for m in again.metrics if m.features == "predictor"]
-    assert "label-preservation" not in {a.kind for a in again.audits}
-    assert len(again.audits) == len(whole.audits) - 1
-    assert evaluate(run.path, metrics=["fid"]).results.judge == whole.judge
-    assert evaluate(run.path, metrics=["mse"]).results.judge == whole.judge
+    again = evaluate(run.path, metrics=["mse"]).results  # asks no judge
+    assert again.judge == ""
+    assert {m.label for m in again.metrics} == {m.label for m in whole.metrics}
+    assert again.audits == whole.audits
+    events: list[Event] = []
+    mixed = evaluate(run.path, metrics=["fid"], listener=events.append).results
+    assert mixed.judge == whole.judge
+    assert {m.label for m in mixed.metrics if m.features == "predictor"} == {"fid[predictor]"}
+    assert [a for a in whole.audits if a.kind != "label-preservation"] == list(mixed.audits)
+    (warned,) = [e.text for e in events if isinstance(e, Warned) and "judge" in e.text]
+    assert "kid[predictor], label-preservation" in warned
+    assert "tstr" in warned
+    events.clear()
+    kept = evaluate(run.path, metrics=["mse", "kid"], listener=events.append).results
+    assert kept.judge == whole.judge
+    assert {"fid[predictor]", "kid[predictor]"} <= {m.label for m in kept.metrics}
+    assert not [e for e in events if isinstance(e, Warned) and "judge" in e.text]
 
 
 def test_what_is_dear_is_taken_only_when_it_is_asked_for(

@@ -271,6 +271,17 @@ def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path:
     said = write_report(better, baseline=worse).verdict[1]
     assert "99 % lower" in said
     assert "translated images helped" in said
+    config = json.loads((better / "config.json").read_text())
+    config["model"] |= {"upsample": "bilinear", "skip": "unet", "batch_norm": "separate"}
+    config["model"] |= {"discriminator_layers": 1, "discriminator_norm": "none"}
+    config["optimizer"] |= {"ramp": 0.2, "translator_share": 0.5}
+    (better / "config.json").write_text(json.dumps(config))
+    assert "translated images helped" in write_report(better, baseline=worse).verdict[1]
+    augmented = {**config, "method": "joint+autoaugment"}
+    (better / "config.json").write_text(json.dumps(augmented))
+    said = write_report(better, baseline=worse).verdict[1]
+    assert "it predicts better here; they differ in augmentation too" in said
+    (better / "config.json").write_text(json.dumps(config))
     config = json.loads((worse / "config.json").read_text())
     config["optimizer"]["epochs"] += 1
     (worse / "config.json").write_text(json.dumps(config))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import PIL.Image
 import torch
 
-from medxlate.config import Config, resolve
+from medxlate.config import Config, Skip, Upsample, resolve
 from medxlate.dataset.labels import Task, TaskKind
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
@@ -111,6 +111,8 @@ def write_tiny_model(
     source_recipe: Recipe = AS_IS,
     target_recipe: Recipe = AS_IS_16,
     sources: tuple[str, ...] = ("mri",),
+    upsample: Upsample = "transposed",
+    skip: Skip = "none",
 ) -> Path:
     """Write a model folder with random weights; return ``root/model``."""
     torch.manual_seed(11)
@@ -124,12 +126,14 @@ def write_tiny_model(
     )
     translators = {}
     for source in sources:
-        state = Generator(width=8, blocks=2).state_dict()
+        state = Generator(width=8, blocks=2, upsample=upsample, skip=skip).state_dict()
         state = {name: value * 5 for name, value in state.items()}  # visibly not grey
         translators[source] = TranslatorInfo(
             recipe=source_recipe,
             width=8,
             blocks=2,
+            upsample=upsample,
+            skip=skip,
             weights=write_weights(root, f"translator-{source}.safetensors", state, step=7),
         )
     info = ModelInfo(

@@ -17,18 +17,19 @@ from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import PARTS, Part, Split, read_split
-from medxlate.errors import ModelError
+from medxlate.errors import DataError, ModelError
 from medxlate.evaluation.evaluate import Evaluation, evaluate
+from medxlate.evaluation.paired import find_pairs
 from medxlate.events import Listener, Stage, silent
 from medxlate.files import check_free, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.models.runs import RunFolder
-from medxlate.phantoms.files import PAIRED, check_counts, write_phantoms
+from medxlate.phantoms.files import PAIRED, check_counts, identity, write_phantoms
 from medxlate.records import read_json
 from medxlate.report.figures import Row, image_rows
-from medxlate.training.data import open_modalities, part_slices
+from medxlate.training.data import image_size, open_modalities
 from medxlate.training.train import train
 
 PATIENTS = {"ct": 95, "mri": 110, "pet": 12}
@@ -135,7 +136,7 @@ def demo_split(data: Path) -> Split:
     for name in ("ct", "mri"):
         ends = [0, TRAIN[name], TRAIN[name] + VALIDATE[name], PATIENTS[name]]
         for part, first, last in zip(PARTS, ends, ends[1:], strict=False):
-            parts[part] += [f"{name.upper()}{number + 1:03d}" for number in range(first, last)]
+            parts[part] += [identity(name, number + 1) for number in range(first, last)]
     return given_split(data, ("ct", "mri", ORACLE), parts)
 
 
@@ -197,25 +198,19 @@ def _generate(
 
 
 def draw(run: RunFolder, path: Path) -> Path:
-    """Draw test patients: source, its translation, and the true target image of the same slice."""
+    """Draw test patients: source, its translation, and the true target image of the same slice.
+
+    Raises:
+        DataError: No test patient has the same slice in source and ``data.oracle``.
+    """
     config = Config.model_validate(read_json(run.config, error=ModelError))
-    source = config.data.sources[0]
-    dataset = Dataset(Path(config.data.folder))
-    modalities = open_modalities(dataset, config)
-    split = read_split(run.split, modalities)
-    sources = part_slices(dataset, modalities, split, config, "test")[source]
-    paired = modalities[config.data.oracle]
-    truth = Slices(
-        paired,
-        split.rows(paired.name, paired.slices, "test"),
-        task=dataset.info.task,
-        image_size=sources.shape[1],
-    )
-    some = [round(i * (len(sources) - 1) / (PICTURES - 1)) for i in range(PICTURES)]
-    chosen, true = sources.batch(some), truth.batch(some)
+    source, task = config.data.sources[0], Dataset(Path(config.data.folder)).info.task
+    originals, truth = _pairs(run, config)
+    some = [round(i * (len(originals) - 1) / (PICTURES - 1)) for i in range(PICTURES)]
+    chosen, true = originals.batch(some), truth.batch(some)
     translator = Translator(run.path, source=source)
     fakes = run_network(translator.network, [chosen.images], compute=translator.compute)
-    ages = [f"{float(label):.0f} {dataset.info.task.unit}" for label in chosen.labels]
+    ages = [f"{float(label):.0f} {task.unit}" for label in chosen.labels]
     target = config.data.target.upper()
     blank = [""] * len(some)
     rows = [
@@ -225,6 +220,26 @@ def draw(run: RunFolder, path: Path) -> Path:
     ]
     image_rows(path, rows, note="generated phantoms; test patients, never seen in training")
     return path
+
+
+def _pairs(run: RunFolder, config: Config) -> tuple[Slices, Slices]:
+    """Return the first source's test slices that have a truth, and the truth of each."""
+    dataset = Dataset(Path(config.data.folder))
+    modalities = open_modalities(dataset, config)
+    split = read_split(run.split, modalities)
+    both = [modalities[name] for name in (config.data.sources[0], config.data.oracle)]
+    found = find_pairs(*(m.slices.iloc[split.rows(m.name, m.slices, "test")] for m in both))
+    if found is None:
+        raise DataError(
+            f"No test patient has the same slice in {both[0].name} and in {both[1].name}.",
+            "Prepare both modalities from the files of one demo.",
+        )
+    size, task = image_size(dataset, config), dataset.info.task
+    originals, truth = (
+        Slices(modality, rows, task=task, image_size=size)
+        for modality, rows in zip(both, (found.source, found.target), strict=True)
+    )
+    return originals, truth
 
 
 def prepare_phantoms(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,16 +14,18 @@ from medxlate.cli.report import leave_report
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter
     from medxlate.evaluation.evaluate import Evaluation
 
 FIGURES = ("mse", "mae", "r2")
 SHOWN = {  # what each method learns from
     "target-only": "real CT alone",
-    "raw-mix": "and MRI as it is",
-    "joint": "and translated MRI",
-    "oracle": "and the true CT of the MRI patients",
+    "raw-mix": "real CT and untranslated MRI",
+    "joint": "real CT and translated MRI",
+    "oracle": "real CT and the MRI patients' true CT",
 }
 OUT = Path("demo")
+COUNT = re.compile(r"([^=]+)=([+-]?\d+)")
 
 
 def demo(
@@ -46,7 +49,7 @@ def demo(
         int | None,
         typer.Option(
             "--paired",
-            help="With --only-data: how many MRI patients have a CT too, in ct_of_mri.",
+            help="With --only-data: how many MRI patients have a CT too.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -58,83 +61,89 @@ def demo(
 
     `medxlate demo --only-data OUT --patients ct=125 --patients mri=200 --paired 40`
     """
-    if only_data is not None:
+    from medxlate.cli.console import reporting
+
+    hint = "What was made so far is kept; begin again with --overwrite."
+    with reporting(json=json, interrupted=hint) as reporter:
+        if only_data is None:
+            if patients or paired is not None:
+                raise UsageError(
+                    "--patients and --paired choose what --only-data writes.",
+                    "Name a folder with --only-data, or leave them out.",
+                )
+            _demonstrate(reporter, out, seed=seed, overwrite=overwrite)
+            return
         if out != OUT:
-            raise typer.BadParameter("--only-data names the folder; leave --out out.")
-        _write_data(only_data, patients, paired or 0, seed=seed, overwrite=overwrite, json=json)
-        return
-    from medxlate.cli.console import number, reporting, table
+            raise UsageError("--only-data names the folder that is written.", "Leave --out out.")
+        _write_data(reporter, only_data, patients, paired or 0, seed=seed, overwrite=overwrite)
+
+
+def _demonstrate(reporter: Reporter, out: Path, *, seed: int, overwrite: bool) -> None:
+    """Run every stage, and say what came out."""
+    from medxlate.cli.console import number, table
     from medxlate.cli.evaluate import as_json, tables
     from medxlate.cli.prepare import dataset_table
+    from medxlate.walkthrough import demo as run
 
-    hint = "What was made so far is kept; begin again with `medxlate demo --overwrite`."
-    with reporting(json=json, interrupted=hint) as reporter:
-        if patients or paired is not None:
-            raise UsageError(
-                "--patients and --paired choose what --only-data writes.",
-                "Name a folder with --only-data, or leave them out.",
-            )
-        from medxlate.walkthrough import demo as run
-
-        result = run(out, seed=seed, overwrite=overwrite, listener=reporter)
-        joint = result.methods["joint"]
-        rows = {"constant (mean training age)": _figures(joint, "constant")}
-        rows |= {
-            f"{name} ({SHOWN[name]})": _figures(each, "model")
-            for name, each in result.methods.items()
-        }
-        leave_report(reporter, result.runs["target-only"])
-        leave_report(reporter, result.runs["joint"], baseline=result.runs["target-only"])
-        tested = joint.results
-        reporter.result(
-            {
-                "out": str(result.out),
-                "picture": str(result.picture),
-                "methods": {name: as_json(each) for name, each in result.methods.items()},
-                "seconds": result.seconds,
-            },
-            dataset_table(result.dataset, title=f"The dataset {result.out / 'data'}"),
-            *tables(joint)[1:],
-            table(
-                f"Age of {tested.patients} test patients, CT",
-                ["method", *FIGURES],
-                [[name, *map(number, scores)] for name, scores in rows.items()],
-            ),
-            _verdict({name: _figures(each, "model")[0] for name, each in result.methods.items()}),
-            f"Picture: {result.picture}",
-            f"Everything is in {result.out} ({result.seconds:.0f} s).",
-        )
+    result = run(out, seed=seed, overwrite=overwrite, listener=reporter)
+    joint = result.methods["joint"]
+    constant = _figures(joint, "constant")
+    scores = {name: _figures(each, "model") for name, each in result.methods.items()}
+    rows = {"constant (mean training age)": constant}
+    rows |= {f"{name} ({SHOWN[name]})": each for name, each in scores.items()}
+    leave_report(reporter, result.runs["target-only"])
+    leave_report(reporter, result.runs["joint"], baseline=result.runs["target-only"])
+    reporter.result(
+        {
+            "out": str(result.out),
+            "picture": str(result.picture),
+            "methods": {name: as_json(each) for name, each in result.methods.items()},
+            "seconds": result.seconds,
+        },
+        dataset_table(result.dataset, title=f"The dataset {result.out / 'data'}"),
+        *tables(joint)[1:],
+        table(
+            f"Age of {joint.results.patients} test patients, CT",
+            ["method", *FIGURES],
+            [[name, *map(number, figures)] for name, figures in rows.items()],
+        ),
+        _verdict({name: figures[0] for name, figures in scores.items()}, constant[0]),
+        f"Picture: {result.picture}",
+        f"Everything is in {result.out} ({result.seconds:.0f} s).",
+    )
 
 
 def _write_data(
-    out: Path, patients: list[str] | None, paired: int, *, seed: int, overwrite: bool, json: bool
+    reporter: Reporter,
+    out: Path,
+    patients: list[str] | None,
+    paired: int,
+    *,
+    seed: int,
+    overwrite: bool,
 ) -> None:
     """Write generated patients, and say where they are."""
-    from medxlate.cli.console import reporting
+    from medxlate.phantoms.files import PAIRED
+    from medxlate.walkthrough import PATIENTS, generate
 
-    hint = "Begin again with --overwrite."
-    with reporting(json=json, interrupted=hint) as reporter:
-        from medxlate.walkthrough import PATIENTS, generate
-
-        counts = _counts(patients) if patients else dict(PATIENTS)
-        generate(
-            out, patients=counts, paired=paired, seed=seed, overwrite=overwrite, listener=reporter
-        )
-        written = [f"{out / name}: {count} patients" for name, count in sorted(counts.items())]
-        if paired:
-            written.append(f"{out / 'ct_of_mri'}: CT of the first {paired} MRI patients")
-        reporter.result({"out": str(out), "patients": counts, "paired": paired}, *written)
+    counts = _counts(patients) if patients else dict(PATIENTS)
+    generate(out, patients=counts, paired=paired, seed=seed, overwrite=overwrite, listener=reporter)
+    written = [f"{out / name}: {count} patients" for name, count in sorted(counts.items())]
+    if paired:
+        written.append(f"{out / PAIRED}: CT of the first {paired} MRI patients")
+    reporter.result({"out": str(out), "patients": counts, "paired": paired}, *written)
 
 
 def _counts(patients: list[str]) -> dict[str, int]:
     """Return the count of each modality from words such as ``mri=200``."""
     counts: dict[str, int] = {}
     for each in patients:
-        name, equals, count = each.partition("=")
-        if not equals or not count.strip().lstrip("+-").isdecimal():
+        found = COUNT.fullmatch(each)
+        if found is None:
             raise UsageError(
-                f"--patients {each} is no modality with a count.", "Write it as mri=200."
+                f"--patients {each} does not name a modality and a count.", "Write it as mri=200."
             )
+        name, count = found.groups()
         if name in counts:
             raise UsageError(f"--patients gives a count of {name} twice.", "Give one.")
         counts[name] = int(count)
@@ -145,20 +154,39 @@ def _figures(evaluation: Evaluation, of: str) -> list[float | None]:
     return [evaluation.figure(name, level="patient", of=of) for name in FIGURES]
 
 
-def _verdict(errors: Mapping[str, float | None]) -> str:
+def _verdict(errors: Mapping[str, float | None], constant: float | None) -> str:
     """Say what one split shows, and what it cannot.
 
     Args:
-        errors: Mean squared error per patient, by method.
+        errors: Mean squared error per patient, by method; None where it could not be taken.
+        constant: That of the mean training label, likewise.
     """
     found = {name: error for name, error in errors.items() if error is not None}
-    alone, joint, oracle = found["target-only"], found["joint"], found["oracle"]
-    change = "lower" if joint < alone else "higher"
+    said = [_comparison(found)]
+    if constant is not None:
+        better = ", ".join(name for name, error in found.items() if error < constant)
+        said.append(f"Better than the constant: {better or 'none of them'}.")
+    return " ".join([*said, "One split of generated patients proves nothing about yours."])
+
+
+def _comparison(errors: Mapping[str, float]) -> str:
+    """Compare the joint method with the others, of which some may be missing."""
+    missing = [name for name in ("joint", "target-only") if name not in errors]
+    if missing:
+        return f"Nothing can be compared without the error of {' and '.join(missing)}."
+    joint, alone = errors["joint"], errors["target-only"]
     said = (
-        f"The joint method's squared error is {change} than target-only's ({joint:.4g} against "
-        f"{alone:.4g}), and {'lower' if joint < found['raw-mix'] else 'higher'} than raw-mix's"
+        f"The joint method's squared error is {_than(joint, alone)} target-only's ({joint:.4g} "
+        f"against {alone:.4g})"
     )
-    if oracle < alone:
+    if "raw-mix" in errors:
+        said += f", and {_than(joint, errors['raw-mix'])} raw-mix's"
+    oracle = errors.get("oracle", alone)
+    if joint < alone and oracle < alone:
         share = (alone - joint) / (alone - oracle)
-        said += f"; that is {share:.0%} of what the true CT of the MRI patients would have gained"
-    return f"{said}. One split of generated patients proves nothing about yours."
+        said += f"; that is {100 * share:.0f} % of what the MRI patients' true CT gains"
+    return f"{said}."
+
+
+def _than(one: float, other: float) -> str:
+    return "the same as" if one == other else "lower than" if one < other else "higher than"

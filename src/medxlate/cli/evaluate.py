@@ -26,14 +26,14 @@ def evaluate(
             autocompletion=complete.metrics,
             help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
             "f1, ece, skill | fid, kid, is, precision, recall, paired_psnr, paired_ssim, "
-            "paired_mae | tstr; repeat. Default: all, tstr where it takes a minute or two.",
+            "paired_mae | tstr; repeat. Default: all, tstr only where it takes a minute or two.",
         ),
     ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
             "--features",
-            help="What images are compared by: inception, predictor (of real images alone), or "
+            help="What images are compared by: inception, predictor (trained on real images), or "
             "NAME=FILE.safetensors, a network of timm's; repeat. Default: inception where it is "
             "there, and predictor.",
         ),
@@ -157,24 +157,20 @@ def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> Table:
 
 def _taught(result: Evaluation, metrics: Sequence[Metric]) -> Table:
     from medxlate.cli.console import table
-    from medxlate.evaluation.results import trained_on
+    from medxlate.evaluation.results import taught_in, trained_on
 
     first = metrics[0]
-    what = "mean squared error" if first.better == "lower" else "accuracy"
     unit = f" ({first.unit})" if first.unit else ""
     title = f"A small predictor on {first.n} real test patients, {result.run}"
     rows = [[trained_on(each), _with_interval(each)] for each in metrics]
-    return table(title, ["trained on", f"{what}{unit}"], rows)
+    return table(title, ["trained on", f"{taught_in(first)}{unit}"], rows)
 
 
 def _with_interval(metric: Metric | None) -> str:
     from medxlate.cli.console import number
+    from medxlate.evaluation.results import value_text
 
-    if metric is None or metric.value is None:
-        return "-"
-    if metric.low is None:
-        return number(metric.value)
-    return f"{number(metric.value)} ({number(metric.low)} to {number(metric.high)})"
+    return value_text(metric, number, "-")
 
 
 def _image_row(metric: Metric) -> list[str]:

@@ -29,6 +29,7 @@ from medxlate.evaluation.audits.sample import Sample, look, shrink
 from medxlate.evaluation.audits.tissue import tissue
 from medxlate.evaluation.examples import Choice, choose, label_text, write_examples
 from medxlate.evaluation.results import EXAMPLES, Audit, Example
+from medxlate.evaluation.shared import some_of
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage, counted, silent
 from medxlate.inference.engine import run
@@ -196,13 +197,9 @@ def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> An
     patients, modality = subject.patients, subject.patients.tables[source]
 
     def part(slices: Slices) -> Sample:
-        keep = np.unique(np.linspace(0, len(slices) - 1, min(PROBED, len(slices))).astype(int))
-        blocks = (keep[start : start + BLOCK] for start in range(0, len(keep), BLOCK))
-        return look(
-            (slices.batch(rows).images for rows in blocks),
-            patients=[slices.patients[i] for i in keep],
-            labels=slices.labels.numpy()[keep],
-        )
+        some = some_of(slices, PROBED)
+        images = (batch.images for batch in some.batches(BLOCK))
+        return look(images, patients=some.patients, labels=some.labels.numpy())
 
     val = patients.val[source]
     train = part(patients.train[source])

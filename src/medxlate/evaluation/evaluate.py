@@ -144,12 +144,12 @@ def evaluate(
     subject = open_subject(folder, own, other, data, device, precision, listener)
     if subject.patients.split.policy == "image":
         listener(Warned(MEANING["image"]))
-    audit = audits if audits is not None else not metrics
+    audit = other is None and (not metrics if audits is None else audits)
     clock = Clock()
     compared = [name for name in wanted if name in NAMES]
     tested = TSTR in wanted and (TSTR in metrics or is_cheap(subject))
-    asked = tested or audit or (compared and "predictor" in (extractors or ("predictor",)))
-    if subject.translators and asked:
+    by_judge = bool(compared) and "predictor" in (extractors or ("predictor",))
+    if subject.translators and (tested or audit or by_judge):
         with clock.timing("judge"):
             found_judge = find_judge(folder, subject.patients, subject.compute.device, listener)
             subject = replace(subject, judge=found_judge)
@@ -182,7 +182,7 @@ def evaluate(
         with clock.timing("tstr"):
             found += tstr_metrics(folder, subject, listener=listener)
     if metrics and not subject.translators:
-        found += [_no_translator(name) for name in (*compared, *paired, *[TSTR][:tested])]
+        found += [_no_translator(name) for name in (*NAMES, *PAIRED, TSTR) if name in wanted]
     results = _results(subject, task, found, cases)
     if other is None:
         results = keep(folder, subject, results, table, clock, audit=audit, listener=listener)
@@ -258,7 +258,7 @@ def _saying_calibrated(metric: Metric, predictor: Predictor | None) -> Metric:
 
 def _no_translator(name: str) -> Metric:
     return Metric(
-        group="translation",
+        group="tstr" if name == TSTR else "translation",
         name=name,
         of="translated",
         reason=f"{name} cannot be taken: this run has no translator.",

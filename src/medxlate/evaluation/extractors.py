@@ -48,7 +48,7 @@ def find_extractors(
                 found.append(inception_features(weights))
         elif spec == "predictor":
             if subject.judge is None:
-                lacking[spec] = "nobody has asked for the judge"
+                lacking[spec] = "there is no judge"
             else:
                 has_classes = subject.judge.head.task.kind == "classification"
                 found.append(predictor_features(subject.judge.network, has_classes=has_classes))

@@ -1,7 +1,7 @@
 """The judge: a small predictor that was trained on real target images alone.
 
-A run's own predictor was trained together with its translators. They may agree on a sign that
-nobody else can read, so it is no witness of what translated images show; this one never saw any.
+A run's own predictor was trained together with its translators, and they may agree on a sign that
+nobody else can read. The judge never saw a translated image, so it reads what real ones show too.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medxlate.config import Config, ModelConfig, OptimizerConfig, RuntimeConfig
+from medxlate.config import Config, ModelConfig, OptimizerConfig, RuntimeConfig, flat
 from medxlate.errors import ModelError
 from medxlate.evaluation.patients import Patients
 from medxlate.evaluation.results import Record
-from medxlate.events import Event, Listener, Progress, Stage, Warned
+from medxlate.events import Event, Listener, Progress, Stage, Warned, silent
 from medxlate.files import locked, write_json
 from medxlate.inference.predict import predict_batches
 from medxlate.models.device import Compute, deterministic
@@ -46,7 +46,7 @@ BATCH_SIZE = 16
 PASSES = 40  # over the training images, within STEPS
 STEPS = (60, 300)
 EPOCHS = 6  # of equal length, each with a validation; the best one is kept
-SEED = 0  # whatever the run's: one judge for a split
+SEED = 0  # whatever the run's, so that all runs of a split have the same judge
 
 Array = npt.NDArray[Any]
 
@@ -127,7 +127,7 @@ def find_judge(
         listener: Told of progress.
 
     Raises:
-        OutputError: Another process trains it, or the disk is full.
+        OutputError: The disk is full.
     """
     target = patients.config.data.target
     slices = patients.train[target]
@@ -181,23 +181,21 @@ def small_config(
 def made_from(patients: Patients, config: Config) -> dict[str, Any]:
     """Return all that a small predictor depends on, as JSON says it."""
     names = (config.data.target, *config.data.sources)
-    split = patients.split.to_json()["hash"]
+    place = ("data.folder", "runtime.")  # where and how it is computed, not what
+    settings = {key: value for key, value in flat(config).items() if not key.startswith(place)}
     return {
-        "method": config.method,
-        "split": split,
+        "split": patients.split.to_json()["hash"],
         "fingerprints": {name: patients.tables[name].fingerprint() for name in names},
-        "shares": [config.data.target_fraction, config.data.source_fraction],
         "image_size": patients.train[config.data.target].shape[1],
         "task": patients.dataset.info.task.model_dump(mode="json"),
-        "architecture": ARCHITECTURE,
-        "steps": [config.optimizer.epochs, config.optimizer.steps_per_epoch],
-        "batch_size": config.optimizer.batch_size,
-        "seed": SEED,
+        "config": {**settings, "runtime.seed": config.runtime.seed},
     }
 
 
 def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
     """Return the predictor of a lesson: the one that the run keeps, or one that is trained now.
+
+    Where another process trains it, this one waits and takes what that one has trained.
 
     Args:
         run: The run; ``judge/`` in it is written.
@@ -209,24 +207,30 @@ def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
     if not ranks().any(found is None):
         assert found is not None
         return found
-    listener(Stage(f"Training {ARCHITECTURE} on {lesson.seen}, to judge by"))
     first = ranks().is_first
-    with locked(folder / f".{lesson.name}.lock") if first else nullcontext():
-        place = folder / f".{lesson.name}.training"
-        try:
-            if first:
-                shutil.rmtree(place, ignore_errors=True)  # of an evaluation that was killed
-                place.mkdir(parents=True)
-            ranks().wait()
-            _train(folder, place, lesson, listener)
-            ranks().wait()
-        finally:
-            if first:
-                shutil.rmtree(place, ignore_errors=True)
+    with locked(folder / f".{lesson.name}.lock", wait=True) if first else nullcontext():
+        if ranks().tell(first and _kept(folder, lesson, silent) is None):
+            _teach(folder, lesson, listener)
     found = _kept(folder, lesson, listener)
     if found is None:
         raise ModelError(f"{folder} does not hold what was just written.", "Check the disk.")
     return found
+
+
+def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
+    """Train a lesson in a folder of its own, which is removed again."""
+    listener(Stage(f"Training {ARCHITECTURE} on {lesson.seen}, to judge by"))
+    first, place = ranks().is_first, folder / f".{lesson.name}.training"
+    try:
+        if first:
+            shutil.rmtree(place, ignore_errors=True)  # of an evaluation that was killed
+            place.mkdir(parents=True)
+        ranks().wait()
+        _train(folder, place, lesson, listener)
+        ranks().wait()
+    finally:
+        if first:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _train(folder: Path, place: Path, lesson: Lesson, listener: Listener) -> None:

@@ -144,9 +144,9 @@ def judge(
     found = []
     for level, each in levels.items():
         values = constant_predictions(train_labels, len(each), task)
-        found += _figures(each, task, values, names, level, "model")
+        found += figures(each, task, values, names, level, "model")
         same = replace(each, values=values)
-        found += _figures(same, task, values, names, level, "constant")
+        found += figures(same, task, values, names, level, "constant")
     return tuple(found)
 
 
@@ -245,7 +245,7 @@ def _statistics(
     return lambda w: classification(cases.values, cases.labels, w * each, majority)
 
 
-def _figures(
+def figures(
     cases: Cases,
     task: Task,
     constant: Array,
@@ -253,6 +253,16 @@ def _figures(
     level: Level,
     of: Literal["model", "constant"],
 ) -> list[Metric]:
+    """Return figures of predictions at one level.
+
+    Args:
+        cases: What was predicted.
+        task: Regression or classification.
+        constant: What a constant prediction says of each case: ``skill`` is over that.
+        names: Which figures.
+        level: What the cases are.
+        of: Whose predictions they are; some figures of a constant mean nothing and are left out.
+    """
     statistics = _statistics(cases, task, constant)
     plain = statistics(np.ones((1, len(cases))))
     spread = bootstrap(statistics, cases.patients)

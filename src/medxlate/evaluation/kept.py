@@ -13,6 +13,7 @@ import pandas as pd
 
 from medxlate.errors import ModelError, OutputError
 from medxlate.evaluation.audit import audit_translators
+from medxlate.evaluation.audits.label import LABEL
 from medxlate.evaluation.results import (
     EXAMPLES,
     FILE,
@@ -78,7 +79,7 @@ def keep(
                 with clock.timing("audits"):
                     audits = audit_translators(subject, partial, listener=listener)
             if before is not None:
-                results = _joined(before, results)
+                results = _joined(before, results, audit=audit, listener=listener)
                 if not audit:
                     _take_over(run.evaluation / EXAMPLES, partial / EXAMPLES)
                 if table is None:
@@ -110,8 +111,12 @@ def _known(run: RunFolder, results: Results, listener: Listener) -> Results | No
     return before if same else None
 
 
-def _joined(before: Results, results: Results) -> Results:
-    """Put what is new in the place of the same figures of before."""
+def _joined(before: Results, results: Results, *, audit: bool, listener: Listener) -> Results:
+    """Put what is new in the place of the same figures of before.
+
+    Figures that another judge took, or the run's own predictor before there was a judge, do not
+    stay beside those of the new one.
+    """
 
     def key(metric: Metric) -> tuple[str, ...]:
         features = metric.features
@@ -119,13 +124,21 @@ def _joined(before: Results, results: Results) -> Results:
 
     new = {key(metric) for metric in results.metrics}
     kept = [metric for metric in before.metrics if key(metric) not in new]
-    audits = before.audits
-    judge = results.judge or before.judge
-    if not before.judge or before.judge != judge:  # by the run's own predictor, in older files
-        kept = [each for each in kept if each.features != "predictor" and each.group != "tstr"]
-        audits = tuple(audit for audit in audits if audit.kind != "label-preservation")
+    audits = () if audit else before.audits
+    if results.judge not in ("", before.judge):
+        judged = [each for each in kept if each.features == "predictor" or each.group == "tstr"]
+        lost = [each for each in audits if each.kind == LABEL.kind]
+        kept = [each for each in kept if each not in judged]
+        audits = tuple(each for each in audits if each not in lost)
+        if names := sorted({m.label for m in judged} | {each.kind for each in lost}):
+            listener(
+                Warned(
+                    f"Figures that another judge took are dropped: {', '.join(names)}. Evaluate "
+                    "without --metric to take them anew."
+                )
+            )
     update: dict[str, Any] = {
-        "judge": judge,
+        "judge": results.judge or before.judge,
         "metrics": (*kept, *results.metrics),
         "audits": audits,
         "seconds": before.seconds,

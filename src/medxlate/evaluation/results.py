@@ -11,7 +11,7 @@ Pseudonyms and images are in it, so it is not handed on; ``evaluation.json`` alo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -177,10 +177,30 @@ def prediction_table(
 
 
 def trained_on(metric: Metric) -> str:
-    """Return what the predictor of a figure of tstr was trained on, as tables say it."""
+    """Return what the predictor of a figure of tstr was trained on, in words."""
     if metric.of == "translated":
-        return f"translated {metric.source}"
-    return "real images (the judge)" if metric.of == "judge" else "nothing (constant)"
+        return f"translated {metric.source} images"
+    return "real images (the judge)" if metric.of == "judge" else "nothing (a constant)"
+
+
+def taught_in(metric: Metric) -> str:
+    """Return what a figure of tstr is, in words."""
+    return "mean squared error" if metric.better == "lower" else "accuracy"
+
+
+def value_text(metric: Metric | None, shown: Callable[[float], str], none: str) -> str:
+    """Return a figure with its interval, where it has one, such as "3.2 (2.9 to 3.6)".
+
+    Args:
+        metric: The figure.
+        shown: Writes a number.
+        none: What is said where there is no value.
+    """
+    if metric is None or metric.value is None:
+        return none
+    if metric.low is None or metric.high is None:
+        return shown(metric.value)
+    return f"{shown(metric.value)} ({shown(metric.low)} to {shown(metric.high)})"
 
 
 class GroupError(Record):
@@ -227,7 +247,7 @@ class Results(Record):
         pictures: Diagrams of the predictions, by name: errors, calibration, regression.
         audits: Of each translator.
         judge: The predictor of real images alone that judged translated ones, in words; "" where
-            nobody asked it, or it was the run's own, as in older files.
+            it was not needed, or it was the run's own, as in older files.
         device: Where it was computed.
         precision: fp32 or bf16.
         seconds: By stage.

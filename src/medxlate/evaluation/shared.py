@@ -42,6 +42,12 @@ def batch_count(count: int, batch_size: int) -> int:
     return len(ranks().mine(range(0, count, batch_size)))
 
 
+def some_of(slices: Slices, most: int) -> Slices:
+    """Return at most ``most`` of some slices, evenly spaced."""
+    keep = np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)
+    return slices.picked(np.unique(keep))
+
+
 def gather_predictions(
     predict: Callable[[Iterable[Tensor]], Predictions], slices: Slices, batch_size: int
 ) -> Predictions:

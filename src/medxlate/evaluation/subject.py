@@ -41,8 +41,8 @@ class Subject:
         fakes: G of the test images of each source.
         backward: F of each source, where the run still has a checkpoint with it.
         batch_size: Images that are computed at once.
-        judge: The predictor of real target images alone that judges translated ones; None: nobody
-            has asked for it, see ``find_judge``.
+        judge: The predictor of real target images alone that judges translated ones, from
+            ``find_judge``; None: it is not needed.
     """
 
     info: ModelInfo

@@ -9,19 +9,19 @@ Beside it stand the judge, which learned from real images in the same way, and a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
+from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
 from medxlate.evaluation.judge import Judge, Lesson, learned, made_from, small_config
-from medxlate.evaluation.judging import Array, Cases, judge
-from medxlate.evaluation.results import Metric
-from medxlate.evaluation.shared import gather_predictions
+from medxlate.evaluation.judging import Array, Cases, constant_predictions, figures
+from medxlate.evaluation.results import Metric, taught_in
+from medxlate.evaluation.shared import gather_predictions, some_of
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage
 from medxlate.models.runs import RunFolder
@@ -32,11 +32,12 @@ from medxlate.training.work import Work, make_material, prepare_work
 
 NAME = "tstr"
 MOST = 2000  # translated images of a part, evenly spaced
-CHEAP = 1000 * 64 * 64  # pixels of training images that a processor translates without being asked
+DIGEST = 12  # digits of the generator's, in names
+CHEAP = 1000 * 64 * 64  # pixels of training images; a processor translates more only on request
 
 
 def is_cheap(subject: Subject) -> bool:
-    """Return whether the figure takes a minute or two, so that nobody need ask for it by name."""
+    """Return whether the figure takes only a minute or two, so that it is taken by default."""
     if subject.compute.device.type != "cpu":
         return True
     train = [subject.patients.train[source] for source in subject.translators]
@@ -55,45 +56,44 @@ def tstr_metrics(run: RunFolder, subject: Subject, *, listener: Listener) -> tup
         listener: Told of stages and progress.
     """
     assert subject.judge is not None  # callers have found it
-    real, constant = _tested(subject, subject.judge)
+    task = subject.patients.dataset.info.task
+    labels = subject.patients.train[subject.info.target].labels.numpy()
+    real = _tested(subject, subject.judge)
+    constant = constant_predictions(labels, len(real), task)
     found = []
     for source in subject.translators:
         student = _student(run, subject, source, listener)
-        own, _ = _tested(subject, student)
+        own = _figure(_tested(subject, student), task, constant, student.trained_on)
         found.append(own.model_copy(update={"of": "translated", "source": source}))
-    return (*found, real.model_copy(update={"of": "judge"}), constant)
+    judges = _figure(real, task, constant, subject.judge.trained_on)
+    guess = _figure(replace(real, values=constant), task, constant)
+    found.append(judges.model_copy(update={"of": "judge"}))
+    return (*found, guess.model_copy(update={"of": "constant"}))
 
 
-def _tested(subject: Subject, predictor: Judge) -> tuple[Metric, Metric]:
-    """Return the figure of a predictor on the real test patients, and that of a constant."""
-    patients, target = subject.patients, subject.info.target
-    slices, task = patients.test[target], patients.dataset.info.task
-
-    def predict(images: Iterable[Tensor]) -> Array:
-        return predictor.predict(images)
-
-    values = gather_predictions(predict, slices, subject.batch_size)
+def _tested(subject: Subject, predictor: Judge) -> Cases:
+    """Return what a predictor says of the real test patients."""
+    slices = subject.patients.test[subject.info.target]
+    values = gather_predictions(predictor.predict, slices, subject.batch_size)
     cases = Cases(values.astype(np.float64), slices.labels.numpy(), tuple(slices.patients))
+    return cases.grouped(slices.patients)
+
+
+def _figure(cases: Cases, task: Task, constant: Array, trained_on: str = "") -> Metric:
+    """Return the figure of a predictor over patients, with a note of what it was trained on."""
     name = "mse" if task.kind == "regression" else "accuracy"
-    labels = patients.train[target].labels.numpy()
-    figures = {
-        each.of: each
-        for each in judge(cases, labels, task, slices.patients, [name])
-        if each.level == "patient"
-    }
-    what = "Mean squared error" if name == "mse" else "Accuracy"
-    notes = (f"{what} over patients, of {predictor.trained_on}.",)
-    about = {"group": NAME, "name": NAME}
-    model = figures["model"].model_copy(
-        update={**about, "notes": (*notes, *figures["model"].notes)}
-    )
-    return model, figures["constant"].model_copy(update=about)
+    (found,) = figures(cases, task, constant, [name], "patient", "model")
+    update: dict[str, Any] = {"group": NAME, "name": NAME}
+    if trained_on:
+        note = f"{taught_in(found).capitalize()} over patients, of {trained_on}."
+        update["notes"] = (note, *found.notes)
+    return found.model_copy(update=update)
 
 
 def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) -> Judge:
     """Return the predictor that learned from a source's translated training images alone."""
     patients = subject.patients
-    train, val = (_some(subject, part[source]) for part in (patients.train, patients.val))
+    train, val = (some_of(part[source], MOST) for part in (patients.train, patients.val))
     device = subject.compute.device
     config = small_config(patients, "source-only", (source,), len(train), device)
     generator = subject.info.translators[source].weights.sha256
@@ -111,19 +111,8 @@ def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) 
 
     who = len(set(train.patients))
     seen = f"{len(train)} translated {source} images of {who} patients"
-    return learned(run, Lesson(f"{NAME}-{source}", config, depends, seen, prepare), listener)
-
-
-def _some(subject: Subject, slices: Slices) -> Slices:
-    """Return at most MOST of some slices, evenly spaced."""
-    keep = np.unique(np.linspace(0, len(slices) - 1, min(MOST, len(slices))).astype(int))
-    patients = subject.patients
-    return Slices(
-        patients.tables[slices.name],
-        slices.rows[keep],
-        task=patients.dataset.info.task,
-        image_size=slices.shape[1],
-    )
+    name = f"{NAME}-{source}-{generator[:DIGEST]}"  # another model's has a place of its own
+    return learned(run, Lesson(name, config, depends, seen, prepare), listener)
 
 
 def _translated(subject: Subject, slices: Slices, path: Path) -> Slices:

@@ -86,7 +86,8 @@ def _model(info: ModelInfo) -> list[str]:
     for name, each in info.translators.items():
         lines.append(
             f"- Translator from {name} to {info.target}: ResNet generator, width {each.width}, "
-            f"{each.blocks} blocks; taken at step {each.weights.step}."
+            f"{each.blocks} blocks, upsampling {each.upsample}, skip {each.skip}; taken at step "
+            f"{each.weights.step}."
         )
     notes = info.trained_on.notes if info.trained_on is not None else ()
     return [*lines, *(f"- {sentence}" for sentence in notes)]

@@ -88,16 +88,16 @@ def write_phantoms(
         noise = np.random.default_rng([seed, number, _PAIR_NOISE])
         rows: list[dict[str, Any]] = []
         for patient in range(count):
-            identity = f"{modality.upper()}{patient + 1:03d}"
+            name = identity(modality, patient + 1)
             anatomy = draw_anatomy(random, age=float(np.floor(random.uniform(*AGES))))
             images = _scan(anatomy, modality, slices, size, random)
             if modality == "mri":
-                rows.append(_write_volume(folder / modality, identity, anatomy, images))
+                rows.append(_write_volume(folder / modality, name, anatomy, images))
             else:
-                _write_series(folder / modality / identity, identity, anatomy, modality, images)
+                _write_series(folder / modality / name, name, anatomy, modality, images)
             if modality == "mri" and patient < paired:
                 images = _scan(anatomy, "ct", slices, size, noise)
-                _write_series(folder / PAIRED / identity, identity, anatomy, "ct", images)
+                _write_series(folder / PAIRED / name, name, anatomy, "ct", images)
                 done += 1
             done += 1
             listener(Progress("patients", done, total))
@@ -105,10 +105,15 @@ def write_phantoms(
             _write_labels(folder / modality / "labels.csv", rows)
 
 
+def identity(modality: str, number: int) -> str:
+    """Return the id of a modality's patient, counted from 1, such as CT001."""
+    return f"{modality.upper()}{number:03d}"
+
+
 def check_counts(patients: Mapping[str, int], paired: int) -> None:
     """Raise UsageError for patients that ``write_phantoms`` cannot write."""
     if not patients:
-        raise UsageError("No patients are asked for.", "Name a modality and a count.")
+        raise UsageError("No patients were asked for.", "Name a modality and a count.")
     for modality, count in patients.items():
         if modality not in MODALITIES:
             raise UsageError(
@@ -120,7 +125,7 @@ def check_counts(patients: Mapping[str, int], paired: int) -> None:
         raise UsageError(
             f"{paired} patients with both modalities are impossible: there are "
             f"{patients.get('mri', 0)} mri patients.",
-            "Pairs are CT scans of MRI patients; ask for no more of them.",
+            "Pairs are CT scans of MRI patients: ask for as many or fewer.",
         )
 
 

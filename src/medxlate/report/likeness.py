@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from medxlate.evaluation.results import Metric, trained_on
+from medxlate.evaluation.results import Metric, taught_in, trained_on
 from medxlate.report.axes import short
 from medxlate.report.blocks import bullets, table
 
@@ -27,8 +27,7 @@ def taught_table(metrics: Sequence[Metric]) -> Markup:
     rows = [[trained_on(m), m.value, interval_text(m), m.n] for m in metrics]
     unit = f", {metrics[0].unit}" if metrics[0].unit else ""
     caption = "A small predictor on real test patients, by what it was trained on"
-    figure_of = "mean squared error" if metrics[0].better == "lower" else "accuracy"
-    columns = ["trained on", f"{figure_of}{unit}", "95 % interval", "test patients"]
+    columns = ["trained on", f"{taught_in(metrics[0])}{unit}", "95 % interval", "test patients"]
     return table(columns, rows, caption=caption) + notes_of(metrics)
 
 

@@ -20,6 +20,7 @@ from medxlate.evaluation.results import (
     Results,
     prediction_table,
     read_results,
+    value_text,
 )
 from medxlate.files import write_json
 from medxlate.models.info import ModelInfo, read_model, weights_hashes
@@ -30,7 +31,7 @@ from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
 from medxlate.report.interval_chart import Errors, interval_chart
-from medxlate.report.likeness import between, images_table, interval_text, notes_of, taught_table
+from medxlate.report.likeness import between, images_table, notes_of, taught_table
 from medxlate.report.page import Section, write_page
 from medxlate.report.patients import parts_of
 from medxlate.report.svg import tag
@@ -256,18 +257,14 @@ def _charts(drawn: Sequence[Markup]) -> Markup:
 
 def _predictions(metrics: Sequence[Metric]) -> Markup:
     titles, found = prediction_table(metrics)
-    rows = [[name, *map(_said, cells)] for name, cells in found.items()]
+    rows = [
+        [name, *(value_text(each, short, "") or None for each in cells)]
+        for name, cells in found.items()
+    ]
     how = next((m.interval for m in metrics if m.interval), "")
     doubt = f"with 95 % intervals ({how})" if how else "without intervals"
     caption = f"Figures of the test part, {doubt}; beside each what a constant "
     return table(["figure", *titles], rows, caption=f"{caption}prediction has")
-
-
-def _said(metric: Metric | None) -> str | None:
-    if metric is None or metric.value is None:
-        return None
-    interval = f" ({interval_text(metric)})" if metric.low is not None else ""
-    return f"{short(metric.value)}{interval}"
 
 
 def _groups(results: Results) -> Markup:

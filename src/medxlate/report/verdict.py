@@ -14,20 +14,26 @@ from medxlate.config import flat, parse
 from medxlate.dataset.splits import MEANING
 from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.intervals import bootstrap
-from medxlate.evaluation.results import PREDICTIONS, Metric, Results, read_results
+from medxlate.evaluation.results import (
+    PREDICTIONS,
+    Metric,
+    Results,
+    read_results,
+    taught_in,
+    trained_on,
+    value_text,
+)
 from medxlate.models.info import read_model, weights_hashes
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_json
 from medxlate.report.axes import short
 from medxlate.report.page import Tone
+from medxlate.training.methods import find_method
+from medxlate.training.settings import concerns
 
 Array = npt.NDArray[Any]
-# Settings by which a run may differ from its baseline, and translated images still be the cause.
-OF_TRANSLATION = (
-    *("method", "data.folder", "data.sources", "data.source_fraction", "objective.", "runtime."),
-    *("model.generator_", "model.discriminator_", "optimizer.translator_", "optimizer.buffer_size"),
-    *("optimizer.ema_decay", "baselines."),
-)
+# Settings that are not counted: the verdict names the methods, and the others are no cause.
+NOT_COUNTED = ("method", "data.folder", "runtime.")
 
 
 @dataclass(frozen=True)
@@ -94,25 +100,14 @@ def _taught(metrics: Sequence[Metric]) -> list[str]:
     )
     if real is None or constant is None:
         return []
-    what = "squared error" if real.better == "lower" else "accuracy"
-    own = ", ".join(
-        f"{_said(each)} after translated {each.source} images alone"
-        for each in found
-        if each.of == "translated"
+    *first, last = (
+        f"{value_text(each, short, 'unknown')} when trained on {trained_on(each)}"
+        for each in (*(each for each in found if each.of == "translated"), real, constant)
     )
     return [
-        f"Over {real.n} test patients of real images, a small predictor's {what} is {own}, "
-        f"{_said(real)} after real ones alone; a constant prediction has "
-        f"{_said(constant)}."
+        f"Over {real.n} real test patients, the {taught_in(real)} of a small predictor is "
+        f"{', '.join(first)} and {last}."
     ]
-
-
-def _said(metric: Metric) -> str:
-    if metric.value is None:
-        return "unknown"
-    if metric.low is None or metric.high is None:
-        return short(metric.value)
-    return f"{short(metric.value)} ({short(metric.low)} to {short(metric.high)})"
 
 
 def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
@@ -193,14 +188,20 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
 
 
 def _differing(run: RunFolder, baseline: RunFolder) -> list[str]:
-    """Return the settings, beside the method and what only translation uses, that are not equal."""
+    """Return what differs of all that the baseline's method depends on, and the augmentation.
+
+    Of `target-only`, these are the settings by which translated images are not the only cause.
+    """
     mine, other = (
         flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline)
     )
-    return [
+    added = [find_method(each["method"]).augmentation for each in (mine, other)]
+    return ["augmentation"] * (added[0] != added[1]) + [
         key
         for key, value in mine.items()
-        if value != other[key] and not key.startswith(OF_TRANSLATION)
+        if value != other[key]
+        and not key.startswith(NOT_COUNTED)
+        and concerns(key, other["method"])
     ]
 
 

@@ -21,7 +21,7 @@ from medxlate.study.checks import check_classes, check_training, label_warnings
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
-from medxlate.training.stand_ins import check_covered, true_images
+from medxlate.training.stand_ins import check_covered
 from medxlate.training.work import check_config, check_pairs
 
 
@@ -193,7 +193,7 @@ def _methods(names: Sequence[str], config: Config) -> list[str]:
         find_method(name)
     order = list(METHODS)
     paired = config.data.oracle and config.split.policy == "patient"
-    possible = [name for name in order if name != "oracle" or paired]
+    possible = [name for name in order if paired or not METHODS[name].needs_pairs]
     return sorted(dict.fromkeys(names or possible), key=lambda n: (order.index(n.split("+")[0]), n))
 
 
@@ -243,7 +243,7 @@ def _check_labels(
 
 def _check_covered(study: Study, tables: Mapping[str, Modality], splits: Sequence[Split]) -> None:
     """Refuse pairs that do not cover the sources' training patients, where a method needs them."""
-    if not any(find_method(name).stand_in is true_images for name in study.methods):
+    if not any(find_method(name).needs_pairs for name in study.methods):
         return
     oracle = study.config.data.oracle
     paired = set(tables[oracle].slices["patient"])

@@ -329,7 +329,8 @@ def _counts(
     work: _Material, train: Mapping[str, Slices], test: Mapping[str, Slices]
 ) -> dict[str, int]:
     target = work.config.data.target
-    sources = [train[name] for name in work.config.data.sources]
+    shows_them = find_method(work.cell.method).shows_source_patients
+    sources = [train[name] for name in work.config.data.sources if shows_them]
     return {
         "train_patients": len(set(train[target].patients)),
         "train_images": len(train[target]),

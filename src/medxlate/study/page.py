@@ -26,9 +26,8 @@ from medxlate.report.study_figures import Curve, errors_of, source_curves, targe
 from medxlate.study.comparison import system_name
 from medxlate.study.drawing import REFERENCES, intervals
 from medxlate.study.study import Study, StudyFolder, cells, read_study
-from medxlate.study.summary import COMMON, SETTINGS, setting
+from medxlate.study.summary import setting, settings
 from medxlate.study.tables import main_comparison, tables
-from medxlate.training.methods import find_method
 
 PAGE = "report.html"
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
@@ -228,12 +227,12 @@ def _subgroups(path: Path, measure: str) -> Markup:
 
 def _settings(study: Study, results: pd.DataFrame) -> Markup:
     body = Markup("").join(paragraph(_code(each)) for each in setting(study, results))
-    rows = [("all", key, _value(study, key)) for key in COMMON]
-    for name in study.methods:
-        parts = [name.partition("+")[0], find_method(name).augmentation]
-        keys = [key for part in dict.fromkeys(parts) for key in SETTINGS.get(part, ())]
-        rows += [(name, key, _value(study, key)) for key in keys]
-    return body + table(("Method", "Setting", "Value"), rows, caption="Settings")
+    rows = [
+        (methods, key, _value(study, key))
+        for methods, names in settings(study).items()
+        for key in names
+    ]
+    return body + table(("Methods", "Setting", "Value"), rows, caption="Settings")
 
 
 def _code(words: str) -> Markup:

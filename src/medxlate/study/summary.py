@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,64 +10,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medxlate.config import Config
+from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
 from medxlate.files import whole_file, write_json
 from medxlate.study.collect import Findings
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
 from medxlate.training.methods import find_method
+from medxlate.training.settings import concerns
 
-# What a method has of its own in the configuration, beside optimizer and model.
-SETTINGS = {
-    "joint": (
-        "objective.lambda_cycle",
-        "objective.lambda_predict",
-        "objective.predict_unit",
-        "objective.fake_weight",
-        "objective.lambda_identity",
-        "objective.lambda_structure",
-        "objective.noise",
-        "optimizer.warmup",
-        "optimizer.translator_share",
-    ),
-    "oracle": ("data.oracle",),
-    "cyclegan": ("objective.lambda_cycle", "objective.lambda_identity", "baselines.first_epochs"),
-    "transfer": ("baselines.first_epochs",),
-    "multitask": ("baselines.multitask_weight",),
-    "dann": ("baselines.dann_weight", "baselines.dann_gamma", "baselines.dann_width"),
-    "simple-augment": (
-        "augment.flip",
-        "augment.crop",
-        "augment.rotate",
-        "augment.shift",
-        "augment.jitter",
-    ),
-    "random-erasing": ("augment.erase", "augment.erase_area", "augment.erase_ratio"),
-}
 FAIR = """\
-Every method makes the same number of predictor updates, its predictor is chosen by the same rule
+Every method makes the same number of predictor updates, chooses its predictor by the same rule
 (`optimizer.keep`) and, within a split, starts from the same weights. What
 `cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
-many images a step shows (the column of images seen), and with it the batch norm: methods that show
-more than target images learn its statistics from all of them together.
-"""
-COMMON = (
-    "optimizer.epochs",
-    "optimizer.steps_per_epoch",
-    "optimizer.batch_size",
-    "optimizer.predictor_lr",
-    "optimizer.translator_lr",
-    "model.predictor",
-    "model.pretrained",
-    "model.generator_width",
-    "model.generator_blocks",
-    "data.image_size",
-    "split.train",
-    "split.val",
-    "split.test",
-    "split.seed",
-    "runtime.seed",
+many images a step shows (the column of images seen). """
+BATCH_NORM = {  # by model.batch_norm
+    "joint": """\
+With it differs the batch norm: methods that
+show more than target images learn its statistics from all of them together.
+""",
+    "separate": """\
+With it differs the batch norm of `multitask`
+and `dann`, which learn its statistics from all images together; the others learn those of target
+images by themselves.
+""",
+}
+NOT_SHOWN = (  # where a study is carried out, and what its grid decides
+    *("method", "data.folder", "data.sources", "data.target_fraction", "data.source_fraction"),
+    "runtime.",
 )
 
 
@@ -155,7 +125,7 @@ def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
         f"Target {config.data.target}, sources {sources}; {study.repeats} splits; "
         f"{len(results)} of {len(grid)} cells. {MEANING[config.split.policy]}\n"
     )
-    yield FAIR
+    yield FAIR + BATCH_NORM[config.model.batch_norm]
     how = results.reindex(columns=["device", "precision"]).dropna().drop_duplicates()
     if len(how) > 1:
         yield (
@@ -180,19 +150,26 @@ def _shown(value: Any) -> str:
     return str(value)
 
 
+def settings(study: Study) -> dict[str, list[str]]:
+    """Return the configuration keys by the methods that they concern, in words."""
+    trained = [name for name in study.methods if find_method(name).build is not None]
+    groups: dict[str, list[str]] = {}
+    for key in keys():
+        users = [name for name in trained if concerns(key, name)]
+        if users and (key == "runtime.seed" or not key.startswith(NOT_SHOWN)):
+            of = "all methods" if users == trained else ", ".join(users)
+            groups.setdefault(of, []).append(key)
+    return groups
+
+
 def _settings(study: Study) -> Iterator[str]:
-    values = study.config
-    yield f"All methods: {_values(values, COMMON)}.\n"
-    for name in study.methods:
-        parts = [name.partition("+")[0], find_method(name).augmentation]
-        keys = [key for part in dict.fromkeys(parts) for key in SETTINGS.get(part, ())]
-        if keys:
-            yield f"- {name}: {_values(values, keys)}"
+    for methods, names in settings(study).items():
+        yield f"- {methods}: {_values(study.config, names)}"
 
 
-def _values(config: Config, keys: tuple[str, ...] | list[str]) -> str:
+def _values(config: Config, names: Sequence[str]) -> str:
     shown = []
-    for key in keys:
+    for key in names:
         section, _, name = key.partition(".")
         shown.append(f"`{key}` = {getattr(getattr(config, section), name)}")
     return ", ".join(shown)

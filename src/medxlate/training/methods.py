@@ -77,6 +77,16 @@ class Method:
     translates: bool = False
     stand_in: StandIn | None = None
 
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether it shows the source patients' true target images (``data.oracle``)."""
+        return self.stand_in is true_images
+
+    @property
+    def shows_source_patients(self) -> bool:
+        """Whether anything of the source patients is learned from."""
+        return self.uses_sources and self.stand_in is not repeated_target
+
 
 def build_learner(
     config: Config,

@@ -19,7 +19,7 @@ from medxlate.training.data import Data, image_size, make_data
 from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.methods import STAGES, build_learner, find_method
 from medxlate.training.sizing import sized
-from medxlate.training.stand_ins import NO_PAIRS, true_images
+from medxlate.training.stand_ins import NO_PAIRS
 from medxlate.training.step import Learner
 
 RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose names sources go too
@@ -54,7 +54,7 @@ def check_config(config: Config) -> None:
 
 def check_pairs(config: Config) -> None:
     """Raise ConfigError where the method needs true target images and none are named."""
-    if find_method(config.method).stand_in is not true_images:
+    if not find_method(config.method).needs_pairs:
         return
     if not config.data.oracle:
         raise ConfigError(*NO_PAIRS)

@@ -8,7 +8,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.probes import Array, auc, auc_interval, separability
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import Sample, group_means, line
+from medxlate.evaluation.audits.sample import Sample, cases, group_means, line
 from medxlate.evaluation.results import Audit, Picture
 
 FEWEST_PEOPLE = 10  # of each kind; below, a Kolmogorov-Smirnov test at 1 % sees next to nothing
@@ -130,10 +130,8 @@ def gap(first: Sample, real: Sample) -> tuple[float, tuple[float, float], Array,
 
 def _once(labels: Array, patients: Array) -> Array:
     """Return the mean [P, ...] of the different labels, or indicators of classes, of each."""
-    _, whose = np.unique(patients.astype(str), return_inverse=True)
-    cases = np.unique(np.column_stack([whose, labels]), axis=0)
-    means = group_means(cases[:, 1:], cases[:, 0].astype(int))
-    return means[:, 0] if labels.ndim == 1 else means
+    different, owners, _ = cases(labels.reshape(len(labels), -1), patients)
+    return group_means(different, owners).reshape(-1, *labels.shape[1:])
 
 
 def _difference(own: Array, other: Array, task: Task) -> tuple[float, float, str]:

@@ -19,7 +19,7 @@ from medxlate.evaluation.audits.probes import (
     fit_ridge,
 )
 from medxlate.evaluation.audits.rule import Rule, Status
-from medxlate.evaluation.audits.sample import Sample, group_means, line, means_of_blocks
+from medxlate.evaluation.audits.sample import Sample, cases, group_means, line, means_of_blocks
 from medxlate.evaluation.results import Audit, Picture
 
 # Both are the usual level of a test; over the patients, for a patient's slices repeat each other.
@@ -138,16 +138,12 @@ def disagreement(answers: Answers) -> Array:
 def _cases(answers: Answers) -> tuple[Array, Array, Array, Array]:
     """Return label, predicted, probed [C, K] and patient [C] of each patient's different labels.
 
-    A patient at two ages, or of slices at several levels, has more than one; tests are still over
-    patients.
+    A patient whose slices differ in label has more than one case; tests are still over patients.
     """
-    _, whose = np.unique(answers.patients.astype(str), return_inverse=True)
-    keys = np.column_stack([whose, answers.label])
-    cases, which = np.unique(keys, axis=0, return_inverse=True)
-    which = which.reshape(-1)
-    tables = (answers.label, answers.predicted, answers.probed)
-    label, predicted, probed = (group_means(each, which) if len(each) else each for each in tables)
-    return label, predicted, probed, cases[:, 0].astype(int)
+    label, people, which = cases(answers.label, answers.patients)
+    said = (answers.predicted, answers.probed)
+    predicted, probed = (group_means(each, which) if len(each) else each for each in said)
+    return label, predicted, probed, people
 
 
 def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:

@@ -115,6 +115,22 @@ def patient_means(values: Array, patients: Array) -> Array:
     return group_means(values, np.unique(patients.astype(str), return_inverse=True)[1])
 
 
+def cases(labels: Array, patients: Array) -> tuple[Array, Array, Array]:
+    """Return the different labels of each patient: a patient at two ages has two.
+
+    Args:
+        labels: Of images, [N, K].
+        patients: Whose each image is, [N].
+
+    Returns:
+        The label of each case [C, K], the number of its patient in sorted order [C], and the case
+        to which each image belongs [N].
+    """
+    _, whose = np.unique(patients.astype(str), return_inverse=True)
+    found, which = np.unique(np.column_stack([whose, labels]), axis=0, return_inverse=True)
+    return found[:, 1:], found[:, 0].astype(int), which.reshape(-1)
+
+
 def group_means(values: Array, which: Array) -> Array:
     """Return the mean [G, ...] over the rows of each group; ``which`` is in 0 to G - 1, [N]."""
     counts = np.bincount(which)
