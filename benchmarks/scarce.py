@@ -354,9 +354,9 @@ WITHOUT: Mapping[str, Sets] = {
         "optimizer.epochs=50",
         "optimizer.warmup=0",
         "optimizer.translator_share=1",
+        "optimizer.finetune_share=0.2",
     ),
-    "ramp=0.1": ("optimizer.ramp=0.1",),
-    "fine-tuning": ("optimizer.finetune_share=0.1",),
+    "no fine-tuning": ("optimizer.finetune_share=0",),
     "keep=best": ("optimizer.keep=best",),
 }
 QUICK: Sets = ("optimizer.steps_per_epoch=5",)
@@ -375,6 +375,7 @@ PAPERS: Sets = (
     "optimizer.epochs=50",  # as many updates of the predictor
     "optimizer.warmup=0",
     "optimizer.translator_share=1",
+    "optimizer.finetune_share=0",
 )
 ADDED: Mapping[str, Sets] = {
     "the paper's": (),
@@ -395,6 +396,7 @@ ADDED: Mapping[str, Sets] = {
         "optimizer.warmup=0.5",
         "optimizer.translator_share=0.6",
     ),
+    "and fine-tuning": ("optimizer.finetune_share=0.2",),
 }
 LENGTHS = (10, 20, 40, 60, 80, 100, 150, 200)  # epochs of 10 steps
 HALF = 0.5

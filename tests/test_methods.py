@@ -469,7 +469,7 @@ def test_what_is_trained_first_can_be_shared_where_it_is_the_same():
     assert stages_of("cyclegan", 1.0, epochs=5)["mri"].optimizer.epochs == 5
 
 
-@pytest.mark.parametrize("phases", [{}, {"warmup": 0.25, "ramp": 0.25, "finetune_share": 0.25}])
+@pytest.mark.parametrize("phases", [{}, {"warmup": 0.25, "finetune_share": 0.25}])
 @pytest.mark.parametrize("first_epochs", [None, 6])
 def test_a_first_stages_translators_learn_to_its_end(
     phases: Mapping[str, float], first_epochs: int | None

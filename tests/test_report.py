@@ -274,7 +274,7 @@ def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path:
     config = json.loads((better / "config.json").read_text())
     config["model"] |= {"upsample": "bilinear", "skip": "unet", "batch_norm": "separate"}
     config["model"] |= {"discriminator_layers": 1, "discriminator_norm": "none"}
-    config["optimizer"] |= {"ramp": 0.2, "translator_share": 0.5}
+    config["optimizer"] |= {"translator_share": 0.5}
     (better / "config.json").write_text(json.dumps(config))
     assert "translated images helped" in write_report(better, baseline=worse).verdict[1]
     augmented = {**config, "method": "joint+autoaugment"}

@@ -50,7 +50,6 @@ OTHERS: dict[str, dict[str, Any]] = {
         "translator_share": 0.5,
         "buffer_size": 3,
         "ema_decay": 0.9,
-        "ramp": 0.3,
     },
     "augment": {
         "flip": 0.1,
@@ -101,7 +100,6 @@ def test_what_does_not_concern_target_only_leaves_its_training_as_it_is(tmp_path
         ("model.predictor", {*METHODS}),
         ("model.skip", {"joint", "cyclegan"}),
         ("objective.noise", {"joint", "cyclegan"}),
-        ("optimizer.ramp", {"joint"}),
         ("objective.ema_fakes", {"joint"}),
         (
             "model.batch_norm",

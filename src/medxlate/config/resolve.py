@@ -59,6 +59,7 @@ PRESETS: Mapping[str, Values] = {
             "ema_decay": 0.99,
             "warmup": 0.5,
             "translator_share": 0.6,
+            "finetune_share": 0.1,
         },
         "runtime": {"samples_every": 20, "checkpoint_every": 20},
     },

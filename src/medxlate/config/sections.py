@@ -241,13 +241,6 @@ class OptimizerConfig(Section):
         "would teach it their flaws. Methods without translators leave these epochs out, so that "
         "every predictor makes as many updates.",
     )
-    ramp: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="Share of all steps over which lambda_predict rises from 0, beginning where "
-        "the warm-up ends.",
-    )
     translator_share: float = Field(
         1.0,
         gt=0,

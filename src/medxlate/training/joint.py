@@ -31,7 +31,7 @@ from medxlate.training.objective import (
     l_trans,
     objective,
 )
-from medxlate.training.schedule import Phase, is_constant, phase_at
+from medxlate.training.schedule import is_constant, phase_at
 from medxlate.training.step import backward, predictor_adam, target_parts, translator_adam
 
 
@@ -131,7 +131,7 @@ class Joint:
             for each in translations.values():
                 trans = trans + each.loss
             if self._predictor is not None and phase.predictor:
-                guidances = {} if phase.finetunes else self._guide(batches, translations, phase)
+                guidances = {} if phase.finetunes else self._guide(batches, translations)
                 pred = self._predict(self._predictor, batches, guidances, losses)
             total = objective(trans, pred)
         backward(share * total)
@@ -159,10 +159,10 @@ class Joint:
         return found
 
     def _guide(
-        self, batches: Mapping[str, Batch], translations: Mapping[str, Translation], phase: Phase
+        self, batches: Mapping[str, Batch], translations: Mapping[str, Translation]
     ) -> dict[str, Guidance]:
         """Return G(y) of every source as P receives it."""
-        weight, found = self._lambda * phase.guidance, {}
+        found = {}
         for name in self._translators:
             made = translations.get(name)
             if made is None or self._objective.ema_fakes:
@@ -172,7 +172,7 @@ class Joint:
             found[name] = (
                 Guidance(shown)
                 if made is None
-                else Guidance(made.fake_t, shown=shown, weight=weight)
+                else Guidance(made.fake_t, shown=shown, weight=self._lambda)
             )
         return found
 

@@ -158,7 +158,7 @@ def first_stages(config: Config) -> Mapping[str, Config]:
     update: dict[str, Any] = {"finetune_share": 0.0}
     epochs = config.baselines.first_epochs or config.optimizer.epochs
     if stage == "translator":  # it has no predictor to wait for, and learns to the end
-        update |= {"warmup": 0.0, "ramp": 0.0, "translator_share": 1.0}
+        update |= {"warmup": 0.0, "translator_share": 1.0}
         if config.baselines.first_epochs is None:  # as many steps as in `joint`
             epochs = max(round(epochs * config.optimizer.translator_share), 1)
     first = config.model_copy(

@@ -28,7 +28,6 @@ class Phase:
     Attributes:
         translators: Whether G, F and the discriminators learn.
         predictor: Whether the predictor learns.
-        guidance: Factor on lambda, 0 to 1.
         finetunes: Whether the predictor is fine-tuned on real target images alone.
         translator_rate: Factor on the translators' learning rate.
         predictor_rate: Factor on the predictor's learning rate.
@@ -36,7 +35,6 @@ class Phase:
 
     translators: bool = True
     predictor: bool = True
-    guidance: float = 1.0
     finetunes: bool = False
     translator_rate: float = 1.0
     predictor_rate: float = 1.0
@@ -49,13 +47,12 @@ def phase_at(progress: float, config: OptimizerConfig) -> Phase:
 
     Args:
         progress: Which share of all steps is done, 0 to 1.
-        config: ``warmup``, ``ramp``, ``translator_share``, ``finetune_share`` and what
+        config: ``warmup``, ``translator_share``, ``finetune_share`` and what
             ``rate_factor`` takes.
     """
     epochs, constant = config.epochs, config.constant_share
     epoch = int(progress * epochs + EPSILON)
     ended, begun = _epochs(config.translator_share, epochs), first_epoch(config)
-    after = progress - begun / epochs
     finetunes = progress >= 1 - config.finetune_share
     predictor_rate = rate_factor(
         max(epoch - begun, 0), epochs=epochs - begun, constant_share=constant
@@ -63,7 +60,6 @@ def phase_at(progress: float, config: OptimizerConfig) -> Phase:
     return Phase(
         translators=epoch < ended,
         predictor=epoch >= begun,
-        guidance=min(max(after / config.ramp, 0.0), 1.0) if config.ramp else 1.0,
         finetunes=finetunes,
         translator_rate=rate_factor(min(epoch, ended - 1), epochs=ended, constant_share=constant),
         predictor_rate=predictor_rate * (FINETUNE_RATE if finetunes else 1.0),
@@ -81,5 +77,5 @@ def _epochs(share: float, epochs: int) -> int:
 
 def is_constant(config: OptimizerConfig) -> bool:
     """Return whether the same networks learn from the same images in all steps."""
-    changes = (config.warmup, config.ramp, config.finetune_share, 1 - config.translator_share)
+    changes = (config.warmup, config.finetune_share, 1 - config.translator_share)
     return not any(changes)

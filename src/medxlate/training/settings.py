@@ -9,10 +9,8 @@ TRANSLATORS = (
     *("model.", "objective.", "optimizer.translator_", "optimizer.buffer_size"),
     "optimizer.ema_decay",
 )
-TOGETHER = (  # what passes between translators and predictor while both learn
-    *("objective.lambda_predict", "objective.predict_unit", "objective.ema_fakes"),
-    "optimizer.ramp",
-)
+# What passes between translators and predictor while both learn.
+TOGETHER = ("objective.lambda_predict", "objective.predict_unit", "objective.ema_fakes")
 MIXING = ("objective.fake_weight", "model.batch_norm")  # of real and other images in a step
 SOURCES = ("data.sources", "data.source_fraction")
 
