@@ -283,9 +283,9 @@ def table(results: Mapping[str, Sequence[Finish]], *, unit: float) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, every in results.items():
         by_seed = [float(each.errors.mean()) for each in every]
-        seeds = ", ".join(f"{error:.0f}" for error in by_seed)
+        seeds = ", ".join(f"{error:.3g}" for error in by_seed)
         seconds = np.mean([each.seconds for each in every])
-        row = [name, f"{np.mean(by_seed):.1f}", seeds, _gain(name, errors), f"{seconds:.0f}"]
+        row = [name, f"{np.mean(by_seed):.4g}", seeds, _gain(name, errors), f"{seconds:.0f}"]
         lines.append(f"| {' | '.join([*row, *_image_cells(every, unit)])} |")
     return lines
 
@@ -306,7 +306,7 @@ def _image_cells(every: Sequence[Finish], unit: float) -> list[str]:
         return [""] * 4
     found = {k: float(np.mean([each.images[k] for each in every])) for k in every[0].images}
     return [
-        f"{found['mae'] * unit:.1f} (untranslated {found['raw_mae'] * unit:.1f})",
+        f"{found['mae'] * unit:.3g} (untranslated {found['raw_mae'] * unit:.3g})",
         f"{found['ssim']:.3f} ({found['raw_ssim']:.3f})",
         f"{found['psnr']:.1f} ({found['raw_psnr']:.1f})",
         f"{found['nyquist']:.4f} (real {found['real_nyquist']:.4f})",
@@ -328,7 +328,7 @@ def race(
             done = finish(name, configured(entry, each, seed, sets), each, runs)
             results[name].append(done)
             error = done.errors.mean()
-            print(f"seed {seed}: {name}: {error:.1f} in {done.seconds:.0f} s", flush=True)
+            print(f"seed {seed}: {name}: {error:.4g} in {done.seconds:.0f} s", flush=True)
     return results
 
 

@@ -852,7 +852,9 @@ def test_the_loop_fetches_losses_only_where_it_logs(
 # float32 the losses of two machines differ by tens of percent. So three steps are compared as the
 # preset computes (largest difference seen between 1 and 2 threads, with and without oneDNN and
 # AVX: 1.6e-4), and ten steps in float64, from weights that numpy draws (the same on any machine).
+# The ratio of two gradients differs more from processor to processor (largest seen: 1.1e-3).
 GOLDEN_RUNS: Mapping[str, tuple[int, float]] = {"float32": (3, 1e-3), "float64": (10, 1e-6)}
+RATIO_TOLERANCE = 5e-3  # in float32
 
 
 def golden_losses(
@@ -893,7 +895,9 @@ def test_golden_losses(data: Path, tmp_path: Path, which: str, monkeypatch: pyte
     for step, (ours, theirs) in enumerate(zip(found, golden[which], strict=True), start=1):
         assert set(ours) == set(theirs)
         for name, value in theirs.items():
-            assert ours[name] == pytest.approx(value, rel=tolerance), (step, name)
+            is_ratio = which == "float32" and name.endswith("gradient_ratio")
+            allowed = RATIO_TOLERANCE if is_ratio else tolerance
+            assert ours[name] == pytest.approx(value, rel=allowed), (step, name)
 
 
 def test_samples_and_checkpoints_come_as_often_as_asked(data: Path, tmp_path: Path):
