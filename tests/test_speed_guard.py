@@ -39,6 +39,9 @@ MEAN, STD = 50.0, 15.0
 # AVX512, 0.23 to 0.28 with AVX2 alone (ONEDNN_MAX_CPU_ISA); bf16 0.85 to 0.90 with AVX512-bf16. AMX
 # was not at hand: its lead in bf16 is larger, so that there the guard only fails later.
 LEADS: dict[Precision, float] = {"fp32": 0.23, "bf16": 0.87}
+# A Zen 5 gains less over plain float32 convolutions: 0.07 to 0.14, by this step and by
+# older ones that had the leads above elsewhere.
+LEAD_OF_ZEN5 = 0.1
 KEPT = 2 / 3
 TURNS, TRIES = 6, 3
 
@@ -73,6 +76,15 @@ def make_fast(precision: Precision) -> Joint:
     )
 
 
+def is_zen5() -> bool:
+    """Return whether the processor is AMD's with AVX512-VP2INTERSECT, which no earlier one has."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore").split()
+    except OSError:
+        return False
+    return "AuthenticAMD" in words and "avx512_vp2intersect" in words
+
+
 def timed(run: Callable[[], object]) -> float:
     began = time.process_time()
     run()
@@ -84,6 +96,7 @@ def timed(run: Callable[[], object]) -> float:
 def test_the_fast_step_keeps_its_lead(precision: Precision):
     if precision == "bf16" and not has_native_bf16(CPU):
         pytest.skip("this processor has no bf16 instructions")
+    lead = LEAD_OF_ZEN5 if precision == "fp32" and is_zen5() else LEADS[precision]
     reference, fast = ReferenceTraining(SIZES, CPU, mean=MEAN, std=STD), make_fast(precision)
     images = torch.rand(2, BATCH, 1, SIDE, SIDE) * 2 - 1
     labels = torch.full((BATCH,), 50.0)
@@ -96,7 +109,7 @@ def test_the_fast_step_keeps_its_lead(precision: Precision):
     for _ in range(TRIES):
         taken = [[timed(run) for run in racers] for _ in range(TURNS)]
         textbook, ours = ([times[i] for times in taken] for i in range(2))
-        if keeps_its_lead(textbook, ours, LEADS[precision]):
+        if keeps_its_lead(textbook, ours, lead):
             return
         ratios.append(min(textbook) / min(ours))
     raise AssertionError(f"{precision}: only {ratios} times the textbook's steps")
