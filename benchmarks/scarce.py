@@ -7,6 +7,8 @@
     python -m benchmarks.scarce time --seeds 0           # how soon half of the gain is there
     python -m benchmarks.scarce phantoms --quick         # the race in minutes, a rough one
 
+It needs scikit-image, which the extra `dev` brings.
+
 25 target patients (4 slices, 64 px), 200 source patients, 5 to validate and 150 to test. All
 methods have the same predictor, as many updates of it and as many target images in a step.
 
