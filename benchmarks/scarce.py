@@ -356,7 +356,6 @@ WITHOUT: Mapping[str, Sets] = {
         "optimizer.epochs=50",
         "optimizer.warmup=0",
         "optimizer.translator_share=1",
-        "optimizer.finetune_share=0.2",
     ),
     "no fine-tuning": ("optimizer.finetune_share=0",),
     "keep=best": ("optimizer.keep=best",),
