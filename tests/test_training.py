@@ -416,14 +416,15 @@ def test_a_long_training_on_a_processor_says_how_long(
     clock = SimpleNamespace(now=0.0)
     whole_step = Stepper.step
 
-    def said(seconds: float) -> list[str]:
+    def said(seconds: float, first: int = 0, **sections: Any) -> list[str]:
         def step(self: Any, *args: Any, number: int, **more: Any) -> None:
             whole_step(self, *args, number=number, **more)
-            clock.now += seconds if number else 86_400
+            clock.now += 86_400 if number == first else seconds
 
         monkeypatch.setattr(Stepper, "step", step)
         heard: list[Event] = []
-        config = tiny.debug_config(data, optimizer={"epochs": 2, "steps_per_epoch": 6})
+        optimizer = {"epochs": 2, "steps_per_epoch": 6, **sections.pop("optimizer", {})}
+        config = tiny.debug_config(data, optimizer=optimizer, **sections)
         train(config, runs=tmp_path, listener=heard.append)
         return [e.text for e in heard if isinstance(e, Warned) and "--preset scarce" in e.text]
 
@@ -431,6 +432,9 @@ def test_a_long_training_on_a_processor_says_how_long(
     assert not said(290.0)  # 58 minutes
     (text,) = said(450.0)
     assert text.startswith("2 epochs x 6 steps take about 1.5 hours on this processor.")
+    skips = {"method": "raw-mix", "optimizer": {"epochs": 4, "warmup": 0.5}}
+    (text,) = said(450.0, first=12, **skips)  # the first two epochs are left out
+    assert text.startswith("4 epochs x 6 steps take about 1.5 hours on this processor.")
 
 
 def test_resume_by_the_pointer_to_the_latest(data: Path, tmp_path: Path):

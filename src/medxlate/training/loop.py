@@ -199,10 +199,11 @@ class Loop:
             if phase.translators:
                 self._averages.update()
             self._position = replace(self._position, step=step + 1)
-            if step == 0:
+            if step == self.first_step:
                 warm = time.monotonic()
-            elif step == FIRST_STEPS and warm:
-                self._foretell((time.monotonic() - warm) / FIRST_STEPS * total)
+            elif step == self.first_step + FIRST_STEPS and warm:
+                left = total - self.first_step
+                self._foretell((time.monotonic() - warm) / FIRST_STEPS * left)
             values: dict[str, float] = {}
             if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:
                 steps = step + 1 - first
