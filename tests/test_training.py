@@ -409,6 +409,15 @@ def test_a_warm_up_is_verified_from_where_the_predictor_begins(data: Path):
     assert 0 < result.stopped_at < result.steps <= 8  # and not to the end of the 24
 
 
+@pytest.mark.parametrize(
+    ("method", "wanted"), [("target-only", 18), ("raw-mix", 30), ("joint", 30)]
+)
+def test_fine_tuning_shows_no_source_images(data: Path, tmp_path: Path, method: str, wanted: int):
+    """P learns in 18 of 24 steps, in the last 6 of them from the target's 2 images alone."""
+    config = tiny.debug_config(data, **PHASES).model_copy(update={"method": method})
+    assert train(config, runs=tmp_path, name=method).images_seen == wanted * 2
+
+
 def test_a_long_training_on_a_processor_says_how_long(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -26,10 +26,10 @@ from medxlate.training.checkpoints import (
 from medxlate.training.data import open_modalities
 from medxlate.training.export import export_model
 from medxlate.training.loop import Loop, Stop, never
-from medxlate.training.methods import STAGES, find_method, first_stages
+from medxlate.training.methods import MIXED, STAGES, find_method, first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
-from medxlate.training.schedule import first_epoch
+from medxlate.training.schedule import first_epoch, phase_at
 from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
 from medxlate.training.work import Material, Work, make_loop, make_material, prepare_work
@@ -116,19 +116,29 @@ def run_to_end(
                 compute=work.compute,
             )
         ranks().wait()
-    batches = work.learner.predictor_batches
-    optimizer = work.config.optimizer
-    waited = first_epoch(optimizer) * work.data.steps_per_epoch(optimizer)
     return TrainResult(
         run.path,
         position.step,
         position.epoch,
-        (position.step - waited) * optimizer.batch_size * batches,
+        _images_seen(work, position.step),
         position.best_error,
         position.best_step,
         position.skipped,
         round(time.monotonic() - began, 3),
     )
+
+
+def _images_seen(work: Work, steps: int) -> int:
+    """Return how many images the predictor has learned from in the first steps."""
+    optimizer, sources = work.config.optimizer, work.config.data.sources
+    per_epoch = work.data.steps_per_epoch(optimizer)
+    learned = range(first_epoch(optimizer) * per_epoch, steps)
+    batches = len(learned) * work.learner.predictor_batches
+    if work.config.method.partition("+")[0] in MIXED:  # which fine-tune on the target alone
+        total = optimizer.epochs * per_epoch
+        tuned = sum(phase_at(step / total, optimizer).finetunes for step in learned)
+        batches -= tuned * len(sources)
+    return batches * optimizer.batch_size
 
 
 def _train_stages(run: RunFolder, material: Material, stop: Stop, listener: Listener) -> Stages:
