@@ -71,15 +71,49 @@ class SplitConfig(Section):
         description="patient: nobody is on two sides. image: slices are divided, as in the paper, "
         "so that a patient's slices can fall on both sides: another, easier question.",
     )
-    train: float = Field(0.7, gt=0, lt=1, description="Share of the patients for training.")
-    val: float = Field(0.1, gt=0, lt=1, description="Share for choosing the best predictor.")
-    test: float = Field(0.2, gt=0, lt=1, description="Share for the final evaluation.")
+    train: float = Field(
+        0.7, gt=0, lt=1, description="Share of the target's patients for training."
+    )
+    val: float = Field(
+        0.1, gt=0, lt=1, description="Share of them for choosing the best predictor."
+    )
+    test: float = Field(0.2, gt=0, lt=1, description="Share of them for the final evaluation.")
+    val_patients: int | None = Field(
+        None, ge=1, description="Number of target patients in place of the share `val`."
+    )
+    test_patients: int | None = Field(
+        None, ge=1, description="Number of target patients in place of the share `test`."
+    )
+    sources: Literal["all", "divided"] = Field(
+        "all",
+        description="Patients who have no target image. all: they train, but for `source_val` and "
+        "`source_test`; divided: by the target's shares, so that a large test part costs sources. "
+        "Who has a target image, or shares an image with such a patient, always goes with it.",
+    )
+    source_val: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="sources = all: share of them by which a predictor of the source is chosen "
+        "(`transfer`), and that audits look at.",
+    )
+    source_test: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="sources = all: share of them whose translations are judged (FID, audits, "
+        "figures); with 0 only those of the target's test patients are.",
+    )
     seed: int = Field(0, ge=0, description="Seed of the division.")
 
     @model_validator(mode="after")
     def _whole(self) -> SplitConfig:
         if abs(self.train + self.val + self.test - 1) > 1e-6:
             raise ValueError("train, val and test must add up to 1")
+        if self.source_val + self.source_test >= 1:
+            raise ValueError("source_val and source_test leave no source patient to train on")
+        if self.policy == "image" and (self.val_patients or self.test_patients):
+            raise ValueError("val_patients and test_patients need the policy patient")
         return self
 
 

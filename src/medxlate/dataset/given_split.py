@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from medxlate.dataset.division import patient_groups
 from medxlate.dataset.index import Dataset, load_key
 from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import PARTS, Part, Split, patient_groups
+from medxlate.dataset.splits import PARTS, Part, Split
 from medxlate.errors import DataError
 from medxlate.images.pseudonym import pseudonym
 

@@ -9,10 +9,11 @@ from typing import Any
 
 import medxlate
 from medxlate.config import Config
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import MEANING, PARTS, Split, draw_split
+from medxlate.dataset.splits import MEANING, PARTS, Split
 from medxlate.errors import ConfigError, OutputError, UsageError
 from medxlate.events import Listener, Warned
 from medxlate.files import check_parents, locked, whole_file, write_json

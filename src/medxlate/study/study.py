@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,17 @@ class Study(BaseModel):
     source_fractions: tuple[Share, ...] = (1.0,)
     config: Config
     fingerprints: dict[str, str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        """Say of a study from before there was a choice that its sources were divided."""
+        config = values.get("config") if isinstance(values, Mapping) else None
+        split = config.get("split") if isinstance(config, Mapping) else None
+        if isinstance(config, Mapping) and isinstance(split, Mapping) and "sources" not in split:
+            divided = {**config, "split": {**split, "sources": "divided"}}
+            return {**values, "config": divided}
+        return values
 
     @model_validator(mode="after")
     def _known(self) -> Study:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medxlate.config import Config, configured, flat, parse
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
+from medxlate.dataset.splits import MEANING, Split, read_split
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.events import Listener, Warned, silent
 from medxlate.models.runs import RunFolder, find_run, new_run

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from medxlate.config import Config
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import draw_split
 from medxlate.errors import UsageError
 from medxlate.events import Event, Listener, Progress, Stage, silent
 from medxlate.models.device import deterministic
