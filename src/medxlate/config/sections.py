@@ -37,6 +37,12 @@ class DataConfig(Section):
         description="Modality of the dataset with true target images of the source patients, where "
         "a paired set has them: the method `oracle` shows them, and nothing else sees them.",
     )
+    where: tuple[str, ...] = Field(
+        (),
+        description="Which images are used, of every modality: expressions over the label and the "
+        "columns of `prepare --keep`, such as `age >= 18` or, for one modality alone, "
+        "`ct: site in ['A', 'B']`; all of them must hold.",
+    )
     image_size: int | None = Field(
         None,
         ge=32,

@@ -11,6 +11,7 @@ from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak, check_part
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
+from medxlate.dataset.selection import by_modality, selected
 from medxlate.dataset.splits import Part, Split, training_share
 from medxlate.errors import ConfigError, DataError
 
@@ -63,8 +64,15 @@ def open_modalities(dataset: Dataset, config: Config) -> dict[str, Modality]:
     A test patient's images of any modality are then outside of every method's training, and
     methods on the same data share their split and their number of updates. So are a source
     patient's paired target images, which fall where the patient falls.
+
+    Raises:
+        UsageError: ``config.data.where`` cannot be used, or selects nothing of a modality.
+        DataError: A modality was not prepared, or its files are damaged.
     """
-    return {name: dataset.modality(name) for name in named_modalities(config)}
+    opened = {name: dataset.modality(name) for name in named_modalities(config)}
+    where = by_modality(config.data.where, list(dataset.info.modalities))
+    label = dataset.info.task.name
+    return {name: selected(each, where[name], label=label) for name, each in opened.items()}
 
 
 def image_size(dataset: Dataset, config: Config) -> int:
