@@ -259,7 +259,7 @@ def test_prepare_refuses_what_cannot_be_meant(
     data: Path, tmp_path: Path, where: str, said: str
 ) -> None:
     root = data.parent
-    words = ["prepare", root / "raw" / "ct", "--modality", "ct", "--labels", root / "raw/labels.csv",
+    words = ["prepare", root / "raw/ct", "--modality", "ct", "--labels", root / "raw/labels.csv",
              "--label", "age", "--patient", f"regex:({tiny.PREFIX}\\d\\d)", "--patient-column",
              "patient", "--data", tmp_path / "data", "--where", where]  # fmt: skip
     result = call(*words)

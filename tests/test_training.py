@@ -889,9 +889,7 @@ def golden_losses(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        # The losses are of another division of the sources than the default.
-        config = tiny.debug_config(data, split={"sources": "divided"})
-        train(config, runs=runs, listener=listener)
+        train(tiny.debug_config(data), runs=runs, listener=listener)
     return losses
 
 
