@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from medxlate.cli import compare as study
-from medxlate.cli.options import Json
+from medxlate.cli import grid
+from medxlate.cli.options import Json, Where
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,20 +15,27 @@ if TYPE_CHECKING:
 
 
 def plan(
-    target: study.Target = None,
-    source: study.Source = None,
-    method: study.Methods = None,
-    repeats: study.Repeats = None,
-    policy: study.Policy = None,
-    target_fraction: study.TargetFraction = None,
-    source_fraction: study.SourceFraction = None,
-    preset: study.Preset = None,
-    config: study.ConfigFile = None,
-    sets: study.Sets = None,
-    seed: study.Seed = None,
-    data: study.DataFolder = None,
-    jobs: study.Jobs = 1,
-    device: study.DeviceName = None,
+    target: grid.Target = None,
+    source: grid.Source = None,
+    method: grid.Methods = None,
+    repeats: grid.Repeats = None,
+    policy: grid.Policy = None,
+    target_fraction: grid.TargetFraction = None,
+    source_fraction: grid.SourceFraction = None,
+    target_patients: grid.TargetPatients = None,
+    draws: grid.Draws = None,
+    test_patients: grid.TestPatients = None,
+    val_patients: grid.ValPatients = None,
+    split: grid.GivenSplit = None,
+    split_column: grid.SplitColumn = None,
+    where: Where = None,
+    preset: grid.Preset = None,
+    config: grid.ConfigFile = None,
+    sets: grid.Sets = None,
+    seed: grid.Seed = None,
+    data: grid.DataFolder = None,
+    jobs: grid.Jobs = 1,
+    device: grid.DeviceName = None,
     json: Json = False,
 ) -> None:
     """Forecast what `compare` will cost with the same options; nothing is written.
@@ -40,7 +47,7 @@ def plan(
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        settings, grid = study.asked(
+        settings, wanted = grid.asked(
             target=target,
             source=source,
             method=method,
@@ -48,6 +55,13 @@ def plan(
             policy=policy,
             target_fraction=target_fraction,
             source_fraction=source_fraction,
+            target_patients=target_patients,
+            draws=draws,
+            test_patients=test_patients,
+            val_patients=val_patients,
+            split=split,
+            split_column=split_column,
+            where=where,
             preset=preset,
             config=config,
             sets=sets,
@@ -59,7 +73,7 @@ def plan(
             raise UsageError("No target modality is given.", "Name it with --target.")
         from medxlate.study.forecast import plan as forecast
 
-        result = forecast(settings, grid, jobs=jobs, listener=reporter)
+        result = forecast(settings, wanted, jobs=jobs, listener=reporter)
         reporter.result(
             {
                 "cells": result.cells,

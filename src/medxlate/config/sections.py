@@ -90,6 +90,15 @@ class SplitConfig(Section):
     test_patients: int | None = Field(
         None, ge=1, description="Number of target patients in place of the share `test`."
     )
+    file: str = Field(
+        "",
+        description="A given split: a run's split.json, or a table with the columns patient (ids "
+        "as in the files) and part (train, val or test).",
+    )
+    column: str = Field(
+        "",
+        description="A given split: a column of `prepare --keep` with train, val or test.",
+    )
     sources: Literal["all", "divided"] = Field(
         "all",
         description="Patients who have no target image. all: they train, but for `source_val` and "
@@ -120,7 +129,18 @@ class SplitConfig(Section):
             raise ValueError("source_val and source_test leave no source patient to train on")
         if self.policy == "image" and (self.val_patients or self.test_patients):
             raise ValueError("val_patients and test_patients need the policy patient")
+        if self.file and self.column:
+            raise ValueError("file and column give two splits")
+        if self.is_given and (self.val_patients or self.test_patients):
+            raise ValueError("val_patients and test_patients are for a split that is drawn")
+        if self.column and self.policy == "image":
+            raise ValueError("a column divides patients, not images")
         return self
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the split is given, instead of drawn."""
+        return bool(self.file or self.column)
 
 
 class ModelConfig(Section):

@@ -13,6 +13,7 @@ from medxlate.errors import DataError
 from medxlate.records import read_json
 from medxlate.report.table import Table
 from medxlate.study.cell import PREDICTIONS, RESULT
+from medxlate.study.designs import pool_size
 from medxlate.study.dose import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.drawing import draw
 from medxlate.study.opened import Opened
@@ -100,6 +101,9 @@ def collect(
     own = pd.DataFrame(rows).merge(quality, on="index", how="left").drop(columns="index")
     results = pd.concat([own, *(each.results for each in others)], ignore_index=True)
     results["sources"] = results["sources"].fillna("")
+    results["design"] = study.design
+    pools = [pool_size(split, work.tables[work.target]) for split in work.splits]
+    results["pool_patients"] = [pools[repeat] for repeat in results["repeat"]]
     every = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
     images = pd.concat([*every, *(each.predictions for each in others)], ignore_index=True)
     comparisons = tuple(compare_to(results, images))

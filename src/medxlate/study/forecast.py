@@ -11,8 +11,9 @@ from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.splits import Part, Split
 from medxlate.events import Listener, Progress, silent
-from medxlate.study.begin import Grid, draw_splits, plan_study
+from medxlate.study.begin import Grid, plan_study
 from medxlate.study.cell import JUDGE
+from medxlate.study.designs import draw_splits
 from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
 from medxlate.training.data import image_size, named_modalities, open_modalities
 from medxlate.training.methods import STAGES, find_method
@@ -89,7 +90,7 @@ def plan(
     study = plan_study(config, grid or Grid())
     dataset = Dataset(Path(study.config.data.folder))
     tables = open_modalities(dataset, study.config)
-    splits = draw_splits(study, tables)
+    splits = draw_splits(study, dataset, tables)
     kinds, counts = _kinds(study)
     lines, largest, kept = [], 0, 0
     for done, (kind, settings) in enumerate(kinds.items()):

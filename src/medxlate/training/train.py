@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medxlate.config import Config, configured, flat, parse
-from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import MEANING, Split, read_split
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.events import Listener, Warned, silent
@@ -18,7 +16,7 @@ from medxlate.ranks import ranks
 from medxlate.records import read_json
 from medxlate.tracking.tracker import check_trackers
 from medxlate.training.checkpoints import checkpoints
-from medxlate.training.data import open_modalities
+from medxlate.training.data import make_split, open_modalities
 from medxlate.training.loop import Stop, never
 from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
 from medxlate.training.stages import Stages
@@ -54,7 +52,7 @@ def train(
         settings: Values by key, such as ``{"optimizer.epochs": 5}``.
         runs: The folder of all runs.
         name: The run's name; None: made from the modalities and a number.
-        split: Who is trained and tested on; None: drawn by ``config.split``.
+        split: Who is trained and tested on; None: as ``config.split`` says.
         stages: Finished runs of what the method trains first, by the names that
             ``first_stages`` gives; None: they are trained inside the run.
         proceed: Continue the run of that name where it was begun already.
@@ -83,12 +81,7 @@ def train(
     dataset = Dataset(Path(config.data.folder))
     tables = open_modalities(dataset, config)
     if split is None:
-        split = draw_split(
-            {n: m.slices for n, m in tables.items()},
-            target=config.data.target,
-            config=config.split,
-            links=find_links(tables, config.split.policy),
-        )
+        split = make_split(dataset, tables, config)
     material = make_material(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
     work = prepare_work(material, listener)
