@@ -389,6 +389,16 @@ def test_contradictions_and_too_few_patients_are_refused_before_any_training(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [Grid(("constant",), repeats=1001), Grid(METHODS * 3, repeats=1000, target_patients=range(1, 8),
+                                             source_fractions=np.linspace(0.1, 1, 20))],
+)  # fmt: skip
+def test_a_grid_that_is_too_large_is_refused_in_words(data: Path, wanted: Grid) -> None:
+    with pytest.raises(UsageError, match=r"less than or equal to 1000|more than 100000 cells"):
+        plan_study(tiny.debug_config(data, split=FEW), wanted)
+
+
 def test_the_selection_is_part_of_the_study(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "compare"
     label = Dataset(data).modality("ct").slices["label"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
@@ -26,7 +28,7 @@ from medxlate.study.designs import (
     fractions_of,
     settled,
 )
-from medxlate.study.study import MARKER, Study, StudyFolder, read_study
+from medxlate.study.study import MARKER, Design, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
 from medxlate.training.stand_ins import check_covered
@@ -71,17 +73,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
         UsageError: What is asked for belongs to different designs.
         DataError: The dataset cannot be used, or has too few patients.
     """
-    if not config.data.target:
-        raise ConfigError("No target modality is given.", "Name it with --target.")
-    for key in ("target_fraction", "source_fraction"):
-        if getattr(config.data, key) != 1:
-            raise ConfigError(
-                f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
-            )
-    whole = tuple(grid.target_fractions) == (1.0,)
-    if grid.repeats is not None and grid.repeats < 1:
-        raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
-    design = choose_design(config.split, grid.target_patients, whole)
+    design = _design(config, grid)
     dataset = Dataset(Path(config.data.folder))
     methods = _methods(grid.methods, config)
     sets = _sets(grid, config, methods, dataset)
@@ -101,7 +93,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     if here:
         choose_compute(config.runtime.device, config.runtime.precision)
     tables = open_modalities(dataset, config)
-    study = Study(
+    study = _checked(
         medxlate=medxlate.__version__,
         methods=tuple(methods),
         source_sets=tuple(sets),
@@ -113,6 +105,31 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
         fingerprints={name: modality.fingerprint() for name, modality in tables.items()},
     )
     return _with_split(study, grid, dataset, tables)
+
+
+def _design(config: Config, grid: Grid) -> Design:
+    """Return the design that is asked for; refuse what no study can be."""
+    if not config.data.target:
+        raise ConfigError("No target modality is given.", "Name it with --target.")
+    for key in ("target_fraction", "source_fraction"):
+        if getattr(config.data, key) != 1:
+            raise ConfigError(
+                f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
+            )
+    if grid.repeats is not None and grid.repeats < 1:
+        raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
+    whole = tuple(grid.target_fractions) == (1.0,)
+    return choose_design(config.split, grid.target_patients, whole)
+
+
+def _checked(**values: Any) -> Study:
+    """Return the study; raise UsageError where its grid is too large."""
+    try:
+        return Study(**values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "The study"
+        raise UsageError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
 def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
@@ -253,7 +270,7 @@ def _with_split(
     steps = Data(train, {}).steps_per_epoch(config.optimizer)
     optimizer = config.optimizer.model_copy(update={"steps_per_epoch": steps})
     update["config"] = config.model_copy(update={"optimizer": optimizer})
-    return study.model_copy(update=update)
+    return _checked(**{**dict(study), **update})
 
 
 def _check_labels(
