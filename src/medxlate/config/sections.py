@@ -39,6 +39,7 @@ class DataConfig(Section):
     )
     where: tuple[str, ...] = Field(
         (),
+        max_length=100,
         description="Which images are used, of every modality: expressions over the label and the "
         "columns of `prepare --keep`, such as `age >= 18` or, for one modality alone, "
         "`ct: site in ['A', 'B']`; all of them must hold.",

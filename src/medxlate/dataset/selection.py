@@ -23,6 +23,7 @@ from medxlate.dataset.labels import MISSING
 from medxlate.errors import UsageError, nearest
 
 LONGEST = 1000  # characters of an expression
+HUGE = 1e300  # no number of a label or column is as large
 HOW = "Such as age >= 18 and sex == \"F\", or site in ['A', 'B']; `names with spaces` in backticks."
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")|`([^`]+)`""")
 _NAMED = re.compile(r"\s*(?P<modality>[\w.+-]+)\s*:(?P<text>.*)", re.DOTALL)
@@ -191,7 +192,10 @@ def _is_value(node: ast.AST) -> bool:
         operand = node.operand
         signed = isinstance(operand, ast.Constant) and not isinstance(operand.value, str)
         return isinstance(node.op, ast.USub) and signed and _is_value(operand)
-    return isinstance(node, ast.Constant) and type(node.value) in (int, float, str)
+    value = node.value if isinstance(node, ast.Constant) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return -HUGE < value < HUGE
+    return isinstance(value, str)
 
 
 def _is_condition(node: ast.expr) -> bool:
@@ -204,8 +208,9 @@ def _is_condition(node: ast.expr) -> bool:
         return False
     if isinstance(node.ops[0], ast.In | ast.NotIn):
         (several, *more) = node.comparators
-        listed = isinstance(several, ast.List | ast.Tuple) and all(map(_is_value, several.elts))
-        return isinstance(node.left, ast.Name) and listed and not more
+        if more or not isinstance(several, ast.List | ast.Tuple) or not several.elts:
+            return False
+        return isinstance(node.left, ast.Name) and all(map(_is_value, several.elts))
     sides = [node.left, *node.comparators]
     named = [isinstance(each, ast.Name) for each in sides]
     plain = all(name or _is_value(each) for name, each in zip(named, sides, strict=True))
