@@ -414,7 +414,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_numbers(
     folder = StudyFolder(tmp_path / "compare")
     words = ["compare", "--target", "ct", "--source", "mri", "--repeats", "2", "--preset", "debug"]
     words += ["--data", str(data), "--device", "cpu", "--seed", "0", "--out", str(folder.path)]
-    words += ["--set", f"optimizer.steps_per_epoch={STEPS}"]
+    words += ["--set", f"optimizer.steps_per_epoch={STEPS}", "--set", "split.sources=divided"]
     words += [word for method in SEVERAL for word in ("--method", method)]
     kill_when(lambda: any(folder.path.glob("shared/*/checkpoints/last")), *words)
     assert not list(folder.path.glob("shared/*/stage.json"))
