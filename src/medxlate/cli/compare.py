@@ -183,7 +183,6 @@ def _show(reporter: Reporter, result: CompareResult) -> None:
 
 def _overview(result: CompareResult) -> Table:
     from medxlate.cli.console import number, table
-    from medxlate.study.study import REPEATS
 
     assert result.findings is not None
     frame = result.findings.results
@@ -207,5 +206,5 @@ def _overview(result: CompareResult) -> Table:
             ]
         )
     columns = ["method", *(SHARES[name] for name in shares)]
-    columns += [f"{REPEATS[result.study.design]}s", "error", "std", "per patient"]
+    columns += ["splits", "error", "std", "per patient"]
     return table(f"Test errors, {result.folder}", columns, rows)

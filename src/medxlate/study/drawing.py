@@ -21,7 +21,7 @@ from medxlate.report.study_figures import (
 from medxlate.study.comparison import system_name
 from medxlate.study.opened import Opened
 from medxlate.study.statistics import mean_interval
-from medxlate.study.study import REPEATS, Cell
+from medxlate.study.study import Cell
 from medxlate.study.tables import main_comparison
 
 PICTURES = 6
@@ -79,8 +79,8 @@ def intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, f
 
 def _note(work: Opened) -> str:
     repeats = work.study.repeats
-    what = f"{repeats} {REPEATS[work.study.design]}{'s' * (repeats > 1)}"
-    return f"{what}. {MEANING[work.study.config.split.policy]}"
+    splits = f"{repeats} split{'s' * (repeats > 1)}"
+    return f"{splits}. {MEANING[work.study.config.split.policy]}"
 
 
 def _translations(work: Opened, finished: Sequence[Cell], place: Path) -> Iterator[Path]:

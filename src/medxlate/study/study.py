@@ -22,7 +22,6 @@ SCHEMA_VERSION = 1
 MARKER = "study.json"
 MAX_CELLS = 100_000
 Design = Literal["resampled", "redrawn", "given"]
-REPEATS: Mapping[Design, str] = {"resampled": "split", "redrawn": "draw", "given": "seed"}
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
