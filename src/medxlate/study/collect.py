@@ -19,8 +19,9 @@ from medxlate.study.opened import Opened
 from medxlate.study.outside import score_outsiders
 from medxlate.study.quality import measure_quality
 from medxlate.study.study import Cell, Study, StudyFolder, cells
+from medxlate.study.subgroups import subgroups
 from medxlate.study.tables import tables
-from medxlate.study.verdict import Comparison, against_baselines, compare_to, subgroups
+from medxlate.study.verdict import Comparison, against_baselines, compare_to
 
 OWN = "joint"
 
