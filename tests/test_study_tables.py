@@ -128,7 +128,7 @@ def test_images_are_scored_as_in_the_papers_table_5():
 
 
 def test_only_the_largest_fractions_are_compared_and_all_are_listed():
-    less = published(target_fraction=0.25, train_patients=14).assign(loss=5.0)
+    less = published(target_fraction=0.25, train_patients=14).assign(patient_loss=5.0)
     few = cells("joint", "mri", [7.0, 9.0], source_fraction=0.1, source_patients=8)
     everything = pd.concat([less, few, published()])
     found = named(everything)
@@ -137,7 +137,7 @@ def test_only_the_largest_fractions_are_compared_and_all_are_listed():
     assert len(main_comparison(everything)) == len(published())
     rows = [[str(cell) for cell in row] for row in found["overview"].rows]
     assert len(rows) == 2 * len(PUBLISHED) + 1
-    assert ["joint", "MRI", "1", "0.1", "57", "8", "2", "8.00", "1.41"] in [r[:9] for r in rows]
+    assert ["joint", "MRI", "1", "0.1", "57", "8", "2", "16.00", "2.83"] in [r[:9] for r in rows]
     assert ["target-only", "-", "0.25", "-", "14", "-", "10", "5.00", "0.00"] in [
         r[:9] for r in rows
     ]
@@ -335,6 +335,11 @@ def test_a_known_learning_curve_is_read_right():
         assert reading.equivalent == pytest.approx(truth, rel=0.05)
         assert reading.worth == pytest.approx(8 / 80, rel=0.15)
         assert reading.interval[0] < truth < reading.interval[1]
+        low, high = reading.worth_interval
+        assert low < 8 / 80 < high
+        assert (80 * low, 80 * high) == pytest.approx(
+            [end - reading.patients for end in reading.interval]
+        )
         assert reading.error == pytest.approx(closed_form(truth))
         assert reading.reference_error == pytest.approx(closed_form(reading.patients))
         assert "a gain is not shown" not in reading.sentence
@@ -346,10 +351,11 @@ def test_nothing_is_read_beyond_the_patients_there_were():
     last = equivalents(dose_response(8), sources="mri")[-1]
     assert (last.bound, last.equivalent, last.interval) == ("more", 40, (math.inf, math.inf))
     assert "would need more than 40 target patients" in last.sentence
-    assert "cannot be read from that" in last.sentence
+    assert last.worth is last.worth_interval is None
+    assert "What a translated source patient is worth is not given" in last.sentence
     far = equivalents(dose_response(60), sources="mri")[0]
-    assert (far.bound, far.equivalent, far.worth) == ("more", 40, 35 / 80)
-    assert "worth more than 0.44 real target patients" in far.sentence
+    assert (far.bound, far.equivalent, far.worth) == ("more", 40, None)
+    assert "is not given: the interval reaches beyond" in far.sentence
 
 
 def test_a_method_that_does_harm_is_said_to():

@@ -13,12 +13,8 @@ from medxlate.cli.options import Json, Offline
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
-    from medxlate.cli.console import Reporter, Table
     from medxlate.config import Config
     from medxlate.study.begin import Grid
-    from medxlate.study.compare import CompareResult
-
-SHARES = {"target_fraction": "target", "source_fraction": "source"}
 
 Target = Annotated[
     str | None,
@@ -65,6 +61,14 @@ SourceFraction = Annotated[
         help="Shares of the sources' training patients (policy image: slices). Default: 1.0.",
     ),
 ]
+Primary = Annotated[
+    str | None,
+    typer.Option(
+        "--primary",
+        help="The one contrast that counts by itself, METHOD[/SOURCES]:REFERENCE, such as "
+        "joint:target-only: named before, its p-value is not adjusted for the others.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
 Preset = Annotated[
     str | None,
@@ -109,6 +113,7 @@ def compare(
     policy: Policy = None,
     target_fraction: TargetFraction = None,
     source_fraction: SourceFraction = None,
+    primary: Primary = None,
     preset: Preset = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -159,6 +164,7 @@ def compare(
             policy=policy,
             target_fraction=target_fraction,
             source_fraction=source_fraction,
+            primary=primary,
             preset=preset,
             config=config,
             sets=sets,
@@ -167,6 +173,7 @@ def compare(
             device=device,
             offline=offline,
         )
+        from medxlate.cli.findings import show
         from medxlate.study.compare import Where
         from medxlate.study.compare import compare as run
 
@@ -179,7 +186,7 @@ def compare(
             inception=inception,
             listener=reporter,
         )
-        _show(reporter, result)
+        show(reporter, result)
         if result.failed:
             named = "\n".join(failures(result.failed))
             hint = "The same command tries them again."
@@ -196,6 +203,7 @@ def asked(
     policy: str | None,
     target_fraction: str | None,
     source_fraction: str | None,
+    primary: str | None,
     preset: str | None,
     config: Path | None,
     sets: list[str] | None,
@@ -209,7 +217,7 @@ def asked(
     from medxlate.study.begin import Grid
 
     if target is None and config is None:
-        shape = (source, method, repeats, policy, target_fraction, source_fraction)
+        shape = (source, method, repeats, policy, target_fraction, source_fraction, primary)
         if any((*shape, preset, sets, data, offline)) or seed is not None:
             raise UsageError("No target modality is given.", "Name it with --target.")
         return None, None
@@ -228,6 +236,7 @@ def asked(
         sources=source or (),
         target_fractions=_shares(target_fraction, "--target-fraction"),
         source_fractions=_shares(source_fraction, "--source-fraction"),
+        primary=primary or "",
     )
     if repeats is not None:
         grid = replace(grid, repeats=repeats)
@@ -243,69 +252,3 @@ def _shares(text: str | None, option: str) -> list[float]:
         raise UsageError(
             f"{option} {text} is no list of numbers.", "Such as 0.25,0.5,1.0."
         ) from None
-
-
-def _show(reporter: Reporter, result: CompareResult) -> None:
-    findings = result.findings
-    value = {
-        "folder": str(result.folder),
-        "cells": result.cells,
-        "failed": result.failed,
-        "training_seconds": result.training_seconds,
-        "seconds": result.seconds,
-        "overhead": result.overhead,
-        "verdicts": [
-            {
-                "method": each.system.method,
-                "sources": each.system.sources,
-                "verdict": each.verdict,
-                "mean": each.mean,
-                "reference_mean": each.reference_mean,
-                "p_holm": each.p_holm,
-                "beats_constant": each.beats_constant,
-                "sentence": each.sentence,
-            }
-            for each in (findings.comparisons if findings else ())
-        ],
-    }
-    lines: list[Any] = []
-    if findings is not None:
-        lines += [_overview(result), *(f"- {each.sentence}" for each in findings.comparisons)]
-        lines += [each.sentence for each in findings.equivalents]
-        lines += [each.sentence for each in findings.saturation]
-        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
-    if result.overhead is not None:
-        lines.append(
-            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
-            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
-        )
-    reporter.result(value, *lines)
-
-
-def _overview(result: CompareResult) -> Table:
-    from medxlate.cli.console import number, table
-
-    assert result.findings is not None
-    frame = result.findings.results
-    shares = [name for name in SHARES if frame[name].nunique() > 1]
-    keys = ["method", "sources", *shares]
-    rows = []
-    for names, cells in frame.groupby(keys, sort=False):
-        loss, own = cells["loss"], cells["patient_loss"]
-        method, sources, *fractions = names
-        rows.append(
-            [
-                f"{method} ({sources})" if sources else str(method),
-                *(
-                    "-" if name == "source_fraction" and not sources else f"{share:g}"
-                    for name, share in zip(shares, fractions, strict=True)
-                ),
-                str(len(cells)),
-                number(float(loss.mean())),
-                number(loss.std(ddof=1) if len(cells) > 1 else None),
-                number(float(own.mean())),
-            ]
-        )
-    columns = ["method", *(SHARES[name] for name in shares)]
-    columns += ["splits", "error", "std", "per patient"]
-    return table(f"Test errors, {result.folder}", columns, rows)

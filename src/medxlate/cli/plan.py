@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from medxlate.cli import compare as study
 from medxlate.cli.options import Json
@@ -22,20 +25,31 @@ def plan(
     policy: study.Policy = None,
     target_fraction: study.TargetFraction = None,
     source_fraction: study.SourceFraction = None,
+    primary: study.Primary = None,
     preset: study.Preset = None,
     config: study.ConfigFile = None,
     sets: study.Sets = None,
     seed: study.Seed = None,
     data: study.DataFolder = None,
     jobs: study.Jobs = 1,
+    spread_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--spread-from",
+            help="A finished study: how much its differences vary tells what this one could show. "
+            "Without it that is guessed from the label.",
+        ),
+    ] = None,
     device: study.DeviceName = None,
     json: Json = False,
 ) -> None:
-    """Forecast what `compare` will cost with the same options; nothing is written.
+    """Forecast what `compare` will cost, and what it could show, with the same options.
 
-    A few steps of each kind of training are taken on this machine.
+    Nothing is written. A few steps of each kind of training are taken on this machine.
 
     `medxlate plan --target ct`
+
+    `medxlate plan --target ct --primary joint:target-only --spread-from compare`
     """
     from medxlate.cli.console import reporting
 
@@ -48,6 +62,7 @@ def plan(
             policy=policy,
             target_fraction=target_fraction,
             source_fraction=source_fraction,
+            primary=primary,
             preset=preset,
             config=config,
             sets=sets,
@@ -59,19 +74,21 @@ def plan(
             raise UsageError("No target modality is given.", "Name it with --target.")
         from medxlate.study.forecast import plan as forecast
 
-        result = forecast(settings, grid, jobs=jobs, listener=reporter)
+        result = forecast(settings, grid, jobs=jobs, spread_from=spread_from, listener=reporter)
         reporter.result(
             {
                 "cells": result.cells,
                 "seconds": result.seconds,
                 "wall_seconds": result.wall_seconds,
                 "disk_bytes": result.disk_bytes,
+                "outlook": None if result.outlook is None else asdict(result.outlook),
                 "trainings": [asdict(line) for line in result.lines],
             },
             _table(result),
             f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
             f"with {jobs} at the same time {duration(result.wall_seconds)} at best.",
             f"On disk: about {result.disk_bytes / 2**30:.2g} GiB.",
+            *(result.outlook.sentences if result.outlook else ()),
         )
 
 

@@ -18,6 +18,7 @@ from medxlate.events import Listener, Warned
 from medxlate.files import check_parents, locked, whole_file, write_json
 from medxlate.models.device import choose_compute
 from medxlate.study.checks import check_classes, check_training, label_warnings
+from medxlate.study.contrast import find_contrast
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
@@ -36,6 +37,8 @@ class Grid:
         repeats: How many splits.
         target_fractions: Shares of the target's training patients.
         source_fractions: Shares of the sources' training patients.
+        primary: The one contrast that is named before, such as ``joint:target-only``: its p-value
+            is not adjusted for the others; "": none.
     """
 
     methods: Sequence[str] = ()
@@ -43,6 +46,7 @@ class Grid:
     repeats: int = 10
     target_fractions: Sequence[float] = (1.0,)
     source_fractions: Sequence[float] = (1.0,)
+    primary: str = ""
 
 
 def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
@@ -75,6 +79,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
             f"The dataset {dataset.folder} holds nothing but {config.data.target}.",
             "Prepare a source modality, or compare methods without source alone.",
         )
+    primary = find_contrast(grid.primary, methods, sets)
     if grid.repeats < 1:
         raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
     union = tuple(dict.fromkeys(name for each in sets for name in each))
@@ -96,6 +101,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
         repeats=grid.repeats,
         target_fractions=_fractions(grid.target_fractions, "target"),
         source_fractions=_fractions(grid.source_fractions, "source"),
+        primary=str(primary or ""),
         config=config,
         fingerprints={name: modality.fingerprint() for name, modality in tables.items()},
     )

@@ -50,29 +50,6 @@ def system_name(method: str, sources: str) -> str:
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """A comparison that was named before the study: its p-value stands for itself.
-
-    Attributes:
-        method: What is judged.
-        sources: Its sources; "" for a method without.
-        reference: The method that it is held against, with the same sources or without.
-    """
-
-    method: str
-    sources: str
-    reference: str
-
-    def is_of(self, system: System, reference: System) -> bool:
-        """Return whether these two are compared in it."""
-        return (
-            (system.method, system.sources) == (self.method, self.sources)
-            and reference.method == self.reference
-            and reference.sources in ("", self.sources)
-        )
-
-
-@dataclass(frozen=True)
 class Control:
     """Whether a system with translations also beats one of the controls.
 

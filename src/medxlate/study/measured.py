@@ -82,9 +82,6 @@ class Measured:
         repeats: Repeats in the study.
         cells: Finished cells of each system, by repeat; ``judged`` is the loss.
         main: The systems at the largest fractions, by method and sources.
-        constant: The one that ignores the image; None where it is not among them.
-        rows: Losses of the main systems: repeat, patient, what they are of, loss. None where the
-            predictions do not say how patients are averaged.
 
     Raises:
         DataError: The results were measured under more than one policy or design.
@@ -99,8 +96,8 @@ class Measured:
         self.by_image = policies == ["image"]
         self.design = design_of(results)
         self.level: Level = level or level_of(results)
-        regression = "mse" in results and bool(results["mse"].notna().any())
-        self.metric = "MSE" if regression else "error rate"
+        self._regression = "mse" in results and bool(results["mse"].notna().any())
+        self.metric = "MSE" if self._regression else "error rate"
         self.metric += " per patient" if self.level == "patient" else ""
         self.repeats = int(results["repeat"].nunique())
         column = COLUMN[self.level]
@@ -110,11 +107,32 @@ class Measured:
             for system, rows in _by_system(finite)
         }
         self.main = _main(self.cells)
-        self.constant = next((s for s in self.main if s.method == CONSTANT), None)
-        wanted = set(self.main)
-        rows_by = _by_system(predictions) if predictions is not None else []
-        keep = patient_losses if self.level == "patient" else _image_losses
-        self.rows = {s: keep(rows, regression=regression) for s, rows in rows_by if s in wanted}
+        self._predictions = dict(_by_system(predictions)) if predictions is not None else {}
+        self._rows: dict[System, pd.DataFrame | None] = {}
+
+    def at(self, target_fraction: float, source_fraction: float) -> list[System]:
+        """Return the systems of these fractions, those without sources whatever the second is."""
+        return [
+            system
+            for system in sorted(self.cells)
+            if system.target_fraction == target_fraction
+            and (not system.sources or system.source_fraction == source_fraction)
+        ]
+
+    def constant(self, system: System) -> System | None:
+        """Return the one that ignores the image, with as many target patients; None without it."""
+        found = self.at(system.target_fraction, system.source_fraction)
+        return next((other for other in found if other.method == CONSTANT), None)
+
+    def rows(self, system: System) -> pd.DataFrame | None:
+        """Return the system's losses: repeat, patient, what they are of, loss.
+
+        None where there are no predictions, or they do not say how patients are averaged.
+        """
+        if system not in self._rows and system in self._predictions:
+            losses = patient_losses if self.level == "patient" else _image_losses
+            self._rows[system] = losses(self._predictions[system], regression=self._regression)
+        return self._rows.get(system)
 
     def shared(self, one: System, other: System) -> list[int]:
         """Return the repeats that both finished, in order."""
@@ -152,7 +170,7 @@ class Measured:
 
     def paired(self, one: System, other: System, repeats: list[int]) -> pd.DataFrame | None:
         """Return the losses of both on the same patients (or images), side by side."""
-        first, second = self.rows.get(one), self.rows.get(other)
+        first, second = self.rows(one), self.rows(other)
         if first is None or second is None:
             return None
         keys = [column for column in first.columns if column != "loss"]
@@ -161,7 +179,7 @@ class Measured:
 
     def own(self, system: System, repeats: list[int]) -> Interval | None:
         """Return the system's mean loss with its interval over patients."""
-        rows = self.rows.get(system)
+        rows = self.rows(system)
         if rows is None:
             return None
         rows = rows[rows["repeat"].isin(repeats)]

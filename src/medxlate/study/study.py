@@ -16,6 +16,8 @@ from medxlate.config import Config
 from medxlate.errors import ConfigError, DataError, UsageError
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_record
+from medxlate.study.contrast import find_contrast
+from medxlate.study.power import Design
 from medxlate.training.methods import find_method, first_stages
 
 SCHEMA_VERSION = 1
@@ -35,6 +37,9 @@ class Study(BaseModel):
         repeats: How many splits.
         target_fractions: Shares of the target's training patients.
         source_fractions: Shares of the sources' training patients.
+        design: What the repeats are: ``resampled``, repeated random splits; ``redrawn``, draws of
+            the target's training patients; ``given``, seeds of the weights on one split.
+        primary: The one contrast that was named before, ``joint/mri:target-only``; "": none.
         config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
         fingerprints: A hash of each modality's pixels, labels, patients and recipe.
     """
@@ -48,6 +53,8 @@ class Study(BaseModel):
     repeats: int = Field(ge=1, le=1000)
     target_fractions: tuple[Share, ...] = (1.0,)
     source_fractions: tuple[Share, ...] = (1.0,)
+    design: Design = "resampled"
+    primary: str = ""
     config: Config
     fingerprints: dict[str, str]
 
@@ -62,6 +69,10 @@ class Study(BaseModel):
                 find_method(method)
             except ConfigError as problem:
                 raise ValueError(problem.message) from None
+        try:
+            find_contrast(self.primary, self.methods, self.source_sets)
+        except ConfigError as problem:
+            raise ValueError(problem.message) from None
         fractions = len(self.target_fractions) * len(self.source_fractions)
         if len(self.methods) * max(len(self.source_sets), 1) * fractions * self.repeats > MAX_CELLS:
             raise ValueError(f"it has more than {MAX_CELLS} cells")

@@ -11,22 +11,31 @@ import numpy.typing as npt
 import pandas as pd
 
 from medxlate.study.comparison import (
+    CONSTANT,
     CONTROLS,
     TARGET_ONLY,
     Comparison,
-    Contrast,
     Control,
     Level,
     System,
     Verdict,
     sentence,
 )
+from medxlate.study.contrast import Contrast
 from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, detectable
 from medxlate.study.statistics import Tested, difference_interval, effect_size, holm, wilcoxon
 from medxlate.training.methods import METHODS
 
-__all__ = ["Comparison", "Contrast", "System", "against_baselines", "compare_to"]
+__all__ = [
+    "Comparison",
+    "Contrast",
+    "System",
+    "against_baselines",
+    "compare_primary",
+    "compare_to",
+    "with_fewer_patients",
+]
 
 
 def compare_to(
@@ -105,6 +114,66 @@ def against_baselines(
     return found
 
 
+def compare_primary(
+    results: pd.DataFrame,
+    predictions: pd.DataFrame | None,
+    primary: Contrast,
+    alpha: float = ALPHA,
+) -> Comparison | None:
+    """Make the comparison that was named before, at the largest fractions.
+
+    Args:
+        results: As for ``compare_to``.
+        predictions: As for ``compare_to``.
+        primary: What was named.
+        alpha: Which p-value is small enough.
+
+    Returns:
+        None where the two share no finished repeat.
+
+    Raises:
+        DataError: The results were measured under more than one policy or design.
+    """
+    study = Measured(results, predictions)
+    pairs = [
+        (one, other) for one in study.main for other in study.main if primary.is_of(one, other)
+    ]
+    return next(iter(_judge(study, pairs, alpha, primary)), None)
+
+
+def with_fewer_patients(
+    results: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    method: str = "joint",
+    reference: str = TARGET_ONLY,
+    alpha: float = ALPHA,
+) -> list[Comparison]:
+    """Compare a method with the reference at each target fraction but the largest.
+
+    Args:
+        results: As for ``compare_to``.
+        predictions: As for ``compare_to``.
+        method: The method that is judged, at its largest source fraction.
+        reference: A method without source.
+        alpha: Which p-value after Holm is small enough; all of these comparisons are one family.
+
+    Returns:
+        By target fraction, smallest first, and sources.
+
+    Raises:
+        DataError: The results were measured under more than one policy or design.
+    """
+    study = Measured(results, predictions)
+    source = max((s.source_fraction for s in study.main if s.sources), default=1.0)
+    whole = max((s.target_fraction for s in study.cells), default=1.0)
+    pairs = []
+    for share in sorted({s.target_fraction for s in study.cells} - {whole}):
+        there = study.at(share, source)
+        base = next((s for s in there if s.method == reference), None)
+        pairs += [(s, base) for s in there if s.method == method and base]
+    return _judge(study, pairs, alpha, None)
+
+
 def _judge(
     study: Measured,
     pairs: Sequence[tuple[System, System]],
@@ -141,7 +210,8 @@ def _adjusted(
     family = [
         pair
         for pair in tested
-        if study.constant not in pair and not (primary and primary.is_of(*pair))
+        if CONSTANT not in (pair[0].method, pair[1].method)
+        and not (primary and primary.is_of(*pair))
     ]
     values = [test.p if (test := tested[pair]) else None for pair in family]
     return dict(zip(family, holm(values), strict=True))
@@ -186,7 +256,7 @@ def _baselines(study: Measured, system: System) -> list[tuple[System, System]]:
     """Return a system with each other method that had the same sources, or none."""
     return [
         (system, other)
-        for other in study.main
+        for other in study.at(system.target_fraction, system.source_fraction)
         if other.method != system.method and other.sources in ("", system.sources)
     ]
 
@@ -244,16 +314,16 @@ def _against_constant(
     study: Measured, system: System
 ) -> tuple[float | None, float | None, bool | None]:
     """Return the constant's mean, the p-value of the test against it, and whether it is beaten."""
-    if study.constant in (None, system):
+    constant = study.constant(system)
+    if constant in (None, system):
         return None, None, None
-    assert study.constant is not None
-    repeats = study.shared(system, study.constant)
+    assert constant is not None
+    repeats = study.shared(system, constant)
     if not repeats:
         return None, None, None
-    own, constant = study.losses(system, repeats), study.losses(study.constant, repeats)
-    tested = study.tested(system, study.constant)
-    beats = bool(own.mean() < constant.mean())
-    return float(constant.mean()), tested.p if tested else None, beats
+    own, other = study.losses(system, repeats), study.losses(constant, repeats)
+    tested = study.tested(system, constant)
+    return float(other.mean()), tested.p if tested else None, bool(own.mean() < other.mean())
 
 
 def _std(losses: npt.NDArray[np.float64]) -> float | None:

@@ -1,0 +1,111 @@
+"""What ``medxlate compare`` shows of its findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter, Table
+    from medxlate.study.compare import CompareResult
+    from medxlate.study.comparison import Comparison
+
+SHARES = {"target_fraction": "target", "source_fraction": "source"}
+
+
+def show(reporter: Reporter, result: CompareResult) -> None:
+    """Show verdicts first, then errors and what the study took."""
+    findings = result.findings
+    value = {
+        "folder": str(result.folder),
+        "cells": result.cells,
+        "failed": result.failed,
+        "training_seconds": result.training_seconds,
+        "seconds": result.seconds,
+        "overhead": result.overhead,
+        "primary": _verdict(findings.primary) if findings and findings.primary else None,
+        "verdicts": [_verdict(each) for each in (findings.comparisons if findings else ())],
+    }
+    lines: list[Any] = []
+    if findings is not None:
+        first = () if findings.primary is None else (findings.primary,)
+        told = [*first, *(each for each in findings.comparisons if not each.primary)]
+        lines += [_answers(told), *(f"- {each.sentence}" for each in told)]
+        lines += [each.sentence for each in findings.equivalents]
+        lines += [each.sentence for each in findings.saturation]
+        lines.append(_overview(result))
+        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
+    if result.overhead is not None:
+        lines.append(
+            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
+            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
+        )
+    reporter.result(value, *lines)
+
+
+def _verdict(found: Comparison) -> dict[str, Any]:
+    return {
+        "method": found.system.method,
+        "sources": found.system.sources,
+        "reference": found.reference.method,
+        "verdict": found.verdict,
+        "mean": found.mean,
+        "reference_mean": found.reference_mean,
+        "difference": found.difference,
+        "interval": [found.interval.low, found.interval.high] if found.interval else None,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "detectable": found.detectable,
+        "beats_constant": found.beats_constant,
+        "seconds": found.seconds,
+        "reference_seconds": found.reference_seconds,
+        "sentence": found.sentence,
+    }
+
+
+def _answers(comparisons: Sequence[Comparison]) -> Table | str:
+    """Return the table of answers; the same as in the report."""
+    from medxlate.cli.console import table
+    from medxlate.study.answers import answers
+
+    found = answers([asdict(each) for each in comparisons])
+    if found is None:
+        return "There is nothing to compare: target-only is not in the study."
+    return table("Does it help?", found.columns[0], [[str(c) for c in row] for row in found.rows])
+
+
+def _overview(result: CompareResult) -> Table:
+    from medxlate.cli.console import number, table
+    from medxlate.study.tables import BESIDE
+
+    assert result.findings is not None
+    frame = result.findings.results
+    shares = [name for name in SHARES if frame[name].nunique() > 1]
+    beside = [name for name in BESIDE if name in frame and frame[name].notna().any()]
+    keys = ["method", "sources", *shares]
+    rows = []
+    for names, cells in frame.groupby(keys, sort=False):
+        own = cells["patient_loss"]
+        spent = (cells["seconds"] + cells["shared_seconds"]).astype(float).mean()
+        method, sources, *fractions = names
+        rows.append(
+            [
+                f"{method} ({sources})" if sources else str(method),
+                *(
+                    "-" if name == "source_fraction" and not sources else f"{share:g}"
+                    for name, share in zip(shares, fractions, strict=True)
+                ),
+                str(len(cells)),
+                number(float(own.mean())),
+                number(own.std(ddof=1) if len(cells) > 1 else None),
+                *(number(float(cells[name].mean())) for name in beside),
+                number(None if isnan(spent) else float(spent)),
+                number(float(cells["loss"].mean())),
+            ]
+        )
+    columns = ["method", *(SHARES[name] for name in shares)]
+    columns += ["cells", "per patient", "std", *(BESIDE[name] for name in beside)]
+    columns += ["seconds", "per image"]
+    return table(f"Test errors, {result.folder}", columns, rows)
