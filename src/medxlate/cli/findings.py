@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +30,7 @@ def show(reporter: Reporter, result: CompareResult) -> None:
     if findings is not None:
         first = () if findings.primary is None else (findings.primary,)
         told = [*first, *(each for each in findings.comparisons if not each.primary)]
-        lines += [_answers(told), *(f"- {each.sentence}" for each in told)]
+        lines += [f"- {each.sentence}" for each in told]
         lines += [each.sentence for each in findings.equivalents]
         lines += [each.sentence for each in findings.saturation]
         lines.append(_overview(result))
@@ -63,17 +61,6 @@ def _verdict(found: Comparison) -> dict[str, Any]:
         "reference_seconds": found.reference_seconds,
         "sentence": found.sentence,
     }
-
-
-def _answers(comparisons: Sequence[Comparison]) -> Table | str:
-    """Return the table of answers; the same as in the report."""
-    from medxlate.cli.console import table
-    from medxlate.study.answers import answers
-
-    found = answers([asdict(each) for each in comparisons])
-    if found is None:
-        return "There is nothing to compare: target-only is not in the study."
-    return table("Does it help?", found.columns[0], [[str(c) for c in row] for row in found.rows])
 
 
 def _overview(result: CompareResult) -> Table:

@@ -58,7 +58,7 @@ def _row(entry: Entry, several: bool) -> tuple[Cell, ...]:
     name, against = (_name(entry.get(key)) for key in ("system", "reference"))
     return (
         f"{name}, primary" if entry.get("primary") else name,
-        *((f"{entry['system'].get('target_fraction'):.3g}",) if several else ()),
+        *((_short(entry["system"].get("target_fraction"), ".3g"),) if several else ()),
         str(entry.get("verdict") or "-"),
         _short(entry.get("difference"), "+.3g"),
         _interval(entry.get("interval")),

@@ -96,9 +96,7 @@ def _report(
     yield "# Comparison\n"
     yield "## Does it help?\n"
     statistics = _statistics(findings)
-    for each in in_order(statistics):
-        named = "Primary contrast, named before: " if each["primary"] else ""
-        yield f"- {named}{each['sentence']}"
+    yield from (f"- {each['sentence']}" for each in in_order(statistics))
     unit = level_of(findings.results)
     for title, entries in (
         ("By how much, against what, and at what cost?", in_order(statistics)),

@@ -156,7 +156,10 @@ def _ratios_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
     ratio = swept["source_images"] / swept["train_images"]
     groups = sorted(
         (cells for _, cells in swept.assign(ratio=ratio).groupby(SYSTEM, sort=False)),
-        key=lambda cells: (*_order(*cells.iloc[0][SYSTEM][:2]), cells["ratio"].mean()),
+        key=lambda cells: (
+            *_order(*cells.iloc[0][SYSTEM][:3]),
+            float(cells["ratio"].mean()),
+        ),
     )
     digits = _digits(float(cells["patient_loss"].mean()) for cells in groups)
     heads = (
