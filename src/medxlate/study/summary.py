@@ -27,6 +27,10 @@ Every method makes the same number of predictor updates, chooses its predictor b
 (`optimizer.keep`) and, within a split, starts from the same weights. What
 `cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
 many images a step shows (the column of images seen). """
+GROUP_NORM = """\
+Group norm takes no statistics of a batch, so that
+what else a step shows does not change them.
+"""
 BATCH_NORM = {  # by model.batch_norm
     "joint": """\
 With it differs the batch norm: methods that
@@ -141,7 +145,8 @@ def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
         f"{REPEATS[study.design]}{'s' * (study.repeats > 1)}; "
         f"{len(results)} of {len(grid)} cells. {MEANING[config.split.policy]}\n"
     )
-    yield FAIR + BATCH_NORM[config.model.batch_norm]
+    grouped = config.model.predictor_norm == "group"
+    yield FAIR + (GROUP_NORM if grouped else BATCH_NORM[config.model.batch_norm])
     how = results.reindex(columns=["device", "precision"]).dropna().drop_duplicates()
     if len(how) > 1:
         yield (
