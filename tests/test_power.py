@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -18,8 +19,9 @@ from medxlate.errors import DataError
 from medxlate.study.outlook import foresee
 from medxlate.study.power import Design, Spread, chance, detectable, spread_of
 from medxlate.study.statistics import crossed_t
-from medxlate.study.study import Study
+from medxlate.study.study import Study, read_study
 from medxlate.study.verdict import compare_to
+from studies import call, dataset
 from tiny import AGE, GROUP
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -311,3 +313,30 @@ def test_the_spread_of_an_earlier_study(tmp_path: Path) -> None:
     results[results["method"] != "target-only"].to_parquet(tmp_path / "results.parquet")
     with pytest.raises(DataError, match="compares nothing with target-only"):
         foresee(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
+
+
+def test_plan_says_it_on_the_command_line(tmp_path_factory: pytest.TempPathFactory) -> None:
+    words = ["--target", "ct", "--data", dataset(tmp_path_factory), "--preset", "debug"]
+    words += ["--method", "target-only", "--method", "simple-augment", "--repeats", "2"]
+    words += ["--device", "cpu", "--json"]
+    result = call("plan", *words)
+    assert result.exit_code == 0, result.output
+    outlook = json.loads(result.stdout)["outlook"]
+    assert outlook["hopeless"]
+    assert outlook["detectable"] > 0
+    assert "guessed from the label" in outlook["source"]
+    refused = call("plan", *words, "--spread-from", "nowhere")
+    assert refused.exit_code == 1
+    assert "nowhere" in refused.stderr
+
+
+def test_a_study_from_before_there_were_designs_opens(tmp_path: Path) -> None:
+    values = json.loads(planned("given", test=1, pool=1, repeats=1).model_dump_json())
+    del values["design"], values["primary"]
+    (tmp_path / "study.json").write_text(json.dumps(values))
+    old = read_study(tmp_path)
+    assert (old.design, old.primary) == ("resampled", "")
+    values["primary"] = "joint:target-only"
+    (tmp_path / "study.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match="no method of this study"):
+        read_study(tmp_path)

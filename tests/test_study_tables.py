@@ -478,6 +478,40 @@ def test_saturation_that_noise_hides_is_not_read():
     assert "at least 2 are needed" in once.sentence
 
 
+def ratios() -> pd.DataFrame:
+    """1, 2 and 4 source images to a real one, 30 of each patient."""
+    few = {"train_images": 600, "train_patients": 20}
+    parts = [cells("target-only", "", [9.0, 10.0], **few)]
+    for share, loss in ((0.25, 7.0), (0.5, 5.0), (1.0, 6.0)):
+        source = {"source_patients": 80 * share, "source_images": 2400 * share}
+        losses = [loss, loss + 1]
+        parts.append(cells("joint", "mri", losses, source_fraction=share, **few, **source))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_the_sweep_of_the_ratio_is_a_table_and_a_curve():
+    table = named(ratios())["ratios"]
+    rows = [[str(cell) for cell in row] for row in table.rows]
+    assert [row[4] for row in rows] == ["1.00", "2.00", "4.00"]
+    assert [row[6] for row in rows] == ["15.00", "11.00", "13.00"]
+    assert [row[3] for row in rows] == ["20", "40", "80"]
+    assert {row[8] for row in rows} == {"15.5"}
+    assert "ratios" not in named(published())
+    (curve,) = source_curves(ratios(), names, over="ratio")
+    assert list(curve.patients) == [0, 1, 2, 4]
+    assert list(curve.means) == [9.5, 7.5, 5.5, 6.5]
+
+
+def test_figures_beside_the_loss_are_in_the_overview():
+    beside = {"patient_mae": 1.5, "patient_brier": math.nan}
+    table = named(cells("joint", "mri", [3.0, 4.0], **beside))["overview"]
+    heads = [*zip(*table.columns, strict=True)]
+    line = {head: str(cell) for head, cell in zip(heads, table.rows[0], strict=True)}
+    assert line["Per patient", "MAE"] == "1.500"
+    assert ("Per patient", "Brier") not in line
+    assert heads.index(("Seconds", "Own")) == heads.index(("Per patient", "MAE")) + 1
+
+
 # Figures
 
 
@@ -535,6 +569,9 @@ def test_dose_plot(tmp_path):
     both = pixels(tmp_path / "both.png")
     assert both.shape == size(4.2 + 0.24, 1.2 + 2 * 4.6)
     assert_margins(both)
+    ratio = source_curves(ratios(), names, over="ratio")
+    dose_plot(tmp_path / "three.png", measure="Error", source=source, ratio=ratio, target=target)
+    assert pixels(tmp_path / "three.png").shape == size(4.2 + 0.24, 1.2 + 3 * 4.6)
     many = [Curve(f"Method {i}", [5, 40], [i, 1], [math.nan, 0.1]) for i in range(9)]
     dose_plot(tmp_path / "one.png", measure="Error", target=many, note="One.")
     assert pixels(tmp_path / "one.png").shape == size(4.2 + 3 * 0.24, 5.8)
