@@ -34,11 +34,12 @@ class Study(BaseModel):
         medxlate: The version that began it.
         methods: What is compared.
         source_sets: Sources that are used together, for the methods that use any.
-        repeats: How many splits.
+        design: What a repeat changes. ``resampled``: the split, drawn anew; ``redrawn``: which of
+            the target's training patients are taken, of parts that stay; ``given``: the seed of
+            the weights alone.
+        repeats: How many splits, draws or seeds.
         target_fractions: Shares of the target's training patients.
         source_fractions: Shares of the sources' training patients.
-        design: What the repeats are: ``resampled``, repeated random splits; ``redrawn``, draws of
-            the target's training patients; ``given``, seeds of the weights on one split.
         primary: The one contrast that was named before, ``joint/mri:target-only``; "": none.
         config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
         fingerprints: A hash of each modality's pixels, labels, patients and recipe.
@@ -50,10 +51,10 @@ class Study(BaseModel):
     medxlate: str
     methods: tuple[str, ...]
     source_sets: tuple[tuple[str, ...], ...]
+    design: Design = "resampled"
     repeats: int = Field(ge=1, le=1000)
     target_fractions: tuple[Share, ...] = (1.0,)
     source_fractions: tuple[Share, ...] = (1.0,)
-    design: Design = "resampled"
     primary: str = ""
     config: Config
     fingerprints: dict[str, str]
