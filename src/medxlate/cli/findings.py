@@ -65,34 +65,31 @@ def _verdict(found: Comparison) -> dict[str, Any]:
 
 def _overview(result: CompareResult) -> Table:
     from medxlate.cli.console import number, table
+    from medxlate.study.measured import judged, level_of
     from medxlate.study.tables import BESIDE
 
     assert result.findings is not None
-    frame = result.findings.results
+    frame = judged(result.findings.results)
     shares = [name for name in SHARES if frame[name].nunique() > 1]
     beside = [name for name in BESIDE if name in frame and frame[name].notna().any()]
-    keys = ["method", "sources", *shares]
     rows = []
-    for names, cells in frame.groupby(keys, sort=False):
-        own = cells["patient_loss"]
+    for names, cells in frame.groupby(["method", "sources", *shares], sort=False):
         spent = (cells["seconds"] + cells["shared_seconds"]).astype(float).mean()
         method, sources, *fractions = names
         rows.append(
             [
                 f"{method} ({sources})" if sources else str(method),
                 *(
-                    "-" if name == "source_fraction" and not sources else f"{share:g}"
+                    "-" if name == "source_fraction" and not sources else f"{share:.3g}"
                     for name, share in zip(shares, fractions, strict=True)
                 ),
                 str(len(cells)),
-                number(float(own.mean())),
-                number(own.std(ddof=1) if len(cells) > 1 else None),
+                number(float(cells["loss"].mean())),
+                number(cells["loss"].std(ddof=1) if len(cells) > 1 else None),
                 *(number(float(cells[name].mean())) for name in beside),
                 number(None if isnan(spent) else float(spent)),
-                number(float(cells["loss"].mean())),
             ]
         )
-    columns = ["method", *(SHARES[name] for name in shares)]
-    columns += ["cells", "per patient", "std", *(BESIDE[name] for name in beside)]
-    columns += ["seconds", "per image"]
-    return table(f"Test errors, {result.folder}", columns, rows)
+    columns = ["method", *(SHARES[name] for name in shares), "cells", "error", "std"]
+    columns += [*(BESIDE[name] for name in beside), "seconds"]
+    return table(f"Test errors per {level_of(frame)}, {result.folder}", columns, rows)
