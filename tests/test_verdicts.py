@@ -111,6 +111,13 @@ def test_one_draw_is_no_test_and_one_seed_is_one_over_patients() -> None:
     assert "over 1 seed and 12 test patients" in given.sentence
 
 
+def test_without_patients_there_is_no_test_where_they_are_the_same() -> None:
+    results, _ = study(MEANS)
+    found = named(compare_to(results))["joint"]
+    assert found.p is None
+    assert "the losses of at least three single patients are not known" in found.sentence
+
+
 def test_designs_are_what_they_say() -> None:
     results, images = study(MEANS)
     odd = results["repeat"] == 0

@@ -195,15 +195,21 @@ def _change(c: Comparison) -> str:
 
 
 def _evidence(c: Comparison) -> str:
-    if c.p is None and c.repeats == 1:
-        return f"no test, as one {REPEATS[c.design]} has no spread"
     if c.p is None:
-        return "no test, as the difference is the same in every repeat"
+        return f"no test, as {_no_test(c)}"
     if c.primary:
         return f"{p_text(c.p)} (the primary contrast, named before)"
     if c.p_holm is None:
         return f"{p_text(c.p)} (not in Holm's family)"
     return f"{p_text(c.p_holm)} after Holm"
+
+
+def _no_test(c: Comparison) -> str:
+    if c.repeats == 1 and c.design != "given":
+        return f"one {REPEATS[c.design]} has no spread"
+    if c.design != "resampled" and c.difference_interval is None:
+        return "the losses of at least three single patients are not known"
+    return "the difference is the same in every repeat"
 
 
 def p_text(p: float) -> str:
