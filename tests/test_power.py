@@ -16,13 +16,16 @@ from scipy import stats
 from medxlate.config import resolve
 from medxlate.dataset.splits import Split
 from medxlate.errors import DataError
+from medxlate.study.begin import Grid
+from medxlate.study.compare import compare
+from medxlate.study.forecast import plan
 from medxlate.study.outlook import foresee
 from medxlate.study.power import Design, Spread, chance, detectable, spread_of
 from medxlate.study.statistics import crossed_t
 from medxlate.study.study import Study, read_study
 from medxlate.study.verdict import compare_to
-from studies import call, dataset
-from tiny import AGE, GROUP
+from studies import BRIEF, call, dataset
+from tiny import AGE, GROUP, debug_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -260,6 +263,27 @@ def test_a_perfect_predictor_helps_where_plan_does_not_despair() -> None:
         )
         assert outlook.hopeless or found.verdict == "helps", (design, test, repeats)
     assert 2 <= sum(despaired) <= 4
+
+
+def test_a_perfect_predictor_helps_by_its_table_of_predictions(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    data, out = dataset(tmp_path_factory), tmp_path / "compare"
+    shares = {"train": 0.5, "val": 0.1, "test": 0.4}
+    config = debug_config(data, optimizer=BRIEF, split=shares)
+    grid = Grid(methods=("constant", "target-only"), repeats=8)
+    outlook = plan(config, grid).outlook
+    compare(config, grid, out=out)
+    tables = [pd.read_csv(path, dtype=str) for path in sorted((out / "splits").glob("*.csv"))]
+    rows = pd.concat([table.assign(repeat=repeat) for repeat, table in enumerate(tables)])
+    rows = rows[rows["part"] == "test"].assign(prediction=lambda test: test["label"])
+    rows[["repeat", "slice_id", "prediction"]].to_csv(tmp_path / "perfect.csv", index=False)
+    findings = compare(out=out, predictions=[tmp_path / "perfect.csv"]).findings
+    assert findings is not None
+    (found,) = (c for c in findings.comparisons if c.system.method == "perfect")
+    assert found.mean == 0
+    assert outlook is None or not outlook.hopeless
+    assert found.verdict == "helps"
 
 
 def test_plan_takes_the_family_and_the_label_into_account() -> None:
