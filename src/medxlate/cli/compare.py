@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from medxlate.cli.grid import (
     Out,
     Policy,
     Preset,
+    Primary,
     Repeats,
     Seed,
     Sets,
@@ -32,12 +33,6 @@ from medxlate.cli.grid import (
     asked,
 )
 from medxlate.cli.options import Json, Offline, Where
-
-if TYPE_CHECKING:
-    from medxlate.cli.console import Reporter, Table
-    from medxlate.study.compare import CompareResult
-
-SHARES = {"target_fraction": "target", "source_fraction": "source"}
 
 
 def compare(
@@ -55,6 +50,7 @@ def compare(
     split: GivenSplit = None,
     split_column: SplitColumn = None,
     where: Where = None,
+    primary: Primary = None,
     preset: Preset = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -116,6 +112,7 @@ def compare(
             split=split,
             split_column=split_column,
             where=where,
+            primary=primary,
             preset=preset,
             config=config,
             sets=sets,
@@ -124,6 +121,7 @@ def compare(
             device=device,
             offline=offline,
         )
+        from medxlate.cli.findings import show
         from medxlate.study.compare import Where as Place
         from medxlate.study.compare import compare as run
 
@@ -136,75 +134,9 @@ def compare(
             inception=inception,
             listener=reporter,
         )
-        _show(reporter, result)
+        show(reporter, result)
         if result.failed:
             named = "\n".join(failures(result.failed))
             hint = "The same command tries them again."
             reporter.error(f"{len(result.failed)} of {result.cells} cells failed:\n{named}", hint)
             raise typer.Exit(1)
-
-
-def _show(reporter: Reporter, result: CompareResult) -> None:
-    findings = result.findings
-    value = {
-        "folder": str(result.folder),
-        "cells": result.cells,
-        "failed": result.failed,
-        "training_seconds": result.training_seconds,
-        "seconds": result.seconds,
-        "overhead": result.overhead,
-        "verdicts": [
-            {
-                "method": each.system.method,
-                "sources": each.system.sources,
-                "verdict": each.verdict,
-                "mean": each.mean,
-                "reference_mean": each.reference_mean,
-                "p_holm": each.p_holm,
-                "beats_constant": each.beats_constant,
-                "sentence": each.sentence,
-            }
-            for each in (findings.comparisons if findings else ())
-        ],
-    }
-    lines: list[Any] = []
-    if findings is not None:
-        lines += [_overview(result), *(f"- {each.sentence}" for each in findings.comparisons)]
-        lines += [each.sentence for each in findings.equivalents]
-        lines += [each.sentence for each in findings.saturation]
-        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
-    if result.overhead is not None:
-        lines.append(
-            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
-            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
-        )
-    reporter.result(value, *lines)
-
-
-def _overview(result: CompareResult) -> Table:
-    from medxlate.cli.console import number, table
-
-    assert result.findings is not None
-    frame = result.findings.results
-    shares = [name for name in SHARES if frame[name].nunique() > 1]
-    keys = ["method", "sources", *shares]
-    rows = []
-    for names, cells in frame.groupby(keys, sort=False):
-        loss, own = cells["loss"], cells["patient_loss"]
-        method, sources, *fractions = names
-        rows.append(
-            [
-                f"{method} ({sources})" if sources else str(method),
-                *(
-                    "-" if name == "source_fraction" and not sources else f"{share:g}"
-                    for name, share in zip(shares, fractions, strict=True)
-                ),
-                str(len(cells)),
-                number(float(loss.mean())),
-                number(loss.std(ddof=1) if len(cells) > 1 else None),
-                number(float(own.mean())),
-            ]
-        )
-    columns = ["method", *(SHARES[name] for name in shares)]
-    columns += ["splits", "error", "std", "per patient"]
-    return table(f"Test errors, {result.folder}", columns, rows)

@@ -103,6 +103,14 @@ SplitColumn = Annotated[
         help="A given split: a column of `prepare --keep` with train, val and test.",
     ),
 ]
+Primary = Annotated[
+    str | None,
+    typer.Option(
+        "--primary",
+        help="The one contrast that counts by itself, METHOD[/SOURCES]:REFERENCE, such as "
+        "joint:target-only: named before, its p-value is not adjusted for the others.",
+    ),
+]
 Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
 Preset = Annotated[
     str | None,
@@ -155,6 +163,7 @@ def asked(
     split: Path | None,
     split_column: str | None,
     where: list[str] | None,
+    primary: str | None,
     preset: str | None,
     config: Path | None,
     sets: list[str] | None,
@@ -168,7 +177,7 @@ def asked(
     from medxlate.study.begin import Grid
 
     if target is None and config is None:
-        shape = (source, method, repeats, policy, target_fraction, source_fraction)
+        shape = (source, method, repeats, policy, target_fraction, source_fraction, primary)
         design = (target_patients, draws, test_patients, val_patients, split, split_column, where)
         if any((*shape, *design, preset, sets, data, offline)) or seed is not None:
             raise UsageError("No target modality is given.", "Name it with --target.")
@@ -201,6 +210,7 @@ def asked(
         source_fractions=_shares(source_fraction, "--source-fraction"),
         target_patients=_counts(target_patients, "--target-patients"),
         repeats=_repeats(repeats, draws, target_patients),
+        primary=primary or "",
     )
     return settings, grid
 

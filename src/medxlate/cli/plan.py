@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from medxlate.cli import grid
 from medxlate.cli.options import Json, Where
@@ -29,20 +32,31 @@ def plan(
     split: grid.GivenSplit = None,
     split_column: grid.SplitColumn = None,
     where: Where = None,
+    primary: grid.Primary = None,
     preset: grid.Preset = None,
     config: grid.ConfigFile = None,
     sets: grid.Sets = None,
     seed: grid.Seed = None,
     data: grid.DataFolder = None,
     jobs: grid.Jobs = 1,
+    spread_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--spread-from",
+            help="A finished study: how much its differences vary tells what this one could show. "
+            "Without it that is guessed from the label.",
+        ),
+    ] = None,
     device: grid.DeviceName = None,
     json: Json = False,
 ) -> None:
-    """Forecast what `compare` will cost with the same options; nothing is written.
+    """Forecast what `compare` will cost, and what it could show, with the same options.
 
-    A few steps of each kind of training are taken on this machine.
+    Nothing is written. A few steps of each kind of training are taken on this machine.
 
     `medxlate plan --target ct`
+
+    `medxlate plan --target ct --primary joint:target-only --spread-from compare`
     """
     from medxlate.cli.console import reporting
 
@@ -62,6 +76,7 @@ def plan(
             split=split,
             split_column=split_column,
             where=where,
+            primary=primary,
             preset=preset,
             config=config,
             sets=sets,
@@ -73,19 +88,21 @@ def plan(
             raise UsageError("No target modality is given.", "Name it with --target.")
         from medxlate.study.forecast import plan as forecast
 
-        result = forecast(settings, wanted, jobs=jobs, listener=reporter)
+        result = forecast(settings, wanted, jobs=jobs, spread_from=spread_from, listener=reporter)
         reporter.result(
             {
                 "cells": result.cells,
                 "seconds": result.seconds,
                 "wall_seconds": result.wall_seconds,
                 "disk_bytes": result.disk_bytes,
+                "outlook": None if result.outlook is None else asdict(result.outlook),
                 "trainings": [asdict(line) for line in result.lines],
             },
             _table(result),
             f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
             f"with {jobs} at the same time {duration(result.wall_seconds)} at best.",
             f"On disk: about {result.disk_bytes / 2**30:.2g} GiB.",
+            *(result.outlook.sentences if result.outlook else ()),
         )
 
 

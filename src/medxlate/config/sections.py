@@ -18,6 +18,7 @@ Width = Literal[0] | Annotated[int, Field(ge=4)]
 Upsample = Literal["transposed", "nearest", "bilinear"]
 Skip = Literal["none", "global", "unet", "both"]
 DiscriminatorNorm = Literal["instance", "none"]
+PredictorNorm = Literal["batch", "group"]
 
 
 class Section(BaseModel):
@@ -188,12 +189,19 @@ class ModelConfig(Section):
         description="The predictor, by its name in timm; auto: resnet50 on a GPU, else the small "
         "test_resnet.",
     )
+    predictor_norm: PredictorNorm = Field(
+        "batch",
+        description="batch: as timm has the predictor, and as published. group: group norm in the "
+        "place of batch norm (Wu and He 2018), which knows no batch: for optimizer.batch_size = 1, "
+        "where batch norm takes the statistics of single images.",
+    )
     batch_norm: Literal["joint", "separate"] = Field(
         "joint",
         description="Whose statistics the predictor's batch norm takes in training. joint: of "
         "translated and real images as one batch, the combined training set of the paper; "
         "separate: of each by themselves, and predictions then go by the real ones' (Chang et al. "
-        "2019). Of no effect on multitask and dann.",
+        "2019). Of no effect on multitask and dann, and with "
+        "predictor_norm = group.",
     )
     pretrained: str | None = Field(
         None,

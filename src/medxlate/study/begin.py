@@ -18,6 +18,7 @@ from medxlate.events import Listener, Warned
 from medxlate.files import check_parents, locked, whole_file, write_json
 from medxlate.models.device import choose_compute
 from medxlate.study.checks import check_classes, label_warnings
+from medxlate.study.contrast import find_contrast
 from medxlate.study.designs import (
     LARGE,
     MUCH,
@@ -28,7 +29,8 @@ from medxlate.study.designs import (
     fractions_of,
     settled,
 )
-from medxlate.study.study import MARKER, Design, Study, StudyFolder, read_study
+from medxlate.study.power import Design
+from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
 from medxlate.training.stand_ins import check_covered
@@ -49,6 +51,8 @@ class Grid:
         target_patients: Numbers of target training patients in place of shares. The parts of the
             split then stay, and each repeat draws so many anew from the training part, a smaller
             number among a larger one (design ``redrawn``).
+        primary: The one contrast that is named before, such as ``joint:target-only``: its p-value
+            is not adjusted for the others; "": none.
     """
 
     methods: Sequence[str] = ()
@@ -57,6 +61,7 @@ class Grid:
     target_fractions: Sequence[float] = (1.0,)
     source_fractions: Sequence[float] = (1.0,)
     target_patients: Sequence[int] = ()
+    primary: str = ""
 
 
 def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
@@ -77,6 +82,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     dataset = Dataset(Path(config.data.folder))
     methods = _methods(grid.methods, config)
     sets = _sets(grid, config, methods, dataset)
+    primary = find_contrast(grid.primary, methods, sets)
     union = tuple(dict.fromkeys(name for each in sets for name in each))
     config = config.model_copy(
         update={
@@ -101,6 +107,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
         repeats=NUMBER[design] if grid.repeats is None else grid.repeats,
         target_fractions=_fractions(grid.target_fractions, "target"),
         source_fractions=_fractions(grid.source_fractions, "source"),
+        primary=str(primary or ""),
         config=config,
         fingerprints={name: modality.fingerprint() for name, modality in tables.items()},
     )

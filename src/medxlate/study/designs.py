@@ -19,7 +19,8 @@ from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import Split
 from medxlate.errors import DataError, UsageError
 from medxlate.study.checks import check_training, covers_classes
-from medxlate.study.study import Design, Study
+from medxlate.study.power import Design
+from medxlate.study.study import Study
 from medxlate.training.data import make_split
 
 NUMBER: Mapping[Design, int] = {"resampled": 10, "redrawn": 8, "given": 5}  # of repeats

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,12 +16,13 @@ from medxlate.config import Config
 from medxlate.errors import ConfigError, DataError, UsageError
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_record
+from medxlate.study.contrast import find_contrast
+from medxlate.study.power import Design
 from medxlate.training.methods import find_method, first_stages
 
 SCHEMA_VERSION = 1
 MARKER = "study.json"
 MAX_CELLS = 100_000
-Design = Literal["resampled", "redrawn", "given"]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -39,6 +40,7 @@ class Study(BaseModel):
         repeats: How many splits, draws or seeds.
         target_fractions: Shares of the target's training patients; n of N are the share n / N.
         source_fractions: Shares of the sources' training patients.
+        primary: The one contrast that was named before, ``joint/mri:target-only``; "": none.
         config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
         fingerprints: A hash of each modality's pixels, labels, patients and recipe.
         given: The hash of a given split; "" where it is drawn.
@@ -54,6 +56,7 @@ class Study(BaseModel):
     repeats: int = Field(ge=1, le=1000)
     target_fractions: tuple[Share, ...] = (1.0,)
     source_fractions: tuple[Share, ...] = (1.0,)
+    primary: str = ""
     config: Config
     fingerprints: dict[str, str]
     given: str = ""
@@ -80,6 +83,10 @@ class Study(BaseModel):
                 find_method(method)
             except ConfigError as problem:
                 raise ValueError(problem.message) from None
+        try:
+            find_contrast(self.primary, self.methods, self.source_sets)
+        except ConfigError as problem:
+            raise ValueError(problem.message) from None
         fractions = len(self.target_fractions) * len(self.source_fractions)
         if len(self.methods) * max(len(self.source_sets), 1) * fractions * self.repeats > MAX_CELLS:
             raise ValueError(f"it has more than {MAX_CELLS} cells")

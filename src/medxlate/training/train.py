@@ -18,6 +18,7 @@ from medxlate.tracking.tracker import check_trackers
 from medxlate.training.checkpoints import checkpoints
 from medxlate.training.data import make_split, open_modalities
 from medxlate.training.loop import Stop, never
+from medxlate.training.methods import single_images
 from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
 from medxlate.training.stages import Stages
 from medxlate.training.work import check_config, make_material, prepare_work
@@ -85,7 +86,7 @@ def train(
     material = make_material(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
     work = prepare_work(material, listener)
-    _tell(split, listener)
+    _tell(split, material.config, listener)
     made = None
     if ranks().is_first:
         sources, target = config.data.sources, config.data.target
@@ -131,15 +132,17 @@ def resume(
     split = read_split(folder.split, tables)
     if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
-    _tell(split, listener)
     material = make_material(config, dataset, tables, split)
+    _tell(split, material.config, listener)
     work = prepare_work(material, listener)
     return run_to_end(folder, material, work, stages, stop, listener)
 
 
-def _tell(split: Split, listener: Listener) -> None:
+def _tell(split: Split, config: Config, listener: Listener) -> None:
     if split.policy == "image":
         listener(Warned(MEANING["image"]))
+    if note := single_images(config):
+        listener(Warned(note))
 
 
 def _is_begun(run: Path, config: Config) -> bool:
