@@ -43,6 +43,8 @@ def test_the_preset_paper_weighs_years_squared_and_sums_over_all_images():
         (["objective.one_sided=true"], "set objective.lambda_cycle=0"),
         (["optimizer.warmup=0.6", "optimizer.finetune_share=0.4"], "never reach the predictor"),
         (["optimizer.warmup=0.6", "optimizer.translator_share=0.5"], "has to reach warmup"),
+        (["optimizer.autoencode=0.5", "optimizer.translator_share=0.5"], "never to translate"),
+        (["optimizer.autoencode=0.2", "optimizer.warmup=0.1"], "may not exceed warmup"),
         (["objective.ema_fakes=true"], "set optimizer.ema_decay"),
         (["model.generator_width=2"], "generator_width"),
         (["objective.fake_weight=-1"], "fake_weight"),

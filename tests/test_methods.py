@@ -494,6 +494,19 @@ def test_a_first_stages_translators_learn_to_its_end(
         assert rates[-1] == pytest.approx(1 / (epochs / 2 + 1))  # all of the decay
 
 
+def test_a_first_stage_reproduces_images_for_as_many_epochs_as_joint_does():
+    config = tiny.debug_config(
+        Path("nowhere"),
+        method="cyclegan",
+        data={"sources": SOURCES},
+        optimizer={"epochs": 20, "autoencode": 0.2, "warmup": 0.3, "translator_share": 0.4},
+    )
+    both = [(config.optimizer, 20), (first_stages(config)["mri"].optimizer, 8)]
+    for optimizer, epochs in both:
+        phases = [phase_at(epoch / epochs, optimizer) for epoch in range(epochs)]
+        assert [phase.reproduces for phase in phases] == [True] * 4 + [False] * (epochs - 4)
+
+
 def test_the_registry_holds_the_papers_methods():
     assert set(METHODS) == {
         *("constant", "target-only", "joint", "cyclegan", "raw-mix", "transfer", "multitask"),

@@ -1,9 +1,9 @@
 """The preset for scarce targets, at a size for tests: what it stands on must not be taken out.
 
 How near a translation comes to the truth differs from seed to seed by more than most settings do,
-so that a tiny race decides nothing. What is held here is what a part is for: skips and the
-structure loss keep the anatomy, a small discriminator sees patches and not heads, and no image
-reaches it unchanged.
+so that a tiny race decides nothing. What is held here is what a part is for: generators begin at
+their input, a discriminator that sees whole heads gives a translation the target's size, which
+skips and small patches prevent, and no image reaches it unchanged.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import max_pool2d
 
 from medxlate.config import Config, resolve
 from medxlate.dataset.labels import Task
@@ -25,10 +26,11 @@ from medxlate.phantoms.anatomy import draw_anatomy, render
 from medxlate.training.methods import build_learner
 from medxlate.training.sizing import sized
 from medxlate.training.step import Learner, take_step
-from medxlate.training.structure import structure_loss
 
-SIZE, BATCH, STEPS = 64, 4, 100
+SIZE, BATCH, STEPS = 64, 4, 140
 SOURCES, TARGETS, HELD = 60, 10, 16
+TRANSLATES = 0.65  # of the steps, in which translators learn
+SKULL = 0.6
 WINDOWS = {"ct": (-20.0, 100.0), "mri": (0.0, 2400.0)}
 AGE = Task(kind="regression", name="age", unit="years")
 
@@ -67,27 +69,50 @@ def batch(images: Tensor, random: torch.Generator) -> Batch:
     return Batch(images[chosen], torch.zeros(BATCH))
 
 
-def anatomy_lost(*sets: str) -> float:
-    """Train a translator on ten target heads; return how far G(y) is from what y shows."""
+def head_too_large(*sets: str) -> float:
+    """Train a translator on ten target heads; return its error around the true skull.
+
+    The mean absolute error of held-out heads, whose truth is known, in what lies within two pixels
+    of the skull. There MRI is bright where CT is black, and dark where CT is white.
+    """
+    torch.manual_seed(1)
     learner, networks = build(preset(*sets))
     mri, ct = heads("mri", 0, SOURCES), heads("ct", 1000, TARGETS)
-    random = torch.Generator().manual_seed(0)
-    for _ in range(STEPS):
-        take_step(learner, {"mri": batch(mri, random), "ct": batch(ct, random)})
-    y = heads("mri", 500, HELD)
-    with torch.no_grad():
-        return structure_loss(networks.g(y), y).item()
+    random = torch.Generator().manual_seed(1)
+    for step in range(STEPS):
+        batches = {"mri": batch(mri, random), "ct": batch(ct, random)}
+        take_step(learner, batches, progress=TRANSLATES * step / STEPS)
+        learner.averages.update()
+    y, true = heads("mri", 500, HELD), heads("ct", 500, HELD)
+    around = max_pool2d((true > SKULL).float(), 5, stride=1, padding=2) > 0
+    with torch.no_grad(), learner.averages.shown():
+        return (networks.g(y) - true).abs()[around].mean().item()
 
 
 @pytest.mark.slow
-def test_skips_and_the_structure_loss_keep_the_anatomy():
-    """Measured once: 0.18 (0.20 with another seed); without skips 0.24, without the loss 0.22."""
-    kept = anatomy_lost()
-    assert anatomy_lost("model.skip=none") > kept + 0.01
-    assert anatomy_lost("objective.lambda_structure=0") > kept + 0.01
+def test_the_head_gets_its_size_from_the_target():
+    """Measured once: 0.46; with a U-Net's skips 0.55, with patches of 16 px 0.52."""
+    kept = head_too_large()
+    assert head_too_large("model.skip=unet") > kept + 0.05
+    assert head_too_large("model.discriminator_layers=1") > kept + 0.03
 
 
-def test_the_discriminator_sees_patches_and_not_heads():
+def test_generators_begin_at_their_input():
+    """As autoencoders they reproduce a head that neither has seen."""
+    learner, networks = build(preset())
+    mri, ct = heads("mri", 0, SOURCES), heads("ct", 1000, TARGETS)
+    random = torch.Generator().manual_seed(0)
+    y = heads("mri", 500, HELD)
+    with torch.no_grad():
+        before = (networks.g(y) - y).abs().mean().item()
+    for _ in range(40):
+        take_step(learner, {"mri": batch(mri, random), "ct": batch(ct, random)}, progress=0)
+    with torch.no_grad():
+        after = (networks.g(y) - y).abs().mean().item()
+    assert after < 0.3 * before
+
+
+def test_the_discriminator_sees_the_whole_head():
     """Measured by how far the gradient of one judgement reaches."""
     _, networks = build(preset())
     image = torch.zeros(1, 1, SIZE, SIZE).normal_().requires_grad_()
@@ -96,7 +121,7 @@ def test_the_discriminator_sees_patches_and_not_heads():
     judged[0, 0, middle, middle].backward()
     assert image.grad is not None
     reached = image.grad[0, 0].abs().sum(1).nonzero().flatten()
-    assert reached[-1] - reached[0] + 1 <= 0.3 * SIZE
+    assert reached[-1] - reached[0] + 1 >= 0.9 * SIZE
 
 
 def test_no_image_reaches_the_discriminator_unchanged():

@@ -458,12 +458,19 @@ def names_of(losses: Mapping[str, Tensor]) -> set[str]:
     return {name.removeprefix("mri.") for name in losses}
 
 
-PHASES = {"epochs": 10, "warmup": 0.2, "translator_share": 0.6, "finetune_share": 0.1}
+PHASES = {
+    "epochs": 10,
+    "autoencode": 0.1,
+    "warmup": 0.2,
+    "translator_share": 0.6,
+    "finetune_share": 0.1,
+}
 
 
 def test_who_learns_changes_over_the_steps():
     translation = {*TERMS} - {"predict_fake"}
     for progress, wanted, moves in (
+        (0.05, {"reproduce"}, {"mri"}),
         (0.1, translation, {"mri"}),
         (
             0.35,
@@ -486,6 +493,36 @@ def test_who_learns_changes_over_the_steps():
             if not torch.equal(new, old)
         }
         assert moved == moves, progress
+
+
+def test_generators_learn_to_reproduce_both_modalities_before_they_translate():
+    learner = make_joint(epochs=10, autoencode=0.5, warmup=0.5)
+    batches = make_batches(learner, tiny.AGE)
+    networks = copy.deepcopy(translator_of(learner))
+    losses = take_step(learner, batches)
+    assert networks.f is not None
+    total = torch.zeros(())
+    for generator in (networks.g, networks.f):
+        for batch in batches.values():
+            total = total + torch.mean(torch.abs(generator(batch.images) - batch.images))
+    torch.autograd.backward(total)
+    assert losses["mri.reproduce"].item() == pytest.approx(total.item(), rel=1e-6)
+    own = dict(translator_of(learner).named_parameters())
+    for name, parameter in networks.named_parameters():
+        if name.startswith("d_"):
+            assert own[name].grad is None
+            continue
+        assert parameter.grad is not None
+        most = max(p.grad.abs().max().item() for p in networks.g.parameters() if p.grad is not None)
+        torch.testing.assert_close(own[name].grad, parameter.grad, rtol=1e-4, atol=1e-5 * most)
+
+
+def test_an_autoencoder_of_one_side_has_no_f():
+    learner = make_joint(epochs=2, autoencode=0.5, warmup=0.5, one_sided=True, lambda_cycle=0)
+    batches = make_batches(learner, tiny.AGE)
+    g = copy.deepcopy(translator_of(learner).g)
+    wanted = sum((g(b.images) - b.images).abs().mean().item() for b in batches.values())
+    assert take_step(learner, batches)["mri.reproduce"].item() == pytest.approx(wanted, rel=1e-6)
 
 
 def test_each_networks_rate_falls_while_it_learns():
@@ -540,7 +577,8 @@ def test_translations_that_were_made_before_get_the_targets_noise_too():
             head=make_head(tiny.AGE),
             optimizer=OptimizerConfig(),
             compute=CPU,
-            noisy=wanted,
+            objective=ObjectiveConfig(noise="target"),
+            translated=wanted,
         )
         predictor_of(learner).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         take_step(learner, {"mri": smooth, "ct": noisy})

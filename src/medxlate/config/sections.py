@@ -149,12 +149,12 @@ class ModelConfig(Section):
     """The networks (paper, section 4.2)."""
 
     generator_width: Width = Field(
-        64, description="Channels after the first convolution; 0: 64 on a GPU, else 8."
+        64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
     )
     generator_blocks: int | None = Field(
         None,
         ge=0,
-        description="Residual blocks; none: 6 up to 128 px, 9 above; 0: as none on a GPU, else 1.",
+        description="Residual blocks; none: 6 up to 128 px, 9 above; 0: as none on a GPU, else 3.",
     )
     upsample: Upsample = Field(
         "transposed",
@@ -260,6 +260,14 @@ class ObjectiveConfig(Section):
         description="target: translations get as much noise as the target's images have, before "
         "the target's discriminator and the predictor see them; none: as in the paper.",
     )
+    rescale: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="The predictor sees each translation enlarged or reduced by up to this share, "
+        "drawn anew each time, before noise is added: what it learns then does not depend on the "
+        "exact size at which a generator draws a head. 0: as they are, as in the paper.",
+    )
     ema_fakes: bool = Field(
         False,
         description="Whether the predictor learns from translations by the moving averages of the "
@@ -302,6 +310,14 @@ class OptimizerConfig(Section):
     predictor_lr: float = Field(1e-3, gt=0, description="Learning rate of the predictor.")
     predictor_betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's betas there.")
     buffer_size: int = Field(50, ge=0, description="Images in the buffer of each discriminator.")
+    autoencode: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the epochs at the beginning in which the generators learn to "
+        "reproduce images of both modalities, without discriminators: they begin to translate from "
+        "an image, and not from noise. Not in the paper.",
+    )
     warmup: float = Field(
         0.0,
         ge=0,
@@ -339,6 +355,16 @@ class OptimizerConfig(Section):
             raise ValueError(
                 "translated images never reach the predictor: warmup and finetune_share leave no "
                 "step between them"
+            )
+        if self.autoencode >= self.translator_share:
+            raise ValueError(
+                "the translators learn to reproduce images, and never to translate: autoencode has "
+                "to be below translator_share"
+            )
+        if self.autoencode > self.warmup:
+            raise ValueError(
+                "the predictor would learn from images that are reproduced, not translated: "
+                "autoencode may not exceed warmup"
             )
         if self.translator_share < self.warmup:
             raise ValueError(

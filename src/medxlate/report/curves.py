@@ -20,7 +20,7 @@ FAMILIES = (
     ("Loss of the predictor", ("predict", "predict_real", "predict_fake", "predict_augmented")),
     ("Adversarial losses of the translators", ("adv_t", "adv_s")),
     ("Losses of the discriminators", ("d_s", "d_t", "domain")),
-    ("Cycle loss, of images in \u22121 to 1", ("cycle_s", "cycle_t", "identity")),
+    ("Cycle loss, of images in \u22121 to 1", ("cycle_s", "cycle_t", "identity", "reproduce")),
 )
 MEANINGS = {
     "predict_real": "real",
@@ -34,6 +34,7 @@ MEANINGS = {
     "cycle_s": "source and back",
     "cycle_t": "target and back",
     "identity": "identity",
+    "reproduce": "reproduced, before translating",
     "predict": "predictor",
 }
 

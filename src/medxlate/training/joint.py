@@ -20,6 +20,7 @@ from medxlate.training.augment import Augmentation
 from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.diffaugment import diffaugment
+from medxlate.training.fakes import for_predictor
 from medxlate.training.noise import with_noise_of
 from medxlate.training.objective import (
     Guidance,
@@ -28,6 +29,7 @@ from medxlate.training.objective import (
     discriminator_loss,
     fake_weight,
     l_pred,
+    l_reproduce,
     l_trans,
     objective,
 )
@@ -127,7 +129,9 @@ class Joint:
         trans = pred = torch.zeros((), device=self._compute.device)
         guidances: dict[str, Guidance] = {}
         with self._compute.autocast():
-            translations = self._translate(batches, losses) if phase.translators else {}
+            if phase.reproduces:
+                trans = self._reproduce(batches, losses)
+            translations = self._translate(batches, losses) if phase.translates else {}
             for each in translations.values():
                 trans = trans + each.loss
             if self._predictor is not None and phase.predictor:
@@ -141,6 +145,16 @@ class Joint:
         if translations:
             backward(share * self._judge(batches, translations, losses))
         return losses
+
+    def _reproduce(self, batches: Mapping[str, Batch], losses: Losses) -> Tensor:
+        """Return how far the generators of all sources are from reproducing their images."""
+        x = batches[self._target].images
+        for name, networks in self._translators.items():
+            y = batches[name].images
+            losses[f"{name}.reproduce"] = l_reproduce(networks, y, x, apply=self._apply)
+        total = torch.stack(list(losses.values())).sum()
+        losses.update({name: loss.detach() for name, loss in losses.items()})
+        return total
 
     def _translate(self, batches: Mapping[str, Batch], losses: Losses) -> dict[str, Translation]:
         """Return equation 1 of every source."""
@@ -161,27 +175,25 @@ class Joint:
     def _guide(
         self, batches: Mapping[str, Batch], translations: Mapping[str, Translation]
     ) -> dict[str, Guidance]:
-        """Return G(y) of every source as P receives it."""
+        """Return what passes from G(y) of every source to P and back."""
         found = {}
         for name in self._translators:
-            made = translations.get(name)
-            if made is None or self._objective.ema_fakes:
-                shown = self._retranslated(name, batches)
+            made, y = translations.get(name), batches[name].images
+            if made is None:
+                found[name] = Guidance(self._retranslated(name, y))
             else:
-                shown = made.shown_t
-            found[name] = (
-                Guidance(shown)
-                if made is None
-                else Guidance(made.fake_t, shown=shown, weight=self._lambda)
-            )
+                shown = self._retranslated(name, y) if self._objective.ema_fakes else None
+                found[name] = Guidance(made.fake_t, shown=shown, weight=self._lambda)
         return found
 
     @torch.no_grad()
-    def _retranslated(self, name: str, batches: Mapping[str, Batch]) -> Tensor:
-        """Return the translation of source images that P learns from, outside the graph."""
-        g, y = self._translators[name].g, batches[name].images
-        fake_t = self.averages.call(f"{name}.g", g, y) if self._objective.ema_fakes else g(y)
-        return self._noisy(fake_t, real=batches[self._target].images)
+    def _retranslated(self, name: str, y: Tensor) -> Tensor:
+        """Return the translation that P learns from, outside the graph."""
+        g = self._translators[name].g
+        fake_t: Tensor = (
+            self.averages.call(f"{name}.g", g, y) if self._objective.ema_fakes else g(y)
+        )
+        return fake_t
 
     def _noisy(self, fake_t: Tensor, real: Tensor) -> Tensor:
         return with_noise_of(fake_t, real) if self._objective.noise == "target" else fake_t
@@ -194,8 +206,11 @@ class Joint:
         losses: Losses,
     ) -> Tensor:
         """Return L_pred (equation 2): every G(y) with its label, and x with its own."""
+        x = batches[self._target].images
         fakes = {
-            f"{name}.predict_fake": Batch(guidance.shown, batches[name].labels)
+            f"{name}.predict_fake": Batch(
+                for_predictor(guidance.shown, x, self._objective), batches[name].labels
+            )
             for name, guidance in guidances.items()
         }
         total, found = l_pred(

@@ -307,7 +307,8 @@ class Loop:
         self._listener(EpochEnded(step, epoch, epochs, metrics, best))
         with self._averages.shown():
             translations = self._validation.translations()
-            self._look_at(metrics, translations)
+            reproduces = phase_at((epoch - 1) / epochs, self._config.optimizer).reproduces
+            self._look_at(metrics, {} if reproduces else translations)
             if last or epoch % self._config.runtime.samples_every == 0:
                 files = self._validation.write_samples(self._folder, epoch, translations)
                 self._listener(SamplesWritten(step, epoch, files))

@@ -182,9 +182,14 @@ def first_stages(config: Config) -> Mapping[str, Config]:
     update: dict[str, Any] = {"finetune_share": 0.0}
     epochs = config.baselines.first_epochs or config.optimizer.epochs
     if stage == "translator":  # it has no predictor to wait for, and learns to the end
-        update |= {"warmup": 0.0, "translator_share": 1.0}
+        optimizer = config.optimizer
+        update |= {
+            "autoencode": optimizer.autoencode / optimizer.translator_share,
+            "warmup": 0.0,
+            "translator_share": 1.0,
+        }
         if config.baselines.first_epochs is None:  # as many steps as in `joint`
-            epochs = max(round(epochs * config.optimizer.translator_share), 1)
+            epochs = max(round(epochs * optimizer.translator_share), 1)
     first = config.model_copy(
         update={
             "method": stage,
@@ -284,8 +289,7 @@ def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
             optimizer=optimizer,
             objective=config.objective,
             separate=config.model.batch_norm == "separate",
-            noisy=config.objective.noise == "target"
-            and find_method(config.method).first == "translator",
+            translated=find_method(config.method).first == "translator",
             counts=given.counts,
             compute=given.compute,
             augment=given.augment,

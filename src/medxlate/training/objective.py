@@ -36,7 +36,7 @@ class Translation:
     Attributes:
         loss: L_trans.
         fake_t: G(y).
-        shown_t: G(y) as D_t and P receive it, with noise where that is added.
+        shown_t: G(y) as D_t receives it, with noise where that is added.
         fake_s: F(x); None where training is one-sided.
         terms: The parts of L_trans, detached and unweighted.
     """
@@ -70,7 +70,7 @@ def l_trans(
         x: Target images.
         weights: lambda_cyc and the other weights.
         judged: What the discriminators are shown of a batch of images (DiffAugment).
-        noisy: Adds noise of the target's kind to G(y), for whoever compares it with x.
+        noisy: Adds noise of the target's kind to G(y), for D_t, which compares it with x.
         apply: How a network takes several batches.
     """
     g, d_t = networks.g, networks.d_t
@@ -104,6 +104,22 @@ def l_trans(
         loss = loss + weights.lambda_structure * terms["structure"]
     found = {name: value.detach() for name, value in terms.items()}
     return Translation(loss, fake_t, shown_t, fake_s, found)
+
+
+def l_reproduce(networks: TranslatorNetworks, y: Tensor, x: Tensor, *, apply: Apply) -> Tensor:
+    """Return the L1 norm by which G and F, as autoencoders, miss images of both modalities.
+
+    Not in the paper. Generators that have learned to reproduce an image keep its detail when they
+    begin to translate (Hinton and Salakhutdinov 2006, "Reducing the Dimensionality of Data with
+    Neural Networks", on autoencoders as a beginning).
+    """
+    generators = [g for g in (networks.g, networks.f) if g is not None]
+    found = [
+        l1(same, image)
+        for g in generators
+        for same, image in zip(apply(g, (y, x)), (y, x), strict=True)
+    ]
+    return torch.stack(found).sum()
 
 
 def l_pred(
@@ -197,12 +213,12 @@ class Guidance:
 
     Args:
         fake_t: G(y), part of the graph of L_trans where that is taken.
-        shown: What P receives in its place, [B, 1, S, S], such as the translation of averaged
+        shown: What goes to P in its place, [B, 1, S, S], such as the translation of averaged
             weights: its gradient is taken for that at G(y). None: G(y) itself.
         weight: lambda, for the loss of the standardised label; 0: P says nothing.
 
     Attributes:
-        shown: As P receives it, part of the graph.
+        shown: What goes to P, part of the graph.
     """
 
     def __init__(self, fake_t: Tensor, *, shown: Tensor | None = None, weight: float = 0.0) -> None:

@@ -27,6 +27,7 @@ class Phase:
 
     Attributes:
         translators: Whether G, F and the discriminators learn.
+        reproduces: Whether G and F learn to reproduce images instead of translating them.
         predictor: Whether the predictor learns.
         finetunes: Whether the predictor is fine-tuned on real target images alone.
         translator_rate: Factor on the translators' learning rate.
@@ -34,10 +35,16 @@ class Phase:
     """
 
     translators: bool = True
+    reproduces: bool = False
     predictor: bool = True
     finetunes: bool = False
     translator_rate: float = 1.0
     predictor_rate: float = 1.0
+
+    @property
+    def translates(self) -> bool:
+        """Whether G and F learn to translate."""
+        return self.translators and not self.reproduces
 
 
 def phase_at(progress: float, config: OptimizerConfig) -> Phase:
@@ -47,7 +54,7 @@ def phase_at(progress: float, config: OptimizerConfig) -> Phase:
 
     Args:
         progress: Which share of all steps is done, 0 to 1.
-        config: ``warmup``, ``translator_share``, ``finetune_share`` and what
+        config: ``autoencode``, ``warmup``, ``translator_share``, ``finetune_share`` and what
             ``rate_factor`` takes.
     """
     epochs, constant = config.epochs, config.constant_share
@@ -59,6 +66,7 @@ def phase_at(progress: float, config: OptimizerConfig) -> Phase:
     )
     return Phase(
         translators=epoch < ended,
+        reproduces=epoch < round(config.autoencode * epochs),
         predictor=epoch >= begun,
         finetunes=finetunes,
         translator_rate=rate_factor(min(epoch, ended - 1), epochs=ended, constant_share=constant),
@@ -77,5 +85,10 @@ def _epochs(share: float, epochs: int) -> int:
 
 def is_constant(config: OptimizerConfig) -> bool:
     """Return whether the same networks learn from the same images in all steps."""
-    changes = (config.warmup, config.finetune_share, 1 - config.translator_share)
+    changes = (
+        config.autoencode,
+        config.warmup,
+        config.finetune_share,
+        1 - config.translator_share,
+    )
     return not any(changes)

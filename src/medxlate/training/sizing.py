@@ -23,8 +23,8 @@ ON_GPU: dict[str, Any] = {
     "predictor": "resnet50",
 }
 ON_PROCESSOR: dict[str, Any] = {
-    "generator_width": 8,
-    "generator_blocks": 1,
+    "generator_width": 16,
+    "generator_blocks": 3,
     "discriminator_width": 16,
     "predictor": "test_resnet",
 }

@@ -22,7 +22,7 @@ from medxlate.models.predictor import PredictorNetwork
 from medxlate.training.augment import Augmentation
 from medxlate.training.averages import Averages
 from medxlate.training.buffer import ImageBuffer
-from medxlate.training.noise import with_noise_of
+from medxlate.training.fakes import for_predictor
 from medxlate.training.objective import Losses, fake_weight, l_pred
 from medxlate.training.schedule import is_constant, phase_at
 
@@ -163,7 +163,7 @@ class Supervised:
         compute: Device and precision.
         objective: How the sources weigh beside the target.
         separate: Whether P's batch norm takes the statistics of sources and target apart.
-        noisy: Whether the sources' images are translations, which get the target's noise.
+        translated: Whether the sources' images are translations (``for_predictor``).
         counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes the target's images; None: nothing is added.
     """
@@ -179,7 +179,7 @@ class Supervised:
         compute: Compute,
         objective: ObjectiveConfig | None = None,
         separate: bool = False,
-        noisy: bool = False,
+        translated: bool = False,
         counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
     ) -> None:
@@ -201,7 +201,8 @@ class Supervised:
         self._compute = compute
         self._augment = augment
         self._schedule = optimizer
-        self._noisy = noisy
+        self._objective = objective
+        self._translated = translated
         self._aside = predictor.aside if separate and target is not None else None
         self._weights = {
             f"{name}.predict": fake_weight(objective, counts, name, target) for name in sources
@@ -219,10 +220,10 @@ class Supervised:
             real = target_parts(batches[self._target], self._augment)
             if phase_at(progress, self._schedule).finetunes:
                 fakes = {}
-            if self._noisy:
+            if self._translated:
                 x = batches[self._target].images
                 fakes = {
-                    name: Batch(with_noise_of(batch.images, x), batch.labels)
+                    name: Batch(for_predictor(batch.images, x, self._objective), batch.labels)
                     for name, batch in fakes.items()
                 }
         with self._compute.autocast():

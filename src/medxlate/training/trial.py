@@ -63,10 +63,11 @@ def _step_seconds(work: Work) -> float:
     """Return what a step takes on average over the training's phases."""
     optimizer = work.config.optimizer
     epochs = range(0 if work.learner.translates else first_epoch(optimizer), optimizer.epochs)
-    kinds: dict[tuple[bool, bool, bool], list[int]] = {}
+    kinds: dict[tuple[bool, ...], list[int]] = {}
     for epoch in epochs:
         phase = phase_at(epoch / optimizer.epochs, optimizer)
-        kinds.setdefault((phase.translators, phase.predictor, phase.finetunes), []).append(epoch)
+        kind = (phase.translators, phase.reproduces, phase.predictor, phase.finetunes)
+        kinds.setdefault(kind, []).append(epoch)
     seconds = sum(
         len(same) * _seconds_at(work, same[0] / optimizer.epochs) for same in kinds.values()
     )
