@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medxlate.config.sections import Config, Section
+from medxlate.config.section import Section
+from medxlate.config.sections import Config
 from medxlate.errors import ConfigError, closest, nearest, shown
 from medxlate.records import read_object
 from medxlate.toml import parse_toml, read_toml
