@@ -97,6 +97,22 @@ def test_the_results_say_design_and_pool(redrawn: Run) -> None:
     assert read_study(redrawn.folder).design == "redrawn"
 
 
+def test_console_and_plan_speak_of_patients_and_draws(redrawn: Run, data: Path) -> None:
+    shown = call("compare", "--out", redrawn.folder).stdout
+    (heads,) = (line for line in shown.splitlines() if "method" in line and "std" in line)
+    assert heads.replace("┃", " ").split()[:3] == ["method", "patients", "cells"]
+    rows = [line.replace("│", " ").split() for line in shown.splitlines()]
+    assert {row[1] for row in rows if row[:1] == ["target-only"]} == {"2", "4"}
+    words = ["plan", "--target", "ct", "--source", "mri", "--data", data, "--preset", "debug"]
+    words += ["--method", "target-only", "--method", "raw-mix", "--device", "cpu", "--json"]
+    words += ["--target-patients", "2,4", "--draws", 5, "--test-patients", 3, "--val-patients", 2]
+    outlook = json.loads(call(*words, "--spread-from", redrawn.folder).stdout)["outlook"]
+    assert (outlook["test_patients"], outlook["pool_patients"]) == (TESTED, POOL)
+    assert outlook["source"].endswith("with 4 target patients, 3 draws")
+    assert outlook["sentences"][0].startswith("With 3 test patients and 5 draws only differences")
+    assert "more draws" in outlook["sentences"][2]
+
+
 def test_what_cells_of_a_draw_share_is_trained_once(redrawn: Run) -> None:
     counted = Counter(each.config.method for each in redrawn.trainings)
     assert counted["translator"] == 3 * len(NUMBERS)

@@ -65,24 +65,29 @@ def _verdict(found: Comparison) -> dict[str, Any]:
 
 def _overview(result: CompareResult) -> Table:
     from medxlate.cli.console import number, table
-    from medxlate.study.measured import judged, level_of
+    from medxlate.study.measured import design_of, judged, level_of
     from medxlate.study.tables import BESIDE
 
     assert result.findings is not None
     frame = judged(result.findings.results)
-    shares = [name for name in SHARES if frame[name].nunique() > 1]
+    shares = {key: SHARES[key] for key in SHARES if frame[key].nunique() > 1}
+    drawn = design_of(frame) == "redrawn"  # patients were asked for, not shares
+    if drawn and "target_fraction" in shares:
+        shares["target_fraction"] = "patients"
     beside = [name for name in BESIDE if name in frame and frame[name].notna().any()]
     rows = []
     for names, cells in frame.groupby(["method", "sources", *shares], sort=False):
         spent = (cells["seconds"] + cells["shared_seconds"]).astype(float).mean()
         method, sources, *fractions = names
+        told = dict(zip(shares, fractions, strict=True))
+        if drawn and "target_fraction" in told:
+            told["target_fraction"] = cells["train_patients"].mean()
+        if not sources:
+            told["source_fraction"] = None
         rows.append(
             [
                 f"{method} ({sources})" if sources else str(method),
-                *(
-                    "-" if name == "source_fraction" and not sources else f"{share:.3g}"
-                    for name, share in zip(shares, fractions, strict=True)
-                ),
+                *("-" if told[key] is None else f"{told[key]:.3g}" for key in shares),
                 str(len(cells)),
                 number(float(cells["loss"].mean())),
                 number(cells["loss"].std(ddof=1) if len(cells) > 1 else None),
@@ -90,6 +95,6 @@ def _overview(result: CompareResult) -> Table:
                 number(None if isnan(spent) else float(spent)),
             ]
         )
-    columns = ["method", *(SHARES[name] for name in shares), "cells", "error", "std"]
+    columns = ["method", *shares.values(), "cells", "error", "std"]
     columns += [*(BESIDE[name] for name in beside), "seconds"]
     return table(f"Test errors per {level_of(frame)}, {result.folder}", columns, rows)

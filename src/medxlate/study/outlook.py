@@ -181,10 +181,13 @@ def _from_study(folder: Path, study: Study, task: Task) -> Guess:
         )
     error = float(measured.losses(base, list(measured.cells[base].index)).mean())
     patients = float(measured.cells[base]["train_patients"].mean())
+    repeats = f"{earlier.repeats} {REPEATS[earlier.design]}{'s' * (earlier.repeats > 1)}"
     source = (
         f"measured in {folder.name or folder}, {system.name} against {TARGET_ONLY} with "
-        f"{patients:.3g} target patients, {earlier.repeats} {REPEATS[earlier.design]}s"
+        f"{patients:.3g} target patients, {repeats}"
     )
+    if earlier.repeats == 1:
+        source += ", which cannot tell how trainings differ"
     return Guess(spread, perfect, error, source)
 
 
@@ -213,7 +216,7 @@ def _words(study: Study, test: float, least: float | None, guess: Guess, seen: f
         )
     words.append(f"Spread: {guess.source}.")
     if seen < POWER:
-        advice = "more test patients, more repeats, fewer methods"
+        advice = f"more test patients, more {what}s, fewer methods"
         advice += "" if study.primary else ", or one contrast named before (--primary)"
         words.append(
             f"Hopeless: even a predictor without error would be found in {seen:.0%} of such "

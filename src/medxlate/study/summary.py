@@ -24,7 +24,7 @@ from medxlate.training.settings import concerns
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule
-(`optimizer.keep`) and, within a split, starts from the same weights. What
+(`optimizer.keep`) and, within a repeat, starts from the same weights. What
 `cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
 many images a step shows (the column of images seen). """
 GROUP_NORM = """\
