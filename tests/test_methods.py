@@ -18,6 +18,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 import tiny
+from medxlate.config import parse
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.errors import ConfigError
@@ -501,7 +502,9 @@ def test_a_first_stage_reproduces_images_for_as_many_epochs_as_joint_does():
         data={"sources": SOURCES},
         optimizer={"epochs": 20, "autoencode": 0.2, "warmup": 0.3, "translator_share": 0.4},
     )
-    both = [(config.optimizer, 20), (first_stages(config)["mri"].optimizer, 8)]
+    stage = first_stages(config)["mri"]
+    assert parse(stage.model_dump(mode="json")) == stage  # as it is read again
+    both = [(config.optimizer, 20), (stage.optimizer, 8)]
     for optimizer, epochs in both:
         phases = [phase_at(epoch / epochs, optimizer) for epoch in range(epochs)]
         assert [phase.reproduces for phase in phases] == [True] * 4 + [False] * (epochs - 4)

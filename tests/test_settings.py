@@ -42,12 +42,14 @@ OTHERS: dict[str, dict[str, Any]] = {
         "one_sided": True,
         "diffaugment": ("cutout",),
         "noise": "target",
+        "rescale": 0.1,
         "ema_fakes": True,
     },
     "optimizer": {
         "translator_lr": 1e-3,
         "translator_betas": (0.1, 0.9),
-        "translator_share": 0.5,
+        "translator_share": 0.6,
+        "autoencode": 0.4,
         "buffer_size": 3,
         "ema_decay": 0.9,
     },
@@ -78,7 +80,7 @@ def weights(config: Config, runs: Path, name: str) -> dict[str, torch.Tensor]:
 
 def test_what_does_not_concern_target_only_leaves_its_training_as_it_is(tmp_path: Path) -> None:
     data = write_dataset(tmp_path)
-    optimizer = {"epochs": 2, "steps_per_epoch": 3}
+    optimizer = {"epochs": 2, "steps_per_epoch": 3, "warmup": 0.5}
     plain = debug_config(data, method="target-only", optimizer=optimizer)
     changes = {**OTHERS, "optimizer": {**optimizer, **OTHERS["optimizer"]}}
     changed = debug_config(data, method="target-only", **changes)

@@ -517,6 +517,16 @@ def test_generators_learn_to_reproduce_both_modalities_before_they_translate():
         torch.testing.assert_close(own[name].grad, parameter.grad, rtol=1e-4, atol=1e-5 * most)
 
 
+def test_no_discriminator_is_shown_what_an_autoencoder_never_made():
+    """Rows of the buffer that nothing was put into would be grey fakes."""
+    learner = make_joint(epochs=10, autoencode=0.5, warmup=0.5, buffer_size=4)
+    for _ in range(3):
+        take_step(learner, make_batches(learner, tiny.AGE))
+        assert "images" not in learner.buffers["mri.t"].state()
+    take_step(learner, make_batches(learner, tiny.AGE), progress=0.5)
+    assert len(learner.buffers["mri.t"].state()["images"]) == 2
+
+
 def test_an_autoencoder_of_one_side_has_no_f():
     learner = make_joint(epochs=2, autoencode=0.5, warmup=0.5, one_sided=True, lambda_cycle=0)
     batches = make_batches(learner, tiny.AGE)

@@ -29,6 +29,7 @@ class ImageBuffer:
         self._size = size
         self._ranks = ranks()
         self._kept = 0
+        self._before = 0  # how many were kept before the plan
         self._random = torch.Generator().manual_seed(seed)
         self._images: Tensor | None = None  # [size + 1, C, H, W]; the last row is for scrap
         self._fakes: Tensor | None = None  # the fakes of this step, [planned, C, H, W]
@@ -43,6 +44,7 @@ class ImageBuffer:
         step that is (itself, or one that an earlier exchange of the step put into that row),
         whether it is the row, and the row that it goes to.
         """
+        self._before = self._kept
         holder: dict[int, int] = {}  # which fake of this step a row will hold
         plan = []
         for i in range(count):
@@ -66,6 +68,10 @@ class ImageBuffer:
             self._draws.copy_(_pinned(self._planned, self._draws.device), non_blocking=True)
         else:
             self._draws = self._fakes = None
+
+    def forget(self) -> None:
+        """Take back the plan of a step that shows no fakes: no row waits for an image."""
+        self._kept = self._before
 
     def exchange(self, fakes: Tensor) -> Tensor:
         """Return as many images as there are fakes [B, C, H, W], detached; some may be older.
@@ -110,7 +116,7 @@ class ImageBuffer:
         images = state.get("images")
         if images is not None and (images.dim() != 4 or len(images) > self._size):
             raise ValueError(f"a buffer of {list(images.shape)} images, for {self._size}")
-        self._kept = 0 if images is None else len(images)
+        self._kept = self._before = 0 if images is None else len(images)
         self._images = self._fakes = self._draws = None
         if images is not None:
             self._images = self._empty(images.to(device))

@@ -144,6 +144,9 @@ class Joint:
                 losses[f"{name}.gradient_ratio"] = ratio
         if translations:
             backward(share * self._judge(batches, translations, losses))
+        else:
+            for buffer in self.buffers.values():
+                buffer.forget()
         return losses
 
     def _reproduce(self, batches: Mapping[str, Batch], losses: Losses) -> Tensor:

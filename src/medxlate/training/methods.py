@@ -183,11 +183,8 @@ def first_stages(config: Config) -> Mapping[str, Config]:
     epochs = config.baselines.first_epochs or config.optimizer.epochs
     if stage == "translator":  # it has no predictor to wait for, and learns to the end
         optimizer = config.optimizer
-        update |= {
-            "autoencode": optimizer.autoencode / optimizer.translator_share,
-            "warmup": 0.0,
-            "translator_share": 1.0,
-        }
+        share = optimizer.autoencode / optimizer.translator_share
+        update |= {"autoencode": share, "warmup": share, "translator_share": 1.0}
         if config.baselines.first_epochs is None:  # as many steps as in `joint`
             epochs = max(round(epochs * optimizer.translator_share), 1)
     first = config.model_copy(

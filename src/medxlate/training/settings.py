@@ -8,7 +8,7 @@ from medxlate.training.methods import MIXED, find_method
 PREDICTOR = ("model.predictor", "model.predictor_norm", "model.pretrained")
 TRANSLATORS = (
     *("model.", "objective.", "optimizer.translator_", "optimizer.buffer_size"),
-    "optimizer.ema_decay",
+    *("optimizer.ema_decay", "optimizer.autoencode"),
 )
 # What passes between translators and predictor while both learn.
 TOGETHER = ("objective.lambda_predict", "objective.predict_unit", "objective.ema_fakes")
