@@ -341,7 +341,7 @@ WITHOUT: Mapping[str, Sets] = {
     "joint": (),
     "no autoencoder": ("optimizer.autoencode=0",),
     "no rescaling": ("objective.rescale=0",),
-    "skip=unet": ("model.skip=unet",),
+    "skip=none": ("model.skip=none",),
     "skip=global": ("model.skip=global",),
     "upsample=transposed": ("model.upsample=transposed",),
     "discriminator_layers=1": ("model.discriminator_layers=1",),

@@ -34,6 +34,7 @@ PRESETS: Mapping[str, Values] = {
             "generator_width": 0,
             "generator_blocks": 0,
             "upsample": "bilinear",
+            "skip": "unet",
             "discriminator_width": 0,
             "predictor": "auto",
             "batch_norm": "separate",
