@@ -280,17 +280,13 @@ def head() -> Iterator[str]:
     options = ["--head", "--block", "--port=0", "--num-cpus=2", "--num-gpus=0"]
     options += ["--disable-usage-stats", "--include-dashboard=false", f"--temp-dir={folder}"]
     options += ["--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([HERE, *filter(None, sys.path)]),
-        "RAY_worker_niceness": "0",  # its 15 starves them on a busy computer
-    }
+    options += ['--system-config={"worker_niceness": 0}']  # 15 starves them on a busy computer
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *filter(None, sys.path)])},
     )
     address = folder / "ray_current_cluster"
     try:
