@@ -32,6 +32,7 @@ BENCHMARKS = {
     "agreement": ("--out {out}/agreement.json", "--quick --out {out}/agreement.json"),
     "evaluation": ("--out {out}/evaluation.json", "--quick --out {out}/evaluation.json"),
     "coverage": ("", "--simulations 2"),
+    "power": ("--out {out}/power.json", "--simulations 20 --out {out}/power.json"),
     "scaling": (
         "--json {out}/scaling.json --plot {out}/scaling.png",
         "--quick --json {out}/scaling.json --plot {out}/scaling.png",

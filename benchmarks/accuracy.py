@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import reference
 from medxlate.config import Config, resolve
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Batch, Order
-from medxlate.dataset.splits import draw_split
 from medxlate.inference.predict import predict_batches
 from medxlate.models.device import Compute
 from medxlate.phantoms.files import write_phantoms

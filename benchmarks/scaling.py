@@ -144,10 +144,10 @@ def config_of(data: Path) -> Any:
 
 def begin(data: Path) -> tuple[Any, dict[str, float]]:
     """Do what ``train`` does until it builds networks; return the data and seconds by part."""
+    from medxlate.dataset.division import draw_split
     from medxlate.dataset.index import Dataset
     from medxlate.dataset.links import find_links
     from medxlate.dataset.loading import Order
-    from medxlate.dataset.splits import draw_split
     from medxlate.training.data import make_data, open_modalities
 
     config = config_of(data)
@@ -204,9 +204,9 @@ def measure_feed(data: Path, _: int) -> dict[str, float]:
 
 def measure_train(data: Path, steps: int) -> dict[str, float]:
     """Time joint steps, the feed as a training uses it."""
+    from medxlate.dataset.division import draw_split
     from medxlate.dataset.index import Dataset
     from medxlate.dataset.links import find_links
-    from medxlate.dataset.splits import draw_split
     from medxlate.training.data import open_modalities
     from medxlate.training.feed import Feed
     from medxlate.training.step import take_step

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,18 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from medxlate.cli.app import app
+from medxlate.config import Config
 from medxlate.dataset.labels import TaskKind
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.events import CellEnded, Event
 from medxlate.phantoms.files import write_phantoms
+from medxlate.study.begin import Grid
+from medxlate.study.compare import CompareResult, compare
 from medxlate.study.study import Cell, StudyFolder, cells, read_study
+from medxlate.training import running as running_module
+from medxlate.training import train as train_module
+from medxlate.training.data import Data
 from medxlate.walkthrough import prepare_phantoms
 from tiny import PREFIX, SIZE, age_of, patient_name, write_dataset
 
@@ -87,6 +94,58 @@ def prepare_images(
         task="classification" if classes else "regression",
     )
     prepare(raw, modality=modality, data=data, options=options, size=SIZE)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as it began: its configuration, its images and the predictor's weights."""
+
+    config: Config
+    data: Data
+    weights: dict[str, Any]
+
+    def patients(self, name: str) -> set[str]:
+        return set(self.data.train[name].patients)
+
+
+@dataclass(frozen=True)
+class Run:
+    result: CompareResult
+    heard: Heard
+    trainings: list[Training]
+
+    @property
+    def folder(self) -> Path:
+        return self.result.folder
+
+    @property
+    def results(self) -> pd.DataFrame:
+        assert self.result.findings is not None
+        return self.result.findings.results
+
+    @property
+    def predictions(self) -> pd.DataFrame:
+        assert self.result.findings is not None
+        return self.result.findings.predictions
+
+
+def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
+    """Compare in this process and note each training as it begins."""
+    heard, trainings = Heard(), list[Training]()
+    prepare_work = train_module.prepare_work
+
+    def noting(material: Any, *listener: Any) -> Any:
+        work = prepare_work(material, *listener)
+        networks = work.learner.networks
+        weights = networks["predictor"].state_dict() if "predictor" in networks else {}
+        copies = {name: value.clone() for name, value in weights.items()}
+        trainings.append(Training(work.config, work.data, copies))
+        return work
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (train_module, running_module):
+            patch.setattr(module, "prepare_work", noting)
+        return Run(compare(config, wanted, out=out, listener=heard), heard, trainings)
 
 
 def by_cell(results: pd.DataFrame, *, without: Sequence[str] = CLOCK) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,21 +30,20 @@ from medxlate.study import cluster, workers
 from medxlate.study import compare as compare_module
 from medxlate.study.begin import Grid
 from medxlate.study.cell import Assignment, Done
-from medxlate.study.compare import CompareResult, Where, compare
+from medxlate.study.compare import Where, compare
 from medxlate.study.study import StudyFolder
 from medxlate.study.workers import Outcome
 from medxlate.training import methods as registry
-from medxlate.training import running as running_module
-from medxlate.training import train as train_module
-from medxlate.training.data import Data
 from medxlate.training.methods import METHODS
 from studies import (
     BRIEF,
     Heard,
+    Run,
     assert_same,
     by_cell,
     by_image,
     call,
+    carry_out,
     dataset,
     demo_dataset,
     flat,
@@ -63,58 +62,6 @@ STEPS = 5  # of an epoch, of two
 SHARES = {"train": 0.4, "val": 0.2, "test": 0.4}  # every class in training and test, seeds 4 and 5
 PROC = Path("/proc/self/statm").exists()
 ray_head = test_workers.head
-
-
-@dataclass(frozen=True)
-class Training:
-    """A training as it began: its configuration, its images and the predictor's weights."""
-
-    config: Config
-    data: Data
-    weights: dict[str, Any]
-
-    def patients(self, name: str) -> set[str]:
-        return set(self.data.train[name].patients)
-
-
-@dataclass(frozen=True)
-class Run:
-    result: CompareResult
-    heard: Heard
-    trainings: list[Training]
-
-    @property
-    def folder(self) -> Path:
-        return self.result.folder
-
-    @property
-    def results(self) -> pd.DataFrame:
-        assert self.result.findings is not None
-        return self.result.findings.results
-
-    @property
-    def predictions(self) -> pd.DataFrame:
-        assert self.result.findings is not None
-        return self.result.findings.predictions
-
-
-def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
-    """Compare in this process and note each training as it begins."""
-    heard, trainings = Heard(), list[Training]()
-    prepare_work = train_module.prepare_work
-
-    def noting(material: Any, *listener: Any) -> Any:
-        work = prepare_work(material, *listener)
-        networks = work.learner.networks
-        weights = networks["predictor"].state_dict() if "predictor" in networks else {}
-        copies = {name: value.clone() for name, value in weights.items()}
-        trainings.append(Training(work.config, work.data, copies))
-        return work
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (train_module, running_module):
-            patch.setattr(module, "prepare_work", noting)
-        return Run(compare(config, wanted, out=out, listener=heard), heard, trainings)
 
 
 def settings(data: Path) -> Config:
@@ -467,7 +414,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_numbers(
     folder = StudyFolder(tmp_path / "compare")
     words = ["compare", "--target", "ct", "--source", "mri", "--repeats", "2", "--preset", "debug"]
     words += ["--data", str(data), "--device", "cpu", "--seed", "0", "--out", str(folder.path)]
-    words += ["--set", f"optimizer.steps_per_epoch={STEPS}"]
+    words += ["--set", f"optimizer.steps_per_epoch={STEPS}", "--set", "split.sources=divided"]
     words += [word for method in SEVERAL for word in ("--method", method)]
     kill_when(lambda: any(folder.path.glob("shared/*/checkpoints/last")), *words)
     assert not list(folder.path.glob("shared/*/stage.json"))

@@ -103,6 +103,8 @@ def refused(kind: type[MedxlateError], *words: str, out: Path, **arguments: Any)
         (Grid(sources=("mri+mri",)), ConfigError, ["mri+mri", "twice"]),
         (Grid(sources=("mrt",)), DataError, ["mrt", "mri"]),
         (Grid(sources=("",)), MedxlateError, ["modality"]),
+        (Grid(primary="jont:target-only"), ConfigError, ["'jont'", "no method of this study"]),
+        (Grid(primary="joint"), ConfigError, ["'joint' names no two methods", "--primary"]),
         (Grid(repeats=0), UsageError, ["0 repeats"]),
         (Grid(repeats=-1), UsageError, ["-1 repeats"]),
         *(

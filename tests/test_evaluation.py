@@ -66,6 +66,8 @@ def test_classification_scores_against_counting() -> None:
     found = score(values, truth, GROUP)
     chosen = values.argmax(axis=1)
     assert found["accuracy"] == pytest.approx((chosen == truth).mean())
+    brier = [(values[i, k] - (truth[i] == k)) ** 2 for i in range(40) for k in range(3)]
+    assert found["brier"] == pytest.approx(sum(brier) / 40, abs=1e-6)
     f1, auroc = [], []
     for k in (0, 1):
         hit = ((chosen == k) & (truth == k)).sum()

@@ -13,13 +13,14 @@ import pytest
 
 import tiny
 from medxlate.dataset import duplicates
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.duplicates import Duplicate, Link, linked_patients, links_of
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import FILE, find_links
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.splits import PARTS, draw_split
+from medxlate.dataset.splits import PARTS
 from medxlate.errors import DataError
 from medxlate.training.data import make_data, open_modalities
 

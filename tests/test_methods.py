@@ -33,6 +33,7 @@ from medxlate.training.methods import (
     build_learner,
     find_method,
     first_stages,
+    single_images,
 )
 from medxlate.training.schedule import is_constant, phase_at
 from medxlate.training.step import Learner, take_step
@@ -516,3 +517,86 @@ def test_the_registry_holds_the_papers_methods():
         *("histogram", "duplicate-real", "oracle"),  # and what a sceptic asks for
     }
     assert set(STAGES) == {"translator", "source-only"}
+
+
+# ----- Fairness -----
+
+
+def stem_of(predictor: PredictorNetwork) -> nn.Module:
+    return next(layer for layer in predictor.modules() if isinstance(layer, nn.Conv2d))
+
+
+@pytest.mark.parametrize("method", [name for name, each in METHODS.items() if each.build])
+def test_every_method_shows_as_many_target_images_and_makes_one_update_a_step(
+    method: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Walks the registry, so that a new method has to be as fair."""
+    learner = new_learner(method, augment={"erase": 1.0})  # no copy is left as it is
+    batches = make_batches(tiny.AGE, learner.modalities)
+    assert learner.modalities.count("ct") == 1
+    seen: list[Tensor] = []
+    stem_of(predictor_of(learner)).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    optimizer, updates = learner.optimizers["predictor"], []
+    step = optimizer.step
+    monkeypatch.setattr(optimizer, "step", lambda: updates.append(step()))
+    take_step(learner, batches)
+    shown = torch.cat([images.detach() for images in seen])
+    target = batches["ct"].images
+    times = [sum(torch.equal(image, each) for each in shown) for image in target]
+    assert times == [1, 1, 1]
+    assert len(updates) == 1
+
+
+def test_transfer_is_fine_tuned_at_a_tenth_of_the_rate():
+    rates = {
+        name: new_learner(name).optimizers["predictor"].param_groups[0]["lr"]
+        for name in ("target-only", "transfer", "source-only", "cyclegan")
+    }
+    assert rates["transfer"] == pytest.approx(0.1 * rates["target-only"])
+    assert rates["source-only"] == rates["cyclegan"] == rates["target-only"]
+
+
+@pytest.mark.parametrize(
+    ("sections", "warned"),
+    [
+        ({"optimizer": {"batch_size": 1}}, "optimizer.batch_size = 1"),
+        ({"optimizer": {"batch_size": 2}, "runtime": {"accumulate": 2}}, "runtime.accumulate = 2"),
+        ({"optimizer": {"batch_size": 2}}, ""),
+        ({"optimizer": {"batch_size": 1}, "model": {"predictor_norm": "group"}}, ""),
+        ({"optimizer": {"batch_size": 1}, "model": {"predictor": "convnext_atto"}}, ""),
+    ],
+)
+def test_batch_norm_of_single_images_is_warned_of(sections: dict[str, Any], warned: str):
+    note = single_images(tiny.debug_config(Path("nowhere"), **sections))
+    assert bool(note) == bool(warned)
+    assert warned in note
+    assert not note or "model.predictor_norm=group" in note
+
+
+def test_group_norm_does_not_know_the_batch():
+    """A training step of one image is possible, and gives what the image gives among others."""
+    learner = new_learner(
+        "target-only", model={"predictor_norm": "group"}, optimizer={"batch_size": 1}
+    )
+    predictor = predictor_of(learner).train()
+    images = make_batches(tiny.AGE, ("ct",))["ct"].images
+    together, alone = predictor(images), torch.cat([predictor(image[None]) for image in images])
+    torch.testing.assert_close(alone, together)
+    batch = predictor_of(new_learner("target-only")).train()
+    with pytest.raises(ValueError, match="Expected more than 1 value"):
+        batch(images[:1])
+    names = set(predictor.state_dict())
+    assert not any("running" in name for name in names)
+    take_step(learner, make_batches(tiny.AGE, ("ct",)))
+
+
+def test_group_norm_takes_over_scale_and_shift(tmp_path: Path):
+    torch.manual_seed(0)
+    batch = PredictorNetwork(architecture="test_resnet", norm="batch")
+    torch.manual_seed(0)
+    group = PredictorNetwork(architecture="test_resnet", norm="group")
+    first = next(m for m in batch.modules() if isinstance(m, nn.BatchNorm2d))
+    other = next(m for m in group.modules() if isinstance(m, nn.GroupNorm))
+    assert other.num_channels == first.num_features
+    assert torch.equal(other.weight, first.weight)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in group.modules())

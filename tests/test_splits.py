@@ -8,17 +8,10 @@ import pandas as pd
 import pytest
 
 from medxlate.config import SplitConfig
+from medxlate.dataset.division import draw_split, split_patients, split_slices
 from medxlate.dataset.duplicates import NEAR
 from medxlate.dataset.leaks import check_no_leak, check_part
-from medxlate.dataset.splits import (
-    PARTS,
-    Split,
-    draw_split,
-    read_split,
-    split_patients,
-    split_slices,
-    training_share,
-)
+from medxlate.dataset.splits import PARTS, Split, read_split, training_share
 from medxlate.errors import DataError
 
 
@@ -93,9 +86,71 @@ def test_the_shares_are_those_asked_for_in_the_target_and_in_the_rest():
     split = split_patients(slices, target="ct", config=SplitConfig())
     target = set(slices["ct"]["patient"])
     assert sizes(split, target) == [28, 4, 8]
-    assert sizes(split, set(slices["mri"]["patient"]) - target) == [60, 8, 17]
+    assert sizes(split, set(slices["mri"]["patient"]) - target) == [73, 4, 8]
     split = split_patients(slices, target="ct", config=SplitConfig(train=0.5, val=0.25, test=0.25))
     assert sizes(split, target) == [20, 10, 10]
+    assert sizes(split, set(slices["mri"]["patient"]) - target) == [73, 4, 8]
+
+
+def test_sources_are_divided_like_the_target_where_that_is_asked_for():
+    slices = mixed()
+    target = set(slices["ct"]["patient"])
+    whole = split_patients(slices, target="ct", config=SplitConfig())
+    split = split_patients(slices, target="ct", config=SplitConfig(sources="divided"))
+    assert sizes(split, set(slices["mri"]["patient"]) - target) == [60, 8, 17]
+    for part in PARTS:  # the target's parts do not hang on it
+        assert target & set(split.parts[part]) == target & set(whole.parts[part])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_test_share_of_the_target_costs_a_source_patient(seed):
+    """Of 85 patients without target image, all train but those who share an image with a test."""
+    slices = mixed()
+    target = set(slices["ct"]["patient"])
+    config = SplitConfig(train=0.1, val=0.1, test=0.8, seed=seed, source_val=0, source_test=0)
+    split = split_patients(slices, target="ct", config=config)
+    held = set(split.parts["val"]) | set(split.parts["test"])
+    assert held <= target
+    assert held & set(slices["mri"]["patient"])  # those of both go with their target images
+    ct, mri = slices["ct"], slices["mri"]
+    tested = next(p for p in split.parts["test"] if p in target)
+    shared = ct["pixel_hash"][ct["patient"] == tested].iloc[0]
+    mri.loc[mri["patient"] == "p001", "pixel_hash"] = shared
+    split = split_patients(slices, target="ct", config=config)
+    assert side(split, "p001") == side(split, tested)
+    check_no_leak(split, slices)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_numbers_of_patients_are_met_exactly_though_some_stay_together(seed):
+    slices = mixed()
+    ct = slices["ct"]
+    for one, other in (("p110", "p111"), ("p111", "p112"), ("p100", "p101")):
+        first = ct.index[ct["patient"] == one][0]
+        second = ct.index[ct["patient"] == other][-1]
+        ct.loc[second, "pixel_hash"] = ct.loc[first, "pixel_hash"]
+    config = SplitConfig(test_patients=17, val_patients=3, seed=seed)
+    split = split_patients(slices, target="ct", config=config)
+    assert sizes(split, set(ct["patient"])) == [20, 3, 17]
+    check_no_leak(split, slices)
+    config = SplitConfig(test_patients=17, seed=seed)  # validation by its share, a tenth of 40
+    assert sizes(split_patients(slices, target="ct", config=config), set(ct["patient"]))[1:] == [
+        4,
+        17,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [
+        ({"test_patients": 41}, "41 ct patients cannot be put into test.* of 40"),
+        ({"test_patients": 38, "val_patients": 3}, "3 ct patients cannot be put into val"),
+        ({"test_patients": 37, "val_patients": 3}, "no ct patient for train"),
+    ],
+)
+def test_more_patients_than_there_are_is_a_clear_error(numbers, said):
+    with pytest.raises(DataError, match=said):
+        split_patients(mixed(), target="ct", config=SplitConfig(**numbers))
 
 
 def test_the_seed_alone_decides():
@@ -381,7 +436,8 @@ def test_slices_are_divided_with_the_shares_in_every_modality(seed):
     for name, frame in slices.items():
         rows = {part: split.rows(name, frame, part) for part in PARTS}
         assert sorted(row for part in PARTS for row in rows[part]) == list(range(len(frame)))
-        test, val = round(0.2 * len(frame)), round(0.1 * len(frame))
+        shares = (0.2, 0.1) if name == "ct" else (0.1, 0.05)
+        test, val = (round(share * len(frame)) for share in shares)
         expected = [len(frame) - test - val, val, test]
         assert [len(rows[part]) for part in PARTS] == expected
     check_no_leak(split, slices)

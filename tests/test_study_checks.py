@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import chi2, ks_2samp
 
 from medxlate.config import SplitConfig
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.labels import Task
-from medxlate.dataset.splits import PARTS, Split, draw_split, training_share
+from medxlate.dataset.splits import PARTS, Split, training_share
 from medxlate.errors import DataError
 from medxlate.study.checks import (
     bin_edges,

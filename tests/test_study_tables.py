@@ -128,7 +128,7 @@ def test_images_are_scored_as_in_the_papers_table_5():
 
 
 def test_only_the_largest_fractions_are_compared_and_all_are_listed():
-    less = published(target_fraction=0.25, train_patients=14).assign(loss=5.0)
+    less = published(target_fraction=0.25, train_patients=14).assign(patient_loss=5.0)
     few = cells("joint", "mri", [7.0, 9.0], source_fraction=0.1, source_patients=8)
     everything = pd.concat([less, few, published()])
     found = named(everything)
@@ -137,7 +137,7 @@ def test_only_the_largest_fractions_are_compared_and_all_are_listed():
     assert len(main_comparison(everything)) == len(published())
     rows = [[str(cell) for cell in row] for row in found["overview"].rows]
     assert len(rows) == 2 * len(PUBLISHED) + 1
-    assert ["joint", "MRI", "1", "0.1", "57", "8", "2", "8.00", "1.41"] in [r[:9] for r in rows]
+    assert ["joint", "MRI", "1", "0.1", "57", "8", "2", "16.00", "2.83"] in [r[:9] for r in rows]
     assert ["target-only", "-", "0.25", "-", "14", "-", "10", "5.00", "0.00"] in [
         r[:9] for r in rows
     ]
@@ -335,6 +335,11 @@ def test_a_known_learning_curve_is_read_right():
         assert reading.equivalent == pytest.approx(truth, rel=0.05)
         assert reading.worth == pytest.approx(8 / 80, rel=0.15)
         assert reading.interval[0] < truth < reading.interval[1]
+        low, high = reading.worth_interval
+        assert low < 8 / 80 < high
+        assert (80 * low, 80 * high) == pytest.approx(
+            [end - reading.patients for end in reading.interval]
+        )
         assert reading.error == pytest.approx(closed_form(truth))
         assert reading.reference_error == pytest.approx(closed_form(reading.patients))
         assert "a gain is not shown" not in reading.sentence
@@ -346,10 +351,11 @@ def test_nothing_is_read_beyond_the_patients_there_were():
     last = equivalents(dose_response(8), sources="mri")[-1]
     assert (last.bound, last.equivalent, last.interval) == ("more", 40, (math.inf, math.inf))
     assert "would need more than 40 target patients" in last.sentence
-    assert "cannot be read from that" in last.sentence
+    assert last.worth is last.worth_interval is None
+    assert "What a translated source patient is worth is not given" in last.sentence
     far = equivalents(dose_response(60), sources="mri")[0]
-    assert (far.bound, far.equivalent, far.worth) == ("more", 40, 35 / 80)
-    assert "worth more than 0.44 real target patients" in far.sentence
+    assert (far.bound, far.equivalent, far.worth) == ("more", 40, None)
+    assert "is not given: the interval reaches beyond" in far.sentence
 
 
 def test_a_method_that_does_harm_is_said_to():
@@ -472,6 +478,40 @@ def test_saturation_that_noise_hides_is_not_read():
     assert "at least 2 are needed" in once.sentence
 
 
+def ratios() -> pd.DataFrame:
+    """1, 2 and 4 source images to a real one, 30 of each patient."""
+    few = {"train_images": 600, "train_patients": 20}
+    parts = [cells("target-only", "", [9.0, 10.0], **few)]
+    for share, loss in ((0.25, 7.0), (0.5, 5.0), (1.0, 6.0)):
+        source = {"source_patients": 80 * share, "source_images": 2400 * share}
+        losses = [loss, loss + 1]
+        parts.append(cells("joint", "mri", losses, source_fraction=share, **few, **source))
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_the_sweep_of_the_ratio_is_a_table_and_a_curve():
+    table = named(ratios())["ratios"]
+    rows = [[str(cell) for cell in row] for row in table.rows]
+    assert [row[4] for row in rows] == ["1.00", "2.00", "4.00"]
+    assert [row[6] for row in rows] == ["15.00", "11.00", "13.00"]
+    assert [row[3] for row in rows] == ["20", "40", "80"]
+    assert {row[8] for row in rows} == {"15.5"}
+    assert "ratios" not in named(published())
+    (curve,) = source_curves(ratios(), names, over="ratio")
+    assert list(curve.patients) == [0, 1, 2, 4]
+    assert list(curve.means) == [9.5, 7.5, 5.5, 6.5]
+
+
+def test_figures_beside_the_loss_are_in_the_overview():
+    beside = {"patient_mae": 1.5, "patient_brier": math.nan}
+    table = named(cells("joint", "mri", [3.0, 4.0], **beside))["overview"]
+    heads = [*zip(*table.columns, strict=True)]
+    line = {head: str(cell) for head, cell in zip(heads, table.rows[0], strict=True)}
+    assert line["Per patient", "MAE"] == "1.500"
+    assert ("Per patient", "Brier") not in line
+    assert heads.index(("Seconds", "Own")) == heads.index(("Per patient", "MAE")) + 1
+
+
 # Figures
 
 
@@ -529,6 +569,9 @@ def test_dose_plot(tmp_path):
     both = pixels(tmp_path / "both.png")
     assert both.shape == size(4.2 + 0.24, 1.2 + 2 * 4.6)
     assert_margins(both)
+    ratio = source_curves(ratios(), names, over="ratio")
+    dose_plot(tmp_path / "three.png", measure="Error", source=source, ratio=ratio, target=target)
+    assert pixels(tmp_path / "three.png").shape == size(4.2 + 0.24, 1.2 + 3 * 4.6)
     many = [Curve(f"Method {i}", [5, 40], [i, 1], [math.nan, 0.1]) for i in range(9)]
     dose_plot(tmp_path / "one.png", measure="Error", target=many, note="One.")
     assert pixels(tmp_path / "one.png").shape == size(4.2 + 3 * 0.24, 5.8)

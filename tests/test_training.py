@@ -31,9 +31,10 @@ from torch import Tensor
 import tiny
 from doubling import double
 from medxlate.config import Config
+from medxlate.dataset.division import split_patients
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.splits import PARTS, Split, split_patients
+from medxlate.dataset.splits import PARTS, Split
 from medxlate.errors import ConfigError, DataError, ModelError, OutputError
 from medxlate.events import EpochEnded, Event, Progress, StepLogged, Warned
 from medxlate.images.pseudonym import pseudonym

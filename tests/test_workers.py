@@ -272,17 +272,21 @@ def family(group: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """The address of a Ray cluster with two CPUs; its processes and files end with the tests."""
+    """The address of a Ray cluster with two CPUs; its processes and files end with the tests.
+
+    Its workers import what these tests import, and the functions of this folder.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-"))  # a socket's path is at most 107 bytes long
     options = ["--head", "--block", "--port=0", "--num-cpus=2", "--num-gpus=0"]
     options += ["--disable-usage-stats", "--include-dashboard=false", f"--temp-dir={folder}"]
     options += ["--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
+    options += ['--system-config={"worker_niceness": 0}']  # 15 starves them on a busy computer
     process = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", *options],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": HERE},  # workers import the functions from there
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([HERE, *filter(None, sys.path)])},
     )
     address = folder / "ray_current_cluster"
     try:

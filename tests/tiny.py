@@ -90,10 +90,13 @@ def write_dataset(root: Path, kind: TaskKind = "regression") -> Path:
 
 
 def debug_config(data: Path, /, **sections: Any) -> Config:
-    """Return preset debug on the CPU, mri to ct, with some keys changed."""
+    """Return preset debug on the CPU, mri to ct, with some keys changed.
+
+    Sources are divided like the target: of so few patients, both sides get some to look at.
+    """
     values: dict[str, Any] = {
         "data": {"folder": str(data), "sources": ["mri"], "target": "ct"},
-        "split": {"seed": 0},
+        "split": {"seed": 0, "sources": "divided"},
         "runtime": {"device": "cpu"},
     }
     for name, section in sections.items():

@@ -25,8 +25,8 @@ from pydicom.uid import (
 
 import tiny
 from medxlate.config import PRESETS
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.splits import draw_split
 from medxlate.files import write_json
 from medxlate.images.orientation import Geometry
 from medxlate.images.volumes import write_volume

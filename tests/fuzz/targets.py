@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from medxlate.config import parse, resolve
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.labels import parse_label
@@ -23,7 +24,7 @@ from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import stamp
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.splits import draw_split, read_split
+from medxlate.dataset.splits import read_split
 from medxlate.dataset.table import RowFinder, read_table
 from medxlate.errors import ImageError, MedxlateError
 from medxlate.images.find import find_images

@@ -2,103 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from medxlate.cli import complete
-from medxlate.cli.options import Json, Offline
-from medxlate.errors import UsageError
-
-if TYPE_CHECKING:
-    from medxlate.cli.console import Reporter, Table
-    from medxlate.config import Config
-    from medxlate.study.begin import Grid
-    from medxlate.study.compare import CompareResult
-
-SHARES = {"target_fraction": "target", "source_fraction": "source"}
-
-Target = Annotated[
-    str | None,
-    typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
-]
-Source = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--source",
-        help="Sources used together, such as mri or mri+pet; repeat for several sets. Default: "
-        "each other modality alone, and all together.",
-        autocompletion=complete.modalities,
-    ),
-]
-Methods = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method",
-        help="A method; repeat. Default: all that docs/how-to/compare.md lists.",
-        autocompletion=complete.methods,
-    ),
-]
-Repeats = Annotated[
-    int | None, typer.Option("--repeats", min=1, help="How many splits. Default: 10.")
-]
-Policy = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        help="patient (default): nobody on two sides. image: slices are divided, as in the paper.",
-    ),
-]
-TargetFraction = Annotated[
-    str | None,
-    typer.Option(
-        "--target-fraction",
-        help="Shares of the target's training patients (policy image: slices). Default: 1.0.",
-    ),
-]
-SourceFraction = Annotated[
-    str | None,
-    typer.Option(
-        "--source-fraction",
-        help="Shares of the sources' training patients (policy image: slices). Default: 1.0.",
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        help="paper (256 px), scarce (few target images; minutes on a CPU), small (64 px) or "
-        "debug (seconds).",
-        autocompletion=complete.presets,
-    ),
-]
-DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="section.key=value, for every cell; method and sources are the grid's."
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")
-]
-DeviceName = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
-    ),
-]
-Jobs = Annotated[
-    int, typer.Option("--jobs", min=1, help="Cells at the same time; GPUs are dealt out in turn.")
-]
+from medxlate.cli.grid import (
+    ConfigFile,
+    DataFolder,
+    DeviceName,
+    Draws,
+    GivenSplit,
+    Jobs,
+    Methods,
+    Out,
+    Policy,
+    Preset,
+    Primary,
+    Repeats,
+    Seed,
+    Sets,
+    Source,
+    SourceFraction,
+    SplitColumn,
+    Target,
+    TargetFraction,
+    TargetPatients,
+    TestPatients,
+    ValPatients,
+    asked,
+)
+from medxlate.cli.options import Json, Offline, Where
 
 
 def compare(
@@ -109,6 +43,14 @@ def compare(
     policy: Policy = None,
     target_fraction: TargetFraction = None,
     source_fraction: SourceFraction = None,
+    target_patients: TargetPatients = None,
+    draws: Draws = None,
+    test_patients: TestPatients = None,
+    val_patients: ValPatients = None,
+    split: GivenSplit = None,
+    split_column: SplitColumn = None,
+    where: Where = None,
+    primary: Primary = None,
     preset: Preset = None,
     config: ConfigFile = None,
     sets: Sets = None,
@@ -137,7 +79,7 @@ def compare(
     device: DeviceName = None,
     json: Json = False,
 ) -> None:
-    """Train every method on the same splits and say what helps.
+    """Train every method on the same patients and say what helps.
 
     A study that was interrupted goes on: the same command again, or without any option but --out.
 
@@ -146,6 +88,10 @@ def compare(
     `medxlate compare --target ct --source mri --method target-only --method joint --repeats 5`
 
     `medxlate compare --target ct --target-fraction 0.1,0.25,0.5,1.0 --jobs 4`
+
+    `medxlate compare --target ct --target-patients 3,5,10 --draws 8 --test-patients 40`
+
+    `medxlate compare --target ct --split split.csv --repeats 5`
     """
     from medxlate.cli.console import failures, reporting
 
@@ -159,6 +105,14 @@ def compare(
             policy=policy,
             target_fraction=target_fraction,
             source_fraction=source_fraction,
+            target_patients=target_patients,
+            draws=draws,
+            test_patients=test_patients,
+            val_patients=val_patients,
+            split=split,
+            split_column=split_column,
+            where=where,
+            primary=primary,
             preset=preset,
             config=config,
             sets=sets,
@@ -167,145 +121,22 @@ def compare(
             device=device,
             offline=offline,
         )
-        from medxlate.study.compare import Where
+        from medxlate.cli.findings import show
+        from medxlate.study.compare import Where as Place
         from medxlate.study.compare import compare as run
 
         result = run(
             settings,
             grid,
             out=out,
-            where=Where(jobs, ray, cell, device=device or "", keep_models=keep_models),
+            where=Place(jobs, ray, cell, device=device or "", keep_models=keep_models),
             predictions=predictions or (),
             inception=inception,
             listener=reporter,
         )
-        _show(reporter, result)
+        show(reporter, result)
         if result.failed:
             named = "\n".join(failures(result.failed))
             hint = "The same command tries them again."
             reporter.error(f"{len(result.failed)} of {result.cells} cells failed:\n{named}", hint)
             raise typer.Exit(1)
-
-
-def asked(
-    *,
-    target: str | None,
-    source: list[str] | None,
-    method: list[str] | None,
-    repeats: int | None,
-    policy: str | None,
-    target_fraction: str | None,
-    source_fraction: str | None,
-    preset: str | None,
-    config: Path | None,
-    sets: list[str] | None,
-    seed: int | None,
-    data: Path | None,
-    device: str | None,
-    offline: bool = False,
-) -> tuple[Config | None, Grid | None]:
-    """Return the configuration and the grid; None for a study that was begun before."""
-    from medxlate.config import resolve
-    from medxlate.study.begin import Grid
-
-    if target is None and config is None:
-        shape = (source, method, repeats, policy, target_fraction, source_fraction)
-        if any((*shape, preset, sets, data, offline)) or seed is not None:
-            raise UsageError("No target modality is given.", "Name it with --target.")
-        return None, None
-    sections: dict[str, dict[str, Any]] = {
-        "data": {"target": target, "folder": None if data is None else str(data)},
-        "split": {"policy": policy, "seed": seed},
-        "runtime": {"seed": seed, "device": device, "offline": offline or None},
-    }
-    overrides = {
-        name: {key: value for key, value in section.items() if value is not None}
-        for name, section in sections.items()
-    }
-    settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
-    grid = Grid(
-        methods=method or (),
-        sources=source or (),
-        target_fractions=_shares(target_fraction, "--target-fraction"),
-        source_fractions=_shares(source_fraction, "--source-fraction"),
-    )
-    if repeats is not None:
-        grid = replace(grid, repeats=repeats)
-    return settings, grid
-
-
-def _shares(text: str | None, option: str) -> list[float]:
-    if text is None:
-        return [1.0]
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(
-            f"{option} {text} is no list of numbers.", "Such as 0.25,0.5,1.0."
-        ) from None
-
-
-def _show(reporter: Reporter, result: CompareResult) -> None:
-    findings = result.findings
-    value = {
-        "folder": str(result.folder),
-        "cells": result.cells,
-        "failed": result.failed,
-        "training_seconds": result.training_seconds,
-        "seconds": result.seconds,
-        "overhead": result.overhead,
-        "verdicts": [
-            {
-                "method": each.system.method,
-                "sources": each.system.sources,
-                "verdict": each.verdict,
-                "mean": each.mean,
-                "reference_mean": each.reference_mean,
-                "p_holm": each.p_holm,
-                "beats_constant": each.beats_constant,
-                "sentence": each.sentence,
-            }
-            for each in (findings.comparisons if findings else ())
-        ],
-    }
-    lines: list[Any] = []
-    if findings is not None:
-        lines += [_overview(result), *(f"- {each.sentence}" for each in findings.comparisons)]
-        lines += [each.sentence for each in findings.equivalents]
-        lines += [each.sentence for each in findings.saturation]
-        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
-    if result.overhead is not None:
-        lines.append(
-            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
-            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
-        )
-    reporter.result(value, *lines)
-
-
-def _overview(result: CompareResult) -> Table:
-    from medxlate.cli.console import number, table
-
-    assert result.findings is not None
-    frame = result.findings.results
-    shares = [name for name in SHARES if frame[name].nunique() > 1]
-    keys = ["method", "sources", *shares]
-    rows = []
-    for names, cells in frame.groupby(keys, sort=False):
-        loss, own = cells["loss"], cells["patient_loss"]
-        method, sources, *fractions = names
-        rows.append(
-            [
-                f"{method} ({sources})" if sources else str(method),
-                *(
-                    "-" if name == "source_fraction" and not sources else f"{share:g}"
-                    for name, share in zip(shares, fractions, strict=True)
-                ),
-                str(len(cells)),
-                number(float(loss.mean())),
-                number(loss.std(ddof=1) if len(cells) > 1 else None),
-                number(float(own.mean())),
-            ]
-        )
-    columns = ["method", *(SHARES[name] for name in shares)]
-    columns += ["splits", "error", "std", "per patient"]
-    return table(f"Test errors, {result.folder}", columns, rows)

@@ -40,6 +40,14 @@ Exclude = Annotated[
     list[str] | None,
     typer.Option("--exclude", help="Glob of file names to leave out, such as '*_mask*'; repeat."),
 ]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        help="Take only images for which this holds, such as 'age >= 18 and sex == \"F\"'; repeat: "
+        "all must hold.",
+    ),
+]
 Images = Annotated[
     Path, typer.Argument(help="Folder of images (searched recursively) or one image.")
 ]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from medxlate.cli import compare as study
-from medxlate.cli.options import Json
+import typer
+
+from medxlate.cli import grid
+from medxlate.cli.options import Json, Where
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,32 +18,50 @@ if TYPE_CHECKING:
 
 
 def plan(
-    target: study.Target = None,
-    source: study.Source = None,
-    method: study.Methods = None,
-    repeats: study.Repeats = None,
-    policy: study.Policy = None,
-    target_fraction: study.TargetFraction = None,
-    source_fraction: study.SourceFraction = None,
-    preset: study.Preset = None,
-    config: study.ConfigFile = None,
-    sets: study.Sets = None,
-    seed: study.Seed = None,
-    data: study.DataFolder = None,
-    jobs: study.Jobs = 1,
-    device: study.DeviceName = None,
+    target: grid.Target = None,
+    source: grid.Source = None,
+    method: grid.Methods = None,
+    repeats: grid.Repeats = None,
+    policy: grid.Policy = None,
+    target_fraction: grid.TargetFraction = None,
+    source_fraction: grid.SourceFraction = None,
+    target_patients: grid.TargetPatients = None,
+    draws: grid.Draws = None,
+    test_patients: grid.TestPatients = None,
+    val_patients: grid.ValPatients = None,
+    split: grid.GivenSplit = None,
+    split_column: grid.SplitColumn = None,
+    where: Where = None,
+    primary: grid.Primary = None,
+    preset: grid.Preset = None,
+    config: grid.ConfigFile = None,
+    sets: grid.Sets = None,
+    seed: grid.Seed = None,
+    data: grid.DataFolder = None,
+    jobs: grid.Jobs = 1,
+    spread_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--spread-from",
+            help="A finished study: how much its differences vary tells what this one could show. "
+            "Without it that is guessed from the label.",
+        ),
+    ] = None,
+    device: grid.DeviceName = None,
     json: Json = False,
 ) -> None:
-    """Forecast what `compare` will cost with the same options; nothing is written.
+    """Forecast what `compare` will cost, and what it could show, with the same options.
 
-    A few steps of each kind of training are taken on this machine.
+    Nothing is written. A few steps of each kind of training are taken on this machine.
 
     `medxlate plan --target ct`
+
+    `medxlate plan --target ct --primary joint:target-only --spread-from compare`
     """
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        settings, grid = study.asked(
+        settings, wanted = grid.asked(
             target=target,
             source=source,
             method=method,
@@ -48,6 +69,14 @@ def plan(
             policy=policy,
             target_fraction=target_fraction,
             source_fraction=source_fraction,
+            target_patients=target_patients,
+            draws=draws,
+            test_patients=test_patients,
+            val_patients=val_patients,
+            split=split,
+            split_column=split_column,
+            where=where,
+            primary=primary,
             preset=preset,
             config=config,
             sets=sets,
@@ -59,19 +88,21 @@ def plan(
             raise UsageError("No target modality is given.", "Name it with --target.")
         from medxlate.study.forecast import plan as forecast
 
-        result = forecast(settings, grid, jobs=jobs, listener=reporter)
+        result = forecast(settings, wanted, jobs=jobs, spread_from=spread_from, listener=reporter)
         reporter.result(
             {
                 "cells": result.cells,
                 "seconds": result.seconds,
                 "wall_seconds": result.wall_seconds,
                 "disk_bytes": result.disk_bytes,
+                "outlook": None if result.outlook is None else asdict(result.outlook),
                 "trainings": [asdict(line) for line in result.lines],
             },
             _table(result),
             f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
             f"with {jobs} at the same time {duration(result.wall_seconds)} at best.",
             f"On disk: about {result.disk_bytes / 2**30:.2g} GiB.",
+            *(result.outlook.sentences if result.outlook else ()),
         )
 
 

@@ -15,6 +15,7 @@ from medxlate.cli.options import (
     Json,
     Overwrite,
     Volume,
+    Where,
     pair,
     window_of,
 )
@@ -54,6 +55,7 @@ def prepare(
         list[str] | None,
         typer.Option("--keep", help="Further column or tag to keep in the index; repeat."),
     ] = None,
+    where: Where = None,
     task: Annotated[
         str, typer.Option("--task", help="regression or classification.")
     ] = "regression",
@@ -153,6 +155,7 @@ def prepare(
                 patient=patient,
                 patient_column=patient_column,
                 keep=tuple(keep or ()),
+                where=tuple(where or ()),
                 task="classification" if task == "classification" else "regression",
                 label_name=label_name,
                 unit=unit,
@@ -246,6 +249,7 @@ def dataset_table(dataset: DatasetInfo, *, title: str) -> Table:
         window = info.recipe.kind + (
             f" {info.recipe.window[0]:g},{info.recipe.window[1]:g}" if info.recipe.window else ""
         )
+        name = f"{name} ({' and '.join(info.where)})" if info.where else name
         rows.append([name, str(info.images), size, str(info.patients), label, window])
     columns = ["modality", "images", "image size", "patients", task.name, "recipe"]
     return table(f"{title}, stored at {dataset.image_size} px", columns, rows)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli import complete
-from medxlate.cli.options import Json, Offline, Runs
+from medxlate.cli.options import Json, Offline, Runs, Where
 from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
 from medxlate.errors import ModelError, UsageError
@@ -34,6 +34,7 @@ def train(
         str | None,
         typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
     ] = None,
+    where: Where = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -147,7 +148,7 @@ def train(
         from medxlate.config import resolve
 
         overrides = _overrides(
-            data={"sources": source, "target": target},
+            data={"sources": source, "target": target, "where": where},
             optimizer={"epochs": epochs, "batch_size": batch_size},
             model={"pretrained": pretrained},
             split={"seed": seed},

@@ -10,6 +10,7 @@ from medxlate.dataset.fields import Field, parse_field
 from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.selection import parse_selection
 from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
 from medxlate.errors import DataError, UsageError
 from medxlate.images.scan import VOLUME_FORMATS, Scan
@@ -17,11 +18,19 @@ from medxlate.images.scan import VOLUME_FORMATS, Scan
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of an image: its label, its patient's real id, and further values to keep."""
+    """What is known of an image.
+
+    Attributes:
+        label: Its label.
+        patient: Its patient's real id.
+        kept: Further values, which go into the index.
+        asked: Those that a selection asks for.
+    """
 
     label: float | str
     patient: str
     kept: Mapping[str, str]
+    asked: Mapping[str, str]
 
 
 class Annotator:
@@ -55,6 +64,12 @@ class Annotator:
         self._kept = {
             name.rpartition(":")[2]: parse(name, option="--keep") for name in options.keep
         }
+        self._asked = {
+            name: self._kept.get(name) or parse(name, option="--where")
+            for text in options.where
+            for name in parse_selection(text).columns
+            if name not in options.label_names
+        }
         for name in COLUMNS:
             if name in self._kept:
                 raise UsageError(
@@ -65,15 +80,17 @@ class Annotator:
         self._rows: RowFinder | None = None
         if table is not None:
             further = self._sessions.columns if self._sessions is not None else frozenset()
-            _check_columns(table, self._fields(), further)
-            columns = [field.name for field in self._fields() if field.kind == "column"]
+            for option, field in self._fields():
+                if field.kind == "column" and field.name not in further:
+                    table.check_column(field.name, option=option)
+            columns = [field.name for _, field in self._fields() if field.kind == "column"]
             relevant = [column for column in columns if column in table.columns]
             self._rows = _row_finder(options, table, self._patient, relevant, scans)
 
     @property
     def tags(self) -> tuple[str, ...]:
         """The DICOM attributes or JSON keys that must be read along."""
-        return tuple(field.name for field in self._fields() if field.kind == "tag")
+        return tuple(field.name for _, field in self._fields() if field.kind == "tag")
 
     def annotate(self, relative: str, tags: Mapping[str, str]) -> Annotation:
         """Return what is known of the image at a relative path.
@@ -97,11 +114,20 @@ class Annotator:
             kind=self._kind,
             decimal_comma=self._decimal_comma,
         )
-        kept = {name: field.value(relative, row, tags) or "" for name, field in self._kept.items()}
-        return Annotation(label, patient, kept)
+        kept, asked = (
+            {name: field.value(relative, row, tags) or "" for name, field in fields.items()}
+            for fields in (self._kept, self._asked)
+        )
+        return Annotation(label, patient, kept, asked)
 
-    def _fields(self) -> list[Field]:
-        return [self._label, self._patient, *self._kept.values()]
+    def _fields(self) -> list[tuple[str, Field]]:
+        """Return each field with the option that asked for it."""
+        return [
+            ("--label", self._label),
+            ("--patient", self._patient),
+            *(("--keep", field) for field in self._kept.values()),
+            *(("--where", field) for field in self._asked.values()),
+        ]
 
 
 def _patient_field(
@@ -116,14 +142,6 @@ def _patient_field(
         "Say it with --patient COLUMN, --patient folder:1, --patient 'regex:...' or, where each "
         "file is its own patient, --patient file.",
     )
-
-
-def _check_columns(table: Table, fields: Sequence[Field], further: frozenset[str]) -> None:
-    """Raise UsageError unless the table, or ``further``, has each field's column."""
-    options = ("--label", "--patient", *["--keep"] * len(fields))
-    for field, option in zip(fields, options, strict=False):
-        if field.kind == "column" and field.name not in further:
-            table.check_column(field.name, option=option)
 
 
 def _row_finder(

@@ -108,6 +108,7 @@ def _info(table: pd.DataFrame, plan: Plan, limits: list[Limits]) -> ModalityInfo
         widths=(int(table["width"].min()), int(table["width"].max())),
         heights=(int(table["height"].min()), int(table["height"].max())),
         labels=_label_summary(table["label"]),
+        where=plan.where,
     )
 
 

@@ -1,16 +1,30 @@
-"""A split by patients that are named, instead of drawn."""
+"""A split that is given, instead of drawn: a run's split.json, a table, or a column.
+
+What does not fit is named by rows of the table or by slices, never by who the patient is.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from medxlate.dataset.index import Dataset, load_key
+from medxlate.config import SplitConfig
+from medxlate.dataset.division import patient_groups, place_others
+from medxlate.dataset.duplicates import Link
+from medxlate.dataset.index import Dataset, Modality, load_key
 from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import PARTS, Part, Split, patient_groups
-from medxlate.errors import DataError
+from medxlate.dataset.splits import PARTS, Part, Split
+from medxlate.dataset.table import read_table
+from medxlate.errors import DataError, UsageError, nearest
 from medxlate.images.pseudonym import pseudonym
+from medxlate.records import read_object
+
+Named = dict[str, tuple[Part, str]]  # by pseudonym: the part, and where it says so
+Row = tuple[str, str, str]  # pseudonym, part, and where it stands
+PATIENT, PART = "patient", "part"  # columns of a table
+NAME_ALL = "Name each patient's part: train, val or test."
 
 
 def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequence[str]]) -> Split:
@@ -33,14 +47,16 @@ def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequen
     named = [patient for part in PARTS for patient in patients[part]]
     twice = [patient for patient, count in Counter(named).items() if count > 1]
     if twice:
-        raise DataError(f"The patient {twice[0]} is named twice in a split.")
+        places = [i + 1 for i, patient in enumerate(named) if patient == twice[0]]
+        raise DataError(f"A patient is named twice in a split: {places} of train, val and test.")
     part_of = {
         pseudonym(patient, key): PARTS.index(part) for part in PARTS for patient in patients[part]
     }
-    strangers = [patient for patient in named if pseudonym(patient, key) not in known]
+    strangers = [i + 1 for i, p in enumerate(named) if pseudonym(p, key) not in known]
     if strangers:
         raise DataError(
-            f"The patient {strangers[0]} of a split is not in {data} ({len(strangers)} such).",
+            f"{len(strangers)} patients of a split are not in {data}: the first is number "
+            f"{strangers[0]} of train, val and test.",
             "Prepare the images again, or name other patients.",
         )
     if known - part_of.keys():
@@ -52,10 +68,166 @@ def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequen
     links = find_links(tables, "patient")
     for group in patient_groups([table.slices for table in tables.values()], links):
         part_of |= dict.fromkeys(group, max(part_of[patient] for patient in group))
-    return Split(
-        {
-            part: tuple(sorted(patient for patient, at in part_of.items() if PARTS[at] == part))
-            for part in PARTS
-        },
-        seed=0,  # it was not drawn
-    )
+    return _split({patient: PARTS[at] for patient, at in part_of.items()}, seed=0)
+
+
+def configured_split(
+    dataset: Dataset,
+    tables: Mapping[str, Modality],
+    *,
+    target: str,
+    config: SplitConfig,
+    links: Iterable[Link],
+) -> Split:
+    """Return the split that ``config.file`` or ``config.column`` gives.
+
+    Every patient of the target has a part. Of a source either all patients have one, or nobody
+    but patients of the others: the rest is then placed by ``config.sources``.
+
+    Args:
+        dataset: The dataset.
+        tables: The modalities that are used.
+        target: The modality that is validated and tested.
+        config: Where the split stands; how sources are divided; the seed.
+        links: Patients who share images.
+
+    Raises:
+        UsageError: There is no such column, or the file divides by another policy.
+        DataError: A patient is on two sides, unknown or without part; two patients who share an
+            image are on two sides; or a part holds no patient of the target.
+    """
+    links = list(links)
+    seed = config.seed
+    if config.column:
+        named = _gather(_of_column(tables, target, config.column))
+    elif Path(config.file).suffix.lower() == ".json":
+        split = Split.from_json(read_object(Path(config.file), error=DataError))
+        if split.policy != config.policy:
+            raise UsageError(
+                f"{config.file} divides by the policy {split.policy}.", f"--policy {split.policy}"
+            )
+        if split.policy == "image":
+            return split
+        seed = split.seed  # by which a run drew its share of the training patients
+        rows = ((p, part, config.file) for part in PARTS for p in split.parts[part])
+        named = _gather(rows)
+    else:
+        named = _gather(_of_table(Path(config.file), dataset))
+    _check_known(named, dataset, tables)
+    _check_whole(named, tables, target)
+    _check_apart(named, links)
+    placed = {patient: part for patient, (part, _) in named.items()}
+    slices = [modality.slices for modality in tables.values()]
+    return _split(placed | place_others(slices, placed, links, config), seed, slices)
+
+
+def _split(placed: Mapping[str, Part], seed: int, slices: Any = None) -> Split:
+    """Return the split; with tables, of their patients alone."""
+    known = set(placed)
+    if slices is not None:
+        known &= {p for table in slices for p in table["patient"].unique().tolist()}
+    parts = {part: tuple(sorted(p for p in known if placed[p] == part)) for part in PARTS}
+    return Split(parts, seed)
+
+
+def _of_table(path: Path, dataset: Dataset) -> Iterable[Row]:
+    """Yield the rows of a table of patients: their ids as in the files, or pseudonyms."""
+    table = read_table(path, "split")
+    for column in (PATIENT, PART):
+        table.check_column(column, option="split")
+    key = load_key(dataset.folder)
+    pseudonyms = _everybody(dataset)
+    for number, row in enumerate(table.rows, start=2):  # as a spreadsheet counts them
+        name = row[PATIENT]
+        known = name if name in pseudonyms else pseudonym(name, key)
+        yield known, row[PART], f"row {number} of {path}"
+
+
+def _of_column(tables: Mapping[str, Modality], target: str, column: str) -> Iterable[Row]:
+    """Yield a row a slice, of the modalities that have the column."""
+    slices = tables[target].slices
+    if column not in slices:
+        raise UsageError(
+            f"{target} has no column '{column}' with train, val and test.",
+            f"{nearest(column, map(str, slices.columns))} Keep it with `prepare --keep {column}`.",
+        )
+    for name, modality in tables.items():
+        if column in modality.slices:
+            chosen = modality.slices[["slice_id", "patient", column]]
+            for slice_id, patient, part in chosen.itertuples(index=False, name=None):
+                yield patient, str(part), f"slice {slice_id} of {name}"
+
+
+def _gather(rows: Iterable[Row]) -> Named:
+    """Return the part of each patient; refuse other parts, and two of them for one patient."""
+    named: Named = {}
+    known = {str(part): part for part in PARTS}
+    for patient, text, where in rows:
+        part = known.get(text.strip().lower())
+        if part is None:
+            said = f"'{text}', which is no part" if text.strip() else "no part"
+            raise DataError(f"The split has {said}: {where}.", NAME_ALL)
+        first, at = named.setdefault(patient, (part, where))
+        if first != part:
+            raise DataError(
+                f"The split puts one patient into {first} and into {part}: {at} and {where}.",
+                "A patient can be on one side only.",
+            )
+    return named
+
+
+def _everybody(dataset: Dataset) -> set[str]:
+    """Return the patients of all modalities, selected or not."""
+    every = (dataset.modality(name).slices["patient"] for name in dataset.info.modalities)
+    return {patient for column in every for patient in column.unique().tolist()}
+
+
+def _check_known(named: Named, dataset: Dataset, tables: Mapping[str, Modality]) -> None:
+    """Refuse patients of whom there is no image; those who were not selected may be named."""
+    here = {p for each in tables.values() for p in each.slices["patient"].unique().tolist()}
+    strangers = named.keys() - here
+    if strangers:
+        strangers -= _everybody(dataset)
+    if strangers:
+        where = next(at for patient, (_, at) in named.items() if patient in strangers)
+        raise DataError(
+            f"The split names {len(strangers)} patients of whom {dataset.folder} holds no image, "
+            f"the first in {where}.",
+            "Prepare their images, or take these patients out.",
+        )
+
+
+def _check_whole(named: Named, tables: Mapping[str, Modality], target: str) -> None:
+    """Refuse a split that leaves out some of a modality's own patients, or a part of the target."""
+    own = {name: set(each.slices["patient"].unique()) for name, each in tables.items()}
+    for name, patients in own.items():
+        others = {p for other, some in own.items() if other != name for p in some}
+        left_out = patients - named.keys()
+        alone = patients - others  # who is in no other modality
+        if left_out and (name == target or named.keys() & alone):
+            slices = tables[name].slices
+            first = slices["slice_id"][slices["patient"].isin(left_out)].iloc[0]
+            raise DataError(
+                f"The split gives {len(left_out)} of {len(patients)} {name} patients no part, "
+                f"such as the one of slice {first}.",
+                f"{NAME_ALL} Of a source, all may be left out, and are then placed by "
+                "split.sources; --where leaves images out.",
+            )
+    for part in PARTS:
+        if not any(named[patient][0] == part for patient in own[target] & named.keys()):
+            raise DataError(f"The split has no {target} patient for {part}.", NAME_ALL)
+
+
+def _check_apart(named: Named, links: Iterable[Link]) -> None:
+    """Refuse two patients who share an image and are on two sides."""
+    for link in links:
+        if link.patient not in named or link.other not in named:
+            continue
+        (one, at), (other, where) = named[link.patient], named[link.other]
+        if one != other:
+            kind = "the same image" if link.kind == "exact" else "nearly the same image"
+            raise DataError(
+                f"Two patients of the split have {kind}, one in {one} and one in {other}: "
+                f"{at} and {where}.",
+                "Put both on one side: it may be one person under two ids.",
+            )

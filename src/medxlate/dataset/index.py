@@ -61,6 +61,7 @@ class ModalityInfo(BaseModel):
         widths: Smallest and largest original width, pixels.
         heights: Smallest and largest original height, pixels.
         labels: Lowest and highest label, or images per class.
+        where: Which of the files were taken (``prepare --where``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +73,7 @@ class ModalityInfo(BaseModel):
     widths: tuple[int, int]
     heights: tuple[int, int]
     labels: dict[str, float]
+    where: tuple[str, ...] = ()
 
 
 class DatasetInfo(BaseModel):
@@ -111,6 +113,7 @@ class Modality:
         slices: A row a slice: slice_id, shard, row, patient, label, file, pixel_hash...
         reader: Of its shards.
         folder: Where it lies.
+        whole: The modality as prepared, where ``slices`` is a selection of its rows.
     """
 
     name: str
@@ -118,6 +121,7 @@ class Modality:
     slices: pd.DataFrame
     reader: ShardReader
     folder: Path
+    whole: Modality | None = None
     _columns: dict[str, list[Any]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -208,9 +212,10 @@ class Dataset:
         info = self.info.modalities[name]
         opened = folder.stat() if folder.exists() else None
         # A prepare that was killed between its two renames leaves them different.
-        if read_json(folder / MODALITY_FILE, error=DataError, hint=again) != info.model_dump(
-            mode="json"
-        ):
+        written = read_json(folder / MODALITY_FILE, error=DataError, hint=again)
+        if isinstance(written, dict):
+            written = {"where": [], **written}  # which older versions did not know
+        if written != info.model_dump(mode="json"):
             raise DataError(f"{folder} is not what {self.folder / SUMMARY} says.", again)
         try:
             shards = inside(folder, "shards", error=DataError)

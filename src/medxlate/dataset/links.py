@@ -9,9 +9,10 @@ modality has changed since, all are searched again.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 
+from medxlate.dataset.division import patient_groups
 from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.dataset.splits import Policy
@@ -48,7 +49,9 @@ def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ..
     """Return patients of these modalities who share an exact or a near duplicate.
 
     Kept ones where they hold for every two of the modalities; they join the same patients as a
-    search over all of them does, perhaps through others. A split of slices asks for none.
+    search over all of them does, perhaps through others. A split of slices asks for none. Of a
+    selection, those of the whole modality hold: who is joined through somebody who was not
+    selected is joined still.
 
     Raises:
         DataError: Nothing is kept, and a table has no column ``perceptual_hash``.
@@ -57,13 +60,25 @@ def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ..
         return ()
     found: set[Link] = set()
     for one, other in combinations_with_replacement(sorted(tables), 2):
-        kept = _kept(tables[one], tables[other])
+        both = [tables[name].whole or tables[name] for name in (one, other)]
+        kept = _kept(*both)
         if kept is None:  # the second was prepared after the first, say
-            kept = _kept(tables[other], tables[one])
+            kept = _kept(*reversed(both))
         if kept is None:
             return linked_patients(modality.slices for modality in tables.values())
         found |= set(kept)
+    if any(modality.whole for modality in tables.values()):
+        found = _among(found, tables)
     return tuple(sorted(found))
+
+
+def _among(links: set[Link], tables: Mapping[str, Modality]) -> set[Link]:
+    """Return links that join the same patients of these tables, and nobody else."""
+    slices = [modality.slices for modality in tables.values()]
+    known = {patient for table in slices for patient in table["patient"].unique().tolist()}
+    direct = {link for link in links if known.issuperset((link.patient, link.other))}
+    groups = patient_groups(slices, links)
+    return direct | {Link(*pair, "near") for group in groups for pair in pairwise(group)}
 
 
 def _kept(one: Modality, other: Modality) -> tuple[Link, ...] | None:

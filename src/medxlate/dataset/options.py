@@ -24,6 +24,8 @@ class PrepareOptions:
         sessions: The folder of BIDS subjects whose ``sub-X/sub-X_sessions.tsv`` complete the
             table: what they say of an image's session wins.
         keep: Further columns or tags to keep in the index (sex, site...).
+        where: Expressions over the label and columns or tags, such as ``age >= 18``; only images
+            for which all of them hold are taken. See ``dataset.selection``.
         task: ``regression`` or ``classification``.
         label_name: What the label is called; default: ``age`` for ages, else as in ``label``.
         unit: The label's unit; default: years for ages.
@@ -49,6 +51,7 @@ class PrepareOptions:
     patient_column: str | None = None
     sessions: Path | None = None
     keep: tuple[str, ...] = ()
+    where: tuple[str, ...] = ()
     task: TaskKind = "regression"
     label_name: str | None = None
     unit: str | None = None
@@ -71,6 +74,11 @@ class PrepareOptions:
             return self.label_name
         name = (self.label or "").rpartition(":")[2]
         return "age" if self._is_age(name) else name
+
+    @property
+    def label_names(self) -> frozenset[str]:
+        """What the label may be called in a selection: its name, and its column's or tag's."""
+        return frozenset((self.task_name, (self.label or "").rpartition(":")[2]))
 
     @property
     def task_unit(self) -> str:

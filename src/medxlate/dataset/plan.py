@@ -10,10 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 import medxlate
 from medxlate.dataset.annotate import Annotation, Annotator
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
+from medxlate.dataset.selection import combined, parse_selection
 from medxlate.errors import DataError, UsageError
 from medxlate.events import Listener, Progress
 from medxlate.files import sha256
@@ -34,12 +37,14 @@ class Plan:
         annotations: Label and patient by the relative path of a file.
         recipe: How the scans are read.
         found: What the search came to; its ``skipped`` lists also files without label or patient.
+        where: By what they were selected.
     """
 
     scans: tuple[Scan, ...]
     annotations: Mapping[str, Annotation]
     recipe: Recipe
     found: Scans
+    where: tuple[str, ...] = ()
 
 
 def make_plan(
@@ -68,17 +73,46 @@ def make_plan(
     _check_choices(found.scans, options)
     annotator = Annotator(options, found.scans)
     annotations: dict[str, Annotation] = {}
-    scans = []
     for scan in found.scans:
         for file, tags in _files(scan):
             try:
                 annotations[file.relative] = annotator.annotate(file.relative, tags)
             except DataError as problem:
                 found.skipped[file.relative] = str(problem)
-        if any(file.relative in annotations for file in scan.files):
-            scans.append(scan)
+    annotations = _select(annotations, options, found)
+    scans = [
+        scan for scan in found.scans if any(file.relative in annotations for file in scan.files)
+    ]
     recipe = _recipe(found.scans, modality, options)
-    return Plan(tuple(scans), annotations, recipe, found)
+    return Plan(tuple(scans), annotations, recipe, found, options.where)
+
+
+def _select(
+    annotations: dict[str, Annotation], options: PrepareOptions, found: Scans
+) -> dict[str, Annotation]:
+    """Return the annotations that ``--where`` selects; the others are counted as left out.
+
+    Raises:
+        UsageError: An expression cannot be used, or selects nothing.
+    """
+    if not options.where or not annotations:
+        return annotations
+    every = list(annotations.values())
+    frame = pd.DataFrame([each.asked for each in every], index=range(len(every)))
+    for name in options.label_names:
+        frame[name] = [each.label for each in every]
+    mask = combined(frame, [parse_selection(text) for text in options.where])
+    if not mask.any():
+        raise UsageError(
+            f"--where {' --where '.join(options.where)} selects none of {len(every)} files.",
+            "Check the values: texts are matched letter by letter.",
+        )
+    left_out = len(every) - int(mask.sum())
+    if left_out:
+        found.left_out["not selected (--where)"] = left_out
+    return {
+        name: each for (name, each), kept in zip(annotations.items(), mask, strict=True) if kept
+    }
 
 
 def stamp(search: Search, options: PrepareOptions, *, size: int) -> str:
@@ -113,6 +147,8 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that the result depends on, as JSON can hold them."""
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
+    if not options.where:  # what was prepared without a selection stays what it was
+        del values["where"]
     return values
 
 
@@ -135,7 +171,8 @@ def _tags(search: Search, options: PrepareOptions) -> tuple[str, ...]:
     from medxlate.images.dicom.tags import check_keyword
 
     tags = {"PatientID"}
-    for text in (options.label, options.patient, *options.keep):
+    asked = [column for text in options.where for column in parse_selection(text).columns]
+    for text in (options.label, options.patient, *options.keep, *asked):
         kind, _, name = (text or "").rpartition(":")
         if name and kind in ("", "tag"):
             try:

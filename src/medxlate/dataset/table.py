@@ -43,8 +43,12 @@ class Table:
             )
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, kind: str = "label table") -> Table:
     """Read a table; the separator of a text file is found from its first lines.
+
+    Args:
+        path: CSV, TSV, semicolons or XLSX.
+        kind: What it is called in messages.
 
     Raises:
         DataError: The file is missing, no table, or names a column twice.
@@ -69,18 +73,18 @@ def read_table(path: Path) -> Table:
             )
         lines = _lines(frame)
     except FileNotFoundError:
-        raise DataError(f"The label table {path} does not exist.") from None
+        raise DataError(f"The {kind} {path} does not exist.") from None
     except DataError as problem:
-        raise DataError(f"The label table {path} is not read: {problem.message}.") from None
+        raise DataError(f"The {kind} {path} is not read: {problem.message}.") from None
     except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
-        raise DataError(f"The label table {path} cannot be read: {problem}.") from None
+        raise DataError(f"The {kind} {path} cannot be read: {problem}.") from None
     columns = lines[0] if lines else ()
     twice = sorted(column for column, times in Counter(columns).items() if column and times > 1)
     if twice:
-        raise DataError(f"The label table {path} names the column '{twice[0]}' twice.")
+        raise DataError(f"The {kind} {path} names the column '{twice[0]}' twice.")
     rows = tuple(dict(zip(columns, values, strict=True)) for values in lines[1:])
     if not rows:
-        raise DataError(f"The label table {path} has no rows.")
+        raise DataError(f"The {kind} {path} has no rows.")
     return Table(path, columns, rows, separator == ";")
 
 

@@ -99,9 +99,10 @@ def score_slices(cases: Cases, task: Task) -> tuple[dict[str, float | None], ...
         task: Regression or classification.
 
     Returns:
-        mse, mae, r2, or accuracy, auroc, f1, twice; None where one is not defined.
+        mse, mae, r2, or accuracy, auroc, f1, brier, twice; None where one is not defined.
     """
-    names = ("mse", "mae", "r2") if task.kind == "regression" else ("accuracy", "auroc", "f1")
+    regression = ("mse", "mae", "r2")
+    names = regression if task.kind == "regression" else ("accuracy", "auroc", "f1", "brier")
     both = (cases, cases.grouped(cases.patients))
     plain = [_statistics(each, task, None)(np.ones((1, len(each)))) for each in both]
     return tuple(

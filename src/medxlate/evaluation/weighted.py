@@ -56,7 +56,7 @@ def regression(predicted: Array, truth: Array, weights: Array, baseline: float) 
 def classification(
     shares: Array, truth: npt.NDArray[np.integer[Any]], weights: Array, baseline: int
 ) -> dict[str, Array]:
-    """Return accuracy, balanced_accuracy, auroc, f1, ece, skill of class probabilities.
+    """Return accuracy, balanced_accuracy, auroc, f1, brier, ece, skill of class probabilities.
 
     Args:
         shares: [N, K].
@@ -66,13 +66,15 @@ def classification(
 
     Returns:
         Averages over classes are over those that occur in the resample. ``auroc`` is one against
-        the rest, by ranks; ``ece`` the expected calibration error of the named class over 15
-        bins of equal width (Guo et al. 2017, equation 3); ``skill`` the accuracy less that of the
-        baseline.
+        the rest, by ranks; ``brier`` the squared distance of the probabilities to the truth,
+        summed over classes, 0 to 2 (Brier, Monthly Weather Review 78, 1950); ``ece`` the expected
+        calibration error of the named class over 15 bins of equal width (Guo et al. 2017,
+        equation 3); ``skill`` the accuracy less that of the baseline.
     """
     named, classes = shares.argmax(axis=1), range(shares.shape[1])
     right = (named == truth).astype(np.float64)
     total = weights.sum(axis=1)
+    distance = ((shares - np.eye(shares.shape[1])[truth.astype(int)]) ** 2).sum(axis=1)
     accuracy = weights @ right / total
     recalls, scores, curves = [], [], []
     for k in classes:
@@ -87,6 +89,7 @@ def classification(
         "balanced_accuracy": _mean(recalls),
         "auroc": _mean(curves),
         "f1": _mean(scores),
+        "brier": weights @ distance / total,
         "ece": _calibration_error(shares.max(axis=1), right, weights),
         "skill": accuracy - weights @ (truth == baseline).astype(np.float64) / total,
     }

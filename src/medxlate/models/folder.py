@@ -15,6 +15,7 @@ from medxlate.models.generator import Generator
 from medxlate.models.info import (
     MARKER,
     ModelInfo,
+    PredictorInfo,
     TranslatorInfo,
     Weights,
     all_weights,
@@ -98,10 +99,13 @@ def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
         ModelError: The model has none, or its weights are damaged.
     """
     found = predictor_of(folder, info)
-    return load_network(
-        lambda: PredictorNetwork(architecture=found.architecture, outputs=found.head.outputs),
-        folder,
-        found.weights,
+    return load_network(lambda: build_predictor(found), folder, found.weights)
+
+
+def build_predictor(info: PredictorInfo) -> PredictorNetwork:
+    """Return a predictor of the shape that model.json says, with weights of its own."""
+    return PredictorNetwork(
+        architecture=info.architecture, outputs=info.head.outputs, norm=info.norm
     )
 
 

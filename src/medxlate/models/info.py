@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from medxlate.config import Skip, Upsample
+from medxlate.config import PredictorNorm, Skip, Upsample
 from medxlate.errors import ModelError
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
@@ -63,6 +63,7 @@ class PredictorInfo(BaseModel):
 
     Attributes:
         architecture: Its name in timm.
+        norm: Whether it has group norm in the place of batch norm.
         head: What its outputs mean.
         weights: Its file.
         calibration: Of its predictions; None in models from before there was one.
@@ -72,6 +73,7 @@ class PredictorInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
+    norm: PredictorNorm = "batch"
     head: Head
     weights: Weights
     calibration: Calibration | None = None

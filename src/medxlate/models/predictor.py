@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import timm
@@ -10,8 +11,11 @@ from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medxlate.config import PredictorNorm
 from medxlate.errors import ConfigError, ModelError, nearest
 from medxlate.models.tensors import load_tensors
+
+GROUPS = 32  # as published; fewer where the channels cannot be divided by it
 
 
 class PredictorNetwork(nn.Module):
@@ -22,6 +26,9 @@ class PredictorNetwork(nn.Module):
     Args:
         architecture: A model's name in timm.
         outputs: Number of outputs.
+        norm: ``batch``, as timm has it, or ``group``: group norm in the place of every batch norm,
+            so that an image's features do not depend on the others of its batch (Wu and He 2018,
+            "Group Normalization"), with up to 32 groups.
         pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or
             cached by timm) or a local safetensors file.
         offline: Whether ``imagenet`` is taken from timm's cache alone.
@@ -36,6 +43,7 @@ class PredictorNetwork(nn.Module):
         *,
         architecture: str = "resnet50",
         outputs: int = 1,
+        norm: PredictorNorm = "batch",
         pretrained: str | None = None,
         offline: bool = False,
     ) -> None:
@@ -62,6 +70,8 @@ class PredictorNetwork(nn.Module):
             ) from None
         if pretrained not in (None, "imagenet"):
             _load_backbone(self.backbone, Path(pretrained))
+        if norm == "group":
+            _use_group_norm(self.backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return outputs [B, outputs]."""
@@ -120,6 +130,28 @@ class PredictorNetwork(nn.Module):
             pre_logits=True,
         )
         return pooled
+
+
+def has_batch_norm(architecture: str) -> bool:
+    """Return whether a network of timm's has batch norms; False for an unknown one."""
+    if not timm.is_model(architecture):
+        return False
+    with torch.device("meta"):  # no memory, no weights
+        network = timm.create_model(architecture, in_chans=1)
+    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
+
+
+def _use_group_norm(network: nn.Module) -> None:
+    """Replace all batch norms of a network; scale and shift are taken over."""
+    for name, child in network.named_children():
+        if not isinstance(child, _BatchNorm):
+            _use_group_norm(child)
+            continue
+        norm = nn.GroupNorm(math.gcd(GROUPS, child.num_features), child.num_features, child.eps)
+        norm.weight, norm.bias = child.weight, child.bias
+        # What timm's joined layers do after the norm.
+        after = [getattr(child, each) for each in ("drop", "act") if hasattr(child, each)]
+        setattr(network, name, nn.Sequential(norm, *after) if after else norm)
 
 
 def _kept_weights(architecture: str) -> str:

@@ -17,6 +17,7 @@ from medxlate.errors import MedxlateError, ModelError
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_object
 from medxlate.report.blocks import bullets, table
+from medxlate.training.data import open_modalities
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def parts_of(run: RunFolder, config: Config) -> Parts:
         raise ModelError(f"{run.split}: {problem}", "Restore it, or train again.") from None
     try:
         dataset = Dataset(Path(config.data.folder))
-        names = (config.data.target, *config.data.sources)
-        tables = {name: dataset.modality(name) for name in names}
+        opened = open_modalities(dataset, config)
+        tables = {name: opened[name] for name in (config.data.target, *config.data.sources)}
         read_split(run.split, tables)
         linked, crossing = _links(split, tables)
     except MedxlateError:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -32,11 +33,11 @@ Names = Callable[[str, str], str]
 
 @dataclass(frozen=True)
 class Curve:
-    """A method's error over a number of patients.
+    """A method's error over a number of patients, or over a ratio.
 
     Attributes:
         name: As it is printed.
-        patients: Rising, [N].
+        patients: Rising, [N]; of a sweep of the ratio, source images to a real one.
         means: Mean loss over repeats, [N].
         stds: Its standard deviation over repeats, [N]; NaN where there is none.
         ours: Whether it is drawn as the method that the others are held against.
@@ -92,23 +93,30 @@ def target_curves(results: pd.DataFrame, names: Names) -> list[Curve]:
 
 
 def source_curves(
-    results: pd.DataFrame, names: Names, *, reference: str = "target-only"
+    results: pd.DataFrame,
+    names: Names,
+    *,
+    reference: str = "target-only",
+    over: Literal["source_patients", "ratio"] = "source_patients",
 ) -> list[Curve]:
-    """Return each system's error over source patients, at the largest target fraction.
+    """Return each system's error over what it had of sources, at the largest target fraction.
 
     Args:
         results: A row a finished cell.
         names: From a method and its sources to the printed name.
         reference: The method whose error stands at 0 source patients.
+        over: Source patients, or source images to one real target image.
     """
     whole = results[results["target_fraction"] == results["target_fraction"].max()]
-    none = whole[whole["method"] == reference].assign(source_fraction=0.0, source_patients=0)
+    if over == "ratio":
+        whole = whole.assign(ratio=whole["source_images"] / whole["train_images"])
+    none = whole[whole["method"] == reference].assign(**{"source_fraction": 0.0, over: 0})
     curves = []
     for (method, sources), cells in whole.groupby(["method", "sources"], sort=False):
         if cells["source_fraction"].nunique() > 1:
             every = pd.concat([none, cells]) if len(none) else cells
             name, ours = names(str(method), str(sources)), _is_ours(str(method))
-            curves.append(_curve(name, every, "source_fraction", "source_patients", ours))
+            curves.append(_curve(name, every, "source_fraction", over, ours))
     return curves
 
 
@@ -181,16 +189,18 @@ def dose_plot(
     measure: str,
     target: Sequence[Curve] = (),
     source: Sequence[Curve] = (),
+    ratio: Sequence[Curve] = (),
     title: str = "",
     note: str = "",
 ) -> None:
-    """Write a PNG with errors over target patients and, beside it, over source patients.
+    """Write a PNG with errors over target patients and, beside it, over source patients and ratios.
 
     Args:
         path: The file to write.
         measure: What the loss is, with its unit.
         target: Curves over the number of real target patients, drawn over its log.
         source: Curves over the number of source patients, from 0 on where a reference has none.
+        ratio: The same over source images to one real target image.
         title: Above the picture.
         note: Below the picture.
     """
@@ -199,6 +209,7 @@ def dose_plot(
         for curves, label in (
             (target, "Real target patients in training"),
             (source, "Source patients in training"),
+            (ratio, "Source images to one real target image"),
         )
         if curves
     ]

@@ -83,7 +83,8 @@ class Table:
         body = [[in_markdown(str(cell)) for cell in row] for row in self.rows]
         lines = [[in_markdown(text) for text in upper], marks, *bold, *body]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts = (f"**{in_markdown(self.title)}**", table, in_markdown(self.note))
+        title = f"**{in_markdown(self.title)}**" if self.title else ""
+        parts = (title, table, in_markdown(self.note))
         return "\n\n".join(filter(None, parts)) + "\n"
 
     def latex(self) -> str:

@@ -7,17 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import medxlate
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
-from medxlate.dataset.leaks import check_no_leak
-from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import MEANING, PARTS, Split, draw_split
+from medxlate.dataset.splits import MEANING, PARTS, Split, training_share
 from medxlate.errors import ConfigError, OutputError, UsageError
 from medxlate.events import Listener, Warned
 from medxlate.files import check_parents, locked, whole_file, write_json
 from medxlate.models.device import choose_compute
-from medxlate.study.checks import check_classes, check_training, label_warnings
+from medxlate.study.checks import check_classes, label_warnings
+from medxlate.study.contrast import find_contrast
+from medxlate.study.designs import (
+    LARGE,
+    MUCH,
+    NUMBER,
+    check_room,
+    choose_design,
+    draw_splits,
+    fractions_of,
+    settled,
+)
+from medxlate.study.power import Design
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
@@ -33,53 +45,51 @@ class Grid:
         methods: Names in the registry; none: all of them.
         sources: Source sets such as ``mri`` or ``mri+pet``; none: every other modality alone
             and, where there are several, all together.
-        repeats: How many splits.
+        repeats: How many splits, draws of target patients, or seeds; None: 10, 8 or 5.
         target_fractions: Shares of the target's training patients.
         source_fractions: Shares of the sources' training patients.
+        target_patients: Numbers of target training patients in place of shares. The parts of the
+            split then stay, and each repeat draws so many anew from the training part, a smaller
+            number among a larger one (design ``redrawn``).
+        primary: The one contrast that is named before, such as ``joint:target-only``: its p-value
+            is not adjusted for the others; "": none.
     """
 
     methods: Sequence[str] = ()
     sources: Sequence[str] = ()
-    repeats: int = 10
+    repeats: int | None = None
     target_fractions: Sequence[float] = (1.0,)
     source_fractions: Sequence[float] = (1.0,)
+    target_patients: Sequence[int] = ()
+    primary: str = ""
 
 
 def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     """Return the study that is asked for; nothing is written.
 
     Args:
-        config: Of every cell; its sources are set by the grid.
+        config: Of every cell; its sources are set by the grid. A split that it gives
+            (``split.file``, ``split.column``) makes the design ``given``.
         grid: What is compared.
         here: Whether it is trained on this computer, so that its device must be there.
 
     Raises:
         ConfigError: A method, modality or value is wrong.
-        DataError: The dataset cannot be used.
+        UsageError: What is asked for belongs to different designs.
+        DataError: The dataset cannot be used, or has too few patients.
     """
-    if not config.data.target:
-        raise ConfigError("No target modality is given.", "Name it with --target.")
-    for key in ("target_fraction", "source_fraction"):
-        if getattr(config.data, key) != 1:
-            raise ConfigError(
-                f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
-            )
+    design = _design(config, grid)
     dataset = Dataset(Path(config.data.folder))
     methods = _methods(grid.methods, config)
-    prepared = [name for name in dataset.info.modalities if name != config.data.oracle]
-    sets = _source_sets(grid.sources, config.data.target, prepared)
-    if not any(find_method(name).uses_sources for name in methods):
-        sets = []
-    elif not sets:
-        raise ConfigError(
-            f"The dataset {dataset.folder} holds nothing but {config.data.target}.",
-            "Prepare a source modality, or compare methods without source alone.",
-        )
-    if grid.repeats < 1:
-        raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
+    sets = _sets(grid, config, methods, dataset)
+    primary = find_contrast(grid.primary, methods, sets)
     union = tuple(dict.fromkeys(name for each in sets for name in each))
     config = config.model_copy(
-        update={"data": config.data.model_copy(update={"sources": union}), "method": "joint"}
+        update={
+            "data": config.data.model_copy(update={"sources": union}),
+            "split": settled(config.split, design),
+            "method": "joint",
+        }
     )
     if union:
         check_config(config)
@@ -89,17 +99,44 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
     if here:
         choose_compute(config.runtime.device, config.runtime.precision)
     tables = open_modalities(dataset, config)
-    study = Study(
+    study = _checked(
         medxlate=medxlate.__version__,
         methods=tuple(methods),
         source_sets=tuple(sets),
-        repeats=grid.repeats,
+        design=design,
+        repeats=NUMBER[design] if grid.repeats is None else grid.repeats,
         target_fractions=_fractions(grid.target_fractions, "target"),
         source_fractions=_fractions(grid.source_fractions, "source"),
+        primary=str(primary or ""),
         config=config,
         fingerprints={name: modality.fingerprint() for name, modality in tables.items()},
     )
-    return _with_steps(study, dataset, tables)
+    return _with_split(study, grid, dataset, tables)
+
+
+def _design(config: Config, grid: Grid) -> Design:
+    """Return the design that is asked for; refuse what no study can be."""
+    if not config.data.target:
+        raise ConfigError("No target modality is given.", "Name it with --target.")
+    for key in ("target_fraction", "source_fraction"):
+        if getattr(config.data, key) != 1:
+            raise ConfigError(
+                f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
+            )
+    if grid.repeats is not None and grid.repeats < 1:
+        raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
+    whole = tuple(grid.target_fractions) == (1.0,)
+    return choose_design(config.split, grid.target_patients, whole)
+
+
+def _checked(**values: Any) -> Study:
+    """Return the study; raise UsageError where its grid is too large."""
+    try:
+        return Study(**values)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "The study"
+        raise UsageError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
 def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
@@ -128,7 +165,7 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
                 write_json(folder.study, study.model_dump(mode="json"))
         else:
             _check_empty(folder.path)
-            splits = draw_splits(study, tables)
+            splits = draw_splits(study, dataset, tables)
             _check_labels(study, dataset, tables, splits)
             _check_covered(study, tables, splits)
             for repeat, split in enumerate(splits):
@@ -137,32 +174,16 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
     _tell(study, dataset, tables, listener)
 
 
-def draw_splits(study: Study, tables: Mapping[str, Modality]) -> list[Split]:
-    """Return the split of each repeat, over all modalities of the study; none leaks.
-
-    Raises:
-        DataError: There are too few patients.
-    """
-    slices = {name: modality.slices for name, modality in tables.items()}
-    links = find_links(tables, study.config.split.policy)
-    splits = []
-    for repeat in range(study.repeats):
-        base = study.config.split
-        config = base.model_copy(update={"seed": base.seed + repeat})
-        target = study.config.data.target
-        splits.append(draw_split(slices, target=target, config=config, links=links))
-        check_no_leak(splits[-1], slices, links)
-    check_training(slices, splits)
-    return splits
-
-
-_ANYWHERE = ("medxlate", "config.runtime.device", "config.runtime.offline", "config.data.folder")
+_ANYWHERE = (
+    *("medxlate", "config.runtime.device", "config.runtime.offline", "config.data.folder"),
+    "config.split.file",  # its content is in ``given``
+)
 
 
 def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
     """Refuse to go on with a study that was begun with another configuration.
 
-    Device, dataset folder and connections may be others: they decide where, not what.
+    Device, folders and connections may be others: they decide where, not what.
 
     Raises:
         OutputError: Naming what differs.
@@ -221,17 +242,42 @@ def _fractions(values: Sequence[float], whose: str) -> tuple[float, ...]:
     return tuple(sorted(set(values))) or (1.0,)
 
 
-def _with_steps(study: Study, dataset: Dataset, tables: Mapping[str, Modality]) -> Study:
-    """Fix the steps of an epoch: as many for every cell as show the largest modality once.
+def _sets(
+    grid: Grid, config: Config, methods: Sequence[str], dataset: Dataset
+) -> list[tuple[str, ...]]:
+    """Return the source sets that the methods use; raise ConfigError where they lack one."""
+    if not any(find_method(name).uses_sources for name in methods):
+        return []
+    prepared = [name for name in dataset.info.modalities if name != config.data.oracle]
+    sets = _source_sets(grid.sources, config.data.target, prepared)
+    if not sets:
+        raise ConfigError(
+            f"The dataset {dataset.folder} holds nothing but {config.data.target}.",
+            "Prepare a source modality, or compare methods without source alone.",
+        )
+    return sets
 
-    Methods, sources and shares that see fewer images then make as many updates as the others.
+
+def _with_split(
+    study: Study, grid: Grid, dataset: Dataset, tables: Mapping[str, Modality]
+) -> Study:
+    """Fix what the first split decides: fractions, the hash of a given one, steps of an epoch.
+
+    The steps are as many for every cell as show the largest modality once: methods, sources and
+    shares that see fewer images then make as many updates as the others.
     """
-    config = study.config
-    split = draw_splits(study.model_copy(update={"repeats": 1}), tables)[0]
+    config, target = study.config, tables[study.config.data.target]
+    if grid.target_patients:
+        check_room(target, grid.target_patients, config.split)
+    split = draw_splits(study.model_copy(update={"repeats": 1}), dataset, tables)[0]
+    update: dict[str, Any] = {"given": split.to_json()["hash"] if config.split.is_given else ""}
+    if grid.target_patients:
+        update["target_fractions"] = fractions_of(grid.target_patients, split, target)
     train = part_slices(dataset, tables, split, config, "train")
     steps = Data(train, {}).steps_per_epoch(config.optimizer)
     optimizer = config.optimizer.model_copy(update={"steps_per_epoch": steps})
-    return study.model_copy(update={"config": config.model_copy(update={"optimizer": optimizer})})
+    update["config"] = config.model_copy(update={"optimizer": optimizer})
+    return _checked(**{**dict(study), **update})
 
 
 def _check_labels(
@@ -262,14 +308,22 @@ def _tell(
         listener(Warned(text))
     if study.config.split.policy == "image":
         listener(Warned(f"Policy image: {MEANING['image']}"))
+    if study.design == "redrawn" and max(study.target_fractions) > LARGE:
+        listener(Warned(MUCH.format(target=target)))
 
 
 def _write_split(path: Path, split: Split, study: Study, tables: Mapping[str, Modality]) -> None:
-    """Write the split, and beside it a table of the target's slices for other tools."""
+    """Write the split, and beside it a table of the target's slices for other tools.
+
+    Training slices that not even the largest share has are ``unused`` there.
+    """
     write_json(path, {**split.to_json(), "slices": study.fingerprints})
     target = study.config.data.target
     slices = tables[target].slices
-    part = {row: name for name in PARTS for row in split.rows(target, slices, name)}
+    part: dict[int, str] = {row: name for name in PARTS for row in split.rows(target, slices, name)}
+    train = split.rows(target, slices, "train")
+    drawn = training_share(split, target, slices, train, max(study.target_fractions))
+    part |= dict.fromkeys(set(train).difference(drawn), "unused")
     frame = slices[["slice_id", "patient", "label"]].copy()
     frame.insert(0, "part", [part[row] for row in range(len(frame))])
     with whole_file(path.with_suffix(".csv")) as partial:

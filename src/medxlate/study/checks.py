@@ -103,6 +103,16 @@ def check_classes(
         )
 
 
+def covers_classes(
+    task: Task, target: pd.DataFrame, name: str, split: Split, fraction: float
+) -> bool:
+    """Return whether a share of the training part has every class; a regression has none."""
+    if task.kind == "regression":
+        return True
+    rows = training_share(split, name, target, split.rows(name, target, "train"), fraction)
+    return not _absent(task, target, rows)
+
+
 def label_warnings(
     task: Task, target: pd.DataFrame, name: str, sources: Mapping[str, pd.DataFrame]
 ) -> list[str]:

@@ -13,14 +13,24 @@ from medxlate.errors import DataError
 from medxlate.records import read_json
 from medxlate.report.table import Table
 from medxlate.study.cell import PREDICTIONS, RESULT
+from medxlate.study.contrast import find_contrast
+from medxlate.study.designs import pool_size
 from medxlate.study.dose import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.drawing import draw
+from medxlate.study.measured import judged
 from medxlate.study.opened import Opened
 from medxlate.study.outside import score_outsiders
 from medxlate.study.quality import measure_quality
 from medxlate.study.study import Cell, Study, StudyFolder, cells
+from medxlate.study.subgroups import subgroups
 from medxlate.study.tables import tables
-from medxlate.study.verdict import Comparison, against_baselines, compare_to, subgroups
+from medxlate.study.verdict import (
+    Comparison,
+    against_baselines,
+    compare_primary,
+    compare_to,
+    with_fewer_patients,
+)
 
 OWN = "joint"
 
@@ -32,10 +42,12 @@ class Findings:
     Attributes:
         results: A row a finished cell, and a row a repeat of each other tool.
         predictions: A row a test image and cell.
-        tables: As the paper's 2 to 5, and the overview.
-        comparisons: Every system against `target-only`.
-        patient_comparisons: The same by errors per patient.
+        tables: As the paper's 2 to 5, the ratios, and the overview.
+        primary: The contrast that was named before; None where none was.
+        comparisons: Every system against `target-only`, by patients (policy image: by images).
+        image_comparisons: The same by errors per image.
         baselines: `joint` with each set of sources against every other method.
+        fewer_patients: `joint` against `target-only` at the smaller target fractions.
         subgroups: By sex, site and decade of age, where the index has them.
         equivalents: How many real target patients the translated ones are worth.
         saturation: Where more source patients stop helping.
@@ -45,9 +57,11 @@ class Findings:
     results: pd.DataFrame
     predictions: pd.DataFrame
     tables: tuple[Table, ...]
+    primary: Comparison | None
     comparisons: tuple[Comparison, ...]
-    patient_comparisons: tuple[Comparison, ...]
+    image_comparisons: tuple[Comparison, ...]
     baselines: tuple[Comparison, ...]
+    fewer_patients: tuple[Comparison, ...]
     subgroups: pd.DataFrame
     equivalents: tuple[Equivalent, ...]
     saturation: tuple[Saturation, ...]
@@ -100,23 +114,28 @@ def collect(
     own = pd.DataFrame(rows).merge(quality, on="index", how="left").drop(columns="index")
     results = pd.concat([own, *(each.results for each in others)], ignore_index=True)
     results["sources"] = results["sources"].fillna("")
+    results["design"] = study.design
+    pools = [pool_size(split, work.tables[work.target]) for split in work.splits]
+    results["pool_patients"] = [pools[repeat] for repeat in results["repeat"]]
     every = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
     images = pd.concat([*every, *(each.predictions for each in others)], ignore_index=True)
-    comparisons = tuple(compare_to(results, images))
+    primary = find_contrast(study.primary, study.methods, study.source_sets)
     sets = ["+".join(each) for each in study.source_sets]
-    task = work.dataset.info.task
+    task, by_level = work.dataset.info.task, judged(results)
     slices = work.tables[work.target].slices
     kept = [name for name in slices.columns if name not in COLUMNS]
     return Findings(
         results,
         images,
         tuple(tables(results, target=work.target, unit=f"{task.unit}²" if task.unit else "")),
-        comparisons,
-        tuple(compare_to(results, images, level="patient")),
-        tuple(against_baselines(results, images, OWN)),
+        compare_primary(results, images, primary) if primary else None,
+        tuple(compare_to(results, images, primary=primary)),
+        tuple(compare_to(results, images, level="image", primary=primary)),
+        tuple(against_baselines(results, images, OWN, primary=primary)),
+        tuple(with_fewer_patients(results, images, OWN)),
         subgroups(images, kept, label_name=task.name, regression=task.kind == "regression"),
-        tuple(each for s in sets for each in equivalents(results, OWN, sources=s) or ()),
-        tuple(each for s in sets if (each := saturation(results, OWN, sources=s))),
+        tuple(each for s in sets for each in equivalents(by_level, OWN, sources=s) or ()),
+        tuple(each for s in sets if (each := saturation(by_level, OWN, sources=s))),
         tuple(draw(work, finished, results, images)),
     )
 

@@ -37,7 +37,7 @@ from medxlate.study.study import (
 )
 from medxlate.study.summary import write_findings
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
-from medxlate.training.methods import find_method
+from medxlate.training.methods import find_method, single_images
 
 RETRIES = 2
 
@@ -132,6 +132,8 @@ def compare(
         raise UsageError("--ray needs a connection to the cluster, which --offline refuses.")
     runner = _runner(device, where)
     begin_study(study, folder, listener)
+    if note := single_images(study.config):
+        listener(Warned(note))
     tables = [Path(each) for each in predictions]
     weights = Path(inception) if inception else None
     _check_extras(study, folder, tables, weights)
@@ -235,6 +237,7 @@ class _Work:
         self._listener = listener
         self._done = 0.0
         self._total = 0.0
+        self._warned = {MEANING["image"], single_images(study.config)}  # said before
 
     def run(self) -> None:
         """Train everything that is missing; a failure costs what depends on it only."""
@@ -292,7 +295,8 @@ class _Work:
         if isinstance(event, Progress):
             done = min(self._done + event.done, self._total)
             self._listener(Progress("study", round(done), round(self._total)))
-        elif isinstance(event, Warned) and event.text != MEANING["image"]:  # said once, before
+        elif isinstance(event, Warned) and event.text not in self._warned:
+            self._warned.add(event.text)  # cells are alike: each warning once
             self._listener(event)
 
     def _advance(self, steps: float) -> None:

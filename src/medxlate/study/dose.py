@@ -6,6 +6,8 @@ there were.
 
 Intervals treat repeats as Nadeau and Bengio (Machine Learning 52, 2003) do: overlapping splits
 make means vary by ``1 / repeats + test / training`` of the variance, and few repeats make a wide t.
+Draws of the training patients are independent; their intervals are for the test patients at hand.
+On a given split nothing is read: its repeats are seeds, which say nothing of other patients.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from scipy.stats import t as student
 
 from medxlate.study.comparison import system_name
 from medxlate.study.curves import FloatArray, draws, last_helpful, needed, too_coarse
+from medxlate.study.measured import design_of, level_of, pool
 
 Bound = Literal["at", "more", "fewer"]
 
@@ -45,8 +48,9 @@ class Equivalent:
             the reference would need more (fewer).
         interval: Of ``equivalent``, 95 %; an end is 0 or infinite where it lies beyond the
             smallest or the largest number there was.
-        worth: Real target patients that one translated source patient is worth, at least (most)
-            this where ``bound`` is ``more`` (``fewer``).
+        worth: Real target patients that one translated source patient is worth; None where its
+            interval has an end beyond the numbers of patients there were.
+        worth_interval: Of ``worth``, 95 %.
         sentence: The reading in words.
     """
 
@@ -61,6 +65,7 @@ class Equivalent:
     bound: Bound
     interval: tuple[float, float] | None
     worth: float | None
+    worth_interval: tuple[float, float] | None
     sentence: str
 
 
@@ -112,9 +117,10 @@ def equivalents(
 
     Returns:
         A reading a target fraction, smallest first; None where a side was not run, or the
-        reference with one number of patients alone, or where slices were divided, not patients.
+        reference with one number of patients alone, or where slices were divided, not patients,
+        or the split was given.
     """
-    if "image" in set(results["policy"]):
+    if not _readable(results):
         return None
     mine = _cells(results, method, sources)
     mine = mine[mine["source_fraction"] == mine["source_fraction"].max()]
@@ -146,9 +152,9 @@ def saturation(
 
     Returns:
         The reading; None where there is one source fraction alone, or where slices were divided,
-        not patients.
+        not patients, or the split was given.
     """
-    if "image" in set(results["policy"]):
+    if not _readable(results):
         return None
     mine = _cells(results, method, sources)
     mine = mine[mine["target_fraction"] == mine["target_fraction"].max()]
@@ -200,14 +206,22 @@ def _equivalent(
             f"How many target patients {name} would need for the error of "
             f"{system_name(*system[:2])} with {_short(here)} {CANNOT}: {why}"
         )
-        return Equivalent(*system, *errors, None, "at", None, None, sentence)
+        return Equivalent(*system, *errors, None, "at", None, None, None, sentence)
     means = values.mean(axis=0)
     reached = float(needed(numbers, means[None, :-1], means[-1:], here)[0])
     bound: Bound = "more" if reached == math.inf else "at" if reached else "fewer"
     number = float(np.clip(reached, numbers[0], numbers[-1]))
-    worth = (number - here) / source if source else None
+    worth, between = None, None
+    if source and interval[0] > 0 and math.isfinite(interval[1]):
+        worth = (number - here) / source
+        between = ((interval[0] - here) / source, (interval[1] - here) / source)
     sentence = _needs(system, errors, name, number, bound, interval, numbers)
-    return Equivalent(*system, *errors, number, bound, interval, worth, sentence)
+    if design_of(real) == "redrawn":
+        sentence += " The interval is for these test patients."
+    sentence += _worth(source, worth, between)
+    if interval[0] <= here <= interval[1]:
+        sentence += " The interval holds the patients it had: a gain is not shown."
+    return Equivalent(*system, *errors, number, bound, interval, worth, between, sentence)
 
 
 def _interval(
@@ -241,9 +255,14 @@ def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, referenc
 
 def _spread(real: pd.DataFrame, repeats: int) -> float:
     """Return what turns the standard deviation over repeats into that of their mean."""
-    whole = real[real["target_fraction"] == real["target_fraction"].max()]
-    ratio = float(whole["test_patients"].mean() / whole["train_patients"].mean())
-    return math.sqrt(1 / max(repeats, 1) + ratio)
+    overlap = 0.0
+    if design_of(real) == "resampled":
+        overlap = float(real["test_patients"].mean() / pool(real).mean())
+    return math.sqrt(1 / max(repeats, 1) + overlap)
+
+
+def _readable(results: pd.DataFrame) -> bool:
+    return level_of(results) == "patient" and design_of(results) != "given"
 
 
 def _needs(
@@ -256,30 +275,35 @@ def _needs(
     numbers: FloatArray,
 ) -> str:
     """Return the reading in words."""
-    method, sources, _, here, source = system
+    method, sources, _, here, _ = system
     few, many = _short(numbers[0]), _short(numbers[-1])
     beyond = {0.0: f"fewer than {few}", math.inf: f"more than {many}"}
     low, high = (beyond.get(end, _short(end)) for end in interval)
     between = low if low == high else f"{low} to {high}"
     count = {"at": f"about {_short(number)}", "more": beyond[math.inf], "fewer": beyond[0.0]}[bound]
-    text = (
+    return (
         f"With {_short(here)} target patients {system_name(method, sources)} has an error of "
         f"{_short(errors[0])} ({reference}: {_short(errors[1])}); {reference} would need {count} "
         f"target patients for that ({LEVEL:.0%} interval: {between})."
     )
-    if source and bound == "more" and number <= here:
-        text += " What a translated source patient is worth cannot be read from that."
-    elif source and number <= here:
-        text += " That is no more than it had: translated source patients are worth nothing here."
-    elif source:
-        sign = "more than" if bound == "more" else "about"
-        text += (
-            f" One of its {_short(source)} translated source patients is worth {sign} "
-            f"{_short((number - here) / source, 2)} real target patients."
+
+
+def _worth(source: float, worth: float | None, between: tuple[float, float] | None) -> str:
+    """Return the rate of exchange in words, with its interval or not at all."""
+    if not source:
+        return ""
+    if worth is None or between is None:
+        return (
+            " What a translated source patient is worth is not given: the interval reaches beyond "
+            "the numbers of patients there were."
         )
-    if interval[0] <= here <= interval[1]:
-        text += " The interval holds the patients it had: a gain is not shown."
-    return text
+    if worth <= 0:
+        return " That is no more than it had: translated source patients are worth nothing here."
+    low, high = (_short(end, 2) for end in between)
+    return (
+        f" One of its {_short(source)} translated source patients is worth about "
+        f"{_short(worth, 2)} real target patients ({LEVEL:.0%} interval: {low} to {high})."
+    )
 
 
 def _saturated(patients: FloatArray, place: int, gain: float, error: float) -> str:

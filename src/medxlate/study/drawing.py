@@ -18,7 +18,8 @@ from medxlate.report.study_figures import (
     source_curves,
     target_curves,
 )
-from medxlate.study.comparison import system_name
+from medxlate.study.comparison import REPEATS, Level, system_name
+from medxlate.study.measured import judged, level_of, patient_losses
 from medxlate.study.opened import Opened
 from medxlate.study.statistics import mean_interval
 from medxlate.study.study import Cell
@@ -48,30 +49,48 @@ def draw(
     if task.kind == "regression":
         measure = f"Mean squared error ({task.unit}\u00b2)" if task.unit else "Mean squared error"
 
+    results = judged(results)
     main = main_comparison(results)
     means = main.groupby("method")["loss"].mean()
     error_plot(
         place / "errors.png",
-        errors_of(main, system_name, intervals(main_comparison(predictions))),
+        errors_of(main, system_name, intervals(main_comparison(predictions), level_of(results))),
         measure=measure,
         references=[(each, float(means[each])) for each in REFERENCES if each in means],
         note=_note(work),
     )
     yield place / "errors.png"
     target, source = target_curves(results, system_name), source_curves(results, system_name)
-    if (target or source) and work.study.config.split.policy == "patient":
+    if (target or source) and level_of(results) == "patient":
+        ratio = source_curves(results, system_name, over="ratio")
         dose_plot(
-            place / "dose.png", measure=measure, target=target, source=source, note=_note(work)
+            place / "dose.png",
+            measure=measure,
+            target=target,
+            source=source,
+            ratio=ratio,
+            note=_note(work),
         )
         yield place / "dose.png"
     yield from _translations(work, finished, place)
 
 
-def intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float]]:
-    """Return the bootstrap interval over patients of each system's mean loss."""
+def intervals(
+    predictions: pd.DataFrame, level: Level
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """Return the bootstrap interval over patients of each system's mean loss.
+
+    Args:
+        predictions: A row a test image and cell, of one target fraction and one source fraction.
+        level: What the losses are of.
+    """
     found = {}
+    regression = not any(str(name).startswith("p(") for name in predictions)
     for (method, sources), rows in predictions.groupby(["method", "sources"], sort=False):
-        interval = mean_interval(rows["loss"].to_list(), rows["patient"].to_list())
+        losses = rows if level == "image" else patient_losses(rows, regression=regression)
+        if losses is None:
+            continue
+        interval = mean_interval(losses["loss"].to_list(), losses["patient"].to_list())
         if interval is not None:
             found[str(method), str(sources)] = (interval.low, interval.high)
     return found
@@ -79,8 +98,8 @@ def intervals(predictions: pd.DataFrame) -> dict[tuple[str, str], tuple[float, f
 
 def _note(work: Opened) -> str:
     repeats = work.study.repeats
-    splits = f"{repeats} split{'s' * (repeats > 1)}"
-    return f"{splits}. {MEANING[work.study.config.split.policy]}"
+    what = REPEATS[work.study.design]
+    return f"{repeats} {what}{'s' * (repeats > 1)}. {MEANING[work.study.config.split.policy]}"
 
 
 def _translations(work: Opened, finished: Sequence[Cell], place: Path) -> Iterator[Path]:

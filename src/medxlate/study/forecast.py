@@ -1,4 +1,4 @@
-"""What a study will cost: some steps of each kind of training, multiplied."""
+"""What a study will cost: some steps of each kind of training, multiplied; what it could show."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.splits import Part, Split
 from medxlate.events import Listener, Progress, silent
-from medxlate.study.begin import Grid, draw_splits, plan_study
+from medxlate.study.begin import Grid, plan_study
 from medxlate.study.cell import JUDGE
+from medxlate.study.designs import draw_splits
+from medxlate.study.outlook import Outlook, foresee
 from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
 from medxlate.training.data import image_size, named_modalities, open_modalities
 from medxlate.training.methods import STAGES, find_method
@@ -58,6 +60,7 @@ class Forecast:
         disk_bytes: About the most that is on disk at once: checkpoints of what is being trained;
             until the last cell is finished the first stages with the translated images; the models
             that judge images, and the translations of test images.
+        outlook: What it could show; None where slices are divided, or nothing is compared.
     """
 
     study: Study
@@ -66,12 +69,20 @@ class Forecast:
     seconds: float
     wall_seconds: float
     disk_bytes: int
+    outlook: Outlook | None
 
 
 def plan(
-    config: Config, grid: Grid | None = None, *, jobs: int = 1, listener: Listener = silent
+    config: Config,
+    grid: Grid | None = None,
+    *,
+    jobs: int = 1,
+    spread_from: Path | str | None = None,
+    listener: Listener = silent,
 ) -> Forecast:
-    """Forecast what ``compare`` will cost with the same arguments; nothing is written.
+    """Forecast what ``compare`` will cost, and could show, with the same arguments.
+
+    Nothing is written.
 
     A few steps of each kind of training are taken on this machine.
 
@@ -80,16 +91,26 @@ def plan(
         grid: As for ``compare``.
         jobs: Cells at the same time; on one processor they share its cores, so that the time
             falls by less than this.
+        spread_from: A finished study, by whose differences the smallest detectable one is
+            forecast; None: they are guessed from the label.
         listener: Told of progress.
 
     Raises:
         ConfigError: A method, modality or value is wrong.
-        DataError: The dataset cannot be used, or its patients cannot be divided.
+        DataError: The dataset cannot be used, or its patients cannot be divided; or the study
+            ``spread_from`` does not fit.
     """
     study = plan_study(config, grid or Grid())
     dataset = Dataset(Path(study.config.data.folder))
     tables = open_modalities(dataset, study.config)
-    splits = draw_splits(study, tables)
+    splits = draw_splits(study, dataset, tables)
+    outlook = foresee(
+        study,
+        tables[study.config.data.target],
+        splits,
+        dataset.info.task,
+        None if spread_from is None else Path(spread_from),
+    )
     kinds, counts = _kinds(study)
     lines, largest, kept = [], 0, 0
     for done, (kind, settings) in enumerate(kinds.items()):
@@ -108,6 +129,7 @@ def plan(
         seconds,
         seconds / jobs,
         largest * KEPT * jobs + kept,
+        outlook,
     )
 
 

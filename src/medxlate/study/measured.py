@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,56 @@ import pandas as pd
 
 from medxlate.errors import DataError
 from medxlate.study.comparison import CONSTANT, Level, System
-from medxlate.study.statistics import Interval, mean_interval
+from medxlate.study.power import Design
+from medxlate.study.statistics import (
+    Interval,
+    Tested,
+    corrected_resampled_t,
+    crossed_t,
+    mean_interval,
+)
 
 KEYS = ["method", "sources", "target_fraction", "source_fraction"]
+COLUMN: dict[Level, str] = {"patient": "patient_loss", "image": "loss"}
+
+
+def level_of(results: pd.DataFrame) -> Level:
+    """Return whether losses are taken over patients or, where splits divide images, over images."""
+    return "image" if "image" in set(results["policy"]) else "patient"
+
+
+def judged(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the results with what verdicts are by as their ``loss``."""
+    return results.assign(loss=results[COLUMN[level_of(results)]])
+
+
+def design_of(results: pd.DataFrame) -> Design:
+    """Return the design of a study's results; studies from before there was one are resampled.
+
+    Raises:
+        DataError: There is more than one, or one that is not known.
+    """
+    known = results["design"].dropna() if "design" in results else pd.Series(dtype=str)
+    found = sorted(set(known) or {"resampled"})
+    if len(found) > 1:
+        raise DataError(f"The results mix the designs {' and '.join(found)}.")
+    if found[0] not in get_args(Design):
+        raise DataError(
+            f"The results are of an unknown design, {found[0]!r}.",
+            "Use the version of medxlate that began the study.",
+        )
+    return cast(Design, found[0])
+
+
+def pool(results: pd.DataFrame, unit: str = "patients") -> pd.Series:
+    """Return how many patients (or images) each cell's split has to train on, before a fraction.
+
+    Results from before ``pool_patients`` know the number after the fraction, and the fraction.
+    """
+    before = results[f"train_{unit}"] / results["target_fraction"]
+    if f"pool_{unit}" not in results:
+        return before
+    return results[f"pool_{unit}"].astype(float).fillna(before)
 
 
 class Measured:
@@ -24,56 +71,68 @@ class Measured:
     Args:
         results: A row a finished cell.
         predictions: A row a test image and cell, or None.
-        level: Whether losses are taken over images or over patients.
+        level: Whether losses are taken over patients or over images; None: over patients, unless
+            the splits divide images.
 
     Attributes:
         by_image: Whether the splits divide images.
+        design: What the repeats are.
+        level: As given or chosen.
         metric: What the loss is called.
         repeats: Repeats in the study.
         cells: Finished cells of each system, by repeat; ``judged`` is the loss.
         main: The systems at the largest fractions, by method and sources.
-        constant: The one that ignores the image; None where it is not among them.
-        rows: Losses of the main systems: repeat, patient, what they are of, loss. None per
-            patient for a classification, whose predictions do not say how patients are averaged.
 
     Raises:
-        DataError: The results were measured under more than one policy.
+        DataError: The results were measured under more than one policy or design.
     """
 
     def __init__(
-        self, results: pd.DataFrame, predictions: pd.DataFrame | None, level: Level
+        self, results: pd.DataFrame, predictions: pd.DataFrame | None, level: Level | None = None
     ) -> None:
         policies = sorted(results["policy"].unique())
         if len(policies) > 1:
             raise DataError(f"The results mix the policies {' and '.join(policies)}.")
         self.by_image = policies == ["image"]
-        self.level = level
-        self.regression = "mse" in results and bool(results["mse"].notna().any())
-        self.metric = "MSE" if self.regression else "error rate"
-        self.metric += " per patient" if level == "patient" else ""
+        self.design = design_of(results)
+        self.level: Level = level or level_of(results)
+        self._regression = "mse" in results and bool(results["mse"].notna().any())
+        self.metric = "MSE" if self._regression else "error rate"
+        self.metric += " per patient" if self.level == "patient" else ""
         self.repeats = int(results["repeat"].nunique())
-        column = "loss" if level == "image" else "patient_loss"
+        column = COLUMN[self.level]
         finite = results[np.isfinite(results[column].astype(float))]
         self.cells = {
             system: rows.set_index("repeat").assign(judged=rows[column].to_numpy(float))
             for system, rows in _by_system(finite)
         }
         self.main = _main(self.cells)
-        self.constant = next((s for s in self.main if s.method == CONSTANT), None)
-        wanted = set(self.main)
-        rows_by = _by_system(predictions) if predictions is not None else []
-        self.rows = {s: self._judged(rows) for s, rows in rows_by if s in wanted}
+        self._predictions = dict(_by_system(predictions)) if predictions is not None else {}
+        self._rows: dict[System, pd.DataFrame | None] = {}
 
-    def _judged(self, rows: pd.DataFrame) -> pd.DataFrame | None:
-        """Return repeat, patient, unit and loss of what is averaged; None where not known."""
-        if self.level == "image":
-            return rows[["repeat", "patient", "slice_id", "loss"]]
-        if not self.regression:
-            return None
-        key = ["repeat", "patient", "label"]  # of several labels too, a patient counts once
-        means = rows.groupby(key)["prediction"].mean().reset_index()
-        means["loss"] = (means["prediction"] - means["label"]) ** 2
-        return means.groupby(["repeat", "patient"])["loss"].mean().reset_index()
+    def at(self, target_fraction: float, source_fraction: float) -> list[System]:
+        """Return the systems of these fractions, those without sources whatever the second is."""
+        return [
+            system
+            for system in sorted(self.cells)
+            if system.target_fraction == target_fraction
+            and (not system.sources or system.source_fraction == source_fraction)
+        ]
+
+    def constant(self, system: System) -> System | None:
+        """Return the one that ignores the image, with as many target patients; None without it."""
+        found = self.at(system.target_fraction, system.source_fraction)
+        return next((other for other in found if other.method == CONSTANT), None)
+
+    def rows(self, system: System) -> pd.DataFrame | None:
+        """Return the system's losses: repeat, patient, what they are of, loss.
+
+        None where there are no predictions, or they do not say how patients are averaged.
+        """
+        if system not in self._rows and system in self._predictions:
+            losses = patient_losses if self.level == "patient" else _image_losses
+            self._rows[system] = losses(self._predictions[system], regression=self._regression)
+        return self._rows.get(system)
 
     def shared(self, one: System, other: System) -> list[int]:
         """Return the repeats that both finished, in order."""
@@ -84,19 +143,34 @@ class Measured:
         losses: npt.NDArray[np.float64] = self.cells[system].loc[repeats, "judged"].to_numpy(float)
         return losses
 
-    def sizes(self, one: System, other: System, repeats: list[int]) -> dict[str, float]:
-        """Return the mean number of units in training and in test that the splits divide.
+    def tested(self, one: System, other: System) -> Tested | None:
+        """Test the difference of two systems over their shared repeats, as the design asks.
 
-        Target only, and after the fraction. A system that was trained elsewhere may not know its
+        Raises:
+            DataError: The test patients should be the same in every repeat, and are not.
+        """
+        repeats = self.shared(one, other)
+        if self.design == "resampled":
+            difference = self.losses(one, repeats) - self.losses(other, repeats)
+            return corrected_resampled_t(difference, **self.sizes(one, other, repeats))
+        both = self.paired(one, other, repeats)
+        if both is None or (self.design == "redrawn" and len(repeats) < 2):
+            return None
+        return crossed_t(_crossed(both))
+
+    def sizes(self, one: System, other: System, repeats: list[int]) -> dict[str, float]:
+        """Return the mean number of units in the training and test parts of the splits.
+
+        Target only, and before any fraction. A system that was trained elsewhere may not know its
         numbers (NaN); the other's, of the same splits, then stand for it.
         """
         unit = "images" if self.by_image else "patients"
         rows = pd.concat([self.cells[system].loc[repeats] for system in (one, other)])
-        return {part: float(rows[f"{part}_{unit}"].mean()) for part in ("train", "test")}
+        return {"train": float(pool(rows, unit).mean()), "test": float(rows[f"test_{unit}"].mean())}
 
     def paired(self, one: System, other: System, repeats: list[int]) -> pd.DataFrame | None:
-        """Return the losses of both on the same images (or patients), side by side."""
-        first, second = self.rows.get(one), self.rows.get(other)
+        """Return the losses of both on the same patients (or images), side by side."""
+        first, second = self.rows(one), self.rows(other)
         if first is None or second is None:
             return None
         keys = [column for column in first.columns if column != "loss"]
@@ -105,11 +179,70 @@ class Measured:
 
     def own(self, system: System, repeats: list[int]) -> Interval | None:
         """Return the system's mean loss with its interval over patients."""
-        rows = self.rows.get(system)
+        rows = self.rows(system)
         if rows is None:
             return None
         rows = rows[rows["repeat"].isin(repeats)]
         return mean_interval(rows["loss"].to_numpy(float), rows["patient"].to_numpy())
+
+    def seconds(self, system: System, repeats: list[int]) -> float | None:
+        """Return the mean seconds of a training, with what was trained first; None: not known."""
+        known = self.cells[system].reindex(columns=["seconds", "shared_seconds"]).loc[repeats]
+        spent = float(known.astype(float).sum(axis=1, skipna=False).mean())
+        return spent if np.isfinite(spent) else None
+
+
+def patient_losses(rows: pd.DataFrame, *, regression: bool) -> pd.DataFrame | None:
+    """Return the loss of each patient in each repeat: ``repeat``, ``patient``, ``loss``.
+
+    A patient's predictions are averaged over the images of a label, and then judged; a patient with
+    several labels has the mean loss.
+
+    Args:
+        rows: Predictions of one system, a row an image and repeat.
+        regression: Whether the label is a number; the loss is then the squared error, else 0 or 1.
+
+    Returns:
+        None for classes whose probabilities are not known.
+    """
+    key = ["repeat", "patient", "label"]
+    if regression:
+        means = rows.groupby(key)["prediction"].mean().reset_index()
+        means["loss"] = (means["prediction"] - means["label"]) ** 2
+    else:
+        columns = [str(name) for name in rows if str(name).startswith("p(")]
+        shares = [name for name in columns if rows[name].notna().all()]
+        if not shares:
+            return None
+        means = rows.groupby(key)[shares].mean().reset_index()
+        named = means[shares].to_numpy(float).argmax(axis=1)
+        said = np.array([name[2:-1] for name in shares])[named]
+        means["loss"] = (said != means["label"].astype(str)).astype(float)
+    return means.groupby(["repeat", "patient"])["loss"].mean().reset_index()
+
+
+def _image_losses(rows: pd.DataFrame, *, regression: bool) -> pd.DataFrame | None:
+    return rows[["repeat", "patient", "slice_id", "loss"]]
+
+
+def _crossed(both: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return paired differences as a table [P, J] whose mean is their mean over all rows.
+
+    Where losses are per image, a patient with more images weighs more: the patient's distance from
+    the mean counts so often, which is the mean's to first order (Cochran 1977, section 6.4).
+    """
+    both = both.assign(difference=both["loss"] - both["loss_reference"])
+    groups = both.groupby(["patient", "repeat"])["difference"]
+    table, counts = groups.mean().unstack(), groups.size().unstack()
+    if table.isna().any(axis=None) or (counts.nunique(axis=1) > 1).any():
+        raise DataError(
+            "The study's test patients are not the same in every repeat, as its design says.",
+            "Begin the study again in another folder with `medxlate compare --out`.",
+        )
+    mean = float(both["difference"].mean())
+    weights = counts.to_numpy(float) / counts.to_numpy(float).mean()
+    crossed: npt.NDArray[np.float64] = mean + (table.to_numpy(float) - mean) * weights
+    return crossed
 
 
 def _by_system(table: pd.DataFrame) -> Iterator[tuple[System, pd.DataFrame]]:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from medxlate.dataset.index import COLUMNS, Dataset, Modality
 from medxlate.dataset.labels import Task
-from medxlate.dataset.splits import Split
+from medxlate.dataset.splits import Split, training_share
 from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.errors import DataError
 from medxlate.study.cell import add_predictions
@@ -59,7 +59,8 @@ def score_outside(
 
     The table (CSV) has the columns ``repeat``, ``slice_id`` and ``prediction``: a number, or a
     class name; for a classification ``p(class)`` columns of probabilities may stand in its place.
-    ``splits/rNN.csv`` in the study folder says which slices are whose test images.
+    ``splits/rNN.csv`` in the study folder says which slices are whose test images. It counts as
+    trained on the largest share of the target's training patients that the study has.
 
     Args:
         path: The table; its name without suffix names the row.
@@ -74,6 +75,7 @@ def score_outside(
     name = path.stem
     table = _read(path)
     results, predictions = [], []
+    share = max(study.target_fractions)
     for repeat, split in enumerate(splits):
         rows = split.rows(target.name, target.slices, "test")
         test = target.slices.iloc[rows]
@@ -83,7 +85,7 @@ def score_outside(
             "method": name,
             "sources": "",
             "repeat": repeat,
-            "target_fraction": max(study.target_fractions),
+            "target_fraction": share,
             "source_fraction": 1.0,
         }
         task = dataset.info.task
@@ -93,7 +95,8 @@ def score_outside(
         for key, value in reversed(keys.items()):
             frame.insert(0, key, value)
         scores = add_predictions(frame, values, _labels(test["label"].tolist(), task), task)
-        train = target.slices.iloc[split.rows(target.name, target.slices, "train")]
+        rows = split.rows(target.name, target.slices, "train")
+        train = target.slices.iloc[training_share(split, target.name, target.slices, rows, share)]
         counts = {
             "train_patients": train["patient"].nunique(),
             "train_images": len(train),

@@ -23,8 +23,10 @@ from medxlate.report.charts import draw
 from medxlate.report.interval_chart import interval_chart
 from medxlate.report.page import Section, write_page
 from medxlate.report.study_figures import Curve, errors_of, source_curves, target_curves
-from medxlate.study.comparison import system_name
+from medxlate.study.answers import answers, in_order
+from medxlate.study.comparison import REPEATS, system_name
 from medxlate.study.drawing import REFERENCES, intervals
+from medxlate.study.measured import judged, level_of
 from medxlate.study.study import Study, StudyFolder, cells, read_study
 from medxlate.study.summary import setting, settings
 from medxlate.study.tables import main_comparison, tables
@@ -54,8 +56,9 @@ def write_study_page(study_folder: Path) -> Path:
         measure = "Error rate"
     failed = _failed(study, folder)
     parts = {
-        "Does it help?": _verdicts(statistics),
+        "Does it help?": _answers(statistics, level_of(results)),
         "Errors by method": _errors(study_folder, results, measure),
+        "joint against the others": bullets(_sentences(statistics, "joint_against_baselines")),
         "Dose and response": _dose(study, statistics, results, measure),
         "Tables": _tables(study, results, unit),
         "Subgroups": _subgroups(study_folder / "subgroups.csv", measure),
@@ -74,7 +77,7 @@ def write_study_page(study_folder: Path) -> Path:
         facts={
             "Target": study.config.data.target,
             "Sources": ", ".join("+".join(each) for each in study.source_sets) or "none",
-            "Splits": study.repeats,
+            f"{REPEATS[study.design].capitalize()}s": study.repeats,
             "Cells": f"{len(results)} of {len(cells(study))}",
             "medxlate": study.medxlate,
         },
@@ -130,9 +133,9 @@ def _is_own(entry: Mapping[str, Any]) -> bool:
 
 
 def _verdict(statistics: Mapping[str, Any]) -> tuple[list[str], Literal["good", "bad", "unsure"]]:
-    """Return what is said first, of the joint method where it is there, and what it comes to."""
-    every = statistics.get("against_target_only") or []
-    own = [each for each in every if _is_own(each)] or every
+    """Return what is said first, of the primary contrast or else of joint, and its tone."""
+    every = in_order(statistics)
+    own = statistics.get("primary") or [each for each in every if _is_own(each)] or every
     said = {str(each.get("verdict")) for each in own}
     sentences = [str(each["sentence"]) for each in own if each.get("sentence")]
     sentences = sentences or ["There is nothing to compare: target-only is not in the study."]
@@ -141,31 +144,33 @@ def _verdict(statistics: Mapping[str, Any]) -> tuple[list[str], Literal["good", 
     return sentences, "bad" if "hurts" in said and "helps" not in said else "unsure"
 
 
-def _verdicts(statistics: Mapping[str, Any]) -> Markup:
-    heads = {
-        "against_target_only": "Against target-only",
-        "joint_against_baselines": "joint against the others",
-    }
-    found = {heads[key]: _sentences(statistics, key) for key in heads}
-    return Markup("").join(
-        Markup("<h3>") + escape(head) + Markup("</h3>") + bullets(sentences)
-        for head, sentences in found.items()
-        if sentences
-    )
+def _answers(statistics: Mapping[str, Any], unit: str) -> Markup:
+    """Return what a reader asks first as a table, then in sentences."""
+    body = Markup("")
+    for title, entries in (
+        ("", in_order(statistics)),
+        ("With fewer target patients", statistics.get("with_fewer_target_patients") or []),
+    ):
+        if found := answers(entries, unit=unit):
+            heading = Markup("<h3>") + escape(title) + Markup("</h3>") if title else Markup("")
+            body += heading + printed(found)
+    said = [str(each["sentence"]) for each in in_order(statistics) if each.get("sentence")]
+    return body + bullets(said)
 
 
 def _errors(folder: Path, results: pd.DataFrame, measure: str) -> Markup:
+    level, results = level_of(results), judged(results)
     main = main_comparison(results)
     means = main.groupby("method")["loss"].mean()
-    found = intervals(main_comparison(_frame(folder / "predictions.parquet")))
+    found = intervals(main_comparison(_frame(folder / "predictions.parquet")), level)
     svg = interval_chart(
         errors_of(main, system_name, found),
         title="Test error of each method",
-        label=f"{measure}, lower is better",
+        label=f"{measure} per {level}, lower is better",
         thresholds={each: float(means[each]) for each in REFERENCES if each in means},
     )
     caption = (
-        "Small dots are splits, the large sign their mean, the line its 95 % interval from a "
+        "Small dots are repeats, the large sign their mean, the line its 95 % interval from a "
         "bootstrap over patients. The lowest mean is on top."
     )
     return figure(svg, caption=caption)
@@ -177,11 +182,13 @@ def _dose(
     body = bullets(_sentences(statistics, "equivalents", "saturation"))
     if study.config.split.policy != "patient":
         return body
+    results = judged(results)
     panels = {
         "Real target patients in training": target_curves(results, system_name),
         "Source patients in training": source_curves(results, system_name),
+        "Source images to one real target image": source_curves(results, system_name, over="ratio"),
     }
-    caption = "Means over splits; lower is better."
+    caption = "Means over repeats; lower is better."
     for label, found in panels.items():
         if found:
             body += figure(draw(_picture(label, found, measure)), caption=caption)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,8 @@ from medxlate.config import Config
 from medxlate.errors import ConfigError, DataError, UsageError
 from medxlate.models.runs import RunFolder
 from medxlate.records import read_record
+from medxlate.study.contrast import find_contrast
+from medxlate.study.power import Design
 from medxlate.training.methods import find_method, first_stages
 
 SCHEMA_VERSION = 1
@@ -32,11 +34,16 @@ class Study(BaseModel):
         medxlate: The version that began it.
         methods: What is compared.
         source_sets: Sources that are used together, for the methods that use any.
-        repeats: How many splits.
-        target_fractions: Shares of the target's training patients.
+        design: What a repeat changes. ``resampled``: the split, drawn anew; ``redrawn``: which of
+            the target's training patients are taken, of parts that stay; ``given``: the seed of
+            the weights alone.
+        repeats: How many splits, draws or seeds.
+        target_fractions: Shares of the target's training patients; n of N are the share n / N.
         source_fractions: Shares of the sources' training patients.
+        primary: The one contrast that was named before, ``joint/mri:target-only``; "": none.
         config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
         fingerprints: A hash of each modality's pixels, labels, patients and recipe.
+        given: The hash of a given split; "" where it is drawn.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,11 +52,25 @@ class Study(BaseModel):
     medxlate: str
     methods: tuple[str, ...]
     source_sets: tuple[tuple[str, ...], ...]
+    design: Design = "resampled"
     repeats: int = Field(ge=1, le=1000)
     target_fractions: tuple[Share, ...] = (1.0,)
     source_fractions: tuple[Share, ...] = (1.0,)
+    primary: str = ""
     config: Config
     fingerprints: dict[str, str]
+    given: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, values: Any) -> Any:
+        """Say of a study from before there was a choice that its sources were divided."""
+        config = values.get("config") if isinstance(values, Mapping) else None
+        split = config.get("split") if isinstance(config, Mapping) else None
+        if isinstance(config, Mapping) and isinstance(split, Mapping) and "sources" not in split:
+            divided = {**config, "split": {**split, "sources": "divided"}}
+            return {**values, "config": divided}
+        return values
 
     @model_validator(mode="after")
     def _known(self) -> Study:
@@ -62,6 +83,10 @@ class Study(BaseModel):
                 find_method(method)
             except ConfigError as problem:
                 raise ValueError(problem.message) from None
+        try:
+            find_contrast(self.primary, self.methods, self.source_sets)
+        except ConfigError as problem:
+            raise ValueError(problem.message) from None
         fractions = len(self.target_fractions) * len(self.source_fractions)
         if len(self.methods) * max(len(self.source_sets), 1) * fractions * self.repeats > MAX_CELLS:
             raise ValueError(f"it has more than {MAX_CELLS} cells")
@@ -76,7 +101,7 @@ class Cell:
         index: Its place in the grid, from 0.
         method: As in the registry.
         sources: The source modalities; none for methods that use none.
-        repeat: Which split, from 0.
+        repeat: Which split, draw or seed, from 0.
         target_fraction: Share of the target's training patients.
         source_fraction: Share of the sources' training patients; 1 without sources.
     """
@@ -140,7 +165,7 @@ class StudyFolder:
         return self.cells / f"{cell.name}.failed.json"
 
     def split(self, repeat: int) -> Path:
-        """The split of a repeat."""
+        """The split of a repeat, with the seed by which its training patients are taken."""
         return self.path / "splits" / f"r{repeat:02d}.json"
 
     def stage(self, config: Config) -> RunFolder:
@@ -174,9 +199,11 @@ def cell_config(study: Study, cell: Cell) -> Config:
     """Return the configuration of a cell.
 
     The seed of the weights and of the order goes with the repeat: every method of a repeat starts
-    from the same predictor, as far as the method lets it.
+    from the same predictor, as far as the method lets it. That of the split goes with it where
+    each repeat has a split of its own.
     """
     base = study.config
+    splits = cell.repeat if study.design == "resampled" else 0
     data = {
         "sources": cell.sources,
         "target_fraction": cell.target_fraction,
@@ -186,7 +213,7 @@ def cell_config(study: Study, cell: Cell) -> Config:
         update={
             "method": cell.method,
             "data": base.data.model_copy(update=data),
-            "split": base.split.model_copy(update={"seed": base.split.seed + cell.repeat}),
+            "split": base.split.model_copy(update={"seed": base.split.seed + splits}),
             "runtime": base.runtime.model_copy(update={"seed": base.runtime.seed + cell.repeat}),
         }
     )

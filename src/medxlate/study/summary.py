@@ -13,7 +13,10 @@ import pandas as pd
 from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
 from medxlate.files import whole_file, write_json
+from medxlate.study.answers import answers, in_order
 from medxlate.study.collect import Findings
+from medxlate.study.comparison import REPEATS
+from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
 from medxlate.training.methods import find_method
@@ -21,9 +24,13 @@ from medxlate.training.settings import concerns
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule
-(`optimizer.keep`) and, within a split, starts from the same weights. What
+(`optimizer.keep`) and, within a repeat, starts from the same weights. What
 `cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
 many images a step shows (the column of images seen). """
+GROUP_NORM = """\
+Group norm takes no statistics of a batch, so that
+what else a step shows does not change them.
+"""
 BATCH_NORM = {  # by model.batch_norm
     "joint": """\
 With it differs the batch norm: methods that
@@ -62,10 +69,12 @@ def write_findings(
 
 def _statistics(findings: Findings) -> dict[str, Any]:
     return {
+        "primary": [_plain(asdict(findings.primary))] if findings.primary else [],
         "against_target_only": [_plain(asdict(each)) for each in findings.comparisons],
-        "against_target_only_per_patient": [
-            _plain(asdict(each)) for each in findings.patient_comparisons
+        "against_target_only_per_image": [
+            _plain(asdict(each)) for each in findings.image_comparisons
         ],
+        "with_fewer_target_patients": [_plain(asdict(each)) for each in findings.fewer_patients],
         "joint_against_baselines": [_plain(asdict(each)) for each in findings.baselines],
         "equivalents": [_plain(asdict(each)) for each in findings.equivalents],
         "saturation": [_plain(asdict(each)) for each in findings.saturation],
@@ -89,11 +98,21 @@ def _report(
     study: Study, folder: StudyFolder, findings: Findings, failed: Mapping[str, str]
 ) -> Iterator[str]:
     yield "# Comparison\n"
-    yield from setting(study, findings.results)
     yield "## Does it help?\n"
-    yield from (f"- {each.sentence}" for each in findings.comparisons)
+    statistics = _statistics(findings)
+    yield from (f"- {each['sentence']}" for each in in_order(statistics))
+    unit = level_of(findings.results)
+    for title, entries in (
+        ("By how much, against what, and at what cost?", in_order(statistics)),
+        ("With fewer target patients", statistics["with_fewer_target_patients"]),
+    ):
+        if table := answers(entries, unit=unit):
+            yield f"\n## {title}\n"
+            yield table.markdown()
+    yield "## What was compared\n"
+    yield from setting(study, findings.results)
     if findings.baselines:
-        yield "\n## joint against the others\n"
+        yield "## joint against the others\n"
         yield from (f"- {each.sentence}" for each in findings.baselines)
     readings = [each.sentence for each in findings.equivalents]
     readings += [each.sentence for each in findings.saturation]
@@ -122,10 +141,12 @@ def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
     grid = cells(study)
     sources = ", ".join("+".join(each) for each in study.source_sets) or "none"
     yield (
-        f"Target {config.data.target}, sources {sources}; {study.repeats} splits; "
+        f"Target {config.data.target}, sources {sources}; {study.repeats} "
+        f"{REPEATS[study.design]}{'s' * (study.repeats > 1)}; "
         f"{len(results)} of {len(grid)} cells. {MEANING[config.split.policy]}\n"
     )
-    yield FAIR + BATCH_NORM[config.model.batch_norm]
+    grouped = config.model.predictor_norm == "group"
+    yield FAIR + (GROUP_NORM if grouped else BATCH_NORM[config.model.batch_norm])
     how = results.reindex(columns=["device", "precision"]).dropna().drop_duplicates()
     if len(how) > 1:
         yield (

@@ -1,4 +1,4 @@
-"""The paper's tables 2 to 5 and an overview, from the cells of a study.
+"""The paper's tables 2 to 5, the sweep of the ratio and an overview, from the cells of a study.
 
 Layout and names are those of Yang and Xie, Discriminative Cross-Modal Data Augmentation for Medical
 Imaging Applications, section 4.4. The standard deviation is the sample's (``ddof=1``) over repeats.
@@ -31,6 +31,8 @@ AUGMENTATIONS = {
 }
 SYSTEM = ["method", "sources", "target_fraction", "source_fraction"]
 FRACTIONS = {"target_fraction": "Target", "source_fraction": "Source"}
+# Figures that stand beside the loss.
+BESIDE = {"patient_mae": "MAE", "patient_brier": "Brier", "patient_auroc": "AUC"}
 QUALITY = {"inception_score": "IS ↑", "fid": "FID ↓"}
 CONTROLS = {
     "duplicate-real": "Duplicated real images",
@@ -43,7 +45,7 @@ SMALL = 2048  # images, below which FID's covariance of Inception's 2048 feature
 
 
 def tables(results: pd.DataFrame, *, target: str, unit: str = "") -> list[Table]:
-    """Return the paper's tables 2 to 5 and the overview; those without a figure are left out.
+    """Return the paper's tables 2 to 5, the ratios and the overview; none without a figure.
 
     Args:
         results: A row a finished cell.
@@ -56,7 +58,8 @@ def tables(results: pd.DataFrame, *, target: str, unit: str = "") -> list[Table]
         make(results, target, measure)
         for make in (_settings_table, _baselines_table, _augmentations_table)
     ]
-    found += [_quality_table(results, target), _overview_table(results, measure)]
+    found += [_quality_table(results, target), _ratios_table(results, measure)]
+    found += [_overview_table(results, measure)]
     return [table for table in found if table is not None]
 
 
@@ -145,6 +148,45 @@ def _quality_table(results: pd.DataFrame, target: str) -> Table | None:
     return Table("table-5", title, (("", *top), ("", *names)), tuple(rows), note)
 
 
+def _ratios_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
+    """Return errors over the ratio of source images to real ones, where several ratios were run."""
+    swept = results[(results["sources"] != "") & (results["source_images"] > 0)]
+    if swept["source_fraction"].nunique() < 2:
+        return None
+    ratio = swept["source_images"] / swept["train_images"]
+    groups = sorted(
+        (cells for _, cells in swept.assign(ratio=ratio).groupby(SYSTEM, sort=False)),
+        key=lambda cells: (
+            *_order(*cells.iloc[0][SYSTEM][:3]),
+            float(cells["ratio"].mean()),
+        ),
+    )
+    digits = _digits(float(cells["patient_loss"].mean()) for cells in groups)
+    heads = (
+        *("Method", "Sources", "Target patients", "Source patients", "Images to a real one"),
+        *("Repeats", "Error per patient", "Std", "Seconds"),
+    )
+    rows: list[tuple[Cell, ...]] = [
+        (
+            cells.iloc[0]["method"],
+            _plus(cells.iloc[0]["sources"]),
+            _mean(cells["train_patients"]),
+            _mean(cells["source_patients"]),
+            _mean(cells["ratio"], 2),
+            Number(len(cells), 0),
+            _mean(cells["patient_loss"], digits),
+            Number(float(cells["patient_loss"].std(ddof=1)), digits),
+            _mean(cells["seconds"] + cells["shared_seconds"], 1),
+        )
+        for cells in groups
+    ]
+    title = (
+        f"Error over the ratio of source images, translated or not, to real ones: {measure.name}"
+    )
+    note = f"Test patients. A step shows as many of both, whatever the ratio. {_policy(results)}"
+    return Table("ratios", title, (heads,), tuple(rows), note)
+
+
 def _overview_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
     """Return a row a system, all fractions included: errors, images and time."""
     systems = sorted(
@@ -154,9 +196,10 @@ def _overview_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
     if not systems:
         return None
     fractions = [key for key in FRACTIONS if results[key].nunique() > 1]
+    beside = [key for key in BESIDE if key in results and results[key].notna().any()]
     quality = [key for key in QUALITY if results[key].notna().any()]
     digits = _digits(float(cells["loss"].mean()) for cells in systems)
-    lines = [_overview_line(cells, fractions, quality, digits) for cells in systems]
+    lines = [_overview_line(cells, fractions, beside, quality, digits) for cells in systems]
     heads: tuple[tuple[str, ...], ...] = tuple(zip(*lines[0], strict=True))
     note = measure.note(results, [((), cells["loss"]) for cells in systems])
     note += " Shared seconds went into work that several cells use."
@@ -167,7 +210,7 @@ def _overview_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
 
 
 def _overview_line(
-    cells: pd.DataFrame, fractions: list[str], quality: list[str], digits: int
+    cells: pd.DataFrame, fractions: list[str], beside: list[str], quality: list[str], digits: int
 ) -> dict[tuple[str, str], Cell]:
     """Return a system's cells under their two headings."""
     method, sources = cells.iloc[0][["method", "sources"]]
@@ -179,13 +222,17 @@ def _overview_line(
     line["Patients", "Target"] = _mean(cells["train_patients"])
     line["Patients", "Source"] = _mean(cells["source_patients"]) if sources else "-"
     line["", "Repeats"] = Number(len(cells), 0)
-    for top, column in (("Per image", "loss"), ("Per patient", "patient_loss")):
-        line[top, "Mean"] = _mean(cells[column], digits)
-        line[top, "Std"] = Number(float(cells[column].std(ddof=1)), digits)
-    for key in quality:
-        line["Translated", QUALITY[key]] = _mean(cells[key], 2)
+    line["Per patient", "Mean"] = _mean(cells["patient_loss"], digits)
+    line["Per patient", "Std"] = Number(float(cells["patient_loss"].std(ddof=1)), digits)
+    for key, name in BESIDE.items():
+        if key in beside:
+            line["Per patient", name] = _mean(cells[key], 3)
     line["Seconds", "Own"] = _mean(cells["seconds"], 1)
     line["Seconds", "Shared"] = _mean(cells["shared_seconds"], 1)
+    line["Per image", "Mean"] = _mean(cells["loss"], digits)
+    line["Per image", "Std"] = Number(float(cells["loss"].std(ddof=1)), digits)
+    for key in quality:
+        line["Translated", QUALITY[key]] = _mean(cells[key], 2)
     line["Training", "Images seen"] = _mean(cells["images_seen"])
     line["Training", "Updates"] = _mean(cells["updates"])
     return line

@@ -3,62 +3,79 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medxlate.study.comparison import TARGET_ONLY, Comparison, Level, System, Verdict, sentence
-from medxlate.study.measured import KEYS, Measured
-from medxlate.study.statistics import (
-    corrected_resampled_t,
-    difference_interval,
-    effect_size,
-    holm,
-    wilcoxon,
+from medxlate.study.comparison import (
+    CONSTANT,
+    CONTROLS,
+    TARGET_ONLY,
+    Comparison,
+    Control,
+    Level,
+    System,
+    Verdict,
+    sentence,
 )
+from medxlate.study.contrast import Contrast
+from medxlate.study.measured import Measured
+from medxlate.study.power import ALPHA, detectable
+from medxlate.study.statistics import Tested, difference_interval, effect_size, holm, wilcoxon
+from medxlate.training.methods import METHODS
 
-__all__ = ["Comparison", "System", "against_baselines", "compare_to", "subgroups"]
-
-FEWEST, MOST = 2, 20  # values of a column that divides into subgroups
+__all__ = [
+    "Comparison",
+    "Contrast",
+    "System",
+    "against_baselines",
+    "compare_primary",
+    "compare_to",
+    "with_fewer_patients",
+]
 
 
 def compare_to(
     results: pd.DataFrame,
     predictions: pd.DataFrame | None = None,
     reference: str = TARGET_ONLY,
-    level: Level = "image",
-    alpha: float = 0.05,
+    level: Level | None = None,
+    alpha: float = ALPHA,
+    primary: Contrast | None = None,
 ) -> list[Comparison]:
     """Compare every system at the largest fractions with one reference method.
 
-    Holm's family is every system but the constant. The constant is no candidate: it is the row
-    that the others have to beat, and counting it would only make their tests harder. Its own
-    row says whether the reference tells more than a prediction that ignores the image.
+    Holm's family is every system but the constant and the primary contrast. The constant is no
+    candidate: it is the row that the others have to beat, and counting it would only make their
+    tests harder. Its own row says whether the reference tells more than a prediction that ignores
+    the image. A system that is better than the reference but not than the constant does not help.
 
     Args:
         results: A row a finished cell.
-        predictions: A row a test image and cell; None: no bootstrap intervals.
+        predictions: A row a test image and cell; None: no bootstrap intervals, and no tests where
+            every repeat has the same test patients.
         reference: A method without source.
-        level: Whether losses are taken over images or over patients.
+        level: Whether losses are taken over patients or over images; None: over patients, unless
+            the splits divide images.
         alpha: Which p-value after Holm is small enough.
+        primary: What was named before the study; None: nothing.
 
     Returns:
         By method and sources, the reference left out, and systems that share no finished repeat
         with it. Empty where the reference itself has none.
 
     Raises:
-        DataError: The results were measured under more than one policy.
+        DataError: The results were measured under more than one policy or design.
     """
     study = Measured(results, predictions, level)
     base = next((system for system in study.main if system.method == reference), None)
     if base is None:
         return []
     others = [system for system in study.main if system != base]
-    return _judge(study, [(system, base) for system in others], alpha)
+    return _judge(study, [(system, base) for system in others], alpha, primary)
 
 
 def against_baselines(
@@ -66,8 +83,9 @@ def against_baselines(
     predictions: pd.DataFrame | None = None,
     method: str = "joint",
     sources: str | None = None,
-    level: Level = "image",
-    alpha: float = 0.05,
+    level: Level | None = None,
+    alpha: float = ALPHA,
+    primary: Contrast | None = None,
 ) -> list[Comparison]:
     """Compare one method with every other method that had the same sources, or none.
 
@@ -79,119 +97,188 @@ def against_baselines(
             of its own.
         level: As for ``compare_to``.
         alpha: As for ``compare_to``.
+        primary: As for ``compare_to``.
 
     Returns:
         By sources, then by baseline. Holm's family is the baselines of one set of sources, but
-        the constant.
+        the constant and the primary contrast.
 
     Raises:
-        DataError: The results were measured under more than one policy.
+        DataError: The results were measured under more than one policy or design.
     """
     study = Measured(results, predictions, level)
     found: list[Comparison] = []
     for system in study.main:
         if system.method == method and sources in (None, system.sources):
-            pairs = [
-                (system, other)
-                for other in study.main
-                if other.method != method and other.sources in ("", system.sources)
-            ]
-            found += _judge(study, pairs, alpha)
+            found += _judge(study, _baselines(study, system), alpha, primary)
     return found
 
 
-def subgroups(
-    predictions: pd.DataFrame,
-    columns: Sequence[str] = ("sex", "site"),
-    label_name: str = "",
-    regression: bool = False,
-) -> pd.DataFrame:
-    """Measure every system's loss within subgroups of the test images.
+def compare_primary(
+    results: pd.DataFrame,
+    predictions: pd.DataFrame | None,
+    primary: Contrast,
+    alpha: float = ALPHA,
+) -> Comparison | None:
+    """Make the comparison that was named before, at the largest fractions.
 
     Args:
-        predictions: A row a test image and cell.
-        columns: What divides; columns that are absent, or that have fewer than 2 or more than 20
-            distinct values, are passed over. Images without a value are left out.
-        label_name: The label's name. An age (``age``, ``physiological_age``, ``PatientAge``) in a
-            regression is divided into decades, ``40-49``.
-        regression: Whether the label is a number.
+        results: As for ``compare_to``.
+        predictions: As for ``compare_to``.
+        primary: What was named.
+        alpha: Which p-value is small enough.
 
     Returns:
-        A row a system, column and value: KEYS, ``subgroup`` (the column, or ``age decade``),
-        ``value``, ``repeats``, ``images`` and ``patients`` (distinct, over all repeats), ``loss``
-        (mean over repeats of the mean over images) and ``std`` (over repeats, ddof 1; NaN for
-        one).
+        None where the two share no finished repeat.
+
+    Raises:
+        DataError: The results were measured under more than one policy or design.
     """
-    table = predictions.assign(sources=predictions["sources"].fillna(""))
-    kinds = {column: table[column] for column in columns if column in table}
-    if regression and _is_age(label_name):
-        kinds["age decade"] = table["label"].astype(float).map(_decade, na_action="ignore")
-    parts = [
-        _subgroup(table, kind, values.where(values.notna() & (values.astype(str) != "")))
-        for kind, values in kinds.items()
+    study = Measured(results, predictions)
+    pairs = [
+        (one, other) for one in study.main for other in study.main if primary.is_of(one, other)
     ]
-    names = [*KEYS, "subgroup", "value", "repeats", "images", "patients", "loss", "std"]
-    kept = [part for part in parts if len(part)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=names)
+    return next(iter(_judge(study, pairs, alpha, primary)), None)
 
 
-def _subgroup(table: pd.DataFrame, kind: str, values: pd.Series) -> pd.DataFrame:
-    if not FEWEST <= values.nunique() <= MOST:
-        return pd.DataFrame()
-    group = [*KEYS, "subgroup", "value"]
-    known = table.assign(subgroup=kind, value=values.astype(object))[values.notna()]
-    known["value"] = known["value"].astype(str)
-    means = known.groupby([*group, "repeat"], as_index=False)["loss"].mean()
-    rows = means.groupby(group).agg(repeats=("repeat", "nunique"), loss=("loss", "mean"))
-    rows["std"] = means.groupby(group)["loss"].std()
-    rows["images"] = known.groupby(group)["slice_id"].nunique()
-    rows["patients"] = known.groupby(group)["patient"].nunique()
-    return rows.reset_index()[[*group, "repeats", "images", "patients", "loss", "std"]]
+def with_fewer_patients(
+    results: pd.DataFrame,
+    predictions: pd.DataFrame | None = None,
+    method: str = "joint",
+    reference: str = TARGET_ONLY,
+    alpha: float = ALPHA,
+) -> list[Comparison]:
+    """Compare a method with the reference at each target fraction but the largest.
 
+    Args:
+        results: As for ``compare_to``.
+        predictions: As for ``compare_to``.
+        method: The method that is judged, at its largest source fraction.
+        reference: A method without source.
+        alpha: Which p-value after Holm is small enough; all of these comparisons are one family.
 
-def _decade(age: float) -> str:
-    first = 10 * math.floor(age / 10)
-    return f"{first}-{first + 9}"
+    Returns:
+        By target fraction, smallest first, and sources.
 
-
-def _is_age(name: str) -> bool:
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-    return "age" in re.split(r"[^a-z]+", words)
+    Raises:
+        DataError: The results were measured under more than one policy or design.
+    """
+    study = Measured(results, predictions)
+    source = max((s.source_fraction for s in study.main if s.sources), default=1.0)
+    whole = max((s.target_fraction for s in study.cells), default=1.0)
+    pairs = []
+    for share in sorted({s.target_fraction for s in study.cells} - {whole}):
+        there = study.at(share, source)
+        base = next((s for s in there if s.method == reference), None)
+        pairs += [(s, base) for s in there if s.method == method and base]
+    return _judge(study, pairs, alpha, None)
 
 
 def _judge(
-    study: Measured, pairs: Sequence[tuple[System, System]], alpha: float
+    study: Measured,
+    pairs: Sequence[tuple[System, System]],
+    alpha: float,
+    primary: Contrast | None,
 ) -> list[Comparison]:
     """Compare each pair, adjust the p-values of the family, and give the verdicts."""
-    found = [_compare(study, *pair) for pair in pairs if study.shared(*pair)]
-    family = [c for c in found if study.constant not in (c.system, c.reference)]
-    adjusted = dict(zip(map(id, family), holm([c.p for c in family]), strict=True))
+    pairs = [pair for pair in pairs if study.shared(*pair)]
+    tested = {pair: study.tested(*pair) for pair in pairs}
+    adjusted = _adjusted(study, tested, primary)
+    size = sum(p is not None for p in adjusted.values())
     judged = []
-    for comparison in found:
-        p_holm = adjusted.get(id(comparison))
-        p = p_holm if id(comparison) in adjusted else comparison.p
-        verdict: Verdict = "no difference shown"
-        if p is not None and p < alpha:
-            verdict = "helps" if comparison.difference < 0 else "hurts"
-        comparison = replace(comparison, p_holm=p_holm, verdict=verdict)
+    for pair, test in tested.items():
+        own_alpha = alpha / max(size, 1) if pair in adjusted else alpha
+        comparison = replace(
+            _compare(study, *pair, test),
+            primary=primary is not None and primary.is_of(*pair),
+            p_holm=adjusted.get(pair),
+            detectable=detectable(test.error, test.df, alpha=own_alpha) if test else None,
+            controls=_controls(study, *pair, alpha, primary),
+        )
+        comparison = replace(comparison, verdict=_verdict(comparison, alpha))
         words = sentence(comparison, study.metric, by_image=study.by_image, alpha=alpha)
         judged.append(replace(comparison, sentence=words))
     return judged
 
 
-def _compare(study: Measured, system: System, reference: System) -> Comparison:
+def _adjusted(
+    study: Measured,
+    tested: Mapping[tuple[System, System], Tested | None],
+    primary: Contrast | None,
+) -> dict[tuple[System, System], float | None]:
+    """Return the p-values after Holm of the family: all but the constant and the primary."""
+    family = [
+        pair
+        for pair in tested
+        if CONSTANT not in (pair[0].method, pair[1].method)
+        and not (primary and primary.is_of(*pair))
+    ]
+    values = [test.p if (test := tested[pair]) else None for pair in family]
+    return dict(zip(family, holm(values), strict=True))
+
+
+def _verdict(c: Comparison, alpha: float) -> Verdict:
+    p = c.p if c.p_holm is None else c.p_holm
+    if p is None or p >= alpha:
+        return "no difference shown"
+    if c.difference > 0:
+        return "hurts"
+    return "does not help" if c.beats_constant is False else "helps"
+
+
+def _controls(
+    study: Measured,
+    system: System,
+    reference: System,
+    alpha: float,
+    primary: Contrast | None,
+) -> tuple[Control, ...] | None:
+    """Hold a system with translations against the controls, in the family of its baselines."""
+    base = system.method.partition("+")[0]
+    if reference.method != TARGET_ONLY or base not in METHODS or not METHODS[base].translates:
+        return None
+    tested = {
+        pair: study.tested(*pair) for pair in _baselines(study, system) if study.shared(*pair)
+    }
+    adjusted = _adjusted(study, tested, primary)
+    found = []
+    for (_, control), test in tested.items():
+        if control.method in CONTROLS:
+            p = adjusted.get((system, control), test.p if test else None)
+            repeats = study.shared(system, control)
+            difference = study.losses(system, repeats) - study.losses(control, repeats)
+            mean = float(difference.mean())
+            found.append(Control(control.method, mean, p, p is not None and p < alpha and mean < 0))
+    return tuple(sorted(found, key=lambda each: CONTROLS.index(each.method)))
+
+
+def _baselines(study: Measured, system: System) -> list[tuple[System, System]]:
+    """Return a system with each other method that had the same sources, or none."""
+    return [
+        (system, other)
+        for other in study.at(system.target_fraction, system.source_fraction)
+        if other.method != system.method and other.sources in ("", system.sources)
+    ]
+
+
+def _compare(
+    study: Measured, system: System, reference: System, tested: Tested | None
+) -> Comparison:
     repeats = study.shared(system, reference)
     own, other = study.losses(system, repeats), study.losses(reference, repeats)
     difference = own - other
-    tested = corrected_resampled_t(difference, **study.sizes(system, reference, repeats))
     both = study.paired(system, reference, repeats)
     mean, reference_mean = float(own.mean()), float(other.mean())
     constant_mean, constant_p, beats = _against_constant(study, system)
+    patients = study.sizes(system, reference, repeats)["test"]
     return Comparison(
         system=system,
         reference=reference,
+        design=study.design,
         repeats=len(repeats),
         study_repeats=study.repeats,
+        test_patients=patients if math.isfinite(patients) and not study.by_image else None,
+        primary=False,
         mean=mean,
         std=_std(own),
         reference_mean=reference_mean,
@@ -200,8 +287,10 @@ def _compare(study: Measured, system: System, reference: System) -> Comparison:
         relative_change=(mean - reference_mean) / reference_mean if reference_mean else None,
         interval=tested.interval if tested else None,
         t=tested.t if tested else None,
+        df=tested.df if tested else None,
         p=tested.p if tested else None,
         p_holm=None,
+        detectable=None,
         wilcoxon_p=wilcoxon(difference),
         effect_size=effect_size(difference),
         loss_interval=study.own(system, repeats),
@@ -216,6 +305,8 @@ def _compare(study: Measured, system: System, reference: System) -> Comparison:
         constant_p=constant_p,
         beats_constant=beats,
         reference_beats_constant=_against_constant(study, reference)[2],
+        seconds=study.seconds(system, repeats),
+        reference_seconds=study.seconds(reference, repeats),
     )
 
 
@@ -223,16 +314,16 @@ def _against_constant(
     study: Measured, system: System
 ) -> tuple[float | None, float | None, bool | None]:
     """Return the constant's mean, the p-value of the test against it, and whether it is beaten."""
-    if study.constant in (None, system):
+    constant = study.constant(system)
+    if constant in (None, system):
         return None, None, None
-    assert study.constant is not None
-    repeats = study.shared(system, study.constant)
+    assert constant is not None
+    repeats = study.shared(system, constant)
     if not repeats:
         return None, None, None
-    own, constant = study.losses(system, repeats), study.losses(study.constant, repeats)
-    tested = corrected_resampled_t(own - constant, **study.sizes(system, study.constant, repeats))
-    beats = bool(own.mean() < constant.mean())
-    return float(constant.mean()), tested.p if tested else None, beats
+    own, other = study.losses(system, repeats), study.losses(constant, repeats)
+    tested = study.tested(system, constant)
+    return float(other.mean()), tested.p if tested else None, bool(own.mean() < other.mean())
 
 
 def _std(losses: npt.NDArray[np.float64]) -> float | None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from medxlate.config import Config, OptimizerConfig
+from medxlate.dataset.division import draw_split
+from medxlate.dataset.duplicates import Link
+from medxlate.dataset.given_split import configured_split
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak, check_part
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
+from medxlate.dataset.selection import by_modality, selected
 from medxlate.dataset.splits import Part, Split, training_share
 from medxlate.errors import ConfigError, DataError
 
@@ -63,8 +67,41 @@ def open_modalities(dataset: Dataset, config: Config) -> dict[str, Modality]:
     A test patient's images of any modality are then outside of every method's training, and
     methods on the same data share their split and their number of updates. So are a source
     patient's paired target images, which fall where the patient falls.
+
+    Raises:
+        UsageError: ``config.data.where`` cannot be used, or selects nothing of a modality.
+        DataError: A modality was not prepared, or its files are damaged.
     """
-    return {name: dataset.modality(name) for name in named_modalities(config)}
+    opened = {name: dataset.modality(name) for name in named_modalities(config)}
+    where = by_modality(config.data.where, list(dataset.info.modalities))
+    label = dataset.info.task.name
+    return {name: selected(each, where[name], label=label) for name, each in opened.items()}
+
+
+def make_split(
+    dataset: Dataset,
+    tables: Mapping[str, Modality],
+    config: Config,
+    links: Iterable[Link] | None = None,
+) -> Split:
+    """Return the split that is configured: given, or drawn.
+
+    Args:
+        dataset: The dataset.
+        tables: The modalities that are used.
+        config: ``split`` says how.
+        links: Patients who share images; None: they are looked up.
+
+    Raises:
+        UsageError, DataError: The patients cannot be divided, or the given split does not fit.
+    """
+    target, settings = config.data.target, config.split
+    if links is None:
+        links = find_links(tables, settings.policy)
+    if settings.is_given:
+        return configured_split(dataset, tables, target=target, config=settings, links=links)
+    slices = {name: modality.slices for name, modality in tables.items()}
+    return draw_split(slices, target=target, config=settings, links=links)
 
 
 def image_size(dataset: Dataset, config: Config) -> int:

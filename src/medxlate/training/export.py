@@ -17,10 +17,9 @@ from medxlate.inference.shifts import shifted
 from medxlate.models.calibration import Calibration, calibrate, no_calibration
 from medxlate.models.card import model_card
 from medxlate.models.device import Compute
-from medxlate.models.folder import load_network, write_model, write_weights
+from medxlate.models.folder import build_predictor, load_network, write_model, write_weights
 from medxlate.models.head import Head
 from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
-from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
 from medxlate.training.checkpoints import last_position, load_part, load_translation
 from medxlate.training.data import Data
@@ -54,6 +53,7 @@ def export_model(
         scratch = Path(name)
         predictor = PredictorInfo(
             architecture=config.model.predictor,
+            norm=config.model.predictor_norm,
             head=head,
             weights=write_weights(
                 scratch,
@@ -114,11 +114,7 @@ def _calibrated(
     if reason:
         none = no_calibration(info.head, reason)
         return info.model_copy(update={"calibration": none, "calibration_tta": none})
-    network = load_network(
-        lambda: PredictorNetwork(architecture=info.architecture, outputs=info.head.outputs),
-        folder,
-        info.weights,
-    )
+    network = load_network(lambda: build_predictor(info), folder, info.weights)
     network = compute.place(network)
 
     def calibration(*, tta: bool) -> Calibration:

@@ -14,13 +14,14 @@ from medxlate.models.device import Compute
 from medxlate.models.discriminator import most_layers, receptive_field
 from medxlate.models.generator import default_blocks
 from medxlate.models.head import Head
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.models.predictor import PredictorNetwork, has_batch_norm
 from medxlate.models.synced_norm import synchronise
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.ranks import ranks
 from medxlate.training.augment import AUGMENTATIONS, Augmentation, build_augmentation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.joint import Joint
+from medxlate.training.schedule import FINETUNE_RATE
 from medxlate.training.stand_ins import StandIn, matched_to_target, repeated_target, true_images
 from medxlate.training.step import Learner, Supervised
 
@@ -114,12 +115,35 @@ def build_learner(
     learner = method.build(Ingredients(config, head, image_size, compute, counts or {}))
     together = config.model.batch_norm == "joint" or not method.uses_sources
     batches = learner.predictor_batches if together else min(learner.predictor_batches, 1)
-    if batches * config.optimizer.batch_size == 1 and image_size < 64:
+    single = batches * config.optimizer.batch_size == 1
+    if single and image_size < 64 and config.model.predictor_norm == "batch":
         raise ConfigError(
             f"Batch norm cannot learn from one image of {image_size} px.",
-            "Set optimizer.batch_size to 2 or more.",
+            "Set optimizer.batch_size to 2 or more, or model.predictor_norm=group.",
         )
     return learner
+
+
+def single_images(config: Config) -> str:
+    """Return a warning where batch norm takes the statistics of single images, or nothing.
+
+    Methods that show the predictor other images as well then have statistics of two or more, so
+    that methods differ by that, too.
+    """
+    model, size = config.model, config.optimizer.batch_size
+    alone = 0 < size <= config.runtime.accumulate
+    if not alone or model.predictor_norm == "group":
+        return ""
+    if model.predictor != "auto" and not has_batch_norm(model.predictor):
+        return ""
+    key = "optimizer.batch_size = 1"
+    if size > 1:
+        key = f"optimizer.batch_size = {size} and runtime.accumulate = {config.runtime.accumulate}"
+    return (
+        f"With {key} the predictor's batch norm takes its statistics from one target image at a "
+        "time, and from more where a method adds others, so that methods differ by that as well. "
+        "Set optimizer.batch_size to 2 or more, or model.predictor_norm=group."
+    )
 
 
 def find_method(name: str) -> Method:
@@ -243,16 +267,23 @@ def _translating(given: Ingredients, predictor: PredictorNetwork | None) -> Lear
 
 
 def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
-    """Return how to build a predictor that learns from these modalities."""
+    """Return how to build a predictor that learns from these modalities.
+
+    One that has learned from the sources before is fine-tuned, at a tenth of the rate.
+    """
 
     def build(given: Ingredients) -> Learner:
         config = given.config
+        optimizer = config.optimizer
+        if find_method(config.method).first == "source-only":
+            rate = optimizer.predictor_lr * FINETUNE_RATE
+            optimizer = optimizer.model_copy(update={"predictor_lr": rate})
         return Supervised(
             _predictor(given),
             sources=config.data.sources if learns_from != "target" else (),
             target=config.data.target if learns_from != "sources" else None,
             head=given.head,
-            optimizer=config.optimizer,
+            optimizer=optimizer,
             objective=config.objective,
             separate=config.model.batch_norm == "separate",
             translated=find_method(config.method).first == "translator",
@@ -289,6 +320,7 @@ def _predictor(given: Ingredients) -> PredictorNetwork:
     predictor = given.compute.place(
         PredictorNetwork(
             architecture=config.model.predictor,
+            norm=config.model.predictor_norm,
             outputs=given.head.outputs,
             pretrained=config.model.pretrained,
             offline=config.runtime.offline,

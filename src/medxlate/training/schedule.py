@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from medxlate.config import OptimizerConfig
 
 EPSILON = 1e-9  # of a share of the steps, lost in a division
-FINETUNE_RATE = 0.1  # of the predictor's rate, on real images alone
+FINETUNE_RATE = 0.1  # of the predictor's rate: on real images alone, and after the sources'
 
 
 def rate_factor(epoch: int, *, epochs: int, constant_share: float) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from medxlate.training.methods import MIXED, find_method
 
-PREDICTOR = ("model.predictor", "model.pretrained")  # the other networks are translators
+# The other networks are translators.
+PREDICTOR = ("model.predictor", "model.predictor_norm", "model.pretrained")
 TRANSLATORS = (
     *("model.", "objective.", "optimizer.translator_", "optimizer.buffer_size"),
     *("optimizer.ema_decay", "optimizer.autoencode"),

@@ -8,8 +8,7 @@ from typing import Any
 
 from medxlate.config import Config, configured, flat, parse
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import MEANING, Split, draw_split, read_split
+from medxlate.dataset.splits import MEANING, Split, read_split
 from medxlate.errors import ConfigError, ModelError, UsageError
 from medxlate.events import Listener, Warned, silent
 from medxlate.models.runs import RunFolder, find_run, new_run
@@ -17,8 +16,9 @@ from medxlate.ranks import ranks
 from medxlate.records import read_json
 from medxlate.tracking.tracker import check_trackers
 from medxlate.training.checkpoints import checkpoints
-from medxlate.training.data import open_modalities
+from medxlate.training.data import make_split, open_modalities
 from medxlate.training.loop import Stop, never
+from medxlate.training.methods import single_images
 from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
 from medxlate.training.stages import Stages
 from medxlate.training.work import check_config, make_material, prepare_work
@@ -53,7 +53,7 @@ def train(
         settings: Values by key, such as ``{"optimizer.epochs": 5}``.
         runs: The folder of all runs.
         name: The run's name; None: made from the modalities and a number.
-        split: Who is trained and tested on; None: drawn by ``config.split``.
+        split: Who is trained and tested on; None: as ``config.split`` says.
         stages: Finished runs of what the method trains first, by the names that
             ``first_stages`` gives; None: they are trained inside the run.
         proceed: Continue the run of that name where it was begun already.
@@ -82,16 +82,11 @@ def train(
     dataset = Dataset(Path(config.data.folder))
     tables = open_modalities(dataset, config)
     if split is None:
-        split = draw_split(
-            {n: m.slices for n, m in tables.items()},
-            target=config.data.target,
-            config=config.split,
-            links=find_links(tables, config.split.policy),
-        )
+        split = make_split(dataset, tables, config)
     material = make_material(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
     work = prepare_work(material, listener)
-    _tell(split, listener)
+    _tell(split, material.config, listener)
     made = None
     if ranks().is_first:
         sources, target = config.data.sources, config.data.target
@@ -137,15 +132,17 @@ def resume(
     split = read_split(folder.split, tables)
     if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
-    _tell(split, listener)
     material = make_material(config, dataset, tables, split)
+    _tell(split, material.config, listener)
     work = prepare_work(material, listener)
     return run_to_end(folder, material, work, stages, stop, listener)
 
 
-def _tell(split: Split, listener: Listener) -> None:
+def _tell(split: Split, config: Config, listener: Listener) -> None:
     if split.policy == "image":
         listener(Warned(MEANING["image"]))
+    if note := single_images(config):
+        listener(Warned(note))
 
 
 def _is_begun(run: Path, config: Config) -> bool:

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.links import find_links
-from medxlate.dataset.splits import draw_split
 from medxlate.errors import UsageError
 from medxlate.events import Event, Listener, Progress, Stage, silent
 from medxlate.models.device import deterministic
@@ -21,7 +19,7 @@ from medxlate.models.runs import RunFolder
 from medxlate.models.tensors import same_bits
 from medxlate.ranks import ranks
 from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
-from medxlate.training.data import named_modalities, open_modalities
+from medxlate.training.data import make_split, named_modalities, open_modalities
 from medxlate.training.methods import first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.snapshot import Snapshot
@@ -74,12 +72,7 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
     check_config(config)
     dataset = Dataset(Path(config.data.folder))
     tables = open_modalities(dataset, config)
-    split = draw_split(
-        {n: m.slices for n, m in tables.items()},
-        target=config.data.target,
-        config=config.split,
-        links=find_links(tables, config.split.policy),
-    )
+    split = make_split(dataset, tables, config)
     results = []
     for each in (*first_stages(config).values(), config):
         listener(Stage(f"Verifying that {each.method} resumes exactly"))

@@ -1,0 +1,100 @@
+"""What ``medxlate compare`` shows of its findings."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter, Table
+    from medxlate.study.compare import CompareResult
+    from medxlate.study.comparison import Comparison
+
+SHARES = {"target_fraction": "target", "source_fraction": "source"}
+
+
+def show(reporter: Reporter, result: CompareResult) -> None:
+    """Show verdicts first, then errors and what the study took."""
+    findings = result.findings
+    value = {
+        "folder": str(result.folder),
+        "cells": result.cells,
+        "failed": result.failed,
+        "training_seconds": result.training_seconds,
+        "seconds": result.seconds,
+        "overhead": result.overhead,
+        "primary": _verdict(findings.primary) if findings and findings.primary else None,
+        "verdicts": [_verdict(each) for each in (findings.comparisons if findings else ())],
+    }
+    lines: list[Any] = []
+    if findings is not None:
+        first = () if findings.primary is None else (findings.primary,)
+        told = [*first, *(each for each in findings.comparisons if not each.primary)]
+        lines += [f"- {each.sentence}" for each in told]
+        lines += [each.sentence for each in findings.equivalents]
+        lines += [each.sentence for each in findings.saturation]
+        lines.append(_overview(result))
+        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
+    if result.overhead is not None:
+        lines.append(
+            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
+            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
+        )
+    reporter.result(value, *lines)
+
+
+def _verdict(found: Comparison) -> dict[str, Any]:
+    return {
+        "method": found.system.method,
+        "sources": found.system.sources,
+        "reference": found.reference.method,
+        "verdict": found.verdict,
+        "mean": found.mean,
+        "reference_mean": found.reference_mean,
+        "difference": found.difference,
+        "interval": [found.interval.low, found.interval.high] if found.interval else None,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "detectable": found.detectable,
+        "beats_constant": found.beats_constant,
+        "seconds": found.seconds,
+        "reference_seconds": found.reference_seconds,
+        "sentence": found.sentence,
+    }
+
+
+def _overview(result: CompareResult) -> Table:
+    from medxlate.cli.console import number, table
+    from medxlate.study.measured import design_of, judged, level_of
+    from medxlate.study.tables import BESIDE
+
+    assert result.findings is not None
+    frame = judged(result.findings.results)
+    shares = {key: SHARES[key] for key in SHARES if frame[key].nunique() > 1}
+    drawn = design_of(frame) == "redrawn"  # patients were asked for, not shares
+    if drawn and "target_fraction" in shares:
+        shares["target_fraction"] = "patients"
+    beside = [name for name in BESIDE if name in frame and frame[name].notna().any()]
+    rows = []
+    for names, cells in frame.groupby(["method", "sources", *shares], sort=False):
+        spent = (cells["seconds"] + cells["shared_seconds"]).astype(float).mean()
+        method, sources, *fractions = names
+        told = dict(zip(shares, fractions, strict=True))
+        if drawn and "target_fraction" in told:
+            told["target_fraction"] = cells["train_patients"].mean()
+        if not sources:
+            told["source_fraction"] = None
+        rows.append(
+            [
+                f"{method} ({sources})" if sources else str(method),
+                *("-" if told[key] is None else f"{told[key]:.3g}" for key in shares),
+                str(len(cells)),
+                number(float(cells["loss"].mean())),
+                number(cells["loss"].std(ddof=1) if len(cells) > 1 else None),
+                *(number(float(cells[name].mean())) for name in beside),
+                number(None if isnan(spent) else float(spent)),
+            ]
+        )
+    columns = ["method", *shares.values(), "cells", "error", "std"]
+    columns += [*(BESIDE[name] for name in beside), "seconds"]
+    return table(f"Test errors per {level_of(frame)}, {result.folder}", columns, rows)
