@@ -62,6 +62,7 @@ def test_classification_figures_are_those_of_other_libraries() -> None:
         "balanced_accuracy": theirs.multiclass_accuracy(p, t, 3, average="macro"),
         "auroc": theirs.multiclass_auroc(p, t, 3, average="macro"),
         "f1": theirs.multiclass_f1_score(p, t, 3, average="macro"),
+        "brier": (p - torch.nn.functional.one_hot(t, 3)).square().sum(dim=1).mean(),
         "ece": theirs.multiclass_calibration_error(p, t, 3, n_bins=15),
         "skill": theirs.multiclass_accuracy(p, t, 3, average="micro") - (t == 1).double().mean(),
     }

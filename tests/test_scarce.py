@@ -144,7 +144,7 @@ def test_no_image_reaches_the_discriminator_unchanged():
     with torch.no_grad():
         fakes = networks.g(images["mri"].images)
     networks.d_t = Watching(networks.d_t)  # type: ignore[assignment]
-    take_step(learner, images)
+    take_step(learner, images, progress=0.3)  # it translates by then
     assert len(seen) == 3  # G(y) in training G; x and G(y) in training D_t
     for shown in seen:
         for known in (images["ct"].images, fakes):
