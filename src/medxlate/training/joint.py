@@ -151,13 +151,12 @@ class Joint:
 
     def _reproduce(self, batches: Mapping[str, Batch], losses: Losses) -> Tensor:
         """Return how far the generators of all sources are from reproducing their images."""
-        x = batches[self._target].images
+        x, found = batches[self._target].images, []
         for name, networks in self._translators.items():
-            y = batches[name].images
-            losses[f"{name}.reproduce"] = l_reproduce(networks, y, x, apply=self._apply)
-        total = torch.stack(list(losses.values())).sum()
-        losses.update({name: loss.detach() for name, loss in losses.items()})
-        return total
+            loss = l_reproduce(networks, batches[name].images, x, apply=self._apply)
+            losses[f"{name}.reproduce"] = loss.detach()
+            found.append(loss)
+        return torch.stack(found).sum()
 
     def _translate(self, batches: Mapping[str, Batch], losses: Losses) -> dict[str, Translation]:
         """Return equation 1 of every source."""
