@@ -17,7 +17,6 @@ from medxlate.cli.grid import (
     Methods,
     Out,
     Policy,
-    Preset,
     Primary,
     Repeats,
     Seed,
@@ -32,7 +31,7 @@ from medxlate.cli.grid import (
     ValPatients,
     asked,
 )
-from medxlate.cli.options import Json, Offline, Where
+from medxlate.cli.options import Json, Offline, Preset, Where
 
 
 def compare(

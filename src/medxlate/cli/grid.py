@@ -112,15 +112,6 @@ Primary = Annotated[
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
-Preset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset",
-        help="paper (256 px), scarce (few target images; minutes on a CPU), small (64 px) or "
-        "debug (seconds).",
-        autocompletion=complete.presets,
-    ),
-]
 DataFolder = Annotated[
     Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
 ]

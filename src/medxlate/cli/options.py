@@ -32,6 +32,15 @@ Device = Annotated[
         "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
     ),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        help="paper (256 px), scarce (few target images; minutes on a CPU), small (64 px) or "
+        "debug (seconds).",
+        autocompletion=complete.presets,
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Open no connection; missing weights are an error.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medxlate.cli import grid
-from medxlate.cli.options import Json, Where
+from medxlate.cli.options import Json, Preset, Where
 from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def plan(
     split_column: grid.SplitColumn = None,
     where: Where = None,
     primary: grid.Primary = None,
-    preset: grid.Preset = None,
+    preset: Preset = None,
     config: grid.ConfigFile = None,
     sets: grid.Sets = None,
     seed: grid.Seed = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli import complete
-from medxlate.cli.options import Json, Offline, Runs, Where
+from medxlate.cli.options import Json, Offline, Preset, Runs, Where
 from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
 from medxlate.errors import ModelError, UsageError
@@ -35,15 +35,7 @@ def train(
         typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
     ] = None,
     where: Where = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            help="paper (256 px), scarce (few target images; minutes on a CPU), small (64 px) or "
-            "debug (seconds).",
-            autocompletion=complete.presets,
-        ),
-    ] = None,
+    preset: Preset = None,
     method: Annotated[
         str | None,
         typer.Option(
