@@ -14,8 +14,22 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 SEED = 0
+T1, FLAIR = 0, 1  # channels
+
+
+def without_t1(folder: Path) -> set[str]:
+    """Return the patients whose T1 is missing: the published files repeat FLAIR in its place."""
+    found = set()
+    for path in folder.rglob("*.tif"):
+        if path.name[:12] not in found and not path.stem.endswith("_mask"):
+            with Image.open(path) as image:
+                pixels = np.asarray(image)
+            if np.array_equal(pixels[..., T1], pixels[..., FLAIR]):
+                found.add(path.name[:12])
+    return found
 
 
 def slices(folder: Path) -> pd.DataFrame:

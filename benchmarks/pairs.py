@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.lgg_tables import slices as lgg_slices
+from benchmarks.lgg_tables import without_t1
 from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.options import PrepareOptions
@@ -167,6 +168,8 @@ def write_lgg_pairs(
 ) -> PairedData:
     """Write T1 (source) and FLAIR (target) of LGG MRI, whose files hold both of each slice.
 
+    Patients whose T1 is missing, in whose place the files repeat FLAIR, are left out.
+
     ``folder/tables`` holds a label table a modality (file, patient, level, age, sex),
     ``folder/data`` the dataset:
 
@@ -191,6 +194,7 @@ def write_lgg_pairs(
         UsageError: There are too few patients.
     """
     frame = lgg_slices(kaggle)
+    frame = frame[~frame["patient"].isin(without_t1(kaggle))]
     everyone = np.random.default_rng(seed).permutation(sorted(frame["patient"].unique())).tolist()
     ends = np.cumsum([target, val, test])
     if ends[-1] >= len(everyone):

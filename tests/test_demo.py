@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +86,12 @@ def contents(folder: Path) -> dict[str, bytes | str]:
 
 
 def test_pairs_change_no_other_file(tmp_path: Path) -> None:
-    patients = {"ct": 2, "mri": 3, "pet": 1}
+    patients = {"ct": 2, "mri": 3, "pet": 2}
     for name, paired in (("without", 0), ("with", 2)):
         write_phantoms(tmp_path / name, patients=patients, slices=2, size=32, paired=paired)
     alone, both = contents(tmp_path / "without"), contents(tmp_path / "with")
-    added = {f"ct_of_mri/MRI{n:03d}/{k:02d}.dcm" for n in (1, 2) for k in (0, 1)}
+    sources = product(("MRI", "PET"), (1, 2), (0, 1))
+    added = {f"paired_ct/{name}{n:03d}/{k:02d}.dcm" for name, n, k in sources}
     assert set(both) == set(alone) | added
     assert all(both[name] == content for name, content in alone.items())
 
@@ -109,7 +111,7 @@ def test_a_pair_is_the_same_head_at_the_same_places_with_other_noise(
     for number, head in enumerate(heads[:2]):
         identity = f"MRI{number + 1:03d}"
         volume = nibabel.load(tmp_path / "mri" / f"{identity}.nii.gz")
-        series = sorted((tmp_path / "ct_of_mri" / identity).glob("*.dcm"))
+        series = sorted((tmp_path / "paired_ct" / identity).glob("*.dcm"))
         assert len(series) == volume.shape[2] == 3
         for place, path in enumerate(series):
             header = pydicom.dcmread(path)
@@ -147,7 +149,8 @@ def dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
         ({"mri": 0}, 0, "0 mri patients are impossible"),
         ({"ct": 2, "mri": -1}, 0, "-1 mri patients are impossible"),
         ({"ct": 9, "mri": 2}, 3, "3 patients with both modalities are impossible: there are 2 mri"),
-        ({"ct": 9}, 1, "there are 0 mri"),
+        ({"mri": 4, "pet": 2}, 3, "there are 4 mri and 2 pet patients"),
+        ({"ct": 9}, 1, "there are no mri or pet patients"),
         ({"mri": 2}, -1, "-1 patients with both"),
     ],
 )
@@ -175,7 +178,7 @@ def test_only_data_writes_patients_that_can_be_prepared(
     assert called.exit_code == 0, called.output
     said = json.loads(called.stdout)
     assert said == {"out": str(out), "patients": {"ct": 2, "mri": 3}, "paired": 2}
-    assert {path.name for path in out.iterdir()} == {"ct", "mri", "ct_of_mri", "demo.json"}
+    assert {path.name for path in out.iterdir()} == {"ct", "mri", "paired_ct", "demo.json"}
     write_phantoms(
         tmp_path / "same", patients={"mri": 3, "ct": 2}, slices=2, size=32, seed=4, paired=2
     )

@@ -40,7 +40,7 @@ SCAN_SIZE = 64
 SIZE = 64
 PICTURES = 6
 MARKER = "demo.json"
-ORACLE = "oracle"  # the modality that CT scans of MRI patients are prepared as
+ORACLE = "oracle"  # the modality that CT scans of MRI and PET patients are prepared as
 
 PRESET = "scarce"
 METHODS = ("target-only", "raw-mix", "joint", "oracle")  # in the order in which they are trained
@@ -152,19 +152,20 @@ def generate(
     """Write generated patients as DICOM and NIfTI files, and train nothing.
 
     The folder then holds what ``phantoms.files.write_phantoms`` says: ``ct/``, ``mri/``, ``pet/``
-    and, with pairs, ``ct_of_mri/``.
+    and, with pairs, ``paired_ct/``.
 
     Args:
         out: The folder to write.
         patients: How many patients of each modality (ct, mri, pet); None: the demo's.
-        paired: How many of the MRI patients have a CT too, the truth for their translations.
+        paired: How many of the MRI patients, and how many of the PET patients, have a CT too, the
+            truth for their translations.
         seed: Everything generated follows from it.
         overwrite: Whether an older demo there is replaced.
         listener: Told of progress.
 
     Raises:
         UsageError: A modality is unknown, a count is below 1, or there are more pairs than MRI
-            patients.
+            or PET patients.
         OutputError: ``out`` holds something else.
     """
     patients, out = PATIENTS if patients is None else patients, Path(out)
@@ -252,8 +253,8 @@ def prepare_phantoms(
 ) -> DatasetInfo:
     """Prepare what ``write_phantoms`` wrote: CT, MRI and PET, with ages, into one dataset.
 
-    What was not written is left out; CT scans of MRI patients are the modality ``oracle``, whose
-    patients are those of ``mri``.
+    What was not written is left out; CT scans of MRI and PET patients are the modality ``oracle``,
+    whose patients are those of ``mri`` and ``pet``.
 
     Args:
         raw: The folder of generated patients.

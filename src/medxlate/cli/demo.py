@@ -49,7 +49,7 @@ def demo(
         int | None,
         typer.Option(
             "--paired",
-            help="With --only-data: how many MRI patients have a CT too.",
+            help="With --only-data: how many MRI, and how many PET patients have a CT too.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -130,7 +130,7 @@ def _write_data(
     generate(out, patients=counts, paired=paired, seed=seed, overwrite=overwrite, listener=reporter)
     written = [f"{out / name}: {count} patients" for name, count in sorted(counts.items())]
     if paired:
-        written.append(f"{out / PAIRED}: CT of the first {paired} MRI patients")
+        written.append(f"{out / PAIRED}: CT of the first {paired} MRI and PET patients")
     reporter.result({"out": str(out), "patients": counts, "paired": paired}, *written)
 
 

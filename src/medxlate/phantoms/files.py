@@ -27,7 +27,7 @@ from medxlate.phantoms.anatomy import (
 AGES = (20.0, 88.0)
 POSITIONS = (0.1, 0.95)
 SLICE_SPACING_MM = 6.0
-PAIRED = "ct_of_mri"  # the folder of CT scans of MRI patients
+PAIRED = "paired_ct"  # the folder of CT scans of MRI and PET patients
 _PAIR_NOISE = 1  # a random stream of its own: without pairs, everything else is the same
 
 # 370 MBq of F-18 an hour before the scan, 75 kg: SUV 1 is 3379 Bq/ml.
@@ -64,25 +64,25 @@ def write_phantoms(
 
     ``ct/`` and ``pet/`` hold single-frame DICOM files in a folder a patient, with ages in the
     headers, PET with what SUV is computed from; ``mri/`` holds a NIfTI volume a patient and
-    ``labels.csv`` (file, patient, age, sex). ``ct_of_mri/`` is laid out as ``ct/`` and holds CT
-    scans of the first ``paired`` MRI patients: the same ids, heads and slice positions, with noise
-    of their own. All other files are the same with and without pairs.
+    ``labels.csv`` (file, patient, age, sex). ``paired_ct/`` is laid out as ``ct/`` and holds CT
+    scans of the first ``paired`` MRI and as many PET patients: the same ids, heads and slice
+    positions, with noise of their own. All other files are the same with and without pairs.
 
     Args:
         folder: Where to write.
         patients: How many patients of each modality (ct, mri, pet).
         slices: Slices of each patient.
-        paired: How many of the MRI patients have a CT too.
+        paired: How many of the MRI patients, and how many of the PET patients, have a CT too.
         size: Side of the images, pixels.
         seed: Everything drawn follows from it.
         listener: Told of progress.
 
     Raises:
         UsageError: A modality is unknown, a count is below 1, or there are more pairs than MRI
-            patients.
+            or PET patients.
     """
     check_counts(patients, paired)
-    done, total = 0, sum(patients.values()) + paired
+    done, total = 0, sum(count + (m != "ct") * paired for m, count in patients.items())
     for number, (modality, count) in enumerate(sorted(patients.items())):
         random = np.random.default_rng([seed, number])
         noise = np.random.default_rng([seed, number, _PAIR_NOISE])
@@ -95,7 +95,7 @@ def write_phantoms(
                 rows.append(_write_volume(folder / modality, name, anatomy, images))
             else:
                 _write_series(folder / modality / name, name, anatomy, modality, images)
-            if modality == "mri" and patient < paired:
+            if modality != "ct" and patient < paired:
                 images = _scan(anatomy, "ct", slices, size, noise)
                 _write_series(folder / PAIRED / name, name, anatomy, "ct", images)
                 done += 1
@@ -121,11 +121,12 @@ def check_counts(patients: Mapping[str, int], paired: int) -> None:
             )
         if count < 1:
             raise UsageError(f"{count} {modality} patients are impossible.", "Give 1 or more.")
-    if not 0 <= paired <= patients.get("mri", 0):
+    sources = {name: count for name, count in patients.items() if name != "ct"}
+    if not 0 <= paired <= min(sources.values(), default=0):
+        there = " and ".join(f"{n} {name}" for name, n in sources.items()) or "no mri or pet"
         raise UsageError(
-            f"{paired} patients with both modalities are impossible: there are "
-            f"{patients.get('mri', 0)} mri patients.",
-            "Pairs are CT scans of MRI patients: ask for as many or fewer.",
+            f"{paired} patients with both modalities are impossible: there are {there} patients.",
+            "Pairs are CT scans of MRI and of PET patients: ask for as many or fewer.",
         )
 
 
