@@ -75,7 +75,9 @@ def main() -> None:
     options = parser.parse_args()
     (options.out / "mri").mkdir(parents=True, exist_ok=True)
     tumour = pd.read_csv(options.tumour)
-    tumour["file"] = tumour["file"].str.replace(r"_\d+\.tif$", "", regex=True) + "/" + tumour["file"]
+    tumour["file"] = (
+        tumour["file"].str.replace(r"_\d+\.tif$", "", regex=True) + "/" + tumour["file"]
+    )
     tumour = tumour[~tumour["patient"].isin(without_t1(options.kaggle))]
     people = np.random.default_rng(SEED).permutation(sorted(tumour["patient"].unique()))
     flair = tumour["patient"].isin(people[:FLAIR_PATIENTS])

@@ -1,6 +1,6 @@
 """Does translation help where the target is scarce? A race with known truth.
 
-    python -m benchmarks.scarce phantoms --seeds 0 1 2   # generated MRI (source), CT (target)
+    python -m benchmarks.scarce phantoms --trainings 3   # generated MRI (source), CT (target)
     python -m benchmarks.scarce lgg --kaggle kaggle_3m   # T1 and FLAIR of the same slices
     python -m benchmarks.scarce ablation --seeds 10 11   # the preset without each of its parts
     python -m benchmarks.scarce added --seeds 10         # the paper's method with one part more
@@ -15,8 +15,9 @@ methods have the same predictor, as many updates of it and as many target images
 The error is the mean squared error per patient: of the mean prediction over the patient's slices
 or, where their labels differ, the mean over the labels. The share of the oracle's gain is
 (target-only - method) / (target-only - oracle), where the oracle learns from the source patients'
-true target images; its interval is a bootstrap over seeds and patients. No share is given where
-the oracle gains nothing for sure.
+true target images; its interval is a bootstrap over seeds, trainings and patients. One training
+of a predictor says little (``--trainings``): another seed moves its error by 10 to 20. No share
+is given where the oracle gains nothing for sure.
 
 Translations are compared with the truth of held-out patients: mean absolute error and SSIM within
 the head, PSNR of the whole image, and the share of power at the Nyquist frequency, where a
@@ -57,6 +58,7 @@ from medxlate.training.train import train
 
 HU = 60.0  # of a step of 1 in [-1, 1]: the window is 120 HU wide
 DRAWS = 2000  # of the bootstrap
+TRAINING_SEEDS = 1000  # apart, from one training to the next of the same patients
 BATCH = 64  # images that are computed at once
 BLACK = -0.98  # what is above belongs to the head
 NYQUIST = 0.45  # cycles a pixel, from which on power counts as that of the Nyquist frequency
@@ -116,11 +118,11 @@ ENDS = ("target-only", "oracle")
 
 @dataclass
 class Finish:
-    """What came of one entry with one seed.
+    """What came of one entry in one world, of R trainings.
 
     Attributes:
-        errors: Of each test patient [P]: see ``errors_of``.
-        seconds: That its training took.
+        errors: Of each training and test patient [R, P]: see ``errors_of``.
+        seconds: That a training took.
         images: Of its translations: see ``held_against_truth``.
     """
 
@@ -129,8 +131,18 @@ class Finish:
     images: dict[str, float] = field(default_factory=dict)
 
 
-def configured(entry: Entry, pairs: PairedData, seed: int, sets: Sequence[str]) -> Config:
-    """Return the configuration of an entry."""
+def configured(
+    entry: Entry, pairs: PairedData, seed: int, sets: Sequence[str], training: int = 0
+) -> Config:
+    """Return the configuration of an entry.
+
+    Args:
+        entry: What is trained.
+        pairs: The data.
+        seed: Of the patients.
+        sets: What differs from the preset for every entry.
+        training: Which of the trainings of this entry and seed, from 0.
+    """
     return resolve(
         preset=entry.preset,
         sets=[*sets, *entry.sets],
@@ -138,7 +150,7 @@ def configured(entry: Entry, pairs: PairedData, seed: int, sets: Sequence[str]) 
             "method": entry.method,
             "data": pairs.keys,
             "split": {"seed": seed},
-            "runtime": {"seed": seed, "samples_every": 1000},
+            "runtime": {"seed": seed + TRAINING_SEEDS * training, "samples_every": 1000},
         },
     )
 
@@ -148,7 +160,7 @@ def finish(name: str, config: Config, pairs: PairedData, runs: Path) -> Finish:
     kept = runs / f"{NOT_PLAIN.sub('-', name)}.json"
     made_from = {**config.model_dump(mode="json"), "split": pairs.split.to_json()["hash"]}
     if kept.is_file() and (found := json.loads(kept.read_text()))["made_from"] == made_from:
-        return Finish(np.asarray(found["errors"]), found["seconds"], found["images"])
+        return Finish(np.asarray([found["errors"]]), found["seconds"], found["images"])
     folder = runs / kept.stem
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
@@ -167,7 +179,14 @@ def finish(name: str, config: Config, pairs: PairedData, runs: Path) -> Finish:
             }
         )
     )
-    return Finish(errors, seconds, images)
+    return Finish(errors[None], seconds, images)
+
+
+def together(trainings: Sequence[Finish]) -> Finish:
+    """Return several trainings of an entry as one; seconds and figures of images are means."""
+    images = {k: float(np.mean([t.images[k] for t in trainings])) for k in trainings[0].images}
+    errors = np.concatenate([each.errors for each in trainings])
+    return Finish(errors, float(np.mean([each.seconds for each in trainings])), images)
 
 
 def patient_errors(run: RunFolder, config: Config, pairs: PairedData) -> np.ndarray:
@@ -249,7 +268,7 @@ def nyquist(images: Tensor) -> float:
 def share(
     method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]
 ) -> float:
-    """Return the share of the oracle's gain, of errors [P] of each seed."""
+    """Return the share of the oracle's gain, of errors [R, P] of each seed."""
     one, low, high = (
         np.mean([errors.mean() for errors in each]) for each in (method, alone, oracle)
     )
@@ -259,16 +278,20 @@ def share(
 def interval(
     method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]
 ) -> tuple[float, float] | None:
-    """Return the 95 % interval of the share: a bootstrap over seeds, and patients within each.
+    """Return the 95 % interval of the share, by a bootstrap.
 
-    None where the oracle has no gain in more than 2.5 % of the draws: a share of it means nothing.
+    Seeds are drawn, within each its patients, and for each method its trainings. None where the
+    oracle has no gain in more than 2.5 % of the draws: a share of it means nothing.
     """
     random, draws = np.random.default_rng(0), []
     for _ in range(DRAWS):
         seeds = random.integers(len(method), size=len(method))
-        rows = [random.integers(len(method[s]), size=len(method[s])) for s in seeds]
+        rows = [random.integers(method[s].shape[1], size=method[s].shape[1]) for s in seeds]
         drawn = [
-            [each[s][r] for s, r in zip(seeds, rows, strict=True)]
+            [
+                each[s][random.integers(len(each[s]), size=len(each[s]))][:, r]
+                for s, r in zip(seeds, rows, strict=True)
+            ]
             for each in (method, alone, oracle)
         ]
         gains = np.mean([a.mean() - o.mean() for _, a, o in zip(*drawn, strict=True)])
@@ -322,6 +345,7 @@ def race(
     pairs: Mapping[int, PairedData],
     out: Path,
     sets: Sequence[str],
+    trainings: int = 1,
 ) -> dict[str, list[Finish]]:
     """Train every entry with every seed and print each as soon as it is there."""
     results: dict[str, list[Finish]] = {name: [] for name in entries}
@@ -329,10 +353,13 @@ def race(
         runs = out / f"seed-{seed}" / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         for name, entry in entries.items():
-            done = finish(name, configured(entry, each, seed, sets), each, runs)
-            results[name].append(done)
-            error = done.errors.mean()
-            print(f"seed {seed}: {name}: {error:.4g} in {done.seconds:.0f} s", flush=True)
+            done = []
+            for number in range(trainings):
+                config = configured(entry, each, seed, sets, number)
+                done.append(finish(f"{name} {number}" if number else name, config, each, runs))
+                error, seconds = done[-1].errors.mean(), done[-1].seconds
+                print(f"seed {seed}: {name}: {error:.4g} in {seconds:.0f} s", flush=True)
+            results[name].append(together(done))
     return results
 
 
@@ -420,21 +447,25 @@ def between_the_ends(parts: Mapping[str, Sets]) -> dict[str, Entry]:
 
 
 def time_to_quality(
-    pairs: Mapping[int, PairedData], out: Path, names: Sequence[str], sets: Sequence[str]
+    pairs: Mapping[int, PairedData],
+    out: Path,
+    names: Sequence[str],
+    sets: Sequence[str],
+    trainings: int,
 ) -> None:
     """Print after how many seconds each closes half of the oracle's gain, over all seeds.
 
     Each is trained for ever longer, its schedule stretched to that length. The ends are those of
     the preset as it is.
     """
-    found = race({name: RACE[name] for name in ENDS}, pairs, out, sets)
+    found = race({name: RACE[name] for name in ENDS}, pairs, out, sets, trainings)
     ends = [[each.errors for each in found[name]] for name in ENDS]
     for name in names:
         for epochs in LENGTHS:
             entry = RACE[name]
             longer = Entry(entry.method, (*entry.sets, f"optimizer.epochs={epochs}"), entry.preset)
             label = f"{name}, {epochs} epochs"
-            done = race({label: longer}, pairs, out, sets)[label]
+            done = race({label: longer}, pairs, out, sets, trainings)[label]
             closed = share([each.errors for each in done], *ends)
             seconds = np.mean([each.seconds for each in done])
             print(f"{label}: {closed:.0%} of the gain in {seconds:.0f} s", flush=True)
@@ -447,6 +478,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["phantoms", "lgg", "ablation", "added", "time"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--trainings", type=int, default=1, help="of each entry with each seed")
     parser.add_argument("--only", nargs="+", help="these entries alone")
     parser.add_argument("--set", dest="sets", action="append", default=[], help="for all entries")
     parser.add_argument("--quick", action="store_true", help="one seed, fewer patients and steps")
@@ -476,9 +508,9 @@ def main() -> None:
     sets = [*arguments.sets, *(QUICK if arguments.quick else ())]
     if arguments.what == "time":
         names = [name for name in ("joint", SLOW) if name in chosen]
-        time_to_quality(pairs, out, names, sets)
+        time_to_quality(pairs, out, names, sets, arguments.trainings)
     else:
-        results = race(chosen, pairs, out, sets)
+        results = race(chosen, pairs, out, sets, arguments.trainings)
         print("\n".join(table(results, unit=1.0 if data == "lgg" else HU)))
     print(json.dumps(facts(torch.device("cpu"))))
 

@@ -52,7 +52,7 @@ def test_classes_have_brier_scores():
 
 def seeds(mean: float, deviation: float = 10.0) -> list[np.ndarray]:
     random = np.random.default_rng(int(mean))
-    return [mean + deviation * random.standard_normal(150) for _ in range(3)]
+    return [mean + deviation * random.standard_normal((1, 150)) for _ in range(3)]
 
 
 def test_the_share_of_the_oracles_gain_and_its_interval():
@@ -63,6 +63,23 @@ def test_the_share_of_the_oracles_gain_and_its_interval():
     assert found is not None
     assert found[0] < 0.5 < found[1]
     assert found[1] - found[0] < 0.1  # 450 patients with a deviation of 10 of a gain of 100
+
+
+def test_the_interval_knows_that_trainings_differ():
+    """Three worlds whose trainings lie 40 apart: one training a world hides it."""
+    shifts = np.array([-40.0, 0.0, 40.0])[:, None]
+    alone, oracle = seeds(300), seeds(200)
+    method = [errors + shifts for errors in seeds(250)]
+    found = interval(method, alone, oracle)
+    assert found is not None
+    # A mean of three worlds by three trainings each: its deviation is 33 / 3.
+    assert found[1] - found[0] == pytest.approx(2 * 1.96 * np.std(shifts) / 3 / 100, rel=0.15)
+
+
+def test_trainings_of_one_entry_stand_together():
+    parts = [Finish(np.full((1, 2), e), e, {"mae": e}) for e in (1.0, 3.0)]
+    both = scarce.together(parts)
+    assert (both.errors.tolist(), both.seconds, both.images) == ([[1, 1], [3, 3]], 2, {"mae": 2})
 
 
 def test_an_oracle_without_a_gain_gives_no_share():
