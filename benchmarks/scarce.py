@@ -31,7 +31,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,6 +114,7 @@ RACE: Mapping[str, Entry] = {
     "oracle": Entry("oracle"),
 }
 ENDS = ("target-only", "oracle")
+OURS = "joint"
 
 
 @dataclass
@@ -275,25 +276,39 @@ def share(
     return float((low - one) / (low - high))
 
 
-def interval(
-    method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]
-) -> tuple[float, float] | None:
-    """Return the 95 % interval of the share, by a bootstrap.
+def resampled(
+    *methods: Sequence[np.ndarray],
+) -> Iterator[list[list[np.ndarray]]]:
+    """Draw for a bootstrap: seeds, within each its patients, and for each method its trainings.
 
-    Seeds are drawn, within each its patients, and for each method its trainings. None where the
-    oracle has no gain in more than 2.5 % of the draws: a share of it means nothing.
+    Args:
+        methods: Errors [R, P] of each seed, of each method; the patients are the same.
+
+    Yields:
+        As many methods, with errors [R, P] of as many seeds.
     """
-    random, draws = np.random.default_rng(0), []
+    random, first = np.random.default_rng(0), methods[0]
     for _ in range(DRAWS):
-        seeds = random.integers(len(method), size=len(method))
-        rows = [random.integers(method[s].shape[1], size=method[s].shape[1]) for s in seeds]
-        drawn = [
+        seeds = random.integers(len(first), size=len(first))
+        rows = [random.integers(first[s].shape[1], size=first[s].shape[1]) for s in seeds]
+        yield [
             [
                 each[s][random.integers(len(each[s]), size=len(each[s]))][:, r]
                 for s, r in zip(seeds, rows, strict=True)
             ]
-            for each in (method, alone, oracle)
+            for each in methods
         ]
+
+
+def interval(
+    method: Sequence[np.ndarray], alone: Sequence[np.ndarray], oracle: Sequence[np.ndarray]
+) -> tuple[float, float] | None:
+    """Return the 95 % interval of the share, of errors [R, P] of each seed.
+
+    None where the oracle has no gain in more than 2.5 % of the draws: a share of it means nothing.
+    """
+    draws = []
+    for drawn in resampled(method, alone, oracle):
         gains = np.mean([a.mean() - o.mean() for _, a, o in zip(*drawn, strict=True)])
         draws.append(share(*drawn) if gains > 0 else np.nan)
     if np.isnan(draws).mean() > 0.025:
@@ -302,17 +317,31 @@ def interval(
     return float(low), float(high)
 
 
+def difference(
+    one: Sequence[np.ndarray], other: Sequence[np.ndarray]
+) -> tuple[float, float, float]:
+    """Return by how much one's error lies above the other's, and its 95 % interval."""
+
+    def mean(errors: Sequence[np.ndarray]) -> float:
+        return float(np.mean([each.mean() for each in errors]))
+
+    draws = [mean(a) - mean(b) for a, b in resampled(one, other)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return mean(one) - mean(other), float(low), float(high)
+
+
 def table(results: Mapping[str, Sequence[Finish]], *, unit: float) -> list[str]:
     """Return the lines of a race; ``unit`` is of the images' errors."""
     errors = {name: [each.errors for each in every] for name, every in results.items()}
-    heads = ("method", "error", "by seed", "share of the oracle's gain", "seconds")
-    heads += ("mae", "ssim", "psnr", "nyquist")
+    heads = ("method", "error", "by seed", "share of the oracle's gain", f"{OURS} less this")
+    heads += ("seconds", "mae", "ssim", "psnr", "nyquist")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, every in results.items():
         by_seed = [float(each.errors.mean()) for each in every]
         seeds = ", ".join(f"{error:.3g}" for error in by_seed)
         seconds = np.mean([each.seconds for each in every])
-        row = [name, f"{np.mean(by_seed):.4g}", seeds, _gain(name, errors), f"{seconds:.0f}"]
+        row = [name, f"{np.mean(by_seed):.4g}", seeds, _gain(name, errors), _lead(name, errors)]
+        row.append(f"{seconds:.0f}")
         lines.append(f"| {' | '.join([*row, *_image_cells(every, unit)])} |")
     return lines
 
@@ -326,6 +355,14 @@ def _gain(name: str, errors: Mapping[str, Sequence[np.ndarray]]) -> str:
     if found is None:
         return "the oracle gains nothing for sure"
     return f"{share(errors[name], *ends):.0%} ({found[0]:.0%} to {found[1]:.0%})"
+
+
+def _lead(name: str, errors: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """Return how far the error of OURS lies above another's, with its interval."""
+    if name == OURS or OURS not in errors:
+        return ""
+    mean, low, high = difference(errors[OURS], errors[name])
+    return f"{mean:+.3g} ({low:+.3g} to {high:+.3g})"
 
 
 def _image_cells(every: Sequence[Finish], unit: float) -> list[str]:

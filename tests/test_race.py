@@ -20,6 +20,7 @@ from benchmarks.scarce import (
     RACE,
     WITHOUT,
     Finish,
+    difference,
     errors_of,
     interval,
     share,
@@ -74,6 +75,12 @@ def test_the_interval_knows_that_trainings_differ():
     assert found is not None
     # A mean of three worlds by three trainings each: its deviation is 33 / 3.
     assert found[1] - found[0] == pytest.approx(2 * 1.96 * np.std(shifts) / 3 / 100, rel=0.15)
+
+
+def test_one_method_is_better_than_another_by_what_their_patients_say():
+    shared = [np.random.default_rng(seed).normal(0, 200, (1, 150)) for seed in range(3)]
+    one, other = ([mean + each for each in shared] for mean in (240, 250))
+    assert difference(one, other) == pytest.approx((-10, -10, -10))  # the same for each patient
 
 
 def test_trainings_of_one_entry_stand_together():
