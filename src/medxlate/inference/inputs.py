@@ -38,6 +38,11 @@ class Input:
         return self.opened.scan
 
     @property
+    def number(self) -> int | None:
+        """Which slice of its scan it is, from 0; None where that has one."""
+        return self.slice.number if self.opened.count > 1 else None
+
+    @property
     def tags(self) -> Mapping[str, str]:
         """The DICOM attributes that were asked for; the JSON keys beside a volume file."""
         frames = self.scan.frames

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medxlate.dataset.index import COLUMNS, Dataset, Modality
+from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split, training_share
 from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.errors import DataError
-from medxlate.study.cell import add_predictions
 from medxlate.study.opened import Opened
+from medxlate.study.predictions import add_predictions, image_rows
 from medxlate.study.study import Study
 from medxlate.training.methods import METHODS
 
@@ -90,10 +90,7 @@ def score_outside(
         }
         task = dataset.info.task
         values = _values(path, own.loc[list(test["slice_id"])], task)
-        kept = [column for column in test.columns if column not in COLUMNS]
-        frame = test[["slice_id", "patient", "label", *kept]].reset_index(drop=True)
-        for key, value in reversed(keys.items()):
-            frame.insert(0, key, value)
+        frame = image_rows(test, keys)
         scores = add_predictions(frame, values, _labels(test["label"].tolist(), task), task)
         rows = split.rows(target.name, target.slices, "train")
         train = target.slices.iloc[training_share(split, target.name, target.slices, rows, share)]
@@ -101,7 +98,7 @@ def score_outside(
             "train_patients": train["patient"].nunique(),
             "train_images": len(train),
             "test_patients": test["patient"].nunique(),
-            "test_images": len(test),
+            "image_rows": len(test),
         }
         results.append({**keys, "policy": split.policy, **scores, **counts})
         predictions.append(frame)
