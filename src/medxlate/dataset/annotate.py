@@ -58,6 +58,7 @@ class Annotator:
             sidecars=any(scan.format in VOLUME_FORMATS for scan in scans),
         )
         self._kind: TaskKind = options.task
+        self._age_in = options.age_in
         self._decimal_comma = table is not None and table.decimal_comma
         self._label = parse(options.label, option="--label")
         self._patient = _patient_field(options, scans, parse)
@@ -110,6 +111,7 @@ class Annotator:
             self._label.value(relative, row, tags),
             kind=self._kind,
             decimal_comma=self._decimal_comma,
+            age_in=self._age_in,
         )
         kept, asked = (
             {name: field.value(relative, row, tags) or "" for name, field in fields.items()}
