@@ -320,6 +320,6 @@ def test_a_trained_model_knows_the_range_of_its_training_labels(run: RunFolder, 
     found: list[float] = []
     for modality in ("mri", "ct"):
         table = pd.read_parquet(data / modality / "slices.parquet")
-        found += table.loc[table["patient"].isin(split["parts"]["train"]), "label"].tolist()
+        found += table.loc[table["patient"].isin(split["patients"]["train"]), "label"].tolist()
     head = read_model(run.model).predictor.head
     assert head.span == (min(found), max(found))

@@ -10,6 +10,7 @@ import typer
 
 from medxlate.cli.complete import run_names
 from medxlate.cli.options import Json, Runs
+from medxlate.cli.terminal import shown
 
 if TYPE_CHECKING:
     from medxlate.models.history import RunSummary
@@ -116,7 +117,7 @@ def rm(
 
         found = show_run(folder, run).summary
         if not yes:
-            asked = f"Remove {found.path} ({found.state}, {size(found.bytes)})?"
+            asked = f"Remove {shown(str(found.path))} ({found.state}, {size(found.bytes)})?"
             try:
                 typer.confirm(asked, abort=True, err=True)
             except typer.Abort:
