@@ -27,12 +27,13 @@ from rich.table import Table
 from rich.text import Text
 
 from medxlate.cli.progress import Pace, speed
-from medxlate.cli.terminal import print_whatever_comes, shown
+from medxlate.cli.terminal import print_whatever_comes
 from medxlate.errors import JobError, MedxlateError, UsageError
 from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
 from medxlate.files import FULL, final_name
 from medxlate.ranks import Ranks, joined, started_by_torchrun
+from medxlate.records import visible
 
 INTERRUPTED = 130
 UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
@@ -61,7 +62,7 @@ class _PlainConsole(Console):
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Turn a line, a title or a cell into what is printed: each passes through here."""
-        return super().render_str(shown(text), **how)
+        return super().render_str(visible(text), **how)
 
 
 class Reporter:
@@ -189,7 +190,7 @@ class Reporter:
             self._bar.start()
         if event.task not in self._tasks:
             self._tasks[event.task] = self._bar.add_task(
-                shown(event.task), total=event.total, figures="", rate=""
+                visible(event.task), total=event.total, figures="", rate=""
             )
         self._bar.update(
             self._tasks[event.task],

@@ -10,7 +10,6 @@ import typer
 
 from medxlate.cli.complete import run_names
 from medxlate.cli.options import Json, Runs
-from medxlate.cli.terminal import shown
 
 if TYPE_CHECKING:
     from medxlate.models.history import RunSummary
@@ -114,10 +113,11 @@ def rm(
     with reporting(json=json, interrupted="The run is still there, or moved aside.") as reporter:
         from medxlate.errors import UsageError
         from medxlate.models.history import remove_run, show_run
+        from medxlate.records import visible
 
         found = show_run(folder, run).summary
         if not yes:
-            asked = f"Remove {shown(str(found.path))} ({found.state}, {size(found.bytes)})?"
+            asked = f"Remove {visible(str(found.path))} ({found.state}, {size(found.bytes)})?"
             try:
                 typer.confirm(asked, abort=True, err=True)
             except typer.Abort:

@@ -12,15 +12,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from medxlate.errors import DataError
+from medxlate.records import NUMBER
 
 TaskKind = Literal["regression", "classification"]
 
 # DICOM age string, PS3.5 6.2: three digits and days, weeks, months or years.
 AGE_STRING = re.compile(r"(\d{1,3})([DWMY])")
 MISSING = frozenset({"", "na", "n/a", "nan", "null"})  # not "none": it can be a class
-# As people and programs write numbers. Python's float() also takes 4_5, infinity and the digits of
-# other scripts, where somebody else would read another number or none.
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 OLDEST = 120.0  # years; the oldest person known became 122
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 

@@ -34,6 +34,7 @@ from medxlate.inference.units import Unit, units_of
 from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
 from medxlate.ranks import ranks
+from medxlate.records import for_csv
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
 
@@ -163,7 +164,7 @@ def predict(
         table = make_table(np.asarray(values, dtype=np.float32), items, columns)
         if ranks().is_first and not work.placed:
             with whole_file(work.out) as partial:
-                table.to_csv(partial, index=False)
+                for_csv(table).to_csv(partial, index=False)
             work.put()
     notes = (*columns.doubt.notes(), *columns.span.notes(outside(table)))
     for note in notes:

@@ -16,6 +16,7 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split, training_share
 from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.errors import DataError
+from medxlate.records import in_csv
 from medxlate.study.opened import Opened
 from medxlate.study.predictions import add_predictions, image_rows
 from medxlate.study.study import Study
@@ -147,14 +148,17 @@ def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
         raise DataError(f"{path} has no column 'prediction'.")
     if task.kind == "regression":
         return _finite(path, own[["prediction"]])[:, 0]
-    unknown = set(own["prediction"]) - set(task.classes)
+    # splits/rNN.csv may have a class with a quote in front.
+    known = {str(in_csv(name)): name for name in task.classes} | {n: n for n in task.classes}
+    unknown = set(own["prediction"]) - set(known)
     if unknown:
         raise DataError(
             f"{path} predicts '{min(map(str, unknown))}', which is no class.",
             f"Known: {', '.join(task.classes)}.",
         )
     certain: np.ndarray[Any, Any] = np.zeros((len(own), len(task.classes)))
-    certain[range(len(own)), [task.classes.index(name) for name in own["prediction"]]] = 1
+    chosen = [task.classes.index(known[name]) for name in own["prediction"]]
+    certain[range(len(own)), chosen] = 1
     return certain
 
 
