@@ -189,7 +189,8 @@ def _name(metric: Metric) -> str:
 def _metric_lines(results: Results) -> list[str]:
     """Return the figures as a table, then what the audits say."""
     lines = [
-        f"On {results.images} real {in_markdown(results.target)} images of {results.patients} test patients.",
+        f"On {results.images} real {in_markdown(results.target)} images of {results.patients} test "
+        "patients.",
         "",
         "| figure | of | value | 95 % interval | n |",
         "|---|---|---|---|---|",

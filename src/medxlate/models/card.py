@@ -82,14 +82,14 @@ def _model(info: ModelInfo) -> list[str]:
         unit = f" in {in_markdown(task.unit)}" if task.unit else ""
         lines.append(
             f"- Predictor: {in_markdown(predictor.architecture)} on {target} images of "
-            f"{info.image_size} x {info.image_size} px, label {in_markdown(task.name)}{unit}; taken at step "
-            f"{predictor.weights.step}."
+            f"{info.image_size} x {info.image_size} px, label {in_markdown(task.name)}{unit}; "
+            f"taken at step {predictor.weights.step}."
         )
     for name, each in info.translators.items():
         lines.append(
             f"- Translator from {in_markdown(name)} to {target}: ResNet generator, "
-            f"width {each.width}, {each.blocks} blocks, upsampling {each.upsample}, skip {each.skip}; taken at step "
-            f"{each.weights.step}."
+            f"width {each.width}, {each.blocks} blocks, upsampling {each.upsample}, skip "
+            f"{each.skip}; taken at step {each.weights.step}."
         )
     notes = info.trained_on.notes if info.trained_on is not None else ()
     return [*lines, *(f"- {in_markdown(sentence)}" for sentence in notes)]
@@ -129,10 +129,7 @@ def _data(counts: TrainedOn | None) -> list[str]:
 def _recipes(info: ModelInfo) -> list[str]:
     recipes = {name: each.recipe for name, each in info.translators.items()}
     recipes[info.target] = info.target_recipe
-    lines = [
-        f"- {in_markdown(name)}: {in_markdown(in_words(recipe))}."
-        for name, recipe in recipes.items()
-    ]
+    lines = [in_markdown(f"- {name}: {in_words(recipe)}.") for name, recipe in recipes.items()]
     size = f"- All are brought to squares of {info.image_size} px, their aspect ratio in mm kept."
     return [*lines, size]
 
