@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from matplotlib.mathtext import MathTextParser
 from typer.testing import CliRunner, Result
 
 import tiny
@@ -19,6 +20,9 @@ from medxlate.dataset.labels import Task
 from medxlate.models.card import model_card
 from medxlate.models.info import ModelInfo, read_model
 from medxlate.records import for_csv, in_csv, in_markdown, visible
+from medxlate.report.figures import Row, image_rows
+from medxlate.report.interval_chart import Errors
+from medxlate.report.study_figures import Curve, dose_plot, error_plot
 from medxlate.report.table import Number, Table
 from medxlate.study.outside import _values
 
@@ -288,3 +292,19 @@ def test_code_that_a_card_offers_names_the_source_and_runs_nothing(tmp_path: Pat
 def test_a_name_in_markdown_is_text(text: str):
     page = MarkdownIt("commonmark", {"html": True}).render(f"word {in_markdown(text)}")
     assert [tag for tag, _ in Tags(page).tags] == ["p"]
+
+
+# Figures
+
+
+def test_what_stands_between_dollars_is_no_formula_of_a_figure(tmp_path: Path):
+    """Mathtext would refuse it (matplotlib, "Writing mathematical expressions")."""
+    name = r"$\frac$"
+    with pytest.raises(ValueError, match="frac"):
+        MathTextParser("agg").parse(name)
+    systems = [Errors(name, [1.0, 2.0], None, ours=False)]
+    error_plot(tmp_path / "e.png", systems, measure=name, references=[(name, 1.5)], title=name)
+    curve = Curve(name, [3, 5], [1.0, 2.0], [0.1, 0.1], ours=False)
+    dose_plot(tmp_path / "d.png", measure=name, target=[curve], note=name)
+    image_rows(tmp_path / "r.png", [Row(name, [np.zeros((4, 4))], [name])], note=name)
+    assert len(list(tmp_path.glob("*.png"))) == 3
