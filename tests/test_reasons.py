@@ -12,7 +12,7 @@ from medxlate.dataset.reasons import by_reason, hint_of, in_words
 from medxlate.errors import DataError
 from preparing import run, write_table
 
-ROW = "tables/ct.csv has no row in column 'file': '13.jpg'."
+ROW = "tables/labels.csv has no row in column 'patient': '13.jpg'."
 SEX = "the label is no number: 'male'"
 CLASSES = "For classes, add --task classification."
 RECIPE = "the recipe 'ct' needs Hounsfield units, and the image has none Use --recipe mr"
