@@ -345,7 +345,7 @@ def test_a_predictor_that_gives_no_numbers_is_named(
         return values
 
     monkeypatch.setattr(Predictor, "calibrated", broken)
-    with pytest.raises(ModelError, match="no number for 1 of"):
+    with pytest.raises(ModelError, match="no finite number for 1 of"):
         evaluate(folder / "runs" / "joint", metrics=["mae"])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -311,3 +312,14 @@ def test_cards_of_older_models_say_what_is_not_known(tmp_path: Path):
     card = model_card(info)
     assert "Not known here." in card
     assert "None: the model was made without." in card
+
+
+def test_a_trained_model_knows_the_range_of_its_training_labels(run: RunFolder, data: Path):
+    """Against the labels of training patients, by the split file and the index themselves."""
+    split = json.loads((run.path / "split.json").read_text())
+    found: list[float] = []
+    for modality in ("mri", "ct"):
+        table = pd.read_parquet(data / modality / "slices.parquet")
+        found += table.loc[table["patient"].isin(split["patients"]["train"]), "label"].tolist()
+    head = read_model(run.model).predictor.head
+    assert head.span == (min(found), max(found))

@@ -127,6 +127,7 @@ def test_not_a_byte_is_left(disk: Disk, data: Path, whole: Path):
     result = call(*words)
     assert result.exit_code == 1
     assert "space" in result.output
+    assert str(disk.path) in result.output
     disk.make_room()
     assert call(*words).exit_code == 0
     same_ends(run, whole)
@@ -170,6 +171,7 @@ def check(disk: Disk, words: Callable[[Path], list[object]], result: str, tmp_pa
     failed = call(*words(disk.path))
     assert failed.exit_code == 1, failed.output
     assert "space" in failed.output
+    assert str(disk.path) in failed.output  # what was to be written is named
     assert ".partial" not in " ".join(failed.output.split())
     assert not (disk.path / result).exists()
     disk.resize(65536)

@@ -58,6 +58,7 @@ def test_a_log_gets_plain_lines_on_stderr(
     reporter(Progress("files", 0, 4))
     reporter(Progress("files", 4, 4))
     reporter.result({"files": 4})
+    reporter.close()
     out, err = capsys.readouterr()
     assert err.splitlines()[0] == "files: 0/4"
     assert err.splitlines()[1].startswith("files: 4/4, ")

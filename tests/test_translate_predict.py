@@ -410,6 +410,7 @@ def test_the_table_has_a_row_a_slice_and_a_row_a_patient(tmp_path: Path, percent
         "age",
         "low",
         "high",
+        "outside",
     ]
     assert list(table["level"]) == ["slice"] * 4 + ["patient"] * 2
     first, second = "patient-0001", "patient-0002"

@@ -120,7 +120,9 @@ def write_tiny_model(
     """Write a model folder with random weights; return ``root/model``."""
     torch.manual_seed(11)
     root.mkdir(parents=True, exist_ok=True)
-    head = Head(task=task, mean=50.0, std=12.0) if task.kind == "regression" else Head(task=task)
+    head = Head(task=task)
+    if task.kind == "regression":
+        head = Head(task=task, mean=50.0, std=12.0, span=(age_of(0), age_of(21)))
     network = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
     predictor = PredictorInfo(
         architecture="test_resnet",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,13 +23,14 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says where no space is left
 SPARE_BYTES = 1 << 20  # beside what is written: names, small files
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it replaces ``path`` when the block succeeds."""
-    with _parents(path):
+    with _parents(path), _naming(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         os.close(handle)
         partial = Path(name)
@@ -57,7 +59,7 @@ def whole_folder(
         OutputError: ``path`` exists, is not an empty folder, and may not be replaced.
     """
     check_free(path, marker=marker, overwrite=overwrite)
-    with _parents(path):
+    with _parents(path), _naming(path):
         partial = Path(
             tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent.resolve())
         )
@@ -102,15 +104,17 @@ def final_name(path: Path | str) -> str:
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Name the file where a library reports a failed write without its cause.
+    """Name the file where a library reports a failed write without its cause, or without its place.
 
     Numpy and pillow raise a bare OSError when the disk is full; others carry their cause.
 
     Raises:
         OutputError: Such a failure.
+        OSError: One with its cause; its ``filename`` is the file, where it had none.
     """
     try:
-        yield
+        with _naming(path):
+            yield
     except OSError as problem:
         if problem.errno is not None:
             raise
@@ -118,6 +122,17 @@ def naming_full_disk(path: Path) -> Iterator[None]:
             f"{final_name(path)} cannot be written: {problem}.",
             "Check that the disk has space left.",
         ) from None
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Give what a full disk raises the name of what was being written, where it has none."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in FULL and problem.filename is None:
+            problem.filename = str(path)
+        raise
 
 
 def check_space(folder: Path, needed: int) -> None:

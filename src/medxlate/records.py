@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from medxlate.errors import MedxlateError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+# As people and programs write numbers. Python's float() also takes 4_5, infinity and the digits of
+# other scripts, where somebody else would read another number or none.
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 Record = TypeVar("Record", bound=BaseModel)
 MAX_RECORD_BYTES = 16 << 20  # of a JSON file that describes a folder
 MAX_JSON_BYTES = 1 << 30  # of one that lists every file of a dataset
@@ -116,7 +123,53 @@ def read_record(
         raise error(f"{path} is damaged: {key}: {first['msg']}.") from None
 
 
+# Control characters; what is invisible, or turns the order of letters round; bytes of names that
+# are not UTF-8; separators of lines and paragraphs.
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+_SIGNS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # also of full width
+
+
+def visible(text: str) -> str:
+    r"""Return a text with what commands a terminal, or is not shown, written out: ``\x1b``, ``\n``.
+
+    Names of files, classes and columns come from strangers: an escape sequence could hide a line,
+    and a direction override (CVE-2021-42574) could reverse one.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        letter.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(letter) in _HIDDEN
+        else letter
+        for letter in text
+    )
+
+
 def in_markdown(text: str) -> str:
     """Return a name as Markdown shows it: one line, of which no letter is a sign."""
-    signs = re.sub(r"([\\|*_`<])", r"\\\1", " ".join(text.split()))
+    signs = re.sub(r"([\\|*_`<])", r"\\\1", visible(" ".join(text.split())))
     return signs.replace("](", "]\\(")
+
+
+def in_code(text: str) -> str:
+    """Return a name as code in Markdown: one line, which no letter ends."""
+    return f"`{visible(' '.join(text.split())).replace('`', chr(39))}`"
+
+
+def in_csv(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: a text like one gets a quote in front.
+
+    OWASP, "CSV Injection". Numbers, also as text, and a sign by itself stay as they are.
+    """
+    if not isinstance(value, str) or NUMBER.fullmatch(value) or len(value) < 2:
+        return value
+    begins = value.lstrip().startswith(_SIGNS) or value[0] in "\t\r\n"
+    return f"'{value}" if begins else value
+
+
+def for_csv(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts and names of columns are as ``in_csv`` returns them."""
+    safe = frame.copy(deep=False)
+    for name in frame.select_dtypes(exclude=["number", "bool"]):
+        safe[name] = frame[name].map(in_csv)
+    return safe.rename(columns=in_csv)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import medxlate
 from medxlate.cli.compare import compare
@@ -20,11 +21,32 @@ from medxlate.cli.prepare import prepare
 from medxlate.cli.report import report
 from medxlate.cli.runs import runs
 from medxlate.cli.scrub import scrub
+from medxlate.cli.terminal import print_whatever_comes
 from medxlate.cli.train import train
 from medxlate.cli.translate import translate
 
+
+class _Group(TyperGroup):
+    """The commands; a call that is wrong already in its words fails with an object, too."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        words = [*getattr(ctx, "_protected_args", ()), *ctx.args]  # before they are taken apart
+        try:
+            return super().invoke(ctx)
+        except Exception as problem:
+            said = getattr(problem, "format_message", None)  # click's own errors
+            if said is not None and "--json" in words:
+                from medxlate.cli.console import print_object
+
+                code, hint = getattr(problem, "exit_code", 2), "`medxlate --help` says more."
+                print_object({"error": said(), "hint": hint, "code": code})
+            raise
+
+
 app = typer.Typer(
     name="medxlate",
+    cls=_Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -70,4 +92,5 @@ app.add_typer(runs)
 
 def main() -> None:
     """Run the command line."""
+    print_whatever_comes()
     app()

@@ -135,7 +135,7 @@ def compare(
         )
         show(reporter, result)
         if result.failed:
-            named = "\n".join(failures(result.failed))
+            message = f"{len(result.failed)} of {result.cells} cells failed:"
             hint = "The same command tries them again."
-            reporter.error(f"{len(result.failed)} of {result.cells} cells failed:\n{named}", hint)
+            reporter.error(message, hint, details=failures(result.failed))
             raise typer.Exit(1)

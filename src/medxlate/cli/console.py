@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import json as jsonlib
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,15 +24,19 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from medxlate.cli.progress import Pace, speed
+from medxlate.cli.terminal import print_whatever_comes
 from medxlate.errors import JobError, MedxlateError, UsageError
 from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
-from medxlate.files import final_name
+from medxlate.files import FULL, final_name
 from medxlate.ranks import Ranks, joined, started_by_torchrun
+from medxlate.records import visible
 
 INTERRUPTED = 130
+UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
 MOST_NAME = 28  # letters of a table's first column that stay on one line
 NOTABLE_WAIT = 0.02  # of the time of a training
 # Seconds in which torchrun ends the other processes of a job after the first one failed.
@@ -49,8 +54,22 @@ __all__ = [
 ]
 
 
+class _PlainConsole(Console):
+    """A console that takes no text for markup, and shows no character that would command it."""
+
+    def __init__(self, file: IO[str]) -> None:
+        super().__init__(file=file, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Turn a line, a title or a cell into what is printed: each passes through here."""
+        return super().render_str(visible(text), **how)
+
+
 class Reporter:
     """Renders events on stderr and the result on stdout.
+
+    With ``json``, stdout gets one object: the result, and where the command fails ``error``,
+    ``hint`` and ``code``, the exit code, beside it or alone.
 
     Of several processes of a job, only the first renders. Errors are rendered by each, but one that
     all processes meet by the first alone: torchrun has ended the others before they would.
@@ -62,8 +81,10 @@ class Reporter:
     def __init__(self, *, json: bool) -> None:
         self.ranks = Ranks()
         self._json = json
-        self._out = Console(file=sys.stdout, highlight=False)
-        self._err = Console(file=sys.stderr, highlight=False)
+        self._value: dict[str, Any] = {}
+        print_whatever_comes()
+        self._out = _PlainConsole(sys.stdout)
+        self._err = _PlainConsole(sys.stderr)
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._pace = Pace()
@@ -74,12 +95,12 @@ class Reporter:
             return
         if isinstance(event, Stage):
             self._stop_bar()
-            self._err.print(event.text, markup=False, style="bold", soft_wrap=True)
+            self._err.print(event.text, style="bold", soft_wrap=True)
         elif isinstance(event, Warned):
-            self._err.print(f"Note: {event.text}", markup=False, style="yellow", soft_wrap=True)
+            self._err.print(f"Note: {event.text}", style="yellow", soft_wrap=True)
         elif isinstance(event, Alarmed):
             said = f"Step {event.step}, {event.kind}: {event.text}. {event.advice}"
-            self._err.print(said, markup=False, style="bold red", soft_wrap=True)
+            self._err.print(said, style="bold red", soft_wrap=True)
         elif isinstance(event, ProgressEvent):
             self._progress(event)
         elif isinstance(event, StepLogged):
@@ -92,23 +113,36 @@ class Reporter:
     def result(self, value: dict[str, Any], *tables: Table | str) -> None:
         """Print the result: the value as JSON, or the tables and lines for people."""
         self._stop_bar()
-        if not self.ranks.is_first:
-            return
-        if self._json:
-            print(jsonlib.dumps(value, indent=2, allow_nan=False))  # noqa: T201
+        self._value |= value
+        if self._json or not self.ranks.is_first:
             return
         for table in tables:
-            self._out.print(table, markup=False, soft_wrap=isinstance(table, str))
+            self._out.print(table, soft_wrap=isinstance(table, str))
 
-    def error(self, message: str, hint: str = "") -> None:
-        """Print an error on stderr."""
+    def error(
+        self, message: str, hint: str = "", *, code: int = 1, details: Sequence[str] = ()
+    ) -> None:
+        """Print an error on stderr.
+
+        Args:
+            message: What is wrong.
+            hint: What to do about it.
+            code: The exit code that the command ends with.
+            details: Further lines between the two.
+        """
         self._stop_bar()
+        self.failed(message, hint, code)
         if not self.ranks.is_first:
             time.sleep(FIRST_TELLS)
         whose = "" if self.ranks.is_alone else f" (process {self.ranks.rank})"
-        self._err.print(f"Error{whose}: {message}", markup=False, style="red", soft_wrap=True)
+        for line in (f"Error{whose}: {message}", *details):
+            self._err.print(line, style="red", soft_wrap=True)
         if hint:
-            self._err.print(hint, markup=False, soft_wrap=True)
+            self._err.print(hint, soft_wrap=True)
+
+    def failed(self, message: str, hint: str, code: int) -> None:
+        """Note for the object on stdout that, and why, the command fails."""
+        self._value |= {"error": message, "hint": hint, "code": code}
 
     def end_with(
         self, failed: dict[str, str], what: str, hint: str, *, whats: str = "files"
@@ -124,23 +158,25 @@ class Reporter:
         if failed and not self.ranks.is_first:
             raise typer.Exit(1)
         if failed:
-            named = "\n".join(failures(failed))
-            self.error(f"{len(failed)} {whats} could not be {what}:\n{named}", hint)
+            message = f"{len(failed)} {whats} could not be {what}:"
+            self.error(message, hint, details=failures(failed))
             raise typer.Exit(1)
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Leave the terminal as it was found; print the object, where one was asked for."""
         self._stop_bar()
+        if self._json and self.ranks.is_first and self._value:
+            print_object(self._value)
 
     def _progress(self, event: ProgressEvent) -> None:
         if not self._err.is_terminal:
             if line := self._pace.line(event):
-                self._err.print(line, markup=False, soft_wrap=True)
+                self._err.print(line, soft_wrap=True)
             return
         rate = self._pace.rate(event)
         if self._bar is None:
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
@@ -154,7 +190,7 @@ class Reporter:
             self._bar.start()
         if event.task not in self._tasks:
             self._tasks[event.task] = self._bar.add_task(
-                event.task, total=event.total, figures="", rate=""
+                visible(event.task), total=event.total, figures="", rate=""
             )
         self._bar.update(
             self._tasks[event.task],
@@ -179,7 +215,7 @@ class Reporter:
     def _epoch(self, event: EpochEnded) -> None:
         figures = "  ".join(f"{k} {v:.4g}" for k, v in event.metrics.items() if k != "val_error")
         best = "  (best so far)" if event.best else ""
-        self._err.print(f"epoch {event.epoch}/{event.epochs}  {figures}{best}", markup=False)
+        self._err.print(f"epoch {event.epoch}/{event.epochs}  {figures}{best}")
 
     def _cell(self, event: CellEnded) -> None:
         what = f"failed: {event.error}" if event.error else f"test error {number(event.loss)}"
@@ -212,33 +248,63 @@ def reporting(
     """
     reporter = Reporter(json=json)
     try:
+        _check_place()
         with _together(shared) as reporter.ranks:
             yield reporter
-    except JobError:  # the process that failed says why; torchrun must not end it before
+    except JobError as problem:  # the process that failed says why; torchrun must not end it before
+        reporter.failed(problem.message, problem.hint, 1)
         time.sleep(2 * FIRST_TELLS)
         raise typer.Exit(1) from None
     except MedxlateError as problem:
-        reporter.error(problem.message, problem.hint)
+        reporter.error(problem.message, problem.hint, code=problem.exit_code)
         raise typer.Exit(problem.exit_code) from None
+    except KeyboardInterrupt:
+        reporter.error("Interrupted.", interrupted, code=INTERRUPTED)
+        raise typer.Exit(INTERRUPTED) from None
+    except typer.Exit:
+        raise
+    except OSError as problem:
+        if problem.errno in (None, errno.EPIPE):  # a mistake of ours; or nobody reads any more
+            raise
+        reporter.error(*_in_words(problem))
+        raise typer.Exit(1) from None
     except RuntimeError as problem:
         if reporter.ranks.is_alone or "gloo" not in str(problem):
+            reporter.failed(f"{type(problem).__name__}: {problem}", UNFORESEEN, 1)
             raise
+        reporter.failed("Another process of the job ended.", "Its own message says why.", 1)
         time.sleep(2 * FIRST_TELLS)  # as above: the connection to that process was closed
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        reporter.error("Interrupted.", interrupted)
-        raise typer.Exit(INTERRUPTED) from None
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" for {final_name(problem.filename)}" if problem.filename else ""
-            reporter.error(f"No space is left on the disk{where}.", "Free some and run it again.")
-        elif problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            reporter.error(f"{problem.filename} may not be read or written.")
-        else:
-            raise
-        raise typer.Exit(1) from None
+    except Exception as problem:
+        reporter.failed(f"{type(problem).__name__}: {problem}", UNFORESEEN, 1)
+        raise
     finally:
         reporter.close()
+
+
+def _check_place() -> None:
+    """Raise UsageError where the working directory is gone, without which nothing is found."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UsageError("The working directory was removed.", "Change to another one.") from None
+
+
+def _in_words(problem: OSError) -> tuple[str, str]:
+    """Return what the operating system refused, naming the file, and what to do."""
+    place = final_name(problem.filename) if problem.filename else ""
+    if problem.errno in FULL:
+        where = f" for {place}" if place else ""
+        return f"No space is left on the disk{where}.", "Free some and run it again."
+    if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return f"{place or 'A file'} may not be read or written.", ""
+    why = problem.strerror or "the operating system refuses"
+    return f"{place}: {why}." if place else f"{why}.", ""
+
+
+def print_object(value: dict[str, Any]) -> None:
+    """Print the object that ``--json`` asks for: ASCII, whatever it says."""
+    print(jsonlib.dumps(value, indent=2, allow_nan=False))  # noqa: T201
 
 
 @contextmanager

@@ -32,10 +32,10 @@ def doctor(
         checks = examine(folder)
         problems = sum(check.state == "problem" for check in checks)
         notes = sum(check.state == "note" for check in checks)
-        rows = [
-            [f"{check.state:8}{check.name}", "\n".join(filter(None, (check.found, check.fix)))]
-            for check in checks
-        ]
+        rows = []
+        for check in checks:
+            rows.append([f"{check.state:8}{check.name}", check.found])
+            rows += [["", check.fix]] if check.fix else []
         shown = table("This machine", ["looked at", "found, and what to do"], rows)
         shown.columns[1].justify = "left"
         value = {
@@ -45,4 +45,5 @@ def doctor(
         }
         reporter.result(value, shown, f"{problems} problems, {notes} notes.")
         if problems:
+            reporter.error(f"{problems} problems.", "Beside each stands what to do about it.")
             raise typer.Exit(1)

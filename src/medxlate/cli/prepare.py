@@ -194,6 +194,7 @@ def prepare(
                 "skipped": dict(result.skipped),
                 "left_out": dict(result.left_out),
                 "notes": dict(result.notes),
+                "label_notes": list(result.label_notes),
                 "duplicates": [asdict(pair) for pair in result.duplicates],
                 "seconds": result.seconds,
             },

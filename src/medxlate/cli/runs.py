@@ -113,10 +113,11 @@ def rm(
     with reporting(json=json, interrupted="The run is still there, or moved aside.") as reporter:
         from medxlate.errors import UsageError
         from medxlate.models.history import remove_run, show_run
+        from medxlate.records import visible
 
         found = show_run(folder, run).summary
         if not yes:
-            asked = f"Remove {found.path} ({found.state}, {size(found.bytes)})?"
+            asked = f"Remove {visible(str(found.path))} ({found.state}, {size(found.bytes)})?"
             try:
                 typer.confirm(asked, abort=True, err=True)
             except typer.Abort:

@@ -60,4 +60,5 @@ def scrub(
             lines.append(f"  ... and {len(result.found) - MOST} more places (--json lists all)")
         reporter.result({**asdict(result), "clean": not result.found}, *lines)
         if result.found:
+            reporter.error(f"{folder} holds what may identify a patient.", "The places are above.")
             raise typer.Exit(1)

@@ -58,24 +58,22 @@ class Annotator:
             sidecars=any(scan.format in VOLUME_FORMATS for scan in scans),
         )
         self._kind: TaskKind = options.task
+        self._age_in = options.age_in
         self._decimal_comma = table is not None and table.decimal_comma
         self._label = parse(options.label, option="--label")
         self._patient = _patient_field(options, scans, parse)
-        self._kept = {
-            name.rpartition(":")[2]: parse(name, option="--keep") for name in options.keep
-        }
+        self._kept: dict[str, Field] = {}
+        for text in options.keep:
+            name, field = text.rpartition(":")[2], parse(text, option="--keep")
+            if self._kept.setdefault(name, field) != field:
+                raise UsageError(f"--keep {text}: '{name}' is kept already, from elsewhere.")
         self._asked = {
             name: self._kept.get(name) or parse(name, option="--where")
             for text in options.where
             for name in parse_selection(text).columns
             if name not in options.label_names
         }
-        for name in COLUMNS:
-            if name in self._kept:
-                raise UsageError(
-                    f"--keep {name}: the index has a column '{name}' of its own.",
-                    "Rename the table's column to keep it.",
-                )
+        _check_kept(self._kept, options, self._label)
         self._sessions = SessionTables(options.sessions) if options.sessions is not None else None
         self._rows: RowFinder | None = None
         if table is not None:
@@ -113,6 +111,7 @@ class Annotator:
             self._label.value(relative, row, tags),
             kind=self._kind,
             decimal_comma=self._decimal_comma,
+            age_in=self._age_in,
         )
         kept, asked = (
             {name: field.value(relative, row, tags) or "" for name, field in fields.items()}
@@ -128,6 +127,21 @@ class Annotator:
             *(("--keep", field) for field in self._kept.values()),
             *(("--where", field) for field in self._asked.values()),
         ]
+
+
+def _check_kept(kept: Mapping[str, Field], options: PrepareOptions, label: Field) -> None:
+    """Raise UsageError where a kept column would be called like another one."""
+    for name, field in kept.items():
+        if name in COLUMNS:
+            raise UsageError(
+                f"--keep {name}: the index has a column '{name}' of its own.",
+                "Rename the table's column to keep it.",
+            )
+        if name == options.task_name and field != label:
+            raise UsageError(
+                f"--keep {name}: the label, which comes from elsewhere, is called so.",
+                "Call the label something else with --label-name.",
+            )
 
 
 def _patient_field(

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -158,6 +158,23 @@ class Modality:
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self.info.recipe, self.slices)
+
+
+def free_name(name: str, taken: Collection[str], prefix: str) -> str:
+    """Return a column's name, with a prefix where an output table has a column of that name.
+
+    Args:
+        name: The label's, or that of a kept column.
+        taken: The columns of the table; ``p(...)`` are those of probabilities.
+        prefix: What to put before it.
+    """
+    return f"{prefix} {name}" if name in taken or name.startswith("p(") else name
+
+
+def kept_columns(slices: pd.DataFrame, taken: Collection[str] = ()) -> pd.DataFrame:
+    """Return what ``prepare --keep`` kept, a row a slice, under names that are free; see above."""
+    kept = slices[[name for name in slices.columns if name not in COLUMNS]]
+    return kept.rename(columns=lambda name: free_name(name, taken, "kept") if taken else name)
 
 
 def fingerprint(recipe: Recipe, slices: pd.DataFrame) -> str:

@@ -28,10 +28,12 @@ from medxlate.dataset.index import (
     save_key,
 )
 from medxlate.dataset.join import agreed_size, check_task, joined
+from medxlate.dataset.labels import count_labels, label_notes
 from medxlate.dataset.links import save_links
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import Task, crashed_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
+from medxlate.dataset.reasons import hint_of, in_words
 from medxlate.errors import DataError
 from medxlate.events import Listener, Progress, Stage, Warned
 from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
@@ -63,6 +65,7 @@ class PrepareResult:
         left_out: How many files the options left out, by reason.
         notes: Files that were read although something about them is odd.
         duplicates: Images that two patients share, exactly or nearly.
+        label_notes: What is odd about the labels together; see ``labels.label_notes``.
         seconds: How long it took.
     """
 
@@ -77,6 +80,7 @@ class PrepareResult:
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     duplicates: tuple[Duplicate, ...] = ()
+    label_notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
     def reasons(self) -> dict[str, int]:
@@ -198,6 +202,11 @@ class Job:
                 left_out=plan.found.left_out,
                 notes=dict(sorted(plan.found.notes.items())),
                 duplicates=tuple(pairs),
+                label_notes=label_notes(
+                    count_labels(table["label"].tolist(), dataset.task.classes),
+                    dataset.task.kind,
+                    dataset.task.name,
+                ),
             )
             write_json(self._assembled / MARKER, self._record(result, plan))
             write_json(self._assembled / MODALITY_FILE, info.model_dump(mode="json"))
@@ -230,15 +239,7 @@ class Job:
                 f"No image can be used. Left out: {', '.join(reasons)}.",
                 "Check --modality and --dicom-modality.",
             )
-        name, reason = next(iter(skipped.items()))
-        hint = ""
-        if any(word in reason for word in ("label", "patient", "row")):
-            hint = "Check --labels, --file and --patient."
-        elif "recipe" in reason or "SUV" in reason:
-            hint = "Check --recipe, --window and --percentiles."
-        if self.options.task == "regression" and "is no number" in reason:
-            hint = "For classes, add --task classification."
-        raise DataError(f"No image can be used; the first, {name}: {reason.rstrip('.')}.", hint)
+        raise DataError(f"No image can be used. {in_words(skipped)}.", hint_of(skipped))
 
     def _duplicates(self, table: pd.DataFrame, info: ModalityInfo) -> list[Duplicate]:
         """Return the images that two patients share, in this modality or with another one.
@@ -271,6 +272,7 @@ class Job:
             "left_out": result.left_out,
             "notes": result.notes,
             "duplicates": [asdict(pair) for pair in result.duplicates[:LISTED_PAIRS]],
+            "label_notes": result.label_notes,
             "other_files": plan.found.others,
             "options": plain(self.options),
         }
@@ -283,6 +285,8 @@ class Job:
         return Identifiers(frozenset(values))
 
     def _warn(self, result: PrepareResult) -> None:
+        for note in result.label_notes:
+            self.listener(Warned(note))
         place = self.data / self.modality / MARKER
         if result.skipped:
             self.listener(Warned(f"{len(result.skipped)} files were left out; {place} lists why."))
@@ -303,9 +307,8 @@ def refuse_unusable(skipped: Mapping[str, str], *, strict: bool) -> None:
     """
     bad = {name: reason for name, reason in skipped.items() if not reason.startswith(HARMLESS)}
     if strict and bad:
-        name, reason = next(iter(bad.items()))
         raise DataError(
-            f"{len(bad)} files cannot be used (--strict); the first, {name}: {reason.rstrip('.')}.",
+            f"{len(bad)} files cannot be used (--strict). {in_words(bad)}.",
             "Mend them, or leave --strict out to skip and list them.",
         )
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from medxlate.errors import DataError
+from medxlate.records import NUMBER
 
 TaskKind = Literal["regression", "classification"]
 
 # DICOM age string, PS3.5 6.2: three digits and days, weeks, months or years.
 AGE_STRING = re.compile(r"(\d{1,3})([DWMY])")
 MISSING = frozenset({"", "na", "n/a", "nan", "null"})  # not "none": it can be a class
+OLDEST = 120.0  # years; the oldest person known became 122
 YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 
 
@@ -36,11 +41,21 @@ class Task(BaseModel):
     classes: tuple[str, ...] = ()
 
 
-def parse_label(text: str | None, *, kind: TaskKind, decimal_comma: bool = False) -> float | str:
+def parse_label(
+    text: str | None, *, kind: TaskKind, decimal_comma: bool = False, age_in: str | None = None
+) -> float | str:
     """Return a number for a regression (DICOM ages in years), the trimmed text otherwise.
 
+    Args:
+        text: As it stands in the table or the file; None: there is none.
+        kind: Of the task.
+        decimal_comma: Whether 67,5 is a number.
+        age_in: The unit where the label is an age, which no person has below 0 or, in years, above
+            ``OLDEST``; None: it is something else.
+
     Raises:
-        DataError: The label is missing or no number.
+        DataError: The label is missing, no number, or no age. What stands before the colon is the
+            same for all labels with that fault.
     """
     if text is None or text.strip().lower() in MISSING:
         raise DataError("the label is missing")
@@ -49,11 +64,61 @@ def parse_label(text: str | None, *, kind: TaskKind, decimal_comma: bool = False
         return text
     age = AGE_STRING.fullmatch(text)
     if age:
-        return int(age[1]) * YEARS[age[2]]
-    try:
-        value = float(text.replace(",", ".") if decimal_comma else text)
-    except ValueError:
-        raise DataError(f"the label '{text}' is no number") from None
-    if not math.isfinite(value):
-        raise DataError(f"the label '{text}' is not finite")
+        value = int(age[1]) * YEARS[age[2]]
+    else:
+        plain = text.replace(",", ".") if decimal_comma else text
+        if NUMBER.fullmatch(plain) is None or not math.isfinite(float(plain)):
+            raise DataError(f"the label is no number: '{text}'")
+        value = float(plain)
+    if age_in is not None and value < 0:
+        raise DataError(f"the label is a negative age: '{text}'")
+    if age_in == "years" and value > OLDEST:
+        raise DataError(f"the label is an age of more than {OLDEST:g} years: '{text}'")
     return value
+
+
+def label_notes(labels: Mapping[float | str, int], kind: TaskKind, name: str) -> tuple[str, ...]:
+    """Return what is odd about labels that are valid one by one; sentences.
+
+    Args:
+        labels: How many images of a modality have each label, at least one; classes that only
+            other modalities have count 0.
+        kind: Of the task.
+        name: The label's name.
+    """
+    found = []
+    here = {label: count for label, count in labels.items() if count}
+    if len(here) == 1 and sum(here.values()) > 1:
+        ((label, count),) = here.items()
+        shown = f"{label:g}" if isinstance(label, float) else f"'{label}'"
+        found.append(
+            f"All {count} images have the same label ({name} {shown}): nothing can be learned from "
+            "them by themselves."
+        )
+    if kind == "classification":
+        groups: dict[str, list[str]] = {}
+        for label in labels:
+            groups.setdefault(_spelled_alike(str(label)), []).append(str(label))
+        for alike in groups.values():
+            if len(alike) > 1:
+                named = ", ".join(f"'{each}' ({labels[each]} images)" for each in sorted(alike))
+                found.append(
+                    f"Classes of {name} differ only in case, blanks or the spelling of a number: "
+                    f"{named}. If they mean the same, give them one name in the table."
+                )
+    return tuple(found)
+
+
+def count_labels(
+    labels: Iterable[float | str], others: Iterable[str] = ()
+) -> dict[float | str, int]:
+    """Return how many images have each label; classes that only others have count 0."""
+    return {**dict.fromkeys(others, 0), **Counter(labels)}
+
+
+def _spelled_alike(name: str) -> str:
+    """Return what names have in common that a reader takes for the same."""
+    plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+    if NUMBER.fullmatch(plain) and math.isfinite(float(plain)):
+        return repr(float(plain) + 0.0)
+    return plain

@@ -87,6 +87,13 @@ class PrepareOptions:
             return self.unit
         return "years" if self.task == "regression" and self.task_name == "age" else ""
 
+    @property
+    def age_in(self) -> str | None:
+        """The unit of the label where it is an age; "" where that is unknown, None for others."""
+        names = (self.task_name, (self.label or "").rpartition(":")[2])
+        is_age = self.task == "regression" and any(map(self._is_age, names))
+        return self.task_unit if is_age else None
+
     @staticmethod
     def _is_age(name: str) -> bool:
         words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()

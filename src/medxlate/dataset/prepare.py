@@ -20,11 +20,12 @@ from medxlate.dataset.job import (
     work_folder,
 )
 from medxlate.dataset.join import agreed_size, check_task
+from medxlate.dataset.labels import count_labels, label_notes
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
 from medxlate.errors import DataError, JobError, MedxlateError, OutputError
-from medxlate.events import Listener, silent
+from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_free, locked, remove_stale
 from medxlate.images.find import Search, find_images
 from medxlate.images.modality import check_name
@@ -85,7 +86,10 @@ def prepare(
                 search, modality=modality, options=options, mapper=mapper, listener=listener
             )
         refuse_unusable(plan.found.skipped, strict=strict)
-        return _planned(plan, modality, existing, began)
+        planned = _planned(plan, modality, existing, options, began)
+        for note in planned.label_notes:
+            listener(Warned(note))
+        return planned
     mark = stamp(search, options, size=size)
     job = Job(raw, data, modality, options, size, mark, overwrite, strict, listener)
     team = ranks()
@@ -129,8 +133,18 @@ def _help(job: Job, search: Search) -> PrepareResult:
 
 
 def _planned(
-    plan: Plan, modality: str, existing: DatasetInfo | None, began: float
+    plan: Plan,
+    modality: str,
+    existing: DatasetInfo | None,
+    options: PrepareOptions,
+    began: float,
 ) -> PrepareResult:
+    others = {} if existing is None else existing.modalities
+    classes = {label for name, info in others.items() if name != modality for label in info.labels}
+    labels = count_labels(
+        (each.label for each in plan.annotations.values()),
+        sorted(classes) if options.task == "classification" else (),
+    )
     return PrepareResult(
         existing,
         modality,
@@ -142,11 +156,13 @@ def _planned(
         skipped=dict(sorted(plan.found.skipped.items())),
         left_out=plan.found.left_out,
         notes=plan.found.notes,
+        label_notes=label_notes(labels, options.task, options.task_name),
         seconds=round(time.monotonic() - began, 3),
     )
 
 
 _REASONS, _COUNTS = TypeAdapter(dict[str, str]), TypeAdapter(dict[str, int])
+_NOTES = TypeAdapter(tuple[str, ...])
 _DUPLICATES = TypeAdapter(tuple[Duplicate, ...])
 
 
@@ -173,6 +189,7 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
             left_out=_COUNTS.validate_python(record["left_out"]),
             notes=_REASONS.validate_python(record["notes"]),
             duplicates=_DUPLICATES.validate_python(record["duplicates"]),
+            label_notes=_NOTES.validate_python(record.get("label_notes", ())),
             seconds=round(time.monotonic() - began, 3),
         )
     except (KeyError, TypeError, ValueError):

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medxlate.dataset.index import COLUMNS, Modality
+from medxlate.dataset.index import Modality, kept_columns
 from medxlate.dataset.labels import MISSING
 from medxlate.errors import UsageError, nearest
 
@@ -157,8 +157,7 @@ def selected(modality: Modality, selections: Sequence[Selection], *, label: str)
     if not selections:
         return modality
     slices = modality.slices
-    kept = [name for name in slices.columns if name not in COLUMNS]
-    frame = slices[kept].assign(**{label: slices["label"]})
+    frame = kept_columns(slices).assign(**{label: slices["label"]})
     try:
         mask = combined(frame, selections)
     except UsageError as problem:

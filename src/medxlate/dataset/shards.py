@@ -55,7 +55,8 @@ class ShardWriter:
         if problem is None:
             self.close()
         elif self._stream is not None:
-            self._stream.close()
+            with naming_full_disk(self._path):  # what is still to be written may not fit either
+                self._stream.close()
 
     def append(self, pixels: bytes) -> tuple[int, int]:
         """Add a slice, its integers as bytes, and return its shard and row."""

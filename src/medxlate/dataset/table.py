@@ -156,13 +156,15 @@ class RowFinder:
             raise DataError(f"{self._path} has no row in column '{self._column}': {who}.")
         if self._claims[key] > 1:
             raise DataError(
-                f"{self._path} names '{key}', and {self._claims[key]} images are called so; "
-                "name them by relative path"
+                f"{self._path} names several images by one name, which a relative path would tell "
+                f"apart: {self._claims[key]} images are called '{key}'"
             )
         rows = self._rows[key]
         if len({tuple(row[column] for column in self._relevant) for row in rows}) > 1:
             who = self._who(key)
-            raise DataError(f"{self._path}: {len(rows)} rows for {who} that contradict each other.")
+            raise DataError(
+                f"{self._path} has rows that contradict each other: {len(rows)} rows for {who}."
+            )
         return rows[0]
 
     def _who(self, name: str) -> str:

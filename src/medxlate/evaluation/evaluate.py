@@ -17,7 +17,7 @@ from torch import Tensor
 import medxlate
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
-from medxlate.errors import ModelError, UsageError
+from medxlate.errors import UsageError
 from medxlate.evaluation.judge import find_judge
 from medxlate.evaluation.judging import Cases, errors_by_group, judge, metric_names, pictures
 from medxlate.evaluation.kept import Clock, check_kept, keep
@@ -31,7 +31,9 @@ from medxlate.evaluation.tstr import NAME as TSTR
 from medxlate.evaluation.tstr import is_cheap, tstr_metrics
 from medxlate.events import Listener, Stage, Warned, counted, silent
 from medxlate.inference.engine import run as run_network
+from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor
+from medxlate.inference.span import Span
 from medxlate.models.info import predictor_of, read_model, weights_hashes
 from medxlate.models.runs import find_model, find_run
 
@@ -123,7 +125,7 @@ def evaluate(
 
     Raises:
         UsageError: A metric is unknown or does not fit, or a foreign model is to be audited.
-        ModelError: The run is missing, damaged or not finished, its predictor gives no numbers, or
+        ModelError: The run is missing, damaged or not finished, a network gives no numbers, or
             ``model`` cannot be compared with it.
         OutputError: The run's evaluation/ lacks its evaluation.json, so it is not replaced.
         DataError: The dataset is gone or has changed.
@@ -218,12 +220,7 @@ def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]
         return predictor.calibrated(outputs)
 
     values = gather_predictions(predict, slices, subject.batch_size)
-    if not np.isfinite(values).all():
-        rows_lost = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
-        raise ModelError(
-            f"The predictor gives no number for {rows_lost} of {len(values)} test images.",
-            "Its training diverged, or bf16 is too coarse for it: evaluate with --precision fp32.",
-        )
+    check_finite(values, "predictor", "test images")
     labels, task = slices.labels.numpy(), predictor.head.task
     rows = subject.patients.tables[target].slices.iloc[slices.rows]
     table = pd.DataFrame(
@@ -235,6 +232,10 @@ def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]
     )
     if task.kind == "regression":
         table["label"], table["prediction"] = labels, values
+        span = Span.of([predictor.head])
+        table["outside"] = span.outside(values)
+        for note in span.notes({"image": (int(table["outside"].sum()), len(table))}):
+            listener(Warned(note))
     else:
         table["label"] = [task.classes[i] for i in labels]
         table["prediction"] = [task.classes[i] for i in values.argmax(axis=1)]

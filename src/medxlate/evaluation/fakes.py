@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medxlate.dataset.loading import Slices
 from medxlate.inference.engine import run
+from medxlate.inference.finite import check_finite
 from medxlate.inference.translator import Translator
 
 
@@ -34,13 +35,18 @@ class Fakes:
         return len(self._slices)
 
     def images(self, rows: Sequence[int]) -> Tensor:
-        """Return translated images, float32 [B, 1, S, S] in [-1, 1], by positions in the slices."""
+        """Return translated images, float32 [B, 1, S, S] in [-1, 1], by positions in the slices.
+
+        Raises:
+            ModelError: The network gives no finite number.
+        """
         missing = [row for row in rows if row not in self._kept]
         made: dict[int, Tensor] = {}
         if missing:
             batch = self._slices.batch(missing).images
             outputs = run(self._translator.network, [batch], compute=self._translator.compute)
             made = dict(zip(missing, outputs, strict=True))
+            check_finite(outputs.numpy(), "translator", f"translated {self._slices.name} images")
             self._left -= outputs.nbytes
             if self._left >= 0:
                 self._kept |= made

@@ -24,6 +24,7 @@ from medxlate.evaluation.patients import Patients
 from medxlate.evaluation.results import Record
 from medxlate.events import Event, Listener, Progress, Stage, Warned, silent
 from medxlate.files import locked, write_json
+from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import predict_batches
 from medxlate.models.device import Compute, deterministic
 from medxlate.models.folder import load_network, write_weights
@@ -70,7 +71,9 @@ class Judge:
 
     def predict(self, images: Iterable[Tensor]) -> Array:
         """Return labels [N], or class probabilities [N, K], for batches [B, 1, S, S]."""
-        return predict_batches(self.network, images, head=self.head, compute=self.compute)
+        found = predict_batches(self.network, images, head=self.head, compute=self.compute)
+        check_finite(found, "judge")
+        return found
 
 
 class JudgeRecord(Record):

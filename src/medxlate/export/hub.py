@@ -189,16 +189,19 @@ def _name(metric: Metric) -> str:
 def _metric_lines(results: Results) -> list[str]:
     """Return the figures as a table, then what the audits say."""
     lines = [
-        f"On {results.images} real {results.target} images of {results.patients} test patients.",
+        f"On {results.images} real {in_markdown(results.target)} images of {results.patients} test "
+        "patients.",
         "",
         "| figure | of | value | 95 % interval | n |",
         "|---|---|---|---|---|",
     ]
     for each in results.metrics:
-        value = each.reason or "none"
+        value = in_markdown(each.reason) or "none"
         if each.value is not None:
             value = f"{each.value:.4g} {in_markdown(each.unit)}".rstrip()
         ends = "" if each.low is None or each.high is None else f"{each.low:.4g} to {each.high:.4g}"
         lines.append(f"| {in_markdown(_name(each))} | {each.of} | {value} | {ends} | {each.n} |")
-    said = [f"- {each.source}, {each.kind}: {each.sentence}" for each in results.audits]
+    said = [
+        in_markdown(f"- {each.source}, {each.kind}: {each.sentence}") for each in results.audits
+    ]
     return [*lines, *(["", "Audits of the translators:", "", *said] if said else [])]

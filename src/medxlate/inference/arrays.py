@@ -17,6 +17,7 @@ from medxlate.images.recipes import Recipe, is_near_empty, to_network
 from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray, Stack
 from medxlate.inference.engine import Engine, Pending
+from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Batch, Reader
 
 Volume = npt.NDArray[Any]
@@ -81,10 +82,15 @@ def outputs_of(squares: Squares, engine: Engine, batch_size: int) -> Tensor:
 
 
 def translated(squares: Squares, engine: Engine, batch_size: int) -> FloatArray:
-    """Return target slices [N, H, W] in [-1, 1]; near-empty ones are the target's black."""
+    """Return target slices [N, H, W] in [-1, 1]; near-empty ones are the target's black.
+
+    Raises:
+        ModelError: The network gives no finite number.
+    """
     found = np.full((len(squares.shown), *squares.shape), -1, dtype=np.float32)
     if squares.shown.any():
         fakes = outputs_of(squares, engine, batch_size).numpy()[:, 0]
+        check_finite(fakes, "translator", "slices")
         for number, fake in zip(np.flatnonzero(squares.shown), fakes, strict=True):
             found[number] = from_square(fake, *squares.shape, spacing=squares.spacing)
     return found

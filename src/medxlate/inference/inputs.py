@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.dataset.reasons import in_words
 from medxlate.errors import ImageError
 from medxlate.images.find import find_images
 from medxlate.images.recipes import Recipe, to_network
@@ -36,6 +37,11 @@ class Input:
     def scan(self) -> Scan:
         """The scan that it belongs to."""
         return self.opened.scan
+
+    @property
+    def number(self) -> int | None:
+        """Which slice of its scan it is, from 0; None where that has one."""
+        return self.slice.number if self.opened.count > 1 else None
 
     @property
     def tags(self) -> Mapping[str, str]:
@@ -196,8 +202,7 @@ def refuse_if_nothing(failed: Mapping[str, str], found: Scans, done: int, inputs
     if done:
         return
     if failed:
-        name, reason = next(iter(failed.items()))
-        raise ImageError(f"No image in {inputs} can be used; the first, {name}: {reason}")
+        raise ImageError(f"No image in {inputs} can be used. {in_words(failed)}.")
     left_out = ", ".join(f"{count} files: {reason}" for reason, count in found.left_out.items())
     raise ImageError(f"No image in {inputs} can be used: {left_out or NEAR_EMPTY}.")
 

@@ -25,7 +25,7 @@ import medxlate
 from medxlate.dataset.parts import state_of
 from medxlate.errors import CapacityError, JobError, MedxlateError, OutputError
 from medxlate.events import Listener, Stage, Warned
-from medxlate.files import check_parents, locked, sha256
+from medxlate.files import check_parents, locked, naming_full_disk, sha256
 from medxlate.images.scan import Scan
 from medxlate.inference.units import Unit
 from medxlate.ranks import ranks
@@ -169,7 +169,7 @@ def journal(work: Work) -> Iterator[Callable[[Unit, Entry], None]]:
     so that one that a power cut damaged is made again.
     """
     path = work_folder(work.place) / f"journal-{ranks().rank}.jsonl"
-    with path.open("ab") as stream:
+    with naming_full_disk(path), path.open("ab") as stream:
         if _is_cut(path):
             stream.write(b"\n")
         synced = time.monotonic()

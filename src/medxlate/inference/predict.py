@@ -18,6 +18,7 @@ from medxlate.files import whole_file
 from medxlate.images.scan import Scan
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Pending
+from medxlate.inference.finite import is_finite, no_number
 from medxlate.inference.inputs import Batch, Reader, find_inputs, refuse_if_nothing, sort_out
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.predictor import (
@@ -28,11 +29,12 @@ from medxlate.inference.predictor import (
     predict_batches,
 )
 from medxlate.inference.stream import stream
-from medxlate.inference.table import Item, make_table
+from medxlate.inference.table import Columns, Item, make_table, outside
 from medxlate.inference.units import Unit, units_of
 from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
 from medxlate.ranks import ranks
+from medxlate.records import for_csv
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
 
@@ -45,8 +47,9 @@ class PredictResult:
         out: The table that was written.
         table: Its content.
         label: Name of the column of predictions.
-        notes: Why there are no intervals, or probabilities are not calibrated; sentences.
-        failed: Files that could not be read, and why.
+        notes: Why there are no intervals, or probabilities are not calibrated; how many predictions
+            lie outside the range of the training labels; sentences.
+        failed: Files that could not be read or predicted, and why.
         left_out: Files that sound data leaves out, too (copies, localizers...), and why.
         seconds: How long it took.
     """
@@ -83,8 +86,9 @@ def predict(
     where it is known which images belong together, a row a patient: means over the slices. A
     regression has an interval in ``low`` and ``high``, probabilities of classes are calibrated,
     where the model's validation patients allow that; of several models, ``spread`` is the standard
-    deviation of their predictions. The interval of a slice or a volume holds for one drawn from a
-    new patient's: those of all of a patient's slices are right or wrong together.
+    deviation of their predictions. ``outside`` says of a regression whether the prediction lies
+    outside the range of the training labels. The interval of a slice or a volume holds for one
+    drawn from a new patient's: those of all of a patient's slices are right or wrong together.
     Near-empty slices are left out, as in ``prepare``. Patients are numbered, never named; the
     column ``file`` holds the names that the files came with. A call that was stopped is continued
     by the next one; the processes of a job of torchrun divide the scans.
@@ -128,7 +132,7 @@ def predict(
         tta=tta,
         listener=listener,
     )
-    doubt = predictor.doubt(level)
+    columns = Columns(predictor.head, predictor.doubt(level), predictor.span)
     tag = None if patient is None else parse_field(patient, has_table=False, option="--patient")
     tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
     reader = predictor.reader.choosing(dicom_modality, volume)
@@ -157,16 +161,16 @@ def predict(
         items = [Item(*item) for entry in entries for item in entry["items"]]
         refuse_if_nothing(failed, found, len(items), inputs)
         values = [value for entry in entries for value in entry["values"]]
-        table = make_table(np.asarray(values, dtype=np.float32), items, predictor.head, doubt)
+        table = make_table(np.asarray(values, dtype=np.float32), items, columns)
         if ranks().is_first and not work.placed:
             with whole_file(work.out) as partial:
-                table.to_csv(partial, index=False)
+                for_csv(table).to_csv(partial, index=False)
             work.put()
-    notes = tuple(doubt.notes())
+    notes = (*columns.doubt.notes(), *columns.span.notes(outside(table)))
     for note in notes:
         listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
-    return PredictResult(out, table, predictor.head.task.name, notes, failed, left_out, seconds)
+    return PredictResult(out, table, columns.label, notes, failed, left_out, seconds)
 
 
 def _load(
@@ -209,9 +213,15 @@ def _predict(
 
     def collect(batch: Batch, outputs: Pending | None) -> None:
         failed.update(batch.failed)
-        if outputs is not None:
-            items.extend(list(astuple(Item.of(item, field))) for item in batch.shown)
-            values.extend(predictor.finish(outputs).tolist())
+        if outputs is None:
+            return
+        found = predictor.finish(outputs)
+        for item, value, known in zip(batch.shown, found, is_finite(found), strict=True):
+            if known:
+                items.append(list(astuple(Item.of(item, field))))
+                values.append(value.tolist())
+            else:
+                failed[item.slice.file] = no_number("predictor", item.number)
 
     with journal(work) as note:
 

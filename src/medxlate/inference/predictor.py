@@ -19,8 +19,10 @@ from medxlate.inference.arrays import Spacing, Volume, outputs_of, squares_of
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.doubt import Doubt
 from medxlate.inference.engine import Engine, Pending, run, starting_size
+from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Input, Reader, stack
 from medxlate.inference.shifts import shifted
+from medxlate.inference.span import Span
 from medxlate.models.calibration import Calibration, Level
 from medxlate.models.device import Compute
 from medxlate.models.folder import load_predictor
@@ -53,7 +55,8 @@ class Prediction:
         high: Its upper end.
         probabilities: By class, calibrated: the mean over slices; empty for a regression.
         slices: Of each slice: labels [N], or class probabilities [N, K]; NaN for near-empty ones.
-        notes: Why there is no interval, or no calibration; sentences.
+        notes: Why there is no interval, or no calibration; that the value lies outside the range of
+            the training labels; sentences.
     """
 
     value: float | str
@@ -140,6 +143,7 @@ class Predictor:
 
         Raises:
             ImageError: The array cannot be used with the model's recipe, or all is near-empty.
+            ModelError: The network gives no finite number.
             UsageError: It is no volume.
         """
         doubt = Doubt([self.calibration], level)
@@ -147,6 +151,7 @@ class Predictor:
         if not squares.shown.any():
             raise ImageError("All slices of the volume are near-empty.")
         found = self.calibrated(outputs_of(squares, self.engine, self.batch_size))
+        check_finite(found, "predictor", "slices")
         slices = np.full((len(squares.shown), *found.shape[1:]), np.nan, dtype=np.float32)
         slices[squares.shown] = found
         mean, notes = found.mean(axis=0), tuple(doubt.notes())
@@ -156,6 +161,8 @@ class Predictor:
             return Prediction(classes[int(mean.argmax())], None, None, shares, slices, notes)
         level_of: Level = "volume" if len(slices) > 1 else "slice"
         width, value = doubt.half_width(level_of), float(mean)
+        span = Span.of([self.head])
+        notes += tuple(span.notes({level_of: (int(span.outside(mean)), 1)}))
         if not math.isfinite(width):
             return Prediction(value, None, None, {}, slices, notes)
         return Prediction(value, value - width, value + width, {}, slices, notes)
@@ -178,8 +185,11 @@ class Predictor:
 
         Raises:
             CapacityError: Memory does not even hold one.
+            ModelError: The network gives no finite number.
         """
-        return self.finish(self.engine.start(stack(batch)))
+        found = self.finish(self.engine.start(stack(batch)))
+        check_finite(found, "predictor", "slices")
+        return found
 
     def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
         """Return predictions, as ``predict`` does, of a batch that is being computed.
@@ -242,6 +252,11 @@ class Ensemble:
     def doubt(self, coverage: float) -> Doubt:
         """Return what is known of the mean prediction's doubt."""
         return Doubt([each.calibration for each in self.predictors], coverage)
+
+    @property
+    def span(self) -> Span:
+        """The range of the labels that they were trained on."""
+        return Span.of([each.head for each in self.predictors])
 
     def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
         """Return each model's predictions of a batch: [B, models], or [B, models, classes]."""

@@ -11,10 +11,15 @@ import numpy as np
 import pandas as pd
 
 from medxlate.dataset.fields import Field
+from medxlate.dataset.index import free_name
 from medxlate.inference.doubt import Doubt
 from medxlate.inference.inputs import Input, patients_mean
+from medxlate.inference.span import Span
 from medxlate.models.calibration import Level
 from medxlate.models.head import Head
+
+# The columns beside the prediction's, and the p(CLASS) of classes.
+OWN = ("level", "patient", "file", "slice", "slices", "low", "high", "outside", "spread")
 
 
 @dataclass(frozen=True)
@@ -35,17 +40,57 @@ class Item:
         return cls(file, scan, item.slice.number, known or "")
 
 
-def make_table(
-    values: np.ndarray[Any, Any], items: list[Item], head: Head, doubt: Doubt
-) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Columns:
+    """What a row says of a prediction.
+
+    Attributes:
+        head: What is predicted.
+        doubt: Of the mean over models.
+        span: Of the training labels.
+    """
+
+    head: Head
+    doubt: Doubt
+    span: Span
+
+    @property
+    def label(self) -> str:
+        """The column of predictions: the label's name, where no other column is called so."""
+        return free_name(self.head.task.name, OWN, "predicted")
+
+    def of(self, values: np.ndarray[Any, Any], level: Level) -> dict[str, Any]:
+        """Return the columns of predictions [N, models] or [N, models, classes] and their doubt."""
+        several = values.shape[1] > 1
+        # A single model's own values: not even a mean of one is to round.
+        mean = (values.mean(axis=1) if several else values[:, 0]).astype(np.float64)
+        spread = values.std(axis=1, dtype=np.float64)
+        if self.head.task.kind == "regression":
+            width = self.doubt.half_width(level)
+            width = width if math.isfinite(width) else math.nan
+            columns: dict[str, Any] = {
+                self.label: np.round(mean, 4),
+                "low": np.round(mean - width, 4),
+                "high": np.round(mean + width, 4),
+                "outside": self.span.outside(mean) if self.span.known else "",
+            }
+            return columns | ({"spread": np.round(spread, 4)} if several else {})
+        classes, chosen = self.head.task.classes, mean.argmax(axis=1)
+        columns = {self.label: [classes[i] for i in chosen]}
+        for i, name in enumerate(classes):
+            columns[f"p({name})"] = np.round(mean[:, i], 6)
+        of_chosen = spread[np.arange(len(chosen)), chosen]
+        return columns | ({"spread": np.round(of_chosen, 6)} if several else {})
+
+
+def make_table(values: np.ndarray[Any, Any], items: list[Item], columns: Columns) -> pd.DataFrame:
     """Return the rows of slices, then of volumes, then of patients, numbers in place of ids.
 
     Args:
-        values: Each model's prediction of each slice: labels [N, models], or class probabilities
-            [N, models, classes].
+        values: Each model's prediction of each slice, finite: labels [N, models], or class
+            probabilities [N, models, classes].
         items: Where the slices came from.
-        head: What is predicted.
-        doubt: Of the mean over models.
+        columns: What a row says of a prediction.
     """
     numbers: dict[str, str] = {"": ""}
     for item in items:
@@ -58,14 +103,14 @@ def make_table(
             "file": [item.file for item in items],
             "slice": [item.number + 1 for item in items],
             "slices": 1,
-            **_columns(values, head, doubt, "slice"),
+            **columns.of(values, "slice"),
         }
     )
     owners = {item.scan: patient for item, patient in zip(items, patients, strict=True)}
-    volumes = _means("volume", values, [item.scan for item in items], head, doubt)
+    volumes = _means("volume", values, [item.scan for item in items], columns)
     if volumes is not None:
         volumes["patient"] = [owners[name] for name in volumes["file"]]
-    people = _means("patient", values, patients, head, doubt)
+    people = _means("patient", values, patients, columns)
     if people is not None:
         people["patient"], people["file"] = people["file"], ""
     tables = [table for table in (slices, volumes, people) if table is not None]
@@ -73,7 +118,7 @@ def make_table(
 
 
 def _means(
-    level: Level, values: np.ndarray[Any, Any], names: list[str], head: Head, doubt: Doubt
+    level: Level, values: np.ndarray[Any, Any], names: list[str], columns: Columns
 ) -> pd.DataFrame | None:
     """Return a row for each name, the mean of its slices; rows without a name do not count."""
     named = [i for i, name in enumerate(names) if name]
@@ -88,31 +133,17 @@ def _means(
             "file": list(means),
             "slice": "",
             "slices": [counts[name] for name in means],
-            **_columns(np.stack(list(means.values())), head, doubt, level),
+            **columns.of(np.stack(list(means.values())), level),
         }
     )
 
 
-def _columns(
-    values: np.ndarray[Any, Any], head: Head, doubt: Doubt, level: Level
-) -> dict[str, Any]:
-    """Return the columns of predictions [N, models] or [N, models, classes] and their doubt."""
-    several = values.shape[1] > 1
-    # A single model's own values: not even a mean of one is to round.
-    mean = (values.mean(axis=1) if several else values[:, 0]).astype(np.float64)
-    spread = values.std(axis=1, dtype=np.float64)
-    if head.task.kind == "regression":
-        width = doubt.half_width(level)
-        width = width if math.isfinite(width) else math.nan
-        columns: dict[str, Any] = {
-            head.task.name: np.round(mean, 4),
-            "low": np.round(mean - width, 4),
-            "high": np.round(mean + width, 4),
-        }
-        return columns | ({"spread": np.round(spread, 4)} if several else {})
-    classes, chosen = head.task.classes, mean.argmax(axis=1)
-    columns = {head.task.name: [classes[i] for i in chosen]}
-    for i, name in enumerate(classes):
-        columns[f"p({name})"] = np.round(mean[:, i], 6)
-    of_chosen = spread[np.arange(len(chosen)), chosen]
-    return columns | ({"spread": np.round(of_chosen, 6)} if several else {})
+def outside(table: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """Return how many predictions lie outside the training labels' range, and of how many.
+
+    By level; nothing where the table does not say so.
+    """
+    if "outside" not in table or table["outside"].dtype != np.bool_:
+        return {}
+    groups = table.groupby("level", sort=False)["outside"]
+    return {str(level): (int(rows.sum()), len(rows)) for level, rows in groups}

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.errors import ImageError, UsageError, nearest
 from medxlate.events import Listener, silent
@@ -19,6 +21,7 @@ from medxlate.images.pseudonym import PHI, Phi
 from medxlate.inference.arrays import restored
 from medxlate.inference.choices import check_compile, validated_compute
 from medxlate.inference.engine import Pending
+from medxlate.inference.finite import no_number
 from medxlate.inference.inputs import (
     Batch,
     Reader,
@@ -192,6 +195,8 @@ def _translate(
         failed.update(batch.failed)
         for item, fake in zip(batch.items, restored(batch, squares), strict=True):
             try:
+                if not np.isfinite(fake).all():
+                    raise ImageError(no_number("translator", item.number))
                 outputs.put(item, fake)
             except ImageError as problem:
                 failed[item.slice.file] = str(problem)

@@ -14,6 +14,7 @@ from medxlate.images.stack import FloatArray
 from medxlate.inference.arrays import Spacing, Volume, restored, squares_of, translated
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Engine, starting_size
+from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Batch, Input, Reader
 from medxlate.inference.outputs import Made
 from medxlate.models.compiling import Choice, compile_where_it_pays
@@ -99,6 +100,7 @@ class Translator:
 
         Raises:
             ImageError: The array cannot be used with the source's recipe.
+            ModelError: The network gives no finite number.
             UsageError: It is no volume.
         """
         squares = squares_of(volume, self.reader, spacing)
@@ -118,10 +120,14 @@ class Translator:
 
         Raises:
             CapacityError: Memory does not even hold a tile.
+            ModelError: The network gives no finite number.
         """
         prepared = Batch.of(batch, {})
         images = prepared.images
-        return list(restored(prepared, None if images is None else self.engine.start(images)))
+        pending = None if images is None else self.engine.start(images)
+        if pending is not None:
+            check_finite(pending.wait().numpy(), "translator", "slices")
+        return list(restored(prepared, pending))
 
     def facts(self) -> dict[str, Any]:
         """Return what a translation depends on beside its inputs, as JSON can hold it."""

@@ -5,12 +5,13 @@ It is handed on with the weights, so nothing of a patient is in it: neither date
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from medxlate.images.recipes import Recipe
 from medxlate.models.calibration import Calibration, fewest_patients
 from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn
-from medxlate.records import in_markdown
+from medxlate.records import in_code, in_markdown
 
 COVERAGE = 0.9  # of the intervals whose width the card tells
 
@@ -46,11 +47,11 @@ def model_card(
 
 def title_of(info: ModelInfo) -> str:
     """Return what the model does, in one line of Markdown."""
-    sources = ", ".join(info.translators)
+    sources, target = in_markdown(", ".join(info.translators)), in_markdown(info.target)
     if info.predictor is None:
-        return f"{sources} translated to {info.target}"
-    what = f"{in_markdown(info.predictor.head.task.name)} from {info.target}"
-    return f"{what}, with {sources} translated to {info.target}" if sources else what
+        return f"{sources} translated to {target}"
+    what = f"{in_markdown(info.predictor.head.task.name)} from {target}"
+    return f"{what}, with {sources} translated to {target}" if sources else what
 
 
 _SAME_PATIENTS = (
@@ -74,29 +75,32 @@ _LIMITATIONS = [
 
 
 def _model(info: ModelInfo) -> list[str]:
-    lines = [f"Made by medxlate {info.medxlate} with the method `{info.method}`.", ""]
+    version, target = in_markdown(info.medxlate), in_markdown(info.target)
+    lines = [f"Made by medxlate {version} with the method {in_code(info.method)}.", ""]
     if (predictor := info.predictor) is not None:
         task = predictor.head.task
         unit = f" in {in_markdown(task.unit)}" if task.unit else ""
         lines.append(
-            f"- Predictor: {predictor.architecture} on {info.target} images of {info.image_size} x "
-            f"{info.image_size} px, label {in_markdown(task.name)}{unit}; taken at step "
-            f"{predictor.weights.step}."
+            f"- Predictor: {in_markdown(predictor.architecture)} on {target} images of "
+            f"{info.image_size} x {info.image_size} px, label {in_markdown(task.name)}{unit}; "
+            f"taken at step {predictor.weights.step}."
         )
     for name, each in info.translators.items():
         lines.append(
-            f"- Translator from {name} to {info.target}: ResNet generator, width {each.width}, "
-            f"{each.blocks} blocks, upsampling {each.upsample}, skip {each.skip}; taken at step "
-            f"{each.weights.step}."
+            f"- Translator from {in_markdown(name)} to {target}: ResNet generator, "
+            f"width {each.width}, {each.blocks} blocks, upsampling {each.upsample}, skip "
+            f"{each.skip}; taken at step {each.weights.step}."
         )
     notes = info.trained_on.notes if info.trained_on is not None else ()
-    return [*lines, *(f"- {sentence}" for sentence in notes)]
+    return [*lines, *(f"- {in_markdown(sentence)}" for sentence in notes)]
 
 
 def _use(info: ModelInfo) -> list[str]:
     uses = []
     if info.translators:
-        uses.append(f"to make synthetic {info.target} images that add to training data")
+        uses.append(
+            f"to make synthetic {in_markdown(info.target)} images that add to training data"
+        )
     if info.predictor is not None:
         uses.append(f"to predict {in_markdown(info.predictor.head.task.name)} in studies")
     return [
@@ -112,7 +116,10 @@ def _data(counts: TrainedOn | None) -> list[str]:
         return ["Not known here."]
     lines = ["| modality | part | patients | slices |", "|---|---|---|---|"]
     for part, found in (("training", counts.train), ("validation", counts.val)):
-        lines += [f"| {name} | {part} | {n} | {slices} |" for name, (n, slices) in found.items()]
+        lines += [
+            f"| {in_markdown(name)} | {part} | {n} | {slices} |"
+            for name, (n, slices) in found.items()
+        ]
     apart = "Test patients are in neither part."
     if counts.divided == "image":
         apart = "Images were divided, not patients, whose images may be in all parts, test as well."
@@ -122,7 +129,7 @@ def _data(counts: TrainedOn | None) -> list[str]:
 def _recipes(info: ModelInfo) -> list[str]:
     recipes = {name: each.recipe for name, each in info.translators.items()}
     recipes[info.target] = info.target_recipe
-    lines = [f"- {name}: {in_words(recipe)}." for name, recipe in recipes.items()]
+    lines = [in_markdown(f"- {name}: {in_words(recipe)}.") for name, recipe in recipes.items()]
     size = f"- All are brought to squares of {info.image_size} px, their aspect ratio in mm kept."
     return [*lines, size]
 
@@ -150,7 +157,7 @@ def _calibration(predictor: PredictorInfo | None) -> list[str]:
     found = predictor.calibration
     if found is None or found.reason:
         why = found.reason if found is not None else "the model was made without"
-        return [f"None: {why}."]
+        return [f"None: {in_markdown(why)}."]
     lines = [_interval(found, predictor.head.task.unit)]
     if found.kind == "temperature":
         lines = [
@@ -177,7 +184,7 @@ def _loading(info: ModelInfo, load: str) -> list[str]:
     lines = ["```python", "from medxlate import Predictor, Translator", ""]
     if info.translators:
         first = next(iter(info.translators))
-        choice = f', source="{first}"' if len(info.translators) > 1 else ""
+        choice = f", source={json.dumps(first)}" if len(info.translators) > 1 else ""
         lines.append(f'fake = Translator.load("{load}"{choice})(volume)  # [slices, H, W]')
     if info.predictor is not None:
         lines.append(f'prediction = Predictor.load("{load}")(volume)')

@@ -25,6 +25,8 @@ class Head(BaseModel):
         task: Regression or classification.
         mean: Mean training label.
         std: Standard deviation of the training labels.
+        span: Lowest and highest training label of a regression; None in models from before it was
+            kept.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +34,7 @@ class Head(BaseModel):
     task: Task
     mean: float = 0.0
     std: float = 1.0
+    span: tuple[float, float] | None = None
 
     @property
     def outputs(self) -> int:
@@ -77,4 +80,5 @@ def fit_head(task: Task, labels: Sequence[Tensor]) -> Head:
         return Head(task=task)
     values = np.asarray(torch.cat(list(labels)), dtype=np.float64)
     std = float(values.std())
-    return Head(task=task, mean=float(values.mean()), std=std if std > 0 else 1.0)
+    span = float(f"{values.min():.7g}"), float(f"{values.max():.7g}")  # labels are float32
+    return Head(task=task, mean=float(values.mean()), std=std if std > 0 else 1.0, span=span)

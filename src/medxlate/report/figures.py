@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from medxlate.files import whole_file
 from medxlate.images.stack import FloatArray
@@ -46,5 +47,12 @@ def image_rows(path: Path, rows: Sequence[Row], *, note: str = "") -> None:
         )  # fmt: skip
     if note:
         figure.supxlabel(note, fontsize=8)
+    save(figure, path, dpi=110)
+
+
+def save(figure: Figure, path: Path, *, dpi: int) -> None:
+    """Write a figure as a PNG; names in it are text, also between dollars, where TeX would be."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=110, metadata={"Software": "medxlate"})
+        figure.savefig(partial, format="png", dpi=dpi, metadata={"Software": "medxlate"})

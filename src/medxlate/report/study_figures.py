@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from medxlate.files import whole_file
+from medxlate.report.figures import save
 from medxlate.report.interval_chart import Errors
 
 OURS, OTHER, FAINT = "#c1440e", "#33506b", 0.35
@@ -180,7 +180,7 @@ def error_plot(
             frameon=False,
             fontsize=9,
         )
-    _save(figure, path)
+    save(figure, path, dpi=DPI)
 
 
 def dose_plot(
@@ -232,7 +232,7 @@ def dose_plot(
     below.legend(
         list(lines.values()), list(lines), loc="center", ncols=3, frameon=False, fontsize=9
     )
-    _save(figure, path)
+    save(figure, path, dpi=DPI)
 
 
 def _colours(curves: Sequence[Curve]) -> dict[str, tuple[str, str]]:
@@ -282,8 +282,3 @@ def _figure(size: tuple[float, float], title: str, note: str) -> Figure:
         lines = textwrap.wrap(note, int(LETTERS * size[0]))
         figure.supxlabel("\n".join(lines), fontsize=8, color="#444444")
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=DPI, metadata={"Software": "medxlate"})

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from medxlate.records import in_markdown
+from medxlate.records import in_csv, in_markdown
 
 LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -127,7 +127,8 @@ class Table:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         heads = zip(*self.columns, strict=True)
-        writer.writerow(": ".join(dict.fromkeys(text for text in head if text)) for head in heads)
+        names = (": ".join(dict.fromkeys(text for text in head if text)) for head in heads)
+        writer.writerow(map(in_csv, names))
         writer.writerows([_plain(cell) for cell in row] for row in self.rows)
         return out.getvalue()
 
@@ -148,6 +149,8 @@ def _heading(row: Sequence[str]) -> str:
 
 
 def _plain(cell: Cell) -> str:
-    if isinstance(cell, str) or (cell.std is not None and str(cell) != "-"):
+    if isinstance(cell, str):
+        return str(in_csv(cell))
+    if cell.std is not None and str(cell) != "-":
         return str(cell)
     return repr(float(cell.value)) if math.isfinite(cell.value) else ""

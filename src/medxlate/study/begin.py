@@ -17,6 +17,7 @@ from medxlate.errors import ConfigError, OutputError, UsageError
 from medxlate.events import Listener, Warned
 from medxlate.files import check_parents, locked, whole_file, write_json
 from medxlate.models.device import choose_compute
+from medxlate.records import for_csv
 from medxlate.study.checks import check_classes, label_warnings
 from medxlate.study.contrast import find_contrast
 from medxlate.study.designs import (
@@ -327,7 +328,7 @@ def _write_split(path: Path, split: Split, study: Study, tables: Mapping[str, Mo
     frame = slices[["slice_id", "patient", "label"]].copy()
     frame.insert(0, "part", [part[row] for row in range(len(frame))])
     with whole_file(path.with_suffix(".csv")) as partial:
-        frame.to_csv(partial, index=False)
+        for_csv(frame).to_csv(partial, index=False)
 
 
 def _check_empty(path: Path) -> None:

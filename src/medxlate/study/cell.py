@@ -15,25 +15,25 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
 from medxlate.config import Config
-from medxlate.dataset.index import COLUMNS, Dataset, Modality
-from medxlate.dataset.labels import Task
+from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Part, Split, read_split
 from medxlate.errors import DataError
 from medxlate.evaluation.distribution import to_eight_bit
-from medxlate.evaluation.judging import Cases, constant_predictions, score_slices
+from medxlate.evaluation.judging import constant_predictions
 from medxlate.events import Listener, silent
 from medxlate.files import locked, whole_file, write_json
 from medxlate.inference.engine import run as run_network
+from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.models.device import choose_compute
 from medxlate.models.runs import LATEST, RunFolder
 from medxlate.records import read_object
+from medxlate.study.predictions import add_predictions, image_rows
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.data import named_modalities, open_modalities, part_slices
 from medxlate.training.methods import find_method, first_stages
@@ -193,6 +193,7 @@ def _trained(
     real = test[work.config.data.target]
     images = (batch.images for batch in real.batches(BATCH))
     values = predict_batches(predictor.network, images, head=predictor.head, compute=compute)
+    check_finite(values, "predictor", "test images")
     scores = _write_predictions(work, working, values, real)
     if find_method(work.cell.method).translates:
         for source in work.config.data.sources:
@@ -200,6 +201,7 @@ def _trained(
             pictures = (batch.images for batch in test[source].batches(BATCH))
             if len(test[source]):
                 fakes = run_network(translator.network, pictures, compute=compute)
+                check_finite(fakes.numpy(), "translator", f"translated {source} images")
                 _write_images(working / f"translated-{source}.npy", fakes)
     shared = [stage.seconds for stage in stages.values()]
     return {
@@ -278,51 +280,11 @@ def _write_predictions(
     """Write a row an image, with what the index knows of it; return the scores."""
     task = work.dataset.info.task
     labels = test.labels.numpy()
-    table = work.tables[test.name].slices.iloc[test.rows]
-    kept = [name for name in table.columns if name not in COLUMNS]
-    frame = table[["slice_id", "patient", "label", *kept]].reset_index(drop=True)
-    for key, value in reversed(work.cell.keys.items()):
-        frame.insert(0, key, value)
+    frame = image_rows(work.tables[test.name].slices.iloc[test.rows], work.cell.keys)
     scores = add_predictions(frame, values, labels, task)
     with whole_file(working / PREDICTIONS) as partial:
         frame.to_parquet(partial)
     return scores
-
-
-def add_predictions(
-    frame: pd.DataFrame, values: Values, labels: Values, task: Task
-) -> dict[str, float | None]:
-    """Add the predictions and their errors to a table of test images and return the scores.
-
-    Args:
-        frame: A row an image, with the column ``patient``; gets ``prediction`` and ``loss``, and
-            the columns ``p(class)`` for a classification.
-        values: Labels [N] for a regression, class probabilities [N, K] for a classification.
-        labels: The truth [N]: values, or class numbers.
-        task: Which of the two.
-
-    Returns:
-        The metrics per image and, with the prefix ``patient_``, per patient; ``loss`` is the
-        squared error (mse), or the share of wrong images.
-    """
-    if task.kind == "regression":
-        values = values.astype(np.float64)
-        labels = frame["label"].to_numpy(dtype=np.float64, copy=True)
-        frame["prediction"] = values
-        frame["loss"] = (values - labels) ** 2
-    else:
-        chosen = values.argmax(axis=1)
-        frame["prediction"] = [task.classes[number] for number in chosen]
-        frame["loss"] = (chosen != labels).astype(np.float64)
-        for number, name in enumerate(task.classes):
-            frame[f"p({name})"] = values[:, number]
-    cases = Cases(np.asarray(values, dtype=np.float64), labels, tuple(frame["patient"]))
-    per_image, per_patient = score_slices(cases, task)
-    each = {**per_image, **{f"patient_{name}": value for name, value in per_patient.items()}}
-    for prefix, scores in (("", per_image), ("patient_", per_patient)):
-        accuracy = scores.get("accuracy")
-        each[f"{prefix}loss"] = scores["mse"] if accuracy is None else 1 - accuracy
-    return each
 
 
 def _counts(
@@ -337,7 +299,7 @@ def _counts(
         "source_patients": len({p for part in sources for p in part.patients}),
         "source_images": sum(len(part) for part in sources),
         "test_patients": len(set(test[target].patients)),
-        "test_images": len(test[target]),
+        "image_rows": len(test[target]),
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medxlate.dataset.index import COLUMNS
+from medxlate.dataset.index import kept_columns
 from medxlate.errors import DataError
 from medxlate.records import read_json
 from medxlate.report.table import Table
@@ -20,6 +20,7 @@ from medxlate.study.drawing import draw
 from medxlate.study.measured import judged
 from medxlate.study.opened import Opened
 from medxlate.study.outside import score_outsiders
+from medxlate.study.predictions import COLUMNS
 from medxlate.study.quality import measure_quality
 from medxlate.study.study import Cell, Study, StudyFolder, cells
 from medxlate.study.subgroups import subgroups
@@ -123,7 +124,7 @@ def collect(
     sets = ["+".join(each) for each in study.source_sets]
     task, by_level = work.dataset.info.task, judged(results)
     slices = work.tables[work.target].slices
-    kept = [name for name in slices.columns if name not in COLUMNS]
+    kept = list(kept_columns(slices, COLUMNS).columns)
     return Findings(
         results,
         images,

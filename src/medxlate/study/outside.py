@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medxlate.dataset.index import COLUMNS, Dataset, Modality
+from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split, training_share
 from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.errors import DataError
-from medxlate.study.cell import add_predictions
+from medxlate.records import in_csv
 from medxlate.study.opened import Opened
+from medxlate.study.predictions import add_predictions, image_rows
 from medxlate.study.study import Study
 from medxlate.training.methods import METHODS
 
@@ -90,10 +91,7 @@ def score_outside(
         }
         task = dataset.info.task
         values = _values(path, own.loc[list(test["slice_id"])], task)
-        kept = [column for column in test.columns if column not in COLUMNS]
-        frame = test[["slice_id", "patient", "label", *kept]].reset_index(drop=True)
-        for key, value in reversed(keys.items()):
-            frame.insert(0, key, value)
+        frame = image_rows(test, keys)
         scores = add_predictions(frame, values, _labels(test["label"].tolist(), task), task)
         rows = split.rows(target.name, target.slices, "train")
         train = target.slices.iloc[training_share(split, target.name, target.slices, rows, share)]
@@ -101,7 +99,7 @@ def score_outside(
             "train_patients": train["patient"].nunique(),
             "train_images": len(train),
             "test_patients": test["patient"].nunique(),
-            "test_images": len(test),
+            "image_rows": len(test),
         }
         results.append({**keys, "policy": split.policy, **scores, **counts})
         predictions.append(frame)
@@ -150,14 +148,17 @@ def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
         raise DataError(f"{path} has no column 'prediction'.")
     if task.kind == "regression":
         return _finite(path, own[["prediction"]])[:, 0]
-    unknown = set(own["prediction"]) - set(task.classes)
+    # splits/rNN.csv may have a class with a quote in front.
+    known = {str(in_csv(name)): name for name in task.classes} | {n: n for n in task.classes}
+    unknown = set(own["prediction"]) - set(known)
     if unknown:
         raise DataError(
             f"{path} predicts '{min(map(str, unknown))}', which is no class.",
             f"Known: {', '.join(task.classes)}.",
         )
     certain: np.ndarray[Any, Any] = np.zeros((len(own), len(task.classes)))
-    certain[range(len(own)), [task.classes.index(name) for name in own["prediction"]]] = 1
+    chosen = [task.classes.index(known[name]) for name in own["prediction"]]
+    certain[range(len(own)), chosen] = 1
     return certain
 
 

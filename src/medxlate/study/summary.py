@@ -13,6 +13,7 @@ import pandas as pd
 from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
 from medxlate.files import whole_file, write_json
+from medxlate.records import for_csv, in_markdown
 from medxlate.study.answers import answers, in_order
 from medxlate.study.collect import Findings
 from medxlate.study.comparison import REPEATS
@@ -57,7 +58,7 @@ def write_findings(
             frame.to_parquet(partial)
     for name, frame in (("results", findings.results), ("subgroups", findings.subgroups)):
         if len(frame):
-            _write(folder.path / f"{name}.csv", frame.to_csv(index=False))
+            _write(folder.path / f"{name}.csv", for_csv(frame).to_csv(index=False))
     for table in findings.tables:
         place = folder.path / "tables"
         _write(place / f"{table.name}.md", table.markdown())
@@ -132,7 +133,7 @@ def _report(
     yield from _settings(study)
     if failed:
         yield "\n## Failed\n"
-        yield from (f"- {name}: {error}" for name, error in failed.items())
+        yield from (in_markdown(f"- {name}: {error}") for name, error in failed.items())
 
 
 def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
@@ -162,7 +163,7 @@ def _subgroups(frame: pd.DataFrame) -> Iterator[str]:
     yield "| " + " | ".join(names) + " |"
     yield "|" + "---|" * len(names)
     for row in largest[names].itertuples(index=False):
-        yield "| " + " | ".join(_shown(value) for value in row) + " |"
+        yield "| " + " | ".join(in_markdown(_shown(value)) for value in row) + " |"
 
 
 def _shown(value: Any) -> str:

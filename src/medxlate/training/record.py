@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medxlate.events import Alarmed, EpochEnded, Event, Listener, StepLogged
-from medxlate.files import whole_file
+from medxlate.files import naming_full_disk, whole_file
 
 MAX_LINE = 1 << 20  # bytes of an event; one takes some hundred
 _RECORDED: dict[str, type[Event]] = {"step": StepLogged, "epoch": EpochEnded, "alarm": Alarmed}
@@ -32,7 +32,10 @@ class Recorder:
         """Record the event and pass it on."""
         kind = next((name for name, each in _RECORDED.items() if isinstance(event, each)), None)
         if kind is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
+            with (
+                naming_full_disk(self._path),
+                self._path.open("a", encoding="utf-8") as stream,
+            ):
                 stream.write(json.dumps({"event": kind, **asdict(event)}) + "\n")
         self._then(event)
 

@@ -1,0 +1,58 @@
+"""Why files cannot be used: not the first file's reason, but the most frequent ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+MOST = 3  # reasons that a message names
+NO_ROW = "has no row in column"
+NO_NUMBER = "the label is no number"
+# By what stands in a reason, the most telling first. That a table lists fewer files than there are
+# may be meant, so that it is the last to be mended.
+_HINTS = {
+    NO_NUMBER: "For classes, add --task classification.",
+    "years: '": "If the ages have another unit, say so with --unit; if not, mend the table.",
+    "recipe": "Check --recipe, --window and --percentiles.",
+    "SUV": "Check --recipe, --window and --percentiles.",
+    "label": "Check --labels, --label and --file.",
+    "patient": "Check --patient, --labels and --file.",
+    "rows that contradict": "Check --labels, --file and --patient.",
+    "several images by one name": "Check --labels, --file and --patient.",
+}
+_LAST = "Check --labels, --file and --patient."
+
+
+def by_reason(failed: Mapping[str, str]) -> list[list[str]]:
+    """Return the names of files in groups of one kind of reason, the largest group first.
+
+    Reasons are of one kind where they agree before the first colon, but for numbers.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        kind = re.sub(r"\d+(\.\d+)?", "0", reason.partition(": ")[0])
+        groups.setdefault(kind, []).append(name)
+    return sorted(groups.values(), key=len, reverse=True)
+
+
+def in_words(failed: Mapping[str, str]) -> str:
+    """Return the most frequent reasons, each with its count and an example; no full stop."""
+    groups = by_reason(failed)
+    told = []
+    for names in groups[:MOST]:
+        reason = failed[names[0]].rstrip(".")
+        count = f"{len(names)} files, such as" if len(names) > 1 else "1 file,"
+        told.append(f"{count} {names[0]}: {reason}")
+    if left := sum(map(len, groups[MOST:])):
+        told.append(f"{left} more for {len(groups) - MOST} other reasons")
+    return "; ".join(told)
+
+
+def hint_of(failed: Mapping[str, str]) -> str:
+    """Return what to do about the most frequent reason that options can mend; "" for none."""
+    reasons = [failed[names[0]] for names in by_reason(failed)]
+    for reason in reasons:
+        for words, hint in _HINTS.items():
+            if words in reason and NO_ROW not in reason:
+                return hint
+    return _LAST if any(NO_ROW in reason for reason in reasons) else ""
