@@ -128,6 +128,8 @@ def _meant(array: Array, page: Any) -> Array:
     if array.ndim not in (2, 3) or array.dtype.name not in READ:
         raise ImageError(f"the file holds {array.dtype} of shape {array.shape}, no flat image")
     check_exact(array)
+    if array.dtype.kind == "f":
+        array = array.astype(np.float32)
     if page.photometric == PALETTE:
         if page.colormap is None or array.ndim != 2:
             raise ImageError("its colours are numbers of a palette, which it does not hold")
