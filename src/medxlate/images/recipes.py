@@ -134,8 +134,10 @@ class Recipe(BaseModel):
         low, high = limits
         pixels -= np.float32(low)  # in place: fresh memory costs more than the sums
         pixels *= np.float32(1 / (high - low))
-        np.fmax(pixels, 0, out=pixels)  # of 0 and NaN, 0
-        np.minimum(pixels, 1, out=pixels)
+        np.clip(pixels, 0, 1, out=pixels)
+        padding = np.isnan(pixels)
+        if padding.any():
+            pixels[padding] = 0
         square = to_square(pixels, size, background=0.0, spacing=spacing)
         return _integers(square, self.bits)
 
