@@ -61,10 +61,10 @@ class Frame:
         slope: From stored to physical values.
         intercept: From stored to physical values.
         inverted: Whether MONOCHROME1 is to be turned, so that a large value is bright.
-        padding: The lowest and the highest stored value that stand for pixels outside of what was
-            measured (PixelPaddingValue, PixelPaddingRangeLimit); None where there are none.
         suv: Factor from the physical value (Bq/ml...) to SUVbw; None where it is not known.
         tags: The attributes that were asked for.
+        padding: The lowest and the highest stored value that stand for pixels outside of what was
+            measured (PixelPaddingValue, PixelPaddingRangeLimit); None where there are none.
     """
 
     file: FoundImage
@@ -82,9 +82,9 @@ class Frame:
     slope: float
     intercept: float
     inverted: bool
-    padding: tuple[int, int] | None
     suv: float | None
     tags: Mapping[str, str]
+    padding: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

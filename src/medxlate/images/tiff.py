@@ -56,11 +56,9 @@ def pillow_is_right(image: PIL.Image.Image) -> bool:
         return False
     if not deep:
         return samples == {UNSIGNED}
-    if len(bits) > 1 or (packing in OWN_PACKINGS and bits != (12,)):
+    if len(bits) > 1 or (samples == {UNSIGNED} and bits[0] > 16):
         return False
-    if samples == {UNSIGNED}:
-        return bits[0] <= 16
-    return bool(tags.prefix == b"II")
+    return samples == {UNSIGNED} or bool(tags.prefix == b"II")
 
 
 def read_tiff(path: Path) -> tuple[Array, int]:

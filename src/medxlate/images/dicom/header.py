@@ -207,9 +207,9 @@ def _frames(found: FoundImage, layout: Layout, groups: Groups, fixed: _Fixed) ->
             slope=_rescale(transformation, "RescaleSlope", 1.0),
             intercept=_rescale(transformation, "RescaleIntercept", 0.0),
             inverted=layout.inverted and fixed.may_turn,
-            padding=layout.padding,
             suv=fixed.suv,
             tags=fixed.tags,
+            padding=layout.padding,
         )
         frames.append(frame)
     return tuple(frames)
