@@ -38,6 +38,7 @@ ORDER = [
     "explanation/patient-wise-evaluation.md",
     "explanation/when-augmentation-helps.md",
     "explanation/audits.md",
+    "explanation/robustness.md",
     "explanation/limits.md",
 ]
 LOADS = re.compile(

@@ -48,6 +48,7 @@ def translation(root: Path, out: Path) -> Any:
         key=root / "pseudonym.key",
         device="cpu",
         batch_size=3,
+        force=True,  # the same CT is translated and predicted from
     )
 
 
@@ -109,7 +110,15 @@ def main(what: str, root: Path) -> None:
     small_units()
     if what == "full":
         fill_disk_of_the_second()
-        words = ["translate", root / "raw", "--out", root / "full", "--model", root / "model"]
+        words = [
+            "translate",
+            root / "raw",
+            "--force",
+            "--out",
+            root / "full",
+            "--model",
+            root / "model",
+        ]
         words += ["--key", root / "pseudonym.key", "--device", "cpu", "--batch-size", "3"]
         app([str(word) for word in words])
     with joined() as team:

@@ -40,7 +40,7 @@ HOMES = {
     "safetensors": {"models.tensors"},
     "pydicom": {"images.dicom"},
     "SimpleITK": {"images.volumes", "images.bias"},
-    "tifffile": {"images.raster"},
+    "tifffile": {"images.tiff"},
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
     "jinja2": {"report.page"},

@@ -1117,7 +1117,7 @@ def test_the_files_of_pydicom_and_nibabel(through: Through) -> None:
 
 def test_series_stay_apart_from_what_is_odd_beside_them(through: Through) -> None:
     def write(raw: Path) -> None:
-        write_series(raw / "s", tissue(4, 40), patient="P", uid="1.2.77")
+        write_series(raw / "s", tissue(4, 40), patient="P1", uid="1.2.77")
         truncate(ct(raw / "s" / "cut.dcm", SeriesInstanceUID="1.2.77"))
         coloured(raw / "s" / "rgb.dcm")
         ct(raw / "s" / "small.dcm", noise(20, 20, dtype=np.int16), SeriesInstanceUID="1.2.77")

@@ -339,7 +339,8 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
         "--preset", "lgg-mri", "--size", "64", "--channel", "2", "--recipe", "ct",
         "--window", "50,350", "--percentiles", "2,98", "--exclude", "*_mask*", "--data", "d",
         "--include", "*.nii", "--include", "*.dcm", "--n4", "--plane", "coronal", "--volume", "3",
-        "--dicom-modality", "PT", "--workers", "5", "--overwrite", "--strict", "--dry-run",
+        "--dicom-modality", "PT", "--force", "--workers", "5", "--overwrite", "--strict",
+        "--dry-run",
     )  # fmt: skip
     assert seen.pop("listener") is not None
     assert seen == {
@@ -356,7 +357,7 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
             keep=("sex", "site"), task="classification", label_name="x", unit="months",
             channel=2, recipe="ct", window=(50, 350), percentiles=(2, 98), exclude=("*_mask*",),
             include=("*.nii", "*.dcm"), n4=True, plane="coronal", volume=3, dicom_modality="PT",
-            workers=5,
+            force=True, workers=5,
         ),
     }  # fmt: skip
 
@@ -429,10 +430,10 @@ def test_every_option_of_translate_and_predict_arrives(
     monkeypatch: pytest.MonkeyPatch, function: str, words: list[str], expected: dict[str, Any]
 ) -> None:
     seen = spy(monkeypatch, function)
-    shared = ["--model", "m", "--exclude", "a*", "--exclude", "b*", "--batch-size", "3"]
+    shared = ["--force", "--model", "m", "--exclude", "a*", "--exclude", "b*", "--batch-size", "3"]
     call(*words, *shared, "--device", "cpu", "--precision", "fp32", "--overwrite")
     expected = {"model": Path("m"), **expected, "exclude": ["a*", "b*"], "args": (Path("in"),)}
-    expected |= {"device": "cpu", "precision": "fp32"}
+    expected |= {"device": "cpu", "precision": "fp32", "force": True}
     seen.pop("listener")
     assert seen == expected
 

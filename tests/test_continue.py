@@ -454,7 +454,8 @@ def test_a_prediction_killed_at_a_moment_is_continued_to_the_same_table(
 ) -> None:
     def run(name: str, **options: Any) -> Any:
         out = tmp_path / name
-        return predict(inputs, out=out, model=model, device="cpu", batch_size=BATCH, **options)
+        options = {"device": "cpu", "batch_size": BATCH, "force": True, **options}  # MR for CT
+        return predict(inputs, out=out, model=model, **options)
 
     run("truth.csv")
     owner, name, broken = PREDICT_MOMENTS[moment]
@@ -482,12 +483,12 @@ def test_a_table_that_was_there_is_not_taken_for_ones_own(
 
     def struck() -> None:
         journal_module.Work.put = kill  # type: ignore[method-assign]
-        predict(inputs, out=out, model=model, device="cpu")
+        predict(inputs, out=out, model=model, device="cpu", force=True)
 
     assert killed(struck)
     out.write_text("mine\n")
     with pytest.raises(OutputError, match="exists"):
-        predict(inputs, out=out, model=model, device="cpu")
+        predict(inputs, out=out, model=model, device="cpu", force=True)
     assert out.read_text() == "mine\n"
 
 

@@ -73,8 +73,11 @@ def edit(path: Path, change: Callable[[Dataset], None]) -> Path:
 
 
 def by_pydicom(path: Path) -> list[Array]:
+    """Return the physical values of each frame; NaN where the header says that it is padding."""
     values = pydicom.dcmread(path, force=True)
     pixels = apply_modality_lut(values.pixel_array, values)
+    if "PixelPaddingValue" in values:
+        pixels = np.where(values.pixel_array == values.PixelPaddingValue, np.nan, pixels)
     return list(pixels if pixels.ndim == 3 else pixels[None])
 
 

@@ -123,7 +123,7 @@ def test_a_second_job_is_refused_in_one_line_and_no_process_waits(root: Path) ->
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = ["translate", root / "raw", "--out", root / "out", "--model", root / "model"]
+    words = ["translate", root / "raw", "--force", "--out", root / "out", "--model", root / "model"]
     with locked(root / ".out.lock"):
         running = [
             subprocess.Popen(

@@ -450,6 +450,7 @@ def test_slices_that_cannot_be_used_keep_their_place(tmp_path):
     save_dicom(
         tmp_path / "raw" / names[2],
         np.full((SIZE, SIZE), 24, np.int16),  # air
+        PatientID="A",
         SeriesInstanceUID=pydicom.dcmread(tmp_path / "raw" / names[0]).SeriesInstanceUID,
         ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
         ImagePositionPatient=[0, 0, -46],

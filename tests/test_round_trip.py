@@ -180,7 +180,9 @@ def test_a_dicom_series_comes_back_in_all_48_orientations(tmp_path, identity):
     grids = [grid(*each, seed=n, resampled=False) for n, each in enumerate(ORIENTATIONS)]
     for n, geometry in enumerate(grids):
         write_series(tmp_path / "in" / f"{n:02d}", geometry, voxels(geometry, n))
-    result = translate(tmp_path / "in", out=tmp_path / "out", model=identity, device="cpu")
+    result = translate(
+        tmp_path / "in", out=tmp_path / "out", model=identity, device="cpu", force=True
+    )
     assert result.failed == {}
     for n, geometry in enumerate(grids):
         values = voxels(geometry, n)

@@ -224,6 +224,38 @@ def test_what_is_missing_is_named(changes: dict[str, Any], expected: str) -> Non
     assert reason(header(**changes)) == expected
 
 
+@pytest.mark.parametrize("unit", [1e6, 1e3, 3.7e7])  # MBq, kBq, mCi
+@pytest.mark.parametrize("dose", [80e6, 370e6, 740e6])  # Bq
+def test_a_dose_in_another_unit_is_refused(dose: float, unit: float) -> None:
+    changes = {"RadionuclideTotalDose": f"{dose / unit:.4f}"}
+    assert reason(header(**changes)) == "RadionuclideTotalDose cannot be in Bq"
+
+
+@pytest.mark.parametrize("weight", ["3400", "12000", "70000", "140000"])
+def test_a_weight_in_grams_is_refused(weight: str) -> None:
+    assert reason(header(PatientWeight=weight)) == "PatientWeight cannot be in kg"
+
+
+def test_a_dose_too_small_for_the_weight_is_refused() -> None:
+    changes = {"RadionuclideTotalDose": "2000000", "PatientWeight": "500"}
+    expected = "RadionuclideTotalDose and PatientWeight cannot be in Bq and kg"
+    assert reason(header(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("dose", "weight"),  # Bq, kg
+    [
+        ("37000000", "120"),  # Zr-89, an adult
+        ("2000000000", "80"),  # O-15 water
+        ("14000000", "2.5"),  # F-18, a newborn
+        ("5000000", "0.025"),  # F-18, a mouse
+    ],
+)
+def test_doses_that_are_given_are_believed(dose: str, weight: str) -> None:
+    values = header(RadionuclideTotalDose=dose, PatientWeight=weight, DecayCorrection="ADMIN")
+    assert factor(values) == pytest.approx(float(weight) * 1000 / float(dose))
+
+
 def test_the_constants_above() -> None:
     left = 350e6 * 2 ** (-3600 / 6000)
     assert 70 * 1000 / left == pytest.approx(START, rel=1e-9)

@@ -59,7 +59,9 @@ def test_the_real_chest_ct_becomes_valid_dicom_in_the_same_place(real_data, mode
     for path in chosen:
         (tmp_path / "in" / path.stem).mkdir(parents=True)
         shutil.copy(path, tmp_path / "in" / path.stem / "slice.dcm")
-    result = translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu", phi="keep")
+    result = translate(
+        tmp_path / "in", out=tmp_path / "out", model=model, device="cpu", phi="keep", force=True
+    )
     assert result.failed == {}
     assert result.files == len(chosen)
     judge(tmp_path / "out")
@@ -76,7 +78,7 @@ def test_the_real_chest_ct_becomes_valid_dicom_in_the_same_place(real_data, mode
 
 def test_a_phantom_series_becomes_valid_dicom_in_the_same_place(model, tmp_path):
     write_phantoms(tmp_path / "in", patients={"ct": 1}, slices=9, size=48, seed=1)
-    translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu")
+    translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu", force=True)
     judge(tmp_path / "out")
     (before,) = converted(tmp_path / "in/ct/CT001", tmp_path / "nii-in")
     (folder,) = (tmp_path / "out/ct").iterdir()
@@ -114,7 +116,7 @@ def test_no_name_id_or_date_gets_out(archive, model, tmp_path, phi):
     key = tmp_path / "pseudonym.key"
     key.write_text("ab" * 32)
     out = tmp_path / "out"
-    result = translate(archive, out=out, model=model, device="cpu", phi=phi, key=key)
+    result = translate(archive, out=out, model=model, device="cpu", phi=phi, key=key, force=True)
     assert result.files == 17
     record = json.loads((out / "translation.json").read_text())
     del record["failed"]  # nothing is known of a file whose header cannot be read
@@ -131,7 +133,9 @@ def test_no_name_id_or_date_gets_out(archive, model, tmp_path, phi):
 
 
 def test_keep_keeps_names_and_paths(archive, model, tmp_path):
-    result = translate(archive, out=tmp_path / "out", model=model, device="cpu", phi="keep")
+    result = translate(
+        archive, out=tmp_path / "out", model=model, device="cpu", phi="keep", force=True
+    )
     assert result.failed == {}
     path = tmp_path / "out" / "ID-4711W" / "19870612" / "3.dcm"
     header = pydicom.dcmread(path)

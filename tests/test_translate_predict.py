@@ -148,7 +148,7 @@ def test_stored_values_come_back_to_physical_ones(tmp_path: Path, identity: None
         modality="CT",
         attributes={"RescaleSlope": 1, "RescaleIntercept": -200},
     )
-    translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu")
+    translate(tmp_path / "in", out=tmp_path / "out", model=model, device="cpu", force=True)
     assert tree(tmp_path / "out") == {"x.dcm", "translation.json"}
     header = pydicom.dcmread(tmp_path / "out" / "x.dcm")
     values = header.pixel_array * float(header.RescaleSlope) + float(header.RescaleIntercept)
@@ -366,7 +366,7 @@ def write_patients(folder: Path) -> Path:
         write_dicom(
             folder / f"{i}.dcm",
             tiny.noise(40, 32, seed=i, bits=16),
-            modality="MR",
+            modality="CT",
             attributes={"PatientID": f"ID-{name}", "PatientName": name},
         )
     return folder

@@ -95,7 +95,9 @@ def image(place: Place, content: bytes) -> None:
     path.write_bytes(content)
     if place.number % 8 == 0:
         out = place.inbox.with_name("out")
-        translate(place.inbox, out=out, model=place.home / "model", device="cpu", batch_size=2)
+        translate(
+            place.inbox, out=out, model=place.home / "model", device="cpu", batch_size=2, force=True
+        )
         return
     if place.number % 8 == 1:
         label = "tag:PatientAge" if path.suffix == ".dcm" else "regex:(.)"
@@ -234,7 +236,11 @@ def in_model(place: Place, content: bytes) -> None:
         if place.number % 4 == 0:
             raw = place.home / "raw" / "mri" / "Zebrowski00-0.png"
             translate(
-                raw, out=place.inbox.with_name("out"), model=place.home / "model", device="cpu"
+                raw,
+                out=place.inbox.with_name("out"),
+                model=place.home / "model",
+                device="cpu",
+                force=True,
             )
 
 

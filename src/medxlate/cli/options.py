@@ -67,6 +67,12 @@ BatchSize = Annotated[
 DicomModality = Annotated[
     str, typer.Option("--dicom-modality", help="Take only DICOM of this Modality: CT, MR, PT...")
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Read DICOM although its Modality is not what the modality's name says."
+    ),
+]
 Volume = Annotated[
     int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
 ]

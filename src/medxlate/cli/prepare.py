@@ -12,6 +12,7 @@ from medxlate.cli.options import (
     Data,
     DicomModality,
     Exclude,
+    Force,
     Json,
     Overwrite,
     Volume,
@@ -99,6 +100,7 @@ def prepare(
     ] = "axial",
     volume: Volume = None,
     dicom_modality: DicomModality = "",
+    force: Force = False,
     include: Annotated[
         list[str] | None,
         typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
@@ -167,6 +169,7 @@ def prepare(
                 plane=chosen,
                 volume=volume,
                 dicom_modality=dicom_modality or None,
+                force=force,
                 include=tuple(include or ()),
                 exclude=tuple(exclude or ()),
                 workers=workers or max(1, cores() // local_count()),

@@ -13,6 +13,7 @@ from medxlate.cli.options import (
     Device,
     DicomModality,
     Exclude,
+    Force,
     Images,
     Json,
     Model,
@@ -37,6 +38,7 @@ def translate(
     ] = None,
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",
+    force: Force = False,
     volume: Volume = None,
     phi: Annotated[
         str,
@@ -89,6 +91,7 @@ def translate(
             source=source,
             exclude=exclude or (),
             dicom_modality=dicom_modality,
+            force=force,
             volume=volume,
             phi=policy,
             key=key,

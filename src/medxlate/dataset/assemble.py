@@ -26,11 +26,13 @@ class Assembled:
         table: A row a slice; see ``index.COLUMNS``. Patients stand under their real ids.
         info: Its entry in dataset.json; None where there is no slice.
         skipped: What could not be used, and why.
+        notes: Scans that are used although something about them is odd.
     """
 
     table: pd.DataFrame
     info: ModalityInfo | None
     skipped: dict[str, str]
+    notes: dict[str, str]
 
 
 def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> Assembled:
@@ -46,6 +48,7 @@ def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> A
     rows: list[dict[str, Any]] = []
     limits: list[Limits] = []
     skipped: dict[str, str] = {}
+    notes: dict[str, str] = {}
     with ShardWriter(folder / "shards", size=size, dtype=dtype) as shards:
         for task in tasks:
             part, pixels = load_part(task)
@@ -58,10 +61,12 @@ def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> A
                     rows.append(_row(len(rows), len(limits), place, slice_, annotation))
             if len(rows) > before and part.limits is not None:
                 limits.append(part.limits)
+                if part.notes:
+                    notes[task.scan.name] = "; ".join(part.notes)
     table = pd.DataFrame(rows)
     if table.empty:
-        return Assembled(table, None, skipped)
-    return Assembled(table, _info(table, plan, limits), skipped)
+        return Assembled(table, None, skipped, notes)
+    return Assembled(table, _info(table, plan, limits), skipped, notes)
 
 
 def _row(

@@ -50,6 +50,14 @@ class Field:
             return tags.get(self.name) or None
         return self.from_path(relative)
 
+    def of_file(self, relative: str, tags: Mapping[str, str]) -> str | None:
+        """Return the value that a file's path or tags hold before it is put into a scan.
+
+        Columns have none yet: their rows are found when the scans are known. Nor has ``file``,
+        for then the slices of a series would be scans of their own.
+        """
+        return None if self.kind == "file" else self.value(relative, {}, tags)
+
 
 def parse_field(text: str, *, has_table: bool, option: str, sidecars: bool = False) -> Field:
     """Read ``column:X``, ``tag:X``, ``folder:N``, ``regex:X`` or ``file``.

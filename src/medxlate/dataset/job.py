@@ -39,7 +39,7 @@ from medxlate.events import Listener, Progress, Stage, Warned
 from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
 from medxlate.images.pseudonym import pseudonym
-from medxlate.images.scan import HARMLESS, VOLUME_FORMATS
+from medxlate.images.scan import HARMLESS, VOLUME_FORMATS, add_note
 from medxlate.parallel import Mapper, processes
 from medxlate.ranks import ranks
 
@@ -176,6 +176,8 @@ class Job:
     def _write(self, plan: Plan, content: Assembled, search: Search) -> PrepareResult:
         """Put the modality into the dataset."""
         skipped = dict(sorted({**plan.found.skipped, **content.skipped}.items()))
+        for name, note in content.notes.items():
+            add_note(plan.found.notes, name, note)
         info = self._usable(content, plan, skipped)
         # Other modalities may be prepared at the same time; they join one after the other.
         with locked(self.data / ".dataset.lock", wait=True):

@@ -34,6 +34,8 @@ class PrepareOptions:
             of folders), another against the file name.
         exclude: Glob patterns of files to leave out.
         dicom_modality: Take only DICOM series of this Modality (CT, MR, PT...).
+        force: Whether DICOM files are taken although their Modality is not what the name of the
+            modality says.
         plane: The plane along which volumes are cut: ``axial``, ``coronal`` or ``sagittal``.
         volume: Which volume of 4-D files is read, from 0.
         channel: Channel of colour images, from 0.
@@ -58,6 +60,7 @@ class PrepareOptions:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     dicom_modality: str | None = None
+    force: bool = False
     plane: Plane = "axial"
     volume: int | None = None
     channel: int | None = None

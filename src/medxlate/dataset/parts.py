@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from medxlate.errors import DataError, ImageError
 from medxlate.files import naming_full_disk, write_json
@@ -23,7 +26,9 @@ from medxlate.images.slices import NEAR_EMPTY, open_slices
 from medxlate.images.volume_headers import data_file
 from medxlate.records import read_object
 
-PARTS_VERSION = 1  # of this module's output: raised when the same scan gives other bytes
+PARTS_VERSION = 2  # of this module's output: raised when the same scan gives other bytes
+
+NO_AIR = "no voxel is below 0 HU: its Hounsfield units may be lost"
 
 
 def state_of(file: FoundImage) -> tuple[int, ...]:
@@ -97,11 +102,13 @@ class Part:
         limits: The physical values of black and white; None where nothing could be read.
         slices: The slices, in the order of the pixels in the part's file.
         skipped: What could not be used, and why.
+        notes: What is to be known about the scan although it is used; empty for nothing.
     """
 
     limits: Limits | None
     slices: tuple[PartSlice, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def write_part(task: Task) -> int:
@@ -144,6 +151,7 @@ def load_part(task: Task) -> tuple[Part, Iterator[bytes]]:
             limits=None if limits is None else (float(limits[0]), float(limits[1])),
             slices=tuple(PartSlice(**slice_) for slice_ in values["slices"]),
             skipped=dict(values["skipped"]),
+            notes=tuple(map(str, values["notes"])),
         )
     except (IndexError, KeyError, TypeError, ValueError):
         raise DataError(f"{listing} is damaged.", again) from None
@@ -162,12 +170,14 @@ def _read(task: Task, path: Path) -> Part:
     scan = task.scan
     slices: list[PartSlice] = []
     skipped: dict[str, str] = {}
+    lowest = math.nan
     with path.open("wb") as stream:
         try:
             opened = open_slices(scan, task.recipe, task.size)
         except ImageError as refusal:
             return Part(None, skipped={scan.name: str(refusal)})
         for slice_ in opened.slices:
+            lowest = np.fmin(lowest, slice_.lowest)
             problem = slice_.problem or (NEAR_EMPTY if slice_.near_empty else "")
             stored = slice_.stored
             if stored is not None and not problem and stored.min() == stored.max():
@@ -187,7 +197,10 @@ def _read(task: Task, path: Path) -> Part:
                     perceptual_hash=perceptual_hash(stored),
                 )
             )
-    return Part(opened.limits, tuple(slices), skipped)
+    notes = [opened.note] if opened.note else []
+    if task.recipe.unit == "HU" and lowest >= 0:
+        notes.append(NO_AIR)
+    return Part(opened.limits, tuple(slices), skipped, tuple(notes))
 
 
 def _slice_name(scan: Scan, file: str, number: int) -> str:

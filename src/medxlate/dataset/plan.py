@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 
 import medxlate
 from medxlate.dataset.annotate import Annotation, Annotator
+from medxlate.dataset.fields import parse_field
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
 from medxlate.dataset.selection import combined, parse_selection
@@ -24,7 +26,7 @@ from medxlate.images.find import Search, image_suffix
 from medxlate.images.modality import PROJECTIONS, dicom_modality
 from medxlate.images.recipes import Kind, Recipe, make_recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
-from medxlate.images.scans import Scans, find_scans
+from medxlate.images.scans import PatientOf, Scans, by_header, find_scans
 from medxlate.parallel import Mapper
 
 
@@ -67,6 +69,8 @@ def make_plan(
         dicom_modality=options.dicom_modality or "",
         tags=_tags(search, options),
         volume=options.volume,
+        patient_of=_patient_of(options),
+        force=options.force,
         mapper=mapper,
         done=lambda done, total: listener(Progress("headers", done, total)),
     )
@@ -79,12 +83,24 @@ def make_plan(
                 annotations[file.relative] = annotator.annotate(file.relative, tags)
             except DataError as problem:
                 found.skipped[file.relative] = str(problem)
+    if options.patient != "file":
+        _leave_out_mixed(found, annotations)
     annotations = _select(annotations, options, found)
     scans = [
         scan for scan in found.scans if any(file.relative in annotations for file in scan.files)
     ]
     recipe = _recipe(found.scans, modality, options)
     return Plan(tuple(scans), annotations, recipe, found, options.where)
+
+
+def _leave_out_mixed(found: Scans, annotations: dict[str, Annotation]) -> None:
+    """Leave out series whose files the table assigns to several patients."""
+    for scan in found.scans:
+        names = [file.relative for file in scan.files if file.relative in annotations]
+        if len({annotations[name].patient for name in names}) > 1:
+            for name in names:
+                del annotations[name]
+                found.skipped[name] = "its series holds files of several patients"
 
 
 def _select(
@@ -147,8 +163,9 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that the result depends on, as JSON can hold them."""
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
-    if not options.where:  # what was prepared without a selection stays what it was
-        del values["where"]
+    for name in ("where", "force"):  # what was prepared without them stays what it was
+        if not values[name]:
+            del values[name]
     return values
 
 
@@ -181,6 +198,15 @@ def _tags(search: Search, options: PrepareOptions) -> tuple[str, ...]:
                 continue  # a column or a sidecar's key
             tags.add(name)
     return tuple(sorted(tags))
+
+
+def _patient_of(options: PrepareOptions) -> PatientOf:
+    """Return what tells a DICOM file's patient before its series is put together."""
+    if options.patient is not None:
+        with suppress(UsageError):  # the annotator raises it, or reads a key of JSON files
+            has_table = options.labels is not None
+            return parse_field(options.patient, has_table=has_table, option="--patient").of_file
+    return by_header
 
 
 def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:

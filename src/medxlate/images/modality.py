@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from medxlate.errors import UsageError
 
 NAMES = {  # parts of a free modality name, and the Modality (PS3.3 C.7.3.1.1.1)
     "CT": r"(cb|ce|nc|ld|sd|p|s)?ct\d*",
-    "MR": r"[fs]?mri?\d*|t[12]\w*|flair\w*|dwi|adc|swi|pd|pdw",
+    "MR": r"[fs]?mri?\d*|t[12](?!dm)\w*|flair\w*|dwi|adc|swi|pd|pdw",
     "PT": r"pet|pt|fdg|suv\w*",
     "CR": r"cr",
     "DX": r"xray|dx|dr|cxr|radiographs?",
@@ -20,6 +20,7 @@ NAMES = {  # parts of a free modality name, and the Modality (PS3.3 C.7.3.1.1.1)
 }
 # Radiographs: one kind of image, whatever machine made it.
 PROJECTIONS = frozenset({"CR", "DX", "RF", "XA", "MG", "RG", "PX", "IO"})
+SILENT = frozenset({"", "OT"})  # Modalities that do not say what an image is
 
 
 def check_name(modality: str) -> None:
@@ -33,12 +34,28 @@ def check_name(modality: str) -> None:
 
 def dicom_modality(name: str) -> str:
     """Return the DICOM Modality of a free name such as ``ct``, ``mri-t1`` or ``xray``; else OT."""
-    words = re.findall(r"[a-z0-9]+", name.lower().replace("x-ray", "xray"))
-    for word in words:
+    return next(_spoken(name), "OT")
+
+
+def contradicts(modality: str, name: str) -> bool:
+    """Whether a DICOM Modality cannot be what a free name says.
+
+    A name such as ``pet-ct`` may be any of those that it speaks of; one that speaks of none, such
+    as ``site-a``, may be anything. Radiographs are one kind.
+    """
+    said = set(_spoken(name))
+    if said & PROJECTIONS:
+        said |= PROJECTIONS
+    return bool(said) and modality not in said | SILENT
+
+
+def _spoken(name: str) -> Iterator[str]:
+    """Yield the DICOM Modalities that the words of a free name speak of, in their order."""
+    for word in re.findall(r"[a-z0-9]+", name.lower().replace("x-ray", "xray")):
         for modality, pattern in NAMES.items():
             if re.fullmatch(pattern, word):
-                return modality
-    return "OT"
+                yield modality
+                break
 
 
 def choose_modalities(present: Collection[str], *, wanted: str | None, name: str) -> frozenset[str]:

@@ -143,7 +143,7 @@ def _of_array(cut: Cut, volume: npt.NDArray[Any], scan: Scan, unit: str) -> Stac
     def read(number: int) -> FloatArray:
         with np.errstate(over="ignore"):  # becomes infinite, and is refused
             pixels: FloatArray = np.array(slices[number], dtype=np.float32, order="C")
-        if not np.isfinite(pixels).all():
+        if not scan.frames and not np.isfinite(pixels).all():  # of DICOM, NaN is padding
             raise ImageError("the slice holds values that are not finite")
         return pixels
 

@@ -99,6 +99,8 @@ class Recipe(BaseModel):
             return level - width / 2, level + width / 2
         if self.percentiles is not None:
             sample = _sample(stack)
+            if not sample.size:
+                raise ImageError("the scan is empty: all voxels are padding")
             low, high = (float(v) for v in np.percentile(sample, self.percentiles))
             if low == high:
                 low, high = float(sample.min()), float(sample.max())
@@ -123,7 +125,8 @@ class Recipe(BaseModel):
         """Map a slice to the dataset's form: integers [size, size], 0 black, ``peak`` white.
 
         Args:
-            pixels: float32 [H, W], physical values; overwritten.
+            pixels: float32 [H, W], physical values; overwritten. NaN, where nothing was measured,
+                becomes black.
             size: Side of the square, pixels.
             limits: What ``limits`` returned for its scan.
             spacing: Distance between rows and between columns, mm: the aspect ratio is kept.
@@ -132,6 +135,9 @@ class Recipe(BaseModel):
         pixels -= np.float32(low)  # in place: fresh memory costs more than the sums
         pixels *= np.float32(1 / (high - low))
         np.clip(pixels, 0, 1, out=pixels)
+        padding = np.isnan(pixels)
+        if padding.any():
+            pixels[padding] = 0
         square = to_square(pixels, size, background=0.0, spacing=spacing)
         return _integers(square, self.bits)
 
@@ -268,9 +274,9 @@ def _integers(unit: npt.NDArray[np.floating[Any]], bits: Bits) -> Stored:
 
 
 def _sample(stack: Stack) -> FloatArray:
-    """Return every pixel of a single image; of a volume, a regular sample of its voxels."""
+    """Return every measured pixel of a single image; of a volume, of a regular sample."""
     if stack.count == 1:
-        return stack.read(0).ravel()
+        return _measured(stack.read(0))
     numbers = np.unique(np.linspace(0, stack.count - 1, SAMPLED_SLICES).round().astype(int))
     pixels = len(numbers) * stack.height * stack.width
     step = max(1, int(np.ceil(np.sqrt(pixels / SAMPLED_VOXELS))))
@@ -278,10 +284,16 @@ def _sample(stack: Stack) -> FloatArray:
     problem: ImageError | None = None
     for number in numbers:
         try:
-            parts.append(stack.read(int(number))[::step, ::step].ravel())
+            parts.append(_measured(stack.read(int(number))[::step, ::step]))
         except ImageError as error:
             problem = error
     if not parts:
         assert problem is not None
         raise problem
     return np.concatenate(parts)
+
+
+def _measured(pixels: FloatArray) -> FloatArray:
+    """Return the pixels [N] that are not padding."""
+    padding = np.isnan(pixels)
+    return pixels[~padding] if padding.any() else pixels.ravel()

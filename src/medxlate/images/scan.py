@@ -17,6 +17,11 @@ NO_IMAGE = "it holds no image (DICOM without pixel data)"
 RASTER_FORMATS: frozenset[Format] = frozenset({"png", "jpeg", "tiff"})
 
 
+def add_note(notes: dict[str, str], name: str, text: str) -> None:
+    """Note something about a file that is used, beside what is noted already."""
+    notes[name] = f"{notes[name]}; {text}" if name in notes else text
+
+
 @dataclass(frozen=True, slots=True)
 class FoundImage:
     r"""A file that begins like an image.
@@ -58,6 +63,8 @@ class Frame:
         inverted: Whether MONOCHROME1 is to be turned, so that a large value is bright.
         suv: Factor from the physical value (Bq/ml...) to SUVbw; None where it is not known.
         tags: The attributes that were asked for.
+        padding: The lowest and the highest stored value that stand for pixels outside of what was
+            measured (PixelPaddingValue, PixelPaddingRangeLimit); None where there are none.
     """
 
     file: FoundImage
@@ -77,6 +84,7 @@ class Frame:
     inverted: bool
     suv: float | None
     tags: Mapping[str, str]
+    padding: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,16 +7,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medxlate.errors import ImageError
+from medxlate.errors import ImageError, UsageError
 from medxlate.images.find import Search
-from medxlate.images.modality import choose_modalities
-from medxlate.images.scan import NO_IMAGE, VOLUME_FORMATS, FoundImage, Scan
+from medxlate.images.modality import choose_modalities, contradicts
+from medxlate.images.scan import NO_IMAGE, VOLUME_FORMATS, FoundImage, Scan, add_note
 from medxlate.parallel import Mapper, in_this_process
 
 if TYPE_CHECKING:
     from medxlate.images.dicom.header import Header
 
 T = TypeVar("T")
+PatientOf = Callable[[str, Mapping[str, str]], str | None]
 CHUNK = 16  # files whose headers are read at once
 
 
@@ -43,6 +44,10 @@ class Scans:
     identifiers: set[str] = field(default_factory=set)
 
 
+def by_header(relative: str, tags: Mapping[str, str]) -> None:
+    """Leave it to a DICOM file's header whose it is: the usual ``patient_of``."""
+
+
 def find_scans(
     search: Search,
     *,
@@ -50,6 +55,8 @@ def find_scans(
     dicom_modality: str = "",
     tags: Iterable[str] = (),
     volume: int | None = None,
+    patient_of: PatientOf = by_header,
+    force: bool = False,
     mapper: Mapper = in_this_process,
     done: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scans:
@@ -62,11 +69,15 @@ def find_scans(
         dicom_modality: Take only DICOM files of this Modality (CT, MR, PT...).
         tags: DICOM attributes to bring along, by keyword.
         volume: Which volume of 4-D files is meant, from 0.
+        patient_of: Gives the patient of a DICOM file from its relative path and tags, or None:
+            the one that its header names. Files of different patients are never one scan.
+        force: Whether DICOM files are taken although their Modality is not what ``name`` says.
         mapper: Reads headers in several processes.
         done: Told how many of how many headers are read.
 
     Raises:
-        UsageError: It is not known which of several DICOM Modalities are meant.
+        UsageError: It is not known which of several DICOM Modalities are meant, or the only one
+            is not what ``name`` says.
     """
     found = Scans(
         files=len(search.images) + len(search.not_images),
@@ -83,7 +94,10 @@ def find_scans(
     for modality in present - wanted:
         count = sum(header.modality == modality for header in headers)
         found.left_out[f"DICOM modality {modality or 'unknown'}"] = count
-    _add_series(found, [header for header in headers if header.modality in wanted])
+    taken = [header for header in headers if header.modality in wanted]
+    if not (dicom_modality or force):
+        _check_modality(taken, name)
+    _add_series(found, taken, patient_of)
     for image in search.images:
         if image.format != "dicom":
             try:
@@ -173,16 +187,36 @@ def _crashed(files: Sequence[FoundImage]) -> tuple[list[Header], dict[str, _Refu
     return [], {file.relative: _Refusal(reason) for file in files}
 
 
-def _add_series(found: Scans, headers: Sequence[Header]) -> None:
+def _check_modality(headers: Sequence[Header], name: str) -> None:
+    """Raise UsageError where a header's Modality is not what the name of the modality says."""
+    wrong = [header for header in headers if contradicts(header.modality, name)]
+    if wrong:
+        first = min(wrong, key=lambda header: header.file.relative)
+        others = f" and {len(wrong) - 1} other files are" if len(wrong) > 1 else " is"
+        raise UsageError(
+            f"{first.file.relative}{others} of the DICOM modality {first.modality}, "
+            f"which is not '{name}'.",
+            "Check the folder and the modality; --force takes the files as they are.",
+        )
+
+
+def _add_series(found: Scans, headers: Sequence[Header], patient_of: PatientOf) -> None:
     from medxlate.images.dicom.series import group_series
 
+    headers = [
+        replace(header, patient=patient)
+        if (patient := patient_of(header.file.relative, header.frames[0].tags))
+        else header
+        for header in headers
+    ]
     values = {header.file.relative: header.identifiers for header in headers}
     grouped = group_series(headers)
     for scan in grouped.scans:
         own = {values[file.relative] for file in scan.files}
         found.scans.append(replace(scan, identifiers=frozenset().union(*own)))
     found.skipped |= grouped.skipped
-    found.notes |= grouped.notes
+    for name, note in grouped.notes.items():
+        add_note(found.notes, name, note)
 
 
 def _single(image: FoundImage, volume: int | None, found: Scans) -> Scan:

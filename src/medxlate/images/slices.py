@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from medxlate.errors import ImageError
 from medxlate.images.open import cut_of, open_stack, source_of, stored_number
@@ -24,6 +27,7 @@ class Opened:
         count: How many slices it has.
         spacing: Distance between rows and between columns, mm.
         limits: The physical values of black and white.
+        note: What is to be known about how it is read; "" for nothing.
         slices: Its slices, read one by one.
     """
 
@@ -32,6 +36,7 @@ class Opened:
     count: int
     spacing: tuple[float, float]
     limits: Limits
+    note: str
     slices: Iterator[Slice]
 
 
@@ -48,6 +53,7 @@ class Slice:
         stored: Integers [size, size]; None where it cannot be read.
         problem: Why it cannot be read.
         near_empty: Whether it shows next to nothing; single images never count as such.
+        lowest: Its lowest physical value; NaN where it cannot be read or holds only padding.
     """
 
     number: int
@@ -58,6 +64,7 @@ class Slice:
     stored: Stored | None
     problem: str = ""
     near_empty: bool = False
+    lowest: float = math.nan
 
 
 def open_slices(scan: Scan, recipe: Recipe, size: int) -> Opened:
@@ -79,11 +86,12 @@ def open_slices(scan: Scan, recipe: Recipe, size: int) -> Opened:
         place = (number, stored_number(cut, number), source_of(scan, cut, number))
         try:
             pixels = stack.read(number)
+            lowest = float(np.fmin.reduce(pixels, axis=None))  # NaN counts only where all are
             stored = recipe.store(pixels, size, limits=limits, spacing=stack.spacing)
         except ImageError as problem:
             return Slice(*place, stack.height, stack.width, None, str(problem))
         empty = scan.format not in RASTER_FORMATS and is_near_empty(stored)
-        return Slice(*place, stack.height, stack.width, stored, near_empty=empty)
+        return Slice(*place, stack.height, stack.width, stored, "", empty, lowest)
 
     slices = (read(number) for number in range(stack.count))
-    return Opened(scan, cut, stack.count, stack.spacing, limits, slices)
+    return Opened(scan, cut, stack.count, stack.spacing, limits, stack.note, slices)

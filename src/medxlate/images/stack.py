@@ -25,7 +25,9 @@ class Stack:
         unit: "HU", "SUVbw" or "".
         full_range: Lowest and highest physical value that the stored type can hold.
         read: From a slice's number (0..count-1) to float32 [height, width] in physical units, an
-            array of the caller's own; raises ImageError where that slice cannot be used.
+            array of the caller's own; NaN where the scanner measured nothing (padding); raises
+            ImageError where that slice cannot be used.
+        note: What is to be known about how it is read; "" for nothing.
     """
 
     count: int
@@ -35,6 +37,7 @@ class Stack:
     unit: str
     full_range: tuple[float, float]
     read: Callable[[int], FloatArray]
+    note: str = ""
 
     def slices(self) -> Iterator[FloatArray]:
         """Yield all slices in order."""

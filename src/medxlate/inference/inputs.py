@@ -15,7 +15,7 @@ from medxlate.errors import ImageError
 from medxlate.images.find import find_images
 from medxlate.images.recipes import Recipe, to_network
 from medxlate.images.scan import HARMLESS, Scan
-from medxlate.images.scans import Scans, find_scans
+from medxlate.images.scans import PatientOf, Scans, by_header, find_scans
 from medxlate.images.slices import NEAR_EMPTY, Opened, Slice, open_slices
 
 
@@ -149,6 +149,8 @@ def find_inputs(
     name: str,
     exclude: Sequence[str],
     tags: Iterable[str] = (),
+    patient_of: PatientOf = by_header,
+    force: bool = False,
 ) -> Scans:
     """Return the scans below ``inputs`` and what cannot be used.
 
@@ -158,10 +160,13 @@ def find_inputs(
         name: The modality's name.
         exclude: Glob patterns of files to leave out.
         tags: DICOM attributes to bring along.
+        patient_of: See ``find_scans``.
+        force: See ``find_scans``.
 
     Raises:
         ImageError: There is no image.
-        UsageError: It is not known which of several DICOM Modalities are meant.
+        UsageError: It is not known which of several DICOM Modalities are meant, or the only one
+            is not what ``name`` says.
     """
     search = find_images(inputs, exclude=exclude)
     return find_scans(
@@ -170,6 +175,8 @@ def find_inputs(
         dicom_modality=recipe.dicom_modality,
         tags=tags,
         volume=recipe.volume,
+        patient_of=patient_of,
+        force=force,
     )
 
 

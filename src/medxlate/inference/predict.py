@@ -16,6 +16,7 @@ from medxlate.errors import OutputError, UsageError
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import whole_file
 from medxlate.images.scan import Scan
+from medxlate.images.scans import by_header
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Pending
 from medxlate.inference.finite import is_finite, no_number
@@ -73,6 +74,7 @@ def predict(
     patient: str | None = None,
     exclude: Sequence[str] = (),
     dicom_modality: str = "",
+    force: bool = False,
     volume: int | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -105,6 +107,7 @@ def predict(
             where all images are DICOM.
         exclude: Glob patterns of file names to leave out.
         dicom_modality: Take only DICOM of this Modality; default: as when the target was prepared.
+        force: Whether DICOM is read although its Modality is not what the target is called.
         volume: Which volume of 4-D files, from 0; default: as when the target was prepared.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
@@ -137,7 +140,13 @@ def predict(
     tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
     reader = predictor.reader.choosing(dicom_modality, volume)
     found = find_inputs(
-        inputs, reader.recipe, name=predictor.info.target, exclude=exclude, tags=tags
+        inputs,
+        reader.recipe,
+        name=predictor.info.target,
+        exclude=exclude,
+        tags=tags,
+        patient_of=by_header if tag is None else tag.of_file,
+        force=force,
     )
     field = tag or _patient_field(found.scans)
     whole = units_of(found.scans, predictor.batch_size)

@@ -71,6 +71,7 @@ def translate(
     source: str | None = None,
     exclude: Sequence[str] = (),
     dicom_modality: str = "",
+    force: bool = False,
     volume: int | None = None,
     phi: Phi = "pseudonymise",
     key: Path | None = None,
@@ -97,6 +98,7 @@ def translate(
         source: The source modality; needed where the model has several.
         exclude: Glob patterns of file names to leave out.
         dicom_modality: Take only DICOM of this Modality; default: as when the source was prepared.
+        force: Whether DICOM is read although its Modality is not what the source is called.
         volume: Which volume of 4-D files, from 0; default: as when the source was prepared.
         phi: What of a patient's attributes reaches derived DICOM and the paths of its files:
             keep, pseudonymise or remove; see ``docs/reference/dicom-out.md``.
@@ -143,7 +145,12 @@ def translate(
     )
     reader = translator.reader.choosing(dicom_modality, volume)
     found = find_inputs(
-        inputs, reader.recipe, name=translator.source, exclude=exclude, tags=PATIENT_TAGS
+        inputs,
+        reader.recipe,
+        name=translator.source,
+        exclude=exclude,
+        tags=PATIENT_TAGS,
+        force=force,
     )
     whole = units_of(found.scans, translator.batch_size)
     total = sum(unit.slices for unit in whole)

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from pydicom.datadict import dictionary_VR
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medxlate.errors import ImageError
 from medxlate.images.dicom.groups import Groups
 from medxlate.images.dicom.identity import ID_SEQUENCES, identifiers, identifying_tags
+from medxlate.images.dicom.layout import Layout, read_layout
 from medxlate.images.dicom.parse import (
-    PIXEL_DATA,
     PRIVATE_BLOCKS,
-    UNDEFINED_LENGTH,
     Elements,
     Parsed,
     parse,
 )
 from medxlate.images.dicom.suv import PRIVATE, SUV_KEYWORDS, suv_factor
 from medxlate.images.dicom.tags import tag_of
-from medxlate.images.limits import check_slice_size, check_volume_size
 from medxlate.images.quiet import without_warnings
-from medxlate.images.scan import NO_IMAGE, FoundImage, Frame
+from medxlate.images.scan import FoundImage, Frame
 
-PLAIN_SYNTAXES = frozenset({str(ImplicitVRLittleEndian), str(ExplicitVRLittleEndian)})
-MAX_FRAMES = 32768
 # PS3.3 C.8.2.1.1.1 and C.8.16.1.3: value 3 of ImageType; the latter two are in use beside them.
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT", "TOPOGRAM"})
 TEXT_VRS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UI"})
@@ -52,6 +45,8 @@ IMAGE_KEYWORDS = (
     "RescaleIntercept",
     "RescaleType",
     "ModalityLUTSequence",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
     "ImageOrientationPatient",
     "ImagePositionPatient",
     "PixelSpacing",
@@ -78,6 +73,7 @@ class Header:
     Attributes:
         file: The file.
         series: SeriesInstanceUID, "" where it has none.
+        patient: PatientID, or, where it is absent, name and birth date; "" where nothing tells.
         sop_class: SOPClassUID.
         modality: CT, MR, PT...
         localizer: Whether it is an image for planning.
@@ -91,6 +87,7 @@ class Header:
 
     file: FoundImage
     series: str
+    patient: str
     sop_class: str
     modality: str
     localizer: bool
@@ -107,7 +104,8 @@ def read_header(found: FoundImage, tags: Iterable[str] = ()) -> Header:
 
     Stored values become physical ones by rescale slope and intercept, of the file or of each
     frame, or by the modality LUT (PS3.3 C.11.1). They are Hounsfield units where the modality is
-    CT and RescaleType says HU, US or nothing. MONOCHROME1 is turned, so that a large value is
+    CT and RescaleType says HU, US or nothing. Stored values that stand for pixels outside of what
+    was measured (PixelPaddingValue) become NaN. MONOCHROME1 is turned, so that a large value is
     always bright, but for Hounsfield units, whose meaning does not depend on how they are shown.
 
     Args:
@@ -143,7 +141,7 @@ def _header(
     found: FoundImage, parsed: Parsed, tags: tuple[str, ...], held: frozenset[str]
 ) -> Header:
     values = parsed.elements
-    layout = _layout(parsed)
+    layout = read_layout(parsed)
     modality = values.text("Modality")
     suv, no_suv = suv_factor(values) if modality == "PT" else (None, "")
     texts = {key: text for key in tags if (text := _tag_text(values, key))}
@@ -153,6 +151,7 @@ def _header(
     return Header(
         file=found,
         series=values.text("SeriesInstanceUID"),
+        patient=_patient(values),
         sop_class=values.text("SOPClassUID"),
         modality=modality,
         localizer=not LOCALIZERS.isdisjoint(values.values("ImageType")[2:]),
@@ -178,91 +177,6 @@ def _wanted(tags: tuple[str, ...]) -> frozenset[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
-    """How the frames are stored; see Frame for offset, stored and bits."""
-
-    rows: int
-    columns: int
-    frames: int
-    offset: int
-    stored: str
-    bits: int
-    inverted: bool
-
-    def offset_of(self, number: int) -> int:
-        if self.offset < 0:
-            return -1
-        return self.offset + number * self.rows * self.columns * int(self.stored[-1])
-
-
-def _layout(parsed: Parsed) -> _Layout:
-    values = parsed.elements
-    if not parsed.pixel_tag:
-        raise ImageError(NO_IMAGE)
-    if parsed.pixel_tag != PIXEL_DATA:
-        raise ImageError("its pixels are floating-point numbers, which are not read from DICOM")
-    rows, columns, allocated, sign = (
-        _needed(values, key) for key in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")
-    )
-    photometric = values.text("PhotometricInterpretation")
-    if not photometric:
-        raise ImageError("PhotometricInterpretation is missing or damaged")
-    if values.short("SamplesPerPixel") not in (None, 1) or not photometric.startswith("MONO"):
-        raise ImageError(f"it is a colour image ({photometric}); DICOM images must be grey")
-    check_slice_size(rows, columns)
-    count = max(1, values.integer("NumberOfFrames") or 1)
-    if count > min(MAX_FRAMES, parsed.size):
-        raise ImageError(f"its header claims {count} frames; at most {MAX_FRAMES} are read")
-    check_volume_size(count * rows * columns, max(1, allocated // 8))
-    bits = values.short("BitsStored") or allocated
-    if allocated not in (1, 8, 16, 32) or not 1 <= bits <= allocated or sign not in (0, 1):
-        raise ImageError(f"its pixels have {bits} of {allocated} bits, which are not read")
-    plain = _check_storage(parsed, math.ceil(count * rows * columns * allocated / 8), bits)
-    plain = plain and allocated in (8, 16) and "ModalityLUTSequence" not in values
-    kind = "i" if sign else "u"
-    stored = f"<{kind}{max(1, allocated // 8)}"
-    offset = parsed.offset if plain else -1
-    return _Layout(rows, columns, count, offset, stored, bits, photometric == "MONOCHROME1")
-
-
-def _needed(values: Elements, keyword: str) -> int:
-    found = values.short(keyword)
-    if found is None:
-        raise ImageError(f"{keyword} is missing or damaged")
-    return found
-
-
-def _check_storage(parsed: Parsed, needed: int, bits: int) -> bool:
-    """Return whether the pixels are stored plainly; raise ImageError where they cannot be read."""
-    if not _can_decode(parsed.syntax):
-        name = UID(parsed.syntax).name
-        raise ImageError(
-            f"its pixels ({name}) cannot be decoded",
-            "Where they are JPEG, install python-gdcm beside medxlate.",
-        )
-    if UID(parsed.syntax).is_encapsulated:
-        if parsed.length != UNDEFINED_LENGTH:
-            raise ImageError("it is damaged: compressed, but its pixel data has a fixed length")
-        return False
-    rest = parsed.length if parsed.deflated else min(parsed.length, parsed.size - parsed.offset)
-    if parsed.length == UNDEFINED_LENGTH:
-        raise ImageError("it is damaged: not compressed, but its pixel data has no length")
-    if rest < needed:
-        raise ImageError(f"it is truncated: {rest} of {needed} bytes of pixels are there")
-    if parsed.elements.short("HighBit") not in (None, bits - 1):  # PS3.5 8.1.1
-        raise ImageError(f"its HighBit does not fit the {bits} bits that are stored")
-    return parsed.syntax in PLAIN_SYNTAXES
-
-
-@lru_cache(maxsize=64)
-def _can_decode(syntax: str) -> bool:
-    try:
-        return bool(get_decoder(UID(syntax)).is_available)
-    except NotImplementedError:
-        return False
-
-
-@dataclass(frozen=True, slots=True)
 class _Fixed:
     """What all frames of a file have in common: see Frame."""
 
@@ -271,7 +185,7 @@ class _Fixed:
     tags: Mapping[str, str]
 
 
-def _frames(found: FoundImage, layout: _Layout, groups: Groups, fixed: _Fixed) -> tuple[Frame, ...]:
+def _frames(found: FoundImage, layout: Layout, groups: Groups, fixed: _Fixed) -> tuple[Frame, ...]:
     values = groups.values
     instance, order = values.text("SOPInstanceUID"), values.integer("InstanceNumber") or 0
     frames = []
@@ -295,6 +209,7 @@ def _frames(found: FoundImage, layout: _Layout, groups: Groups, fixed: _Fixed) -
             inverted=layout.inverted and fixed.may_turn,
             suv=fixed.suv,
             tags=fixed.tags,
+            padding=layout.padding,
         )
         frames.append(frame)
     return tuple(frames)
@@ -307,6 +222,11 @@ def _rescale(values: Elements, keyword: str, default: float) -> float:
     if found is None or (found == 0 and keyword == "RescaleSlope"):
         raise ImageError(f"{keyword} is not a number that values can be scaled with")
     return found
+
+
+def _patient(values: Elements) -> str:
+    known = values.text("PatientID")
+    return known or f"{values.text('PatientName')}\n{values.text('PatientBirthDate')}".strip()
 
 
 def _unit(modality: str, groups: Groups) -> str:

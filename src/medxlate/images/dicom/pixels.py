@@ -51,14 +51,16 @@ CODESTREAM_2000 = b"\xff\x4f\xff\x51"  # ISO/IEC 15444-1 A.4.1, A.5.1: SOC, then
 
 
 def read_frame(frame: Frame) -> FloatArray:
-    """Read a frame as float32 [H, W] in physical values (see ``read_header``).
+    """Read a frame as float32 [H, W] in physical values (see ``read_header``); NaN: padding.
 
     Raises:
         ImageError: Truncated, damaged, or compressed in a way that cannot be decoded.
     """
     try:
         if frame.offset >= 0:
-            return _physical(_plain(frame), frame, sum(stored_range(frame)))
+            raw = _plain(frame)
+            stored = _used_bits(raw, frame)
+            return _without_padding(_physical(stored, frame), frame, raw, stored)
         with without_warnings():  # pydicom warns of what it mends by itself
             return _decoded(frame)
     except ImageError:
@@ -77,21 +79,37 @@ def _plain(frame: Frame) -> Stored:
         data = file.read(needed)
     if len(data) < needed:
         raise ImageError(f"it is truncated: {len(data)} of {needed} bytes of a frame are there")
-    stored = np.frombuffer(data, kind).reshape(frame.rows, frame.columns)
-    unused = 8 * kind.itemsize - frame.bits
-    if not unused or (kind.kind == "u" and int(stored.max()) < 1 << frame.bits):
-        return stored
-    return (stored << unused) >> unused  # PS3.5 8.1.1
+    return np.frombuffer(data, kind).reshape(frame.rows, frame.columns)
 
 
-def _physical(stored: Stored, frame: Frame, ends: int) -> FloatArray:
-    """Scale stored values; ``ends`` is the sum of their lowest and highest possible value."""
+def _used_bits(raw: Stored, frame: Frame) -> Stored:
+    unused = 8 * raw.itemsize - frame.bits
+    if not unused or (raw.dtype.kind == "u" and int(raw.max()) < 1 << frame.bits):
+        return raw
+    return (raw << unused) >> unused  # PS3.5 8.1.1
+
+
+def _without_padding(pixels: FloatArray, frame: Frame, *stored: Stored) -> FloatArray:
+    """Set pixels to NaN of which a stored value is padding, with or without its unused bits.
+
+    Some files pad with a value that BitsStored cannot hold.
+    """
+    if frame.padding is not None:
+        low, high = frame.padding
+        for values in stored:
+            pixels[(values >= low) & (values <= high)] = np.nan
+    return pixels
+
+
+def _physical(stored: Stored, frame: Frame) -> FloatArray:
+    """Scale stored values."""
     if frame.slope == 1 and frame.intercept.is_integer() and stored.itemsize <= 2:
         pixels = stored.astype(np.float32)
         pixels += np.float32(frame.intercept)
     else:
         pixels = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
     if frame.inverted:
+        ends = sum(stored_range(frame))
         return np.float32(ends * frame.slope + 2 * frame.intercept) - pixels
     return pixels
 
@@ -102,10 +120,11 @@ def _decoded(frame: Frame) -> FloatArray:
     if stored.shape != (frame.rows, frame.columns):
         raise ImageError("its pixels do not have the size that its header says")
     if "ModalityLUTSequence" not in header:
-        return _physical(stored, frame, sum(stored_range(frame)))
+        return _without_padding(_physical(stored, frame), frame, stored)
     pixels = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
     top = (1 << int(header.ModalityLUTSequence[0].LUTDescriptor[2])) - 1
-    return np.float32(top) - pixels if frame.inverted else pixels
+    pixels = np.float32(top) - pixels if frame.inverted else pixels.copy()
+    return _without_padding(pixels, frame, stored)
 
 
 def _unpacked(frame: Frame, parsed: Parsed) -> tuple[Stored, Dataset]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.images.dicom.copies import OTHER_PIXELS, divide_copies
 from medxlate.images.orientation import Geometry, is_spacing, plane_of
-from medxlate.images.scan import FoundImage, Frame, Scan
+from medxlate.images.scan import FoundImage, Frame, Scan, add_note
 
 if TYPE_CHECKING:
     from medxlate.images.dicom.header import Header
@@ -26,6 +27,7 @@ ROUNDED = 0.01  # mm: positions are decimal text, often with two digits
 UNEVEN = 0.01  # of the slices' distance
 DRIFT = 1e-3  # sideways, of the distance from the first slice
 MISSING = 0.1  # how near to a whole multiple of the usual distance a gap must be
+SHARED_UID = "its SeriesInstanceUID stands in files of other patients, too: they are kept apart"
 
 
 @dataclass(frozen=True)
@@ -63,28 +65,37 @@ class _Slice:
 def group_series(headers: Iterable[Header]) -> Grouped:
     """Put the slices of each series together, in order along their normal.
 
-    Slices are grouped by SeriesInstanceUID; a file without one is a scan of its own, and so is a
-    file that says nothing about its place. The position along the normal, the cross product of
+    Slices are grouped by patient and SeriesInstanceUID; a file without the UID is a scan of its
+    own, and so is a file that says nothing about its place. One UID in files of several patients
+    is noted. The position along the normal, the cross product of
     the directions of rows and columns (PS3.3 C.7.6.2.1.1), decides the order, not InstanceNumber.
     Copies, localizers, slices of another orientation, size or spacing, and further slices at a
-    position are left out. The result does not depend on the order of the headers.
+    position are left out; a file with the SOPInstanceUID of another one and other pixels is no
+    copy (see ``divide_copies``): it is noted, or left out where it lies at the other's position.
+    The result does not depend on the order of the headers.
     """
     found = sorted(headers, key=lambda header: header.file.relative)
-    series: dict[str, list[Header]] = defaultdict(list)
+    series: dict[tuple[str, str], list[Header]] = defaultdict(list)
+    patients: dict[str, set[str]] = defaultdict(set)
     for header in found:
-        series[header.series or f"file:{header.file.relative}"].append(header)
+        uid = header.series or f"file:{header.file.relative}"
+        series[uid, header.patient].append(header)
+        patients[uid].add(header.patient)
     reasons: dict[str, list[str]] = defaultdict(list)
     notes: dict[str, str] = {}
     scans: list[Scan] = []
-    for members in series.values():
-        scans += _scans(members, reasons, notes)
+    for (uid, _), members in series.items():
+        made = _scans(members, reasons, notes)
+        scans += made
+        if len(patients[uid]) > 1:
+            for scan in made:
+                add_note(notes, scan.files[0].relative, SHARED_UID)
     scans = _named(scans)
     used = {file.relative for scan in scans for file in scan.files}
     skipped = {name: texts[0] for name, texts in reasons.items() if name not in used}
     for name in reasons.keys() & used:
         texts = reasons[name]
-        left_out = f"{len(texts)} of its frames are left out: {texts[0]}"
-        notes[name] = f"{notes[name]}; {left_out}" if name in notes else left_out
+        add_note(notes, name, f"{len(texts)} of its frames are left out: {texts[0]}")
     return Grouped(sorted(scans, key=lambda scan: scan.name), dict(sorted(skipped.items())), notes)
 
 
@@ -94,7 +105,12 @@ def _scans(
     """Return the scans of one series."""
     slices: list[_Slice] = []
     scans: list[Scan] = []
-    for header in _without_copies(members, reasons):
+    copies, conflicts = divide_copies(members)
+    for header in members:
+        if header.file.relative in copies:
+            original = copies[header.file.relative]
+            reasons[header.file.relative].append(f"a copy of another file: {original}")
+            continue
         placed = [_Slice(header, frame) for frame in header.frames]
         if header.localizer:
             reasons[header.file.relative].append("a localizer")
@@ -105,20 +121,14 @@ def _scans(
     if slices:
         alike = _largest(slices, reasons)
         scans.append(_stack(_one_per_position(alike, reasons), notes))
+    used = {file.relative for scan in scans for file in scan.files}
+    for name, other in conflicts.items():
+        if name in used:
+            add_note(notes, name, f"{OTHER_PIXELS}: {other}")
+        else:
+            reasons[name].insert(0, f"{OTHER_PIXELS}: {other}")
+            add_note(notes, other, OTHER_PIXELS)
     return scans
-
-
-def _without_copies(members: list[Header], reasons: dict[str, list[str]]) -> Iterable[Header]:
-    """Yield the headers but those of files stored before under another name."""
-    first: dict[object, str] = {}
-    for header in members:
-        frame = header.frames[0]
-        key = (frame.instance, frame.position, frame.order)
-        if frame.instance and key in first:
-            reasons[header.file.relative].append(f"a copy of another file: {first[key]}")
-            continue
-        first[key] = header.file.relative
-        yield header
 
 
 def _largest(slices: list[_Slice], reasons: dict[str, list[str]]) -> list[_Slice]:
@@ -229,7 +239,7 @@ def _irregular(steps: npt.NDArray[np.float64], slices: list[_Slice], notes: dict
         name = item.frame.file.relative
         after = after or name
         missing += gap - 1
-        notes[name] = f"{_slices(gap - 1)} missing after it"
+        add_note(notes, name, f"{_slices(gap - 1)} missing after it")
     if missing:
         return f"{_slices(missing)} missing, the first after {after}"
     if uneven:

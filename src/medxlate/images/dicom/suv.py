@@ -36,6 +36,12 @@ GE, PHILIPS = (0x0009, "GEMS_PETD_01"), (0x7053, "Philips PET Private Group")
 GE_SCAN_TIME, PHILIPS_SUV, PHILIPS_ACTIVITY = 0x0D, 0x00, 0x09
 PRIVATE = {GE[0]: (GE_SCAN_TIME,), PHILIPS[0]: (PHILIPS_SUV, PHILIPS_ACTIVITY)}
 DAY = timedelta(days=1)
+# Beyond these, dose and weight are in other units (MBq, kBq, mCi; g). PET tracers are given at
+# about 10 to 1000 MBq, 0.1 to 30 MBq/kg, to people, and at about 5 MBq, 200 MBq/kg, to mice. The
+# heaviest person known weighed 635 kg.
+LEAST_DOSE, MOST_DOSE = 1e6, 1e11  # Bq
+LEAST_SHARE, MOST_SHARE = 1e4, 1e10  # Bq/kg
+MOST_WEIGHT = 650.0  # kg
 LONGEST = 10.0  # half-lives between injection and scan; a longer time is an error in a date
 
 
@@ -83,6 +89,7 @@ def _by_weight(values: Elements) -> float:
     if not drugs:
         raise _NoSuvError("RadiopharmaceuticalInformationSequence is missing")
     dose = _positive(drugs[0], "RadionuclideTotalDose")
+    _check_plausible(dose, weight)
     correction = values.text("DecayCorrection")
     if correction == "START":
         half_life = _positive(drugs[0], "RadionuclideHalfLife")
@@ -92,6 +99,16 @@ def _by_weight(values: Elements) -> float:
         shown = f"is {_shown(correction)}" if correction else "is missing"
         raise _NoSuvError(f"DecayCorrection {shown}")
     return weight * 1000 / dose
+
+
+def _check_plausible(dose: float, weight: float) -> None:
+    """Raise _NoSuvError where dose and weight cannot be in Bq and kg."""
+    if not LEAST_DOSE <= dose <= MOST_DOSE:
+        raise _NoSuvError("RadionuclideTotalDose cannot be in Bq")
+    if weight > MOST_WEIGHT:
+        raise _NoSuvError("PatientWeight cannot be in kg")
+    if not LEAST_SHARE <= dose / weight <= MOST_SHARE:
+        raise _NoSuvError("RadionuclideTotalDose and PatientWeight cannot be in Bq and kg")
 
 
 def _decay_time(values: Elements, drug: Elements, half_life: float) -> float:
