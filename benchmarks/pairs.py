@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from benchmarks.lgg_tables import slices as lgg_slices
 from benchmarks.lgg_tables import without_t1
 from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import Part, Split
@@ -91,6 +94,22 @@ class PairedData:
         if lacking := len(rows) - len(truth):
             raise DataError(f"{lacking} of {len(rows)} {self.source} slices have no truth.")
         return [(row, *truth[row]) for row in rows]
+
+    def images(self, part: Part, size: int) -> tuple[Tensor, Tensor]:
+        """Return a part's source images and their true target images [N, 1, S, S] in [-1, 1].
+
+        Raises:
+            DataError: A source slice of the part has no truth.
+        """
+        dataset = Dataset(self.data)
+
+        def read(name: str, rows: list[int]) -> Tensor:
+            slices = Slices(dataset.modality(name), rows, task=dataset.info.task, image_size=size)
+            return slices.batch(range(len(rows))).images
+
+        rows = self.aligned(part)
+        truth = torch.cat([read(name, [row]) for _, name, row in rows])
+        return read(self.source, [row for row, _, _ in rows]), truth
 
 
 def write_phantom_pairs(

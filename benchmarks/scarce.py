@@ -44,7 +44,6 @@ from benchmarks.machine import facts
 from benchmarks.pairs import PairedData, write_lgg_pairs, write_phantom_pairs
 from medxlate.config import Config, resolve
 from medxlate.dataset.index import Dataset
-from medxlate.dataset.loading import Slices
 from medxlate.errors import DataError
 from medxlate.evaluation.judging import Cases
 from medxlate.evaluation.paired import similarity
@@ -227,17 +226,8 @@ def held_against_truth(run: RunFolder, pairs: PairedData) -> dict[str, float]:
         ``mae`` and ``ssim`` within the head and ``psnr``, of translations and (``raw_``) of the
         sources as they are; ``nyquist`` and ``real_nyquist``.
     """
-    dataset = Dataset(pairs.data)
-    rows = pairs.aligned("test")
     translator = Translator(run.path, source=pairs.source)
-    size = translator.info.image_size
-
-    def images(name: str, which: list[int]) -> Tensor:
-        slices = Slices(dataset.modality(name), which, task=dataset.info.task, image_size=size)
-        return slices.batch(range(len(which))).images
-
-    source = images(pairs.source, [row for row, _, _ in rows])
-    truth = torch.cat([images(name, [row]) for _, name, row in rows])
+    source, truth = pairs.images("test", translator.info.image_size)
     fakes = run_network(translator.network, source.split(BATCH), compute=translator.compute)
     found = {"nyquist": nyquist(fakes), "real_nyquist": nyquist(truth)}
     for prefix, shown in (("", fakes), ("raw_", source)):
