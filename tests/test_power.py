@@ -21,8 +21,8 @@ from medxlate.study.compare import compare
 from medxlate.study.forecast import plan
 from medxlate.study.outlook import foresee
 from medxlate.study.power import Design, Spread, chance, detectable, spread_of
-from medxlate.study.statistics import crossed_t
 from medxlate.study.study import Study, read_study
+from medxlate.study.ttests import crossed_t
 from medxlate.study.verdict import compare_to
 from studies import BRIEF, call, dataset
 from tiny import AGE, GROUP, debug_config

@@ -15,7 +15,8 @@ from medxlate.study.comparison import Comparison
 from medxlate.study.contrast import Contrast, find_contrast
 from medxlate.study.measured import judged, patient_losses, pool
 from medxlate.study.power import detectable
-from medxlate.study.statistics import corrected_resampled_t, crossed_t, holm
+from medxlate.study.statistics import holm
+from medxlate.study.ttests import corrected_resampled_t, crossed_t
 from medxlate.study.verdict import (
     against_baselines,
     compare_primary,
