@@ -59,9 +59,10 @@ class Parts:
 def estimate(differences: Values, repeats: Clusters, patients: Clusters) -> Parts | None:
     """Estimate variances from differences of which any patient may lack any repeat.
 
-    Moments, as in an analysis of variance (Searle, Casella and McCulloch, Variance components,
-    1992, chapter 5): within a repeat patients differ by themselves and by what the repeat does to
-    them; the same patient differs between repeats by the latter alone.
+    Within a repeat, patients differ by themselves and by what the repeat does to them. The latter
+    is what is left of the differences when patients and repeats are fitted by least squares
+    (Henderson, Estimation of variance and covariance components, Biometrics 9, 1953, method 3;
+    where nobody lacks a repeat, the analysis of variance).
 
     Args:
         differences: [M], one a patient and repeat.
@@ -81,13 +82,15 @@ def estimate(differences: Values, repeats: Clusters, patients: Clusters) -> Part
     if all_equal(values):
         return Parts(0.0, 0.0, 0.0, tests)
     means = np.bincount(repeat, weights=values) / sizes
-    rest = values - means[repeat]
-    squares = float(rest @ rest)
-    within = squares / (len(values) - len(sizes))
-    again = len(values) - len(tested)
-    alike = float((np.bincount(owner, weights=rest) ** 2 / tested).sum())
-    both = (squares - alike) / again * tests / (tests - 1) if again else 0.0
-    both = min(both, within)
+    within = float(((values - means[repeat]) ** 2).sum()) / (len(values) - len(sizes))
+    # Patients are fitted by taking their means from everything, repeats by least squares then.
+    present = np.zeros((len(tested), len(sizes)))
+    present[owner, repeat] = 1
+    rows = np.eye(len(sizes))[repeat] - (present / tested[:, None])[owner]
+    rest = values - (np.bincount(owner, weights=values) / tested)[owner]
+    fitted, _, rank, _ = np.linalg.lstsq(rows, rest, rcond=None)
+    free = len(values) - len(tested) - int(rank)
+    both = min(float(((rest - rows @ fitted) ** 2).sum()) / free, within) if free else 0.0
     between = 0.0 if all_equal(means) else float(means.var(ddof=1))
     return Parts(between, within - both, both, tests)
 
