@@ -126,6 +126,7 @@ OTHER_WORLDS = tuple(
     for layout in (
         Layout("resampled", 10, 35, 35, 10),
         Layout("resampled", 10, 35, 9, 10),
+        Layout("resampled", 10, 35, 5, 5),
         Layout("resampled", 20, 70, 14, 10),
         Layout("redrawn", 40, 40, 3, 8),
         Layout("redrawn", 40, 40, 10, 8),
