@@ -66,7 +66,7 @@ WORLDS: Mapping[str, World] = {
     "patients": World(patients=2.0),
     "stiff": World(ridge=15.0),
     "seeds": World(seeds=0.3),
-    "seeds alone": World(seeds=1.0),
+    "seeds x 3": World(seeds=1.0),
     "sources": World(sources=60),
 }
 
