@@ -12,7 +12,6 @@ from scipy import stats
 from medxlate.errors import DataError
 from medxlate.study.statistics import (
     Interval,
-    corrected_resampled_t,
     difference_interval,
     effect_size,
     holm,
@@ -20,6 +19,7 @@ from medxlate.study.statistics import (
     wilcoxon,
 )
 from medxlate.study.subgroups import subgroups
+from medxlate.study.ttests import corrected_resampled_t
 from medxlate.study.verdict import Comparison, against_baselines, compare_to
 
 # Mean losses of a method minus its reference, ten repeats.

@@ -15,7 +15,8 @@ from medxlate.study.comparison import Comparison
 from medxlate.study.contrast import Contrast, find_contrast
 from medxlate.study.measured import judged, patient_losses, pool
 from medxlate.study.power import detectable
-from medxlate.study.statistics import corrected_resampled_t, crossed_t, holm
+from medxlate.study.statistics import holm
+from medxlate.study.ttests import corrected_resampled_t, crossed_t, overlap_of, splits_t
 from medxlate.study.verdict import (
     against_baselines,
     compare_primary,
@@ -65,22 +66,33 @@ def table_of(images: pd.DataFrame, one: str, other: str) -> np.ndarray:
     return (losses[one] - losses[other]).unstack().to_numpy()
 
 
+def by_splits(
+    images: pd.DataFrame, one: str, other: str, *, fraction: float
+) -> tuple[float, float, float]:
+    """What the test of random splits finds in the same table."""
+    table = table_of(images, one, other)
+    patient, repeat = np.indices(table.shape)
+    columns = (each.ravel() for each in (table, repeat, patient))
+    found = splits_t(*columns, fraction=fraction, total=40 + PATIENTS)
+    assert found is not None
+    return found.t, found.p, found.df
+
+
 def test_each_design_has_its_test() -> None:
-    results, images = study(MEANS)
+    results, images = study(MEANS, fraction=0.25)
     for design in ("redrawn", "given"):
         found = named(compare_to(results.assign(design=design), images))["joint"]
-        expected = crossed_t(table_of(images, "joint", "target-only"))
+        table, overlap = table_of(images, "joint", "target-only"), overlap_of(10, 40)
+        expected = crossed_t(table, overlap=overlap if design == "redrawn" else 0)
         assert expected is not None
         assert (found.t, found.p, found.df) == pytest.approx(
             (expected.t, expected.p, expected.df), rel=1e-6
         )
         assert found.design == design
     found = named(compare_to(results.drop(columns="design"), images))["joint"]
-    losses = results.set_index(["method", "repeat"])["loss"]
-    resampled = corrected_resampled_t(losses["joint"] - losses["target-only"], train=40, test=12)
-    assert resampled is not None
+    expected = by_splits(images, "joint", "target-only", fraction=0.25)
     assert found.design == "resampled"
-    assert found.p == pytest.approx(resampled.p)
+    assert (found.t, found.p, found.df) == pytest.approx(expected, rel=1e-6)
     assert "over 6 draws and 12 test patients" in compare_to(results, images)[1].sentence
 
 
@@ -130,27 +142,46 @@ def test_designs_are_what_they_say() -> None:
         compare_to(results, moved)
 
 
-def test_the_correction_is_by_the_pool_whatever_the_fraction() -> None:
+def test_the_pool_is_counted_whatever_the_fraction() -> None:
     results, images = study(MEANS, design="resampled", fraction=0.125)
     old = results.drop(columns="pool_patients")  # from before there was the column
     assert pool(old).tolist() == pool(results).tolist() == [40] * len(results)
-    losses = results.set_index(["method", "repeat"])["loss"]
-    expected = corrected_resampled_t(losses["joint"] - losses["target-only"], train=40, test=12)
-    assert expected is not None
+    expected = by_splits(images, "joint", "target-only", fraction=0.125)
     for each in (results, old):
-        assert named(compare_to(each, images))["joint"].p == pytest.approx(expected.p)
+        found = named(compare_to(each, images))["joint"]
+        assert (found.t, found.p, found.df) == pytest.approx(expected, rel=1e-6)
+
+
+def test_without_single_patients_splits_are_judged_by_their_means() -> None:
+    """So are two splits, whose spread between patients tells too little, and divided images."""
+    results, images = study(MEANS, design="resampled", fraction=0.125)
+    both = results["repeat"] < 2
+    some = images[images["repeat"] > 0]
+    for table, predictions in ((results, None), (results, some), (results[both], images)):
+        losses = table.set_index(["method", "repeat"])["loss"]
+        difference = losses["joint"] - losses["target-only"]
+        expected = corrected_resampled_t(difference, train=40, test=12)
+        assert expected is not None
+        assert named(compare_to(table, predictions))["joint"].p == pytest.approx(expected.p)
+    sizes = {"policy": "image", "pool_images": 400, "train_images": 50, "test_images": 24}
+    found = named(compare_to(results.assign(**sizes), images))["joint"]
+    losses = results.set_index(["method", "repeat"])["loss"]
+    difference = losses["joint"] - losses["target-only"]
+    expected = corrected_resampled_t(difference, train=400, test=24)
+    assert expected is not None
+    assert found.p == pytest.approx(expected.p)
 
 
 def test_what_is_not_shown_says_what_would_have_been() -> None:
     results, images = study({**MEANS, "joint/mri": 99.5, "raw-mix/mri": 99.9})
     found = named(compare_to(results, images))
-    expected = crossed_t(table_of(images, "joint", "target-only"))
+    expected = crossed_t(table_of(images, "joint", "target-only"), overlap=1)
     assert expected is not None
     least = detectable(expected.error, expected.df, alpha=0.05 / 2)  # a family of two
     assert found["joint"].detectable == pytest.approx(least)
     assert found["joint"].verdict == "no difference shown"
     assert f"only a difference of {least:.3g} or more would be found" in found["joint"].sentence
-    constant = crossed_t(table_of(images, "constant", "target-only"))
+    constant = crossed_t(table_of(images, "constant", "target-only"), overlap=1)
     assert constant is not None
     assert found["constant"].detectable == pytest.approx(detectable(constant.error, constant.df))
 
@@ -201,7 +232,7 @@ def test_the_primary_contrast_is_free_of_holm_and_in_no_family() -> None:
     assert "(the primary contrast, named before)" in joint.sentence
     others = [found[name] for name in ("histogram", "raw-mix", "simple-augment")]
     assert [c.p_holm for c in others] == holm([c.p for c in others])
-    test = crossed_t(table_of(images, "joint", "target-only"))
+    test = crossed_t(table_of(images, "joint", "target-only"), overlap=1)
     assert test is not None
     assert joint.detectable == pytest.approx(detectable(test.error, test.df))
     alone = compare_primary(results, images, primary)

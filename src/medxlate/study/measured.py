@@ -12,12 +12,14 @@ import pandas as pd
 from medxlate.errors import DataError
 from medxlate.study.comparison import CONSTANT, Level, System
 from medxlate.study.power import Design
-from medxlate.study.statistics import (
-    Interval,
+from medxlate.study.statistics import Interval, mean_interval
+from medxlate.study.ttests import (
+    LEAST_REPEATS,
     Tested,
     corrected_resampled_t,
     crossed_t,
-    mean_interval,
+    overlap_of,
+    splits_t,
 )
 
 KEYS = ["method", "sources", "target_fraction", "source_fraction"]
@@ -150,13 +152,20 @@ class Measured:
             DataError: The test patients should be the same in every repeat, and are not.
         """
         repeats = self.shared(one, other)
+        both, sizes = self.paired(one, other, repeats), self.sizes(one, other, repeats)
+        alone = both is None or both["repeat"].nunique() < len(repeats)
         if self.design == "resampled":
-            difference = self.losses(one, repeats) - self.losses(other, repeats)
-            return corrected_resampled_t(difference, **self.sizes(one, other, repeats))
-        both = self.paired(one, other, repeats)
+            if both is None or alone or self.by_image or len(repeats) < LEAST_REPEATS:
+                difference = self.losses(one, repeats) - self.losses(other, repeats)
+                return corrected_resampled_t(difference, **sizes)
+            rows, total = _by_patient(both), sizes["train"] + sizes["test"]
+            columns = (rows[name].to_numpy() for name in ("difference", "repeat", "patient"))
+            return splits_t(*columns, fraction=one.target_fraction, total=total)
         if both is None or (self.design == "redrawn" and len(repeats) < 2):
             return None
-        return crossed_t(_crossed(both))
+        drawn = one.target_fraction * sizes["train"]
+        overlap = overlap_of(drawn, sizes["train"]) if self.design == "redrawn" else 0.0
+        return crossed_t(_crossed(both), overlap=overlap)
 
     def sizes(self, one: System, other: System, repeats: list[int]) -> dict[str, float]:
         """Return the mean number of units in the training and test parts of the splits.
@@ -225,23 +234,35 @@ def _image_losses(rows: pd.DataFrame, *, regression: bool) -> pd.DataFrame | Non
     return rows[["repeat", "patient", "slice_id", "loss"]]
 
 
-def _crossed(both: pd.DataFrame) -> npt.NDArray[np.float64]:
-    """Return paired differences as a table [P, J] whose mean is their mean over all rows.
+def _by_patient(both: pd.DataFrame) -> pd.DataFrame:
+    """Return paired differences of patients: ``repeat``, ``patient``, ``difference``, ``count``.
 
-    Where losses are per image, a patient with more images weighs more: the patient's distance from
-    the mean counts so often, which is the mean's to first order (Cochran 1977, section 6.4).
+    Their mean over a repeat is the mean over its rows. Where losses are per image, a patient with
+    more images weighs more: the patient's distance from the mean counts so often, which is the
+    mean's to first order (Cochran 1977, section 6.4).
     """
     both = both.assign(difference=both["loss"] - both["loss_reference"])
     groups = both.groupby(["patient", "repeat"])["difference"]
-    table, counts = groups.mean().unstack(), groups.size().unstack()
+    rows = groups.agg(["mean", "size"]).reset_index()
+    of_repeat = rows["repeat"].map(both.groupby("repeat")["difference"].mean())
+    weight = rows["size"] / rows.groupby("repeat")["size"].transform("mean")
+    difference = of_repeat + (rows["mean"] - of_repeat) * weight
+    return rows.assign(difference=difference, count=rows["size"])
+
+
+def _crossed(both: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Return paired differences of patients as a table [P, J]."""
+    rows = _by_patient(both)
+    table, counts = (
+        rows.pivot(index="patient", columns="repeat", values=name)
+        for name in ("difference", "count")
+    )
     if table.isna().any(axis=None) or (counts.nunique(axis=1) > 1).any():
         raise DataError(
             "The study's test patients are not the same in every repeat, as its design says.",
             "Begin the study again in another folder with `medxlate compare --out`.",
         )
-    mean = float(both["difference"].mean())
-    weights = counts.to_numpy(float) / counts.to_numpy(float).mean()
-    crossed: npt.NDArray[np.float64] = mean + (table.to_numpy(float) - mean) * weights
+    crossed: npt.NDArray[np.float64] = table.to_numpy(float)
     return crossed
 
 

@@ -100,8 +100,9 @@ def foresee(
     guess = _from_labels(target, task) if earlier is None else _from_study(earlier, study, task)
     test, pool = _patients(target, splits, "test"), _patients(target, splits, "train")
     alpha = ALPHA if study.primary else ALPHA / len(systems)
+    sizes = {"patients": test, "pool": pool, "train": pool * max(study.target_fractions)}
     tests = [
-        spread.expected(study.design, patients=test, repeats=study.repeats, pool=pool)
+        spread.expected(study.design, repeats=study.repeats, **sizes)
         for spread in (guess.spread, guess.perfect)
     ]
     found = [each and detectable(*each, alpha=alpha) for each in tests]

@@ -19,6 +19,15 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
+from medxlate.study.ttests import (
+    LEAST_REPEATS,
+    Parts,
+    crossed_error,
+    estimate,
+    overlap_of,
+    splits_error,
+)
+
 Design = Literal["resampled", "redrawn", "given"]
 
 POWER = 0.8  # the chance with which "detectable" differences are found; Cohen's convention
@@ -86,7 +95,7 @@ class Spread:
     both: float = 0.0
 
     def expected(
-        self, design: Design, *, patients: float, repeats: int, pool: float
+        self, design: Design, *, patients: float, repeats: int, pool: float, train: float
     ) -> tuple[float, float] | None:
         """Return standard error and degrees of freedom of the test of a study with this spread.
 
@@ -95,6 +104,7 @@ class Spread:
             patients: Test patients, of a split or in all.
             repeats: Repeats.
             pool: Target patients in the training part of a split.
+            train: How many of them train.
 
         Returns:
             None where there is no test: one split or draw, or fewer than two patients.
@@ -103,19 +113,16 @@ class Spread:
         if design == "resampled":
             if repeats < 2:
                 return None
-            split = shared + (own + each) / patients
-            return math.sqrt((1 / repeats + patients / pool) * split), repeats - 1
+            total = patients + pool
+            means = shared + (own + each) / patients - own / total
+            if repeats < LEAST_REPEATS or patients < 2:
+                return math.sqrt((1 / repeats + patients / pool) * means), repeats - 1
+            return splits_error(Parts(means, own, each, patients), repeats, train / pool, total)
         if patients < 2 or (design == "redrawn" and repeats < 2):
             return None
-        if repeats == 1:
-            return math.sqrt((own + each) / patients), patients - 1
-        of_patients = (own + each / repeats) / patients
-        of_repeats = (shared + each / patients) / repeats
-        df = min(patients, repeats) - 1
-        total = of_patients + of_repeats
-        if df > 1 and total > 0:
-            df = total**2 / (of_patients**2 / (patients - 1) + of_repeats**2 / (repeats - 1))
-        return math.sqrt(total), df
+        overlap = overlap_of(train, pool) if design == "redrawn" else 0.0
+        parts = Parts(shared + each / patients, own, each, patients)
+        return crossed_error(parts, repeats, overlap)
 
 
 def spread_of(differences: pd.DataFrame) -> Spread | None:
@@ -129,18 +136,15 @@ def spread_of(differences: pd.DataFrame) -> Spread | None:
         None with fewer than two patients in each repeat. With one repeat, what varies between
         trainings is not known and counts as 0.
     """
-    by_repeat = differences.groupby("repeat")["difference"]
-    within = float(by_repeat.var(ddof=1).mean())  # between patients, and of both
-    if not math.isfinite(within):
+    columns = (differences[name].to_numpy() for name in ("difference", "repeat", "patient"))
+    parts = estimate(*columns)
+    if parts is None:
         return None
-    rest = differences["difference"] - by_repeat.transform("mean")
-    again = rest.groupby(differences["patient"]).var(ddof=1).mean()  # NaN: nobody tested twice
-    both = min(float(again), within) if math.isfinite(again) else 0.0
-    means = by_repeat.mean()
-    if len(means) < 2:
-        return Spread(math.sqrt(within), 0.0)
+    counts = differences.groupby("patient").size()
+    own, both, repeats = parts.patients, parts.both, differences["repeat"].nunique()
+    if repeats == 1:
+        return Spread(math.sqrt(own), 0.0)
     # Means of other patients vary by the patients as well; of the same, by what is theirs alone.
-    fixed = differences.groupby("patient").size().min() == len(means)
-    chance_part = (both if fixed else within) / float(by_repeat.size().mean())
-    repeats = max(float(means.var(ddof=1)) - chance_part, 0.0)
-    return Spread(math.sqrt(within - both), math.sqrt(repeats), math.sqrt(both))
+    other = own / parts.tests - own / len(counts)
+    shared = max(parts.repeats - both / parts.tests - other, 0.0)
+    return Spread(math.sqrt(own), math.sqrt(shared), math.sqrt(both))

@@ -1,9 +1,6 @@
-"""Tests and intervals for losses of two methods on the same patients.
+"""Intervals, ranks and families of p-values; the t-tests themselves are in ``ttests``.
 
-The repeats of a study share patients, so their results are not independent, and an ordinary t-test
-finds differences that are not there. Each design of a study has the test that fits what its repeats
-share. A difference below is always the loss of a method minus that of its reference: negative is
-better.
+A difference below is always the loss of a method minus that of its reference: negative is better.
 """
 
 from __future__ import annotations
@@ -43,89 +40,6 @@ class Interval:
     low: float
     high: float
     level: float
-
-
-@dataclass(frozen=True)
-class Tested:
-    """What a t-test of paired differences found.
-
-    Attributes:
-        interval: The mean difference and its confidence interval.
-        error: The standard error of the mean difference.
-        t: The t statistic.
-        df: Its degrees of freedom.
-        p: Two-sided p-value.
-    """
-
-    interval: Interval
-    error: float
-    t: float
-    df: float
-    p: float
-
-
-def corrected_resampled_t(
-    differences: Values, *, train: float, test: float, level: float = 0.95
-) -> Tested | None:
-    """Test whether the mean difference over repeated random splits is zero.
-
-    The corrected resampled t-test of Nadeau and Bengio, Inference for the generalization error,
-    Machine Learning 52 (2003): the variance of the mean of J differences is taken as
-    (1/J + n_test/n_train) times their variance, not 1/J times, and t has J - 1 degrees of freedom.
-
-    Args:
-        differences: [J], one a repeat.
-        train: Units in the training part, of the kind that the splits divide (patients or images),
-            before any fraction of them is taken: the overlap of two splits is that of the parts.
-        test: Units in the test part.
-        level: Confidence of the interval, 0..1.
-
-    Returns:
-        None for fewer than two repeats, and where all differences are equal but not zero: without
-        any spread there is no t. Where all are zero, t is 0 and p is 1.
-    """
-    values = np.asarray(differences, dtype=np.float64)
-    count = len(values)
-    if count < 2:
-        return None
-    variance = 0.0 if _all_equal(values) else float(values.var(ddof=1))
-    error = math.sqrt((1 / count + test / train) * variance)
-    return _t_test(float(values.mean()), error, count - 1, level)
-
-
-def crossed_t(differences: Values, *, level: float = 0.95) -> Tested | None:
-    """Test whether the mean difference is zero where every repeat tests the same patients.
-
-    Patients and repeats (draws of the training patients, or seeds of the weights) are crossed
-    random effects. The variance of the mean is taken as s^2(patients) / P + s^2(repeats) / J, of
-    the means of each patient over repeats and of each repeat over patients, as for readers and
-    cases (Dorfman, Berbaum and Metz, Investigative Radiology 27, 1992); what a repeat does to
-    single patients counts in both, which errs on the careful side. The degrees of freedom are
-    Satterthwaite's (Biometrics Bulletin 2, 1946). J - 1 of them are too many where there are fewer
-    patients than repeats, and too few where patients differ more than repeats do
-    (``docs/benchmarks.md``). With two repeats, or two patients, there is one.
-
-    With one repeat this is the paired t-test over patients: it speaks of that training alone.
-
-    Args:
-        differences: [P, J], a row a patient and a column a repeat.
-        level: Confidence of the interval, 0..1.
-
-    Returns:
-        None for fewer than two patients, and where nothing varies and the difference is not zero.
-    """
-    table = np.asarray(differences, dtype=np.float64)
-    patients, repeats = table.shape
-    if patients < 2:
-        return None
-    of_patients = _variance_of_mean(table.mean(axis=1))
-    of_repeats = _variance_of_mean(table.mean(axis=0)) if repeats > 1 else 0.0
-    variance = of_patients + of_repeats
-    df: float = patients - 1 if repeats == 1 else min(patients, repeats) - 1
-    if df > 1 and repeats > 1 and variance > 0:
-        parts = of_patients**2 / (patients - 1) + of_repeats**2 / (repeats - 1)
-        df = variance**2 / parts
-    return _t_test(float(table.mean()), math.sqrt(variance), df, level)
 
 
 def wilcoxon(differences: Values) -> float | None:
@@ -185,7 +99,7 @@ def effect_size(differences: Values) -> float | None:
         None for fewer than two repeats, and where all differences are equal.
     """
     values = np.asarray(differences, dtype=np.float64)
-    if len(values) < 2 or _all_equal(values):
+    if len(values) < 2 or all_equal(values):
         return None
     return float(values.mean() / values.std(ddof=1))
 
@@ -223,7 +137,7 @@ def mean_interval(
         return None
     sums = np.bincount(owner, weights=values).astype(np.float64)
     mean = float(sums.sum() / counts.sum())
-    if _all_equal(sums / counts):
+    if all_equal(sums / counts):
         return Interval(mean, mean, mean, level)
     low, high = _bootstrap(sums, counts, "BCa", level, resamples, seed)
     if not (math.isfinite(low) and math.isfinite(high)):
@@ -255,20 +169,6 @@ def difference_interval(
     """
     values = np.asarray(losses, dtype=np.float64) - np.asarray(reference_losses, dtype=np.float64)
     return mean_interval(values, patients, level=level, resamples=resamples, seed=seed)
-
-
-def _t_test(mean: float, error: float, df: float, level: float) -> Tested | None:
-    """Return the test of a mean with its standard error; None where only the error is zero."""
-    if error == 0:
-        return Tested(Interval(0.0, 0.0, 0.0, level), 0.0, 0.0, df, 1.0) if mean == 0 else None
-    t = mean / error
-    half = float(stats.t.ppf((1 + level) / 2, df)) * error
-    p = 2 * float(stats.t.sf(abs(t), df))
-    return Tested(Interval(mean, mean - half, mean + half, level), error, t, df, p)
-
-
-def _variance_of_mean(values: Floats) -> float:
-    return 0.0 if _all_equal(values) else float(values.var(ddof=1)) / len(values)
 
 
 def _exact_signed_rank(values: Floats, ranks: Floats) -> float:
@@ -313,5 +213,6 @@ def _ratio(sums: Floats, counts: Floats, axis: int = -1) -> Floats:
     return ratio
 
 
-def _all_equal(values: Floats) -> bool:
+def all_equal(values: Floats) -> bool:
+    """Return whether values differ by rounding alone."""
     return bool(np.ptp(values) <= SAME * np.abs(values).max())

@@ -24,7 +24,8 @@ from medxlate.study.comparison import (
 from medxlate.study.contrast import Contrast
 from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, detectable
-from medxlate.study.statistics import Tested, difference_interval, effect_size, holm, wilcoxon
+from medxlate.study.statistics import difference_interval, effect_size, holm, wilcoxon
+from medxlate.study.ttests import Tested
 from medxlate.training.methods import METHODS
 
 __all__ = [
