@@ -13,7 +13,7 @@ as without it, so that every method still shows each of them once a pass.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -118,29 +118,37 @@ def matched(data: Data, config: Config, task: Task, listener: Listener = silent)
     Raises:
         ConfigError: The labels of source and target cannot be matched.
     """
-    target = data.train[config.data.target]
-    kept = {}
+    target, kept = config.data.target, {}
+    wanted = data.train[target].labels.numpy()
     for name in config.data.sources:
-        source = data.train[name]
-        wanted, found = label_groups(target.labels.numpy(), source.labels.numpy())
-        _check(wanted, found, target, source, task)
-        rows = np.flatnonzero(found >= 0)
-        if left_out := len(source) - len(rows):
-            listener(
-                Warned(
-                    f"data.match_labels leaves out {left_out} of {len(source)} {name} images: "
-                    f"no {target.name} image in training has labels like theirs."
-                )
-            )
-        if task.kind == "regression" and (beyond := _beyond(target.labels, source.labels)):
-            listener(
-                Warned(
-                    f"{beyond} of {len(target)} {target.name} images have labels outside of those "
-                    f"of {name}: data.match_labels shows them beside the nearest."
-                )
-            )
-        kept[name] = source.picked(rows)
-    return replace(data.showing(kept), follow=target.name)
+        labels = data.train[name].labels.numpy()
+        groups, found = label_groups(wanted, labels)
+        if (groups < 0).any():
+            problem = f"no {name} image in training has a label within the range of {target}"
+            if task.kind == "classification":
+                lacking = ", ".join(task.classes[i] for i in np.unique(wanted[groups < 0]))
+                problem = f"{target} has images of {lacking} in training, and {name} has none"
+            raise ConfigError(f"data.match_labels is impossible: {problem}.", HINT)
+        for note in _notes(wanted, labels, found, target, name):
+            listener(Warned(note))
+        kept[name] = data.train[name].picked(np.flatnonzero(found >= 0))
+    return replace(data.showing(kept), follow=target)
+
+
+def _notes(
+    wanted: Labels, labels: Labels, found: Groups, target: str, source: str
+) -> Iterator[str]:
+    if left_out := int((found < 0).sum()):
+        yield (
+            f"data.match_labels leaves out {left_out} of {len(labels)} {source} images: no "
+            f"{target} image in training has labels like theirs."
+        )
+    beyond = int(((wanted < labels.min()) | (wanted > labels.max())).sum())
+    if beyond and wanted.dtype.kind == "f":
+        yield (
+            f"{beyond} of {len(wanted)} {target} images have labels outside of those of {source}: "
+            "data.match_labels shows them beside the nearest."
+        )
 
 
 def label_groups(target: Labels, source: Labels) -> tuple[Groups, Groups]:
@@ -185,20 +193,3 @@ def _nearest(among: Labels, values: Labels) -> Labels:
     left = np.maximum(right - 1, 0)
     is_left = values - among[left] <= among[right] - values
     return np.asarray(np.where(is_left, among[left], among[right]))
-
-
-def _check(wanted: Groups, found: Groups, target: Slices, source: Slices, task: Task) -> None:
-    """Raise ConfigError where a target image has no source image to go with it."""
-    if (wanted >= 0).all():
-        return
-    problem = f"no {source.name} image in training has a label within the range of {target.name}"
-    if task.kind == "classification":
-        classes = sorted({task.classes[i] for i in target.labels[wanted < 0].tolist()})
-        named = ", ".join(classes)
-        problem = f"{target.name} has images of {named} in training, and {source.name} has none"
-    raise ConfigError(f"data.match_labels is impossible: {problem}.", HINT)
-
-
-def _beyond(target: Tensor, source: Tensor) -> int:
-    """Return how many target values lie outside of the sources' range."""
-    return int(((target < source.min()) | (target > source.max())).sum())
