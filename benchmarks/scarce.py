@@ -422,6 +422,7 @@ WITHOUT: Mapping[str, Sets] = {
         "optimizer.translator_share=1",
     ),
     "with fine-tuning": ("optimizer.finetune_share=0.1",),
+    "label-matched sampling": ("data.match_labels=true",),
     "keep=best": ("optimizer.keep=best",),
 }
 QUICK: Sets = ("optimizer.steps_per_epoch=5",)
@@ -462,6 +463,7 @@ ADDED: Mapping[str, Sets] = {
         "optimizer.translator_share=0.6",
     ),
     "and fine-tuning": ("optimizer.finetune_share=0.2",),
+    "and label-matched sampling": ("data.match_labels=true",),
 }
 LENGTHS = (10, 20, 40, 60, 80, 100, 150, 200)  # epochs of 10 steps
 HALF = 0.5

@@ -39,6 +39,7 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "uneven": {"optimizer": {**FILLED, "batch_size": 3}},
     "parts": {"runtime": {"sync_bn": False}},  # as one process with runtime.accumulate=2
     "dann": {"method": "dann"},
+    "matched": {"method": "raw-mix", "data": {"match_labels": True}},
 }
 
 

@@ -112,6 +112,10 @@ def test_what_does_not_concern_target_only_leaves_its_training_as_it_is(tmp_path
         ("augment.crop", {"simple-augment"}),
         ("augment.erase_area", {"random-erasing"}),
         ("data.oracle", {"oracle"}),
+        (
+            "data.match_labels",
+            {"joint", "cyclegan", "raw-mix", "histogram", "oracle", "multitask", "dann"},
+        ),
     ],
 )
 def test_a_setting_concerns_some_methods(key: str, methods: set[str]) -> None:
@@ -140,7 +144,9 @@ def test_a_study_names_each_setting_beside_the_methods_that_it_concerns() -> Non
         "all methods", "raw-mix, joint, cyclegan", "joint, cyclegan", "joint", "cyclegan",
     }  # fmt: skip
     assert {"optimizer.keep", "model.predictor", "runtime.seed"} <= set(groups["all methods"])
-    assert groups["raw-mix, joint, cyclegan"] == ["model.batch_norm", "objective.fake_weight"]
+    assert groups["raw-mix, joint, cyclegan"] == [
+        "data.match_labels", "model.batch_norm", "objective.fake_weight",
+    ]  # fmt: skip
     assert {"model.upsample", "optimizer.translator_share"} <= set(groups["joint, cyclegan"])
     assert groups["cyclegan"] == ["baselines.first_epochs"]
     shown = [key for group in groups.values() for key in group]

@@ -40,6 +40,13 @@ class DataConfig(Section):
     source_fraction: float = Field(
         1.0, gt=0, le=1, description="Share of each source's training patients that are used."
     )
+    match_labels: bool = Field(
+        False,
+        description="Label-matched sampling: each target image of a step brings a source image of "
+        "its class, or of the nearest value, so that discriminators do not take a difference of "
+        "labels for one of modality (Cohen et al. 2018, Jiang et al. 2020). Sources with labels "
+        "that the target does not have are left out. Not in the paper.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> DataConfig:

@@ -145,17 +145,15 @@ class Order:
 
     def take(self, step: int, batch_size: int) -> list[int]:
         """Return this process's part of the ``batch_size`` items of step ``step`` (from 0)."""
-        part = self._ranks.part(batch_size)
-        position, end = step * batch_size + part.start, step * batch_size + part.stop
-        items: list[int] = []
-        while position < end:
-            number, within = divmod(position, self._count)
-            some = self._shuffled(number)[within : within + end - position]
-            items += some.tolist()
-            position += len(some)
-        return items
+        part, first = self._ranks.part(batch_size), step * batch_size
+        return [self.at(first + place) for place in range(part.start, part.stop)]
 
-    def _shuffled(self, number: int) -> npt.NDArray[np.int64]:
+    def at(self, position: int) -> int:
+        """Return the item at a position of the endless order, from 0."""
+        number, within = divmod(position, self._count)
+        return int(self.shuffled(number)[within])
+
+    def shuffled(self, number: int) -> npt.NDArray[np.int64]:
         """Return the items in the order of a pass."""
         if number != self._pass:
             random = np.random.default_rng([*self._entropy, number])

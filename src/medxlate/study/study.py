@@ -208,6 +208,7 @@ def cell_config(study: Study, cell: Cell) -> Config:
         "sources": cell.sources,
         "target_fraction": cell.target_fraction,
         "source_fraction": cell.source_fraction,
+        "match_labels": base.data.match_labels and find_method(cell.method).shows_both,
     }
     return base.model_copy(
         update={

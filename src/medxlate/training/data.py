@@ -28,12 +28,14 @@ class Data:
         val: By what the best predictor is chosen.
         oracle: True target images of source patients in training; None: no pairs are named.
         largest: Images of the largest modality before any was replaced; None: none was.
+        follow: The modality whose labels the others' images follow in each step; "": none.
     """
 
     train: Mapping[str, Slices]
     val: Mapping[str, Slices]
     oracle: Slices | None = None
     largest: int | None = None
+    follow: str = ""
 
     def showing(self, instead: Mapping[str, Slices]) -> Data:
         """Return the data with other slices in the place of some modalities' own."""

@@ -13,7 +13,8 @@ from math import prod
 import torch
 
 from medxlate.dataset.index import Rows
-from medxlate.dataset.loading import Batch, Order, Slices
+from medxlate.dataset.loading import Batch, Slices
+from medxlate.training.matching import orders
 from medxlate.training.streams import CudaStream, Stream, as_tensor, tensor_type, to_images
 
 CPU_ROOM = 64 << 20  # bytes: on the processor, memory must not grow with the dataset
@@ -67,6 +68,7 @@ class Feed:
         seed: Of the order.
         device: Where the batches are wanted.
         room: Bytes of images that may live there; None: ``room_on`` it.
+        follow: The modality whose labels the others' images follow; see ``matching.orders``.
     """
 
     def __init__(
@@ -77,10 +79,11 @@ class Feed:
         seed: int,
         device: torch.device,
         room: int | None = None,
+        follow: str = "",
     ) -> None:
         self._batch_size = batch_size
         self._device = device
-        self._orders = {name: Order(len(s), seed=seed, name=name) for name, s in slices.items()}
+        self._orders = orders(slices, seed=seed, follow=follow)
         self._resident, self._streamed = reside(slices, device, room)
         self._stream: Stream | CudaStream | None = None
 

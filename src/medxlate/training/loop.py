@@ -84,6 +84,7 @@ class Loop:
             batch_size=self._batch_size,
             seed=config.runtime.seed,
             device=compute.device,
+            follow=data.follow,
         )
         self._saver = Saver(folder.checkpoints, runtime=config.runtime, writes=self._ranks.is_first)
         self._validation = Validation(

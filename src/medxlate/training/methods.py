@@ -88,6 +88,11 @@ class Method:
         """Whether anything of the source patients is learned from."""
         return self.uses_sources and self.stand_in is not repeated_target
 
+    @property
+    def shows_both(self) -> bool:
+        """Whether its steps show images of source patients beside the target's."""
+        return self.shows_source_patients and self.scale_from != "sources"
+
 
 def build_learner(
     config: Config,

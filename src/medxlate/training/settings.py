@@ -43,4 +43,6 @@ def concerns(key: str, name: str) -> bool:
         return part.startswith(f"{base}_")
     if key == "data.oracle":
         return method.needs_pairs
+    if key == "data.match_labels":
+        return method.shows_both
     return method.uses_sources or key not in SOURCES

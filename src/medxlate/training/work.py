@@ -17,6 +17,7 @@ from medxlate.models.runs import RunFolder
 from medxlate.ranks import ranks
 from medxlate.training.data import Data, image_size, make_data
 from medxlate.training.loop import Loop, Stop, never
+from medxlate.training.matching import matched
 from medxlate.training.methods import STAGES, build_learner, find_method
 from medxlate.training.sizing import sized
 from medxlate.training.stand_ins import NO_PAIRS
@@ -47,6 +48,12 @@ def check_config(config: Config) -> None:
     if method.uses_sources and not config.data.sources:
         raise ConfigError(
             f"The method {config.method} needs a source modality.", "Name it with --source."
+        )
+    if config.data.match_labels and not method.shows_both:
+        raise ConfigError(
+            f"data.match_labels has no effect on {config.method}, whose steps do not show source "
+            "patients beside the target's.",
+            "Leave it out, or choose a method that does, such as joint or raw-mix.",
         )
     check_pairs(config)
     _check_division(config.optimizer.batch_size, config.runtime.accumulate, ranks().count)
@@ -127,7 +134,9 @@ class Work:
 
 
 def prepare_work(material: Material, listener: Listener = silent) -> Work:
-    """Return data, head and learner of a training; the listener hears of a replaced precision.
+    """Return data, head and learner of a training.
+
+    The listener hears of a replaced precision, and of images that ``data.match_labels`` leaves out.
 
     Raises:
         ConfigError: Something in the configuration cannot be.
@@ -139,6 +148,8 @@ def prepare_work(material: Material, listener: Listener = silent) -> Work:
     if method.stand_in is not None:
         sources = config.data.sources
         data = data.showing({name: method.stand_in(name, data, config) for name in sources})
+    if config.data.match_labels and method.shows_both:
+        data = matched(data, config, material.dataset.info.task, listener)
     size = image_size(material.dataset, config)
     runtime = config.runtime
     compute = choose_compute(runtime.device, runtime.precision, listener=listener)
