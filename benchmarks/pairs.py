@@ -159,7 +159,7 @@ def write_phantom_pairs(
     wanted = {"patients": patients, "slices": slices, "size": SCAN_SIZE, "seed": seed}
     written = folder / "raw.json"
     if not written.is_file():
-        write_phantoms(raw, **wanted, paired=heads, listener=listener)
+        write_phantoms(raw, **wanted, paired={"mri": heads}, listener=listener)
         written.write_text(json.dumps(wanted))
     elif json.loads(written.read_text()) != wanted:
         raise UsageError(f"{raw} holds other patients.", "Delete it, or choose another folder.")

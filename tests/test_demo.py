@@ -87,11 +87,11 @@ def contents(folder: Path) -> dict[str, bytes | str]:
 
 def test_pairs_change_no_other_file(tmp_path: Path) -> None:
     patients = {"ct": 2, "mri": 3, "pet": 2}
-    for name, paired in (("without", 0), ("with", 2)):
+    for name, paired in (("without", {}), ("with", {"mri": 2, "pet": 1})):
         write_phantoms(tmp_path / name, patients=patients, slices=2, size=32, paired=paired)
     alone, both = contents(tmp_path / "without"), contents(tmp_path / "with")
-    sources = product(("MRI", "PET"), (1, 2), (0, 1))
-    added = {f"paired_ct/{name}{n:03d}/{k:02d}.dcm" for name, n, k in sources}
+    scans = product(("MRI001", "MRI002", "PET001"), (0, 1))
+    added = {f"paired_ct/{name}/{k:02d}.dcm" for name, k in scans}
     assert set(both) == set(alone) | added
     assert all(both[name] == content for name, content in alone.items())
 
@@ -106,7 +106,9 @@ def test_a_pair_is_the_same_head_at_the_same_places_with_other_noise(
         return drawn[-1]
 
     monkeypatch.setattr(files, "draw_anatomy", drawing)
-    write_phantoms(tmp_path, patients={"ct": 1, "mri": 3}, slices=3, size=96, seed=5, paired=2)
+    write_phantoms(
+        tmp_path, patients={"ct": 1, "mri": 3}, slices=3, size=96, seed=5, paired={"mri": 2}
+    )
     heads = drawn[1:]  # of MRI; the first is of CT
     for number, head in enumerate(heads[:2]):
         identity = f"MRI{number + 1:03d}"
@@ -144,18 +146,18 @@ def dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
 @pytest.mark.parametrize(
     ("patients", "paired", "said"),
     [
-        ({}, 0, "No patients"),
-        ({"mr": 2}, 0, "no generated mr scans. Known: ct, mri, pet"),
-        ({"mri": 0}, 0, "0 mri patients are impossible"),
-        ({"ct": 2, "mri": -1}, 0, "-1 mri patients are impossible"),
-        ({"ct": 9, "mri": 2}, 3, "3 patients with both modalities are impossible: there are 2 mri"),
-        ({"mri": 4, "pet": 2}, 3, "there are 4 mri and 2 pet patients"),
-        ({"ct": 9}, 1, "there are no mri or pet patients"),
-        ({"mri": 2}, -1, "-1 patients with both"),
+        ({}, {}, "No patients"),
+        ({"mr": 2}, {}, "no generated mr scans. Known: ct, mri, pet"),
+        ({"mri": 0}, {}, "0 mri patients are impossible"),
+        ({"ct": 2, "mri": -1}, {}, "-1 mri patients are impossible"),
+        ({"ct": 9, "mri": 2}, {"mri": 3}, "3 mri patients with a CT too are impossible"),
+        ({"mri": 4, "pet": 2}, {"mri": 4, "pet": 3}, "3 pet patients with a CT too"),
+        ({"ct": 9}, {"ct": 1}, "1 ct patients with a CT too are impossible: there are 0"),
+        ({"mri": 2}, {"mri": -1}, "-1 mri patients with a CT"),
     ],
 )
 def test_impossible_patients_are_refused(
-    tmp_path: Path, patients: dict[str, int], paired: int, said: str
+    tmp_path: Path, patients: dict[str, int], paired: dict[str, int], said: str
 ) -> None:
     for write in (
         lambda: write_phantoms(tmp_path / "raw", patients=patients, slices=1, paired=paired),
@@ -177,10 +179,15 @@ def test_only_data_writes_patients_that_can_be_prepared(
     called = CliRunner().invoke(app, ["demo", "--only-data", str(out), *words, "--json"])
     assert called.exit_code == 0, called.output
     said = json.loads(called.stdout)
-    assert said == {"out": str(out), "patients": {"ct": 2, "mri": 3}, "paired": 2}
+    assert said == {"out": str(out), "patients": {"ct": 2, "mri": 3}, "paired": {"mri": 2}}
     assert {path.name for path in out.iterdir()} == {"ct", "mri", "paired_ct", "demo.json"}
     write_phantoms(
-        tmp_path / "same", patients={"mri": 3, "ct": 2}, slices=2, size=32, seed=4, paired=2
+        tmp_path / "same",
+        patients={"mri": 3, "ct": 2},
+        slices=2,
+        size=32,
+        seed=4,
+        paired={"mri": 2},
     )
     same = contents(tmp_path / "same")
     assert {name: value for name, value in contents(out).items() if "/" in name} == same
@@ -216,7 +223,8 @@ def test_only_data_writes_patients_that_can_be_prepared(
         (["--only-data", "x", "--patients", "mri=+-2"], "mri=+-2 does not name a modality"),
         (["--only-data", "x", "--patients", "mri=2", "--patients", "mri=3"], "of mri twice"),
         (["--only-data", "x", "--patients", "mri=-2"], "-2 mri patients are impossible"),
-        (["--only-data", "x", "--paired", "999"], "999 patients with both"),
+        (["--only-data", "x", "--paired", "999"], "999 mri patients with a CT"),
+        (["--only-data", "x", "--paired", "pet"], "--paired pet does not name a modality"),
         (["--only-data", "x", "--out", "y"], "Leave --out out"),
     ],
 )

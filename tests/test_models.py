@@ -462,7 +462,8 @@ def test_a_model_folder_comes_back_as_it_was_written(tmp_path: Path):
         "translator-pet.safetensors",
     }
     info = read_model(folder)
-    assert info.predictor.head == Head(task=tiny.AGE, mean=50.0, std=12.0)
+    span = (tiny.age_of(0), tiny.age_of(21))
+    assert info.predictor.head == Head(task=tiny.AGE, mean=50.0, std=12.0, span=span)
     assert info.target_recipe == tiny.AS_IS_16
     assert info.translators["pet"].recipe == tiny.AS_IS
     assert (info.predictor.weights.step, info.translators["mri"].weights.step) == (5, 7)

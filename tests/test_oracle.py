@@ -26,8 +26,8 @@ from tiny import SIZE, debug_config
 
 
 def paired_dataset(root: Path, *, paired: int) -> Path:
-    patients = {"ct": 8, "mri": 6}
-    write_phantoms(root / "raw", patients=patients, slices=2, size=SIZE, seed=1, paired=paired)
+    patients, pairs = {"ct": 8, "mri": 6}, {"mri": paired}
+    write_phantoms(root / "raw", patients=patients, slices=2, size=SIZE, seed=1, paired=pairs)
     prepare_phantoms(root / "raw", root / "data", size=SIZE)
     return root / "data"
 

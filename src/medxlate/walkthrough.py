@@ -97,7 +97,7 @@ def demo(
     began = time.monotonic()
     out = Path(out)
     _clear(out, overwrite=overwrite)
-    paired = PATIENTS["mri"]
+    paired = {"mri": PATIENTS["mri"]}
     _generate(out / "raw", patients=PATIENTS, paired=paired, seed=seed, listener=listener)
     dataset = prepare_phantoms(out / "raw", out / "data", listener=listener)
     split = demo_split(out / "data")
@@ -144,7 +144,7 @@ def generate(
     out: Path | str,
     *,
     patients: Mapping[str, int] | None = None,
-    paired: int = 0,
+    paired: Mapping[str, int] | None = None,
     seed: int = 0,
     overwrite: bool = False,
     listener: Listener = silent,
@@ -157,18 +157,18 @@ def generate(
     Args:
         out: The folder to write.
         patients: How many patients of each modality (ct, mri, pet); None: the demo's.
-        paired: How many of the MRI patients, and how many of the PET patients, have a CT too, the
-            truth for their translations.
+        paired: How many of the patients of mri and of pet have a CT too, the truth for their
+            translations.
         seed: Everything generated follows from it.
         overwrite: Whether an older demo there is replaced.
         listener: Told of progress.
 
     Raises:
-        UsageError: A modality is unknown, a count is below 1, or there are more pairs than MRI
-            or PET patients.
+        UsageError: A modality is unknown, a count is below 1, or there are more pairs than
+            patients of MRI or PET.
         OutputError: ``out`` holds something else.
     """
-    patients, out = PATIENTS if patients is None else patients, Path(out)
+    patients, out, paired = PATIENTS if patients is None else patients, Path(out), paired or {}
     check_counts(patients, paired)
     _clear(out, overwrite=overwrite)
     _generate(out, patients=patients, paired=paired, seed=seed, listener=listener)
@@ -184,7 +184,12 @@ def _clear(out: Path, *, overwrite: bool) -> None:
 
 
 def _generate(
-    raw: Path, *, patients: Mapping[str, int], paired: int, seed: int, listener: Listener
+    raw: Path,
+    *,
+    patients: Mapping[str, int],
+    paired: Mapping[str, int],
+    seed: int,
+    listener: Listener,
 ) -> None:
     listener(Stage(f"Generating patients as DICOM and NIfTI files in {raw}"))
     write_phantoms(

@@ -46,10 +46,11 @@ def demo(
         ),
     ] = None,
     paired: Annotated[
-        int | None,
+        list[str] | None,
         typer.Option(
             "--paired",
-            help="With --only-data: how many MRI, and how many PET patients have a CT too.",
+            metavar="[MODALITY=]COUNT",
+            help="With --only-data: how many patients of mri (or pet=COUNT) have a CT too; repeat.",
         ),
     ] = None,
     overwrite: Overwrite = False,
@@ -66,7 +67,7 @@ def demo(
     hint = "What was made so far is kept; begin again with --overwrite."
     with reporting(json=json, interrupted=hint) as reporter:
         if only_data is None:
-            if patients or paired is not None:
+            if patients or paired:
                 raise UsageError(
                     "--patients and --paired choose what --only-data writes.",
                     "Name a folder with --only-data, or leave them out.",
@@ -75,7 +76,9 @@ def demo(
             return
         if out != OUT:
             raise UsageError("--only-data names the folder that is written.", "Leave --out out.")
-        _write_data(reporter, only_data, patients, paired or 0, seed=seed, overwrite=overwrite)
+        _write_data(
+            reporter, only_data, patients or [], paired or [], seed=seed, overwrite=overwrite
+        )
 
 
 def _demonstrate(reporter: Reporter, out: Path, *, seed: int, overwrite: bool) -> None:
@@ -116,8 +119,8 @@ def _demonstrate(reporter: Reporter, out: Path, *, seed: int, overwrite: bool) -
 def _write_data(
     reporter: Reporter,
     out: Path,
-    patients: list[str] | None,
-    paired: int,
+    patients: list[str],
+    paired: list[str],
     *,
     seed: int,
     overwrite: bool,
@@ -126,26 +129,28 @@ def _write_data(
     from medxlate.phantoms.files import PAIRED
     from medxlate.walkthrough import PATIENTS, generate
 
-    counts = _counts(patients) if patients else dict(PATIENTS)
-    generate(out, patients=counts, paired=paired, seed=seed, overwrite=overwrite, listener=reporter)
+    counts = _counts("--patients", patients) if patients else dict(PATIENTS)
+    pairs = _counts("--paired", [f"mri={each}" if each.isdecimal() else each for each in paired])
+    generate(out, patients=counts, paired=pairs, seed=seed, overwrite=overwrite, listener=reporter)
     written = [f"{out / name}: {count} patients" for name, count in sorted(counts.items())]
-    if paired:
-        written.append(f"{out / PAIRED}: CT of the first {paired} MRI and PET patients")
-    reporter.result({"out": str(out), "patients": counts, "paired": paired}, *written)
+    if pairs:
+        names = " and ".join(f"{count} {name.upper()}" for name, count in sorted(pairs.items()))
+        written.append(f"{out / PAIRED}: CT of the first {names} patients")
+    reporter.result({"out": str(out), "patients": counts, "paired": pairs}, *written)
 
 
-def _counts(patients: list[str]) -> dict[str, int]:
-    """Return the count of each modality from words such as ``mri=200``."""
+def _counts(option: str, words: list[str]) -> dict[str, int]:
+    """Return the count of each modality from an option's words such as ``mri=200``."""
     counts: dict[str, int] = {}
-    for each in patients:
+    for each in words:
         found = COUNT.fullmatch(each)
         if found is None:
             raise UsageError(
-                f"--patients {each} does not name a modality and a count.", "Write it as mri=200."
+                f"{option} {each} does not name a modality and a count.", "Write it as mri=200."
             )
         name, count = found.groups()
         if name in counts:
-            raise UsageError(f"--patients gives a count of {name} twice.", "Give one.")
+            raise UsageError(f"{option} gives a count of {name} twice.", "Give one.")
         counts[name] = int(count)
     return counts
 

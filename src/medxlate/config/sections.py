@@ -73,7 +73,7 @@ class ObjectiveConfig(Section):
         lt=0.5,
         description="The predictor sees each translation enlarged or reduced by up to this share, "
         "drawn anew each time, before noise is added: what it learns then does not depend on the "
-        "exact size at which a generator draws a head, nor on a size that the label shows in. 0: as "
+        "exact size at which a generator draws a head, nor on a size that shows the label. 0: as "
         "they are, as in the paper.",
     )
     ema_fakes: bool = Field(

@@ -55,7 +55,7 @@ def write_phantoms(
     *,
     patients: Mapping[str, int],
     slices: int,
-    paired: int = 0,
+    paired: Mapping[str, int] | None = None,
     size: int = 128,
     seed: int = 0,
     listener: Listener = silent,
@@ -65,24 +65,25 @@ def write_phantoms(
     ``ct/`` and ``pet/`` hold single-frame DICOM files in a folder a patient, with ages in the
     headers, PET with what SUV is computed from; ``mri/`` holds a NIfTI volume a patient and
     ``labels.csv`` (file, patient, age, sex). ``paired_ct/`` is laid out as ``ct/`` and holds CT
-    scans of the first ``paired`` MRI and as many PET patients: the same ids, heads and slice
-    positions, with noise of their own. All other files are the same with and without pairs.
+    scans of the first MRI and PET patients, as many as ``paired`` says: the same ids, heads and
+    slice positions, with noise of their own. All other files are the same with and without pairs.
 
     Args:
         folder: Where to write.
         patients: How many patients of each modality (ct, mri, pet).
         slices: Slices of each patient.
-        paired: How many of the MRI patients, and how many of the PET patients, have a CT too.
+        paired: How many of the patients of mri and of pet have a CT too.
         size: Side of the images, pixels.
         seed: Everything drawn follows from it.
         listener: Told of progress.
 
     Raises:
-        UsageError: A modality is unknown, a count is below 1, or there are more pairs than MRI
-            or PET patients.
+        UsageError: A modality is unknown, a count is below 1, or there are more pairs than
+            patients of MRI or PET.
     """
+    paired = paired or {}
     check_counts(patients, paired)
-    done, total = 0, sum(count + (m != "ct") * paired for m, count in patients.items())
+    done, total = 0, sum(patients.values()) + sum(paired.values())
     for number, (modality, count) in enumerate(sorted(patients.items())):
         random = np.random.default_rng([seed, number])
         noise = np.random.default_rng([seed, number, _PAIR_NOISE])
@@ -95,7 +96,7 @@ def write_phantoms(
                 rows.append(_write_volume(folder / modality, name, anatomy, images))
             else:
                 _write_series(folder / modality / name, name, anatomy, modality, images)
-            if modality != "ct" and patient < paired:
+            if patient < paired.get(modality, 0):
                 images = _scan(anatomy, "ct", slices, size, noise)
                 _write_series(folder / PAIRED / name, name, anatomy, "ct", images)
                 done += 1
@@ -110,7 +111,7 @@ def identity(modality: str, number: int) -> str:
     return f"{modality.upper()}{number:03d}"
 
 
-def check_counts(patients: Mapping[str, int], paired: int) -> None:
+def check_counts(patients: Mapping[str, int], paired: Mapping[str, int]) -> None:
     """Raise UsageError for patients that ``write_phantoms`` cannot write."""
     if not patients:
         raise UsageError("No patients were asked for.", "Name a modality and a count.")
@@ -121,13 +122,13 @@ def check_counts(patients: Mapping[str, int], paired: int) -> None:
             )
         if count < 1:
             raise UsageError(f"{count} {modality} patients are impossible.", "Give 1 or more.")
-    sources = {name: count for name, count in patients.items() if name != "ct"}
-    if not 0 <= paired <= min(sources.values(), default=0):
-        there = " and ".join(f"{n} {name}" for name, n in sources.items()) or "no mri or pet"
-        raise UsageError(
-            f"{paired} patients with both modalities are impossible: there are {there} patients.",
-            "Pairs are CT scans of MRI and of PET patients: ask for as many or fewer.",
-        )
+    for modality, count in paired.items():
+        there = patients.get(modality, 0) if modality != "ct" else 0
+        if not 0 <= count <= there:
+            raise UsageError(
+                f"{count} {modality} patients with a CT too are impossible: there are {there}.",
+                "Pairs are CT scans of MRI or PET patients: ask for as many or fewer.",
+            )
 
 
 def _scan(

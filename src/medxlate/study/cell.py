@@ -299,7 +299,7 @@ def _counts(
         "source_patients": len({p for part in sources for p in part.patients}),
         "source_images": sum(len(part) for part in sources),
         "test_patients": len(set(test[target].patients)),
-        "image_rows": len(test[target]),
+        "test_images": len(test[target]),
     }
 
 

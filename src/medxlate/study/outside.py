@@ -99,7 +99,7 @@ def score_outside(
             "train_patients": train["patient"].nunique(),
             "train_images": len(train),
             "test_patients": test["patient"].nunique(),
-            "image_rows": len(test),
+            "test_images": len(test),
         }
         results.append({**keys, "policy": split.policy, **scores, **counts})
         predictions.append(frame)
