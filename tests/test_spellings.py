@@ -23,6 +23,8 @@ from medxlate.dataset.links import find_links
 from medxlate.dataset.spellings import fold, how_ids_count
 from medxlate.dataset.splits import PARTS, Split
 from medxlate.errors import DataError
+from medxlate.models.runs import RunFolder
+from medxlate.report.patients import parts_of
 
 PEOPLE = range(1, 41)
 WAYS = ("Pé-{:03d}", "Pé_{:03d}", "pé {}", "PÉ{:02d}", "pÉ.{}")
@@ -197,7 +199,9 @@ def test_strict_refuses_two_spellings_and_says_which(tmp_path: Path) -> None:
     )  # fmt: skip
     assert "'P-1' = 'p1'" in flat(dry.output)
     by_file(tmp_path, "ct", ids)
-    again = by_file(tmp_path, "ct", ids, "--strict", code=1)  # what is there already
+    again = prepare(
+        tmp_path, "ct", "ct.csv", "--file", "file", "--patient", "who", "--strict", code=1
+    )  # what is there already
     assert "1 patients are written in several ways" in flat(again.output)
     by_file(tmp_path, "mri", {"person1.png": "p 001"}, "--strict", code=1)
     by_file(tmp_path, "mri", {"person1.png": "p 001"}, "--strict", "--distinct-ids")
@@ -254,6 +258,40 @@ def test_a_leak_under_two_spellings_is_refused() -> None:
     table = pd.DataFrame({"patient": ["a", "b"]})
     with pytest.raises(DataError, match="under two spellings of one id"):
         check_no_leak(split, {"ct": table}, [Link("a", "b", "id")])
+
+
+@pytest.mark.parametrize("kind", ["folded", "distinct", "older", "leak"])
+def test_a_report_claims_what_was_looked_up(tmp_path: Path, kind: str) -> None:
+    more = ["--distinct-ids"] * (kind == "distinct")
+    by_file(tmp_path, "mri", {f"person{n}.png": f"P-{n}" for n in (1, 2, 3)}, *more)
+    later = ["--distinct-ids"] * (kind in ("distinct", "leak"))
+    by_file(tmp_path, "ct", {f"person{n}.png": f"P_{n}" for n in (1, 2, 3)}, *later)
+    if kind == "older":
+        path = tmp_path / "data" / "ct" / "slices.parquet"
+        pd.read_parquet(path).drop(columns="folded_id").to_parquet(path, index=False)
+    tables = opened(tmp_path)
+    ct, mri = (tables[name].slices["patient"].tolist() for name in ("ct", "mri"))
+    parts = {part: sorted({ct[n], mri[n - (kind == "leak")]}) for n, part in enumerate(PARTS)}
+    split = Split({part: tuple(units) for part, units in parts.items()}, 0)
+    run = RunFolder(tmp_path / "run")
+    run.split.parent.mkdir(parents=True)
+    prints = {name: table.fingerprint() for name, table in tables.items()}
+    run.split.write_text(json.dumps({**split.to_json(), "slices": prints}))
+    config = tiny.debug_config(tmp_path / "data")
+    found = parts_of(run, config)
+    if kind == "leak":
+        assert found.leak == (
+            "The split leaks: 3 pairs of patients in two parts with one id in two spellings."
+        )
+        return
+    claims = {
+        "folded": "No patient is in two parts, whatever the modality",
+        "distinct": "Ids of ct and mri were taken as they are written",
+        "older": "Whether ids of ct are one patient&#39;s in two spellings was not checked",
+    }
+    assert found.leak == ""
+    assert claims[kind] in found.body
+    assert ("No patient is in two parts" in found.body) == (kind != "older")
 
 
 def test_a_given_split_finds_patients_by_any_spelling(tmp_path: Path) -> None:
