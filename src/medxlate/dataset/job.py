@@ -19,7 +19,6 @@ from medxlate.dataset.index import (
     KEY_FILE,
     MODALITY_FILE,
     SUMMARY,
-    Dataset,
     DatasetInfo,
     Modality,
     ModalityInfo,
