@@ -117,7 +117,7 @@ def test_the_record_says_what_happened_and_not_when(undisturbed: dict[str, bytes
     value = json.loads(undisturbed["ct/prepare.json"])
     assert set(value) == {
         "made_from", "files", "images", "scans", "patients", "skipped", "left_out", "notes",
-        "duplicates", "label_notes", "other_files", "options",
+        "duplicates", "respelled", "label_notes", "other_files", "options",
     }  # fmt: skip
     assert (value["images"], value["scans"], value["patients"]) == (72, SCANS, 7)
     assert value["files"] == 12 * 4 + 4  # but for the table and the JSON file

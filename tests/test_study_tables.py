@@ -199,7 +199,7 @@ def test_every_table_says_what_its_figures_are():
         assert "something else than new patients" in table.note
         assert table.name == "table-5" or "mean squared error (years²)" in table.title
     for table in by_patient.values():
-        assert "No patient is in training and in test at once" in table.note
+        assert "no id is in training and in test at once" in table.note
     classes = published().drop(columns="mse")
     classes["loss"] /= 10_000
     rates = named(classes)

@@ -52,6 +52,14 @@ def prepare(
         str | None,
         typer.Option("--patient-column", help="Column of patients, to match rows by patient."),
     ] = None,
+    distinct_ids: Annotated[
+        bool,
+        typer.Option(
+            "--distinct-ids",
+            help="Ids that differ in case, separators or leading zeros alone are different "
+            "patients. Default: one patient.",
+        ),
+    ] = False,
     keep: Annotated[
         list[str] | None,
         typer.Option("--keep", help="Further column or tag to keep in the index; repeat."),
@@ -109,7 +117,7 @@ def prepare(
     data: Data = Path("data"),
     overwrite: Overwrite = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse instead of skipping what cannot be used.")
+        bool, typer.Option("--strict", help="Refuse what cannot be used, and ids in two spellings.")
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read headers and labels; write nothing.")
@@ -156,6 +164,7 @@ def prepare(
                 file=file,
                 patient=patient,
                 patient_column=patient_column,
+                distinct_ids=distinct_ids,
                 keep=tuple(keep or ()),
                 where=tuple(where or ()),
                 task="classification" if task == "classification" else "regression",
@@ -198,6 +207,7 @@ def prepare(
                 "left_out": dict(result.left_out),
                 "notes": dict(result.notes),
                 "label_notes": list(result.label_notes),
+                "respelled": [asdict(each) for each in result.respelled],
                 "duplicates": [asdict(pair) for pair in result.duplicates],
                 "seconds": result.seconds,
             },
@@ -233,6 +243,8 @@ def outcome_table(result: PrepareResult) -> Table:
     rows += [[f"left out: {reason}", str(count)] for reason, count in result.left_out.items()]
     notes = Counter(note.partition(": ")[0] for note in result.notes.values())
     rows += [[f"noted: {note}", str(count)] for note, count in notes.items()]
+    if result.respelled:
+        rows.append(["patients whose id is written in several ways", str(len(result.respelled))])
     if result.duplicates:
         rows.append(["pairs of images that two patients share", str(len(result.duplicates))])
     return table(result.modality, ["files", ""], rows)

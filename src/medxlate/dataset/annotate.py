@@ -11,8 +11,10 @@ from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.selection import parse_selection
+from medxlate.dataset.spellings import fold
 from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
 from medxlate.errors import DataError, UsageError
+from medxlate.images.pseudonym import normal_id
 from medxlate.images.scan import VOLUME_FORMATS, Scan
 
 
@@ -25,12 +27,14 @@ class Annotation:
         patient: Its patient's real id.
         kept: Further values, which go into the index.
         asked: Those that a selection asks for.
+        note: What is odd about where it comes from; "" for nothing.
     """
 
     label: float | str
     patient: str
     kept: Mapping[str, str]
     asked: Mapping[str, str]
+    note: str = ""
 
 
 class Annotator:
@@ -105,7 +109,7 @@ class Annotator:
         if self._sessions is not None:
             row = self._sessions.complete(relative, row)
         patient = patient or self._patient.value(relative, row, tags)
-        if not patient:
+        if not patient or not normal_id(patient):
             raise DataError("the patient is unknown")
         label = parse_label(
             self._label.value(relative, row, tags),
@@ -117,7 +121,8 @@ class Annotator:
             {name: field.value(relative, row, tags) or "" for name, field in fields.items()}
             for fields in (self._kept, self._asked)
         )
-        return Annotation(label, patient, kept, asked)
+        note = self._rows.note(patient) if self._rows else ""
+        return Annotation(label, normal_id(patient), kept, asked, note)
 
     def _fields(self) -> list[tuple[str, Field]]:
         """Return each field with the option that asked for it."""
@@ -183,4 +188,11 @@ def _row_finder(
         )
     table.check_column(options.patient_column, option="--patient-column")
     column = options.patient_column
-    return RowFinder(table, column, by_patient=True, relevant=relevant, images=())
+    return RowFinder(
+        table,
+        column,
+        by_patient=True,
+        relevant=relevant,
+        images=(),
+        normal=normal_id if options.as_spelled else fold,
+    )

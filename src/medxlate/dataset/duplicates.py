@@ -39,6 +39,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.dataset.spellings import respelled_patients
 from medxlate.errors import DataError
 from medxlate.images.perceptual import BITS
 
@@ -48,6 +49,7 @@ _FIRST = 256  # bits compared for every pair; the others only where these differ
 _BLOCK = 512
 
 Kind = Literal["exact", "near"]
+LinkKind = Literal["exact", "near", "id"]
 Row = tuple[str, str, str]  # patient, pixel_hash, perceptual_hash
 Bits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
@@ -96,11 +98,11 @@ class Duplicates:
 
 @dataclass(frozen=True, order=True)
 class Link:
-    """Two patients who share an image, and how alike the most alike are."""
+    """Two patients who share an image, and how alike the most alike are, or (``id``) one id."""
 
     patient: str
     other: str
-    kind: Kind
+    kind: LinkKind
 
 
 def near_duplicates(tables: Mapping[str, pd.DataFrame]) -> Duplicates:
@@ -125,14 +127,21 @@ def near_duplicates(tables: Mapping[str, pd.DataFrame]) -> Duplicates:
 
 
 def linked_patients(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
-    """Return the patients who share an exact or a near duplicate, in sorted order.
+    """Return the patients who share an exact or a near duplicate, or an id, in sorted order.
 
     The answer for the same slices is kept, so that drawing a split and checking it search once.
 
     Raises:
         DataError: A table has no column ``perceptual_hash``.
     """
-    return _links(tuple(sorted({row for table in tables for row in _rows(table)})))
+    tables = list(tables)
+    found = _links(tuple(sorted({row for table in tables for row in _rows(table)})))
+    return tuple(sorted({*found, *id_links(tables)}))
+
+
+def id_links(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
+    """Return the patients who are one by their ids: see ``spellings.respelled_patients``."""
+    return tuple(Link(*pair, "id") for pair in respelled_patients(tables))
 
 
 def links_of(pairs: Iterable[Duplicate]) -> tuple[Link, ...]:

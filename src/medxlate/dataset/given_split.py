@@ -10,19 +10,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from medxlate.config import SplitConfig
 from medxlate.dataset.division import patient_groups, place_others
 from medxlate.dataset.duplicates import Link
 from medxlate.dataset.index import Dataset, Modality, load_key
 from medxlate.dataset.links import find_links
+from medxlate.dataset.spellings import patient_finder
 from medxlate.dataset.splits import PARTS, Part, Split
 from medxlate.dataset.table import read_table
 from medxlate.errors import DataError, UsageError, nearest
-from medxlate.images.pseudonym import pseudonym
 from medxlate.records import read_object
 
 Named = dict[str, tuple[Part, str]]  # by pseudonym: the part, and where it says so
 Row = tuple[str, str, str]  # pseudonym, part, and where it stands
+SHARED = {
+    "exact": "the same image",
+    "near": "nearly the same image",
+    "id": "one id in two spellings",
+}
 PATIENT, PART = "patient", "part"  # columns of a table
 NAME_ALL = "Name each patient's part: train, val or test."
 
@@ -44,15 +51,14 @@ def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequen
     dataset, key = Dataset(data), load_key(data)
     tables = {name: dataset.modality(name) for name in names}
     known = {p for table in tables.values() for p in table.slices["patient"].unique().tolist()}
-    named = [patient for part in PARTS for patient in patients[part]]
+    find = patient_finder([table.slices for table in tables.values()], key)
+    named = [find(patient) for part in PARTS for patient in patients[part]]
     twice = [patient for patient, count in Counter(named).items() if count > 1]
     if twice:
         places = [i + 1 for i, patient in enumerate(named) if patient == twice[0]]
         raise DataError(f"A patient is named twice in a split: {places} of train, val and test.")
-    part_of = {
-        pseudonym(patient, key): PARTS.index(part) for part in PARTS for patient in patients[part]
-    }
-    strangers = [i + 1 for i, p in enumerate(named) if pseudonym(p, key) not in known]
+    part_of = {find(patient): PARTS.index(part) for part in PARTS for patient in patients[part]}
+    strangers = [i + 1 for i, patient in enumerate(named) if patient not in known]
     if strangers:
         raise DataError(
             f"{len(strangers)} patients of a split are not in {data}: the first is number "
@@ -135,11 +141,12 @@ def _of_table(path: Path, dataset: Dataset) -> Iterable[Row]:
     table = read_table(path, "split")
     for column in (PATIENT, PART):
         table.check_column(column, option="split")
-    key = load_key(dataset.folder)
-    pseudonyms = _everybody(dataset)
+    everybody = _slices(dataset)
+    find = patient_finder(everybody, load_key(dataset.folder))
+    pseudonyms = _patients(everybody)
     for number, row in enumerate(table.rows, start=2):  # as a spreadsheet counts them
         name = row[PATIENT]
-        known = name if name in pseudonyms else pseudonym(name, key)
+        known = name if name in pseudonyms else find(name)
         yield known, row[PART], f"row {number} of {path}"
 
 
@@ -176,10 +183,13 @@ def _gather(rows: Iterable[Row]) -> Named:
     return named
 
 
-def _everybody(dataset: Dataset) -> set[str]:
-    """Return the patients of all modalities, selected or not."""
-    every = (dataset.modality(name).slices["patient"] for name in dataset.info.modalities)
-    return {patient for column in every for patient in column.unique().tolist()}
+def _slices(dataset: Dataset) -> list[pd.DataFrame]:
+    """Return the tables of all modalities, used or not, with all their rows."""
+    return [dataset.modality(name).slices for name in dataset.info.modalities]
+
+
+def _patients(tables: Iterable[pd.DataFrame]) -> set[str]:
+    return {patient for table in tables for patient in table["patient"].unique().tolist()}
 
 
 def _check_known(named: Named, dataset: Dataset, tables: Mapping[str, Modality]) -> None:
@@ -187,7 +197,7 @@ def _check_known(named: Named, dataset: Dataset, tables: Mapping[str, Modality])
     here = {p for each in tables.values() for p in each.slices["patient"].unique().tolist()}
     strangers = named.keys() - here
     if strangers:
-        strangers -= _everybody(dataset)
+        strangers -= _patients(_slices(dataset))
     if strangers:
         where = next(at for patient, (_, at) in named.items() if patient in strangers)
         raise DataError(
@@ -225,7 +235,7 @@ def _check_apart(named: Named, links: Iterable[Link]) -> None:
             continue
         (one, at), (other, where) = named[link.patient], named[link.other]
         if one != other:
-            kind = "the same image" if link.kind == "exact" else "nearly the same image"
+            kind = SHARED[link.kind]
             raise DataError(
                 f"Two patients of the split have {kind}, one in {one} and one in {other}: "
                 f"{at} and {where}.",

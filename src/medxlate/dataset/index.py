@@ -31,6 +31,7 @@ COLUMNS = (
     "shard",
     "row",
     "patient",
+    "folded_id",
     "label",
     "file",
     "series",
@@ -247,6 +248,12 @@ class Dataset:
         if reader.size != self.info.image_size:
             raise DataError(f"{folder} is damaged: its slices are of another size.", again)
         return Modality(name, info, slices, reader, folder)
+
+
+def other_modalities(data: Path, existing: DatasetInfo | None, name: str) -> dict[str, Modality]:
+    """Return the dataset's modalities beside this one, opened."""
+    names = set(existing.modalities) - {name} if existing else set()
+    return {other: Dataset(data).modality(other) for other in sorted(names)}
 
 
 def read_info(folder: Path) -> DatasetInfo | None:

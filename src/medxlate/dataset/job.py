@@ -19,11 +19,12 @@ from medxlate.dataset.index import (
     KEY_FILE,
     MODALITY_FILE,
     SUMMARY,
-    Dataset,
     DatasetInfo,
+    Modality,
     ModalityInfo,
     fingerprint,
     load_key,
+    other_modalities,
     read_info,
     save_key,
 )
@@ -34,11 +35,16 @@ from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import Task, crashed_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
 from medxlate.dataset.reasons import hint_of, in_words
+from medxlate.dataset.spellings import (
+    Respelled,
+    name_patients,
+    refuse_respelled,
+    warn_respelled,
+)
 from medxlate.errors import DataError
 from medxlate.events import Listener, Progress, Stage, Warned
 from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
-from medxlate.images.pseudonym import pseudonym
 from medxlate.images.scan import HARMLESS, VOLUME_FORMATS, add_note
 from medxlate.parallel import Mapper, processes
 from medxlate.ranks import ranks
@@ -65,6 +71,7 @@ class PrepareResult:
         left_out: How many files the options left out, by reason.
         notes: Files that were read although something about them is odd.
         duplicates: Images that two patients share, exactly or nearly.
+        respelled: Patients whose id is written in more than one way, here or in another modality.
         label_notes: What is odd about the labels together; see ``labels.label_notes``.
         seconds: How long it took.
     """
@@ -80,6 +87,7 @@ class PrepareResult:
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
     duplicates: tuple[Duplicate, ...] = ()
+    respelled: tuple[Respelled, ...] = ()
     label_notes: tuple[str, ...] = ()
     seconds: float = 0.0
 
@@ -184,11 +192,16 @@ class Job:
             for name in (SUMMARY, KEY_FILE):
                 remove_stale(self.data, name)
             key = load_key(self.data)
-            table = content.table
-            table["patient"] = [pseudonym(patient, key) for patient in table["patient"]]
-            table.to_parquet(self._assembled / "slices.parquet", index=False)
-            pairs = self._duplicates(table, info)
             existing = read_info(self.data)
+            others = other_modalities(self.data, existing, self.modality)
+            tables = {name: other.slices for name, other in others.items()}
+            distinct = self.options.as_spelled
+            named = name_patients(content.table, tables, key, distinct=distinct)
+            refuse_respelled(named.respelled, strict=self.strict, spellings=named.spellings)
+            table = content.table.assign(patient=named.patients, folded_id=named.folded)
+            info = info.model_copy(update={"patients": int(table["patient"].nunique())})
+            table.to_parquet(self._assembled / "slices.parquet", index=False)
+            pairs = self._duplicates(table, info, others)
             agreed_size(self.size, existing)
             check_task(existing, self.modality, self.options)
             dataset = joined(existing, self.modality, info, options=self.options, size=self.size)
@@ -204,6 +217,7 @@ class Job:
                 left_out=plan.found.left_out,
                 notes=dict(sorted(plan.found.notes.items())),
                 duplicates=tuple(pairs),
+                respelled=named.respelled,
                 label_notes=label_notes(
                     count_labels(table["label"].tolist(), dataset.task.classes),
                     dataset.task.kind,
@@ -215,6 +229,7 @@ class Job:
             self._identifiers(plan, search).save(self._assembled)
             self._place(dataset, key)
         self._warn(result)
+        warn_respelled(named, others, self.listener)
         return result
 
     def _place(self, dataset: DatasetInfo, key: bytes) -> None:
@@ -243,18 +258,17 @@ class Job:
             )
         raise DataError(f"No image can be used. {in_words(skipped)}.", hint_of(skipped))
 
-    def _duplicates(self, table: pd.DataFrame, info: ModalityInfo) -> list[Duplicate]:
+    def _duplicates(
+        self, table: pd.DataFrame, info: ModalityInfo, others: Mapping[str, Modality]
+    ) -> list[Duplicate]:
         """Return the images that two patients share, in this modality or with another one.
 
         The patients who share them are kept, for each two modalities: any of them may be trained
         on without the others.
         """
-        existing = read_info(self.data)
-        names = set(existing.modalities) - {self.modality} if existing else set()
         prints = {self.modality: fingerprint(info.recipe, table)}
         pairs = {self.modality: near_duplicates({self.modality: table}).pairs}
-        for name in sorted(names):
-            other = Dataset(self.data).modality(name)
+        for name, other in others.items():
             prints[name] = other.fingerprint()
             pairs[name] = near_duplicates({self.modality: table, name: other.slices}).pairs
         links = {name: links_of(found) for name, found in pairs.items()}
@@ -274,6 +288,7 @@ class Job:
             "left_out": result.left_out,
             "notes": result.notes,
             "duplicates": [asdict(pair) for pair in result.duplicates[:LISTED_PAIRS]],
+            "respelled": [asdict(each) for each in result.respelled[:LISTED_PAIRS]],
             "label_notes": result.label_notes,
             "other_files": plan.found.others,
             "options": plain(self.options),

@@ -17,7 +17,8 @@ def check_no_leak(
     """Refuse a split that does not hold what its policy promises.
 
     No unit is on two sides, and every row of every table is in the split. With the policy
-    ``patient``, no (nearly) identical image of two patients is on two sides either.
+    ``patient``, no (nearly) identical image of two patients is on two sides either, and no
+    patient under two spellings of one id.
 
     Args:
         split: As drawn or read.
@@ -66,9 +67,14 @@ def check_part(split: Split, part: Part, units: Iterable[str]) -> None:
 
 
 def _check_links(sides: Mapping[str, Part], links: Iterable[Link]) -> None:
-    """Refuse a (nearly) identical image of two patients on two sides."""
+    """Refuse a (nearly) identical image of two patients, or of two spellings, on two sides."""
     for link in links:
         one, other = sorted((sides[link.patient], sides[link.other]), key=PARTS.index)
+        if one != other and link.kind == "id":
+            raise DataError(
+                f"One patient is in {one} and in {other}, under two spellings of one id.",
+                "Draw the split again, or prepare with --distinct-ids if they are two patients.",
+            )
         if one != other:
             what = "An identical" if link.kind == "exact" else "A nearly identical"
             raise DataError(

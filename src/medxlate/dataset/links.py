@@ -13,7 +13,7 @@ from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 
 from medxlate.dataset.division import patient_groups
-from medxlate.dataset.duplicates import Link, linked_patients
+from medxlate.dataset.duplicates import Link, id_links, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.dataset.splits import Policy
 from medxlate.errors import DataError
@@ -46,7 +46,7 @@ def save_links(
 
 
 def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ...]:
-    """Return patients of these modalities who share an exact or a near duplicate.
+    """Return patients of these modalities who share an exact or a near duplicate, or an id.
 
     Kept ones where they hold for every two of the modalities; they join the same patients as a
     search over all of them does, perhaps through others. A split of slices asks for none. Of a
@@ -58,7 +58,7 @@ def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ..
     """
     if policy == "image":
         return ()
-    found: set[Link] = set()
+    found = set(id_links([(each.whole or each).slices for each in tables.values()]))
     for one, other in combinations_with_replacement(sorted(tables), 2):
         both = [tables[name].whole or tables[name] for name in (one, other)]
         kept = _kept(*both)
@@ -78,7 +78,9 @@ def _among(links: set[Link], tables: Mapping[str, Modality]) -> set[Link]:
     known = {patient for table in slices for patient in table["patient"].unique().tolist()}
     direct = {link for link in links if known.issuperset((link.patient, link.other))}
     groups = patient_groups(slices, links)
-    return direct | {Link(*pair, "near") for group in groups for pair in pairwise(group)}
+    said = {frozenset((link.patient, link.other)) for link in direct}
+    pairs = (pair for group in groups for pair in pairwise(group) if frozenset(pair) not in said)
+    return direct | {Link(*pair, "near") for pair in pairs}
 
 
 def _kept(one: Modality, other: Modality) -> tuple[Link, ...] | None:

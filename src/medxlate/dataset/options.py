@@ -21,6 +21,8 @@ class PrepareOptions:
         file: The table's column that names images (file name, stem or relative path).
         patient: Column, tag, ``folder:N``, ``regex:X`` or ``file``; default: tag PatientID.
         patient_column: The table's column of patients, where rows are matched by patient.
+        distinct_ids: Whether ids that differ in case, separators or leading zeros alone are
+            different patients.
         sessions: The folder of BIDS subjects whose ``sub-X/sub-X_sessions.tsv`` complete the
             table: what they say of an image's session wins.
         keep: Further columns or tags to keep in the index (sex, site...).
@@ -51,6 +53,7 @@ class PrepareOptions:
     file: str | None = None
     patient: str | None = None
     patient_column: str | None = None
+    distinct_ids: bool = False
     sessions: Path | None = None
     keep: tuple[str, ...] = ()
     where: tuple[str, ...] = ()
@@ -69,6 +72,11 @@ class PrepareOptions:
     percentiles: tuple[float, float] | None = None
     n4: bool = False
     workers: int | None = None
+
+    @property
+    def as_spelled(self) -> bool:
+        """Whether every spelling of an id is a patient of its own: asked for, or files' paths."""
+        return self.distinct_ids or self.patient == "file"
 
     @property
     def task_name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +19,15 @@ from medxlate.dataset.fields import parse_field
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
 from medxlate.dataset.selection import combined, parse_selection
+from medxlate.dataset.spellings import fold
 from medxlate.errors import DataError, UsageError
 from medxlate.events import Listener, Progress
 from medxlate.files import sha256
 from medxlate.images.find import Search, image_suffix
 from medxlate.images.modality import PROJECTIONS, dicom_modality
+from medxlate.images.pseudonym import normal_id
 from medxlate.images.recipes import Kind, Recipe, make_recipe
-from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
+from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
 from medxlate.images.scans import PatientOf, Scans, by_header, find_scans
 from medxlate.parallel import Mapper
 
@@ -80,11 +82,15 @@ def make_plan(
     for scan in found.scans:
         for file, tags in _files(scan):
             try:
-                annotations[file.relative] = annotator.annotate(file.relative, tags)
+                annotation = annotator.annotate(file.relative, tags)
             except DataError as problem:
                 found.skipped[file.relative] = str(problem)
+                continue
+            annotations[file.relative] = annotation
+            if annotation.note:
+                add_note(found.notes, file.relative, annotation.note)
     if options.patient != "file":
-        _leave_out_mixed(found, annotations)
+        _leave_out_mixed(found, annotations, normal_id if options.as_spelled else fold)
     annotations = _select(annotations, options, found)
     scans = [
         scan for scan in found.scans if any(file.relative in annotations for file in scan.files)
@@ -93,11 +99,13 @@ def make_plan(
     return Plan(tuple(scans), annotations, recipe, found, options.where)
 
 
-def _leave_out_mixed(found: Scans, annotations: dict[str, Annotation]) -> None:
-    """Leave out series whose files the table assigns to several patients."""
+def _leave_out_mixed(
+    found: Scans, annotations: dict[str, Annotation], same: Callable[[str], str]
+) -> None:
+    """Leave out series whose files the table assigns to patients whose ids are not the ``same``."""
     for scan in found.scans:
         names = [file.relative for file in scan.files if file.relative in annotations]
-        if len({annotations[name].patient for name in names}) > 1:
+        if len({same(annotations[name].patient) for name in names}) > 1:
             for name in names:
                 del annotations[name]
                 found.skipped[name] = "its series holds files of several patients"
@@ -163,7 +171,11 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that the result depends on, as JSON can hold them."""
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
-    for name in ("where", "force"):  # what was prepared without them stays what it was
+    for name in (
+        "where",
+        "force",
+        "distinct_ids",
+    ):  # what was prepared without them stays what it was
         if not values[name]:
             del values[name]
     return values

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from pydantic import TypeAdapter
 
 from medxlate.dataset.duplicates import Duplicate
-from medxlate.dataset.index import Dataset, DatasetInfo, read_info
+from medxlate.dataset.index import (
+    Dataset,
+    DatasetInfo,
+    Modality,
+    load_key,
+    other_modalities,
+    read_info,
+)
 from medxlate.dataset.job import (
     MARKER,
     Job,
@@ -24,6 +33,13 @@ from medxlate.dataset.labels import count_labels, label_notes
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
 from medxlate.dataset.presets import apply_preset
+from medxlate.dataset.spellings import (
+    Named,
+    Respelled,
+    name_patients,
+    refuse_respelled,
+    warn_respelled,
+)
 from medxlate.errors import DataError, JobError, MedxlateError, OutputError
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_free, locked, remove_stale
@@ -62,7 +78,7 @@ def prepare(
         preset: A public data set's layout; see ``presets.PRESETS``.
         size: Side of the stored squares, pixels; default 256, or what the dataset has.
         overwrite: Whether to replace the modality if it is there already.
-        strict: Whether a file that cannot be used is an error.
+        strict: Whether a file that cannot be used, or an id written in several ways, is an error.
         dry_run: Whether to read headers and labels only and to write nothing.
         listener: Told of progress and warnings.
 
@@ -86,7 +102,11 @@ def prepare(
                 search, modality=modality, options=options, mapper=mapper, listener=listener
             )
         refuse_unusable(plan.found.skipped, strict=strict)
-        planned = _planned(plan, modality, existing, options, began)
+        others = other_modalities(data, existing, modality)
+        named = _named(plan, others, options, key=load_key(data))
+        refuse_respelled(named.respelled, strict=strict, spellings=named.spellings)
+        planned = _planned(plan, modality, existing, options, began, named)
+        warn_respelled(named, others, listener)
         for note in planned.label_notes:
             listener(Warned(note))
         return planned
@@ -99,6 +119,7 @@ def prepare(
         done = None if overwrite else _unchanged(data, modality, mark, began)
         if done is not None:
             refuse_unusable(done.skipped, strict=strict)
+            refuse_respelled(done.respelled, strict=strict)
             shutil.rmtree(work_folder(data, modality), ignore_errors=True)
         else:
             # One that was stopped after its folder was placed is finished, not refused.
@@ -132,12 +153,22 @@ def _help(job: Job, search: Search) -> PrepareResult:
     return _RESULT.validate_python(ranks().tell(None))
 
 
+def _named(
+    plan: Plan, others: Mapping[str, Modality], options: PrepareOptions, *, key: bytes
+) -> Named:
+    rows = [(name, annotation.patient) for name, annotation in plan.annotations.items()]
+    table = pd.DataFrame(rows, columns=["file", "patient"])
+    tables = {name: other.slices for name, other in others.items()}
+    return name_patients(table, tables, key, distinct=options.as_spelled)
+
+
 def _planned(
     plan: Plan,
     modality: str,
     existing: DatasetInfo | None,
     options: PrepareOptions,
     began: float,
+    named: Named,
 ) -> PrepareResult:
     others = {} if existing is None else existing.modalities
     classes = {label for name, info in others.items() if name != modality for label in info.labels}
@@ -152,10 +183,11 @@ def _planned(
         files=plan.found.files,
         images=len(plan.annotations),
         scans=len(plan.scans),
-        patients=len({annotation.patient for annotation in plan.annotations.values()}),
+        patients=len(set(named.patients)),
         skipped=dict(sorted(plan.found.skipped.items())),
         left_out=plan.found.left_out,
         notes=plan.found.notes,
+        respelled=named.respelled,
         label_notes=label_notes(labels, options.task, options.task_name),
         seconds=round(time.monotonic() - began, 3),
     )
@@ -164,6 +196,7 @@ def _planned(
 _REASONS, _COUNTS = TypeAdapter(dict[str, str]), TypeAdapter(dict[str, int])
 _NOTES = TypeAdapter(tuple[str, ...])
 _DUPLICATES = TypeAdapter(tuple[Duplicate, ...])
+_RESPELLED = TypeAdapter(tuple[Respelled, ...])
 
 
 def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareResult | None:
@@ -189,6 +222,7 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
             left_out=_COUNTS.validate_python(record["left_out"]),
             notes=_REASONS.validate_python(record["notes"]),
             duplicates=_DUPLICATES.validate_python(record["duplicates"]),
+            respelled=_RESPELLED.validate_python(record.get("respelled", ())),
             label_notes=_NOTES.validate_python(record.get("label_notes", ())),
             seconds=round(time.monotonic() - began, 3),
         )

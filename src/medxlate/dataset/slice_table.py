@@ -53,6 +53,7 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
         raise ValueError(f"{path.name} cannot be read: {type(problem).__name__}") from None
     _check_columns(frame)
     _check_hashes(frame)
+    _check_folded(frame)
     _check_places(frame, counts)
     _check_labels(frame, task)
     return frame
@@ -104,6 +105,14 @@ def _check_hashes(frame: pd.DataFrame) -> None:
         .all()
     ):
         raise ValueError("slices.parquet holds a broken perceptual_hash")
+
+
+def _check_folded(frame: pd.DataFrame) -> None:
+    if "folded_id" not in frame:  # as an older medxlate left it
+        return
+    values = pd.Series(frame["folded_id"].unique()).astype(str)
+    if not values.str.fullmatch("[fd][0-9a-f]{16}").all():
+        raise ValueError("slices.parquet holds a broken folded_id")
 
 
 def _check_places(frame: pd.DataFrame, counts: Sequence[int]) -> None:

@@ -27,7 +27,8 @@ Policy = Literal["patient", "image"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 _KEYS: dict[Policy, str] = {"patient": "patients", "image": "images"}  # in split.json
 MEANING: Mapping[Policy, str] = {
-    "patient": "No patient is in training and in test at once: the figures hold for new patients.",
+    "patient": "Patients were divided, told apart by their ids: no id is in training and in test "
+    "at once. The figures hold for new patients.",
     "image": "Slices were divided, not patients: slices of one patient may fall into training and "
     "into test. The figures hold for further slices of known patients; they measure something else "
     "than new patients, and say nothing of those.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -14,8 +14,10 @@ import pandas as pd
 from medxlate.dataset.labels import MISSING
 from medxlate.dataset.table_limits import check_cells, check_spreadsheet, check_text
 from medxlate.errors import DataError, UsageError, nearest
+from medxlate.images.pseudonym import normal_id
 
 Row = dict[str, str]
+RESPELLED = "the label table writes the patient's id otherwise"
 HEAD = 1 << 14  # characters in which the separator is looked for
 
 
@@ -119,6 +121,7 @@ class RowFinder:
         by_patient: Whether ``column`` names patients.
         relevant: The columns that are read from the row.
         images: Relative paths of all images: a name that several share finds no row.
+        normal: Ids of patients for which it returns the same are one patient's.
 
     Rows that agree in the columns ``relevant`` count once; where they contradict each other, the
     image has no row and ``find`` raises.
@@ -132,7 +135,9 @@ class RowFinder:
         by_patient: bool,
         relevant: Iterable[str],
         images: Iterable[str],
+        normal: Callable[[str], str] = normal_id,
     ) -> None:
+        self._normal = normal if by_patient else str
         self._by_patient = by_patient
         self._column = column
         self._path = table.path
@@ -140,7 +145,7 @@ class RowFinder:
         self._rows: dict[str, list[Row]] = {}
         for row in table.rows:
             if row[column]:
-                self._rows.setdefault(_normal(row[column]), []).append(row)
+                self._rows.setdefault(self._normal(_path(row[column])), []).append(row)
         self._claims = Counter(self._key(_names(image)) for image in images)
 
     def find(self, relative: str, patient: str | None) -> Row:
@@ -149,7 +154,7 @@ class RowFinder:
         Raises:
             DataError: There is none, several contradict each other, or it fits several images.
         """
-        names = [patient or ""] if self._by_patient else _names(relative)
+        names = [self._normal(patient or "")] if self._by_patient else _names(relative)
         key = self._key(names)
         if key is None:
             who = self._who(names[0])
@@ -162,10 +167,21 @@ class RowFinder:
         rows = self._rows[key]
         if len({tuple(row[column] for column in self._relevant) for row in rows}) > 1:
             who = self._who(key)
+            spelled = len({row[self._column] for row in rows}) > 1 and self._by_patient
+            ways = ", under several spellings of one id (--distinct-ids keeps them apart)" * spelled
             raise DataError(
-                f"{self._path} has rows that contradict each other: {len(rows)} rows for {who}."
+                f"{self._path} has rows that contradict each other: {len(rows)} rows for "
+                f"{who}{ways}."
             )
         return rows[0]
+
+    def note(self, patient: str) -> str:
+        """Say so where the rows of a patient are found by another spelling of the id; else ""."""
+        if not self._by_patient:
+            return ""
+        rows = self._rows.get(self._normal(patient), [])
+        written = {normal_id(_path(row[self._column])) for row in rows}
+        return "" if normal_id(patient) in written or not rows else RESPELLED
 
     def _who(self, name: str) -> str:
         """Say whose row it is; a patient's id must not get into a message or record."""
@@ -178,7 +194,7 @@ class RowFinder:
         return next((name for name in names if name in self._rows), None)
 
 
-def _normal(name: str) -> str:
+def _path(name: str) -> str:
     return name.replace("\\", "/").removeprefix("./")
 
 

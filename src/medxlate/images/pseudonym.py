@@ -25,10 +25,15 @@ def pseudonym(patient: str, key: bytes) -> str:
     """Return ``p`` and 16 hexadecimal digits.
 
     Args:
-        patient: The patient's real id.
+        patient: The patient's real id; blanks around it and its Unicode form do not count.
         key: The secret.
     """
-    return "p" + keyed_hash(patient, key).hex()[:DIGITS]
+    return "p" + keyed_hash(normal_id(patient), key).hex()[:DIGITS]
+
+
+def normal_id(patient: str) -> str:
+    """Return a patient's id composed (NFC) and without blanks around it."""
+    return unicodedata.normalize("NFC", patient).strip()
 
 
 def keyed_hash(text: str, key: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from medxlate.config import Config
+from medxlate.dataset.duplicates import Link
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.links import find_links
+from medxlate.dataset.spellings import COLUMN, how_ids_count
 from medxlate.dataset.splits import MEANING, PARTS, Split, read_split
 from medxlate.errors import MedxlateError, ModelError
 from medxlate.models.runs import RunFolder
@@ -55,39 +57,41 @@ def parts_of(run: RunFolder, config: Config) -> Parts:
         opened = open_modalities(dataset, config)
         tables = {name: opened[name] for name in (config.data.target, *config.data.sources)}
         read_split(run.split, tables)
-        linked, crossing = _links(split, tables)
+        links = find_links(tables, split.policy)
     except MedxlateError:
-        tables, linked, crossing = {}, None, 0
+        tables, links = {}, None
+    crossing = _crossing(split, links or ())
     leak = _leak(split, crossing)
     said = [
-        leak or _kept_apart(split),
-        "" if crossing else _duplicates(split, linked),
+        leak or _kept_apart(split, tables),
+        "" if crossing else _duplicates(split, links),
         _shared(tables),
         f"Split seed {split.seed}, hash {str(values['hash'])[:12]}.",
     ]
     return Parts(_counts(split, tables) + bullets([each for each in said if each]), leak)
 
 
-def _links(split: Split, tables: Mapping[str, Modality]) -> tuple[int, int]:
-    """Return how many pairs of patients share an image, and how many of them are on two sides."""
+def _crossing(split: Split, links: Iterable[Link]) -> list[Link]:
+    """Return the links whose two patients are on two sides."""
     side = {unit: part for part in PARTS for unit in split.parts[part]}
-    pairs = {
-        (link.patient, link.other)
-        for link in find_links(tables, split.policy)
-        if link.patient != link.other
-    }
-    return len(pairs), sum(side.get(one) != side.get(other) for one, other in pairs)
+    return [link for link in links if side.get(link.patient) != side.get(link.other)]
 
 
-def _leak(split: Split, crossing: int) -> str:
+def _pairs(links: Iterable[Link], *, by_id: bool) -> int:
+    """Return how many pairs of patients have one id, or else share an image."""
+    found = (link for link in links if (link.kind == "id") == by_id)
+    return len({(link.patient, link.other) for link in found if link.patient != link.other})
+
+
+def _leak(split: Split, crossing: Sequence[Link]) -> str:
     unit = "patient" if split.policy == "patient" else "image"
     every = [unit for part in PARTS for unit in set(split.parts[part])]
     twice = len(every) - len(set(every))
     if twice:
         return f"The split leaks: {_count(twice, unit)} in two parts at once."
-    if crossing:
-        pairs = _count(crossing, "pair")
-        return f"The split leaks: {pairs} of patients in two parts with a shared image."
+    for by_id, what in ((False, "with a shared image"), (True, "with one id in two spellings")):
+        if number := _pairs(crossing, by_id=by_id):
+            return f"The split leaks: {_count(number, 'pair')} of patients in two parts {what}."
     return ""
 
 
@@ -95,20 +99,26 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}{'' if number == 1 else 's'}"
 
 
-def _kept_apart(split: Split) -> str:
+def _kept_apart(split: Split, tables: Mapping[str, Modality]) -> str:
+    """Say what was looked up: patients, or only ids as they are written."""
     if split.policy == "image":
         return MEANING["image"]
-    return "No patient is in two parts, whatever the modality: looked up again for this page."
+    slices = {name: modality.slices for name, modality in tables.items()}
+    checked = bool(slices) and all(COLUMN in each for each in slices.values())
+    who = "patient" if checked else "patient's id, as it is written,"
+    looked = f"No {who} is in two parts, whatever the modality: looked up again for this page."
+    return f"{looked} {how_ids_count(slices)}".rstrip()
 
 
-def _duplicates(split: Split, linked: int | None) -> str:
-    if linked is None:
+def _duplicates(split: Split, links: Sequence[Link] | None) -> str:
+    if links is None:
         return (
             "The dataset is not where it was, or has changed: images could not be counted, nor "
             "shared ones searched for."
         )
     if split.policy == "image":
         return ""
+    linked = _pairs(links, by_id=False)
     if not linked:
         return "No two patients share an image, the same or nearly."
     pairs = _count(linked, "pair")

@@ -1,0 +1,265 @@
+"""One patient whose id is written in several ways: ``P-001``, ``P_001`` and ``p 1``.
+
+Beside the pseudonym, which is a hash of the id as it is written, the table of slices has a column
+``folded_id``: a keyed hash of what is left of the id without case, separators and leading zeros.
+It tells a modality that is prepared later that two spellings are one patient, and holds no id.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby, pairwise
+
+import pandas as pd
+
+from medxlate.dataset.index import Modality
+from medxlate.errors import DataError
+from medxlate.events import Listener, Warned
+from medxlate.images.pseudonym import DIGITS, keyed_hash, normal_id, pseudonym
+
+COLUMN = "folded_id"
+SHOWN = 5  # patients, and spellings of each, in a message
+FOLDED, DISTINCT = "f", "d"  # how a value of the column begins: spellings are one patient, or not
+
+
+def fold(patient: str) -> str:
+    """Return what is left of an id where case, separators and leading zeros do not count.
+
+    It is the id in Unicode's form NFKC with case folded (NFKC_Casefold, but that marks stay);
+    everything but letters, marks and digits is taken out, and so are leading zeros of each group
+    of digits. Two groups of digits stay apart, so that ``P1-2`` is neither ``P12`` nor ``P1``.
+    An id without letters and digits is returned as it is.
+    """
+    plain = unicodedata.normalize("NFKC", patient).casefold()
+    kinds = [(_kind(sign), sign) for sign in unicodedata.normalize("NFKC", plain)]
+    folded, after_digits = "", False
+    for kind, signs in groupby(kinds, key=lambda each: each[0]):
+        text = "".join(sign for _, sign in signs)
+        if kind == "digit":
+            number = "".join(str(unicodedata.decimal(sign)) for sign in text).lstrip("0") or "0"
+            folded += f"-{number}" if after_digits else number
+            after_digits = True
+        elif kind == "letter":
+            folded += text
+            after_digits = False
+    return folded or normal_id(patient)
+
+
+def folded_id(patient: str, key: bytes, *, distinct: bool = False) -> str:
+    """Return the keyed hash of a folded id: ``f``, or ``d`` if ``distinct``, and 16 digits."""
+    kind = DISTINCT if distinct else FOLDED
+    return kind + keyed_hash(f"folded id {fold(patient)}", key).hex()[:DIGITS]
+
+
+@dataclass(frozen=True, order=True)
+class Respelled:
+    """A patient whose id is written in more than one way.
+
+    Attributes:
+        patient: Pseudonym.
+        files: The first file of each spelling in the modality that is prepared.
+        others: Modalities of the dataset, prepared before, that write the id otherwise.
+    """
+
+    patient: str
+    files: tuple[str, ...]
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the patients of a modality are called.
+
+    Attributes:
+        patients: The pseudonym of each row.
+        folded: ``folded_id`` of each row.
+        respelled: Patients whose id is written in more than one way.
+        spellings: The ids of each of ``respelled``; for the console alone.
+    """
+
+    patients: list[str]
+    folded: list[str]
+    respelled: tuple[Respelled, ...]
+    spellings: tuple[tuple[str, ...], ...]
+
+
+def name_patients(
+    table: pd.DataFrame, others: Mapping[str, pd.DataFrame], key: bytes, *, distinct: bool
+) -> Named:
+    """Give every patient one pseudonym, however the id is written.
+
+    It is the one that another modality has for the patient, or that of the first spelling here. A
+    spelling whose own pseudonym another modality has keeps that: so it stays the same patient
+    even where the other was prepared by an older medxlate or with ``--distinct-ids``.
+    ``respelled_patients`` tells which pseudonyms are one patient then.
+
+    Args:
+        table: The modality, with columns ``patient`` (ids) and ``file``.
+        others: The tables of the dataset's other modalities.
+        key: The dataset's secret.
+        distinct: Whether each spelling is a patient.
+    """
+    ids: list[str] = list(map(normal_id, table["patient"].tolist()))
+    firsts = dict(zip(reversed(ids), reversed(table["file"].tolist()), strict=True))
+    own = {each: pseudonym(each, key) for each in dict.fromkeys(ids)}
+    folded = {each: folded_id(each, key, distinct=distinct) for each in own}
+    if distinct:
+        return Named([own[i] for i in ids], [folded[i] for i in ids], (), ())
+    there = {name: _by_fold(other) for name, other in others.items()}
+    chosen = {value: min(some) for known in there.values() for value, some in known.items()}
+    taken = {patient for other in others.values() for patient in other["patient"].unique().tolist()}
+    for each, name in own.items():
+        if name in taken:
+            chosen.setdefault(folded[each], name)
+    for each, name in own.items():
+        chosen.setdefault(folded[each], name)
+    patient = {i: own[i] if own[i] in taken else chosen[folded[i]] for i in own}
+    written: dict[str, list[str]] = {}
+    for each, value in folded.items():
+        written.setdefault(value, []).append(each)
+    found = []
+    for value, spellings in written.items():
+        here = {own[each] for each in spellings}
+        elsewhere = tuple(name for name, known in there.items() if known.get(value, here) - here)
+        if len(spellings) > 1 or elsewhere:
+            files = tuple(firsts[each] for each in spellings)
+            found.append((Respelled(chosen[value], files, elsewhere), tuple(spellings)))
+    found.sort()
+    return Named(
+        [patient[i] for i in ids],
+        [folded[i] for i in ids],
+        tuple(each for each, _ in found),
+        tuple(spellings for _, spellings in found),
+    )
+
+
+def respelled_patients(tables: Iterable[pd.DataFrame]) -> list[tuple[str, str]]:
+    """Return pairs of pseudonyms that are one patient by their folded ids, in sorted order.
+
+    Of modalities that were prepared with ``--distinct-ids`` alone, there are none; where one was
+    prepared without, its word holds for the ids that it has.
+    """
+    joined: dict[str, set[str]] = {}
+    merged: set[str] = set()
+    for value, patients in chain.from_iterable(
+        _by_fold(table, kinds=FOLDED + DISTINCT).items() for table in tables
+    ):
+        joined.setdefault(value[1:], set()).update(patients)
+        if value.startswith(FOLDED):
+            merged.add(value[1:])
+    return sorted({pair for value in merged for pair in pairwise(sorted(joined[value]))})
+
+
+def patient_finder(tables: Sequence[pd.DataFrame], key: bytes) -> Callable[[str], str]:
+    """Return what gives the pseudonym for an id however it is written.
+
+    Of an id that no table has, or that fits several patients, it is the id's own pseudonym.
+    """
+    known = {patient for table in tables for patient in table["patient"].unique().tolist()}
+    by_fold: dict[str, set[str]] = {}
+    for table in tables:
+        for value, patients in _by_fold(table).items():
+            by_fold.setdefault(value, set()).update(patients)
+
+    def find(patient: str) -> str:
+        own = pseudonym(patient, key)
+        fitting = by_fold.get(folded_id(patient, key), set())
+        return min(fitting) if own not in known and len(fitting) == 1 else own
+
+    return find
+
+
+def refuse_respelled(
+    found: Sequence[Respelled], *, strict: bool, spellings: Sequence[Sequence[str]] = ()
+) -> None:
+    """Raise DataError under ``strict`` where the ids of some patients are written in several ways.
+
+    The message goes to the console and holds the ids, where they are still known.
+    """
+    if strict and found:
+        ids = f": {_shown(spellings)}" if spellings else ""
+        raise DataError(
+            f"The ids of {len(found)} patients are written in several ways (--strict){ids}.",
+            "Write each in one way, or add --distinct-ids if they are different patients.",
+        )
+
+
+def warn_respelled(named: Named, others: Mapping[str, Modality], listener: Listener) -> None:
+    """Tell which ids are taken for one patient, and in which modalities they were not looked at.
+
+    The ids go to the listener, and so to the console, and are kept nowhere.
+    """
+    if named.respelled:
+        several = sum(len(spellings) > 1 for spellings in named.spellings)
+        across = Counter(name for each in named.respelled for name in each.others)
+        where = [f"{several} in these files"] * bool(several)
+        where += [f"{count} otherwise in {name}" for name, count in sorted(across.items())]
+        listener(
+            Warned(
+                f"The ids of {len(named.respelled)} patients are written in several ways "
+                f"({', '.join(where)}); each counts as one patient: {_shown(named.spellings)}. "
+                "If they are different patients, prepare with --distinct-ids."
+            )
+        )
+    unchecked = [name for name, other in others.items() if COLUMN not in other.slices]
+    if unchecked:
+        listener(
+            Warned(
+                f"Patients whose ids {' and '.join(unchecked)} writes otherwise are not found: an "
+                "older medxlate prepared it. Prepare it again with --overwrite."
+            )
+        )
+
+
+def _shown(spellings: Sequence[Sequence[str]]) -> str:
+    some = [" = ".join(map(repr, each[:SHOWN])) for each in spellings[:SHOWN]]
+    return ", ".join(some + ["..."] * (len(spellings) > SHOWN))
+
+
+def how_ids_count(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Say in sentences how far spellings of the patients' ids were looked at."""
+    unchecked, distinct, folded = [], [], []
+    for name, table in tables.items():
+        if COLUMN not in table:
+            unchecked.append(name)
+        elif table[COLUMN].str.startswith(DISTINCT).any():
+            distinct.append(name)
+        else:
+            folded.append(name)
+    said = []
+    if folded:
+        said.append(
+            f"Ids of {' and '.join(folded)} that differ in case, separators or leading zeros alone "
+            "count as one patient."
+        )
+    if distinct:
+        said.append(f"Ids of {' and '.join(distinct)} were taken as they are written.")
+    if unchecked:
+        said.append(
+            f"Whether ids of {' and '.join(unchecked)} are one patient's in two spellings was not "
+            "checked: an older medxlate prepared it."
+        )
+    return " ".join(said)
+
+
+def _by_fold(table: pd.DataFrame, kinds: str = FOLDED) -> dict[str, set[str]]:
+    """Return the pseudonyms for each value of the column, if it has one of these kinds."""
+    if COLUMN not in table:
+        return {}
+    found: dict[str, set[str]] = {}
+    pairs = table[[COLUMN, "patient"]].drop_duplicates()
+    for value, patient in pairs.itertuples(index=False, name=None):
+        if value[:1] in kinds:
+            found.setdefault(value, set()).add(patient)
+    return found
+
+
+def _kind(sign: str) -> str:
+    category = unicodedata.category(sign)
+    if category == "Nd":
+        return "digit"
+    # Surrogates stand for bytes of a file's name that are not UTF-8.
+    return "letter" if category[0] in "LMN" or category == "Cs" else "other"
