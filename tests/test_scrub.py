@@ -20,8 +20,7 @@ import PIL.PngImagePlugin
 import pytest
 import safetensors.numpy
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from conftest import save_dicom, save_tiff
 from medxlate.cli.scrub import scrub as command
