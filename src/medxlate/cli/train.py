@@ -96,7 +96,8 @@ def train(
         ),
     ] = False,
     keep: Annotated[
-        int | None, typer.Option("--keep", help="How many of the newest checkpoints stay.")
+        int | None,
+        typer.Option("--keep", help="How many new checkpoints stay. Default: 2, at the end 1."),
     ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits each time, on a GPU too.")
@@ -224,6 +225,7 @@ def _show(reporter: Reporter, result: TrainResult) -> None:
         {**asdict(result), "run": str(result.run)},
         f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "
         f"error {result.best_error:.4g} at step {result.best_step}.",
+        f"Its checkpoints take {result.checkpoint_bytes / 1e6:.0f} MB.",
         f"The model is in {result.run / 'model'}; next: medxlate evaluate",
     )
 

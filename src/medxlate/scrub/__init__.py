@@ -16,7 +16,7 @@ from medxlate.dataset.identifiers import Identifiers, Needles
 from medxlate.dataset.index import KEY_FILE, MODALITY_FILE
 from medxlate.errors import DataError, UsageError
 from medxlate.events import Listener, counted, silent
-from medxlate.models.runs import LATEST, find_run
+from medxlate.models.runs import LATEST, dataset_of, find_run
 from medxlate.records import read_json
 from medxlate.scrub.contents import contents
 from medxlate.scrub.pieces import Unseen
@@ -134,7 +134,7 @@ def _dataset_of(folder: Path) -> Path:
         if (place / "config.json").is_file():
             config: Any = read_json(place / "config.json", error=DataError)
             try:
-                return Path(config["data"]["folder"])
+                return dataset_of(place, config["data"]["folder"])
             except (KeyError, TypeError):
                 break
     raise UsageError(
