@@ -123,12 +123,14 @@ def test_a_stop_at_the_end_of_an_epoch_comes_before_its_validation(
 def test_what_is_kept_are_the_newest_and_the_best(data: Path, tmp_path: Path, whole: Path):
     last = json.loads((whole / "checkpoints" / "step-000012" / "state.json").read_text())
     best = f"step-{last['best_step']:06d}"
-    assert set(names(whole)) == {"best", "last", "step-000010", "step-000012", best}
+    assert set(names(whole)) == {"best", "last", "step-000012", best}
     assert (whole / "checkpoints" / "best").read_text() == best + "\n"
     assert (whole / "checkpoints" / "last").read_text() == "step-000012\n"
-    sections = {**SECTIONS, "runtime": {**SECTIONS["runtime"], "keep_checkpoints": 1}}
-    run = train(tiny.debug_config(data, **sections), runs=tmp_path).run
-    assert set(names(run)) == {"best", "last", "step-000012", best}
+    sections = {**SECTIONS, "runtime": {**SECTIONS["runtime"], "keep_checkpoints": 2}}
+    result = train(tiny.debug_config(data, **sections), runs=tmp_path)
+    assert set(names(result.run)) == {"best", "last", "step-000010", "step-000012", best}
+    kept = [path for path in (result.run / "checkpoints").glob("step-*/*")]
+    assert result.checkpoint_bytes == sum(path.stat().st_size for path in kept)
 
 
 def test_alarms_are_recorded_once_and_the_watch_is_remembered(

@@ -689,12 +689,14 @@ def test_pseudonym_is_hmac_sha256() -> None:
         ("scans of Jonathan/1986-08-16/b.dcm", "scans of P/P/b.dcm"),
         ("19860816.dcm", "P.dcm"),
         ("mu\u0308ller/001.dcm", "P/001.dcm"),
-        ("Doe/001.dcm", "Doe/001.dcm"),
+        ("Doe/001.dcm", "P/001.dcm"),
+        ("scan_doe-1/Wu.dcm", "scan_P-1/P.dcm"),
+        ("doer/slices/Wux.dcm", "doer/slices/Wux.dcm"),
         ("ct/001.dcm", "ct/001.dcm"),
     ],
 )
 def test_clean_path(path: str, cleaned: str) -> None:
-    identifiers = frozenset({"TCGA-17-Z059", "Doe^Jonathan", "19860816", "Müller", "001", ""})
+    identifiers = frozenset({"TCGA-17-Z059", "Doe^Jonathan", "19860816", "Müller", "001", "Wu", "CT", ""})
     assert clean_path(path, identifiers, "P", "pseudonymise") == cleaned
     assert clean_path(path, identifiers, "P", "keep") == path
     assert clean_path(path, identifiers, "x1", "remove") == cleaned.replace("P", "x1")

@@ -37,7 +37,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         try:
             yield partial
             _flush(partial)
-            partial.chmod(0o666 & ~UMASK)  # mkstemp made it private; the result is ordinary
+            make_ordinary(partial)  # mkstemp made it private
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -88,6 +88,11 @@ def _parents(path: Path) -> Iterator[None]:
         with suppress(OSError):  # something was made in them
             for parent in new:
                 parent.rmdir()
+
+
+def make_ordinary(path: Path) -> None:
+    """Let those read and write a file who may do so with every new file (the umask)."""
+    path.chmod(0o666 & ~UMASK)
 
 
 def check_parents(path: Path) -> None:

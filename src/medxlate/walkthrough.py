@@ -17,7 +17,7 @@ from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import PARTS, Part, Split, read_split
-from medxlate.errors import DataError, ModelError
+from medxlate.errors import DataError
 from medxlate.evaluation.evaluate import Evaluation, evaluate
 from medxlate.evaluation.paired import find_pairs
 from medxlate.events import Listener, Stage, silent
@@ -25,9 +25,8 @@ from medxlate.files import check_free, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
-from medxlate.models.runs import RunFolder
+from medxlate.models.runs import RunFolder, read_config
 from medxlate.phantoms.files import PAIRED, check_counts, identity, write_phantoms
-from medxlate.records import read_json
 from medxlate.report.figures import Row, image_rows
 from medxlate.training.data import image_size, open_modalities
 from medxlate.training.train import train
@@ -209,7 +208,7 @@ def draw(run: RunFolder, path: Path) -> Path:
     Raises:
         DataError: No test patient has the same slice in source and ``data.oracle``.
     """
-    config = Config.model_validate(read_json(run.config, error=ModelError))
+    config = read_config(run)
     source, task = config.data.sources[0], Dataset(Path(config.data.folder)).info.task
     originals, truth = _pairs(run, config)
     some = [round(i * (len(originals) - 1) / (PICTURES - 1)) for i in range(PICTURES)]

@@ -23,10 +23,11 @@ def scrub(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Prove that no name, id, date or path of the raw data is in a folder.
+    """Look for the names, ids, dates and paths of the raw data in a folder.
 
-    Looks in file names, text, headers and metadata for every identifying value that `prepare` met.
-    A finding names file, place and kind, never the value. Exit code 1 where something is found.
+    Looks in file names, text, headers, metadata and archives for every identifying value that
+    `prepare` met, and reports what it cannot look into. A finding names file, place and kind, never
+    the value. Exit code 1 where something is found or cannot be looked into.
 
     `medxlate scrub --check runs/mri-to-ct-001`
 
@@ -44,7 +45,7 @@ def scrub(
                 f"Say so: `medxlate scrub --check {folder}`.",
             )
         result = look(folder, data=data, listener=reporter)
-        left = f"{result.too_short} shorter than 4 characters"
+        left = f"{result.too_short} too short"
         if result.generic:
             left += f" and {result.generic} that name nobody"
         if not result.found:

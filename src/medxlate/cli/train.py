@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from medxlate.config import Config
     from medxlate.training.running import TrainResult
 
+LARGE = 500_000_000  # bytes of checkpoints that are mentioned
+
 
 def train(
     source: Annotated[
@@ -96,7 +98,8 @@ def train(
         ),
     ] = False,
     keep: Annotated[
-        int | None, typer.Option("--keep", help="How many of the newest checkpoints stay.")
+        int | None,
+        typer.Option("--keep", help="How many new checkpoints stay. Default: 2, at the end 1."),
     ] = None,
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits each time, on a GPU too.")
@@ -220,10 +223,13 @@ def _verify(reporter: Reporter, settings: Config) -> None:
 
 def _show(reporter: Reporter, result: TrainResult) -> None:
     leave_report(reporter, result.run)
+    size = result.checkpoint_bytes
+    large = [f"Its checkpoints take {size / 1e6:.0f} MB."] if size >= LARGE else []
     reporter.result(
         {**asdict(result), "run": str(result.run)},
         f"{result.run}: {result.steps} steps in {result.seconds:.0f} s; lowest validation "
         f"error {result.best_error:.4g} at step {result.best_step}.",
+        *large,
         f"The model is in {result.run / 'model'}; next: medxlate evaluate",
     )
 

@@ -286,10 +286,10 @@ class RuntimeConfig(Section):
         description="Minutes between two checkpoints, within epochs too; none: no limit.",
     )
     keep_checkpoints: int = Field(
-        2,
-        ge=1,
-        description="How many of the newest checkpoints stay, so that there is one before a "
-        "damaged one; the best ones stay besides.",
+        0,
+        ge=0,
+        description="How many of the newest checkpoints stay; the best ones stay besides. 0: two "
+        "during a training, so that there is one before a damaged one, and one when it has ended.",
     )
     deterministic: bool = Field(
         False,

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.errors import DataError
+from medxlate.images.pseudonym import NOT_NAMES, is_short_word
 from medxlate.records import read_object
 
 IDENTIFIERS_FILE = "identifiers.json"
@@ -42,6 +44,7 @@ _FORMAT_SUFFIX = re.compile(  # at the end of a file's name; no part of an id or
     r"\.(?:nii\.gz|png|jpe?g|tiff?|dcm|nii|nrrd|nhdr|mh[ad]|hdr|img|raw|gz|zip|np[yz]|pt|txt|md|csv"
     r"|html|jsonl?|toml|ya?ml|log|parquet|safetensors)$"
 )
+_SHORT_WORD = re.compile(r"(?<![^\W_])[^\W_]{2,3}(?![^\W_])")
 _SEPARATORS = ("", " ", "_", "-", ".", ", ", "^")
 # What de-identified files hold in place of a value.
 _PLACEHOLDERS = frozenset(
@@ -159,9 +162,9 @@ def is_uid(value: str) -> bool:
 
 def is_generic(value: str) -> bool:
     """Whether the value says nothing about a patient: a placeholder, or a UID of the standard."""
-    return canonical(value.strip(" ^=")) in _PLACEHOLDERS | _OWN_WORDS or value.startswith(
-        _STANDARD_UIDS
-    )
+    return canonical(
+        value.strip(" ^=")
+    ) in _PLACEHOLDERS | _OWN_WORDS | NOT_NAMES or value.startswith(_STANDARD_UIDS)
 
 
 def forms(value: str) -> Iterator[Form]:
@@ -194,6 +197,12 @@ def forms(value: str) -> Iterator[Form]:
             yield Form(spelling, "an id or name", whole=whole)
 
 
+def short_words(value: str) -> set[str]:
+    """Return what of a name or id has 2 or 3 letters and digits: it itself, or the family name."""
+    text = canonical(value.strip(" ^="))
+    return {each for each in (text, text.partition("^")[0].strip()) if is_short_word(each)}
+
+
 class Needles:
     """Identifying values, ready to be found in text however many they are.
 
@@ -214,7 +223,10 @@ class Needles:
         self.count = self.too_short = self.generic = 0
         self._uids: set[str] = set()
         self._forms: dict[str, Form] = {}
+        self._short: set[str] = set()
         for value in values:
+            short = set() if is_generic(value) else short_words(value)
+            self._short |= short
             if is_generic(value):
                 self.generic += 1
             elif is_uid(value):
@@ -222,6 +234,8 @@ class Needles:
                 self.count += 1
             elif made := {form.text: form for form in forms(value)}:
                 self._forms.update(made)
+                self.count += 1
+            elif short:
                 self.count += 1
             else:
                 self.too_short += 1
@@ -231,22 +245,28 @@ class Needles:
         lengths: dict[str, set[int]] = {}
         for text in self._forms:
             lengths.setdefault(text[:SHORTEST], set()).add(len(text))
-        self.is_ascii = all(text.isascii() for text in self._forms)
+        self.is_ascii = all(text.isascii() for text in (*self._forms, *self._short))
         self._lengths = {start: sorted(some) for start, some in lengths.items()}
         self._starts = np.zeros(2**20, dtype=np.bool_)
         self._starts[_hashes("".join(self._lengths))[::SHORTEST]] = True
 
-    def find(self, text: str, *, long_only: bool = False) -> Iterator[tuple[int, Kind]]:
+    def find(
+        self, text: str, *, long_only: bool = False, is_name: bool = False
+    ) -> Iterator[tuple[int, Kind]]:
         """Yield the line, from 0, and the kind of every value in a text.
 
         Args:
             text: Any text; escapes of JSON, HTML and URLs are understood.
             long_only: Whether to leave out values shorter than 8 characters and escapes, where
                 random bytes are searched.
+            is_name: Whether this is the name of a file: values of 2 or 3 characters then count in
+                any case, in a text only where they begin with no small letter.
         """
-        for reading in [text.lower()] if long_only else _readings(text):
+        for reading in [text] if long_only else _readings(text):
             newlines: list[int] | None = None
-            for position, kind in self._find(reading, long_only=long_only):
+            found = self._find(canonical(reading), long_only=long_only)
+            short = () if long_only else self._find_short(reading, any_case=is_name)
+            for position, kind in chain(found, short):
                 if newlines is None:
                     newlines = [match.start() for match in re.finditer("\n", reading)]
                 yield int(np.searchsorted(newlines, position)), kind
@@ -254,10 +274,11 @@ class Needles:
     def hidden(self, name: str) -> str:
         """Return a path without the parts that hold a value, but for the suffix of a format."""
         parts = (
-            self._hidden_part(part) if any(self.find(part)) else part for part in name.split("/")
+            self._hidden_part(part) if any(self.find(part, is_name=True)) else part
+            for part in name.split("/")
         )
         shown = "/".join(parts)
-        return HIDDEN if any(self.find(shown)) else shown
+        return HIDDEN if any(self.find(shown, is_name=True)) else shown
 
     def _hidden_part(self, part: str) -> str:
         suffix = _FORMAT_SUFFIX.search(part)
@@ -277,6 +298,12 @@ class Needles:
                     continue
                 if not form.whole or _stands_alone(text, start, start + length):
                     yield start, form.kind
+
+    def _find_short(self, text: str, *, any_case: bool) -> Iterator[tuple[int, Kind]]:
+        for match in _SHORT_WORD.finditer(text) if self._short else ():
+            word = match[0]
+            if word.lower() in self._short and (any_case or not word[0].islower()):
+                yield match.start(), "an id or name"
 
     def _is_uid(self, text: str) -> bool:
         """Whether this UID, or one from which it was made by adding to its end, is a value."""
@@ -308,15 +335,15 @@ def _hashes(text: str) -> npt.NDArray[np.intp]:
 
 
 def _readings(text: str) -> Iterator[str]:
-    """Yield the canonical text, and with escapes undone where it may hold any; lines are kept."""
-    yield canonical(text)
+    """Yield the text composed, and with escapes undone where it may hold any; lines are kept."""
+    yield unicodedata.normalize("NFC", text)
     undone = re.sub(r"\\(u[0-9a-fA-F]{4}|[^u\n])", _json, text) if "\\" in text else text
     if "&" in undone:
         undone = re.sub(r"&#?\w+;", lambda found: _one_line(html.unescape(found[0])), undone)
     if "%" in undone:
         undone = re.sub(r"(?:%[0-9A-Fa-f]{2})+", _percent, undone)
     if undone != text:
-        yield canonical(undone)
+        yield unicodedata.normalize("NFC", undone)
 
 
 def _json(found: re.Match[str]) -> str:

@@ -131,7 +131,7 @@ def evaluate(
         DataError: The dataset is gone or has changed.
     """
     began = time.monotonic()
-    folder = find_run(Path(run))
+    folder = find_run(Path(run), "a model", listener)
     own = find_model(folder.path)
     info = read_model(own)
     other = None if model is None else find_model(Path(model))

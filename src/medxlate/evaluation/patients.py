@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxlate.config import Config, parse
+from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Split, read_split
-from medxlate.errors import DataError, ModelError
-from medxlate.models.runs import RunFolder
-from medxlate.records import read_json
+from medxlate.errors import DataError
+from medxlate.models.runs import RunFolder, read_config
 from medxlate.training.data import open_modalities, part_slices
 
 Parts = Mapping[str, Slices]  # by modality
@@ -53,7 +52,7 @@ def open_patients(run: RunFolder, data: Path | str | None = None) -> Patients:
     Raises:
         DataError: The dataset is gone, has changed, or has no test patient of the target.
     """
-    config = parse(read_json(run.config, error=ModelError))
+    config = read_config(run)
     dataset = Dataset(Path(data or config.data.folder))
     tables = open_modalities(dataset, config)
     split = read_split(run.split, tables)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import medxlate
-from medxlate.config import parse
 from medxlate.dataset.index import Dataset
 from medxlate.errors import MedxlateError, ModelError, UsageError
 from medxlate.events import Listener, Stage, silent
@@ -22,8 +21,7 @@ from medxlate.files import sha256, whole_folder, write_json
 from medxlate.images.recipes import to_network
 from medxlate.models.folder import load_generator, load_predictor
 from medxlate.models.info import ModelInfo, read_model
-from medxlate.models.runs import find_model
-from medxlate.records import read_json
+from medxlate.models.runs import RunFolder, find_model, read_config
 
 SCHEMA_VERSION = 1
 MARKER = "onnx.json"
@@ -256,7 +254,7 @@ def _check(name: str, parity: Parity, tolerance: float) -> None:
 def _real(folder: Path, info: ModelInfo, modality: str) -> Tensor | None:
     """Return some slices of the run's dataset; None where it is not there."""
     try:
-        config = parse(read_json(folder.parent / "config.json", error=ModelError))
+        config = read_config(RunFolder(folder.parent))
         opened = Dataset(Path(config.data.folder)).modality(modality)
         rows = np.unique(np.linspace(0, len(opened.slices) - 1, IMAGES).astype(int))
         stored = opened.read(rows)

@@ -18,7 +18,29 @@ from typing import Literal
 Phi = Literal["keep", "pseudonymise", "remove"]
 PHI: tuple[Phi, ...] = ("keep", "pseudonymise", "remove")
 DIGITS = 16
-SHORTEST = 4  # letters and digits of an identifying value that is looked for in a path
+SHORTEST = 4  # letters and digits of a value that is looked for anywhere in a path
+WORD = 2  # of one with a letter that is looked for as a whole word
+NOT_NAMES = frozenset(  # short values that say what an image is, not whose
+    {
+        *(
+            "ct",
+            "mr",
+            "mri",
+            "pet",
+            "pt",
+            "us",
+            "cr",
+            "dx",
+            "dr",
+            "mg",
+            "nm",
+            "xa",
+            "rt",
+            "img",
+            "raw",
+        )
+    }
+)
 
 
 def pseudonym(patient: str, key: bytes) -> str:
@@ -46,7 +68,8 @@ def clean_path(relative: str, identifiers: Iterable[str], patient: str, phi: Phi
 
     Every folder and file name is searched, whatever the case and the signs between the parts of
     a value: ``Doe^Jonathan`` is found in ``doe_jonathan``, 19860816 in ``1986-08-16``; the parts of
-    a name are found alone, too. Values shorter than 4 letters and digits are not looked for.
+    a name are found alone, too. Values of 2 or 3 letters and digits count as whole words only;
+    shorter ones, 2 or 3 digits and what names a modality are not looked for.
 
     Args:
         relative: The path, with forward slashes.
@@ -80,7 +103,23 @@ def _patterns(identifiers: Iterable[str]) -> list[str]:
             runs = tuple(re.findall(r"[^\W_]+", text))
             if len(runs) == 1 and re.fullmatch(r"(18|19|20)\d{6}", runs[0]):
                 runs = (runs[0][:4], runs[0][4:6], runs[0][6:])
-            if sum(map(len, runs)) >= SHORTEST:
+            if sum(map(len, runs)) >= SHORTEST or is_short_word("".join(runs)):
                 words.add(runs)
     ordered = sorted(words, key=lambda runs: (-sum(map(len, runs)), runs))
-    return [r"[\W_]*".join(map(re.escape, runs)) for runs in ordered]
+    return [_pattern(runs) for runs in ordered]
+
+
+def _pattern(runs: tuple[str, ...]) -> str:
+    found = r"[\W_]*".join(map(re.escape, runs))
+    short = sum(map(len, runs)) < SHORTEST
+    return rf"(?<![^\W_]){found}(?![^\W_])" if short else found
+
+
+def is_short_word(text: str) -> bool:
+    """Whether a value of 2 or 3 letters and digits may be somebody's name or id."""
+    return (
+        WORD <= len(text) < SHORTEST
+        and text.isalnum()
+        and not text.isdigit()
+        and text.lower() not in NOT_NAMES
+    )

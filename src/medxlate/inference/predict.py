@@ -194,14 +194,13 @@ def _load(
     """Return the models; all are computed as the first one was validated."""
     if not models:
         raise UsageError("No model is named.", "Name a model folder or a run with --model.")
-    info = read_model(find_model(Path(models[0])))
+    folders = [find_model(Path(each), "a predictor", listener) for each in models]
+    info = read_model(folders[0])
     compute = validated_compute(info, device, precision, listener=listener)
     return Ensemble(
         [
-            Predictor(
-                Path(each), compute=compute, batch_size=batch_size, tta=tta, listener=listener
-            )
-            for each in models
+            Predictor(each, compute=compute, batch_size=batch_size, tta=tta, listener=listener)
+            for each in folders
         ],
         listener=listener,
     )

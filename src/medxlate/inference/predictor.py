@@ -90,7 +90,7 @@ class Predictor:
         tta: bool = False,
         listener: Listener = silent,
     ) -> None:
-        folder = find_model(model)
+        folder = find_model(model, "a predictor", listener)
         self.info: ModelInfo = read_model(folder)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.network = self.compute.place(load_predictor(folder, self.info))

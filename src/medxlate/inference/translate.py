@@ -133,10 +133,11 @@ def translate(
     if tile < 0 or tile % MULTIPLE:
         raise UsageError(f"--tile {tile} is no multiple of {MULTIPLE}.")
     secret = None if key is None else read_key(key)
-    info = read_model(find_model(Path(model)))
+    folder = find_model(Path(model), "a translator", listener)
+    info = read_model(folder)
     compute = validated_compute(info, device, precision, listener=listener)
     translator = Translator(
-        Path(model),
+        folder,
         source=source,
         compute=compute,
         batch_size=batch_size,

@@ -50,7 +50,7 @@ class Translator:
         tile: int = 0,
         listener: Listener = silent,
     ) -> None:
-        folder = find_model(model)
+        folder = find_model(model, "a translator", listener)
         self.info: ModelInfo = read_model(folder)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.source, network = load_generator(folder, self.info, source)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from medxlate.errors import ModelError, OutputError
-from medxlate.files import check_parents, whole_file
-from medxlate.records import inside
+from medxlate.config import Config, parse
+from medxlate.errors import MedxlateError, ModelError, OutputError
+from medxlate.events import Listener, Warned, silent
+from medxlate.files import check_parents, whole_file, write_json
+from medxlate.records import inside, read_json, read_object
 
 LATEST = "latest"
+Need = Literal["anything", "a model", "a translator", "a predictor"]
+_PARTS: dict[Need, str] = {"a translator": "translators", "a predictor": "predictor"}
 
 
 @dataclass(frozen=True)
@@ -106,8 +113,54 @@ def new_run(
     return RunFolder(folder)
 
 
-def find_run(path: Path) -> RunFolder:
+def write_config(run: RunFolder, config: Config) -> None:
+    """Write a run's configuration; a relative dataset folder as it is seen from the run."""
+    folder = config.data.folder
+    if not Path(folder).is_absolute():
+        with suppress(ValueError):  # on another drive of Windows
+            seen = os.path.relpath(os.path.realpath(folder), os.path.realpath(run.path))
+            folder = Path(seen).as_posix()
+    write_json(run.config, _with_dataset(config, folder).model_dump(mode="json"))
+
+
+def read_config(run: RunFolder) -> Config:
+    """Return a run's configuration; its dataset folder as it is found from here.
+
+    Raises:
+        ModelError: It is missing or damaged.
+        ConfigError: It holds what no configuration may.
+    """
+    config = parse(read_json(run.config, error=ModelError))
+    return _with_dataset(config, str(dataset_of(run.path, config.data.folder)))
+
+
+def dataset_of(run: Path, folder: str) -> Path:
+    """Return the dataset folder that a run names, whatever the working directory.
+
+    Args:
+        run: The run folder.
+        folder: What its configuration says: relative to the run; in those of older versions to the
+            working directory, or, where nothing is there, to the folder that holds ``runs``.
+    """
+    places = (run / folder, Path(folder), run.absolute().parent.parent / folder)
+    found = next((place for place in places if place.is_dir()), Path(folder))
+    if Path(folder).is_absolute() or not found.is_dir():
+        return found
+    return Path(os.path.relpath(os.path.realpath(found)))
+
+
+def _with_dataset(config: Config, folder: str) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"folder": folder})})
+
+
+def find_run(path: Path, need: Need = "anything", listener: Listener = silent) -> RunFolder:
     """Return the run that ``path`` names: a run folder, or the pointer ``runs/latest``.
+
+    Args:
+        path: A run folder, or the pointer.
+        need: What the run is asked for. Where the one that the pointer names cannot give it, the
+            newest one that can is taken.
+        listener: Told of that.
 
     Raises:
         ModelError: There is no such run.
@@ -115,6 +168,10 @@ def find_run(path: Path) -> RunFolder:
     folder = path
     if path.is_file() and path.name == LATEST:
         folder = inside(path.parent, path.read_text("utf-8", "replace").strip(), error=ModelError)
+        if not _has(folder, need) and (other := _newest(path.parent, need)):
+            text = f"{path} is {folder.name}, which does not have {need}: {other.name} is taken."
+            listener(Warned(text))
+            folder = other
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{path} is no run{': nothing was trained here yet' if not path.exists() else ''}.",
@@ -123,15 +180,37 @@ def find_run(path: Path) -> RunFolder:
     return RunFolder(folder)
 
 
-def find_model(path: Path) -> Path:
+def _has(run: Path, need: Need) -> bool:
+    """Whether a run can give what it is asked for."""
+    if need == "anything":
+        return True
+    try:
+        model = read_object(RunFolder(run).model / "model.json", error=ModelError)
+    except MedxlateError:
+        return False
+    return bool(model.get(_PARTS[need])) if need in _PARTS else True
+
+
+def _newest(runs: Path, need: Need) -> Path | None:
+    """Return the run that was begun last among those that can give what is asked for."""
+    able = [each.parent for each in runs.glob("*/config.json") if _has(each.parent, need)]
+    return max(able, key=lambda run: (run / "config.json").stat().st_mtime, default=None)
+
+
+def find_model(path: Path, need: Need = "a model", listener: Listener = silent) -> Path:
     """Return the model folder that ``path`` names: one itself, or that of a run.
+
+    Args:
+        path: A model folder, a run folder, or the pointer ``runs/latest``.
+        need: As for ``find_run``.
+        listener: Told where another run is taken than the pointer names.
 
     Raises:
         ModelError: There is none.
     """
     if (path / "model.json").is_file():
         return path
-    run = find_run(path)
+    run = find_run(path, need, listener)
     if not (run.model / "model.json").is_file():
         raise ModelError(
             f"The run {run.path} has no model yet: its training did not end.",

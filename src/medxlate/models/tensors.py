@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medxlate.errors import ModelError, OutputError
-from medxlate.files import final_name, sha256
+from medxlate.files import final_name, make_ordinary, sha256
 
 _PIECE = 1 << 20  # bytes that are compared at once
 
@@ -25,6 +25,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         save_file(plain, path)
+        make_ordinary(path)  # safetensors writes files for their owner alone
     except SafetensorError as problem:  # carries the system's error as text alone
         raise OutputError(
             f"{final_name(path)} cannot be written: {problem}.",

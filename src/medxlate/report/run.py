@@ -11,8 +11,8 @@ from typing import Any
 from markupsafe import Markup
 
 import medxlate
-from medxlate.config import Config, flat, parse
-from medxlate.errors import ModelError, UsageError
+from medxlate.config import Config, flat
+from medxlate.errors import UsageError
 from medxlate.evaluation.results import (
     EXAMPLES,
     Audit,
@@ -24,8 +24,7 @@ from medxlate.evaluation.results import (
 )
 from medxlate.files import write_json
 from medxlate.models.info import ModelInfo, read_model, weights_hashes
-from medxlate.models.runs import RunFolder, find_run
-from medxlate.records import read_json
+from medxlate.models.runs import RunFolder, find_run, read_config
 from medxlate.report.axes import short
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw
@@ -91,7 +90,7 @@ def write_report(
         UsageError: The two runs cannot be compared.
     """
     folder = find_run(Path(run))
-    config = parse(read_json(folder.config, error=ModelError))
+    config = read_config(folder)
     results = read_results(folder.evaluation) if folder.evaluation.exists() else None
     info = _model(folder, results)
     parts = parts_of(folder, config)

@@ -26,6 +26,7 @@ SCHEMA_VERSION = 2
 NETWORKS = "networks.safetensors"
 TRAINING = "training.safetensors"
 STATE = "state.json"
+DURING = 2  # how many of the newest stay during a training, where nothing else is asked for
 _POSITION = TypeAdapter(Position)
 NAME = re.compile(r"step-(\d{6,12})")
 
@@ -65,7 +66,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
         }
         write_json(partial / STATE, {**record, "own_sha256": _hash(record)})
     point(folder, position)
-    _drop_old(folder, keep)
+    drop_old(folder, keep)
     return path
 
 
@@ -197,8 +198,13 @@ def _with_sound_best(folder: Path, position: Position, listener: Listener) -> Po
     return position
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    """Remove all but the newest and the best of each of these, as they say themselves."""
+def drop_old(folder: Path, keep: int) -> None:
+    """Remove all but the newest and the best of each of these, as they say themselves.
+
+    Args:
+        folder: The run's checkpoints.
+        keep: How many of the newest stay.
+    """
     found = checkpoints(folder)
     stay = set(found[:keep])
     for path in found[:keep]:

@@ -15,11 +15,13 @@ from medxlate.errors import StoppedError
 from medxlate.events import Listener, Stage
 from medxlate.files import locked, remove_stale, write_json
 from medxlate.models.device import deterministic
-from medxlate.models.runs import RunFolder
+from medxlate.models.runs import RunFolder, write_config
 from medxlate.ranks import ranks
 from medxlate.tracking.tracker import Tracking, settings_of
 from medxlate.training.checkpoints import (
     checkpoint_at,
+    checkpoints,
+    drop_old,
     newest_sound,
     read_checkpoint,
 )
@@ -52,6 +54,7 @@ class TrainResult:
         best_step: The step at which it was reached.
         skipped: Steps without an update, because a loss was not finite.
         seconds: How long this call took, what is trained first included.
+        checkpoint_bytes: The size of the checkpoints that were kept.
     """
 
     run: Path
@@ -62,13 +65,14 @@ class TrainResult:
     best_step: int
     skipped: int
     seconds: float
+    checkpoint_bytes: int
 
 
 def begin(run: RunFolder, material: Material) -> None:
     """Write what a run is resumed from; the configuration last, which makes it a run."""
     used = {name: modality.fingerprint() for name, modality in material.tables.items()}
     write_json(run.split, {**material.split.to_json(), "slices": used})
-    write_json(run.config, material.config.model_dump(mode="json"))
+    write_config(run, material.config)
 
 
 @contextmanager
@@ -115,6 +119,8 @@ def run_to_end(
                 data=work.data,
                 compute=work.compute,
             )
+        if not work.config.runtime.keep_checkpoints and ranks().is_first:
+            drop_old(run.checkpoints, 1)
         ranks().wait()
     return TrainResult(
         run.path,
@@ -125,6 +131,9 @@ def run_to_end(
         position.best_step,
         position.skipped,
         round(time.monotonic() - began, 3),
+        sum(
+            file.stat().st_size for each in checkpoints(run.checkpoints) for file in each.iterdir()
+        ),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medxlate.config import RuntimeConfig
 from medxlate.parallel import memory_left
-from medxlate.training.checkpoints import write_checkpoint
+from medxlate.training.checkpoints import DURING, write_checkpoint
 from medxlate.training.snapshot import Snapshot
 
 SPARE = 2  # a copy in memory is made where this many of them fit
@@ -89,7 +89,7 @@ class Saver:
 
     def _write(self, snapshot: Snapshot) -> None:
         began = self._clock()
-        write_checkpoint(self._folder, snapshot, keep=self._runtime.keep_checkpoints)
+        write_checkpoint(self._folder, snapshot, keep=self._runtime.keep_checkpoints or DURING)
         self._took = self._clock() - began
 
     def check(self) -> None:

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medxlate.config import Config, configured, flat, parse
+from medxlate.config import Config, configured, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import MEANING, Split, read_split
-from medxlate.errors import ConfigError, ModelError, UsageError
+from medxlate.errors import ConfigError, UsageError
 from medxlate.events import Listener, Warned, silent
-from medxlate.models.runs import RunFolder, find_run, new_run
+from medxlate.models.runs import RunFolder, find_run, new_run, read_config
 from medxlate.ranks import ranks
-from medxlate.records import read_json
 from medxlate.tracking.tracker import check_trackers
 from medxlate.training.checkpoints import checkpoints
 from medxlate.training.data import make_split, open_modalities
@@ -123,7 +122,7 @@ def resume(
         StoppedError: ``stop`` asked for it.
     """
     folder = find_run(Path(run))
-    config = parse(read_json(folder.config, error=ModelError))
+    config = read_config(folder)
     runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
     config = config.model_copy(update={"runtime": runtime})
     check_trackers(runtime.trackers)
@@ -150,8 +149,10 @@ def _is_begun(run: Path, config: Config) -> bool:
     path = RunFolder(run).config
     if not ranks().tell(path.is_file()):
         return False
-    begun, given = flat(parse(read_json(path, error=ModelError))), flat(config)
+    begun, given = flat(read_config(RunFolder(run))), flat(config)
     for key, value in given.items():
+        if key == "data.folder" and Path(value).resolve() == Path(begun[key]).resolve():
+            continue
         if value != begun[key] and key not in ("runtime.device", "runtime.trackers"):
             raise ConfigError(
                 f"The run {run} was begun with {key} = {begun[key]!r}, not {value!r}.",

@@ -1,0 +1,159 @@
+"""Whether anything that identifies a patient is in a folder that is to be handed on.
+
+Every value of the raw data that ``prepare`` kept in the dataset's ``identifiers.json`` is looked
+for in every name, text, header and metadata below a folder. What is found is told by file, place
+and kind, never by the value, so that the report can be handed on too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medxlate.dataset.identifiers import Identifiers, Needles
+from medxlate.dataset.index import KEY_FILE, MODALITY_FILE
+from medxlate.errors import DataError, UsageError
+from medxlate.events import Listener, counted, silent
+from medxlate.models.runs import LATEST, dataset_of, find_run
+from medxlate.records import read_json
+from medxlate.scrub.contents import contents
+from medxlate.scrub.pieces import Unseen
+
+UNREADABLE = "cannot be looked into"
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """One place that holds an identifying value.
+
+    Attributes:
+        file: Relative to the folder. Parts that hold a value themselves are hidden; such a path
+            begins with a number, counted in the order of the paths: ``file 3: ***.txt``.
+        where: "its name", a line, a column, a text chunk...
+        kind: "a date", "an id or name", "a UID", "a path", "the key of the pseudonyms", or
+            "cannot be looked into" where the file's content is not accessible.
+    """
+
+    file: str
+    where: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class ScrubResult:
+    """What was looked for, and what was found.
+
+    Attributes:
+        found: Every place, in the order of the files' paths.
+        files: How many files were looked into.
+        values: How many identifying values were looked for.
+        too_short: How many have one character, or fewer than 4 digits, and were not looked for.
+        generic: How many say nothing about a patient ("ANONYMOUS", "TEST") and were not looked for.
+    """
+
+    found: list[Finding]
+    files: int
+    values: int
+    too_short: int
+    generic: int
+
+
+def scrub(
+    folder: Path | str, *, data: Path | str | None = None, listener: Listener = silent
+) -> ScrubResult:
+    """Look for the identifying values of a dataset in a folder.
+
+    Args:
+        folder: A run, a model folder, or any other folder or file.
+        data: The dataset folder; None: the one that the run's config.json names.
+        listener: Told of progress.
+
+    Raises:
+        UsageError: The folder does not exist, or no dataset is known.
+        DataError: The dataset has no list of identifying values.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise UsageError(f"{folder} does not exist.", "Name a run, a model or another folder.")
+    if folder.is_file() and folder.name == LATEST:
+        folder = find_run(folder).path
+    dataset = Path(data) if data is not None else _dataset_of(folder)
+    needles = Needles(_values(dataset), own_path=str(dataset.resolve()), key=_key(dataset))
+    found: list[Finding] = []
+    files = hidden = 0
+    paths = [folder] if not folder.is_dir() else [folder, *sorted(folder.rglob("*"))]
+    for path in counted(paths, "files", len(paths), listener):
+        name = path.resolve().name if path == folder else _text_of(path.relative_to(folder))
+        shown = needles.hidden(name)
+        if shown != name:
+            hidden += 1
+            kind_of_path = "folder" if path.is_dir() and not path.is_symlink() else "file"
+            shown = f"{kind_of_path} {hidden}: {shown}"
+        places: set[tuple[str, str]] = {
+            ("its name", kind) for _, kind in needles.find(name, is_name=True)
+        }
+        if path.is_symlink():
+            target = _text_of(path.readlink())
+            places |= {
+                ("where the link points", kind) for _, kind in needles.find(target, is_name=True)
+            }
+        elif path.is_file():
+            files += 1
+            places |= set(_look(path, needles))
+        found += [Finding(shown, where, kind) for where, kind in sorted(places, key=_in_order)]
+    return ScrubResult(found, files, needles.count, needles.too_short, generic=needles.generic)
+
+
+def _in_order(place: tuple[str, str]) -> tuple[str, int, str]:
+    """Return what sorts places: lines by their number."""
+    word, _, number = place[0].rpartition(" ")
+    return (word, int(number), place[1]) if number.isdigit() else (place[0], 0, place[1])
+
+
+def _look(path: Path, needles: Needles) -> Iterator[tuple[str, str]]:
+    """Yield place and kind of what is found in a file, and what of it is not looked into."""
+    for piece in contents(path, ("latin-1",) if needles.is_ascii else ("latin-1", "utf-8")):
+        where = needles.hidden(piece.where)
+        if isinstance(piece, Unseen):
+            yield f"{where}: {piece.why}", UNREADABLE
+            continue
+        for line, kind in needles.find(
+            piece.text, long_only=piece.long_only, is_name=piece.is_name
+        ):
+            if piece.line is None:
+                yield where, kind
+            else:
+                yield f"{where.removesuffix('content')}line {piece.line + line}", kind
+
+
+def _dataset_of(folder: Path) -> Path:
+    """Return the dataset that a run, or the run above a model folder, was trained on."""
+    for place in (folder, folder.absolute().parent):
+        if (place / "config.json").is_file():
+            config: Any = read_json(place / "config.json", error=DataError)
+            try:
+                return dataset_of(place, config["data"]["folder"])
+            except (KeyError, TypeError):
+                break
+    raise UsageError(
+        f"{folder} does not say from which dataset it was made.", "Name it with --data."
+    )
+
+
+def _values(dataset: Path) -> set[str]:
+    modalities = sorted(path.parent for path in dataset.glob(f"*/{MODALITY_FILE}"))
+    if not modalities:
+        raise DataError(f"{dataset} holds no prepared modality.", "Name the dataset with --data.")
+    return {value for folder in modalities for value in Identifiers.load(folder).values}
+
+
+def _key(dataset: Path) -> str:
+    path = dataset / KEY_FILE
+    return path.read_text(encoding="ascii", errors="replace").strip() if path.is_file() else ""
+
+
+def _text_of(path: Path) -> str:
+    """Return a path as text, also one whose bytes are not UTF-8."""
+    return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

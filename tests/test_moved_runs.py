@@ -1,0 +1,135 @@
+"""Runs that are used from another working directory, moved with their data, and shared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import tiny
+from medxlate.errors import ModelError
+from medxlate.events import Event, Warned
+from medxlate.models.runs import RunFolder, dataset_of, find_model, find_run, read_config
+from medxlate.training.train import train
+
+MEDXLATE = (sys.executable, "-m", "medxlate")
+
+
+def call(words: Sequence[object], cwd: Path, umask: int = 0o022) -> str:
+    """Run medxlate as a process of its own, in a working directory."""
+    done = subprocess.run(
+        [*MEDXLATE, *map(str, words)],
+        cwd=cwd,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``data`` and a run in ``runs``, trained with the relative folder ``data``."""
+    root = tmp_path_factory.mktemp("project")
+    tiny.write_dataset(root)
+    config = tiny.debug_config(Path("data"), optimizer={"epochs": 1, "batch_size": 4})
+    old = Path.cwd()
+    os.chdir(root)
+    try:
+        train(config, runs="runs", name="first")
+    finally:
+        os.chdir(old)
+    return root
+
+
+def test_a_run_is_used_from_another_folder_and_where_it_was_moved(
+    project: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(project, moved)
+    away = tmp_path / "away"
+    away.mkdir()
+    run = moved / "runs" / "first"
+    call(["evaluate", "--run", run, "--metric", "mse"], away)
+    call(["translate", moved / "raw" / "mri", "--out", "out", "--model", run], away)
+    call(["report", run], away)
+    call(["train", "--resume", "--runs", moved / "runs", "--name", "first"], away)
+    assert str(project) not in (run / "config.json").read_text()
+    assert json.loads((run / "config.json").read_text())["data"]["folder"] == "../../data"
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_run_of_an_older_version_opens(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
+) -> None:
+    """Its folder is relative to where it was trained."""
+    run = tmp_path / "elsewhere" / "runs" / "first"
+    shutil.copytree(project / "runs" / "first", run)
+    values = json.loads((run / "config.json").read_text())
+    values["data"]["folder"] = "data"
+    (run / "config.json").write_text(json.dumps(values))
+    if inside:
+        monkeypatch.chdir(project)
+        there = project / "data"
+    else:
+        there = tmp_path / "elsewhere" / "data"
+        there.mkdir()
+        monkeypatch.chdir("/")
+    assert Path(read_config(RunFolder(run)).data.folder).resolve() == there.resolve()
+    assert dataset_of(run, str(there)) == there
+
+
+def test_files_follow_the_umask(project: Path, tmp_path: Path) -> None:
+    run, raw = project / "runs" / "first", project / "raw"
+    call(["translate", raw / "mri", "--out", "out", "--model", run], tmp_path)
+    call(["predict", raw / "ct", "--out", "p.csv", "--model", run], tmp_path)
+    paths = [*(project / "runs").rglob("*"), *(tmp_path / "out").rglob("*"), tmp_path / "p.csv"]
+    assert len(paths) > 20
+    wrong = {path: oct(mode(path)) for path in paths if mode(path) != usual(path)}
+    assert not wrong
+    call(["translate", raw / "mri", "--out", "shared", "--model", run], tmp_path, 0o002)
+    assert {mode(path) for path in (tmp_path / "shared").rglob("*.png")} == {0o664}
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def usual(path: Path) -> int:
+    """Where the umask is 022."""
+    return 0o755 if path.is_dir() else 0o644
+
+
+def test_latest_is_the_newest_run_that_can_do_what_is_asked(project: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    kinds = {
+        "a": {"translators": {"mri": {}}, "predictor": {"head": 1}},
+        "b": {"translators": {}, "predictor": {"head": 1}},
+        "c": None,
+    }
+    for age, (name, model) in enumerate(kinds.items()):
+        (runs / name / "model").mkdir(parents=True)
+        (runs / name / "config.json").write_text("{}")
+        os.utime(runs / name / "config.json", (age, age))
+        if model is not None:
+            (runs / name / "model" / "model.json").write_text(json.dumps(model))
+    latest = runs / "latest"
+    latest.write_text("c\n")
+    said: list[Event] = []
+    assert find_run(latest).path.name == "c"
+    assert find_model(latest, "a model", said.append).parent.name == "b"
+    assert find_model(latest, "a predictor", said.append).parent.name == "b"
+    assert find_model(latest, "a translator", said.append).parent.name == "a"
+    assert [isinstance(each, Warned) and str(runs) in each.text for each in said] == [True] * 3
+    with pytest.raises(ModelError, match="did not end"):
+        find_model(runs / "c", "a translator")
