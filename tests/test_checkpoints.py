@@ -129,7 +129,7 @@ def test_what_is_kept_are_the_newest_and_the_best(data: Path, tmp_path: Path, wh
     sections = {**SECTIONS, "runtime": {**SECTIONS["runtime"], "keep_checkpoints": 2}}
     result = train(tiny.debug_config(data, **sections), runs=tmp_path)
     assert set(names(result.run)) == {"best", "last", "step-000010", "step-000012", best}
-    kept = [path for path in (result.run / "checkpoints").glob("step-*/*")]
+    kept = list((result.run / "checkpoints").glob("step-*/*"))
     assert result.checkpoint_bytes == sum(path.stat().st_size for path in kept)
 
 

@@ -696,7 +696,9 @@ def test_pseudonym_is_hmac_sha256() -> None:
     ],
 )
 def test_clean_path(path: str, cleaned: str) -> None:
-    identifiers = frozenset({"TCGA-17-Z059", "Doe^Jonathan", "19860816", "Müller", "001", "Wu", "CT", ""})
+    identifiers = frozenset(
+        {"TCGA-17-Z059", "Doe^Jonathan", "19860816", "Müller", "001", "Wu", "CT", ""}
+    )
     assert clean_path(path, identifiers, "P", "pseudonymise") == cleaned
     assert clean_path(path, identifiers, "P", "keep") == path
     assert clean_path(path, identifiers, "x1", "remove") == cleaned.replace("P", "x1")
