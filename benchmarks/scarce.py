@@ -16,7 +16,7 @@ The error is the mean squared error per patient: of the mean prediction over the
 or, where their labels differ, the mean over the labels. The share of the oracle's gain is
 (target-only - method) / (target-only - oracle), where the oracle learns from the source patients'
 true target images; its interval is a bootstrap over seeds, trainings and patients. One training
-of a predictor says little (``--trainings``): another seed moves its error by 10 to 20. No share
+of a predictor says little (``--trainings``): another seed moves its error by 10 to 40. No share
 is given where the oracle gains nothing for sure.
 
 Translations are compared with the truth of held-out patients: mean absolute error and SSIM within
