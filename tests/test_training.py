@@ -188,7 +188,7 @@ def test_losses_are_means_over_the_steps_since_the_last_entry(
             assert value == pytest.approx(mean, rel=1e-5), name
 
 
-# What is handed on
+# What is shared
 
 
 def test_the_model_folder_tells_nothing_of_patients(data: Path, trained: Trained):

@@ -70,7 +70,7 @@ def _root(
 
     The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
     **evaluate**. **compare** trains every method on the same splits and says what helps; **plan**
-    says before what that will cost. **scrub** looks for patients' data in what is handed on.
+    says before what that will cost. **scrub** looks for patients' data in what is shared.
     **import** takes over a generator that other code trained, **export** writes ONNX or a folder
     for model hubs. **demo** does all of it on generated images.
 

@@ -71,7 +71,7 @@ def evaluate(
     precision: Precision = "auto",
     json: Json = False,
 ) -> None:
-    """Measure a run on its test patients, with the doubt of each figure, and audit its translators.
+    """Measure a run on its test patients, each figure with an interval, and audit its translators.
 
     Translated images are judged by a small predictor of real images alone, trained once and kept
     in the run's judge/. Figures by its features are called fid[predictor]...: another scale, not

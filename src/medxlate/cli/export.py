@@ -39,7 +39,7 @@ def export(
 
     `medxlate export onnx runs/latest --out onnx`
 
-    `medxlate export hub runs/latest --out handed-on --license cc-by-nc-4.0`
+    `medxlate export hub runs/latest --out shared --license cc-by-nc-4.0`
 
     **onnx**: generators and predictor, each compared with torch in onnxruntime, and onnx.json,
     which says how images are read. Needs `pip install 'medxlate[onnx]'`. **hub**: model card,

@@ -67,7 +67,7 @@ def fetch(
         if check is not None:
             found = [pretrained.check(check, pretrained.REGISTRY)]
         else:
-            for name in names or []:  # a name that does not exist is told before any download
+            for name in names or []:  # an unknown name is an error before any download
                 pretrained.find(name, pretrained.REGISTRY)
             found = [
                 pretrained.fetch(

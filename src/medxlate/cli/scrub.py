@@ -31,7 +31,7 @@ def scrub(
 
     `medxlate scrub --check runs/mri-to-ct-001`
 
-    `medxlate scrub --check handed-on --data data`
+    `medxlate scrub --check shared --data data`
     """
     from medxlate.cli.console import reporting
 

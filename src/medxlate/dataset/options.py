@@ -1,4 +1,4 @@
-"""What ``prepare`` is told about a folder of images."""
+"""What the caller of ``prepare`` says about a folder of images."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@
     predictions.parquet    a row a test image: slice_id, patient, volume, label, prediction...
     examples/<source>/     translated test images; see ``Example``
 
-Pseudonyms and images are in it, so it is not handed on; ``evaluation.json`` alone holds neither.
+Pseudonyms and images are in it, so it is not shared; ``evaluation.json`` alone holds neither.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The model card, after Mitchell et al. 2019 ("Model Cards for Model Reporting", section 4).
 
-It is handed on with the weights, so nothing of a patient is in it: neither dates, paths nor ids.
+It is shared with the weights, so nothing of a patient is in it: neither dates, paths nor ids.
 """
 
 from __future__ import annotations

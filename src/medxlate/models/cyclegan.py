@@ -2,7 +2,7 @@
 
 Its ResnetGenerator (``--netG resnet_9blocks`` or ``resnet_6blocks``, ``--norm instance``) has the
 layers of ours in the same places of one nn.Sequential called ``model``: the number in
-``model.4.weight`` is that in ``layers.4.weight`` here. What differs is told at each function.
+``model.4.weight`` is that in ``layers.4.weight`` here. Each function says what differs.
 """
 
 from __future__ import annotations

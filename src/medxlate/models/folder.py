@@ -1,4 +1,4 @@
-"""The model folder: what one hands on. Safetensors and JSON, no pickle, nobody's identity."""
+"""The model folder: what one shares. Safetensors and JSON, no pickle, nobody's identity."""
 
 from __future__ import annotations
 

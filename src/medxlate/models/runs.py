@@ -54,7 +54,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """What one hands on."""
+        """What one shares."""
         return self.path / "model"
 
     @property

@@ -38,7 +38,7 @@ class Parts:
 def parts_of(run: RunFolder, config: Config) -> Parts:
     """Count who is in which part, and look anew for units and duplicates on two sides.
 
-    Where the dataset is elsewhere or has changed, split.json alone is told.
+    Where the dataset is elsewhere or has changed, only split.json is read.
 
     Args:
         run: The run.

@@ -1,8 +1,8 @@
-"""Whether anything that identifies a patient is in a folder that is to be handed on.
+"""Whether anything that identifies a patient is in a folder that is to be shared.
 
 Every value of the raw data that ``prepare`` kept in the dataset's ``identifiers.json`` is looked
-for in every name, text, header and metadata below a folder. What is found is told by file, place
-and kind, never by the value, so that the report can be handed on too.
+for in every name, text, header and metadata below a folder. Findings are reported by file, place
+and kind, never by the value, so that the report can be shared too.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ Values = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a process is told to do.
+    """What a process has to do.
 
     Attributes:
         folder: The study folder, absolute: a cluster's worker begins elsewhere.

@@ -1,4 +1,4 @@
-"""From a finished run to the model folder that one hands on."""
+"""From a finished run to the model folder that one shares."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ MEMORISATION = Rule(
     f"Fires where at least {SHARE:.0%} of the patients have most of their translated images nearer "
     f"to a real training image than {NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of real "
     f"images of other patients, and a binomial test gives less than {CHANCE:.0%}.",
-    "Look at the examples beside their nearest training image. Do not hand on translated images of "
+    "Look at the examples beside their nearest training image. Do not share translated images of "
     "this model; train on more target patients or for fewer epochs.",
     SHARE,
 )
