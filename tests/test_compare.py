@@ -343,7 +343,7 @@ def test_the_policy_is_told_beside_the_numbers(data: Path, tmp_path: Path, polic
     for path in places:
         text = flat(path.read_text())
         assert ("measure something else than new patients" in text) == (policy == "image")
-        assert ("the figures hold for new patients" in text) == (policy == "patient")
+        assert ("The figures hold for new patients" in text) == (policy == "patient")
     assert bool(sides["train"] & sides["test"]) == bool(told) == (policy == "image")
 
 

@@ -730,6 +730,7 @@ def long_config(root: Path, method: str) -> Any:
         method=method,
         optimizer={"epochs": 2, "steps_per_epoch": 2, "batch_size": 3, "buffer_size": 4},
         model=SMALLEST,
+        runtime={"keep_checkpoints": 2},
     )
 
 
