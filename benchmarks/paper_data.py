@@ -1,6 +1,6 @@
 """Label tables for the studies on the paper's MRI and CT in docs/results.md.
 
-    python benchmarks/paper_data.py kaggle_3m lgg-tumour.csv ct-ich tables
+    python -m benchmarks.paper_data kaggle_3m lgg-tumour.csv ct-ich tables
 
 Brain slices of adults, by their height among the slices that the patient has, from 0 (lowest) to
 100. MRI: T1 and FLAIR of the LGG set as pictures of one modality (``tables/mri/*.png``,
@@ -50,19 +50,16 @@ def mri(kaggle: Path, out: Path) -> pd.DataFrame:
 def ct(folder: Path) -> pd.DataFrame:
     """Return file, patient, age, sex of each brain slice of an adult."""
     people = pd.read_csv(folder / "patient_demographics.csv").dropna(subset=["Patient Number"])
-    age = next(name for name in people if name.startswith("Age"))
+    ages = people[next(name for name in people if name.startswith("Age"))]
     rows = []
-    for person in people.itertuples(index=False):
-        number = f"{int(person[0]):03d}"
-        years = float(people.loc[people["Patient Number"] == person[0], age].iloc[0])
-        files = sorted(
-            (folder / "Patients_CT" / number / "brain").glob("*.jpg"), key=lambda p: int(p.stem)
-        )
-        files = [path for path in files if path.stem.isdigit()]
-        heights = np.linspace(0, 100, len(files)) if files else np.empty(0)
-        kept = [f for f, h in zip(files, heights, strict=True) if CT_LEVELS[0] <= h <= CT_LEVELS[1]]
-        sex = str(person.Gender).lower()
-        rows += [(f.relative_to(folder).as_posix(), number, years, sex) for f in kept]
+    for patient, years, sex in zip(people["Patient Number"], ages, people["Gender"], strict=True):
+        number = f"{int(patient):03d}"
+        brain = (folder / "Patients_CT" / number / "brain").glob("*.jpg")
+        files = sorted((p for p in brain if p.stem.isdigit()), key=lambda p: int(p.stem))
+        for file, height in zip(files, np.linspace(0, 100, len(files)), strict=True):
+            if CT_LEVELS[0] <= height <= CT_LEVELS[1]:
+                name = file.relative_to(folder).as_posix()
+                rows.append((name, number, float(years), str(sex).lower()))
     frame = pd.DataFrame(rows, columns=["file", "patient", "age", "sex"])
     return frame[frame["age"] >= ADULT]
 
