@@ -368,9 +368,9 @@ def table(begun: Path) -> pd.DataFrame:
         (lambda t: t.drop(columns="repeat"), ["no column 'repeat'"]),
         (lambda t: t.drop(columns="slice_id"), ["no column 'slice_id'"]),
         (lambda t: t.drop(columns="prediction"), ["no column 'prediction'"]),
-        (lambda t: t.assign(prediction=np.nan), ["no number"]),
-        (lambda t: t.assign(prediction="inf"), ["no number"]),
-        (lambda t: t.assign(prediction=["old", *t["prediction"][1:]]), ["no number"]),
+        (lambda t: t.assign(prediction=np.nan), ["not a number"]),
+        (lambda t: t.assign(prediction="inf"), ["not a number"]),
+        (lambda t: t.assign(prediction=["old", *t["prediction"][1:]]), ["not a number"]),
         (lambda t: pd.concat([t, t[:1]]), ["twice"]),
         (lambda t: t.iloc[:0], ["no prediction for 4 of 4"]),
     ],
@@ -421,7 +421,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
     refused(DataError, *words, out=out, predictions=[path])
     shares = own[["repeat", "slice_id", "p(middle)", "p(old)", "p(young)"]]
     shares.assign(**{"p(old)": np.nan}).to_csv(path, index=False)
-    refused(DataError, "no number", out=out, predictions=[path])
+    refused(DataError, "not a number", out=out, predictions=[path])
     shares.drop(columns="p(old)").to_csv(path, index=False)
     refused(DataError, "no column 'prediction'", out=out, predictions=[path])
 

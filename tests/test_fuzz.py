@@ -260,8 +260,8 @@ def test_a_small_png_that_claims_many_pixels(tmp_path: Path) -> None:
     [
         ("[" * 100_000, "nested too deeply"),
         ("9" * 5000, "digits"),
-        ('{"a": NaN}', "NaN is no number"),
-        ('{"a": Infinity}', "Infinity is no number"),
+        ('{"a": NaN}', "NaN is not a number"),
+        ('{"a": Infinity}', "Infinity is not a number"),
         ("\ufeff{}", "BOM"),
     ],
 )

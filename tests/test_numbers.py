@@ -218,7 +218,7 @@ def test_of_several_models_the_widest_range_counts(tmp_path: Path):
     ],
 )
 def test_what_only_python_takes_for_a_number_is_refused(text: str):
-    with pytest.raises(DataError, match="is no number: "):
+    with pytest.raises(DataError, match="is not a number: "):
         parse_label(text, kind="regression")
 
 

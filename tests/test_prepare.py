@@ -193,7 +193,7 @@ SPOILED = [
     (spoil_row, r"has no row in column .*: 'a\.png'"),
     (spoil_contradiction, r"contradict each other: 2 rows for 'a\.png'"),
     (spoil_missing_age, "label is missing"),
-    (spoil_age, "is no number: 'about 60'"),
+    (spoil_age, "is not a number: 'about 60'"),
     (spoil_patient, "patient is unknown"),
 ]
 

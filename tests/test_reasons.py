@@ -13,7 +13,7 @@ from medxlate.errors import DataError
 from preparing import run, write_table
 
 ROW = "tables/labels.csv has no row in column 'patient': '13.jpg'."
-SEX = "the label is no number: 'male'"
+SEX = "the label is not a number: 'male'"
 CLASSES = "For classes, add --task classification."
 RECIPE = "the recipe 'ct' needs Hounsfield units, and the image has none Use --recipe mr"
 
@@ -22,10 +22,10 @@ def test_reasons_are_counted_whatever_file_and_number_they_name():
     failed = {
         "0.png": ROW,
         "1.png": SEX,
-        "2.png": "the label is no number: 'female'",
+        "2.png": "the label is not a number: 'female'",
         "3.png": "all pixels are 7",
         "4.png": "all pixels are 9.5",
-        "5.png": "the label is no number: 'x'",
+        "5.png": "the label is not a number: 'x'",
     }
     assert by_reason(failed) == [["1.png", "2.png", "5.png"], ["3.png", "4.png"], ["0.png"]]
     assert in_words(failed) == (
@@ -68,8 +68,8 @@ def test_prepare_names_what_keeps_most_images_out(tmp_path: Path, listed: int):
     with pytest.raises(DataError) as caught:
         run(raw, tmp_path / "data")
     said = caught.value.message
-    assert re.search(rf"{listed} files, such as 1\.png: the label is no number: 'male'", said)
+    assert re.search(rf"{listed} files, such as 1\.png: the label is not a number: 'male'", said)
     assert f"{6 - listed} file" in said
     assert "has no row" in said
-    assert (said.index("no number") < said.index("no row")) == (listed > 3)
+    assert (said.index("not a number") < said.index("no row")) == (listed > 3)
     assert caught.value.hint == CLASSES

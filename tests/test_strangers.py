@@ -105,7 +105,7 @@ def test_no_class_label_or_column_commands_the_terminal(tmp_path: Path):
     wrong = call(*words, "--label", f"age{HOSTILE}", "--overwrite")
     assert wrong.exit_code == 1
     assert is_plain(wrong.output)
-    assert "no number" in wrong.output
+    assert "not a number" in wrong.output
 
 
 @pytest.mark.parametrize("name", ["d[/x]ata", "[bold]", "[link=x]y", ":bomb:", "[[/]]", "a[red]"])

@@ -225,7 +225,7 @@ def test_numbers_and_dicom_ages_become_years(text, value):
 
 def test_a_decimal_comma_is_read_only_where_semicolons_separate():
     assert parse_label("67,5", kind="regression", decimal_comma=True) == 67.5
-    with pytest.raises(DataError, match="is no number: '67,5'"):
+    with pytest.raises(DataError, match="is not a number: '67,5'"):
         parse_label("67,5", kind="regression")
 
 
@@ -238,7 +238,7 @@ def test_a_missing_label_is_called_missing(text, kind):
 
 @pytest.mark.parametrize("text", ["old", "60 years", "060X", "inf", "-inf"])
 def test_what_is_no_number_is_named(text):
-    with pytest.raises(DataError, match=f"is no number: '{text}'"):
+    with pytest.raises(DataError, match=f"is not a number: '{text}'"):
         parse_label(text, kind="regression")
 
 

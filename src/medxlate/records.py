@@ -62,7 +62,7 @@ def read_object(
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def is_plain(name: str) -> bool:

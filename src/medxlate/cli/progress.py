@@ -1,4 +1,4 @@
-"""How fast a task goes, and the plain lines that say so where there is no terminal."""
+"""How fast a task goes, and the plain lines that say so where there is not a terminal."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def parse_label(
     else:
         plain = text.replace(",", ".") if decimal_comma else text
         if NUMBER.fullmatch(plain) is None or not math.isfinite(float(plain)):
-            raise DataError(f"the label is no number: '{text}'")
+            raise DataError(f"the label is not a number: '{text}'")
         value = float(plain)
     if age_in is not None and value < 0:
         raise DataError(f"the label is a negative age: '{text}'")

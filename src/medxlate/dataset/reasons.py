@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 MOST = 3  # reasons that a message names
 NO_ROW = "has no row in column"
-NO_NUMBER = "the label is no number"
+NO_NUMBER = "the label is not a number"
 # By what stands in a reason, the most telling first. That a table lists fewer files than there are
 # may be meant, so that it is the last to be mended.
 _HINTS = {

@@ -241,7 +241,7 @@ def _difference(network: nn.Module, path: Path, images: Tensor) -> float:
 
 
 def _check(name: str, parity: Parity, tolerance: float) -> None:
-    """Raise ModelError where outputs differ too much; also where one is no number."""
+    """Raise ModelError where outputs differ too much; also where one is not a number."""
     worst = max(parity.random, parity.real or 0.0)
     if not worst <= tolerance:
         raise ModelError(

@@ -50,7 +50,7 @@ def is_known(start: bytes) -> bool:
 
 
 def binary(source: Source) -> Iterator[Piece | Unseen]:
-    """Yield what a source holds that is no text: its words by its kind, then all of its bytes."""
+    """Yield what a source holds that is not text: its words by its kind, then all of its bytes."""
     start, suffix = source.start, source.name[source.name.rfind(".") :].lower()
     content = source.place("content")
     if suffix == ".safetensors":

@@ -100,7 +100,7 @@ def encoded(text: str) -> Iterator[Encoded]:
 
 
 def without_encoded(text: str) -> str:
-    """Return a text in which nothing is left of long base64 but its lines: it is no words."""
+    """Return a text in which nothing is left of long base64 but its lines: it holds no words."""
     return _BARE.sub(_lines_of_long, _DECLARED.sub(_lines, text))
 
 

@@ -166,7 +166,7 @@ def _finite(path: Path, columns: pd.DataFrame) -> np.ndarray[Any, Any]:
     numbers = columns.apply(pd.to_numeric, errors="coerce")
     values: np.ndarray[Any, Any] = numbers.to_numpy(dtype=np.float64, copy=True)
     if not np.isfinite(values).all():
-        raise DataError(f"{path} holds a prediction that is no number.")
+        raise DataError(f"{path} holds a prediction that is not a number.")
     return values
 
 
