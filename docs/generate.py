@@ -32,6 +32,7 @@ from medxlate.evaluation.results import (
 )
 from medxlate.images.recipes import Recipe
 from medxlate.models.calibration import Calibration
+from medxlate.models.greys import Greys
 from medxlate.models.head import Head
 from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.study.study import Study
@@ -100,6 +101,7 @@ RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
     "dataset.json": (DatasetInfo, ModalityInfo, Recipe, Task),
     "model.json": (
         ModelInfo,
+        Greys,
         TranslatorInfo,
         PredictorInfo,
         Head,

@@ -323,6 +323,7 @@ REFUSED: list[tuple[str, Write, str]] = [
     ("a.mha", lambda p: truncate(packed(p)), "truncated"),
     ("a.png", lambda p: truncate(save_raster(p, noise(40, 40))), "damaged"),
     ("a.jpg", lambda p: truncate(save_raster(p, noise(40, 40))), "damaged"),
+    ("a.webp", lambda p: truncate(save_raster(p, noise(40, 40), "WEBP")), "damaged"),
     ("tail.jpg", lambda p: truncate(save_raster(p, noise(40, 40)), 0.97), "damaged"),
     ("a.tif", lambda p: truncate(save_tiff(p, noise(40, 40, dtype=np.uint16))), "damaged"),
     ("float.tif", lambda p: truncate(save_tiff(p, F32)), "damaged"),

@@ -57,7 +57,7 @@ def test_prepare_prints_what_the_dataset_holds(inside: Path, tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     assert "50.5 to 83.5 years" in text(result)
     assert "24 images" in text(result)
-    assert re.search(r"read │ 24 │ .*used: images of 24 scans of 12 patients │ 24 │", text(result))
+    assert re.search(r"read │ 24 │ .*used: images of 12 patients │ 24 │", text(result))
     again = call(*words, "--patient-column", "patient")
     assert again.exit_code == 0, again.output
     assert "nothing to do" in text(again)

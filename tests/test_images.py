@@ -52,7 +52,8 @@ def ramp(height: int, width: int) -> Array:
 def test_images_are_found_by_content_below_the_root(tmp_path):
     save_raster(tmp_path / "b" / "deep" / "one.png", noise(9, 9))
     save_raster(tmp_path / "a.JPG", noise(9, 9), "JPEG")
-    save_tiff(tmp_path / "c.tif", noise(9, 9))
+    save_raster(tmp_path / "c.webp", noise(9, 9), "WEBP")
+    save_tiff(tmp_path / "d.tif", noise(9, 9))
     save_dicom(tmp_path / "b" / "IM0001", noise(9, 9, dtype=np.int16))
     save_raster(tmp_path / ".hidden" / "x.png", noise(9, 9))
     save_raster(tmp_path / ".hidden.png", noise(9, 9))
@@ -62,7 +63,8 @@ def test_images_are_found_by_content_below_the_root(tmp_path):
         ("a.JPG", "jpeg"),
         ("b/IM0001", "dicom"),
         ("b/deep/one.png", "png"),
-        ("c.tif", "tiff"),
+        ("c.webp", "webp"),
+        ("d.tif", "tiff"),
     ]
     assert not any(image.suffix_lies for image in search.images)
     assert search.not_images == {}

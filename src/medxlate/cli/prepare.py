@@ -107,6 +107,14 @@ def prepare(
         str, typer.Option("--plane", help="How volumes are cut: axial, coronal or sagittal.")
     ] = "axial",
     volume: Volume = None,
+    volume_from: Annotated[
+        str | None,
+        typer.Option(
+            "--volume-from",
+            help="Pictures that are slices of one volume: folder (those in one folder), folder:N "
+            "or regex:PATTERN.",
+        ),
+    ] = None,
     dicom_modality: DicomModality = "",
     force: Force = False,
     include: Annotated[
@@ -177,6 +185,7 @@ def prepare(
                 n4=n4,
                 plane=chosen,
                 volume=volume,
+                volume_from=volume_from,
                 dicom_modality=dicom_modality or None,
                 force=force,
                 include=tuple(include or ()),
@@ -232,10 +241,12 @@ def outcome_table(result: PrepareResult) -> Table:
     from medxlate.cli.console import table
 
     used, what = ("would be used", "files") if result.state == "planned" else ("used", "images")
+    alone = result.scans == result.images  # each its own: no series, no volume
+    scans = "" if alone else f"{result.scans} scans of "
     rows = [
         ["read", str(result.files)],
         [
-            f"{used}: {what} of {result.scans} scans of {result.patients} patients",
+            f"{used}: {what} of {scans}{result.patients} patients",
             str(result.images),
         ],
     ]

@@ -110,6 +110,7 @@ def translate(
                 "slices": result.slices,
                 "failed": result.failed,
                 "left_out": result.left_out,
+                "notes": list(result.notes),
                 "seconds": result.seconds,
             },
             f"{result.slices} synthetic slices in {result.files} files in {result.out} "

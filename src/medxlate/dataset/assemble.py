@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,22 +47,29 @@ def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> A
     dtype = np.uint8 if plan.recipe.bits == 8 else np.uint16
     rows: list[dict[str, Any]] = []
     limits: list[Limits] = []
+    series: dict[str, int] = {}  # the number of each series, volume or single image
     skipped: dict[str, str] = {}
     notes: dict[str, str] = {}
     with ShardWriter(folder / "shards", size=size, dtype=dtype) as shards:
-        for task in tasks:
+        for index, task in enumerate(tasks):
             part, pixels = load_part(task)
             skipped |= part.skipped
             before = len(rows)
+            name, place = task.scan.name, plan.places.get(task.scan.name)
+            volume = f"scan {index}" if place is None else f"volume {place.volume}"
             for slice_, content in zip(part.slices, pixels, strict=True):
                 annotation = _annotation(plan, task, slice_.file)
                 if annotation is not None:
-                    place = shards.append(content)
-                    rows.append(_row(len(rows), len(limits), place, slice_, annotation))
+                    within = {
+                        "series": series.setdefault(volume, len(series)),
+                        "position": slice_.number if place is None else place.position,
+                    }
+                    stored = shards.append(content)
+                    rows.append(_row(len(rows), stored, slice_, annotation, within))
             if len(rows) > before and part.limits is not None:
                 limits.append(part.limits)
                 if part.notes:
-                    notes[task.scan.name] = "; ".join(part.notes)
+                    notes[name] = "; ".join(part.notes)
     table = pd.DataFrame(rows)
     if table.empty:
         return Assembled(table, None, skipped, notes)
@@ -71,20 +78,19 @@ def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> A
 
 def _row(
     number: int,
-    series: int,
-    place: tuple[int, int],
+    stored: tuple[int, int],
     slice_: PartSlice,
     annotation: Annotation,
+    within: Mapping[str, int],
 ) -> dict[str, Any]:
     return {
         "slice_id": f"{number:06d}",
-        "shard": place[0],
-        "row": place[1],
+        "shard": stored[0],
+        "row": stored[1],
         "patient": annotation.patient,
         "label": annotation.label,
         "file": slice_.file,
-        "series": series,
-        "position": slice_.number,
+        **within,
         "height": slice_.height,
         "width": slice_.width,
         "pixel_hash": slice_.pixel_hash,

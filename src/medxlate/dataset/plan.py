@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
 from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
+from medxlate.dataset.volumes import Place, picture_volumes
 from medxlate.errors import DataError, UsageError
 from medxlate.events import Listener, Progress
 from medxlate.files import sha256
@@ -41,6 +42,7 @@ class Plan:
         annotations: Label and patient by the relative path of a file.
         recipe: How the scans are read.
         found: What the search came to; its ``skipped`` lists also files without label or patient.
+        places: Volume and position of pictures that are slices, by relative path.
         where: By what they were selected.
     """
 
@@ -48,7 +50,14 @@ class Plan:
     annotations: Mapping[str, Annotation]
     recipe: Recipe
     found: Scans
+    places: Mapping[str, Place] = field(default_factory=dict)
     where: tuple[str, ...] = ()
+
+    @property
+    def series(self) -> int:
+        """How many series, volumes and single images the scans come to."""
+        volumes = {self.places[s.name].volume for s in self.scans if s.name in self.places}
+        return len(volumes) + sum(scan.name not in self.places for scan in self.scans)
 
 
 def make_plan(
@@ -89,14 +98,16 @@ def make_plan(
             annotations[file.relative] = annotation
             if annotation.note:
                 add_note(found.notes, file.relative, annotation.note)
+    same = normal_id if options.as_spelled else fold
+    places = picture_volumes(options.volume_from, found.scans, annotations, same)
     if options.patient != "file":
-        _leave_out_mixed(found, annotations, normal_id if options.as_spelled else fold)
+        _leave_out_mixed(found, annotations, same)
     annotations = _select(annotations, options, found)
     scans = [
         scan for scan in found.scans if any(file.relative in annotations for file in scan.files)
     ]
     recipe = _recipe(found.scans, modality, options)
-    return Plan(tuple(scans), annotations, recipe, found, options.where)
+    return Plan(tuple(scans), annotations, recipe, found, places, options.where)
 
 
 def _leave_out_mixed(
@@ -171,11 +182,8 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that the result depends on, as JSON can hold them."""
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
-    for name in (
-        "where",
-        "force",
-        "distinct_ids",
-    ):  # what was prepared without them stays what it was
+    # What was prepared without them stays what it was.
+    for name in ("where", "force", "distinct_ids", "volume_from"):
         if not values[name]:
             del values[name]
     return values
@@ -226,6 +234,7 @@ def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
     for option, value, formats in (
         ("--channel", options.channel, RASTER_FORMATS),
         ("--volume", options.volume, VOLUME_FORMATS),
+        ("--volume-from", options.volume_from, RASTER_FORMATS),
     ):
         if value is not None and scans and not any(scan.format in formats for scan in scans):
             kinds = ", ".join(sorted(formats))

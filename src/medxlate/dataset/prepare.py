@@ -71,7 +71,7 @@ def prepare(
     is done.
 
     Args:
-        raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG and TIFF.
+        raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, WebP, TIFF.
         modality: What to call it: ct, mri, pet, xray...
         data: The dataset folder; further modalities are added to the same one.
         options: Labels, patients, intensities.
@@ -182,7 +182,7 @@ def _planned(
         "planned",
         files=plan.found.files,
         images=len(plan.annotations),
-        scans=len(plan.scans),
+        scans=plan.series,
         patients=len(set(named.patients)),
         skipped=dict(sorted(plan.found.skipped.items())),
         left_out=plan.found.left_out,

@@ -47,6 +47,7 @@ def lgg_mri(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions
         label=options.label or "age_at_initial_pathologic",
         patient=options.patient or r"regex:(TCGA_\w\w_\w{4})_\d+_\d+\.tif$",
         patient_column=options.patient_column or "Patient",
+        volume_from=options.volume_from or "folder",
         channel=1 if options.channel is None else options.channel,
         recipe="as-is" if options.recipe == "auto" else options.recipe,
         include=include,
@@ -93,6 +94,7 @@ def ct_ich(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
         options,
         patient=options.patient or r"regex:(?:^|/)0*(\d+)/(?:brain|bone)/[^/]+$",
         recipe="as-is" if options.recipe == "auto" else options.recipe,
+        volume_from=options.volume_from or "folder",
         include=options.include or (below + "*/brain/*.jpg",),
         exclude=(*options.exclude, "*_HGE_Seg.jpg"),
     )

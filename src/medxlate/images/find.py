@@ -22,6 +22,7 @@ SUFFIXES: dict[str, Format] = {
     ".png": "png",
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
+    ".webp": "webp",
     ".tif": "tiff",
     ".tiff": "tiff",
     ".dcm": "dicom",
@@ -78,6 +79,8 @@ def sniff(path: Path) -> Format | None:
         return "png"
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "webp"
     if head[:4] in (b"II*\0", b"MM\0*"):
         return "tiff"
     if volume := sniff_volume(path, head):
@@ -151,7 +154,8 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
         found = f"{total} other files" if total else "nothing"
         found += f" and {excluded} excluded" if excluded else ""
         raise ImageError(
-            f"{root} holds no PNG, JPEG, TIFF, DICOM, NIfTI, NRRD or MetaImage ({found} found).",
+            f"{root} holds no PNG, JPEG, WebP, TIFF, DICOM, NIfTI, NRRD or MetaImage "
+            f"({found} found).",
             "Check the path; files are recognised by their content.",
         )
     images.sort(key=lambda image: image.relative)

@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF images. The only module that knows pillow's reader."""
+"""PNG, JPEG, WebP and TIFF images. The only module that knows pillow's reader."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its words on damage end o
 
 
 def read_raster(path: Path, *, channel: int | None = None) -> Stack:
-    """Read a PNG, JPEG or TIFF as a stack of one grey image.
+    """Read a PNG, JPEG, WebP or TIFF as a stack of one grey image.
 
     Colour becomes grey by ITU-R 601 luma unless ``channel`` picks one channel (counted from 0);
     an alpha channel is dropped. Values stay as stored (0..255, 0..65535, signed, 32-bit integers

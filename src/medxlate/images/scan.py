@@ -9,12 +9,12 @@ from typing import Literal
 
 from medxlate.images.orientation import Geometry
 
-Format = Literal["png", "jpeg", "tiff", "dicom", "nifti", "nrrd", "meta"]
+Format = Literal["png", "jpeg", "webp", "tiff", "dicom", "nifti", "nrrd", "meta"]
 VOLUME_FORMATS: frozenset[Format] = frozenset({"nifti", "nrrd", "meta"})
 # Reasons for which sound data is left out, too: no fault of the files.
 HARMLESS = ("a copy of", "a localizer", "at the position of", "near-empty")
 NO_IMAGE = "it holds no image (DICOM without pixel data)"
-RASTER_FORMATS: frozenset[Format] = frozenset({"png", "jpeg", "tiff"})
+RASTER_FORMATS: frozenset[Format] = frozenset({"png", "jpeg", "webp", "tiff"})
 
 
 def add_note(notes: dict[str, str], name: str, text: str) -> None:
@@ -94,7 +94,7 @@ class Scan:
     Attributes:
         name: What messages and tables call it: the relative path of its file, or, for a series
             of several files, of their folder (of the first file where a folder holds several).
-        format: PNG, JPEG, TIFF; DICOM; or a volume file's format.
+        format: PNG, JPEG, WebP, TIFF; DICOM; or a volume file's format.
         files: Its files; of a DICOM series in the order of its slices.
         unit: "HU" or "", of the physical values.
         full_range: Lowest and highest physical value that the stored type can hold.

@@ -20,6 +20,7 @@ MAX_NAME = 255  # bytes of a file's or folder's name, on the usual file systems
 SUFFIXES: dict[Format, tuple[str, ...]] = {
     "png": (".png",),
     "jpeg": (".png",),
+    "webp": (".png",),
     "tiff": (".tif",),
     "dicom": (".dcm", ".dicom", ".ima", ""),
     "nifti": (".nii.gz", ".nii"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from medxlate.inference.engine import Pending
 from medxlate.inference.finite import is_finite, no_number
 from medxlate.inference.inputs import Batch, Reader, find_inputs, refuse_if_nothing, sort_out
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
+from medxlate.inference.lookalike import Looks, total
 from medxlate.inference.predictor import (
     COVERAGE,
     Ensemble,
@@ -150,7 +151,7 @@ def predict(
     )
     field = tag or _patient_field(found.scans)
     whole = units_of(found.scans, predictor.batch_size)
-    total = sum(unit.slices for unit in whole)
+    count = sum(unit.slices for unit in whole)
     options = {"patient": patient, "skipped": found.skipped, "level": level, "tta": tta}
     facts = {"models": predictor.facts(), **options}
 
@@ -161,7 +162,7 @@ def predict(
     with working(out, stamp(facts, found.scans), draw, listener) as work:
         if not work.placed:
             _check_free(out, overwrite=overwrite)
-            text = f"Predicting {predictor.head.task.name} of {total} slices"
+            text = f"Predicting {predictor.head.task.name} of {count} slices"
             tell_stage(text, work, whole, listener)
             _predict(work, whole, predictor, reader, field, listener)
         entries = work.entries(whole)
@@ -175,7 +176,9 @@ def predict(
             with whole_file(work.out) as partial:
                 for_csv(table).to_csv(partial, index=False)
             work.put()
-    notes = (*columns.doubt.notes(), *columns.span.notes(outside(table)))
+    looks = total(Looks(**each["looks"]) for each in entries)
+    seen = looks.notes(predictor.info.target)
+    notes = (*columns.doubt.notes(), *columns.span.notes(outside(table)), *seen)
     for note in notes:
         listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
@@ -218,9 +221,11 @@ def _predict(
     failed: dict[str, str] = {}
     items: list[list[Any]] = []
     values: list[Any] = []
+    looks: list[Looks] = []
 
     def collect(batch: Batch, outputs: Pending | None) -> None:
         failed.update(batch.failed)
+        looks.append(Looks.of_batch(batch, predictor.info.target_greys))
         if outputs is None:
             return
         found = predictor.finish(outputs)
@@ -234,8 +239,9 @@ def _predict(
     with journal(work) as note:
 
         def ended(unit: Unit) -> None:
-            note(unit, {"items": items, "values": values, "failed": failed})
-            for noted in (items, values, failed):
+            entry = {"items": items, "values": values, "failed": failed}
+            note(unit, {**entry, "looks": asdict(total(looks))})
+            for noted in (items, values, failed, looks):
                 noted.clear()
 
         stream(

@@ -21,6 +21,7 @@ from medxlate.inference.doubt import Doubt
 from medxlate.inference.engine import Engine, Pending, run, starting_size
 from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Input, Reader, stack
+from medxlate.inference.lookalike import Looks
 from medxlate.inference.shifts import shifted
 from medxlate.inference.span import Span
 from medxlate.models.calibration import Calibration, Level
@@ -56,7 +57,7 @@ class Prediction:
         probabilities: By class, calibrated: the mean over slices; empty for a regression.
         slices: Of each slice: labels [N], or class probabilities [N, K]; NaN for near-empty ones.
         notes: Why there is no interval, or no calibration; that the value lies outside the range of
-            the training labels; sentences.
+            the training labels; that the slices look unlike those of training; sentences.
     """
 
     value: float | str
@@ -155,6 +156,7 @@ class Predictor:
         slices = np.full((len(squares.shown), *found.shape[1:]), np.nan, dtype=np.float32)
         slices[squares.shown] = found
         mean, notes = found.mean(axis=0), tuple(doubt.notes())
+        notes += tuple(Looks.of(squares.images, self.info.target_greys).notes(self.info.target))
         if self.head.task.kind == "classification":
             classes = self.head.task.classes
             shares = dict(zip(classes, map(float, mean), strict=True))

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.errors import ImageError, UsageError, nearest
-from medxlate.events import Listener, silent
+from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_free
 from medxlate.images.pseudonym import PHI, Phi
 from medxlate.inference.arrays import restored
@@ -28,6 +28,7 @@ from medxlate.inference.inputs import (
     find_inputs,
 )
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
+from medxlate.inference.lookalike import Looks, total
 from medxlate.inference.names import output_names
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.record import MARKER, PATIENT_TAGS, finish, patients_of
@@ -52,6 +53,7 @@ class TranslateResult:
         slices: How many slices were translated.
         failed: Files that could not be translated, and why.
         left_out: Files that sound data leaves out, too (copies, localizers...), and why.
+        notes: What is doubtful about the inputs: images that look unlike the source; sentences.
         seconds: How long it took.
     """
 
@@ -60,6 +62,7 @@ class TranslateResult:
     slices: int
     failed: dict[str, str]
     left_out: dict[str, str]
+    notes: tuple[str, ...]
     seconds: float
 
 
@@ -86,10 +89,10 @@ def translate(
     """Translate every image below a folder to the target modality.
 
     Format in, same format out, in the same tree, of the same size and geometry: DICOM becomes a
-    derived series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, PNG and
-    JPEG become PNG (16-bit where the target has more than 8). Each output is marked as synthetic,
-    and ``translation.json`` says what came from what. A call that was stopped is continued by the
-    next one; the processes of a job of torchrun divide the scans.
+    derived series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, PNG,
+    JPEG and WebP become PNG (16-bit where the target has more than 8). Each output is marked as
+    synthetic, and ``translation.json`` says what came from what. A call that was stopped is
+    continued by the next one; the processes of a job of torchrun divide the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -154,14 +157,14 @@ def translate(
         force=force,
     )
     whole = units_of(found.scans, translator.batch_size)
-    total = sum(unit.slices for unit in whole)
+    count = sum(unit.slices for unit in whole)
 
     def draw() -> dict[str, Any]:
         check_free(out, marker=MARKER, overwrite=overwrite)
         return {
             "key": secrets.token_hex(KEY_BYTES),
             "when": datetime.now().isoformat(timespec="seconds"),
-            "compiled": translator.compile_where_it_pays(choice, total // ranks().count, listener),
+            "compiled": translator.compile_where_it_pays(choice, count // ranks().count, listener),
         }
 
     options = [phi, tile, choice, secret and hashlib.sha256(secret).hexdigest()]
@@ -176,16 +179,19 @@ def translate(
         names = output_names(found.scans, phi=phi, patients=patients)
         if not work.placed:
             tell_stage(
-                f"Translating {total} {made.source} slices to {made.target}", work, whole, listener
+                f"Translating {count} {made.source} slices to {made.target}", work, whole, listener
             )
             if work.drawn["compiled"] and work.missing(whole) and not translator.engine.padded:
-                translator.compile_where_it_pays("on", total, listener)
+                translator.compile_where_it_pays("on", count, listener)
             _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
         entries = work.entries(whole)
         files, failed, left_out = finish(work, entries, found, inputs, made, patients)
+    notes = tuple(total(Looks(**each["looks"]) for each in entries).notes(translator.source))
+    for note in notes:
+        listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
     slices = sum(entry["slices"] for entry in entries)
-    return TranslateResult(out, files, slices, failed, left_out, seconds)
+    return TranslateResult(out, files, slices, failed, left_out, notes, seconds)
 
 
 def _translate(
@@ -198,9 +204,11 @@ def _translate(
 ) -> None:
     """Translate this process's share of what is missing, and note each finished unit."""
     failed: dict[str, str] = {}
+    looks: list[Looks] = []
 
     def write(batch: Batch, squares: Pending | None) -> None:
         failed.update(batch.failed)
+        looks.append(Looks.of_batch(batch, translator.greys))
         for item, fake in zip(batch.items, restored(batch, squares), strict=True):
             try:
                 if not np.isfinite(fake).all():
@@ -215,8 +223,10 @@ def _translate(
             written, slices = outputs.taken()
             keys = [(*key, name) for key, name in written.items()]
             files = list(written.values())
-            note(unit, {"files": files, "written": keys, "slices": slices, "failed": dict(failed)})
+            entry = {"written": keys, "slices": slices, "failed": dict(failed)}
+            note(unit, {**entry, "files": files, "looks": asdict(total(looks))})
             failed.clear()
+            looks.clear()
 
         stream(
             work.missing(whole),

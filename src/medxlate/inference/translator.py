@@ -60,6 +60,7 @@ class Translator:
             self.info.prepared_size,
             self.info.image_size,
         )
+        self.greys = self.info.translators[self.source].greys
         self.batch_size = batch_size or starting_size(self.compute, self.info.image_size)
         self.engine = Engine(
             self.network,

@@ -13,6 +13,7 @@ from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe
 from medxlate.models.calibration import Calibration
 from medxlate.models.device import Precision
+from medxlate.models.greys import Greys
 from medxlate.models.head import Head
 from medxlate.records import is_plain, read_record
 
@@ -46,6 +47,8 @@ class TranslatorInfo(BaseModel):
         upsample: How it doubles height and width; see ``Generator``.
         skip: What bypasses its layers; see ``Generator``.
         weights: Its file.
+        greys: Grey values of the source's training images; None in models from before they were
+            kept, in imported ones, and where images were few.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -56,6 +59,7 @@ class TranslatorInfo(BaseModel):
     upsample: Upsample = "transposed"
     skip: Skip = "none"
     weights: Weights
+    greys: Greys | None = None
 
 
 class PredictorInfo(BaseModel):
@@ -109,6 +113,7 @@ class ModelInfo(BaseModel):
         image_size: Side of the squares that the networks see, pixels.
         target: Name of the target modality.
         target_recipe: Its intensity recipe.
+        target_greys: Grey values of its training images; None as in ``TranslatorInfo``.
         translators: By source modality; empty for methods that do not translate.
         predictor: The predictor; None for a model that only translates, such as an imported one.
         precision: In which it was trained and validated.
@@ -125,6 +130,7 @@ class ModelInfo(BaseModel):
     image_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
     target: str
     target_recipe: Recipe
+    target_greys: Greys | None = None
     translators: dict[str, TranslatorInfo]
     predictor: PredictorInfo | None
     precision: Precision = "fp32"

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 
 import medxlate
@@ -18,6 +19,7 @@ from medxlate.models.calibration import Calibration, calibrate, no_calibration
 from medxlate.models.card import model_card
 from medxlate.models.device import Compute
 from medxlate.models.folder import build_predictor, load_network, write_model, write_weights
+from medxlate.models.greys import MOST_IMAGES, Greys
 from medxlate.models.head import Head
 from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
 from medxlate.models.runs import RunFolder
@@ -47,7 +49,8 @@ def export_model(
     The predictor is the one with the lowest validation error, or the last (``optimizer.keep``);
     generators have no such measure and are best where their learning rate has come down to
     zero. A source whose translator was trained first has its generator from there. The predictor
-    is calibrated on the validation patients of the target.
+    is calibrated on the validation patients of the target. ``data`` is as it was divided: no
+    translation stands in the place of a source.
     """
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".export.", suffix=".partial") as name:
         scratch = Path(name)
@@ -78,6 +81,7 @@ def export_model(
                 upsample=config.model.upsample,
                 skip=config.model.skip,
                 weights=weights,
+                greys=_greys(data.train[source]),
             )
         info = ModelInfo(
             medxlate=medxlate.__version__,
@@ -86,6 +90,7 @@ def export_model(
             image_size=image_size,
             target=config.data.target,
             target_recipe=dataset.modalities[config.data.target].recipe,
+            target_greys=_greys(data.train[config.data.target]),
             translators=translators,
             predictor=_calibrated(
                 predictor, scratch, data.val[config.data.target], config, compute
@@ -129,6 +134,13 @@ def _calibrated(
     with torch.no_grad():
         found = {"calibration": calibration(tta=False), "calibration_tta": calibration(tta=True)}
     return info.model_copy(update=found)
+
+
+def _greys(train: Slices) -> Greys | None:
+    """Return the grey values of training images, or of 2,000 of them, evenly spaced."""
+    if len(train) > MOST_IMAGES:
+        train = train.picked(np.linspace(0, len(train) - 1, MOST_IMAGES).astype(np.intp))
+    return Greys.of((batch.images.numpy() for batch in train.batches(BATCH)), train.patients)
 
 
 def _counts(part: Mapping[str, Slices]) -> dict[str, tuple[int, int]]:

@@ -102,6 +102,7 @@ def run_to_end(
         try:
             if stages is None:
                 stages = _train_stages(run, material, stop, listener)
+            data = work.data  # before translations take the place of sources
             work = _take_over(work, stages)
             position = _train(run, work, stop, listener)
         except StoppedError as stopped:  # in a first stage too, it is the run that is continued
@@ -116,7 +117,7 @@ def run_to_end(
                 image_size=work.image_size,
                 position=position,
                 stages=stages,
-                data=work.data,
+                data=data,
                 compute=work.compute,
             )
         if not work.config.runtime.keep_checkpoints and ranks().is_first:

@@ -1,0 +1,106 @@
+"""Pictures that are the slices of one volume: ``prepare --volume-from``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from medxlate.dataset.annotate import Annotation
+from medxlate.dataset.fields import Field, parse_field
+from medxlate.errors import UsageError
+from medxlate.images.scan import RASTER_FORMATS, Scan
+
+OPTION = "--volume-from"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a picture belongs.
+
+    Attributes:
+        volume: A name of the volume, unique within the modality.
+        position: Which of its slices the picture is, from 0.
+    """
+
+    volume: str
+    position: int
+
+
+def picture_volumes(
+    text: str | None,
+    scans: Iterable[Scan],
+    annotations: Mapping[str, Annotation],
+    same: Callable[[str], str],
+) -> dict[str, Place]:
+    """Return the place of each picture by its relative path; of those without a volume none.
+
+    Slices follow each other in the natural order of their paths (2 before 10). Pictures that
+    cannot be used keep their positions, so that a gap stays a gap.
+
+    Args:
+        text: ``folder`` (the one that holds the file), ``folder:N`` or ``regex:PATTERN`` on the
+            relative path; None: every picture stands for itself.
+        scans: Those found.
+        annotations: Of the files, by relative path.
+        same: Returns equal texts for ids that mean one patient.
+
+    Raises:
+        UsageError: ``text`` is neither, names a volume of no picture, or puts those of two patients
+            into one volume.
+    """
+    if text is None:
+        return {}
+    field = parse_volume_from(text)
+    members: dict[str, list[str]] = {}
+    for scan in scans:
+        if scan.format in RASTER_FORMATS and (name := _volume(field, scan.name)) is not None:
+            members.setdefault(name, []).append(scan.name)
+    if not members:
+        raise UsageError(
+            f"{OPTION} {text} finds no volume: it fits the path of no PNG, JPEG, WebP or TIFF.",
+            "The path below the given folder counts, such as patient1/slice_01.png.",
+        )
+    for files in members.values():
+        known = [name for name in files if name in annotations]
+        if len({same(annotations[name].patient) for name in known}) > 1:
+            raise UsageError(
+                f"{OPTION} {text} puts pictures of several patients into one volume: that of "
+                f"{known[0]}.",
+                "Name what tells volumes apart: folder, folder:N or regex:PATTERN.",
+            )
+    return {
+        file: Place(volume, position)
+        for volume, files in members.items()
+        for position, file in enumerate(sorted(files, key=_natural))
+    }
+
+
+def parse_volume_from(text: str) -> Field:
+    """Read what ``--volume-from`` says.
+
+    Raises:
+        UsageError: It is not ``folder``, ``folder:N`` or ``regex:PATTERN``.
+    """
+    whole = "folder:-1" if text == "folder" else text
+    if not whole.startswith(("folder:", "regex:")):
+        raise UsageError(f"{OPTION} {text} must be folder, folder:N or regex:PATTERN.")
+    return parse_field(whole, has_table=False, option=OPTION)
+
+
+def _volume(field: Field, relative: str) -> str | None:
+    """Return the volume of a picture; folders by their whole path, for names come again."""
+    if field.kind == "regex":
+        return field.from_path(relative)
+    folders = PurePosixPath(relative).parts[:-1]
+    level = int(field.name)
+    depth = level if level > 0 else len(folders) + level + 1
+    return "/".join(folders[:depth]) if 1 <= depth <= len(folders) else None
+
+
+def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a key by which 2 comes before 10."""
+    pieces = re.split(r"([0-9]+)", path)
+    numbered = [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]
+    return numbered, path
