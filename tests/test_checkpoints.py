@@ -23,9 +23,10 @@ from typer.testing import CliRunner
 import tiny
 from medxlate import files
 from medxlate.cli.app import app
+from medxlate.cli.signals import stopping
 from medxlate.config import RuntimeConfig
 from medxlate.errors import ConfigError, ModelError, OutputError, StoppedError
-from medxlate.events import Alarmed, Event, Progress, Warned
+from medxlate.events import Alarmed, Event, Progress, Stage, Warned
 from medxlate.files import locked
 from medxlate.models import tensors
 from medxlate.training import checkpoints, saver, verify
@@ -462,7 +463,8 @@ def test_a_signal_ends_the_command_with_code_3(data: Path, tmp_path: Path, which
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
         try:
-            wait_for((tmp_path / "job" / "metrics.jsonl").exists)
+            record = tmp_path / "job" / "metrics.jsonl"
+            wait_for(lambda: record.exists() and "step" in record.read_text())
             process.send_signal(getattr(signal, which))
             _, messages = process.communicate(timeout=60)
         except BaseException:
@@ -474,6 +476,52 @@ def test_a_signal_ends_the_command_with_code_3(data: Path, tmp_path: Path, which
     assert "Traceback" not in messages
     step = checkpoints.last_position(tmp_path / "job" / "checkpoints").step
     assert f"after step {step};" in messages
+
+
+def test_ctrl_c_is_noted_where_steps_look_at_it_and_interrupts_elsewhere():
+    heard: list[Event] = []
+    with stopping() as signals:
+        listener = signals.watching(heard.append)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)  # while data are read
+        assert signals.first() == ""
+        listener(Stage("Compiling"))
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signals.first() == ""  # a step was taken
+        signal.raise_signal(signal.SIGINT)
+        assert signals.first() == "SIGINT"
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with stopping() as signals:
+        signal.raise_signal(signal.SIGTERM)  # whatever is done: the first step saves
+        assert signals.first() == "SIGTERM"
+    assert heard == [Stage("Compiling")]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_ctrl_c_interrupts_compiling(data: Path, tmp_path: Path):
+    words = [*TRAIN, "--data", str(data), "--runs", str(tmp_path), "--compile", "on"]
+    own = {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "medxlate", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **own},
+    ) as process:
+        try:
+            assert process.stderr is not None
+            assert any("Compiling" in line for line in process.stderr)
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            _, messages = process.communicate(timeout=20)  # compiling takes a minute
+        except BaseException:
+            process.kill()
+            raise
+    assert process.returncode == 130, messages
+    assert "Error: Interrupted." in messages
+    assert "Traceback" not in messages
 
 
 def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:

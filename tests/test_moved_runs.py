@@ -78,15 +78,39 @@ def test_a_run_of_an_older_version_opens(
     values = json.loads((run / "config.json").read_text())
     values["data"]["folder"] = "data"
     (run / "config.json").write_text(json.dumps(values))
-    if inside:
+    if inside:  # nothing lies beside the run
         monkeypatch.chdir(project)
         there = project / "data"
     else:
         there = tmp_path / "elsewhere" / "data"
         there.mkdir()
-        monkeypatch.chdir("/")
+        monkeypatch.chdir(project)  # another dataset of that name is not taken
     assert Path(read_config(RunFolder(run)).data.folder).resolve() == there.resolve()
-    assert dataset_of(run, str(there)) == there
+    assert dataset_of(run, str(there), levels=2) == there
+
+
+def test_a_study_goes_on_from_another_folder_and_where_it_was_moved(
+    project: Path, tmp_path: Path
+) -> None:
+    place, away = tmp_path / "place", tmp_path / "away"
+    place.mkdir()
+    away.mkdir()
+    shutil.copytree(project / "data", place / "data")
+    words = ["--target", "ct", "--preset", "debug", "--repeats", "2", "--device", "cpu"]
+    words += ["--method", "constant", "--method", "target-only", "--cell", "0"]
+    call(["compare", *words, "--out", "study"], place)
+    kept = json.loads((place / "study" / "study.json").read_text())
+    assert kept["config"]["data"]["folder"] == "../data"
+    moved = tmp_path / "moved"
+    place.rename(moved)
+    call(["compare", "--out", moved / "study"], away)
+    call(["compare", *words[:-2], "--out", "moved/study", "--data", "moved/data"], tmp_path)
+    assert (moved / "study" / "report.html").is_file()
+    assert json.loads((moved / "study" / "study.json").read_text()) == kept
+    kept["config"]["data"]["folder"] = "data"  # as older versions wrote it
+    (moved / "study" / "study.json").write_text(json.dumps(kept))
+    (away / "data").mkdir()
+    call(["compare", "--out", moved / "study"], away)
 
 
 def test_files_follow_the_umask(project: Path, tmp_path: Path) -> None:

@@ -4,31 +4,67 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+
+from medxlate.events import Event, Listener, Stage
 
 # SIGTERM: a scheduler that preempts, or torchrun; SIGUSR1: SLURM's warning before the time is up
 # (sbatch --signal=USR1@120); SIGINT: Ctrl-C. Windows has no SIGUSR1.
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 
+@dataclass
+class Signals:
+    """Which signal came first, and whether a training will look at it soon.
+
+    Attributes:
+        came: Their names, in order.
+        awaited: Whether steps are being taken, between which a training looks.
+    """
+
+    came: list[str]
+    awaited: bool = False
+
+    def first(self) -> str:
+        """Return the name of the first one, or "": what a training asks between two steps."""
+        self.awaited = True
+        return self.came[0] if self.came else ""
+
+    def watching(self, listener: Listener) -> Listener:
+        """Return a listener that also notices where another stage begins, without steps yet."""
+
+        def watch(event: Event) -> None:
+            if isinstance(event, Stage):
+                self.awaited = False
+            listener(event)
+
+        return watch
+
+
 @contextmanager
-def stopping() -> Iterator[Callable[[], str]]:
-    """Yield what says which signal came first, or ""; a second Ctrl-C interrupts at once."""
-    came: list[str] = []
+def stopping() -> Iterator[Signals]:
+    """Yield the signals that come meanwhile.
+
+    Ctrl-C interrupts at once where no step would notice it: while data are read or networks
+    compiled, and when it comes for the second time.
+    """
+    signals = Signals([])
 
     def note(number: int, frame: FrameType | None) -> None:
-        if came and number == signal.SIGINT:
+        if number == signal.SIGINT and (signals.came or not signals.awaited):
             raise KeyboardInterrupt
-        came.append(signal.Signals(number).name)
+        signals.came.append(signal.Signals(number).name)
         # Written past Python's buffers, which the signal may have interrupted.
-        os.write(2, f"{came[-1]}: the step is finished and saved; then it stops.\n".encode())
+        text = f"{signals.came[-1]}: the step is finished and saved; then it stops.\n"
+        os.write(2, text.encode())
 
     chosen = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
     before = {number: signal.signal(number, note) for number in chosen}
     try:
-        yield lambda: came[0] if came else ""
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -169,9 +169,12 @@ def train(
                 )
             from medxlate.training.train import resume as run_again
 
-            with stopping() as stop:
+            with stopping() as signals:
                 result = run_again(
-                    runs / (name or "latest"), data=data, stop=stop, listener=reporter
+                    runs / (name or "latest"),
+                    data=data,
+                    stop=signals.first,
+                    listener=signals.watching(reporter),
                 )
             _show(reporter, result)
             return
@@ -184,9 +187,14 @@ def train(
         proceed = _proceeds(auto_resume, name)
         from medxlate.training.train import train as run
 
-        with stopping() as stop:
+        with stopping() as signals:
             result = run(
-                settings, runs=runs, name=name, proceed=proceed, stop=stop, listener=reporter
+                settings,
+                runs=runs,
+                name=name,
+                proceed=proceed,
+                stop=signals.first,
+                listener=signals.watching(reporter),
             )
         _show(reporter, result)
 

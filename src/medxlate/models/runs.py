@@ -115,12 +115,7 @@ def new_run(
 
 def write_config(run: RunFolder, config: Config) -> None:
     """Write a run's configuration; a relative dataset folder as it is seen from the run."""
-    folder = config.data.folder
-    if not Path(folder).is_absolute():
-        with suppress(ValueError):  # on another drive of Windows
-            seen = os.path.relpath(os.path.realpath(folder), os.path.realpath(run.path))
-            folder = Path(seen).as_posix()
-    write_json(run.config, _with_dataset(config, folder).model_dump(mode="json"))
+    write_json(run.config, seen_from(run.path, config).model_dump(mode="json"))
 
 
 def read_config(run: RunFolder) -> Config:
@@ -131,20 +126,46 @@ def read_config(run: RunFolder) -> Config:
         ConfigError: It holds what no configuration may.
     """
     config = parse(read_json(run.config, error=ModelError))
-    return _with_dataset(config, str(dataset_of(run.path, config.data.folder)))
+    return seen_from_here(run.path, config, levels=2)  # above runs/
 
 
-def dataset_of(run: Path, folder: str) -> Path:
-    """Return the dataset folder that a run names, whatever the working directory.
+def seen_from(folder: Path, config: Config) -> Config:
+    """Return a configuration as ``folder``, a run or a study, keeps it.
+
+    A relative dataset folder becomes relative to ``folder``, so that both can be moved together.
+    """
+    data = config.data.folder
+    if not Path(data).is_absolute():
+        data = os.path.realpath(data)
+        with suppress(ValueError):  # on another drive of Windows nothing is relative
+            data = Path(os.path.relpath(data, os.path.realpath(folder))).as_posix()
+    return _with_dataset(config, data)
+
+
+def seen_from_here(folder: Path, config: Config, *, levels: int = 1) -> Config:
+    """Return a configuration that ``folder`` keeps, with its dataset as it is found from here.
 
     Args:
-        run: The run folder.
-        folder: What its configuration says: relative to the run; in those of older versions to the
-            working directory, or, where nothing is there, to the folder that holds ``runs``.
+        folder: The run or study.
+        config: As it was read.
+        levels: Where older versions were most often started: that many levels above ``folder``.
     """
-    places = (run / folder, Path(folder), run.absolute().parent.parent / folder)
-    found = next((place for place in places if place.is_dir()), Path(folder))
-    if Path(folder).is_absolute() or not found.is_dir():
+    return _with_dataset(config, str(dataset_of(folder, config.data.folder, levels=levels)))
+
+
+def dataset_of(folder: Path, data: str, *, levels: int) -> Path:
+    """Return the dataset folder that a run or study names, whatever the working directory.
+
+    Args:
+        folder: The run or study.
+        data: What its configuration says: relative to ``folder``. Older versions wrote it relative
+            to the working directory, which was most often the folder ``levels`` above: that one is
+            looked at before today's.
+        levels: As above.
+    """
+    places = (folder / data, folder.absolute().parents[levels - 1] / data, Path(data))
+    found = next((place for place in places if place.is_dir()), Path(data))
+    if Path(data).is_absolute() or not found.is_dir():
         return found
     return Path(os.path.relpath(os.path.realpath(found)))
 

@@ -134,7 +134,7 @@ def _dataset_of(folder: Path) -> Path:
         if (place / "config.json").is_file():
             config: Any = read_json(place / "config.json", error=DataError)
             try:
-                return dataset_of(place, config["data"]["folder"])
+                return dataset_of(place, config["data"]["folder"], levels=2)
             except (KeyError, TypeError):
                 break
     raise UsageError(

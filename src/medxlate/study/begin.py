@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from medxlate.study.designs import (
     settled,
 )
 from medxlate.study.power import Design
-from medxlate.study.study import MARKER, Study, StudyFolder, read_study
+from medxlate.study.study import MARKER, Study, StudyFolder, read_study, write_study
 from medxlate.training.data import Data, image_size, open_modalities, part_slices
 from medxlate.training.methods import METHODS, find_method
 from medxlate.training.stand_ins import check_covered
@@ -162,8 +163,8 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
         if folder.study.is_file():
             begun = read_study(folder.path)
             check_same(begun, study, folder)
-            if begun.config.data.folder != study.config.data.folder:  # it was moved
-                write_json(folder.study, study.model_dump(mode="json"))
+            if not _same_folder(begun, study):  # the dataset was moved
+                write_study(folder.path, study)
         else:
             _check_empty(folder.path)
             splits = draw_splits(study, dataset, tables)
@@ -171,8 +172,14 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
             _check_covered(study, tables, splits)
             for repeat, split in enumerate(splits):
                 _write_split(folder.split(repeat), split, study, tables)
-            write_json(folder.study, study.model_dump(mode="json"))
+            write_study(folder.path, study)
     _tell(study, dataset, tables, listener)
+
+
+def _same_folder(one: Study, other: Study) -> bool:
+    """Whether two studies name the same dataset folder, however they write it."""
+    places = {os.path.realpath(each.config.data.folder) for each in (one, other)}
+    return len(places) == 1
 
 
 _ANYWHERE = (

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medxlate.config import Config
 from medxlate.errors import ConfigError, DataError, UsageError
-from medxlate.models.runs import RunFolder
+from medxlate.files import write_json
+from medxlate.models.runs import RunFolder, seen_from, seen_from_here
 from medxlate.records import read_record
 from medxlate.study.contrast import find_contrast
 from medxlate.study.power import Design
@@ -235,12 +236,12 @@ def stage_name(config: Config) -> str:
 
 
 def read_study(folder: Path) -> Study:
-    """Read study.json.
+    """Read study.json; the dataset's folder as it is found from here.
 
     Raises:
         DataError: It is missing, damaged or of another version.
     """
-    return read_record(
+    study = read_record(
         folder / MARKER,
         Study,
         version=SCHEMA_VERSION,
@@ -248,6 +249,13 @@ def read_study(folder: Path) -> Study:
         hint="Begin a study with `medxlate compare --target T`.",
         again="Begin the study again in another folder",
     )
+    return study.model_copy(update={"config": seen_from_here(folder, study.config)})
+
+
+def write_study(folder: Path, study: Study) -> None:
+    """Write study.json; a relative dataset folder as it is seen from the study."""
+    kept = study.model_copy(update={"config": seen_from(folder, study.config)})
+    write_json(folder / MARKER, kept.model_dump(mode="json"))
 
 
 def find_cell(study: Study, index: int) -> Cell:
