@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -295,6 +296,31 @@ def test_a_rehearsal_changes_nothing():
     check_same(before, state(learner))
     assert torch.equal(random, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in learner.networks.parameters())
+
+
+def test_a_step_is_reckoned_from_one_at_half_the_side(monkeypatch: pytest.MonkeyPatch):
+    """By a clock on which a million pixels take a second."""
+    clock = SimpleNamespace(now=0.0)
+    whole = Stepper._rehearse
+
+    def rehearse(self: Stepper, parts: Mapping[str, Batch]) -> None:
+        whole(self, parts)
+        clock.now += sum(batch.images.numel() for batch in parts.values()) / 1e6
+
+    monkeypatch.setattr(Stepper, "_rehearse", rehearse)
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    learner = make_joint()
+    stepper = make_stepper(learner)
+    large = {
+        name: Batch(torch.rand(len(batch.labels), 1, 160, 160) * 2 - 1, batch.labels)
+        for name, batch in batches().items()
+    }
+    before = state(learner)
+    seconds = stepper.reckon(large)
+    assert seconds == pytest.approx(sum(batch.images.numel() for batch in large.values()) / 1e6)
+    assert clock.now == pytest.approx(seconds / 4)
+    check_same(before, state(learner))
+    assert stepper.reckon(batches()) == 0.0  # small images: steps are short
 
 
 # The buffer's plan

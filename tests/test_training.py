@@ -454,6 +454,19 @@ def test_a_long_training_on_a_processor_says_how_long(
     assert text.startswith("4 epochs x 6 steps take about 1.5 hours on this processor.")
 
 
+def test_a_long_training_says_so_before_it_begins(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Stepper, "reckon", lambda *_: 900.0)
+    heard: list[Event] = []
+    config = tiny.debug_config(data, optimizer={"epochs": 2, "steps_per_epoch": 6})
+    train(config, runs=tmp_path, listener=heard.append)
+    said = [i for i, e in enumerate(heard) if isinstance(e, Warned) and "3.0 hours" in e.text]
+    begun = next(i for i, e in enumerate(heard) if isinstance(e, Progress) and e.task == "training")
+    assert len(said) == 1
+    assert said[0] < begun
+
+
 def test_resume_by_the_pointer_to_the_latest(data: Path, tmp_path: Path):
     config = tiny.debug_config(data, optimizer={"batch_size": 9})
     with pytest.raises(KeyboardInterrupt):

@@ -103,6 +103,7 @@ class Loop:
         }
         self._rates: dict[str, float] = {}
         self._chooses = config.optimizer.keep == "best"
+        self._foretold = False
 
     def begin(self, start: Snapshot) -> Position:
         """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
@@ -171,9 +172,11 @@ class Loop:
             position=self._position,
             window=self._window,
         )
-        self._stepper.prepare(
-            self._feed.take(self._position.step), steps=epochs * self._steps_per_epoch
-        )
+        batches, steps = self._feed.take(self._position.step), epochs * self._steps_per_epoch
+        if self._position.step == self.first_step and self._compute.device.type == "cpu":
+            # Before anything is compiled or taken: the paper's first steps take a minute.
+            self._foretell(self._stepper.reckon(batches) * (steps - self.first_step))
+        self._stepper.prepare(batches, steps=steps)
         for epoch in range(self._position.epoch, epochs):
             if not self._epoch(epoch, until):
                 return self._position
@@ -215,9 +218,12 @@ class Loop:
         return True
 
     def _foretell(self, seconds: float) -> None:
-        """Say how long the training will take, where that is long and need not be."""
+        """Say once how long the training will take, where that is long and need not be."""
         if seconds < LONG or self._compute.device.type != "cpu" or not self._ranks.is_first:
             return
+        if self._foretold:
+            return
+        self._foretold = True
         epochs, steps = self._config.optimizer.epochs, self._steps_per_epoch
         self._listener(
             Warned(
