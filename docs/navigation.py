@@ -36,6 +36,7 @@ ORDER = [
     "reference/records.md",
     "explanation/joint-objective.md",
     "explanation/patient-wise-evaluation.md",
+    "explanation/what-we-found.md",
     "explanation/when-augmentation-helps.md",
     "explanation/audits.md",
     "explanation/robustness.md",
