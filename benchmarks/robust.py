@@ -35,11 +35,11 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
+from medxlate.distributed import joined
 from medxlate.errors import StoppedError
 from medxlate.events import Event, Progress, silent
 from medxlate.models.device import choose_compute
 from medxlate.models.head import Head
-from medxlate.ranks import joined
 from medxlate.training.methods import build_learner
 from medxlate.training.saver import Saver
 from medxlate.training.snapshot import Position, take_snapshot

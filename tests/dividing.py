@@ -21,6 +21,7 @@ from medxlate.cli.app import app
 from medxlate.dataset import parts as parts_module
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
+from medxlate.distributed import joined, ranks
 from medxlate.evaluation import judge as judge_module
 from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.evaluate import evaluate
@@ -28,7 +29,6 @@ from medxlate.inference import units as units_module
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.predict import predict
 from medxlate.inference.translate import translate
-from medxlate.ranks import joined, ranks
 
 TAGS = PrepareOptions(label="tag:PatientAge", patient="tag:PatientID")
 

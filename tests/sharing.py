@@ -21,11 +21,11 @@ import tiny
 from doubling import double
 from medxlate.cli.app import main
 from medxlate.config import Config
+from medxlate.distributed import joined, ranks
 from medxlate.errors import ConfigError, StoppedError, UsageError
 from medxlate.events import Event, Progress, StepLogged
 from medxlate.models.device import choose_compute
 from medxlate.models.synced_norm import SyncedBatchNorm, synchronise
-from medxlate.ranks import joined, ranks
 from medxlate.training.feed import Feed
 from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "src" / "medxlate"
 # Each room may import those before it, and itself.
 LAYERS = [
     {"errors"},
-    {"events", "files", "parallel", "ranks", "records", "toml"},
+    {"events", "files", "parallel", "distributed", "records", "toml"},
     {"pretrained"},
     {"config"},
     {"images"},

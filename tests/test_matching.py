@@ -18,9 +18,9 @@ from conftest import noise
 from medxlate.config import resolve
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch, Order, Slices
+from medxlate.distributed import Ranks
 from medxlate.errors import ConfigError
 from medxlate.events import Event, Warned
-from medxlate.ranks import Ranks
 from medxlate.study.study import Study, cell_config, cells
 from medxlate.training.data import Data
 from medxlate.training.feed import Feed

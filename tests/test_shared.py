@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from medxlate.distributed import Ranks
 from medxlate.errors import DataError
 from medxlate.evaluation import shared
 from medxlate.evaluation.shared import common_folder, gather_features, gather_predictions, share
 from medxlate.evaluation.store import FeatureStore
 from medxlate.events import Event, Warned
-from medxlate.ranks import Ranks
 
 
 class Numbers:
@@ -49,7 +49,7 @@ class Fake(Ranks):
     def gather_rows(self, rows: Tensor) -> list[Tensor]:
         return self.said or [rows]
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         return value
 
 

@@ -28,11 +28,11 @@ from rich.text import Text
 
 from medxlate.cli.progress import Pace, speed
 from medxlate.cli.terminal import print_whatever_comes
+from medxlate.distributed import Ranks, joined, started_by_torchrun
 from medxlate.errors import JobError, MedxlateError, UsageError
 from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
 from medxlate.events import Progress as ProgressEvent
 from medxlate.files import FULL, final_name
-from medxlate.ranks import Ranks, joined, started_by_torchrun
 from medxlate.records import visible
 
 INTERRUPTED = 130

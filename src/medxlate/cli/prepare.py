@@ -153,9 +153,9 @@ def prepare(
 
         from medxlate.dataset.options import PrepareOptions
         from medxlate.dataset.prepare import prepare as run
+        from medxlate.distributed import local_count
         from medxlate.images.orientation import PLANES
         from medxlate.parallel import cores
-        from medxlate.ranks import local_count
 
         if task not in ("regression", "classification"):
             raise UsageError(f"--task {task} must be regression or classification.")

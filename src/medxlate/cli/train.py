@@ -12,8 +12,8 @@ from medxlate.cli import complete
 from medxlate.cli.options import Json, Offline, Preset, Runs, Where
 from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
+from medxlate.distributed import restarts
 from medxlate.errors import ModelError, UsageError
-from medxlate.ranks import restarts
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter

@@ -41,13 +41,13 @@ from medxlate.dataset.spellings import (
     refuse_respelled,
     warn_respelled,
 )
+from medxlate.distributed import ranks
 from medxlate.errors import DataError
 from medxlate.events import Listener, Progress, Stage, Warned
 from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
 from medxlate.images.scan import HARMLESS, VOLUME_FORMATS, add_note
 from medxlate.parallel import Mapper, processes
-from medxlate.ranks import ranks
 
 MARKER = "prepare.json"
 FEW = 128  # files: below that, starting processes takes longer than it saves
@@ -169,9 +169,9 @@ class Job:
 
     def _share(self, tasks: Sequence[Task], mapper: Mapper) -> None:
         """Read every part that is this process's to read, and wait for the others."""
-        for _ in self._read(ranks().mine(tasks), mapper):
+        for _ in self._read(ranks().shard(tasks), mapper):
             pass
-        ranks().wait()
+        ranks().barrier()
 
     def _read(self, tasks: Sequence[Task], mapper: Mapper) -> Iterator[Task]:
         total, done = sum(len(task.scan.files) for task in tasks), 0

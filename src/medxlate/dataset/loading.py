@@ -15,9 +15,9 @@ from torch import Tensor
 
 from medxlate.dataset.index import Modality, Rows
 from medxlate.dataset.labels import Task
+from medxlate.distributed import ranks
 from medxlate.images.recipes import scaled, to_network
 from medxlate.images.stack import FloatArray
-from medxlate.ranks import ranks
 
 Read = Callable[[int], FloatArray]
 # Images [B, S, S] as they are kept: the stored uint8 or uint16, or float32 in [-1, 1].

@@ -40,12 +40,12 @@ from medxlate.dataset.spellings import (
     refuse_respelled,
     warn_respelled,
 )
+from medxlate.distributed import ranks
 from medxlate.errors import DataError, JobError, MedxlateError, OutputError
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_free, locked, remove_stale
 from medxlate.images.find import Search, find_images
 from medxlate.images.modality import check_name
-from medxlate.ranks import ranks
 from medxlate.records import read_object
 
 _RESULT = TypeAdapter(PrepareResult)
@@ -126,10 +126,10 @@ def prepare(
             overwrite = overwrite or _made_from(data, modality) == mark
             _check_free(data, modality, overwrite=overwrite)
             remove_stale(data, modality)
-        team.tell(done is None)
+        team.broadcast(done is None)
         result = done or _run(replace(job, overwrite=overwrite), search)
     result = replace(result, seconds=round(time.monotonic() - began, 3))
-    team.tell(_RESULT.dump_python(result, mode="json"))
+    team.broadcast(_RESULT.dump_python(result, mode="json"))
     return result
 
 
@@ -148,9 +148,9 @@ def _run(job: Job, search: Search) -> PrepareResult:
 
 def _help(job: Job, search: Search) -> PrepareResult:
     """Read this process's share for the first one, where anything is to be done."""
-    if ranks().tell(None):
+    if ranks().broadcast(None):
         job.help(search)
-    return _RESULT.validate_python(ranks().tell(None))
+    return _RESULT.validate_python(ranks().broadcast(None))
 
 
 def _named(

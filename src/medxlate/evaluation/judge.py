@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from medxlate.config import Config, ModelConfig, OptimizerConfig, RuntimeConfig, flat
+from medxlate.distributed import ranks
 from medxlate.errors import ModelError
 from medxlate.evaluation.patients import Patients
 from medxlate.evaluation.results import Record
@@ -32,7 +33,6 @@ from medxlate.models.head import Head
 from medxlate.models.info import Weights
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
-from medxlate.ranks import ranks
 from medxlate.records import read_record
 from medxlate.training.checkpoints import load_part
 from medxlate.training.randomness import seed_all
@@ -212,7 +212,7 @@ def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
         return found
     first = ranks().is_first
     with locked(folder / f".{lesson.name}.lock", wait=True) if first else nullcontext():
-        if ranks().tell(first and _kept(folder, lesson, silent) is None):
+        if ranks().broadcast(first and _kept(folder, lesson, silent) is None):
             _teach(folder, lesson, listener)
     found = _kept(folder, lesson, listener)
     if found is None:
@@ -228,9 +228,9 @@ def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
         if first:
             shutil.rmtree(place, ignore_errors=True)  # of an evaluation that was killed
             place.mkdir(parents=True)
-        ranks().wait()
+        ranks().barrier()
         _train(folder, place, lesson, listener)
-        ranks().wait()
+        ranks().barrier()
     finally:
         if first:
             shutil.rmtree(place, ignore_errors=True)

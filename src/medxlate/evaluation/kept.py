@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from medxlate.distributed import ranks
 from medxlate.errors import ModelError, OutputError
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.audits.label import LABEL
@@ -28,7 +29,6 @@ from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Warned
 from medxlate.files import check_free, whole_folder
 from medxlate.models.runs import RunFolder
-from medxlate.ranks import ranks
 
 
 class Clock:
@@ -91,7 +91,7 @@ def keep(
             results = results.model_copy(update={"seconds": {**results.seconds, **clock.seconds}})
             write_results(partial, results)
         told = results.model_dump(mode="json")
-    return Results.model_validate(ranks().tell(told))
+    return Results.model_validate(ranks().broadcast(told))
 
 
 def _known(run: RunFolder, results: Results, listener: Listener) -> Results | None:

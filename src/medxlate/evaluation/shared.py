@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from medxlate.dataset.loading import Batch, Slices
+from medxlate.distributed import ranks
 from medxlate.errors import DataError
 from medxlate.evaluation.store import FeatureStore, StoredFeatures
 from medxlate.events import Listener, Warned
-from medxlate.ranks import ranks
 
 Predictions = np.ndarray[Any, Any]
 KEY_BYTES = 32  # of an image's key
@@ -33,13 +33,13 @@ def share(slices: Slices, batch_size: int) -> Iterator[Batch]:
 
 def shared_rows(count: int, batch_size: int) -> Iterator[range]:
     """Yield those batches of ``count`` rows that are this process's."""
-    for start in ranks().mine(range(0, count, batch_size)):
+    for start in ranks().shard(range(0, count, batch_size)):
         yield range(start, min(start + batch_size, count))
 
 
 def batch_count(count: int, batch_size: int) -> int:
     """Return how many batches of ``count`` rows are this process's."""
-    return len(ranks().mine(range(0, count, batch_size)))
+    return len(ranks().shard(range(0, count, batch_size)))
 
 
 def some_of(slices: Slices, most: int) -> Slices:
@@ -111,8 +111,8 @@ def common_folder(folder: Path, listener: Listener) -> Iterator[Path]:
         listener(Warned(f"{folder} cannot keep features for the next time: {problem}"))
         temporary = tempfile.mkdtemp(prefix="medxlate-features-")
     try:
-        yield Path(team.tell(temporary) or folder)
-        team.wait()
+        yield Path(team.broadcast(temporary) or folder)
+        team.barrier()
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
+from medxlate.distributed import ranks
 from medxlate.evaluation.distribution import (
     SMALL,
     Features,
@@ -40,7 +41,6 @@ from medxlate.evaluation.spread import (
 from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage, counted
-from medxlate.ranks import ranks
 
 NAMES = ("fid", "kid", "is", "precision", "recall")
 HIGHER = ("is", "precision", "recall")
@@ -118,7 +118,7 @@ def translation_metrics(
                 halves = taker.halves(min(len(slices), SMALL), min(len(real), SMALL))
                 if ranks().is_first:
                     metrics += _figures(fakes, reals, halves, features, wanted, source)
-    told = ranks().tell([each.model_dump(mode="json") for each in metrics])
+    told = ranks().broadcast([each.model_dump(mode="json") for each in metrics])
     return tuple(Metric.model_validate(each) for each in told)
 
 

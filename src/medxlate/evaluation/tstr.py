@@ -18,6 +18,7 @@ import numpy as np
 
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
+from medxlate.distributed import ranks
 from medxlate.evaluation.judge import Judge, Lesson, learned, made_from, small_config
 from medxlate.evaluation.judging import Array, Cases, constant_predictions, figures
 from medxlate.evaluation.results import Metric, taught_in
@@ -25,7 +26,6 @@ from medxlate.evaluation.shared import gather_predictions, some_of
 from medxlate.evaluation.subject import Subject
 from medxlate.events import Listener, Stage
 from medxlate.models.runs import RunFolder
-from medxlate.ranks import ranks
 from medxlate.training.data import Data
 from medxlate.training.stages import read_translated, write_translated
 from medxlate.training.work import Work, make_material, prepare_work
@@ -122,5 +122,5 @@ def _translated(subject: Subject, slices: Slices, path: Path) -> Slices:
     translator = subject.translators[slices.name]
     if ranks().is_first:
         write_translated(path, slices, translator.network, translator.compute, slices.shape[1])
-    ranks().wait()
+    ranks().barrier()
     return slices.with_images(read_translated(path))

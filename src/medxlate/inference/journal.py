@@ -23,12 +23,12 @@ import torch
 
 import medxlate
 from medxlate.dataset.parts import state_of
+from medxlate.distributed import ranks
 from medxlate.errors import CapacityError, JobError, MedxlateError, OutputError
 from medxlate.events import Listener, Stage, Warned
 from medxlate.files import check_parents, locked, naming_full_disk, sha256
 from medxlate.images.scan import Scan
 from medxlate.inference.units import Unit
-from medxlate.ranks import ranks
 
 Entry = dict[str, Any]
 
@@ -82,7 +82,7 @@ class Work:
 
     def missing(self, units: Sequence[Unit]) -> Sequence[Unit]:
         """Return those of the missing units that are this process's to do."""
-        return ranks().mine([unit for unit in units if unit.number not in self.done])
+        return ranks().shard([unit for unit in units if unit.number not in self.done])
 
     def entries(self, units: Sequence[Unit]) -> list[Entry]:
         """Wait for the other processes; return the entries of all units, in their order.
@@ -90,7 +90,7 @@ class Work:
         Raises:
             OutputError: Some are not there.
         """
-        ranks().wait()
+        ranks().barrier()
         found = _entries(work_folder(self.place), checks=False)
         if missing := [unit.number for unit in units if unit.number not in found]:
             raise OutputError(
@@ -135,12 +135,12 @@ def working(
             check_parents(place)
             stack.enter_context(locked(place.with_name(f".{place.name}.lock")))
             begun = _begin(place, made_from, draw, listener)
-        begun = cast(dict[str, Any], team.tell(begun))
+        begun = cast(dict[str, Any], team.broadcast(begun))
         if begun["made_from"] != made_from:
             raise OutputError("The inputs changed while the processes began.", "Run it again.")
         try:
             yield Work(place, begun["drawn"], frozenset(begun["done"]), begun["placed"])
-            team.wait()
+            team.barrier()
         except (OutputError, CapacityError, JobError):
             raise
         except MedxlateError:
@@ -149,7 +149,7 @@ def working(
             raise
         if team.is_first:
             shutil.rmtree(folder, ignore_errors=True)
-        team.wait()
+        team.barrier()
 
 
 def tell_stage(text: str, work: Work, units: Sequence[Unit], listener: Listener) -> None:

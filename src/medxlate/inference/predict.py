@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medxlate.dataset.fields import Field, parse_field
+from medxlate.distributed import ranks
 from medxlate.errors import OutputError, UsageError
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import whole_file
@@ -35,7 +36,6 @@ from medxlate.inference.table import Columns, Item, make_table, outside
 from medxlate.inference.units import Unit, units_of
 from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
-from medxlate.ranks import ranks
 from medxlate.records import for_csv
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]

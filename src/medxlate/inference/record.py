@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import medxlate
+from medxlate.distributed import ranks
 from medxlate.files import write_json
 from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.pseudonym import Phi, clean_path, pseudonym
@@ -16,7 +17,6 @@ from medxlate.inference.inputs import refuse_if_nothing, sort_out
 from medxlate.inference.journal import Entry, Work
 from medxlate.inference.names import clean_names
 from medxlate.inference.outputs import Made
-from medxlate.ranks import ranks
 
 SCHEMA_VERSION = 2
 MARKER = "translation.json"

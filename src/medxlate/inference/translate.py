@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medxlate.dataset.index import KEY_BYTES, read_key
+from medxlate.distributed import ranks
 from medxlate.errors import ImageError, UsageError, nearest
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_free
@@ -38,7 +39,6 @@ from medxlate.inference.translator import Translator
 from medxlate.inference.units import Unit, units_of
 from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
-from medxlate.ranks import ranks
 
 __all__ = ["TranslateResult", "Translator", "translate"]
 

@@ -11,9 +11,9 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from medxlate.distributed import local_rank, ranks
 from medxlate.errors import UsageError
 from medxlate.events import Listener, Warned, silent
-from medxlate.ranks import local_rank, ranks
 
 Precision = Literal["fp32", "bf16"]
 Network = TypeVar("Network", bound=nn.Module)

@@ -12,8 +12,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medxlate.distributed import ranks
 from medxlate.models.device import full_precision
-from medxlate.ranks import ranks
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):

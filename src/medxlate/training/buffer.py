@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from medxlate.distributed import ranks
 from medxlate.errors import ModelError
-from medxlate.ranks import ranks
 
 
 class ImageBuffer:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, distributed
 
-from medxlate.ranks import ranks
+from medxlate.distributed import ranks
 from medxlate.training.objective import Losses
 from medxlate.training.step import Learner
 

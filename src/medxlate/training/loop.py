@@ -10,12 +10,12 @@ from dataclasses import replace
 from torch import Tensor
 
 from medxlate.config import Config
+from medxlate.distributed import ranks
 from medxlate.errors import ModelError, StoppedError
 from medxlate.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged, Warned
 from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.runs import RunFolder
-from medxlate.ranks import ranks
 from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Feed
@@ -272,7 +272,7 @@ class Loop:
         if who:
             self._save()
             self._saver.finish()
-            self._ranks.wait()  # torchrun ends the others when one has ended
+            self._ranks.barrier()  # torchrun ends the others when one has ended
             raise StoppedError(
                 f"Stopped by {who} after step {self._position.step}; everything is saved in "
                 f"{self._folder.path}."

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 
 from medxlate.config import Config
+from medxlate.distributed import ranks
 from medxlate.errors import ConfigError, nearest
 from medxlate.models.device import Compute
 from medxlate.models.discriminator import most_layers, receptive_field
@@ -17,7 +18,6 @@ from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork, has_batch_norm
 from medxlate.models.synced_norm import synchronise
 from medxlate.models.translator import TranslatorNetworks
-from medxlate.ranks import ranks
 from medxlate.training.augment import AUGMENTATIONS, Augmentation, build_augmentation
 from medxlate.training.baselines import Dann, MultiTask
 from medxlate.training.joint import Joint

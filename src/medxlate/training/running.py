@@ -11,12 +11,12 @@ from pathlib import Path
 from medxlate.config import Config, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import Split
+from medxlate.distributed import ranks
 from medxlate.errors import StoppedError
 from medxlate.events import Listener, Stage
 from medxlate.files import locked, remove_stale, write_json
 from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder, write_config
-from medxlate.ranks import ranks
 from medxlate.tracking.tracker import Tracking, settings_of
 from medxlate.training.checkpoints import (
     checkpoint_at,
@@ -122,7 +122,7 @@ def run_to_end(
             )
         if not work.config.runtime.keep_checkpoints and ranks().is_first:
             drop_old(run.checkpoints, 1)
-        ranks().wait()
+        ranks().barrier()
     return TrainResult(
         run.path,
         position.step,
@@ -180,13 +180,13 @@ def train_stage(
         listener: Told of progress.
         stop: As given to ``train``.
     """
-    if ranks().tell(ranks().is_first and is_trained(stage, config, listener)):
+    if ranks().broadcast(ranks().is_first and is_trained(stage, config, listener)):
         return
     material = make_material(config, dataset, open_modalities(dataset, config), split)
     if ranks().is_first and not stage.config.exists():
         stage.path.mkdir(parents=True, exist_ok=True)
         begin(stage, material)
-    ranks().wait()
+    ranks().barrier()
     run_to_end(stage, material, prepare_work(material, listener), {}, stop, listener)
 
 
@@ -239,7 +239,7 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
 def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> Position:
     """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
     found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
-    told = ranks().tell(asdict(found.position) if found else None)
+    told = ranks().broadcast(asdict(found.position) if found else None)
     if told is not None and found is None:
         read = read_checkpoint(checkpoint_at(run.checkpoints, told["step"]))
         found = replace(read, position=Position(**told))

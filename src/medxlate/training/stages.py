@@ -13,6 +13,7 @@ from torch import nn
 from medxlate.config import Config
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.loading import Read, Slices
+from medxlate.distributed import ranks
 from medxlate.errors import ModelError
 from medxlate.events import Listener
 from medxlate.files import locked, remove_stale, whole_file
@@ -20,7 +21,6 @@ from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run as run_network
 from medxlate.models.device import Compute
 from medxlate.models.runs import RunFolder
-from medxlate.ranks import ranks
 from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
 from medxlate.training.methods import translator_networks
 from medxlate.training.step import Learner
@@ -86,7 +86,7 @@ def translated(
         weights = load_translation(checkpoint_of(stage, "last"), slices.name, "g")
         generator.load_state_dict(weights)
         write_translated(path, slices, generator.to(compute.device), compute, image_size)
-    ranks().wait()
+    ranks().barrier()
     if _open(path).shape != (len(slices), image_size, image_size):
         raise ModelError(f"{path} was translated from other slices.", "Delete it.")
     return slices.with_images(read_translated(path))

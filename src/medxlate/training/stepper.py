@@ -14,11 +14,11 @@ from torch import Tensor
 
 from medxlate.config import RuntimeConfig
 from medxlate.dataset.loading import Batch
+from medxlate.distributed import ranks
 from medxlate.errors import ModelError
 from medxlate.events import Listener, Warned
 from medxlate.models.compiling import compile_where_it_pays, try_compile
 from medxlate.models.device import Compute, is_out_of_memory
-from medxlate.ranks import ranks
 from medxlate.training.capture import CapturedStep
 from medxlate.training.exchange import add_up
 from medxlate.training.objective import Losses

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medxlate.dataset.loading import Batch, Kept, Order, Slices
-from medxlate.ranks import ranks
+from medxlate.distributed import ranks
 
 AHEAD = 4  # steps that are read and not yet asked for
 THREAD = "medxlate-feed"

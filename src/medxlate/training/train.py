@@ -9,10 +9,10 @@ from typing import Any
 from medxlate.config import Config, configured, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import MEANING, Split, read_split
+from medxlate.distributed import ranks
 from medxlate.errors import ConfigError, UsageError
 from medxlate.events import Listener, Warned, silent
 from medxlate.models.runs import RunFolder, find_run, new_run, read_config
-from medxlate.ranks import ranks
 from medxlate.tracking.tracker import check_trackers
 from medxlate.training.checkpoints import checkpoints
 from medxlate.training.data import make_split, open_modalities
@@ -92,7 +92,7 @@ def train(
         run = new_run(Path(runs), name, sources, target, begun=proceed)
         begin(run, material)
         made = str(run.path)
-    run = RunFolder(Path(ranks().tell(made)))
+    run = RunFolder(Path(ranks().broadcast(made)))
     return run_to_end(run, material, work, stages, stop, listener)
 
 
@@ -147,7 +147,7 @@ def _tell(split: Split, config: Config, listener: Listener) -> None:
 def _is_begun(run: Path, config: Config) -> bool:
     """Return whether the run was begun; raises ConfigError where it was begun differently."""
     path = RunFolder(run).config
-    if not ranks().tell(path.is_file()):
+    if not ranks().broadcast(path.is_file()):
         return False
     begun, given = flat(read_config(RunFolder(run))), flat(config)
     for key, value in given.items():

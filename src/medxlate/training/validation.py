@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from medxlate.dataset.loading import Slices
+from medxlate.distributed import ranks
 from medxlate.images.write import write_grid
 from medxlate.inference.engine import run
 from medxlate.inference.predict import predict_batches
@@ -20,7 +21,6 @@ from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.runs import RunFolder
 from medxlate.models.translator import TranslatorNetworks
-from medxlate.ranks import ranks
 from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Resident, reside

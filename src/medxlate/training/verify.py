@@ -12,12 +12,12 @@ from torch import Tensor
 
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
+from medxlate.distributed import ranks
 from medxlate.errors import UsageError
 from medxlate.events import Event, Listener, Progress, Stage, silent
 from medxlate.models.device import deterministic
 from medxlate.models.runs import RunFolder
 from medxlate.models.tensors import same_bits
-from medxlate.ranks import ranks
 from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
 from medxlate.training.data import make_split, named_modalities, open_modalities
 from medxlate.training.methods import first_stages

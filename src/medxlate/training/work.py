@@ -9,12 +9,12 @@ from torch import nn
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.splits import Split, training_share
+from medxlate.distributed import ranks
 from medxlate.errors import ConfigError
 from medxlate.events import Listener, silent
 from medxlate.models.device import Compute, choose_compute
 from medxlate.models.head import Head, fit_head
 from medxlate.models.runs import RunFolder
-from medxlate.ranks import ranks
 from medxlate.training.data import Data, image_size, make_data
 from medxlate.training.loop import Loop, Stop, never
 from medxlate.training.matching import matched

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import sharing
 import tiny
-from medxlate.ranks import Ranks
+from medxlate.distributed import Ranks
 
 TESTS = Path(__file__).parent
 TOLERANCE = 1e-9  # relative, in float64: sums are taken in another order
@@ -173,6 +173,6 @@ def test_a_batch_is_divided_without_rest():
 
 def test_alone_everything_is_ones_own():
     alone = Ranks()
-    assert alone.tell({"a": 1}) == {"a": 1}
+    assert alone.broadcast({"a": 1}) == {"a": 1}
     assert alone.gather(3) == [3]
     assert alone.part(7) == slice(0, 7)

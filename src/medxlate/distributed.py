@@ -55,7 +55,7 @@ class Ranks:
         """Whether there is no other process."""
         return self.count == 1
 
-    def mine(self, items: Sequence[Item]) -> Sequence[Item]:
+    def shard(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return every ``count``-th item, beginning with this process's own."""
         return items[self.rank :: self.count]
 
@@ -68,7 +68,7 @@ class Ranks:
         borders = [rank * size // self.count for rank in range(self.count + 1)]
         return [end - begin for begin, end in pairwise(borders)]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until every process is here."""
         self.gather(None)
 
@@ -76,7 +76,7 @@ class Ranks:
         """Return whether the flag is set in any process."""
         return any(self.gather(flag))
 
-    def tell(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """Return the first process's value, which JSON can say, in every process."""
         return self.gather(value if self.is_first else None)[0]
 
