@@ -24,7 +24,7 @@ import torch
 
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.intervals import bootstrap
-from medxlate.evaluation.weighted import regression
+from medxlate.evaluation.resampled_metrics import regression
 from medxlate.models.calibration import LEVELS, calibrate, conformal_quantile
 from medxlate.models.head import Head
 

@@ -43,7 +43,7 @@ from medxlate.models.head import Head
 from medxlate.training.methods import build_learner
 from medxlate.training.saver import Saver
 from medxlate.training.snapshot import Position, take_snapshot
-from medxlate.training.stepper import Stepper
+from medxlate.training.step_runner import StepRunner
 from medxlate.training.train import resume, train
 
 PATIENTS = 24
@@ -115,7 +115,7 @@ def checkpoint_cost(config: Config, root: Path, blocks: int) -> dict[str, float]
     head = Head(task=Task(kind="regression", name="age", unit="years"), mean=50, std=15)
     learner = build_learner(config, head, size, compute)
     runtime = config.runtime.model_copy(update={"compile": "off"})
-    stepper = Stepper(learner, compute=compute, runtime=runtime, listener=silent)
+    step_runner = StepRunner(learner, compute=compute, runtime=runtime, listener=silent)
     random = torch.Generator().manual_seed(0)
     batches = {
         name: Batch(
@@ -127,8 +127,8 @@ def checkpoint_cost(config: Config, root: Path, blocks: int) -> dict[str, float]
     def timed(steps: int) -> float:
         began = time.perf_counter()
         for _ in range(steps):
-            stepper.step(batches)
-        stepper.collect()
+            step_runner.step(batches)
+        step_runner.collect()
         return time.perf_counter() - began
 
     each = timed(3) / 3
@@ -142,7 +142,7 @@ def checkpoint_cost(config: Config, root: Path, blocks: int) -> dict[str, float]
                 learner,
                 Position(step=block),
                 device=compute.device,
-                window=stepper.state(),
+                window=step_runner.state(),
                 watch={},
             )
             saver.save(snapshot)

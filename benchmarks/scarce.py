@@ -45,8 +45,8 @@ from benchmarks.pairs import PairedData, write_lgg_pairs, write_phantom_pairs
 from medxlate.config import Config, resolve
 from medxlate.dataset.index import Dataset
 from medxlate.errors import DataError
-from medxlate.evaluation.judging import Cases
 from medxlate.evaluation.paired import similarity
+from medxlate.evaluation.prediction_metrics import Cases
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator

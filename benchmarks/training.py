@@ -36,7 +36,7 @@ from medxlate.events import Event, Stage, Warned
 from medxlate.models.device import choose_compute
 from medxlate.models.head import Head
 from medxlate.training.methods import build_learner
-from medxlate.training.stepper import Stepper
+from medxlate.training.step_runner import StepRunner
 
 MEAN, STD = 50.0, 15.0
 IMAGES = 8  # of each modality, which the steps go round
@@ -219,15 +219,17 @@ def make_fast(
     compute = choose_compute(str(device), precision, listener=heard.append)
     head = Head(task=Task(kind="regression", name="age", unit="years"), mean=MEAN, std=STD)
     learner = build_learner(config, head, arguments.image_size, compute)
-    stepper = Stepper(learner, compute=compute, runtime=config.runtime, listener=heard.append)
+    step_runner = StepRunner(
+        learner, compute=compute, runtime=config.runtime, listener=heard.append
+    )
     began = time.perf_counter()
-    stepper.prepare(batch, steps=PLANNED)
-    return stepper.step, {
+    step_runner.prepare(batch, steps=PLANNED)
+    return step_runner.step, {
         "precision": compute.precision,
-        "compiled": stepper.compiled,
+        "compiled": step_runner.compiled,
         "prepare_seconds": time.perf_counter() - began,
         # As they stand after the race: memory may have run out within.
-        "parts": lambda: stepper.parts,
+        "parts": lambda: step_runner.parts,
         "notes": lambda: [event.text for event in heard if isinstance(event, Stage | Warned)],
     }
 

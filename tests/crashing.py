@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from medxlate.dataset.parts import Task, write_part
+from medxlate.dataset.parts import PartJob, write_part
 
 
-def die_of_s03(task: Task) -> int:
+def die_of_s03(task: PartJob) -> int:
     """Read a scan; die, as a crashing decoder does, where it is called s03."""
     if task.scan.name == "s03":
         os._exit(9)

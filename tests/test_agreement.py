@@ -13,7 +13,7 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 from torch_fidelity.metric_kid import kernel_mmd
 from torch_fidelity.metric_prc import calculate_precision_recall_full
 
-from medxlate.evaluation.spread import NORMAL, Set, deviations, statistics
+from medxlate.evaluation.jackknife import NORMAL, Set, deviations, statistics
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

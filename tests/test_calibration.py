@@ -14,7 +14,7 @@ from scipy.stats import beta
 
 import tiny
 from medxlate.errors import UsageError
-from medxlate.inference.doubt import Doubt
+from medxlate.inference.uncertainty import Uncertainty
 from medxlate.models.calibration import (
     Calibration,
     calibrate,
@@ -103,10 +103,10 @@ def test_coverage_is_nominal_over_200_calibrations_of_correlated_slices(level: s
 def test_the_interval_of_several_models_is_valid_and_wider():
     scores = np.arange(1.0, 41.0)
     one, other = conformal(*scores), conformal(*(2 * scores))
-    doubt = Doubt([one, other], 0.9)
-    assert doubt.asked == pytest.approx(0.95)
-    assert doubt.half_width("patient") == pytest.approx((39 + 78) / 2)  # ceil(41 * 0.95) = 39
-    assert Doubt([one], 0.9).half_width("patient") == 37
+    uncertainty = Uncertainty([one, other], 0.9)
+    assert uncertainty.asked == pytest.approx(0.95)
+    assert uncertainty.half_width("patient") == pytest.approx((39 + 78) / 2)  # ceil(41 * 0.95) = 39
+    assert Uncertainty([one], 0.9).half_width("patient") == 37
 
 
 def test_models_with_other_errors_keep_the_coverage_of_their_mean():
@@ -116,26 +116,26 @@ def test_models_with_other_errors_keep_the_coverage_of_their_mean():
         truth = random.normal(0, 10, 340)
         each = truth + random.normal(0, [[4], [6], [5]], (3, 340)) + random.normal(0, 3, 340)
         errors = np.abs(each - truth)
-        doubt = Doubt([conformal(*sorted(row[:40])) for row in errors], 0.9)
-        inside = np.abs(each[:, 40:].mean(0) - truth[40:]) <= doubt.half_width("patient")
+        uncertainty = Uncertainty([conformal(*sorted(row[:40])) for row in errors], 0.9)
+        inside = np.abs(each[:, 40:].mean(0) - truth[40:]) <= uncertainty.half_width("patient")
         covered.append(inside.mean())
     assert np.mean(covered) > 0.9
 
 
 def test_why_there_is_no_interval_is_said():
-    (note,) = Doubt([conformal(1.0, 2.0)], 0.9).notes()
+    (note,) = Uncertainty([conformal(1.0, 2.0)], 0.9).notes()
     assert "takes 9 validation patients, and there were 2" in note
-    assert Doubt([conformal(*range(9))], 0.9).notes() == []
-    (note,) = Doubt([conformal(*range(9))] * 2, 0.9).notes()
+    assert Uncertainty([conformal(*range(9))], 0.9).notes() == []
+    (note,) = Uncertainty([conformal(*range(9))] * 2, 0.9).notes()
     assert "of 2 models" in note
     assert "takes 19" in note
-    assert "before predictions were calibrated" in Doubt([None], 0.9).notes()[0]
-    assert Doubt([None], 0.9).half_width("slice") == math.inf
-    (note,) = Doubt([no_calibration(REGRESSION, "it rained")], 0.9).notes()
+    assert "before predictions were calibrated" in Uncertainty([None], 0.9).notes()[0]
+    assert Uncertainty([None], 0.9).half_width("slice") == math.inf
+    (note,) = Uncertainty([no_calibration(REGRESSION, "it rained")], 0.9).notes()
     assert note == "No intervals: it rained."
     for level in (0.0, 1.0, -1.0, 90.0, math.nan):
         with pytest.raises(UsageError, match="between 0 and 1"):
-            Doubt([None], level)
+            Uncertainty([None], level)
 
 
 # Temperature

@@ -30,10 +30,10 @@ from medxlate.events import Alarmed, Event, Progress, Stage, Warned
 from medxlate.files import locked
 from medxlate.models import tensors
 from medxlate.training import checkpoints, saver, verify
+from medxlate.training.monitor import TrainingMonitor
 from medxlate.training.saver import Saver
 from medxlate.training.snapshot import Position, Snapshot
 from medxlate.training.train import resume, train
-from medxlate.training.watch import Watch
 
 SECTIONS: dict[str, Any] = {  # 6 steps an epoch
     "optimizer": {"epochs": 2, "batch_size": 3, "steps_per_epoch": 6, "buffer_size": 4},
@@ -139,10 +139,10 @@ def test_alarms_are_recorded_once_and_the_watch_is_remembered(
 ):
     """Stopped right before the validation in which an alarm is told."""
 
-    def alarming(self: Watch, step: int, *_: Any) -> list[Alarmed]:
+    def alarming(self: TrainingMonitor, step: int, *_: Any) -> list[Alarmed]:
         return [Alarmed(step, "a-kind", "ct", 2.0, "it is so", "Do that.")]
 
-    monkeypatch.setattr(Watch, "validation", alarming)
+    monkeypatch.setattr(TrainingMonitor, "validation", alarming)
     whole = train(tiny.debug_config(data, **SECTIONS), runs=tmp_path / "whole").run
     with pytest.raises(StoppedError):
         train_until(6, data, tmp_path)
@@ -153,13 +153,13 @@ def test_alarms_are_recorded_once_and_the_watch_is_remembered(
     same_ends(run, whole)
     lines = (run / "metrics.jsonl").read_text().splitlines()
     assert sum('"a-kind"' in line for line in lines) == 2  # one an epoch
-    assert (checkpoints.read_checkpoint(run / "checkpoints" / "step-000012")).watch["step"] == 12
+    assert (checkpoints.read_checkpoint(run / "checkpoints" / "step-000012")).monitor["step"] == 12
 
 
 @pytest.mark.parametrize("watch", [{}, {"step": 1, "means": {}, "records": {"x": {"no": 1}}}])
-def test_a_damaged_record_of_the_watch_is_told(stopped: Path, watch: Any):
+def test_a_damaged_record_of_the_monitor_is_reported(stopped: Path, watch: Any):
     rewrite(stopped / "checkpoints" / "step-000009" / "state.json", watch=watch)
-    with pytest.raises(ModelError, match="watch is damaged"):
+    with pytest.raises(ModelError, match="monitor is damaged"):
         resume(stopped)
 
 
@@ -562,7 +562,7 @@ def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def without_buffers(*args: Any, **options: Any) -> Any:
         taken = read(*args, **options)
         kept = {k: v for k, v in taken.training.items() if not k.endswith(".images")}
-        return Snapshot(taken.position, taken.networks, kept, taken.watch)
+        return Snapshot(taken.position, taken.networks, kept, taken.monitor)
 
     monkeypatch.setattr(verify, "read_checkpoint", without_buffers)
     return iter(())

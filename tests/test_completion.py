@@ -107,8 +107,8 @@ def test_completion_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_names_that_are_offered_exist() -> None:
-    from medxlate.evaluation.judging import CLASSIFICATION, REGRESSION
     from medxlate.evaluation.paired import NAMES as PAIRED
+    from medxlate.evaluation.prediction_metrics import CLASSIFICATION, REGRESSION
     from medxlate.evaluation.translation import NAMES
     from medxlate.evaluation.tstr import NAME as TSTR
     from medxlate.pretrained import REGISTRY

@@ -28,7 +28,7 @@ from medxlate.models.card import model_card
 from medxlate.models.folder import load_generator
 from medxlate.models.info import read_model
 from medxlate.models.runs import find_run
-from medxlate.records import inside, is_plain
+from medxlate.records import is_plain, safe_join
 from medxlate.report.table import Table
 from medxlate.study import study
 from medxlate.study.study import read_study
@@ -59,12 +59,12 @@ def copy(data: Path, tmp_path: Path) -> Path:
 def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
     assert not is_plain(name)
     with pytest.raises(ModelError, match="names something outside itself"):
-        inside(tmp_path, name, error=ModelError)
+        safe_join(tmp_path, name, error=ModelError)
 
 
 @pytest.mark.parametrize("name", ["a", "a.b", "..a", "translator-mri.safetensors", "é", "a b"])
 def test_a_name_is_one(tmp_path: Path, name: str) -> None:
-    assert inside(tmp_path, name, error=ModelError) == tmp_path / name
+    assert safe_join(tmp_path, name, error=ModelError) == tmp_path / name
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
@@ -79,9 +79,9 @@ def test_links_lead_nowhere_outside(tmp_path: Path) -> None:
     (tmp_path / "other").symlink_to(folder)  # the folder itself may be a link
     for name in "ab":
         with pytest.raises(DataError, match="outside"):
-            inside(folder, name, error=DataError)
-    assert inside(folder, "c", error=DataError).read_text() == "y"
-    assert inside(tmp_path / "other", "c", error=DataError).read_text() == "y"
+            safe_join(folder, name, error=DataError)
+    assert safe_join(folder, "c", error=DataError).read_text() == "y"
+    assert safe_join(tmp_path / "other", "c", error=DataError).read_text() == "y"
 
 
 @pytest.mark.parametrize("place", ["ct", "ct/shards", "ct/shards/00000.npy", "ct/slices.parquet"])

@@ -30,7 +30,7 @@ from medxlate.evaluation.distribution import (
     to_eight_bit,
 )
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.evaluation.judging import CLASSIFICATION, Cases, score_slices
+from medxlate.evaluation.prediction_metrics import CLASSIFICATION, Cases, score_slices
 from medxlate.evaluation.results import read_results
 from medxlate.events import Event
 from medxlate.inference.predict import Predictor, predict

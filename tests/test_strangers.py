@@ -24,7 +24,7 @@ from medxlate.report.figures import Row, image_rows
 from medxlate.report.interval_chart import Errors
 from medxlate.report.study_figures import Curve, dose_plot, error_plot
 from medxlate.report.table import Number, Table
-from medxlate.study.outside import _values
+from medxlate.study.external_predictions import _values
 
 # Unicode's bidirectional algorithm (UAX 9, section 2), byte order mark, line and paragraph
 # separators, soft hyphen, zero-width space; ISO 6429's control characters of both sets.

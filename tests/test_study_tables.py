@@ -22,7 +22,7 @@ from medxlate.report.study_figures import (
 )
 from medxlate.report.table import Number, Table
 from medxlate.study.curves import draws, isotonic, needed
-from medxlate.study.dose import equivalents, saturation
+from medxlate.study.data_efficiency import equivalents, saturation
 from medxlate.study.tables import main_comparison, paper_name, tables
 
 # Yang and Xie, tables 2, 3 and 4.

@@ -51,7 +51,7 @@ from medxlate.training.methods import METHODS, build_learner, find_method
 from medxlate.training.running import TrainResult
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, Supervised
-from medxlate.training.stepper import Stepper
+from medxlate.training.step_runner import StepRunner
 from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
 from medxlate.training.verify import verify_resume
@@ -389,14 +389,14 @@ def test_methods_without_translators_leave_the_warm_up_out(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """They make as many predictor updates, at the same rates."""
-    whole_step = Stepper.step
+    whole_step = StepRunner.step
     rates: dict[int, float] = {}
 
     def step(self: Any, *args: Any, number: int, **more: Any) -> None:
         rates[number] = float(self._learner.optimizers["predictor"].param_groups[0]["lr"])
         whole_step(self, *args, number=number, **more)
 
-    monkeypatch.setattr(Stepper, "step", step)
+    monkeypatch.setattr(StepRunner, "step", step)
     sections = {**PHASES, "optimizer": {**PHASES["optimizer"], "finetune_share": 0.0}}
     # Of 24 steps those from 6 on: two epochs at the full rate, and one at half of it.
     wanted = dict(zip(range(6, 24), [1e-3] * 12 + [5e-4] * 6, strict=True))
@@ -431,14 +431,14 @@ def test_a_long_training_on_a_processor_says_how_long(
 ):
     """By a clock on which the first step takes a day, which must not count."""
     clock = SimpleNamespace(now=0.0)
-    whole_step = Stepper.step
+    whole_step = StepRunner.step
 
     def said(seconds: float, first: int = 0, **sections: Any) -> list[str]:
         def step(self: Any, *args: Any, number: int, **more: Any) -> None:
             whole_step(self, *args, number=number, **more)
             clock.now += 86_400 if number == first else seconds
 
-        monkeypatch.setattr(Stepper, "step", step)
+        monkeypatch.setattr(StepRunner, "step", step)
         heard: list[Event] = []
         optimizer = {"epochs": 2, "steps_per_epoch": 6, **sections.pop("optimizer", {})}
         config = tiny.debug_config(data, optimizer=optimizer, **sections)
@@ -457,7 +457,7 @@ def test_a_long_training_on_a_processor_says_how_long(
 def test_a_long_training_says_so_before_it_begins(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(Stepper, "reckon", lambda *_: 900.0)
+    monkeypatch.setattr(StepRunner, "reckon", lambda *_: 900.0)
     heard: list[Event] = []
     config = tiny.debug_config(data, optimizer={"epochs": 2, "steps_per_epoch": 6})
     train(config, runs=tmp_path, listener=heard.append)
@@ -496,7 +496,7 @@ def test_a_checkpoint_restores_the_random_state(data: Path, tmp_path: Path):
     np.random.seed(78)
     random.seed(79)
     device = torch.device("cpu")
-    taken = take_snapshot(learner, Position(step=3), device=device, window={}, watch={})
+    taken = take_snapshot(learner, Position(step=3), device=device, window={}, monitor={})
     written = write_checkpoint(tmp_path, taken, keep=2)
     wanted = [torch.rand(4).tolist(), np.random.rand(4).tolist(), random.random()]
     torch.manual_seed(0)
@@ -659,7 +659,7 @@ def test_no_image_of_a_test_patient_is_ever_seen(
     written = json.loads((result.run / "split.json").read_text())
     assert {key: written[key] for key in split.to_json()} == split.to_json()
     assert leaks(data, split, seen) == {}
-    # What should have been seen was: the watch works.
+    # What should have been seen was: the guard works.
     wanted = images_of(data, split, "train", "ct")
     if find_method(method).uses_sources and method not in ("histogram", "duplicate-real"):
         wanted |= images_of(data, split, "train", "mri")
@@ -848,7 +848,7 @@ def test_the_loop_fetches_losses_only_where_it_logs(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     fetched = {"count": 0}
-    collect = Stepper.collect
+    collect = StepRunner.collect
     inside = {"step": 0}
     for name in ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__", "__array__"):
         whole = getattr(Tensor, name)
@@ -863,7 +863,7 @@ def test_the_loop_fetches_losses_only_where_it_logs(
         inside["step"] += 1
         return collect(*args)
 
-    monkeypatch.setattr(Stepper, "collect", counted)
+    monkeypatch.setattr(StepRunner, "collect", counted)
     at: list[tuple[int, int]] = []
 
     def listener(event: Event) -> None:

@@ -564,7 +564,7 @@ def test_a_table_that_fails_to_be_written_leaves_no_table(
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_prediction_does_not_depend_on_its_batch(tmp_path: Path, model: Path, batch_size: int):
-    """Batch norm uses what it learned, not the batch."""
+    """SliceBatch norm uses what it learned, not the batch."""
     inputs = some_images(tmp_path / "in")
     table = predict(
         inputs, out=tmp_path / "p.csv", model=model, device="cpu", batch_size=batch_size

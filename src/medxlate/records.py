@@ -75,7 +75,7 @@ def is_plain(name: str) -> bool:
     )
 
 
-def inside(folder: Path, name: str, *, error: type[MedxlateError]) -> Path:
+def safe_join(folder: Path, name: str, *, error: type[MedxlateError]) -> Path:
     """Return ``folder / name`` for a name that a file gave.
 
     Raises:

@@ -60,7 +60,7 @@ def write_corpus(root: Path) -> None:
     learner = build_learner(config, Head(task=tiny.AGE), tiny.SIZE, choose_compute("cpu", "fp32"))
     torch.manual_seed(0)
     position = Position(step=3, best_step=3)
-    taken = take_snapshot(learner, position, device=torch.device("cpu"), window={}, watch={})
+    taken = take_snapshot(learner, position, device=torch.device("cpu"), window={}, monitor={})
     write_checkpoint(home / "run" / "checkpoints", taken, keep=1)
     study = Study(
         medxlate="0",

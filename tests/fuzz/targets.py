@@ -38,7 +38,7 @@ from medxlate.models.head import Head
 from medxlate.models.info import read_model
 from medxlate.models.runs import find_model
 from medxlate.records import read_json
-from medxlate.study.outside import score_outside
+from medxlate.study.external_predictions import score_outside
 from medxlate.study.study import cell_config, cells, read_study
 from medxlate.training.checkpoints import last_position, load_part, pointed, read_checkpoint
 from medxlate.training.methods import build_learner

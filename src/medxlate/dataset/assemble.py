@@ -12,7 +12,7 @@ import pandas as pd
 
 from medxlate.dataset.annotate import Annotation
 from medxlate.dataset.index import ModalityInfo
-from medxlate.dataset.parts import PartSlice, Task, load_part
+from medxlate.dataset.parts import PartJob, PartSlice, load_part
 from medxlate.dataset.plan import Plan
 from medxlate.dataset.shards import ShardWriter
 from medxlate.images.recipes import Limits
@@ -35,13 +35,13 @@ class Assembled:
     notes: dict[str, str]
 
 
-def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> Assembled:
+def assemble(folder: Path, plan: Plan, jobs: Iterable[PartJob], *, size: int) -> Assembled:
     """Write ``shards/`` from the parts, in the order of the scans, and gather the table.
 
     Args:
         folder: Where they go.
         plan: Labels and patients, and the recipe.
-        tasks: The parts, one a scan of the plan.
+        jobs: The parts, one a scan of the plan.
         size: Side of the slices, pixels.
     """
     dtype = np.uint8 if plan.recipe.bits == 8 else np.uint16
@@ -51,14 +51,14 @@ def assemble(folder: Path, plan: Plan, tasks: Iterable[Task], *, size: int) -> A
     skipped: dict[str, str] = {}
     notes: dict[str, str] = {}
     with ShardWriter(folder / "shards", size=size, dtype=dtype) as shards:
-        for index, task in enumerate(tasks):
-            part, pixels = load_part(task)
+        for index, job in enumerate(jobs):
+            part, pixels = load_part(job)
             skipped |= part.skipped
             before = len(rows)
-            name, place = task.scan.name, plan.places.get(task.scan.name)
+            name, place = job.scan.name, plan.places.get(job.scan.name)
             volume = f"scan {index}" if place is None else f"volume {place.volume}"
             for slice_, content in zip(part.slices, pixels, strict=True):
-                annotation = _annotation(plan, task, slice_.file)
+                annotation = _annotation(plan, job, slice_.file)
                 if annotation is not None:
                     within = {
                         "series": series.setdefault(volume, len(series)),
@@ -99,13 +99,13 @@ def _row(
     }
 
 
-def _annotation(plan: Plan, task: Task, file: str) -> Annotation | None:
+def _annotation(plan: Plan, job: PartJob, file: str) -> Annotation | None:
     """Return label and patient of a slice; of a slice cut across files, those of the first."""
     if file in plan.annotations:
         return plan.annotations[file]
-    if file != task.scan.name:
+    if file != job.scan.name:
         return None
-    names = (each.relative for each in task.scan.files)
+    names = (each.relative for each in job.scan.files)
     return next((plan.annotations[name] for name in names if name in plan.annotations), None)
 
 

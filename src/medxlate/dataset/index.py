@@ -24,7 +24,7 @@ from medxlate.dataset.slice_table import read_slice_table
 from medxlate.errors import DataError, nearest
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
 from medxlate.images.recipes import Recipe, Stored
-from medxlate.records import inside, is_plain, read_json, read_record
+from medxlate.records import is_plain, read_json, read_record, safe_join
 
 COLUMNS = (
     "slice_id",
@@ -225,7 +225,7 @@ class Dataset:
                 f"{nearest(name, self.info.modalities)} "
                 f"Prepare it with `medxlate prepare RAW --modality {name}`.",
             )
-        folder = inside(self.folder, name, error=DataError)
+        folder = safe_join(self.folder, name, error=DataError)
         again = f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`."
         info = self.info.modalities[name]
         opened = folder.stat() if folder.exists() else None
@@ -236,10 +236,10 @@ class Dataset:
         if written != info.model_dump(mode="json"):
             raise DataError(f"{folder} is not what {self.folder / SUMMARY} says.", again)
         try:
-            shards = inside(folder, "shards", error=DataError)
+            shards = safe_join(folder, "shards", error=DataError)
             names = sorted(path.name for path in shards.glob("*.npy"))
-            reader = ShardReader([inside(shards, name, error=DataError) for name in names])
-            path = inside(folder, "slices.parquet", error=DataError)
+            reader = ShardReader([safe_join(shards, name, error=DataError) for name in names])
+            path = safe_join(folder, "slices.parquet", error=DataError)
             slices = read_slice_table(path, reader.counts, self.info.task)
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None

@@ -32,7 +32,7 @@ from medxlate.dataset.join import agreed_size, check_task, joined
 from medxlate.dataset.labels import count_labels, label_notes
 from medxlate.dataset.links import save_links
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.parts import Task, crashed_part, write_part
+from medxlate.dataset.parts import PartJob, crashed_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
 from medxlate.dataset.reasons import hint_of, in_words
 from medxlate.dataset.spellings import (
@@ -141,7 +141,7 @@ class Job:
             UsageError, DataError: See ``prepare``.
         """
         with mapper_for(search, self.options) as mapper:
-            self._share(self._tasks(self._plan(search, mapper)), mapper)
+            self._share(self._jobs(self._plan(search, mapper)), mapper)
 
     def _plan(self, search: Search, mapper: Mapper) -> Plan:
         return make_plan(
@@ -156,28 +156,28 @@ class Job:
     def _assembled(self) -> Path:
         return self.work / "assembled"
 
-    def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[Task]:
+    def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[PartJob]:
         """Yield each part, in order, as soon as it is there; those that are missing are read."""
-        tasks = self._tasks(plan)
+        jobs = self._jobs(plan)
         if not ranks().is_alone:
-            self._share(tasks, mapper)
-        return self._read(tasks, mapper)
+            self._share(jobs, mapper)
+        return self._read(jobs, mapper)
 
-    def _tasks(self, plan: Plan) -> list[Task]:
+    def _jobs(self, plan: Plan) -> list[PartJob]:
         self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
-        return [Task(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
+        return [PartJob(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
 
-    def _share(self, tasks: Sequence[Task], mapper: Mapper) -> None:
+    def _share(self, jobs: Sequence[PartJob], mapper: Mapper) -> None:
         """Read every part that is this process's to read, and wait for the others."""
-        for _ in self._read(ranks().shard(tasks), mapper):
+        for _ in self._read(ranks().shard(jobs), mapper):
             pass
         ranks().barrier()
 
-    def _read(self, tasks: Sequence[Task], mapper: Mapper) -> Iterator[Task]:
-        total, done = sum(len(task.scan.files) for task in tasks), 0
+    def _read(self, jobs: Sequence[PartJob], mapper: Mapper) -> Iterator[PartJob]:
+        total, done = sum(len(job.scan.files) for job in jobs), 0
         self.listener(Progress("files", 0, total))
-        for task, files in zip(tasks, mapper(write_part, tasks, crashed_part), strict=True):
-            yield task
+        for job, files in zip(jobs, mapper(write_part, jobs, crashed_part), strict=True):
+            yield job
             done += files
             self.listener(Progress("files", done, total))
 

@@ -50,7 +50,7 @@ def state_of(file: FoundImage) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Task:
+class PartJob:
     """What a part is made from, and where it goes.
 
     Attributes:
@@ -111,16 +111,16 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def write_part(task: Task) -> int:
+def write_part(job: PartJob) -> int:
     """Read a scan and write its part, unless it is there; return how many files it had."""
-    name = task.name
-    listing = task.folder / f"{name}.json"
+    name = job.name
+    listing = job.folder / f"{name}.json"
     if not listing.exists():
-        pixels = task.folder / f"{name}.bin"
+        pixels = job.folder / f"{name}.bin"
         partial = pixels.with_suffix(f".{os.getpid()}.partial")
         try:
             with naming_full_disk(pixels):
-                part = _read(task, partial)
+                part = _read(job, partial)
                 partial.replace(pixels)
                 text = json.dumps(asdict(part))
                 partial.write_text(text, encoding="utf-8")
@@ -128,22 +128,22 @@ def write_part(task: Task) -> int:
         finally:
             with suppress(FileNotFoundError):
                 partial.unlink()
-    return len(task.scan.files)
+    return len(job.scan.files)
 
 
-def crashed_part(task: Task) -> int:
+def crashed_part(job: PartJob) -> int:
     """Write the part of a scan that no process survives."""
-    part = Part(None, skipped={task.scan.name: "reading it crashed the reader"})
-    (task.folder / f"{task.name}.bin").write_bytes(b"")
-    write_json(task.folder / f"{task.name}.json", asdict(part))
-    return len(task.scan.files)
+    part = Part(None, skipped={job.scan.name: "reading it crashed the reader"})
+    (job.folder / f"{job.name}.bin").write_bytes(b"")
+    write_json(job.folder / f"{job.name}.json", asdict(part))
+    return len(job.scan.files)
 
 
-def load_part(task: Task) -> tuple[Part, Iterator[bytes]]:
+def load_part(job: PartJob) -> tuple[Part, Iterator[bytes]]:
     """Return a part and the bytes of its slices, one by one."""
-    name = task.name
-    listing = task.folder / f"{name}.json"
-    again = f"Remove the folder {task.folder} and prepare again."
+    name = job.name
+    listing = job.folder / f"{name}.json"
+    again = f"Remove the folder {job.folder} and prepare again."
     values = read_object(listing, error=DataError, hint=again, needs=["limits"])
     try:
         limits = values["limits"]
@@ -155,7 +155,7 @@ def load_part(task: Task) -> tuple[Part, Iterator[bytes]]:
         )
     except (IndexError, KeyError, TypeError, ValueError):
         raise DataError(f"{listing} is damaged.", again) from None
-    return part, _pixels(task.folder / f"{name}.bin", len(part.slices))
+    return part, _pixels(job.folder / f"{name}.bin", len(part.slices))
 
 
 def _pixels(path: Path, count: int) -> Iterator[bytes]:
@@ -165,15 +165,15 @@ def _pixels(path: Path, count: int) -> Iterator[bytes]:
             yield stream.read(each)
 
 
-def _read(task: Task, path: Path) -> Part:
+def _read(job: PartJob, path: Path) -> Part:
     """Write the stored slices of a scan to ``path``, one after the other."""
-    scan = task.scan
+    scan = job.scan
     slices: list[PartSlice] = []
     skipped: dict[str, str] = {}
     lowest = math.nan
     with path.open("wb") as stream:
         try:
-            opened = open_slices(scan, task.recipe, task.size)
+            opened = open_slices(scan, job.recipe, job.size)
         except ImageError as refusal:
             return Part(None, skipped={scan.name: str(refusal)})
         for slice_ in opened.slices:
@@ -198,7 +198,7 @@ def _read(task: Task, path: Path) -> Part:
                 )
             )
     notes = [opened.note] if opened.note else []
-    if task.recipe.unit == "HU" and lowest >= 0:
+    if job.recipe.unit == "HU" and lowest >= 0:
         notes.append(NO_AIR)
     return Part(opened.limits, tuple(slices), skipped, tuple(notes))
 

@@ -19,10 +19,16 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
 from medxlate.errors import UsageError
 from medxlate.evaluation.judge import find_judge
-from medxlate.evaluation.judging import Cases, errors_by_group, judge, metric_names, pictures
 from medxlate.evaluation.kept import Clock, check_kept, keep
 from medxlate.evaluation.paired import NAMES as PAIRED
 from medxlate.evaluation.paired import paired_metrics
+from medxlate.evaluation.prediction_metrics import (
+    Cases,
+    errors_by_group,
+    judge,
+    metric_names,
+    pictures,
+)
 from medxlate.evaluation.results import Metric, Results
 from medxlate.evaluation.shared import batch_count, gather_predictions
 from medxlate.evaluation.subject import Subject, open_subject

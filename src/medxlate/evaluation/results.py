@@ -37,7 +37,7 @@ class Record(BaseModel):
 
 
 class Metric(Record):
-    """A figure with its doubt, or the reason why there is none.
+    """A figure with its uncertainty, or the reason why there is none.
 
     Attributes:
         group: Whether it judges predictions, translated images, or predictors that were trained

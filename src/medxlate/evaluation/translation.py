@@ -1,4 +1,4 @@
-"""Figures of translated test images as a set, with their doubt: fid, kid, is, precision, recall."""
+"""Figures of translated test images as a set, with intervals: fid, kid, is, precision, recall."""
 
 from __future__ import annotations
 
@@ -21,15 +21,7 @@ from medxlate.evaluation.distribution import (
     to_eight_bit,
 )
 from medxlate.evaluation.extractors import find_extractors
-from medxlate.evaluation.results import Metric
-from medxlate.evaluation.shared import (
-    batch_count,
-    common_folder,
-    gather_features,
-    share,
-    shared_rows,
-)
-from medxlate.evaluation.spread import (
+from medxlate.evaluation.jackknife import (
     MOST,
     NEIGHBOURS,
     NORMAL,
@@ -37,6 +29,14 @@ from medxlate.evaluation.spread import (
     Set,
     deviations,
     statistics,
+)
+from medxlate.evaluation.results import Metric
+from medxlate.evaluation.shared import (
+    batch_count,
+    common_folder,
+    gather_features,
+    share,
+    shared_rows,
 )
 from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject

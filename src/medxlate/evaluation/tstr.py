@@ -20,7 +20,7 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
 from medxlate.distributed import ranks
 from medxlate.evaluation.judge import Judge, Lesson, learned, made_from, small_config
-from medxlate.evaluation.judging import Array, Cases, constant_predictions, figures
+from medxlate.evaluation.prediction_metrics import Array, Cases, constant_predictions, figures
 from medxlate.evaluation.results import Metric, taught_in
 from medxlate.evaluation.shared import gather_predictions, some_of
 from medxlate.evaluation.subject import Subject

@@ -18,7 +18,7 @@ from medxlate.models.card import model_card
 from medxlate.models.folder import write_description
 from medxlate.models.info import MARKER, ModelInfo, Weights, all_weights, read_model
 from medxlate.models.runs import find_model, find_run
-from medxlate.records import in_markdown, inside
+from medxlate.records import in_markdown, safe_join
 
 MAIN = "model.safetensors"  # what hubs and their clients look for
 LIBRARY = "medxlate"
@@ -77,7 +77,7 @@ def export_hub(
     results = _results(Path(model), old, listener)
     with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
         for before, after in zip(all_weights(old), all_weights(info), strict=True):
-            path = inside(folder, before.file, error=ModelError)
+            path = safe_join(folder, before.file, error=ModelError)
             if not path.is_file() or sha256(path) != before.sha256:
                 raise ModelError(f"{path} is missing or damaged.", "Copy the whole model again.")
             shutil.copyfile(path, partial / after.file)

@@ -18,7 +18,7 @@ from medxlate.images.square import from_square
 from medxlate.images.stack import FloatArray, Stack
 from medxlate.inference.engine import Engine, Pending
 from medxlate.inference.finite import check_finite
-from medxlate.inference.inputs import Batch, Reader
+from medxlate.inference.inputs import Reader, SliceBatch
 
 Volume = npt.NDArray[Any]
 Spacing = tuple[float, float, float]  # mm between slices, rows and columns
@@ -96,7 +96,7 @@ def translated(squares: Squares, engine: Engine, batch_size: int) -> FloatArray:
     return found
 
 
-def restored(batch: Batch, squares: Pending | None) -> Iterator[FloatArray]:
+def restored(batch: SliceBatch, squares: Pending | None) -> Iterator[FloatArray]:
     """Yield a batch's target images, each of its input's original height and width.
 
     Near-empty slices become the target's black.

@@ -54,7 +54,7 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Batch:
+class SliceBatch:
     """Slices that are computed together.
 
     Attributes:
@@ -68,7 +68,9 @@ class Batch:
     failed: dict[str, str]
 
     @classmethod
-    def of(cls, items: list[Input], failed: Mapping[str, str], *, pinned: bool = False) -> Batch:
+    def of(
+        cls, items: list[Input], failed: Mapping[str, str], *, pinned: bool = False
+    ) -> SliceBatch:
         """Stack the inputs; ``pinned``: in memory from which CUDA copies without waiting."""
         shown = [item for item in items if not item.slice.near_empty]
         images = stack(shown) if shown else None
@@ -121,7 +123,7 @@ class Reader:
 
     def batches(
         self, scans: Iterable[Scan], *, batch_size: int, pinned: bool = False
-    ) -> Iterator[Batch]:
+    ) -> Iterator[SliceBatch]:
         """Yield slices in batches, those of a scan one after the other.
 
         Args:
@@ -135,11 +137,11 @@ class Reader:
             for item in self.slices(scan, failed):
                 items.append(item)
                 if len(items) == batch_size:
-                    yield Batch.of(items, failed, pinned=pinned)
+                    yield SliceBatch.of(items, failed, pinned=pinned)
                     items = []
                     failed.clear()
         if items or failed:
-            yield Batch.of(items, failed, pinned=pinned)
+            yield SliceBatch.of(items, failed, pinned=pinned)
 
 
 def find_inputs(

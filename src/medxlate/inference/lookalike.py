@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from medxlate.images.modality import SILENT
-from medxlate.inference.inputs import Batch
+from medxlate.inference.inputs import SliceBatch
 from medxlate.models.greys import Greys
 
 
@@ -33,7 +33,7 @@ class Looks:
         return cls(len(images), int(greys.unlike(images.numpy()).sum()))
 
     @classmethod
-    def of_batch(cls, batch: Batch, greys: Greys | None) -> Looks:
+    def of_batch(cls, batch: SliceBatch, greys: Greys | None) -> Looks:
         """Compare the images of a batch whose files name no modality."""
         if batch.images is None:
             return cls()

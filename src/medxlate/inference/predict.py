@@ -21,7 +21,7 @@ from medxlate.images.scans import by_header
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Pending
 from medxlate.inference.finite import is_finite, no_number
-from medxlate.inference.inputs import Batch, Reader, find_inputs, refuse_if_nothing, sort_out
+from medxlate.inference.inputs import Reader, SliceBatch, find_inputs, refuse_if_nothing, sort_out
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.lookalike import Looks, total
 from medxlate.inference.predictor import (
@@ -136,7 +136,7 @@ def predict(
         tta=tta,
         listener=listener,
     )
-    columns = Columns(predictor.head, predictor.doubt(level), predictor.span)
+    columns = Columns(predictor.head, predictor.uncertainty(level), predictor.span)
     tag = None if patient is None else parse_field(patient, has_table=False, option="--patient")
     tags = [tag.name] if tag is not None and tag.kind == "tag" else ["PatientID"]
     reader = predictor.reader.choosing(dicom_modality, volume)
@@ -178,7 +178,7 @@ def predict(
             work.put()
     looks = total(Looks(**each["looks"]) for each in entries)
     seen = looks.notes(predictor.info.target)
-    notes = (*columns.doubt.notes(), *columns.span.notes(outside(table)), *seen)
+    notes = (*columns.uncertainty.notes(), *columns.span.notes(outside(table)), *seen)
     for note in notes:
         listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
@@ -223,7 +223,7 @@ def _predict(
     values: list[Any] = []
     looks: list[Looks] = []
 
-    def collect(batch: Batch, outputs: Pending | None) -> None:
+    def collect(batch: SliceBatch, outputs: Pending | None) -> None:
         failed.update(batch.failed)
         looks.append(Looks.of_batch(batch, predictor.info.target_greys))
         if outputs is None:

@@ -17,13 +17,13 @@ from medxlate.errors import ImageError, ModelError
 from medxlate.events import Listener, silent
 from medxlate.inference.arrays import Spacing, Volume, outputs_of, squares_of
 from medxlate.inference.choices import validated_compute
-from medxlate.inference.doubt import Doubt
 from medxlate.inference.engine import Engine, Pending, run, starting_size
 from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Input, Reader, stack
 from medxlate.inference.lookalike import Looks
 from medxlate.inference.shifts import shifted
 from medxlate.inference.span import Span
+from medxlate.inference.uncertainty import Uncertainty
 from medxlate.models.calibration import Calibration, Level
 from medxlate.models.device import Compute
 from medxlate.models.folder import load_predictor
@@ -147,7 +147,7 @@ class Predictor:
             ModelError: The network gives no finite number.
             UsageError: It is no volume.
         """
-        doubt = Doubt([self.calibration], level)
+        uncertainty = Uncertainty([self.calibration], level)
         squares = squares_of(volume, self.reader, spacing)
         if not squares.shown.any():
             raise ImageError("All slices of the volume are near-empty.")
@@ -155,14 +155,14 @@ class Predictor:
         check_finite(found, "predictor", "slices")
         slices = np.full((len(squares.shown), *found.shape[1:]), np.nan, dtype=np.float32)
         slices[squares.shown] = found
-        mean, notes = found.mean(axis=0), tuple(doubt.notes())
+        mean, notes = found.mean(axis=0), tuple(uncertainty.notes())
         notes += tuple(Looks.of(squares.images, self.info.target_greys).notes(self.info.target))
         if self.head.task.kind == "classification":
             classes = self.head.task.classes
             shares = dict(zip(classes, map(float, mean), strict=True))
             return Prediction(classes[int(mean.argmax())], None, None, shares, slices, notes)
         level_of: Level = "volume" if len(slices) > 1 else "slice"
-        width, value = doubt.half_width(level_of), float(mean)
+        width, value = uncertainty.half_width(level_of), float(mean)
         span = Span.of([self.head])
         notes += tuple(span.notes({level_of: (int(span.outside(mean)), 1)}))
         if not math.isfinite(width):
@@ -251,9 +251,9 @@ class Ensemble:
         """Return what a prediction depends on beside its inputs, as JSON can hold it."""
         return [each.facts() for each in self.predictors]
 
-    def doubt(self, coverage: float) -> Doubt:
-        """Return what is known of the mean prediction's doubt."""
-        return Doubt([each.calibration for each in self.predictors], coverage)
+    def uncertainty(self, coverage: float) -> Uncertainty:
+        """Return what is known of the mean prediction's uncertainty."""
+        return Uncertainty([each.calibration for each in self.predictors], coverage)
 
     @property
     def span(self) -> Span:

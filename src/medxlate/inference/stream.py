@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from medxlate.events import Listener, Progress
 from medxlate.inference.engine import Engine, Pending
-from medxlate.inference.inputs import Batch, Reader
+from medxlate.inference.inputs import Reader, SliceBatch
 from medxlate.inference.pipeline import ahead, behind
 from medxlate.inference.units import Unit
 
@@ -15,7 +15,7 @@ def stream(
     units: Sequence[Unit],
     reader: Reader,
     engine: Engine,
-    finish: Callable[[Batch, Pending | None], None],
+    finish: Callable[[SliceBatch, Pending | None], None],
     ended: Callable[[Unit], None],
     *,
     batch_size: int,
@@ -34,13 +34,13 @@ def stream(
         listener: Told of slices computed, in this thread.
     """
 
-    def write(computed: Unit | tuple[Batch, Pending | None]) -> None:
+    def write(computed: Unit | tuple[SliceBatch, Pending | None]) -> None:
         if isinstance(computed, Unit):
             ended(computed)
         else:
             finish(*computed)
 
-    def read() -> Iterator[Unit | Batch]:
+    def read() -> Iterator[Unit | SliceBatch]:
         for unit in units:
             yield from reader.batches(unit.scans, batch_size=batch_size, pinned=engine.on_cuda)
             yield unit

@@ -12,9 +12,9 @@ import pandas as pd
 
 from medxlate.dataset.fields import Field
 from medxlate.dataset.index import free_name
-from medxlate.inference.doubt import Doubt
 from medxlate.inference.inputs import Input, patients_mean
 from medxlate.inference.span import Span
+from medxlate.inference.uncertainty import Uncertainty
 from medxlate.models.calibration import Level
 from medxlate.models.head import Head
 
@@ -46,12 +46,12 @@ class Columns:
 
     Attributes:
         head: What is predicted.
-        doubt: Of the mean over models.
+        uncertainty: Of the mean over models.
         span: Of the training labels.
     """
 
     head: Head
-    doubt: Doubt
+    uncertainty: Uncertainty
     span: Span
 
     @property
@@ -60,13 +60,13 @@ class Columns:
         return free_name(self.head.task.name, OWN, "predicted")
 
     def of(self, values: np.ndarray[Any, Any], level: Level) -> dict[str, Any]:
-        """Return the columns of predictions [N, models] or [N, models, classes] and their doubt."""
+        """Return the columns of predictions [N, models] or [N, models, classes], with intervals."""
         several = values.shape[1] > 1
         # A single model's own values: not even a mean of one is to round.
         mean = (values.mean(axis=1) if several else values[:, 0]).astype(np.float64)
         spread = values.std(axis=1, dtype=np.float64)
         if self.head.task.kind == "regression":
-            width = self.doubt.half_width(level)
+            width = self.uncertainty.half_width(level)
             width = width if math.isfinite(width) else math.nan
             columns: dict[str, Any] = {
                 self.label: np.round(mean, 4),

@@ -24,8 +24,8 @@ from medxlate.inference.choices import check_compile, validated_compute
 from medxlate.inference.engine import Pending
 from medxlate.inference.finite import no_number
 from medxlate.inference.inputs import (
-    Batch,
     Reader,
+    SliceBatch,
     find_inputs,
 )
 from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
@@ -206,7 +206,7 @@ def _translate(
     failed: dict[str, str] = {}
     looks: list[Looks] = []
 
-    def write(batch: Batch, squares: Pending | None) -> None:
+    def write(batch: SliceBatch, squares: Pending | None) -> None:
         failed.update(batch.failed)
         looks.append(Looks.of_batch(batch, translator.greys))
         for item, fake in zip(batch.items, restored(batch, squares), strict=True):

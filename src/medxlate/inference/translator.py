@@ -15,7 +15,7 @@ from medxlate.inference.arrays import Spacing, Volume, restored, squares_of, tra
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Engine, starting_size
 from medxlate.inference.finite import check_finite
-from medxlate.inference.inputs import Batch, Input, Reader
+from medxlate.inference.inputs import Input, Reader, SliceBatch
 from medxlate.inference.outputs import Made
 from medxlate.models.compiling import Choice, compile_where_it_pays
 from medxlate.models.device import Compute
@@ -123,7 +123,7 @@ class Translator:
             CapacityError: Memory does not even hold a tile.
             ModelError: The network gives no finite number.
         """
-        prepared = Batch.of(batch, {})
+        prepared = SliceBatch.of(batch, {})
         images = prepared.images
         pending = None if images is None else self.engine.start(images)
         if pending is not None:

@@ -33,7 +33,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Calibration(BaseModel):
-    """What validation patients say of a predictor's doubt.
+    """What validation patients say of a predictor's uncertainty.
 
     Attributes:
         kind: conformal for a regression, temperature for a classification.

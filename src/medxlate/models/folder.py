@@ -23,7 +23,7 @@ from medxlate.models.info import (
 )
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.tensors import load_tensors, save_tensors
-from medxlate.records import inside
+from medxlate.records import safe_join
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -125,7 +125,7 @@ def load_network(make: Callable[[], Network], folder: Path, weights: Weights) ->
     Raises:
         ModelError: The file is missing, changed, damaged or does not fit.
     """
-    path = inside(folder, weights.file, error=ModelError)
+    path = safe_join(folder, weights.file, error=ModelError)
     tensors = load_tensors(path, expected=weights.sha256, hint="Copy the whole model folder again.")
     hollow = _on_meta(make)
     if hollow is not None:

@@ -18,7 +18,7 @@ from medxlate.config import Config, flat, parse
 from medxlate.errors import MedxlateError, ModelError, OutputError, UsageError
 from medxlate.files import locked, whole_file
 from medxlate.models.runs import LATEST, RunFolder
-from medxlate.records import inside, is_plain, read_object
+from medxlate.records import is_plain, read_object, safe_join
 
 State = Literal["finished", "running", "stopped", "damaged"]
 fcntl: ModuleType | None
@@ -250,7 +250,7 @@ def _missing(run: RunFolder) -> str:
     needed = [run.split]
     with suppress(OSError, MedxlateError):
         last = (run.checkpoints / "last").read_text("utf-8", "replace").strip()
-        needed.append(inside(run.checkpoints, last, error=ModelError) / "state.json")
+        needed.append(safe_join(run.checkpoints, last, error=ModelError) / "state.json")
     if run.model.is_dir():
         needed.append(run.model / "model.json")
         with suppress(MedxlateError):

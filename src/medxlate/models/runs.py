@@ -14,7 +14,7 @@ from medxlate.config import Config, parse
 from medxlate.errors import MedxlateError, ModelError, OutputError
 from medxlate.events import Listener, Warned, silent
 from medxlate.files import check_parents, whole_file, write_json
-from medxlate.records import inside, read_json, read_object
+from medxlate.records import read_json, read_object, safe_join
 
 LATEST = "latest"
 Need = Literal["anything", "a model", "a translator", "a predictor"]
@@ -188,7 +188,9 @@ def find_run(path: Path, need: Need = "anything", listener: Listener = silent) -
     """
     folder = path
     if path.is_file() and path.name == LATEST:
-        folder = inside(path.parent, path.read_text("utf-8", "replace").strip(), error=ModelError)
+        folder = safe_join(
+            path.parent, path.read_text("utf-8", "replace").strip(), error=ModelError
+        )
         if not _has(folder, need) and (other := _newest(path.parent, need)):
             text = f"{path} is {folder.name}, which does not have {need}: {other.name} is taken."
             listener(Warned(text))

@@ -261,8 +261,8 @@ def _predictions(metrics: Sequence[Metric]) -> Markup:
         for name, cells in found.items()
     ]
     how = next((m.interval for m in metrics if m.interval), "")
-    doubt = f"with 95 % intervals ({how})" if how else "without intervals"
-    caption = f"Figures of the test part, {doubt}; beside each what a constant "
+    intervals = f"with 95 % intervals ({how})" if how else "without intervals"
+    caption = f"Figures of the test part, {intervals}; beside each what a constant "
     return table(["figure", *titles], rows, caption=f"{caption}prediction has")
 
 

@@ -23,7 +23,7 @@ from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Part, Split, read_split
 from medxlate.errors import DataError
 from medxlate.evaluation.distribution import to_eight_bit
-from medxlate.evaluation.judging import constant_predictions
+from medxlate.evaluation.prediction_metrics import constant_predictions
 from medxlate.events import Listener, silent
 from medxlate.files import locked, whole_file, write_json
 from medxlate.inference.engine import run as run_network

@@ -14,12 +14,12 @@ from medxlate.records import read_json
 from medxlate.report.table import Table
 from medxlate.study.cell import PREDICTIONS, RESULT
 from medxlate.study.contrast import find_contrast
+from medxlate.study.data_efficiency import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.designs import pool_size
-from medxlate.study.dose import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.drawing import draw
+from medxlate.study.external_predictions import score_outsiders
 from medxlate.study.measured import judged
 from medxlate.study.opened import Opened
-from medxlate.study.outside import score_outsiders
 from medxlate.study.predictions import COLUMNS
 from medxlate.study.quality import measure_quality
 from medxlate.study.study import Cell, Study, StudyFolder, cells

@@ -22,8 +22,8 @@ from medxlate.study.begin import Grid, begin_study, plan_study
 from medxlate.study.cell import RESULT, STAGE_RECORD, Assignment, Done, carry_out
 from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
+from medxlate.study.external_predictions import score_outsiders
 from medxlate.study.opened import Opened
-from medxlate.study.outside import score_outsiders
 from medxlate.study.page import PAGE, write_study_page
 from medxlate.study.study import (
     Cell,

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medxlate.dataset.index import kept_columns
 from medxlate.dataset.labels import Task
-from medxlate.evaluation.judging import Cases, score_slices
+from medxlate.evaluation.prediction_metrics import Cases, score_slices
 
 # Its own columns, beside kept ones and the p(CLASS) of classes; the last is added for subgroups.
 COLUMNS = (

@@ -61,7 +61,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
             "schema_version": SCHEMA_VERSION,
             "medxlate": medxlate.__version__,
             **asdict(position),
-            "watch": dict(snapshot.watch),
+            "watch": dict(snapshot.monitor),
             "sha256": hashes,
         }
         write_json(partial / STATE, {**record, "own_sha256": _hash(record)})

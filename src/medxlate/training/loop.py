@@ -19,13 +19,13 @@ from medxlate.models.runs import RunFolder
 from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Feed
+from medxlate.training.monitor import TrainingMonitor
 from medxlate.training.saver import Saver
 from medxlate.training.schedule import Phase, first_epoch, phase_at
 from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
 from medxlate.training.step import Learner, set_rate
-from medxlate.training.stepper import Stepper
+from medxlate.training.step_runner import StepRunner
 from medxlate.training.validation import Translations, Validation
-from medxlate.training.watch import Watch
 
 FIRST_STEPS = 3  # by which it is reckoned how long the training takes; one more to warm up
 LONG = 3600.0  # seconds; a training on a processor that takes longer says so
@@ -91,7 +91,7 @@ class Loop:
             learner, data, target=config.data.target, head=head, compute=compute
         )
         self._averages = learner.averages
-        self._watch = Watch()
+        self._monitor = TrainingMonitor()
         self._constant = self._validation.constant()
         # Where no translator learns, there is nothing to wait for before the predictor begins.
         skipped = 0 if learner.translates else first_epoch(config.optimizer)
@@ -116,10 +116,10 @@ class Loop:
         self._window = restore(start, self._learner, self._compute.device)
         self._averages.load_state(start.averages)
         try:
-            self._watch.load_state(start.watch)
+            self._monitor.load_state(start.monitor)
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise ModelError(
-                f"The checkpoint's record of the watch is damaged: {problem!r}."
+                f"The checkpoint's record of the monitor is damaged: {problem!r}."
             ) from None
         self._position = start.position
         if self._lacks_a_best(start.position):  # the last validation is repeated
@@ -153,10 +153,12 @@ class Loop:
         """Return the state in which the training stands; it changes with the next step."""
         return take_snapshot(
             self._learner,
-            replace(self._position, compiled=self._stepper.compiled, parts=self._stepper.parts),
+            replace(
+                self._position, compiled=self._step_runner.compiled, parts=self._step_runner.parts
+            ),
             device=self._compute.device,
-            window=self._stepper.state(),
-            watch=self._watch.state(),
+            window=self._step_runner.state(),
+            monitor=self._monitor.state(),
             averages=self._averages.state(),
         )
 
@@ -164,7 +166,7 @@ class Loop:
         epochs = self._config.optimizer.epochs
         if self._position.epoch == epochs:
             return self._position
-        self._stepper = Stepper(
+        self._step_runner = StepRunner(
             self._learner,
             compute=self._compute,
             runtime=self._config.runtime,
@@ -175,8 +177,8 @@ class Loop:
         batches, steps = self._feed.take(self._position.step), epochs * self._steps_per_epoch
         if self._position.step == self.first_step and self._compute.device.type == "cpu":
             # Before anything is compiled or taken: the paper's first steps take a minute.
-            self._foretell(self._stepper.reckon(batches) * (steps - self.first_step))
-        self._stepper.prepare(batches, steps=steps)
+            self._foretell(self._step_runner.reckon(batches) * (steps - self.first_step))
+        self._step_runner.prepare(batches, steps=steps)
         for epoch in range(self._position.epoch, epochs):
             if not self._epoch(epoch, until):
                 return self._position
@@ -199,7 +201,7 @@ class Loop:
             waited += time.monotonic() - asked
             phase = phase_at(step / total, self._config.optimizer)
             self._set_rates(phase)
-            self._stepper.step(batches, number=step, progress=step / total)
+            self._step_runner.step(batches, number=step, progress=step / total)
             if phase.translators:
                 self._averages.update()
             self._position = replace(self._position, step=step + 1)
@@ -241,7 +243,7 @@ class Loop:
             seconds: How long they took.
             waited: How much of that was spent waiting for images.
         """
-        window = self._stepper.collect()
+        window = self._step_runner.collect()
         skipped = self._position.skipped + window.skipped
         self._position = replace(self._position, skipped=skipped)
         images = steps * self._batch_size * len(self._learner.modalities)
@@ -255,7 +257,7 @@ class Loop:
                 window.skipped,
             )
         )
-        for alarm in self._watch.losses(self._position.step, window.losses):
+        for alarm in self._monitor.losses(self._position.step, window.losses):
             self._listener(alarm)
         return window.losses
 
@@ -299,7 +301,7 @@ class Loop:
         epochs = self._config.optimizer.epochs
         step, last = self._position.step, epoch == epochs
         begun = epoch > first_epoch(self._config.optimizer)  # the predictor has learned something
-        metrics = {**(self._validation.metrics() if begun else {}), **self._watch.ratios()}
+        metrics = {**(self._validation.metrics() if begun else {}), **self._monitor.ratios()}
         error = metrics.get("val_error")
         if error is not None and not math.isfinite(error):
             raise ModelError(
@@ -328,9 +330,9 @@ class Loop:
         step, alarms = self._position.step, []
         if self._constant is not None and "val_error" in metrics:
             where = "+".join(self._learner.validates)
-            alarms += self._watch.validation(step, where, metrics["val_error"], self._constant)
+            alarms += self._monitor.validation(step, where, metrics["val_error"], self._constant)
         for name, (y, fake_t, x) in translations.items():
-            alarms += self._watch.images(step, name, y, fake_t, x)
+            alarms += self._monitor.images(step, name, y, fake_t, x)
         for alarm in alarms:
             self._listener(alarm)
 

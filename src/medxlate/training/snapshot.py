@@ -14,7 +14,7 @@ from medxlate.errors import ModelError
 from medxlate.training.randomness import random_state, set_random_state
 from medxlate.training.step import Learner
 
-WINDOW = "window"  # of losses that are not told yet; see ``Stepper.state``
+WINDOW = "window"  # of losses that are not told yet; see ``StepRunner.state``
 AVERAGES = "average"  # of the generators; see ``Averages``
 
 
@@ -57,13 +57,13 @@ class Snapshot:
         networks: Weights and statistics.
         training: Optimizers, image buffers, random generators, losses that are not told yet, and
             averages of the generators.
-        watch: What the watch over the losses knows.
+        monitor: What the monitor of the training knows.
     """
 
     position: Position
     networks: Mapping[str, Tensor]
     training: Mapping[str, Tensor]
-    watch: Mapping[str, Any] = field(default_factory=dict)
+    monitor: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def averages(self) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ def take_snapshot(
     *,
     device: torch.device,
     window: Mapping[str, Tensor],
-    watch: Mapping[str, Any],
+    monitor: Mapping[str, Any],
     averages: Mapping[str, Tensor] | None = None,
 ) -> Snapshot:
     """Return the state of a training; its tensors are the training's own, not copies.
@@ -95,8 +95,8 @@ def take_snapshot(
         learner: Networks, optimizers and buffers.
         position: Where the training stands.
         device: Where it computes.
-        window: Of the stepper.
-        watch: Of the watch.
+        window: Of the step_runner.
+        monitor: Of the monitor.
         averages: Of the generators.
     """
     training = _prefixed("random", random_state(device)) | _prefixed(WINDOW, window)
@@ -106,11 +106,11 @@ def take_snapshot(
     for name, buffer in learner.buffers.items():
         training |= _prefixed(f"buffer.{name}", buffer.state())
     training |= _prefixed(AVERAGES, averages or {})
-    return Snapshot(position, learner.networks.state_dict(), training, watch)
+    return Snapshot(position, learner.networks.state_dict(), training, monitor)
 
 
 def restore(snapshot: Snapshot, learner: Learner, device: torch.device) -> dict[str, Tensor]:
-    """Bring a learner and the random generators to a snapshot; return the stepper's window.
+    """Bring a learner and the random generators to a snapshot; return the step_runner's window.
 
     Raises:
         ModelError: The snapshot is of another learner.

@@ -24,8 +24,8 @@ from medxlate.models.translator import TranslatorNetworks
 from medxlate.training.data import Data
 from medxlate.training.exchange import average_statistics
 from medxlate.training.feed import Resident, reside
+from medxlate.training.monitor import constant_error
 from medxlate.training.step import Learner
-from medxlate.training.watch import constant_error
 
 VALIDATION_BATCH = 16
 SAMPLE_ROWS = 4

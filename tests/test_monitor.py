@@ -26,20 +26,20 @@ from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
 from medxlate.phantoms.anatomy import draw_anatomy, render
 from medxlate.training.joint import Joint
-from medxlate.training.record import Recorder, read_events, rewind_record
-from medxlate.training.step import Supervised, set_rate, take_step
-from medxlate.training.validation import validation_metrics
-from medxlate.training.watch import (
+from medxlate.training.monitor import (
     COLLAPSED,
     CONSTANT,
     COPIES,
     INVERTED,
     KINDS,
     SETTLED,
-    Watch,
+    TrainingMonitor,
     constant_error,
     image_values,
 )
+from medxlate.training.record import Recorder, read_events, rewind_record
+from medxlate.training.step import Supervised, set_rate, take_step
+from medxlate.training.validation import validation_metrics
 
 CPU = Compute(torch.device("cpu"), "fp32")
 HEAD = Head(task=tiny.AGE, mean=55.0, std=15.0)
@@ -82,8 +82,8 @@ def make_joint(*, width: int = 8, blocks: int = 2, predictor: bool = True) -> Jo
 def train(
     learner: Joint, steps: int, *, log_every: int = 10, look_every: int = 40
 ) -> list[Alarmed]:
-    """Train on generated patients, two a step, and return what the watch says."""
-    watch, found, window = Watch(), list[Alarmed](), list[dict[str, float]]()
+    """Train on generated patients, two a step, and return what the monitor reports."""
+    monitor, found, window = TrainingMonitor(), list[Alarmed](), list[dict[str, float]]()
     y, x = patients("mri", 0, 40), patients("ct", 100, 40)
     val_y, val_x = patients("mri", 200, 4)[0], patients("ct", 300, 4)
     constant = constant_error(x[1], val_x[1], HEAD)
@@ -97,16 +97,16 @@ def train(
         window.append({name: float(loss) for name, loss in losses.items()})
         if step % log_every == 0:
             means = {k: float(np.mean([each[k] for each in window])) for k in window[0]}
-            found += watch.losses(step, means)
+            found += monitor.losses(step, means)
             window.clear()
         if step % look_every:
             continue
         fake = run(learner.networks["mri"].g, [val_y], compute=CPU)
-        found += watch.images(step, "mri", val_y, fake, val_x[0])
+        found += monitor.images(step, "mri", val_y, fake, val_x[0])
         if learner.validates:
             outputs = run(learner.networks["predictor"], [val_x[0]], compute=CPU)
             metrics = validation_metrics(np.asarray(HEAD.predictions(outputs)), val_x[1], HEAD)
-            found += watch.validation(step, "ct", metrics["val_error"], constant)
+            found += monitor.validation(step, "ct", metrics["val_error"], constant)
     return found
 
 
@@ -155,14 +155,14 @@ def test_a_predictor_goes_astray_at_an_absurd_rate():
         optimizer=OptimizerConfig(predictor_lr=30.0),
         compute=CPU,
     )
-    watch, found = Watch(), list[Alarmed]()
+    monitor, found = TrainingMonitor(), list[Alarmed]()
     for step in range(1, 401):
         chosen = [(4 * step + i) % 40 for i in range(4)]
         take_step(learner, {"ct": Batch(y[chosen], ages[chosen])})
         if step % 50 == 0:
             outputs = run(learner.networks["predictor"], [val[0]], compute=CPU)
             error = float((HEAD.predictions(outputs) - val[1]).square().mean())
-            found += watch.validation(step, "ct", error, constant_error(ages, val[1], HEAD))
+            found += monitor.validation(step, "ct", error, constant_error(ages, val[1], HEAD))
     assert [alarm.kind for alarm in found] == ["predictor-astray"]
 
 
@@ -173,9 +173,9 @@ def look(fake: Callable[[Tensor, Tensor], Tensor], *, times: int = 4, count: int
     """Return the kinds told of fakes made of (y, the same patients' x)."""
     y, own = patients("mri", 200, count)[0], patients("ct", 200, count)[0]
     x = patients("ct", 300, count)[0]
-    watch, found = Watch(), list[Alarmed]()
+    monitor, found = TrainingMonitor(), list[Alarmed]()
     for number in range(times):
-        found += watch.images(SETTLED + 100 * number, "mri", y, fake(y, own), x)
+        found += monitor.images(SETTLED + 100 * number, "mri", y, fake(y, own), x)
     assert len(found) == len(kinds(found))  # each once
     return kinds(found)
 
@@ -274,11 +274,11 @@ def test_values_are_their_formulas():
 
 def test_images_are_not_judged_before_translators_can_have_learned():
     y, x = patients("mri", 200, 4)[0], patients("ct", 300, 4)[0]
-    watch = Watch()
+    monitor = TrainingMonitor()
     for step in range(SETTLED):
-        assert watch.images(step, "mri", y, y, x) == []
-    assert watch.images(SETTLED, "mri", y, y, x) == []  # the first look
-    assert kinds(watch.images(SETTLED + 1, "mri", y, y, x)) == {"copies-input"}
+        assert monitor.images(step, "mri", y, y, x) == []
+    assert monitor.images(SETTLED, "mri", y, y, x) == []  # the first look
+    assert kinds(monitor.images(SETTLED + 1, "mri", y, y, x)) == {"copies-input"}
 
 
 def test_large_images_and_bf16_are_judged_alike():
@@ -291,9 +291,9 @@ def test_large_images_and_bf16_are_judged_alike():
 
 def test_images_that_are_not_finite_raise_no_alarm():
     y, x = patients("mri", 200, 4)[0], patients("ct", 300, 4)[0]
-    watch = Watch()
+    monitor = TrainingMonitor()
     for step in (300, 400, 500):
-        assert watch.images(step, "mri", y, torch.full_like(y, torch.nan), x) == []
+        assert monitor.images(step, "mri", y, torch.full_like(y, torch.nan), x) == []
 
 
 # Losses
@@ -301,11 +301,11 @@ def test_images_that_are_not_finite_raise_no_alarm():
 
 def judge(values: list[float], *, every: int = 50, name: str = "mri.d_t") -> list[int]:
     """Return the steps at which windows of these losses are told."""
-    watch = Watch()
+    monitor = TrainingMonitor()
     return [
         alarm.step
         for number, value in enumerate(values, start=1)
-        for alarm in watch.losses(every * number, {name: value, "mri.adv_t": 50.0})
+        for alarm in monitor.losses(every * number, {name: value, "mri.adv_t": 50.0})
     ]
 
 
@@ -355,15 +355,15 @@ def test_having_won_takes_200_judged_steps_and_two_windows():
 
 
 def test_each_discriminator_is_judged_by_itself():
-    watch = Watch()
-    found = watch.losses(1000, {"mri.d_s": 1.5, "mri.d_t": 0.2, "pet.d_t": 1.5})
+    monitor = TrainingMonitor()
+    found = monitor.losses(1000, {"mri.d_s": 1.5, "mri.d_t": 0.2, "pet.d_t": 1.5})
     assert [(alarm.modality, alarm.kind) for alarm in found] == [
         ("mri", "discriminator-exploded"),
         ("pet", "discriminator-exploded"),
     ]
     assert found[0].value == pytest.approx(1.5)
     assert "mri.d_s is 1.5" in found[0].text
-    assert [alarm.text for alarm in watch.losses(2000, {"mri.d_t": 1.5, "mri.d_s": 1.5})] == [
+    assert [alarm.text for alarm in monitor.losses(2000, {"mri.d_t": 1.5, "mri.d_s": 1.5})] == [
         found[0].text.replace("mri.d_s", "mri.d_t")
     ]
 
@@ -386,37 +386,37 @@ def test_the_constant_error_is_the_loops_own_of_a_constant():
 
 def test_a_predictor_is_told_after_three_bad_validations_in_a_row():
     def told(ratios: list[float], every: int = 100) -> list[int]:
-        watch = Watch()
+        monitor = TrainingMonitor()
         return [
             alarm.step
             for number, ratio in enumerate(ratios, start=1)
-            for alarm in watch.validation(every * number, "ct", 100 * ratio, 100)
+            for alarm in monitor.validation(every * number, "ct", 100 * ratio, 100)
         ]
 
     assert told([0.9, 4, 4, 0.9, 4, 4, 2.9, 4, 4]) == []
     assert told([0.9, 4, 5, 6, 7]) == [400]
     assert told([4, 4, 4, 2, 4, 4, 4, 1, 4, 4, 4]) == [300, 1100]
     assert told([27, 27, 17, 9, 2], every=10) == []  # batch norm's first steps
-    assert Watch().validation(1000, "ct", 5.0, 0.0) == []
+    assert TrainingMonitor().validation(1000, "ct", 5.0, 0.0) == []
 
 
 # State
 
 
-def test_a_watch_goes_on_from_its_state_wherever_it_was_kept():
+def test_a_monitor_goes_on_from_its_state_wherever_it_was_kept():
     y, x = patients("mri", 200, 4)[0], patients("ct", 300, 4)[0]
     losses = [*WELL, 0.25, 2.0, 0.7, 2.0, 0.1, *[0.01] * 10, 0.2, *[0.01] * 10]
 
-    def step(watch: Watch, number: int) -> list[Alarmed]:
-        found = watch.losses(50 * number, {"mri.d_t": losses[number], "mri.d_s": 0.2})
-        found += watch.images(50 * number, "mri", y, -y if number % 7 else y, x)
-        return found + watch.validation(50 * number, "ct", 4.0 if number % 9 else 1.0, 1.0)
+    def step(monitor: TrainingMonitor, number: int) -> list[Alarmed]:
+        found = monitor.losses(50 * number, {"mri.d_t": losses[number], "mri.d_s": 0.2})
+        found += monitor.images(50 * number, "mri", y, -y if number % 7 else y, x)
+        return found + monitor.validation(50 * number, "ct", 4.0 if number % 9 else 1.0, 1.0)
 
-    whole = Watch()
+    whole = TrainingMonitor()
     wanted = [alarm for number in range(len(losses)) for alarm in step(whole, number)]
     assert len(wanted) > 5
     for cut in range(len(losses)):
-        first, second = Watch(), Watch()
+        first, second = TrainingMonitor(), TrainingMonitor()
         found = [alarm for number in range(cut) for alarm in step(first, number)]
         kept = json.dumps(first.state(), allow_nan=False)
         second.load_state(json.loads(kept))
@@ -443,11 +443,11 @@ def test_advice_names_keys_that_exist():
 def test_a_predictor_that_guides_too_little_or_too_much_is_told(
     ratio: float, kind: str | None, key: str
 ):
-    watch, alarms = Watch(), []
+    monitor, alarms = TrainingMonitor(), []
     for step in range(50, 650, 50):
-        alarms += watch.losses(step, {"mri.gradient_ratio": ratio})
+        alarms += monitor.losses(step, {"mri.gradient_ratio": ratio})
     assert [alarm.kind for alarm in alarms] == ([kind] if kind else [])
-    assert watch.ratios() == {"mri.gradient_ratio": pytest.approx(ratio)}
+    assert monitor.ratios() == {"mri.gradient_ratio": pytest.approx(ratio)}
     if kind:
         assert alarms[0].advice == f"{key} objective.lambda_predict."
         assert alarms[0].modality == "mri"
@@ -455,15 +455,15 @@ def test_a_predictor_that_guides_too_little_or_too_much_is_told(
 
 def test_guidance_is_judged_within_the_presets_hundred_steps_of_it():
     """Its predictor begins at step 500, its translators end at 600."""
-    watch, alarms = Watch(), []
+    monitor, alarms = TrainingMonitor(), []
     for step in range(510, 610, 10):
-        alarms += watch.losses(step, {"mri.gradient_ratio": 5.0, "predict_real": 1.0})
+        alarms += monitor.losses(step, {"mri.gradient_ratio": 5.0, "predict_real": 1.0})
     assert [alarm.kind for alarm in alarms] == ["guidance-overrules"]
-    assert set(watch.ratios()) == {"mri.gradient_ratio"}
-    again = Watch()
-    again.load_state(watch.state())
-    assert again.ratios() == watch.ratios()
-    for each in (watch, again):
+    assert set(monitor.ratios()) == {"mri.gradient_ratio"}
+    again = TrainingMonitor()
+    again.load_state(monitor.state())
+    assert again.ratios() == monitor.ratios()
+    for each in (monitor, again):
         each.losses(620, {"predict_real": 1.0})  # the translators are frozen
         assert each.ratios() == {}
 
@@ -479,7 +479,7 @@ def test_every_kind_is_on_the_page_with_its_limit():
 
 
 def test_alarms_are_shown_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (alarm,) = Watch().losses(1000, {"mri.d_t": 1.234})
+    (alarm,) = TrainingMonitor().losses(1000, {"mri.d_t": 1.234})
     Reporter(json=True)(alarm)
     shown = capsys.readouterr()
     assert shown.out == ""

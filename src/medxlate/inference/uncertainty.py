@@ -13,7 +13,7 @@ OLD = "the model was made before predictions were calibrated; train or export it
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Uncertainty:
     """How far the mean prediction of some models may be off.
 
     With several models, each is asked for the coverage 1 - (1 - coverage) / K: all K intervals then

@@ -20,12 +20,12 @@ from medxlate.models.device import Compute
 from medxlate.models.head import Head
 from medxlate.models.predictor import PredictorNetwork
 from medxlate.models.translator import TranslatorNetworks
-from medxlate.training import stepper as module
+from medxlate.training import step_runner as module
 from medxlate.training.buffer import ImageBuffer
 from medxlate.training.joint import Joint
 from medxlate.training.snapshot import Position
 from medxlate.training.step import gradients, plan_buffers, take_step
-from medxlate.training.stepper import SKIPPED_IN_A_ROW, Stepper
+from medxlate.training.step_runner import SKIPPED_IN_A_ROW, StepRunner
 
 CPU = Compute(torch.device("cpu"), "fp32")
 HEAD = Head(task=tiny.AGE, mean=50.0, std=12.0)
@@ -66,11 +66,11 @@ def batches(size: int = 4, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     }
 
 
-def make_stepper(
+def make_step_runner(
     learner: Joint, heard: list[Event] | None = None, /, *, compute: Compute = CPU, **runtime: Any
-) -> Stepper:
+) -> StepRunner:
     listener = silent if heard is None else heard.append
-    return Stepper(learner, compute=compute, runtime=RuntimeConfig(**runtime), listener=listener)
+    return StepRunner(learner, compute=compute, runtime=RuntimeConfig(**runtime), listener=listener)
 
 
 def state(learner: Joint) -> dict[str, Tensor]:
@@ -153,12 +153,12 @@ def test_a_step_whose_loss_is_not_finite_changes_nothing_that_is_trained():
 def test_skipped_steps_are_counted_and_leave_the_means_and_batch_norms_sound():
     learner = make_joint()
     heard: list[Event] = []
-    stepper = make_stepper(learner, heard)
-    stepper.step(batches(seed=1))
-    alone = stepper.collect()
+    step_runner = make_step_runner(learner, heard)
+    step_runner.step(batches(seed=1))
+    alone = step_runner.collect()
     sound = {n: b.clone() for n, b in learner.networks.named_buffers()}
-    stepper.step(poisoned())
-    spoiled = stepper.collect()
+    step_runner.step(poisoned())
+    spoiled = step_runner.collect()
     assert (alone.steps, alone.skipped, spoiled.steps, spoiled.skipped) == (1, 0, 1, 1)
     assert alone.losses
     assert spoiled.losses == {}
@@ -170,25 +170,25 @@ def test_skipped_steps_are_counted_and_leave_the_means_and_batch_norms_sound():
             assert torch.isfinite(buffer).all(), name
             if "running" in name:
                 assert torch.equal(buffer, sound[name]), name
-    stepper.step(poisoned())
-    stepper.step(batches(seed=1))
-    mixed = stepper.collect()
+    step_runner.step(poisoned())
+    step_runner.step(batches(seed=1))
+    mixed = step_runner.collect()
     assert (mixed.steps, mixed.skipped) == (2, 1)
     assert all(torch.isfinite(torch.tensor(list(mixed.losses.values()))))
 
 
 def test_a_run_of_skipped_steps_ends_the_training():
-    stepper = make_stepper(make_joint())
+    step_runner = make_step_runner(make_joint())
     for _ in range(SKIPPED_IN_A_ROW - 1):
-        stepper.step(poisoned(size=2))
-    stepper.collect()
-    stepper.step(batches(2))  # one sound step, and counting begins again
+        step_runner.step(poisoned(size=2))
+    step_runner.collect()
+    step_runner.step(batches(2))  # one sound step, and counting begins again
     for _ in range(SKIPPED_IN_A_ROW - 1):
-        stepper.step(poisoned(size=2))
-    stepper.collect()
-    stepper.step(poisoned(size=2))
+        step_runner.step(poisoned(size=2))
+    step_runner.collect()
+    step_runner.step(poisoned(size=2))
     with pytest.raises(ModelError, match=f"in the last {SKIPPED_IN_A_ROW} steps a loss was not"):
-        stepper.collect()
+        step_runner.collect()
 
 
 # Memory that runs out
@@ -215,12 +215,12 @@ def test_where_memory_runs_out_the_batch_is_divided_and_nothing_lost(
 ):
     learner, twin = make_joint(), make_joint()
     heard: list[Event] = []
-    stepper = make_stepper(learner, heard)
+    step_runner = make_step_runner(learner, heard)
     limited(learner, most, kind)
     for seed in range(3):
-        stepper.step(batches(seed=seed))
+        step_runner.step(batches(seed=seed))
         take_step(twin, batches(seed=seed), parts=parts)
-    assert stepper.parts == parts
+    assert step_runner.parts == parts
     texts = [event.text for event in heard if isinstance(event, Warned)]
     assert len(texts) == {2: 1, 4: 2}[parts]
     assert f"runtime.accumulate={parts}" in texts[-1]
@@ -231,7 +231,7 @@ def test_where_one_image_does_not_fit_the_error_names_what_saves_memory():
     learner = make_joint()
     limited(learner, 0, torch.OutOfMemoryError)
     with pytest.raises(ModelError, match="one image") as caught:
-        make_stepper(learner).step(batches(2))
+        make_step_runner(learner).step(batches(2))
     assert "runtime.recompute" in str(caught.value.hint)
 
 
@@ -239,7 +239,7 @@ def test_other_errors_are_not_taken_for_memory():
     learner = make_joint()
     learner.networks["mri"].d_t.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        make_stepper(learner).step(batches(2))
+        make_step_runner(learner).step(batches(2))
 
 
 # Compiling
@@ -247,10 +247,10 @@ def test_other_errors_are_not_taken_for_memory():
 
 @pytest.mark.parametrize("choice", ["auto", "off"])
 def test_a_short_training_is_not_even_rehearsed(monkeypatch: pytest.MonkeyPatch, choice: str):
-    monkeypatch.setattr(Stepper, "_rehearse", lambda *_: pytest.fail("it is rehearsed"))
-    stepper = make_stepper(make_joint(), compile=choice)
-    stepper.prepare(batches(), steps=compiling.FEWEST - 1)
-    assert stepper.compiled is False
+    monkeypatch.setattr(StepRunner, "_rehearse", lambda *_: pytest.fail("it is rehearsed"))
+    step_runner = make_step_runner(make_joint(), compile=choice)
+    step_runner.prepare(batches(), steps=compiling.FEWEST - 1)
+    assert step_runner.compiled is False
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -258,15 +258,15 @@ def test_a_resumed_training_is_compiled_as_before(monkeypatch: pytest.MonkeyPatc
     tried = []
     monkeypatch.setattr(module, "try_compile", lambda network, _: tried.append(network))
     learner = make_joint()
-    stepper = Stepper(
+    step_runner = StepRunner(
         learner,
         compute=CPU,
         runtime=RuntimeConfig(),
         listener=silent,
         position=Position(compiled=compiled),
     )
-    stepper.prepare(batches(), steps=10**6)
-    assert stepper.compiled is compiled
+    step_runner.prepare(batches(), steps=10**6)
+    assert step_runner.compiled is compiled
     assert tried == ([learner.networks] if compiled else [])
 
 
@@ -278,11 +278,11 @@ def test_a_failing_compiler_leaves_the_network_as_it_was():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiling, "BACKEND", fail)
-        stepper = make_stepper(learner, heard := [], compile="on")
-        stepper.prepare(batches(), steps=10)
-    assert stepper.compiled is False
+        step_runner = make_step_runner(learner, heard := [], compile="on")
+        step_runner.prepare(batches(), steps=10)
+    assert step_runner.compiled is False
     assert "g++ is not there" in next(e.text for e in heard if isinstance(e, Warned))
-    stepper.step(batches())
+    step_runner.step(batches())
     take_step(twin, batches())
     check_same(state(learner), state(twin))
 
@@ -292,7 +292,7 @@ def test_a_rehearsal_changes_nothing():
     for seed in range(2):
         take_step(learner, batches(seed=seed))
     before, random = state(learner), torch.get_rng_state()
-    make_stepper(learner)._rehearse(batches(seed=9))
+    make_step_runner(learner)._rehearse(batches(seed=9))
     check_same(before, state(learner))
     assert torch.equal(random, torch.get_rng_state())
     assert all(parameter.grad is None for parameter in learner.networks.parameters())
@@ -301,26 +301,26 @@ def test_a_rehearsal_changes_nothing():
 def test_a_step_is_reckoned_from_one_at_half_the_side(monkeypatch: pytest.MonkeyPatch):
     """By a clock on which a million pixels take a second."""
     clock = SimpleNamespace(now=0.0)
-    whole = Stepper._rehearse
+    whole = StepRunner._rehearse
 
-    def rehearse(self: Stepper, parts: Mapping[str, Batch]) -> None:
+    def rehearse(self: StepRunner, parts: Mapping[str, Batch]) -> None:
         whole(self, parts)
         clock.now += sum(batch.images.numel() for batch in parts.values()) / 1e6
 
-    monkeypatch.setattr(Stepper, "_rehearse", rehearse)
+    monkeypatch.setattr(StepRunner, "_rehearse", rehearse)
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: clock.now))
     learner = make_joint()
-    stepper = make_stepper(learner)
+    step_runner = make_step_runner(learner)
     large = {
         name: Batch(torch.rand(len(batch.labels), 1, 160, 160) * 2 - 1, batch.labels)
         for name, batch in batches().items()
     }
     before = state(learner)
-    seconds = stepper.reckon(large)
+    seconds = step_runner.reckon(large)
     assert seconds == pytest.approx(sum(batch.images.numel() for batch in large.values()) / 1e6)
     assert clock.now == pytest.approx(seconds / 4)
     check_same(before, state(learner))
-    assert stepper.reckon(batches()) == 0.0  # small images: steps are short
+    assert step_runner.reckon(batches()) == 0.0  # small images: steps are short
 
 
 # The buffer's plan
@@ -363,16 +363,16 @@ GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_captured_steps_are_the_eager_ones(size: int):
     compute = Compute(torch.device("cuda"), "fp32")
     captured, eager = (make_joint(compute=compute, together=True) for _ in range(2))
-    stepper, plain = (
-        make_stepper(each, compute=compute, compile=choice)
+    step_runner, plain = (
+        make_step_runner(each, compute=compute, compile=choice)
         for each, choice in ((captured, "on"), (eager, "off"))
     )
-    stepper.compiled = False  # capture alone
+    step_runner.compiled = False  # capture alone
     for seed in range(12):
         given = {n: b.to(compute.device) for n, b in batches(size, seed=seed).items()}
-        stepper.step(given)
+        step_runner.step(given)
         plain.step(given)
-    assert stepper._captured is not None
-    assert stepper._captured._graph is not None
-    ours, theirs = stepper.collect(), plain.collect()
+    assert step_runner._captured is not None
+    assert step_runner._captured._graph is not None
+    ours, theirs = step_runner.collect(), plain.collect()
     assert ours.losses == pytest.approx(theirs.losses, rel=1e-2)

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.intervals import FEWEST, REPLICATES, bootstrap
+from medxlate.evaluation.resampled_metrics import BINS, classification, regression
 from medxlate.evaluation.results import GroupError, Line, Metric, Picture
-from medxlate.evaluation.weighted import BINS, classification, regression
 from medxlate.inference.inputs import patients_mean
 
 Array = npt.NDArray[Any]

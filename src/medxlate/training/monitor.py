@@ -34,7 +34,7 @@ HIGHEST = 2.0
 
 
 @dataclass(frozen=True)
-class Kind:
+class AlarmRule:
     """A way in which a training goes wrong.
 
     Attributes:
@@ -61,7 +61,7 @@ class Kind:
 # A least-squares discriminator that always says 1/2 has a loss of 0.25, one that always says 0 has
 # 0.5. Sound trainings keep to 0.1 to 0.5 after their first hundred steps; in these, a wide one at
 # batch 1 has 1 to 2.
-EXPLODED = Kind(
+EXPLODED = AlarmRule(
     "discriminator-exploded",
     limit=1.0,
     well=0.5,
@@ -72,7 +72,7 @@ EXPLODED = Kind(
     "2); one that knows nothing has 0.25",
     advice="Lower optimizer.translator_lr.",
 )
-WON = Kind(
+WON = AlarmRule(
     "discriminator-won",
     limit=0.02,  # judgements are off by 0.14
     well=0.05,
@@ -84,7 +84,7 @@ WON = Kind(
     advice="Lower objective.lambda_cycle if it was raised, else model.discriminator_width or "
     "optimizer.translator_lr.",
 )
-COPIES = Kind(
+COPIES = AlarmRule(
     "copies-input",
     limit=0.25,  # a translation that has the target's grey values cannot be below 1
     well=0.5,
@@ -95,7 +95,7 @@ COPIES = Kind(
     "of the two modalities differ by",
     advice="Lower objective.lambda_cycle or objective.lambda_identity: a copy satisfies both.",
 )
-CONSTANT = Kind(
+CONSTANT = AlarmRule(
     "constant-output",
     limit=0.05,
     well=0.2,
@@ -107,7 +107,7 @@ CONSTANT = Kind(
     advice="Train again with a lower optimizer.translator_lr: a translator hardly comes back from "
     "this.",
 )
-COLLAPSED = Kind(
+COLLAPSED = AlarmRule(
     "mode-collapse",
     limit=0.05,
     well=0.2,
@@ -118,7 +118,7 @@ COLLAPSED = Kind(
     "{value:.2g} of what real images differ by",
     advice="Train again with a lower optimizer.translator_lr, or raise objective.lambda_cycle.",
 )
-INVERTED = Kind(
+INVERTED = AlarmRule(
     "contrast-inverted",
     limit=1 / 3,  # turned images are twice as near
     well=0.0,
@@ -129,7 +129,7 @@ INVERTED = Kind(
     "values fit better ({value:.2g} on a scale from -1, right, to 1, turned)",
     advice="Raise objective.lambda_identity (to 5, say), or train again with another runtime.seed.",
 )
-ASTRAY = Kind(
+ASTRAY = AlarmRule(
     "predictor-astray",
     limit=3.0,
     well=1.5,
@@ -140,7 +140,7 @@ ASTRAY = Kind(
     advice="Lower optimizer.predictor_lr, or validate on more patients (split.val).",
 )
 # At a tenth to a half of the translation's own gradient the predictor is heard and does not decide.
-UNHEARD = Kind(
+UNHEARD = AlarmRule(
     "guidance-unheard",
     limit=0.02,
     well=0.05,
@@ -151,7 +151,7 @@ UNHEARD = Kind(
     "translation's own: the label does not guide it",
     advice="Raise objective.lambda_predict.",
 )
-OVERRULED = Kind(
+OVERRULED = AlarmRule(
     "guidance-overrules",
     limit=1.0,
     well=0.7,
@@ -166,7 +166,7 @@ KINDS = (EXPLODED, WON, COPIES, CONSTANT, COLLAPSED, INVERTED, ASTRAY, UNHEARD, 
 RATIO = ".gradient_ratio"  # ends the names of the two gradients' ratio, of each source
 
 # Which losses are judged, by what, and how much a step counts at most.
-_JUDGED: Mapping[str, tuple[tuple[Kind, ...], float]] = {
+_JUDGED: Mapping[str, tuple[tuple[AlarmRule, ...], float]] = {
     "d_s": ((EXPLODED, WON), HIGHEST),
     "d_t": ((EXPLODED, WON), HIGHEST),
     "gradient_ratio": ((UNHEARD, OVERRULED), math.inf),
@@ -193,7 +193,7 @@ class _Record:
     told: bool = False
 
 
-class Watch:
+class TrainingMonitor:
     """Judges the numbers of one training; it keeps what it saw, and changes nothing."""
 
     def __init__(self) -> None:
@@ -285,7 +285,7 @@ class Watch:
         self._guided = [name for name in state.get("guided", []) if name in self._means]
         self._records = {name: _Record(**record) for name, record in state["records"].items()}
 
-    def _judge(self, kind: Kind, step: int, where: str, value: float) -> list[Alarmed]:
+    def _judge(self, kind: AlarmRule, step: int, where: str, value: float) -> list[Alarmed]:
         """Return an alarm where a value has been bad for long enough and this was not told."""
         record = self._records.setdefault(f"{kind.name} {where}", _Record(good=step))
         sign = 1 if kind.above else -1
@@ -302,13 +302,13 @@ class Watch:
         return [Alarmed(step, kind.name, where.partition(".")[0], value, what, kind.advice)]
 
 
-def image_values(real_s: Tensor, fake_t: Tensor, real_t: Tensor) -> dict[Kind, float]:
-    """Return the values that a few images are judged by; arguments as for ``Watch.images``.
+def image_values(real_s: Tensor, fake_t: Tensor, real_t: Tensor) -> dict[AlarmRule, float]:
+    """Return the values that a few images are judged by; arguments as for ``images`` above.
 
     A value that cannot be taken (of a single image, of modalities that look alike) is left out.
     """
     y, fake, x = (images.detach().float() for images in (real_s, fake_t, real_t))
-    found: dict[Kind, float] = {}
+    found: dict[AlarmRule, float] = {}
     flat = _ratio(_contrast(fake), _contrast(x))
     found[CONSTANT] = flat
     if min(len(y), len(x)) > 1:

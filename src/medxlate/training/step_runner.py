@@ -27,7 +27,7 @@ from medxlate.training.step import Learner, gradients, plan_buffers, update
 
 START = Position()
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
-SUMS = "sums."  # before the names of losses, in a stepper's state
+SUMS = "sums."  # before the names of losses, in a step_runner's state
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
 SMALLEST_SIDE = 64  # pixels; of less, ResNet50's last batch norm sees a single pixel
 CAPTURED_BATCH = 8  # largest batch whose steps are captured: launches cost less than work above
@@ -48,7 +48,7 @@ class Window:
     skipped: int
 
 
-class Stepper:
+class StepRunner:
     """Steps of a learner: compiled, captured, in parts, without waiting for the device.
 
     Args:
@@ -57,7 +57,7 @@ class Stepper:
         runtime: ``compile``, ``accumulate``.
         listener: Told what was chosen and what went wrong.
         position: Whether the run's earlier steps were compiled, and taken in how many parts.
-        window: Of an earlier stepper's ``state``: what happened since its last look.
+        window: Of an earlier step_runner's ``state``: what happened since its last look.
 
     Attributes:
         compiled: The same, once decided.
@@ -208,7 +208,7 @@ class Stepper:
         return window
 
     def state(self) -> dict[str, Tensor]:
-        """Return what happened since the last look, and what a stepper goes on from."""
+        """Return what happened since the last look, and what a step_runner goes on from."""
         state = {f"kept.{i}": kept for i, kept in enumerate(self._statistics.kept)}
         state["steps"] = torch.tensor(self._steps, dtype=torch.int64)
         if self._skips is not None:

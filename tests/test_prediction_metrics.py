@@ -11,8 +11,8 @@ from torchmetrics.functional import regression as their_regression
 
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.intervals import bootstrap
-from medxlate.evaluation.judging import Cases, errors_by_group, judge, pictures
-from medxlate.evaluation.weighted import classification, regression
+from medxlate.evaluation.prediction_metrics import Cases, errors_by_group, judge, pictures
+from medxlate.evaluation.resampled_metrics import classification, regression
 
 AGE = Task(kind="regression", name="age", unit="years")
 CLASSES = Task(kind="classification", name="group", classes=("a", "b", "c"))
