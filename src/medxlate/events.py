@@ -128,7 +128,7 @@ def counted(
         items: What is worked through; an item is done when the next one is asked for.
         task: What they are, such as ``test images``.
         total: How many there are.
-        listener: Told before the first item and after each.
+        listener: Receives progress before the first item and after each.
     """
     listener(Progress(task, 0, total))
     for done, item in enumerate(items, start=1):

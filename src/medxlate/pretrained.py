@@ -122,7 +122,7 @@ def fetch(
         out: The folder; None: where torch.hub keeps weights, in which ``evaluate`` looks.
         offline: Whether to check what is there and download nothing.
         registry: What there is.
-        listener: Told of progress, in MiB.
+        listener: Receives progress, in MiB.
 
     Raises:
         UsageError: There are no such weights.

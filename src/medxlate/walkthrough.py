@@ -88,7 +88,7 @@ def demo(
         out: The folder to write.
         seed: Everything generated and trained follows from it.
         overwrite: Whether an older demo there is replaced.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         OutputError: ``out`` holds something else.
@@ -160,7 +160,7 @@ def generate(
             translations.
         seed: Everything generated follows from it.
         overwrite: Whether an older demo there is replaced.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         UsageError: A modality is unknown, a count is below 1, or there are more pairs than
@@ -265,7 +265,7 @@ def prepare_phantoms(
         data: The dataset folder.
         label: What is predicted: the age in years, or the sex; the other stays in the index.
         size: Side of the stored images, pixels.
-        listener: Told of progress.
+        listener: Receives progress.
     """
     other = "sex" if label == "age" else "age"
     task: TaskKind = "regression" if label == "age" else "classification"

@@ -65,7 +65,7 @@ def is_study(folder: Path) -> bool:
 
 
 def leave_report(reporter: Reporter, run: Path, *, baseline: Path | None = None) -> None:
-    """Write the page of a run that a command has just made; a page that fails is only told."""
+    """Write the page of a run that a command has just made; a page that fails is only reported."""
     from medxlate.events import Stage, Warned
     from medxlate.report.run import write_report as write
 

@@ -272,7 +272,7 @@ class RuntimeConfig(Section):
         description="Open no connection: weights that are not on this machine are an error.",
     )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Experiment trackers that are told of the training (`--track`)."
+        (), description="Experiment trackers that receive the training (`--track`)."
     )
     log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")

@@ -80,7 +80,7 @@ def prepare(
         overwrite: Whether to replace the modality if it is there already.
         strict: Whether a file that cannot be used, or an id written in several ways, is an error.
         dry_run: Whether to read headers and labels only and to write nothing.
-        listener: Told of progress and warnings.
+        listener: Receives progress and warnings.
 
     Raises:
         UsageError: Options that contradict each other.

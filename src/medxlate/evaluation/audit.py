@@ -73,7 +73,7 @@ def audit_translators(
     Args:
         subject: What is judged. Without its judge label preservation is left out.
         out: The folder ``<run>/evaluation``; ``examples/<source>/`` is written in it.
-        listener: Told of stages and progress.
+        listener: Receives stages and progress.
 
     Returns:
         The audits, source by source, each with the numbers of the examples that show it worst.

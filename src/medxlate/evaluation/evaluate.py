@@ -127,7 +127,7 @@ def evaluate(
         offline: Whether that is refused all the same; also where the run's configuration says so.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
-        listener: Told of stages and warnings.
+        listener: Receives stages and warnings.
 
     Raises:
         UsageError: A metric is unknown or does not fit, or a foreign model is to be audited.

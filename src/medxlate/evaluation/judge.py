@@ -127,7 +127,7 @@ def find_judge(
         run: The run; ``judge/`` in it is written.
         patients: Its patients.
         device: Where it is trained and used, in float32.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         OutputError: The disk is full.
@@ -203,7 +203,7 @@ def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
     Args:
         run: The run; ``judge/`` in it is written.
         lesson: What it learns.
-        listener: Told of progress, and of a kept one that is damaged.
+        listener: Receives progress, and a warning where a kept one is damaged.
     """
     folder = run.path / FOLDER
     found = _kept(folder, lesson, listener)

@@ -134,7 +134,7 @@ def paired_metrics(
     Args:
         subject: What is judged.
         wanted: Of NAMES.
-        listener: Told of stages.
+        listener: Receives stages.
 
     Returns:
         A figure a source and name: means over slices with intervals over patients; the absolute

@@ -96,7 +96,7 @@ def open_subject(
         data: See ``open_patients``.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
-        listener: Told what precision was chosen.
+        listener: Receives a note on the chosen precision.
 
     Raises:
         ModelError: The model is missing or damaged, or ``other`` cannot be compared with the run.

@@ -84,7 +84,7 @@ def translation_metrics(
         inception: Inception's weights.
         download: Whether they may be downloaded.
         offline: Whether that is refused all the same.
-        listener: Told of stages and warnings.
+        listener: Receives stages and warnings.
 
     Returns:
         A figure a source, name and extractor; without a value where it could not be taken.

@@ -53,7 +53,7 @@ def tstr_metrics(run: RunFolder, subject: Subject, *, listener: Listener) -> tup
     Args:
         run: The run; the predictors are kept in it.
         subject: What is judged, with its judge.
-        listener: Told of stages and progress.
+        listener: Receives stages and progress.
     """
     assert subject.judge is not None  # callers have found it
     task = subject.patients.dataset.info.task

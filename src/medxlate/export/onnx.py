@@ -78,7 +78,7 @@ def export_onnx(
         out: The folder to write.
         tolerance: The largest ``Parity`` that is accepted.
         overwrite: Whether an older export in ``out`` is replaced.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         UsageError: The packages of the extra ``onnx`` are missing.

@@ -224,7 +224,7 @@ def _is_regular(path: Path) -> bool:
     """Whether this is a file that can be read to its end, or a link to one.
 
     Raises:
-        ImageError: That cannot be told, for want of permission.
+        ImageError: Permissions do not let it be seen.
     """
     try:
         return stat.S_ISREG(path.stat().st_mode)

@@ -73,7 +73,7 @@ def find_scans(
             the one that its header names. Files of different patients are never one scan.
         force: Whether DICOM files are taken although their Modality is not what ``name`` says.
         mapper: Reads headers in several processes.
-        done: Told how many of how many headers are read.
+        done: Receives how many of how many headers were read.
 
     Raises:
         UsageError: It is not known which of several DICOM Modalities are meant, or the only one

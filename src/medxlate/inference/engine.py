@@ -57,7 +57,7 @@ class Engine:
         tile: Compute images in tiles of this side, pixels, a multiple of 4; 0: whole.
         tiles: Whether the network makes images of images, so that tiles are possible.
         call: What to call in place of the network's forward (its features, say).
-        listener: Told what fits.
+        listener: Receives a warning where memory does not suffice.
 
     Attributes:
         batch_size: How many images are computed at once.

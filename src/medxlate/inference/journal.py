@@ -123,7 +123,7 @@ def working(
         made_from: Its ``stamp``.
         draw: Draws or measures what has to stay the same in a continued run; what JSON can hold.
             What it refuses leaves everything as it was.
-        listener: Told where what was left is of no use.
+        listener: Receives a warning where what was left is of no use.
 
     Raises:
         OutputError: Another process is making the same.

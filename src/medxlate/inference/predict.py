@@ -115,7 +115,7 @@ def predict(
             or bf16.
         batch_size: Images computed at once; None: by the device. Halved where memory runs out.
         overwrite: Whether an existing table is replaced.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         OutputError: ``out`` exists, or another process is writing it.

@@ -76,7 +76,7 @@ class Predictor:
         compute: Device and precision; None: chosen automatically.
         batch_size: How many slices are computed at once to begin with; None: by the device.
         tta: Whether predictions are means over small shifts of the images; see ``shifts``.
-        listener: Told what fits into memory.
+        listener: Receives a warning where memory does not suffice.
 
     Raises:
         ModelError: The model is missing, damaged or only translates.
@@ -220,7 +220,7 @@ class Ensemble:
 
     Args:
         predictors: At least one, on one device.
-        listener: Told what fits into memory.
+        listener: Receives a warning where memory does not suffice.
 
     Raises:
         ModelError: They do not agree.

@@ -31,7 +31,7 @@ def stream(
             for; None where all its slices are near-empty.
         ended: Takes each unit after its last batch, in the same thread.
         batch_size: Slices in a batch.
-        listener: Told of slices computed, in this thread.
+        listener: Receives the number of computed slices, in this thread.
     """
 
     def write(computed: Unit | tuple[SliceBatch, Pending | None]) -> None:

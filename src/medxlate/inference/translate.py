@@ -115,7 +115,7 @@ def translate(
         tile: Compute each slice in overlapping tiles of this side, pixels, a multiple of 4; 0:
             only where the whole does not fit into memory. The result is not that of the whole.
         overwrite: Whether an older translation in ``out`` is replaced.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         OutputError: ``out`` cannot be written, or another process is writing it.

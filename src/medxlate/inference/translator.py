@@ -34,7 +34,7 @@ class Translator:
         batch_size: How many slices are computed at once to begin with; None: by the device.
         tile: Compute in tiles of this side, pixels, a multiple of 4; 0: only where the whole does
             not fit into memory.
-        listener: Told what fits.
+        listener: Receives a warning where memory does not suffice.
 
     Raises:
         ModelError: The model is missing, damaged or cannot translate.
@@ -163,7 +163,7 @@ class Translator:
         Args:
             choice: auto (where it saves more time than it takes), on or off.
             slices: How many will be translated.
-            listener: Told what was decided.
+            listener: Receives the decision.
 
         Returns:
             Whether it is compiled.

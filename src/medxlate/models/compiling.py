@@ -50,7 +50,7 @@ def compile_where_it_pays(
         device: Its type: cpu, cuda...
         repeats: How often what is rehearsed will be done.
         unit: What that is, in the plural, for people.
-        listener: Told what was chosen, and warned where compiling fails.
+        listener: Receives the choice, and a warning where compiling fails.
     """
     if choice == "off" or (choice == "auto" and (device not in COMPILING or repeats < FEWEST)):
         return False

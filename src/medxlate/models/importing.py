@@ -91,7 +91,7 @@ def import_cyclegan(
         size: Side of the squares that the network sees, pixels; with ``data`` it may be left out.
         channel: Which channel of colour outputs is taken, from 0; None: green.
         overwrite: Whether an older model folder in ``out`` is replaced.
-        listener: Told which channel was taken, and of dropout.
+        listener: Receives notes on the channel and on dropout.
 
     Raises:
         ModelError: The checkpoint cannot be loaded, or is of another network.

@@ -181,7 +181,7 @@ def find_run(path: Path, need: Need = "anything", listener: Listener = silent) -
         path: A run folder, or the pointer.
         need: What the run is asked for. Where the one that the pointer names cannot give it, the
             newest one that can is taken.
-        listener: Told of that.
+        listener: Receives a warning in that case.
 
     Raises:
         ModelError: There is no such run.
@@ -226,7 +226,7 @@ def find_model(path: Path, need: Need = "a model", listener: Listener = silent) 
     Args:
         path: A model folder, a run folder, or the pointer ``runs/latest``.
         need: As for ``find_run``.
-        listener: Told where another run is taken than the pointer names.
+        listener: Receives a warning where another run is taken than the pointer names.
 
     Raises:
         ModelError: There is none.

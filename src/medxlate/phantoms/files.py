@@ -75,7 +75,7 @@ def write_phantoms(
         paired: How many of the patients of mri and of pet have a CT too.
         size: Side of the images, pixels.
         seed: Everything drawn follows from it.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         UsageError: A modality is unknown, a count is below 1, or there are more pairs than

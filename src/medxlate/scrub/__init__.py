@@ -68,7 +68,7 @@ def scrub(
     Args:
         folder: A run, a model folder, or any other folder or file.
         data: The dataset folder; None: the one that the run's config.json names.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         UsageError: The folder does not exist, or no dataset is known.

@@ -147,7 +147,7 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
     Args:
         study: Of ``plan_study``.
         folder: Where it is written.
-        listener: Told of what its readers should know.
+        listener: Receives warnings for whoever reads the results.
 
     Raises:
         DataError: Too few patients for a split, or a class is absent from training or test.

@@ -60,7 +60,7 @@ class Assignment:
         data: The dataset folder.
         stage: The name of a first stage of that cell to train alone; "": the cell itself.
         keep_models: Whether the trained models stay.
-        listener: Told of the training's progress, where it is in the same process.
+        listener: Receives the training's progress, where it is in the same process.
     """
 
     folder: Path

@@ -111,7 +111,7 @@ def compare(
         where: Where the cells are trained.
         predictions: CSV files of other tools' predictions for the same test images.
         inception: Inception's weights for FID and IS; without them the predictor's features serve.
-        listener: Told of progress, cells and warnings.
+        listener: Receives progress, finished cells and warnings.
 
     Raises:
         ConfigError: A method, modality or value is wrong.

@@ -93,7 +93,7 @@ def plan(
             falls by less than this.
         spread_from: A finished study, by whose differences the smallest detectable one is
             forecast; None: they are guessed from the label.
-        listener: Told of progress.
+        listener: Receives progress.
 
     Raises:
         ConfigError: A method, modality or value is wrong.

@@ -65,7 +65,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Told:
-    """What a tracker was told already: the last step of each kind of event."""
+    """What a tracker has received already: the last step of each kind of event."""
 
     steps: int = 0
     epochs: int = 0
@@ -93,7 +93,7 @@ class Tracking:
     """A listener that tells trackers what happens, and passes every event on; a context.
 
     A training that was killed repeats what came after its last checkpoint, with the same figures.
-    What a tracker was told before is therefore not told again. A tracker that fails is left alone
+    What a tracker received before is therefore not sent again. A tracker that fails is left alone
     from then on, with one warning: it never stops a training.
 
     Args:
@@ -144,7 +144,7 @@ class Tracking:
     def _tell(self, name: str, event: Event) -> None:
         kind, tell = _telling(event, self._trackers[name])
         step = getattr(event, "step", 0)
-        # Not against what was told just now: a step may bring several alarms.
+        # Not against what was sent just now: a step may bring several alarms.
         if tell is None or step <= getattr(self._before[name], kind):
             return
         tell()
@@ -157,7 +157,7 @@ class Tracking:
         except Exception as problem:  # libraries raise kinds of their own, and networks fail
             self._trackers.pop(name, None)
             first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            self._then(Warned(f"{name} is not told any more of this training: {first}"))
+            self._then(Warned(f"{name} receives nothing more of this training: {first}"))
 
 
 def _telling(event: Event, tracker: Tracker) -> tuple[str, Callable[[], None] | None]:

@@ -88,12 +88,12 @@ def pointed(folder: Path, pointer: str) -> Path | None:
 def newest_sound(folder: Path, listener: Listener = silent) -> Snapshot | None:
     """Return the newest checkpoint whose hashes hold, None where there is none at all.
 
-    Damaged ones are told of and laid aside; ``last`` and ``best`` then name what is taken. Where
+    Damaged ones are reported and laid aside; ``last`` and ``best`` then name what is taken. Where
     the best one is damaged it is forgotten. The caller holds the run's lock.
 
     Args:
         folder: The run's checkpoints.
-        listener: Told of damaged ones.
+        listener: Receives a warning for each damaged one.
 
     Raises:
         ModelError: There are checkpoints, and all of them are damaged.

@@ -49,7 +49,7 @@ class Loop:
         head: Turns outputs into predictions.
         compute: Device and precision.
         folder: The run.
-        listener: Told of everything.
+        listener: Receives every event.
         stop: Whether the training is asked to stop; says by whom, or "".
 
     Attributes:
@@ -326,7 +326,7 @@ class Loop:
             self._save()
 
     def _look_at(self, metrics: Mapping[str, float], translations: Translations) -> None:
-        """Tell what goes wrong, after the epoch was told: see ``record.rewind_record``."""
+        """Report what goes wrong, after the epoch: see ``record.rewind_record``."""
         step, alarms = self._position.step, []
         if self._constant is not None and "val_error" in metrics:
             where = "+".join(self._learner.validates)

@@ -113,7 +113,7 @@ def matched(data: Data, config: Config, task: Task, listener: Listener = silent)
         data: What is trained on.
         config: It names sources and target.
         task: What the labels are.
-        listener: Told of what is left out, and of labels that cannot be matched well.
+        listener: Receives warnings: what is left out, and labels that cannot be matched well.
 
     Raises:
         ConfigError: The labels of source and target cannot be matched.

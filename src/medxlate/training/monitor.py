@@ -1,8 +1,8 @@
-"""Numbers that go wrong in a training: cheap measures, told with advice.
+"""Numbers that go wrong in a training: cheap measures, reported with advice.
 
 Adversarial training fails in ways that no error says: a discriminator that has won, a translator
 that copies, or gives one image for all, or black for white. Each is judged from numbers that the
-training has anyway, and told once until it is well again.
+training has anyway, and reported once until it is well again.
 ``docs/how-to/when-training-goes-wrong.md`` is for people; it has what the limits come from.
 
 Losses are those of ``training/joint.py``. Images are [B, 1, H, W] in [-1, 1].
@@ -185,7 +185,7 @@ class _Record:
     Attributes:
         good: The last step at which it was not bad, or the first at which it was judged.
         looks: How often it was bad since.
-        told: Whether that was told.
+        told: Whether that was reported (its name in checkpoints).
     """
 
     good: int
@@ -286,7 +286,7 @@ class TrainingMonitor:
         self._records = {name: _Record(**record) for name, record in state["records"].items()}
 
     def _judge(self, kind: AlarmRule, step: int, where: str, value: float) -> list[Alarmed]:
-        """Return an alarm where a value has been bad for long enough and this was not told."""
+        """Return an alarm where a value has been bad for long enough and this was not reported."""
         record = self._records.setdefault(f"{kind.name} {where}", _Record(good=step))
         sign = 1 if kind.above else -1
         if sign * value <= sign * kind.well:

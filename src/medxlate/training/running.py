@@ -177,7 +177,7 @@ def train_stage(
         config: Of ``first_stages``.
         dataset: The dataset.
         split: Who is trained on.
-        listener: Told of progress.
+        listener: Receives progress.
         stop: As given to ``train``.
     """
     if ranks().broadcast(ranks().is_first and is_trained(stage, config, listener)):

@@ -14,7 +14,7 @@ from medxlate.errors import ModelError
 from medxlate.training.randomness import random_state, set_random_state
 from medxlate.training.step import Learner
 
-WINDOW = "window"  # of losses that are not told yet; see ``StepRunner.state``
+WINDOW = "window"  # of losses that were not reported yet; see ``StepRunner.state``
 AVERAGES = "average"  # of the generators; see ``Averages``
 
 
@@ -55,8 +55,8 @@ class Snapshot:
     Attributes:
         position: Where it stands.
         networks: Weights and statistics.
-        training: Optimizers, image buffers, random generators, losses that are not told yet, and
-            averages of the generators.
+        training: Optimizers, image buffers, random generators, losses that were not reported yet,
+            and averages of the generators.
         monitor: What the monitor of the training knows.
     """
 

@@ -55,7 +55,7 @@ class StepRunner:
         learner: The method.
         compute: Device and precision.
         runtime: ``compile``, ``accumulate``.
-        listener: Told what was chosen and what went wrong.
+        listener: Receives what was chosen and what went wrong.
         position: Whether the run's earlier steps were compiled, and taken in how many parts.
         window: Of an earlier step_runner's ``state``: what happened since its last look.
 

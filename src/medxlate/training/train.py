@@ -57,7 +57,7 @@ def train(
             ``first_stages`` gives; None: they are trained inside the run.
         proceed: Continue the run of that name where it was begun already.
         stop: Says who asks the training to stop, between two steps; "": nobody.
-        listener: Told of progress, losses and validation.
+        listener: Receives progress, losses and validation.
 
     Raises:
         ConfigError: Source or target are missing or contradict the method; or ``proceed`` was
@@ -113,7 +113,7 @@ def resume(
         stages: As given to ``train``.
         device: Where to compute; None: where the run began.
         stop: As given to ``train``.
-        listener: Told of progress, losses and validation.
+        listener: Receives progress, losses and validation.
 
     Raises:
         ModelError: There is no such run, or all of its checkpoints are damaged.

@@ -173,7 +173,7 @@ def make_loop(
         work: What is trained, and on what.
         folder: The run.
         stop: Says who asks the training to stop, or "".
-        listener: Told of everything.
+        listener: Receives every event.
     """
     return Loop(
         work.learner,

@@ -114,7 +114,7 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
         why = (
             f"Images of {people} patients are too few to tell; {FEWEST} are needed."
             if people < FEWEST
-            else "Real target images are so much like their own negative that nothing can be told."
+            else "Real target images are so much like their own negative that nothing can be said."
         )
         return INVERSION.audit(source, "unknown", why, picture=picture)
     own = _apart(real, _values(translated), translated.small.mean(axis=0))

@@ -152,7 +152,7 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
     if count < FEWEST:
         return f"{count} test patients are too few to tell; at least {FEWEST} are needed."
     if not truth.std(axis=0).any():
-        return "All test patients have the same label, so nothing can be told."
+        return "All test patients have the same label, so nothing can be said."
     if chance_of(probed, truth, people) > SIGNAL:
         return (
             "Even a probe of the source images finds no sure sign of the label in them, so nothing "
