@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,17 @@ def test_a_header_that_names_the_modality_is_enough(trained: Path, tmp_path: Pat
         result = call("predict", *words, "--out", out, "--json")
         assert result.exit_code == 0, result.output
         assert ("look unlike" in result.stderr) == (modality == "OT")
+
+
+def test_of_several_models_one_that_knows_is_enough(trained: Path, tmp_path: Path) -> None:
+    run, without = trained / "runs" / "r", tmp_path / "older"
+    shutil.copytree(run / "model", without)
+    values = json.loads((without / "model.json").read_text())
+    del values["target_greys"]  # as before they were kept
+    (without / "model.json").write_text(json.dumps(values))
+    words = [trained / "raw" / "mri", "--model", without, "--model", run, "--device", "cpu"]
+    result = call("predict", *words, "--out", tmp_path / "p.csv")
+    assert "24 of 24 images look unlike" in " ".join(result.stderr.split())
 
 
 def test_arrays_have_no_header(trained: Path) -> None:

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 
 import tiny
-from medxlate.errors import ModelError
+from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.prepare import prepare
+from medxlate.errors import DataError, ModelError
 from medxlate.events import Event, Warned
 from medxlate.models.runs import RunFolder, dataset_of, find_model, find_run, read_config
+from medxlate.scrub import scrub
 from medxlate.training.train import train
 
 MEDXLATE = (sys.executable, "-m", "medxlate")
@@ -87,6 +90,38 @@ def test_a_run_of_an_older_version_opens(
         monkeypatch.chdir(project)  # another dataset of that name is not taken
     assert Path(read_config(RunFolder(run)).data.folder).resolve() == there.resolve()
     assert dataset_of(run, str(there), levels=2) == there
+
+
+def test_a_runs_configuration_names_the_runs_dataset(project: Path, tmp_path: Path) -> None:
+    away = tmp_path / "a" / "b"
+    away.mkdir(parents=True)
+    shutil.copytree(project / "data", tmp_path / "data")  # as ../../data is seen from here
+    words = ["train", "--config", project / "runs" / "first" / "config.json", "--runs", "mine"]
+    call(words, away)
+    config = read_config(
+        RunFolder(next(path for path in (away / "mine").iterdir() if path.is_dir()))
+    )
+    assert Path(config.data.folder).resolve() == (project / "data").resolve()
+
+
+def test_scrub_refuses_another_dataset_in_the_place_of_the_runs(
+    project: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(project / "runs", tmp_path / "runs")
+    tiny.write_raw(tmp_path / "raw")
+    options = PrepareOptions(
+        labels=tmp_path / "raw" / "labels.csv", label="age", patient_column="patient",
+        patient=rf"regex:({tiny.PREFIX}1\d)",
+    )  # fmt: skip
+    for name in ("mri", "ct"):
+        prepare(
+            tmp_path / "raw" / name, modality=name, data=tmp_path / "data", options=options,
+            size=tiny.SIZE,
+        )  # fmt: skip
+    with pytest.raises(DataError, match="is not the dataset that .* was trained on"):
+        scrub(tmp_path / "runs" / "first")
+    assert scrub(tmp_path / "runs" / "first", data=project / "data").values
+    assert scrub(project / "runs" / "first").values
 
 
 def test_a_study_goes_on_from_another_folder_and_where_it_was_moved(

@@ -237,6 +237,9 @@ def test_what_spreadsheets_write_is_a_number(text: str, value: float):
         ("121", "years", "more than 120 years"),
         ("999Y", "years", "more than 120 years"),
         ("121", "months", ""),
+        ("130Y", "months", "more than 120 years"),
+        ("1500", "months", "more than 120 years"),
+        ("060Y", "rings", "no unit of one"),
         ("121", None, ""),
         ("-1", None, ""),
         ("0", "years", ""),
@@ -259,11 +262,38 @@ def test_ages_that_nobody_has_are_refused(text: str, unit: str | None, fault: st
         ({"label": "column:PatientAge"}, "years"),
         ({"label": "age", "label_name": "since"}, ""),
         ({"label": "dosage"}, None),
+        ({"label": "age_months"}, "months"),
+        ({"label": "gestational_age_weeks"}, "weeks"),
+        ({"label": "tag:PatientAge", "unit": "Yrs"}, "years"),
         ({"label": "age", "task": "classification"}, None),
     ],
 )
 def test_which_labels_are_ages(options: dict[str, Any], unit: str | None):
     assert PrepareOptions(**options).age_in == unit
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("018M", "months", 18),
+        ("012", "months", 12),
+        ("002Y", "months", 24),
+        ("030D", "days", 30),
+        ("002W", "days", 14),
+        ("018M", "years", 1.5),
+        ("018M", None, 1.5),
+    ],
+)
+def test_age_strings_come_in_the_unit_of_the_label(text: str, unit: str | None, value: float):
+    assert parse_label(text, kind="regression", age_in=unit) == pytest.approx(value, rel=1e-12)
+
+
+def test_months_do_not_join_years(tmp_path: Path):
+    raw = write_raw(tmp_path / "raw")
+    run(raw, tmp_path / "data")
+    write_table(raw / "m.csv", columns=("file", "age_months", "who"))
+    with pytest.raises(UsageError, match="Give the ages of both in years"):
+        run(raw, tmp_path / "data", "ct", labels=raw / "m.csv", label="age_months")
 
 
 def test_prepare_skips_impossible_ages_and_takes_months_where_they_are_said(tmp_path: Path):

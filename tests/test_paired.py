@@ -52,7 +52,23 @@ def test_pairs_by_file() -> None:
     target = table([("p", 0, 0, "b.tif"), ("r", 1, 0, "a.tif"), ("q", 2, 1, "c.tif")])
     pairs = find_pairs(source, target)
     assert pairs is not None
-    assert (pairs.source, pairs.target, pairs.rule) == ([1], [0], SAME_FILE)
+    assert (pairs.source, pairs.target, pairs.rule) == ([1, 2], [0, 2], SAME_FILE)
+
+
+def test_files_of_several_slices_pair_slice_by_slice() -> None:
+    source = table([("p", 0, i, "a.nii") for i in range(3)])
+    target = table([("p", 0, i, "a.nii") for i in (2, 1, 3)])
+    pairs = find_pairs(source, target)
+    assert pairs is not None
+    assert sorted(zip(pairs.source, pairs.target, strict=True)) == [(1, 1), (2, 0)]
+
+
+def test_pictures_of_a_volume_pair_by_file_wherever_its_first_slice_is() -> None:
+    source = table([("p", 0, i, f"{i}.png") for i in range(5)])
+    target = table([("p", 0, i, f"{i + 1}.png") for i in range(5)])
+    pairs = find_pairs(source, target)
+    assert pairs is not None
+    assert (pairs.source, pairs.target, pairs.rule) == ([1, 2, 3, 4], [0, 1, 2, 3], SAME_FILE)
 
 
 def test_pairs_by_place_need_one_series_of_equal_shape_each() -> None:

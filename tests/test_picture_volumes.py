@@ -93,6 +93,42 @@ def test_what_is_no_volume_is_refused(raw, tmp_path, said, message):
     assert not (tmp_path / "data" / "mri").exists()
 
 
+@pytest.mark.parametrize("damage", ["empty", "text", "cut"])
+def test_a_damaged_picture_leaves_a_gap(raw, tmp_path, damage):
+    broken = raw / "bob" / "t1" / "cut_2.png"
+    content = {"empty": b"", "text": b"no picture", "cut": broken.read_bytes()[:200]}
+    broken.write_bytes(content[damage])
+    run(raw, tmp_path / "data", volume_from="folder")
+    places = slices(tmp_path / "data").set_index("file")["position"]
+    assert places[["bob/t1/cut_1.png", "bob/t1/cut_3.png"]].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("names", "doubtful"),
+    [
+        (["z-5", "z0", "z5"], True),
+        (["c_1", "c_1_mask"], True),
+        (["IMG3", "img2"], True),
+        (["10²3", "9²3"], False),
+        (["s1", "s10", "s2"], False),
+    ],
+)
+def test_names_that_may_not_tell_the_order_are_noted(tmp_path, names, doubtful):
+    raw = tmp_path / "raw"
+    for number, name in enumerate(names):
+        save_raster(raw / "p" / f"{name}.png", noise(40, 40, seed=number))
+    rows = [(f"p/{name}.png", "60", "Ann") for name in names]
+    write_table(raw / "t.csv", rows)
+    result = run(raw, tmp_path / "data", volume_from="folder")
+    assert any("look at the order" in note for note in result.notes.values()) == doubtful
+
+
+@pytest.mark.parametrize("asked", [{"n4": True, "recipe": "mr"}, {"plane": "coronal"}])
+def test_what_pictures_cannot_have_is_refused(raw, tmp_path, asked):
+    with pytest.raises(UsageError, match=f"--{next(iter(asked))} is for"):
+        run(raw, tmp_path / "data", **asked)
+
+
 def test_series_know_their_slices_themselves(tmp_path):
     write_series(tmp_path / "raw", tissue(3, side=SIZE), patient="A")
     asked = PrepareOptions(label="PatientAge", volume_from="folder")

@@ -12,9 +12,10 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import RLELossless
 
-from conftest import noise, open_file, save_dicom
+from conftest import noise, open_file, save_dicom, save_raster
 from medxlate.dataset.options import PrepareOptions
 from medxlate.errors import DataError
+from medxlate.events import Event, Warned
 from medxlate.images.dicom.copies import OTHER_PIXELS
 from medxlate.images.dicom.series import SHARED_UID
 from medxlate.images.find import find_images
@@ -82,6 +83,112 @@ def test_a_series_that_the_table_gives_to_two_patients_is_left_out(tmp_path: Pat
     options = PrepareOptions(label="age", labels=table, file="file", patient="who")
     with pytest.raises(DataError, match="its series holds files of several patients"):
         run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
+
+
+# ---- labels of single slices
+
+
+def flat_series(folder: Path) -> dict[str, str]:
+    """Write two series of four slices into one folder; return a class by file but for the first."""
+    classes = {}
+    for number, patient in enumerate("AB"):
+        names = write_series(tmp := folder / patient, tissue(4, seed=number), patient=patient)
+        for name in names:
+            (tmp / name).rename(folder / f"{patient}{name}")
+        (tmp).rmdir()
+        for name in sorted(f"{patient}{name}" for name in names)[1:]:
+            classes[name] = "bleed" if len(classes) % 2 else "none"
+    return classes
+
+
+@pytest.mark.parametrize("where", [(), ("dx == 'bleed'",)])
+def test_a_slice_without_a_label_has_nobody_elses(tmp_path: Path, where: tuple[str, ...]) -> None:
+    """A series in a folder with others is called like its first file."""
+    classes = flat_series(tmp_path / "raw")
+    rows = [(name, label) for name, label in classes.items()]
+    table = write_table(tmp_path / "t.csv", rows, columns=("file", "dx"))
+    options = PrepareOptions(
+        label="dx", labels=table, file="file", patient="tag:PatientID", task="classification",
+        where=where,
+    )  # fmt: skip
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
+    wanted = {name: label for name, label in classes.items() if not where or label == "bleed"}
+    found = slices(tmp_path / "data", "ct")
+    assert dict(zip(found["file"], found["label"], strict=True)) == wanted
+    assert len([name for name in result.skipped if "no row" in result.skipped[name]]) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [((), "several labels"), (("dx == 'none'",), "some of its slices are left out")],
+)
+def test_a_series_cut_across_slices_of_several_labels_is_left_out(
+    tmp_path: Path, where: tuple[str, ...], reason: str
+) -> None:
+    names = write_series(tmp_path / "raw" / "s", tissue(24), patient="A")
+    other = write_series(tmp_path / "raw" / "t", tissue(24, seed=1), patient="B")
+    rows = [(f"s/{name}", "bleed" if number < 9 else "none") for number, name in enumerate(names)]
+    rows += [(f"t/{name}", "none") for name in other]
+    table = write_table(tmp_path / "t.csv", rows, columns=("file", "dx"))
+    options = PrepareOptions(
+        label="dx", labels=table, file="file", patient="tag:PatientID", task="classification",
+        plane="coronal", where=where,
+    )  # fmt: skip
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
+    assert result.patients == 1
+    assert {text for name, text in result.skipped.items() if name.startswith("s/")} == {
+        f"its series is cut across, and {'its slices have ' if not where else ''}{reason}"
+    }
+
+
+# ---- the recipe that is guessed
+
+
+def test_one_odd_file_does_not_choose_the_recipe(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    for number, patient in enumerate("AB"):
+        write_series(tmp_path / "raw" / patient, tissue(3, seed=number), patient=patient)
+    write_series(
+        tmp_path / "raw" / "0", tissue(3, seed=4), patient="C", RescaleSlope=None,
+        RescaleIntercept=None,
+    )  # fmt: skip
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS, listener=heard.append)
+    assert result.dataset is not None
+    assert result.dataset.modalities["ct"].recipe.kind == "ct"
+    assert result.patients == 2
+    (text,) = [e.text for e in heard if isinstance(e, Warned) and "--recipe" in e.text]
+    assert "ct for 2, mr for 1" in text
+
+
+def test_a_file_that_is_not_used_has_no_say(tmp_path: Path) -> None:
+    write_series(tmp_path / "raw" / "s", tissue(3), patient="A")
+    save_raster(tmp_path / "raw" / "a.png", noise(24, 24))
+    result = run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS)
+    assert result.dataset is not None
+    assert result.dataset.modalities["ct"].recipe.kind == "ct"
+
+
+def test_ct_without_hounsfield_units_is_said(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    write_series(tmp_path / "raw", tissue(3), patient="C", RescaleSlope=None, RescaleIntercept=None)
+    run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS, listener=heard.append)
+    assert any("not in Hounsfield units" in e.text for e in heard if isinstance(e, Warned))
+
+
+def test_slices_of_several_acquisitions_are_noted(tmp_path: Path) -> None:
+    for number in range(2):
+        write_series(
+            tmp_path / "raw" / f"{number}", tissue(3, seed=number), patient="A", uid=UID,
+            AcquisitionNumber=number + 1,
+        )  # fmt: skip
+    write_series(tmp_path / "raw" / "z", tissue(3, seed=5), patient="B", AcquisitionNumber=1)
+    for path in (tmp_path / "raw" / "1").iterdir():
+        values = pydicom.dcmread(path)
+        values.ImagePositionPatient[2] += 1.0  # between the slices of the other
+        values.save_as(path, enforce_file_format=True)
+    found = scans_in(tmp_path / "raw")
+    noted = [name for name, text in found.notes.items() if "several acquisitions" in text]
+    assert len(noted) == 1
 
 
 # ---- copies

@@ -332,6 +332,12 @@ def test_different_ids_stay_different(one: str, other: str) -> None:
     assert fold(one) != fold(other)
 
 
+def test_a_number_that_a_table_wrote_with_a_point_is_the_same_patient() -> None:
+    assert fold("12.0") == fold("12") == fold("012.0")
+    assert fold("12.1") != fold("12") != fold("120")
+    assert fold("P12.0") != fold("P12")  # a version, or a part
+
+
 def test_numbers_stay_distinct_patients(tmp_path: Path) -> None:
     whose = [str(n) for n in range(1, 31)] + ["P1-2", "P12", "P1", "P2", "P1-20", "P120"]
     by_file(tmp_path, "ct", {f"person{n}.png": who for n, who in enumerate(whose)}, "--strict")

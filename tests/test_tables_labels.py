@@ -229,7 +229,14 @@ def test_a_decimal_comma_is_read_only_where_semicolons_separate():
         parse_label("67,5", kind="regression")
 
 
-@pytest.mark.parametrize("text", [None, "", "  ", "NA", "n/a", "NaN", "null"])
+@pytest.mark.parametrize("text", ["1.234", "-12.345.678"])
+def test_points_that_may_group_thousands_are_refused(text):
+    with pytest.raises(DataError, match="a point or thousands"):
+        parse_label(text, kind="regression", decimal_comma=True)
+    assert parse_label("1.25", kind="regression", decimal_comma=True) == 1.25
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", "NA", "n/a", "NaN", "null", "#N/A", "<NA>"])
 @pytest.mark.parametrize("kind", ["regression", "classification"])
 def test_a_missing_label_is_called_missing(text, kind):
     with pytest.raises(DataError, match="missing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,9 +193,15 @@ def _merge(into: Values, new: Mapping[str, Any], depth: int = 0) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    if file.suffix.lower() == ".json":
-        return read_object(file, error=ConfigError)
-    return read_toml(file)
+    if file.suffix.lower() != ".json":
+        return read_toml(file)
+    values = read_object(file, error=ConfigError)
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(folder := data.get("folder"), str):
+        place = file.parent / folder  # as a run keeps it
+        if place.is_dir():
+            values["data"] = {**data, "folder": os.path.relpath(place)}
+    return values
 
 
 def _assignment(text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.dataset.index import COLUMNS
-from medxlate.dataset.labels import TaskKind, parse_label
+from medxlate.dataset.labels import MISSING, TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.selection import parse_selection
 from medxlate.dataset.spellings import fold
@@ -109,7 +109,7 @@ class Annotator:
         if self._sessions is not None:
             row = self._sessions.complete(relative, row)
         patient = patient or self._patient.value(relative, row, tags)
-        if not patient or not normal_id(patient):
+        if not patient or normal_id(patient).lower() in MISSING:
             raise DataError("the patient is unknown")
         label = parse_label(
             self._label.value(relative, row, tags),

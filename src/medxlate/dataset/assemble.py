@@ -58,7 +58,7 @@ def assemble(folder: Path, plan: Plan, jobs: Iterable[PartJob], *, size: int) ->
             name, place = job.scan.name, plan.places.get(job.scan.name)
             volume = f"scan {index}" if place is None else f"volume {place.volume}"
             for slice_, content in zip(part.slices, pixels, strict=True):
-                annotation = _annotation(plan, job, slice_.file)
+                annotation = plan.annotation_of(job.scan, slice_.file)
                 if annotation is not None:
                     within = {
                         "series": series.setdefault(volume, len(series)),
@@ -97,16 +97,6 @@ def _row(
         "perceptual_hash": slice_.perceptual_hash,
         **annotation.kept,
     }
-
-
-def _annotation(plan: Plan, job: PartJob, file: str) -> Annotation | None:
-    """Return label and patient of a slice; of a slice cut across files, those of the first."""
-    if file in plan.annotations:
-        return plan.annotations[file]
-    if file != job.scan.name:
-        return None
-    names = (each.relative for each in job.scan.files)
-    return next((plan.annotations[name] for name in names if name in plan.annotations), None)
 
 
 def _info(table: pd.DataFrame, plan: Plan, limits: list[Limits]) -> ModalityInfo:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import medxlate
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
-from medxlate.dataset.labels import Task
+from medxlate.dataset.labels import AGE_UNITS, Task
 from medxlate.dataset.options import PrepareOptions
 from medxlate.errors import UsageError
 
@@ -39,8 +39,16 @@ def check_task(existing: DatasetInfo | None, modality: str, options: PrepareOpti
         raise UsageError(
             f"The dataset is labelled with {known.name} ({known.kind}, unit '{known.unit}'), not "
             f"with {options.task_name} ({options.task}, unit '{options.task_unit}').",
-            f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'.",
+            _how_to_agree(options, known),
         )
+
+
+def _how_to_agree(options: PrepareOptions, known: Task) -> str:
+    """Say what to do where labels of two modalities differ."""
+    units = (options.task_unit, known.unit)
+    if options.age_in is not None and len(set(units)) == 2 and AGE_UNITS.keys() >= set(units):
+        return f"Give the ages of both in {known.unit}: the option --unit names a unit, no more."
+    return f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'."
 
 
 def joined(

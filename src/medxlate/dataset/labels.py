@@ -18,9 +18,21 @@ TaskKind = Literal["regression", "classification"]
 
 # DICOM age string, PS3.5 6.2: three digits and days, weeks, months or years.
 AGE_STRING = re.compile(r"(\d{1,3})([DWMY])")
-MISSING = frozenset({"", "na", "n/a", "nan", "null"})  # not "none": it can be a class
+MISSING = frozenset(
+    {"", "na", "n/a", "n.a.", "nan", "null", "#n/a", "<na>"}
+)  # not "none": it can be a class
 OLDEST = 120.0  # years; the oldest person known became 122
-YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+AGE_UNITS = {"days": 1 / 365.25, "weeks": 7 / 365.25, "months": 1 / 12, "years": 1.0}  # in years
+_AGE_UNITS_SPELLED = {name[: end or None]: name for name in AGE_UNITS for end in (0, -1)} | {
+    "d": "days", "w": "weeks", "wk": "weeks", "wks": "weeks", "mo": "months", "mos": "months",
+    "m": "months", "y": "years", "yr": "years", "yrs": "years",
+}  # fmt: skip
+_GROUPED = re.compile(r"[+-]?\d{1,3}(\.\d{3})+", re.ASCII)
+
+
+def age_unit(text: str) -> str:
+    """Return the unit of age that a text names, such as ``years`` for ``Yrs``; else the text."""
+    return _AGE_UNITS_SPELLED.get(text.strip().lower(), text)
 
 
 class Task(BaseModel):
@@ -44,13 +56,15 @@ class Task(BaseModel):
 def parse_label(
     text: str | None, *, kind: TaskKind, decimal_comma: bool = False, age_in: str | None = None
 ) -> float | str:
-    """Return a number for a regression (DICOM ages in years), the trimmed text otherwise.
+    """Return a number for a regression, the trimmed text otherwise.
+
+    DICOM's age strings (``018M``) come in the unit of the label, or else in years.
 
     Args:
         text: As it stands in the table or the file; None: there is none.
         kind: Of the task.
         decimal_comma: Whether 67,5 is a number.
-        age_in: The unit where the label is an age, which no person has below 0 or, in years, above
+        age_in: The unit where the label is an age, which no person has below 0 or above
             ``OLDEST``; None: it is something else.
 
     Raises:
@@ -64,17 +78,28 @@ def parse_label(
         return text
     age = AGE_STRING.fullmatch(text)
     if age:
-        value = int(age[1]) * YEARS[age[2]]
+        value = _age(age, age_in)
     else:
+        if decimal_comma and _GROUPED.fullmatch(text):
+            raise DataError(f"the label may have a point or thousands: '{text}'")
         plain = text.replace(",", ".") if decimal_comma else text
         if NUMBER.fullmatch(plain) is None or not math.isfinite(float(plain)):
             raise DataError(f"the label is not a number: '{text}'")
         value = float(plain)
     if age_in is not None and value < 0:
         raise DataError(f"the label is a negative age: '{text}'")
-    if age_in == "years" and value > OLDEST:
+    if age_in is not None and value * AGE_UNITS.get(age_in, 0.0) > OLDEST:
         raise DataError(f"the label is an age of more than {OLDEST:g} years: '{text}'")
     return value
+
+
+def _age(found: re.Match[str], unit: str | None) -> float:
+    """Return an age string in a unit; in years where there is none."""
+    unit = unit or "years"
+    if unit not in AGE_UNITS:
+        raise DataError(f"the label is an age, and '{unit}' is no unit of one: '{found[0]}'")
+    given = next(name for name in AGE_UNITS if name[0].upper() == found[2])
+    return int(found[1]) * (AGE_UNITS[given] / AGE_UNITS[unit] if given != unit else 1.0)
 
 
 def label_notes(labels: Mapping[float | str, int], kind: TaskKind, name: str) -> tuple[str, ...]:

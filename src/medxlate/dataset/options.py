@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxlate.dataset.labels import TaskKind
+from medxlate.dataset.labels import AGE_UNITS, TaskKind, age_unit
 from medxlate.images.orientation import Plane
 
 
@@ -96,10 +96,14 @@ class PrepareOptions:
 
     @property
     def task_unit(self) -> str:
-        """The label's unit."""
+        """The label's unit: of ages, where nothing is said, that in the label's name, or years."""
+        name = (self.label or "").rpartition(":")[2]
+        is_age = any(map(self._is_age, (self.task_name, name)))
         if self.unit is not None:
-            return self.unit
-        return "years" if self.task == "regression" and self.task_name == "age" else ""
+            return age_unit(self.unit) if is_age else self.unit
+        if self.task != "regression" or self.task_name != "age":
+            return ""
+        return next((word for word in self._words(name) if word in AGE_UNITS), "years")
 
     @property
     def age_in(self) -> str | None:
@@ -108,7 +112,11 @@ class PrepareOptions:
         is_age = self.task == "regression" and any(map(self._is_age, names))
         return self.task_unit if is_age else None
 
+    @classmethod
+    def _is_age(cls, name: str) -> bool:
+        return "age" in cls._words(name)
+
     @staticmethod
-    def _is_age(name: str) -> bool:
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-        return "age" in re.split(r"[^a-z]+", words)
+    def _words(name: str) -> list[str]:
+        """Return the words of a column's or tag's name, such as PatientAge or age_months."""
+        return re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,11 +22,12 @@ from medxlate.dataset.parts import state_of
 from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
 from medxlate.dataset.volumes import Place, picture_volumes
-from medxlate.errors import DataError, UsageError
-from medxlate.events import Listener, Progress
+from medxlate.errors import DataError, ImageError, UsageError
+from medxlate.events import Listener, Progress, Warned
 from medxlate.files import sha256
 from medxlate.images.find import Search, image_suffix
 from medxlate.images.modality import PROJECTIONS, dicom_modality
+from medxlate.images.open import cut_of
 from medxlate.images.pseudonym import normal_id
 from medxlate.images.recipes import Kind, Recipe, make_recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
@@ -43,6 +45,7 @@ class Plan:
         recipe: How the scans are read.
         found: What the search came to; its ``skipped`` lists also files without label or patient.
         places: Volume and position of pictures that are slices, by relative path.
+        across: Names of the series that are cut across their files; all of these have one label.
         where: By what they were selected.
     """
 
@@ -51,7 +54,14 @@ class Plan:
     recipe: Recipe
     found: Scans
     places: Mapping[str, Place] = field(default_factory=dict)
+    across: frozenset[str] = frozenset()
     where: tuple[str, ...] = ()
+
+    def annotation_of(self, scan: Scan, file: str) -> Annotation | None:
+        """Return label and patient of a slice; None where its file has none or is left out."""
+        if scan.name in self.across:  # a series may be called like its first file
+            file = scan.files[0].relative
+        return self.annotations.get(file)
 
     @property
     def series(self) -> int:
@@ -99,15 +109,52 @@ def make_plan(
             if annotation.note:
                 add_note(found.notes, file.relative, annotation.note)
     same = normal_id if options.as_spelled else fold
-    places = picture_volumes(options.volume_from, found.scans, annotations, same)
+    places = picture_volumes(options.volume_from, found, annotations, same)
     if options.patient != "file":
         _leave_out_mixed(found, annotations, same)
     annotations = _select(annotations, options, found)
-    scans = [
-        scan for scan in found.scans if any(file.relative in annotations for file in scan.files)
-    ]
-    recipe = _recipe(found.scans, modality, options)
-    return Plan(tuple(scans), annotations, recipe, found, places, options.where)
+    scans = _used(found.scans, annotations)
+    recipe = _recipe(scans or found.scans, modality, options, listener)
+    across = frozenset(scan.name for scan in scans if _is_cut_across(scan, recipe))
+    _leave_out_disagreeing(found, annotations, across)
+    scans = _used(scans, annotations)
+    return Plan(tuple(scans), annotations, recipe, found, places, across, options.where)
+
+
+def _used(scans: Iterable[Scan], annotations: Mapping[str, Annotation]) -> list[Scan]:
+    """Return the scans of which at least one file has a label and a patient."""
+    return [scan for scan in scans if any(file.relative in annotations for file in scan.files)]
+
+
+def _is_cut_across(scan: Scan, recipe: Recipe) -> bool:
+    """Whether each slice shows something of every file of a series."""
+    try:
+        cut = cut_of(scan, recipe) if scan.frames else None
+    except ImageError:  # it is refused when it is read
+        return False
+    return cut is not None and not cut.as_stored
+
+
+def _leave_out_disagreeing(
+    found: Scans, annotations: dict[str, Annotation], across: Collection[str]
+) -> None:
+    """Leave out series that are cut across files of several labels, or of which some are left out.
+
+    A slice of theirs shows something of every file, and has one label.
+    """
+    for scan in found.scans:
+        if scan.name not in across:
+            continue
+        names = list(dict.fromkeys(file.relative for file in scan.files))
+        known = [name for name in names if name in annotations]
+        labels = {annotations[name].label for name in known}
+        reason = "its series is cut across, and its slices have several labels"
+        if len(known) < len(names):
+            reason = "its series is cut across, and some of its slices are left out"
+        if len(known) < len(names) or len(labels) > 1:
+            for name in known:
+                del annotations[name]
+                found.skipped[name] = reason
 
 
 def _leave_out_mixed(
@@ -235,17 +282,26 @@ def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
         ("--channel", options.channel, RASTER_FORMATS),
         ("--volume", options.volume, VOLUME_FORMATS),
         ("--volume-from", options.volume_from, RASTER_FORMATS),
+        ("--n4", options.n4 or None, {*VOLUME_FORMATS, "dicom"}),
+        ("--plane", None if options.plane == "axial" else 1, {*VOLUME_FORMATS, "dicom"}),
     ):
         if value is not None and scans and not any(scan.format in formats for scan in scans):
             kinds = ", ".join(sorted(formats))
             raise UsageError(f"{option} is for {kinds}; there are only other files.")
 
 
-def _recipe(scans: Sequence[Scan], modality: str, options: PrepareOptions) -> Recipe:
+def _recipe(
+    scans: Sequence[Scan], modality: str, options: PrepareOptions, listener: Listener
+) -> Recipe:
+    """Return how the scans are read; where that is guessed, the guess that fits most of them."""
+    guesses = Counter(_guess(scan, modality) for scan in scans)
+    guess = guesses.most_common(1)[0][0] if guesses else _guess(None, modality)
+    if options.recipe == "auto" and (doubtful := _doubtful(guesses, guess, scans)):
+        listener(Warned(f"{doubtful} Choose with --recipe."))
     return make_recipe(
         options.recipe,
         modality=modality,
-        guess=_guess(scans, modality),
+        guess=guess,
         bits=8 if scans and all(_is_8_bit(scan) for scan in scans) else 16,
         window=options.window,
         percentiles=options.percentiles,
@@ -257,20 +313,29 @@ def _recipe(scans: Sequence[Scan], modality: str, options: PrepareOptions) -> Re
     )
 
 
-def _guess(scans: Sequence[Scan], modality: str) -> Kind:
-    """Return the recipe that fits what the first scan says of itself, or else the name."""
-    first = scans[0] if scans else None
-    if first is not None and first.unit == "HU":
+def _doubtful(guesses: Mapping[Kind, int], guess: Kind, scans: Sequence[Scan]) -> str:
+    """Say where a guessed recipe may not be what is meant; "" where nothing is odd."""
+    if len(guesses) > 1:
+        counts = ", ".join(f"{kind} for {count}" for kind, count in sorted(guesses.items()))
+        return f"The scans call for different recipes ({counts}): {guess} is taken for all."
+    if guess != "ct" and any(scan.modality == "CT" for scan in scans):
+        return f"The CT files are not in Hounsfield units: the recipe is {guess}."
+    return ""
+
+
+def _guess(scan: Scan | None, modality: str) -> Kind:
+    """Return the recipe that fits what a scan says of itself, or else the name."""
+    if scan is not None and scan.unit == "HU":
         return "ct"
-    if first is not None and first.modality == "PT":
+    if scan is not None and scan.modality == "PT":
         return "pet"
-    if first is not None and first.modality in PROJECTIONS:
+    if scan is not None and scan.modality in PROJECTIONS:
         return "xray"
-    volumes = first is not None and first.format in VOLUME_FORMATS
+    volumes = scan is not None and scan.format in VOLUME_FORMATS
     said = dicom_modality(modality)
     if volumes and said == "CT":
         return "ct"
-    dicom = first is not None and first.format == "dicom"
+    dicom = scan is not None and scan.format == "dicom"
     return "mr" if volumes or dicom or said == "MR" else "xray"
 
 

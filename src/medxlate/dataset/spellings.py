@@ -7,6 +7,7 @@ It tells a modality that is prepared later that two spellings are one patient, a
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,9 +32,11 @@ def fold(patient: str) -> str:
     It is the id in Unicode's form NFKC with case folded (NFKC_Casefold, but that marks stay);
     everything but letters, marks and digits is taken out, and so are leading zeros of each group
     of digits. Two groups of digits stay apart, so that ``P1-2`` is neither ``P12`` nor ``P1``.
-    An id without letters and digits is returned as it is.
+    An id without letters and digits is returned as it is. ``12.0`` is ``12``: so tables of
+    numbers are written where one of them is missing.
     """
-    plain = unicodedata.normalize("NFKC", patient).casefold()
+    plain = unicodedata.normalize("NFKC", patient).casefold().strip()
+    plain = re.sub(r"^([0-9]+)\.0$", r"\1", plain)
     kinds = [(_kind(sign), sign) for sign in unicodedata.normalize("NFKC", plain)]
     folded, after_digits = "", False
     for kind, signs in groupby(kinds, key=lambda each: each[0]):

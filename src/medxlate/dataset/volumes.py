@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from medxlate.dataset.annotate import Annotation
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.errors import UsageError
-from medxlate.images.scan import RASTER_FORMATS, Scan
+from medxlate.images.find import SUFFIXES, image_suffix
+from medxlate.images.scan import RASTER_FORMATS, add_note
+from medxlate.images.scans import Scans
 
 OPTION = "--volume-from"
+UNLIKE = "its volume's files differ in more than whole numbers: look at the order of the slices"
+_NUMBER = re.compile("([0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -30,19 +34,20 @@ class Place:
 
 def picture_volumes(
     text: str | None,
-    scans: Iterable[Scan],
+    found: Scans,
     annotations: Mapping[str, Annotation],
     same: Callable[[str], str],
 ) -> dict[str, Place]:
     """Return the place of each picture by its relative path; of those without a volume none.
 
     Slices follow each other in the natural order of their paths (2 before 10). Pictures that
-    cannot be used keep their positions, so that a gap stays a gap.
+    cannot be used keep their positions, so that a gap stays a gap. Where the paths of a volume
+    differ in more than whole numbers, their order may not be that of the slices: it is noted.
 
     Args:
         text: ``folder`` (the one that holds the file), ``folder:N`` or ``regex:PATTERN`` on the
             relative path; None: every picture stands for itself.
-        scans: Those found.
+        found: The scans, and the files that cannot be used; its notes grow.
         annotations: Of the files, by relative path.
         same: Returns equal texts for ids that mean one patient.
 
@@ -53,10 +58,12 @@ def picture_volumes(
     if text is None:
         return {}
     field = parse_volume_from(text)
+    pictures = [scan.name for scan in found.scans if scan.format in RASTER_FORMATS]
+    broken = [name for name in found.skipped if _is_picture(name)]
     members: dict[str, list[str]] = {}
-    for scan in scans:
-        if scan.format in RASTER_FORMATS and (name := _volume(field, scan.name)) is not None:
-            members.setdefault(name, []).append(scan.name)
+    for name in dict.fromkeys([*pictures, *broken]):
+        if (volume := _volume(field, name)) is not None:
+            members.setdefault(volume, []).append(name)
     if not members:
         raise UsageError(
             f"{OPTION} {text} finds no volume: it fits the path of no PNG, JPEG, WebP or TIFF.",
@@ -70,11 +77,18 @@ def picture_volumes(
                 f"{known[0]}.",
                 "Name what tells volumes apart: folder, folder:N or regex:PATTERN.",
             )
+        if len(files) > 1 and len({_NUMBER.sub("0", name) for name in known}) > 1:
+            add_note(found.notes, min(known, key=_natural), UNLIKE)
     return {
         file: Place(volume, position)
         for volume, files in members.items()
         for position, file in enumerate(sorted(files, key=_natural))
     }
+
+
+def _is_picture(name: str) -> bool:
+    """Whether a name claims to be that of a picture."""
+    return SUFFIXES.get(image_suffix(name).lower()) in RASTER_FORMATS
 
 
 def parse_volume_from(text: str) -> Field:
@@ -101,6 +115,8 @@ def _volume(field: Field, relative: str) -> str | None:
 
 def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
     """Return a key by which 2 comes before 10."""
-    pieces = re.split(r"([0-9]+)", path)
-    numbered = [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces]
+    pieces = _NUMBER.split(path)
+    numbered = [
+        (int(piece), "") if _NUMBER.fullmatch(piece) else (-1, piece) for piece in pieces if piece
+    ]
     return numbered, path

@@ -47,16 +47,18 @@ class Pairs:
 def find_pairs(source: pd.DataFrame, target: pd.DataFrame) -> Pairs | None:
     """Return the slices that exist in both modalities; None where there are none.
 
-    The same patient, position and original size, and either the same file (of several channels,
-    or under two folders), or, where no file is the same, the only series of each modality with as
-    many slices. That two volumes of equal shape are registered is then taken for granted.
+    The same patient and original size, and either the same file (of several channels, or under
+    two folders) and position in it, or, where no file is the same, the same position in the only
+    series of each modality with as many slices. That two volumes of equal shape are registered is
+    then taken for granted.
 
     Args:
         source: Rows of its table, indexed by their numbers.
         target: Likewise.
     """
     place = ["patient", "position", "height", "width"]
-    found = _joined(source, target, [*place, "file"])
+    source, target = _within_files(source), _within_files(target)
+    found = _joined(source, target, ["patient", "height", "width", "file", "within"])
     if found is not None:
         return Pairs(*found, SAME_FILE)
     shapes = [
@@ -69,6 +71,12 @@ def find_pairs(source: pd.DataFrame, target: pd.DataFrame) -> Pairs | None:
     one, other = (table[table["patient"].isin(alike)] for table in (source, target))
     found = _joined(one, other, place)
     return None if found is None else Pairs(*found, SAME_PLACE)
+
+
+def _within_files(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with the position of each slice in its file; 0 where that holds one."""
+    several = table.duplicated(["patient", "file"], keep=False)
+    return table.assign(within=table["position"].where(several, 0))
 
 
 def _joined(

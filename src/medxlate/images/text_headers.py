@@ -6,6 +6,7 @@ documentation (itk.org/Wiki/MetaIO/Documentation).
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,9 @@ def _nrrd_geometry(fields: dict[str, str], sizes: tuple[int, ...]) -> Geometry:
         raise ImageError(VECTORS)
     if "list" in kinds[:3] or "time" in kinds[:3]:
         raise ImageError(VECTORS)
+    units = set(re.findall(r'"([^"]*)"', fields.get("spaceunits", ""))) - {"", "mm", "???"}
+    if units:
+        raise ImageError(f"its space is in {sorted(units)[0]}, not in mm")
     space = fields.get("space", "").lower()
     timed = space.endswith("-time")
     space = space.removesuffix("-time")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +40,11 @@ class Looks:
             return cls()
         silent = [item.scan.modality in SILENT for item in batch.shown]
         return cls.of(batch.images[torch.tensor(silent)], greys)
+
+    @classmethod
+    def noted(cls, entry: Mapping[str, Any]) -> Looks:
+        """Return what the journal's entry of a unit holds."""
+        return cls(**entry.get("looks", {}))
 
     def __add__(self, other: Looks) -> Looks:
         return Looks(self.compared + other.compared, self.unlike + other.unlike)

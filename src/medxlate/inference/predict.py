@@ -176,7 +176,7 @@ def predict(
             with whole_file(work.out) as partial:
                 for_csv(table).to_csv(partial, index=False)
             work.put()
-    looks = total(Looks(**each["looks"]) for each in entries)
+    looks = total(Looks.noted(each) for each in entries)
     seen = looks.notes(predictor.info.target)
     notes = (*columns.uncertainty.notes(), *columns.span.notes(outside(table)), *seen)
     for note in notes:
@@ -225,7 +225,7 @@ def _predict(
 
     def collect(batch: SliceBatch, outputs: Pending | None) -> None:
         failed.update(batch.failed)
-        looks.append(Looks.of_batch(batch, predictor.info.target_greys))
+        looks.append(Looks.of_batch(batch, predictor.greys))
         if outputs is None:
             return
         found = predictor.finish(outputs)

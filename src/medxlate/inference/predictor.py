@@ -27,6 +27,7 @@ from medxlate.inference.uncertainty import Uncertainty
 from medxlate.models.calibration import Calibration, Level
 from medxlate.models.device import Compute
 from medxlate.models.folder import load_predictor
+from medxlate.models.greys import Greys
 from medxlate.models.head import Head
 from medxlate.models.info import ModelInfo, predictor_of, read_model
 from medxlate.models.predictor import PredictorNetwork
@@ -259,6 +260,12 @@ class Ensemble:
     def span(self) -> Span:
         """The range of the labels that they were trained on."""
         return Span.of([each.head for each in self.predictors])
+
+    @property
+    def greys(self) -> Greys | None:
+        """The grey values of the first one's training images that are known."""
+        known = (each.info.target_greys for each in self.predictors)
+        return next((greys for greys in known if greys is not None), None)
 
     def finish(self, outputs: Pending) -> np.ndarray[Any, Any]:
         """Return each model's predictions of a batch: [B, models], or [B, models, classes]."""

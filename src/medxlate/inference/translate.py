@@ -186,7 +186,7 @@ def translate(
             _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
         entries = work.entries(whole)
         files, failed, left_out = finish(work, entries, found, inputs, made, patients)
-    notes = tuple(total(Looks(**each["looks"]) for each in entries).notes(translator.source))
+    notes = tuple(total(Looks.noted(each) for each in entries).notes(translator.source))
     for note in notes:
         listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)

@@ -164,9 +164,9 @@ def dataset_of(folder: Path, data: str, *, levels: int) -> Path:
         levels: As above.
     """
     places = (folder / data, folder.absolute().parents[levels - 1] / data, Path(data))
-    found = next((place for place in places if place.is_dir()), Path(data))
-    if Path(data).is_absolute() or not found.is_dir():
-        return found
+    if Path(data).is_absolute():
+        return Path(data)
+    found = next((place for place in places if place.is_dir()), places[0])
     return Path(os.path.relpath(os.path.realpath(found)))
 
 
@@ -237,7 +237,8 @@ def find_model(path: Path, need: Need = "a model", listener: Listener = silent) 
     if not (run.model / "model.json").is_file():
         raise ModelError(
             f"The run {run.path} has no model yet: its training did not end.",
-            f"Continue it with `medxlate train --resume {run.path}`.",
+            f"Continue it with `medxlate train --resume --runs {run.path.parent} "
+            f"--name {run.path.name}`.",
         )
     return run.model
 

@@ -7,17 +7,17 @@ and kind, never by the value, so that the report can be shared too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from medxlate.dataset.identifiers import Identifiers, Needles
-from medxlate.dataset.index import KEY_FILE, MODALITY_FILE
+from medxlate.dataset.index import KEY_FILE, MODALITY_FILE, Dataset
+from medxlate.dataset.selection import by_modality, selected
 from medxlate.errors import DataError, UsageError
 from medxlate.events import Listener, counted, silent
-from medxlate.models.runs import LATEST, dataset_of, find_run
-from medxlate.records import read_json
+from medxlate.models.runs import LATEST, RunFolder, dataset_of, find_run
+from medxlate.records import read_object
 from medxlate.scrub.contents import contents
 from medxlate.scrub.pieces import Unseen
 
@@ -72,7 +72,7 @@ def scrub(
 
     Raises:
         UsageError: The folder does not exist, or no dataset is known.
-        DataError: The dataset has no list of identifying values.
+        DataError: The dataset has no list of identifying values, or is not the run's.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -129,17 +129,45 @@ def _look(path: Path, needles: Needles) -> Iterator[tuple[str, str]]:
 
 
 def _dataset_of(folder: Path) -> Path:
-    """Return the dataset that a run, or the run above a model folder, was trained on."""
+    """Return the dataset that a run, or the run above a model folder, was trained on.
+
+    Raises:
+        UsageError: There is no run.
+        DataError: What lies there is another dataset, whose values would be looked for in vain.
+    """
     for place in (folder, folder.absolute().parent):
-        if (place / "config.json").is_file():
-            config: Any = read_json(place / "config.json", error=DataError)
-            try:
-                return dataset_of(place, config["data"]["folder"], levels=2)
-            except (KeyError, TypeError):
+        run = RunFolder(place)
+        if run.config.is_file():
+            data = read_object(run.config, error=DataError).get("data")
+            if not isinstance(data, dict) or not isinstance(data.get("folder"), str):
                 break
+            dataset = dataset_of(place, data["folder"], levels=2)
+            if dataset.is_dir():
+                _check_same(run, dataset, data.get("where", ()))
+            return dataset
     raise UsageError(
         f"{folder} does not say from which dataset it was made.", "Name it with --data."
     )
+
+
+def _check_same(run: RunFolder, dataset: Path, expressions: Sequence[str]) -> None:
+    """Raise DataError where a run was trained on other slices than a dataset holds."""
+    split = read_object(run.split, error=DataError) if run.split.is_file() else {}
+    prints = split.get("slices")
+    if not isinstance(prints, dict):
+        return
+    opened = Dataset(dataset)
+    where = by_modality(expressions, list(opened.info.modalities))
+    for name, print_ in prints.items():
+        held = name in opened.info.modalities
+        if held:
+            modality = selected(opened.modality(name), where[name], label=opened.info.task.name)
+            held = modality.fingerprint() == print_
+        if not held:
+            raise DataError(
+                f"{dataset} is not the dataset that {run.path} was trained on: its {name} differs.",
+                "Name the dataset of that training with --data.",
+            )
 
 
 def _values(dataset: Path) -> set[str]:

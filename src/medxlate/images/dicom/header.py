@@ -32,6 +32,7 @@ IMAGE_KEYWORDS = (
     "Modality",
     "ImageType",
     "InstanceNumber",
+    "AcquisitionNumber",
     "NumberOfFrames",
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -76,6 +77,7 @@ class Header:
         patient: PatientID, or, where it is absent, name and birth date; "" where nothing tells.
         sop_class: SOPClassUID.
         modality: CT, MR, PT...
+        acquisition: AcquisitionNumber, "" where it has none.
         localizer: Whether it is an image for planning.
         unit: "HU" or "".
         full_range: Lowest and highest physical value that the stored type can hold.
@@ -90,6 +92,7 @@ class Header:
     patient: str
     sop_class: str
     modality: str
+    acquisition: str
     localizer: bool
     unit: str
     full_range: tuple[float, float]
@@ -154,6 +157,7 @@ def _header(
         patient=_patient(values),
         sop_class=values.text("SOPClassUID"),
         modality=modality,
+        acquisition=values.text("AcquisitionNumber"),
         localizer=not LOCALIZERS.isdisjoint(values.values("ImageType")[2:]),
         unit=unit,
         full_range=_full_range(frames, values),

@@ -27,6 +27,7 @@ ROUNDED = 0.01  # mm: positions are decimal text, often with two digits
 UNEVEN = 0.01  # of the slices' distance
 DRIFT = 1e-3  # sideways, of the distance from the first slice
 MISSING = 0.1  # how near to a whole multiple of the usual distance a gap must be
+ACQUISITIONS = "its series has slices of several acquisitions (AcquisitionNumber)"
 SHARED_UID = "its SeriesInstanceUID stands in files of other patients, too: they are kept apart"
 
 
@@ -119,8 +120,10 @@ def _scans(
         else:
             scans.append(_scan(placed, None, ""))
     if slices:
-        alike = _largest(slices, reasons)
-        scans.append(_stack(_one_per_position(alike, reasons), notes))
+        stacked = _one_per_position(_largest(slices, reasons), reasons)
+        scans.append(_stack(stacked, notes))
+        if len({item.header.acquisition for item in stacked}) > 1:
+            add_note(notes, stacked[0].frame.file.relative, ACQUISITIONS)
     used = {file.relative for scan in scans for file in scan.files}
     for name, other in conflicts.items():
         if name in used:
