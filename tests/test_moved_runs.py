@@ -118,7 +118,7 @@ def test_scrub_refuses_another_dataset_in_the_place_of_the_runs(
             tmp_path / "raw" / name, modality=name, data=tmp_path / "data", options=options,
             size=tiny.SIZE,
         )  # fmt: skip
-    with pytest.raises(DataError, match="is not the dataset that .* was trained on"):
+    with pytest.raises(DataError, match=r"is not the dataset that .* was trained on"):
         scrub(tmp_path / "runs" / "first")
     assert scrub(tmp_path / "runs" / "first", data=project / "data").values
     assert scrub(project / "runs" / "first").values
