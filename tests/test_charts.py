@@ -13,6 +13,7 @@ from medxlate.report.blocks import badge, figure, paragraph, printed, table
 from medxlate.report.charts import draw
 from medxlate.report.curves import curves
 from medxlate.report.interval_chart import Errors, interval_chart
+from medxlate.report.svg import LETTER, WIDTH
 from medxlate.report.table import Number, Table
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -285,3 +286,13 @@ def test_pieces_are_escaped() -> None:
         assert "<script" not in piece
         parsed(piece)
     assert len({badge(status) for status in ("ok", "fires", "unknown")}) == 3
+
+
+def test_a_long_label_of_the_axis_stays_within_the_drawing():
+    label = "Mean squared error (years²) per patient, lower is better"
+    chart = interval_chart(
+        [Errors("a long name of a system", [1.0, 2.0])], title="t", label=label, thresholds={}
+    )
+    (x,) = re.findall(rf'<text x="([\d.]+)"[^>]*>{re.escape(label)}<', chart)
+    assert float(x) + LETTER * len(label) / 2 <= WIDTH
+    assert float(x) - LETTER * len(label) / 2 >= 0

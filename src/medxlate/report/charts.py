@@ -307,7 +307,8 @@ def rows(
     if values[0] <= 0 <= values[1]:
         parts.append(rule(across(0), top, across(0), bottom, stroke="var(--muted)"))
     parts += _below(across, bottom)
-    parts.append(text((left + WIDTH - RIGHT) / 2, bottom + 36, label, text_anchor="middle"))
+    middle = min((left + WIDTH - RIGHT) / 2, WIDTH - LETTER * len(label) / 2)  # a long one fits
+    parts.append(text(middle, bottom + 36, label, text_anchor="middle"))
     return parts, across, top, bottom
 
 
