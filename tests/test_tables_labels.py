@@ -109,7 +109,7 @@ def test_a_bad_table_is_named(tmp_path, name, text, reason):
 
 def test_a_table_in_another_encoding_is_refused_rather_than_garbled(tmp_path):
     path = write(tmp_path / "a.csv", "file,age\nM\xfcller.png,60\n", "latin-1")
-    with pytest.raises(DataError, match="utf-8"):
+    with pytest.raises(DataError, match="not in UTF-8"):
         read_table(path)
 
 
@@ -453,3 +453,28 @@ def test_ages_are_recognised_by_their_name(label, task, name, unit):
 def test_a_name_and_unit_given_win():
     options = PrepareOptions(label="PatientAge", label_name="a", unit="months")
     assert (options.task_name, options.task_unit) == ("a", "months")
+
+
+# --- what other programs write ---------------------------------------------------------------
+
+
+def test_names_of_files_are_found_in_either_unicode_form(tmp_path):
+    one, two = "Jos\u00e9.png", "Jose\u0301.png"
+    (tmp_path / "t.csv").write_text(f"file,age\n{one},60\n", encoding="utf-8")
+    table = read_table(tmp_path / "t.csv")
+    rows = RowFinder(table, "file", by_patient=False, relevant=["age"], images=[two])
+    assert rows.find(two, None)["age"] == "60"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_another_encoding_is_named(tmp_path, encoding):
+    (tmp_path / "t.csv").write_text("file,who\na.png,Jos\u00e9\n", encoding=encoding)
+    with pytest.raises(DataError, match="is not in UTF-8") as caught:
+        read_table(tmp_path / "t.csv")
+    assert "Save it" in caught.value.hint
+
+
+def test_a_row_with_too_many_cells_is_named_by_its_line(tmp_path):
+    (tmp_path / "t.csv").write_text("file,age,who\na.png,60,Ann\nb.png,67,5,Ann\n")
+    with pytest.raises(DataError, match="line 3 has more cells than there are columns"):
+        read_table(tmp_path / "t.csv")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,12 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from medxlate.dataset.labels import MISSING
-from medxlate.dataset.table_limits import check_cells, check_spreadsheet, check_text
+from medxlate.dataset.table_limits import (
+    check_cells,
+    check_rows,
+    check_spreadsheet,
+    check_text,
+)
 from medxlate.errors import DataError, UsageError, nearest
 from medxlate.images.pseudonym import normal_id
 
@@ -63,6 +69,7 @@ def read_table(path: Path, kind: str = "label table") -> Table:
         else:
             separator = _separator(path)
             check_text(path, separator)
+            check_rows(path, separator)
             frame = pd.read_csv(
                 path,
                 sep=separator,
@@ -76,6 +83,8 @@ def read_table(path: Path, kind: str = "label table") -> Table:
         lines = _lines(frame)
     except FileNotFoundError:
         raise DataError(f"The {kind} {path} does not exist.") from None
+    except UnicodeError:
+        raise DataError(f"The {kind} {path} is not in UTF-8.", "Save it as CSV UTF-8.") from None
     except DataError as problem:
         raise DataError(f"The {kind} {path} is not read: {problem.message}.") from None
     except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
@@ -195,11 +204,12 @@ class RowFinder:
 
 
 def _path(name: str) -> str:
-    return name.replace("\\", "/").removeprefix("./")
+    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
 
 
 def _names(relative: str) -> list[str]:
     """Return what a table may call an image: relative path, file name, both without suffix."""
+    relative = _path(relative)  # macOS writes é as two signs, tables as one
     path = PurePosixPath(relative)
     suffix = path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
     return [relative, path.name, relative.removesuffix(suffix), path.name.removesuffix(suffix)]
