@@ -232,7 +232,7 @@ def test_truncated_files_are_called_damaged(tmp_path, name, share):
 
 def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    refuse(tmp_path / "a.png", "no PNG, JPEG, TIFF, DICOM")
+    refuse(tmp_path / "a.png", "no PNG, JPEG, WebP, TIFF, DICOM")
     refuse(tmp_path / "missing.png", "does not exist")
 
 

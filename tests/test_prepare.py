@@ -266,7 +266,7 @@ def test_where_no_image_can_be_used_the_reason_is_told(raw, tmp_path):
         (
             {"n4": True, "recipe": "xray"},
             UsageError,
-            "--n4 belongs to the recipe mr; mri uses xray",
+            "--n4 is for dicom, meta, nifti, nrrd; there are only other files",
         ),
         ({"channel": 1}, DataError, r"a\.png: the file has one channel; there is no channel 1"),
         ({"exclude": ("*.png",)}, ImageError, "4 excluded"),
@@ -667,7 +667,7 @@ def test_a_second_modality_joins_and_takes_the_size(raw, tmp_path):
         ({"size": 64}, "holds images of 32 px, not 64.*--size"),
         ({"task": "classification"}, "labelled with age.*--label-name age"),
         ({"label_name": "years_old"}, "labelled with age.*--label-name age"),
-        ({"unit": "months"}, "unit 'years'.*--unit 'years'"),
+        ({"unit": "months"}, "unit 'years'.*Give the ages of both in years"),
     ],
 )
 def test_a_second_modality_must_have_the_datasets_size_and_task(raw, tmp_path, arguments, reason):

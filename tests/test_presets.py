@@ -435,6 +435,7 @@ def test_what_was_chosen_stays(tmp_path, name, write, modality):
         channel=0,
         recipe="xray",
         window=(1, 2),
+        volume_from="folder:1",
     )
     options = apply_preset(name, modality, tmp_path, own)
     assert "y*" in options.exclude
