@@ -520,7 +520,7 @@ def test_ctrl_c_interrupts_compiling(data: Path, tmp_path: Path):
         except BaseException:
             process.kill()
             raise
-    assert process.returncode == 130, messages
+    assert process.returncode in (130, -signal.SIGINT), messages  # a shell calls both 130
     assert "Error: Interrupted." in messages
     assert "Traceback" not in messages
 
