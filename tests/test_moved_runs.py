@@ -132,13 +132,16 @@ def test_a_study_goes_on_from_another_folder_and_where_it_was_moved(
     away.mkdir()
     shutil.copytree(project / "data", place / "data")
     words = ["--target", "ct", "--preset", "debug", "--repeats", "2", "--device", "cpu"]
-    words += ["--method", "constant", "--method", "target-only", "--cell", "0"]
+    words += ["--method", "constant", "--method", "target-only", "--keep-models", "--cell", "1"]
     call(["compare", *words, "--out", "study"], place)
     kept = json.loads((place / "study" / "study.json").read_text())
     assert kept["config"]["data"]["folder"] == "../data"
     moved = tmp_path / "moved"
     place.rename(moved)
     call(["compare", "--out", moved / "study"], away)
+    (run,) = moved.glob("study/cells/0001-*/run")
+    assert json.loads((run / "config.json").read_text())["data"]["folder"] == "../../../../data"
+    call(["evaluate", "--run", run, "--metric", "mse"], away)
     call(["compare", *words[:-2], "--out", "moved/study", "--data", "moved/data"], tmp_path)
     assert (moved / "study" / "report.html").is_file()
     assert json.loads((moved / "study" / "study.json").read_text()) == kept

@@ -57,7 +57,6 @@ class Assignment:
     Attributes:
         folder: The study folder, absolute: a cluster's worker begins elsewhere.
         index: The cell.
-        data: The dataset folder.
         stage: The name of a first stage of that cell to train alone; "": the cell itself.
         keep_models: Whether the trained models stay.
         listener: Receives the training's progress, where it is in the same process.
@@ -65,7 +64,6 @@ class Assignment:
 
     folder: Path
     index: int
-    data: Path
     stage: str = ""
     keep_models: bool = False
     listener: Listener = field(default=silent, compare=False)
@@ -117,9 +115,8 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     cell = find_cell(study, assignment.index)
     config = cell_config(study, cell)
     runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
-    data = config.data.model_copy(update={"folder": str(assignment.data)})
-    config = config.model_copy(update={"data": data, "runtime": runtime})
-    dataset = Dataset(assignment.data)
+    config = config.model_copy(update={"runtime": runtime})
+    dataset = Dataset(Path(config.data.folder))
     everything = open_modalities(dataset, study.config)
     folder = StudyFolder(assignment.folder)
     split = read_split(folder.split(cell.repeat), everything)

@@ -204,9 +204,8 @@ def _runner(device: str, where: Where) -> Runner:
 def _assignments(study: Study, folder: StudyFolder, where: Where) -> list[Assignment]:
     """Return an assignment for each cell that is missing."""
     wanted = cells(study) if where.cell is None else [find_cell(study, where.cell)]
-    data = Path(study.config.data.folder).resolve()
     return [
-        Assignment(folder.path.resolve(), cell.index, data, keep_models=where.keep_models)
+        Assignment(folder.path.resolve(), cell.index, keep_models=where.keep_models)
         for cell in wanted
         if not (folder.cell(cell) / RESULT).is_file()
     ]
