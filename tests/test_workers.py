@@ -215,7 +215,9 @@ def test_sixty_items_take_two_processes_and_no_memory() -> None:
 def test_processes_end_with_their_parent(tmp_path: Path, number: int) -> None:
     """Ctrl-C reaches the whole group; SIGKILL the parent alone."""
     script = tmp_path / "main.py"
-    script.write_text(GUARDED)
+    # A shell that starts a job in the background lets it ignore Ctrl-C.
+    hears = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    script.write_text(hears + GUARDED)
     notes = tmp_path / "pids"
     notes.mkdir()
     parent = subprocess.Popen(
