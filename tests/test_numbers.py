@@ -306,6 +306,27 @@ def test_prepare_skips_impossible_ages_and_takes_months_where_they_are_said(tmp_
     assert "All 4 images have the same label (age 170)" in result.label_notes[0]
 
 
+@pytest.mark.parametrize(
+    ("ids", "said"),
+    [
+        (["ANONYMOUS"] * 4, 4),
+        (["0", "Ann", "Bob", "0"], 2),
+        (["-", "?", "Unknown", "unknown"], 4),
+        (["Ann", "Bob", "anonymous", "Cem"], 0),
+        (["10", "01", "A0", "0B"], 0),
+    ],
+)
+def test_placeholders_in_the_place_of_patients_are_said(tmp_path: Path, ids: list[str], said: int):
+    raw, heard = write_raw(tmp_path / "raw"), list[Event]()
+    write_table(
+        raw / "t.csv", [(name, "60", who) for (name, *_), who in zip(ROWS, ids, strict=True)]
+    )
+    run(raw, tmp_path / "data", listener=heard.append)
+    texts = [e.text for e in heard if isinstance(e, Warned) and "placeholder" in e.text]
+    assert texts == [t for t in texts if t.startswith(f"{said} files")]
+    assert len(texts) == (said > 0)
+
+
 def test_classes_that_look_alike_are_named():
     names = ["1", "1.0", "01", "Male", "male", "a b", "A  B", "female", "2", "1e0", "\uff11"]
     notes = label_notes(count_labels([*names, "male"]), "classification", "sex")

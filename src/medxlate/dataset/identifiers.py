@@ -167,6 +167,12 @@ def is_generic(value: str) -> bool:
     ) in _PLACEHOLDERS | _OWN_WORDS | NOT_NAMES or value.startswith(_STANDARD_UIDS)
 
 
+def is_placeholder(patient: str) -> bool:
+    """Whether an id stands for nobody in particular: ``ANONYMOUS``, ``unknown``, ``0``, ``-``."""
+    text = canonical(patient.strip(" ^="))
+    return text in _PLACEHOLDERS or not text.strip("0-?._ ")
+
+
 def forms(value: str) -> Iterator[Form]:
     """Yield the ways in which a value, not a UID, may be written; none where it is too short.
 

@@ -17,6 +17,7 @@ import pandas as pd
 import medxlate
 from medxlate.dataset.annotate import Annotation, Annotator
 from medxlate.dataset.fields import parse_field
+from medxlate.dataset.identifiers import is_placeholder
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
 from medxlate.dataset.selection import combined, parse_selection
@@ -108,6 +109,7 @@ def make_plan(
             annotations[file.relative] = annotation
             if annotation.note:
                 add_note(found.notes, file.relative, annotation.note)
+    _warn_nobody(annotations, listener)
     same = normal_id if options.as_spelled else fold
     places = picture_volumes(options.volume_from, found, annotations, same)
     if options.patient != "file":
@@ -155,6 +157,18 @@ def _leave_out_disagreeing(
             for name in known:
                 del annotations[name]
                 found.skipped[name] = reason
+
+
+def _warn_nobody(annotations: Mapping[str, Annotation], listener: Listener) -> None:
+    """Say where an id stands for nobody: all files with it count as one patient's."""
+    count = sum(is_placeholder(annotation.patient) for annotation in annotations.values())
+    if count > 1:
+        listener(
+            Warned(
+                f"{count} files have a placeholder (anonymous, unknown, 0...) for the patient: "
+                "they count as one. Say with --patient what tells people apart."
+            )
+        )
 
 
 def _leave_out_mixed(
