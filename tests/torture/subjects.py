@@ -160,7 +160,7 @@ def _translate(raw: Path, model: Path) -> Subject:
         return _tree(folder / "out")
 
     def is_whole(folder: Path) -> bool:
-        return (folder / "out").exists() and not list(folder.glob(".out.*"))
+        return (folder / "out").exists() and not (folder / ".out.work").exists()
 
     return Subject("translate", "", words, check, results, is_whole=is_whole)
 

@@ -145,11 +145,20 @@ def working(
             raise
         except MedxlateError:
             if team.is_first:
-                shutil.rmtree(folder, ignore_errors=True)
+                _drop(folder)
             raise
         if team.is_first:
-            shutil.rmtree(folder, ignore_errors=True)
+            _drop(folder)
         team.barrier()
+
+
+def _drop(folder: Path) -> None:
+    """Remove a work folder at once: a half-removed one would be taken for another's."""
+    gone = folder.with_suffix(".done")
+    shutil.rmtree(gone, ignore_errors=True)  # of one that was killed here
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def tell_stage(text: str, work: Work, units: Sequence[Unit], listener: Listener) -> None:
