@@ -333,6 +333,14 @@ def test_label_patient_and_kept_values_come_from_the_table(table):
         annotator.annotate("sub/c.png", {})
 
 
+@pytest.mark.parametrize("who", ["NA", "nan", "N/A", "null", "#N/A"])
+def test_a_missing_value_is_nobody(tmp_path, who):
+    table = write(tmp_path / "t.csv", f"file,age,who\na.png,60,{who}\n")
+    options = PrepareOptions(label="age", labels=table, file="file", patient="who")
+    with pytest.raises(DataError, match="patient is unknown"):
+        Annotator(options, [PNG]).annotate("a.png", {})
+
+
 def test_dicom_patients_default_to_the_tag_patient_id():
     annotator = Annotator(PrepareOptions(label="PatientAge"), [DICOM])
     assert set(annotator.tags) == {"PatientAge", "PatientID"}

@@ -422,6 +422,7 @@ def test_metaimage_headers_that_are_refused(
         ({"encoding": "gzip"}, "damaged"),
         ({"space": "left-posterior-superior-time"}, "broken"),
         ({"space": "toroidal"}, "known axes"),
+        ({"space_units": '"mm" "mm" "cm"'}, "in cm, not in mm"),
     ],
 )
 def test_nrrd_headers_that_are_refused(
