@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import tiny
+from medxlate.config import resolve
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.errors import DataError, ModelError
@@ -149,6 +150,19 @@ def test_a_study_goes_on_from_another_folder_and_where_it_was_moved(
     (moved / "study" / "study.json").write_text(json.dumps(kept))
     (away / "data").mkdir()
     call(["compare", "--out", moved / "study"], away)
+
+
+def test_a_run_at_the_root_has_no_folder_above() -> None:
+    assert dataset_of(Path("/runs"), "no-such-data", levels=2).resolve() == Path(
+        "/runs/no-such-data"
+    )
+
+
+def test_an_absolute_dataset_of_a_configuration_stays_absolute(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"data": {"folder": str(tmp_path / "data")}}))
+    assert resolve(file=path).data.folder == str(tmp_path / "data")
 
 
 def test_files_follow_the_umask(project: Path, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def _read(file: Path) -> dict[str, Any]:
     data = values.get("data")
     if isinstance(data, dict) and isinstance(folder := data.get("folder"), str):
         place = file.parent / folder  # as a run keeps it
-        if place.is_dir():
+        if not os.path.isabs(folder) and place.is_dir():
             values["data"] = {**data, "folder": os.path.relpath(place)}
     return values
 

@@ -163,11 +163,16 @@ def dataset_of(folder: Path, data: str, *, levels: int) -> Path:
             looked at before today's.
         levels: As above.
     """
-    places = (folder / data, folder.absolute().parents[levels - 1] / data, Path(data))
     if Path(data).is_absolute():
         return Path(data)
-    found = next((place for place in places if place.is_dir()), places[0])
-    return Path(os.path.relpath(os.path.realpath(found)))
+    home = folder.absolute()
+    for _ in range(levels):  # at the root, its own parent
+        home = home.parent
+    places = (folder / data, home / data, Path(data))
+    found = os.path.realpath(next((place for place in places if place.is_dir()), places[0]))
+    with suppress(ValueError):  # on another drive of Windows nothing is relative
+        found = os.path.relpath(found)
+    return Path(found)
 
 
 def _with_dataset(config: Config, folder: str) -> Config:

@@ -223,7 +223,7 @@ class Loop:
         """Say once how long the training will take, where that is long and need not be."""
         if seconds < LONG or self._compute.device.type != "cpu" or not self._ranks.is_first:
             return
-        if self._foretold:
+        if self._foretold:  # before the first step
             return
         self._foretold = True
         epochs, steps = self._config.optimizer.epochs, self._steps_per_epoch
