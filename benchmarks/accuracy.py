@@ -27,18 +27,18 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import reference
+from medxlate.base.device import Compute
 from medxlate.config import Config, resolve
 from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Batch, Order
+from medxlate.dataset.training_data import open_modalities
 from medxlate.inference.predict import predict_batches
-from medxlate.models.device import Compute
+from medxlate.method.joint import Joint
 from medxlate.phantoms.files import write_phantoms
-from medxlate.training.data import open_modalities
-from medxlate.training.joint import Joint
 from medxlate.training.loop import validation_metrics
+from medxlate.training.setup import RunInputs, TrainingSetup, prepare_work
 from medxlate.training.step import take_step
-from medxlate.training.work import Material, Work, prepare_work
 from medxlate.walkthrough import SETTINGS, prepare_phantoms
 
 PATIENTS = {"ct": 36, "mri": 48, "pet": 1}
@@ -96,21 +96,21 @@ def train(data: Path, which: str, seed: int, steps: int) -> float:
     return statistics.mean(errors)
 
 
-def make_work(config: Config, data: Path) -> Work:
+def make_work(config: Config, data: Path) -> TrainingSetup:
     """Return what a training needs; the split is the same for every seed."""
     dataset = Dataset(data)
     tables = open_modalities(dataset, config)
     slices = {name: table.slices for name, table in tables.items()}
     split = draw_split(slices, target="ct", config=config.split)
-    return prepare_work(Material(config, dataset, tables, split))
+    return prepare_work(RunInputs(config, dataset, tables, split))
 
 
-def fast(work: Work) -> Step:
+def fast(work: TrainingSetup) -> Step:
     """Return medxlate's own step."""
     return lambda batches: take_step(work.learner, batches)
 
 
-def textbook(work: Work, config: Config) -> Step:
+def textbook(work: TrainingSetup, config: Config) -> Step:
     """Return the textbook's step, on networks with the learner's initial weights."""
     ours = work.learner.networks
     model = config.model
@@ -166,7 +166,7 @@ def textbook(work: Work, config: Config) -> Step:
     return step
 
 
-def validation_error(work: Work) -> float:
+def validation_error(work: TrainingSetup) -> float:
     """Return the predictor's squared error on the validation patients, in float32."""
     slices = work.data.val["ct"]
     images = (batch.images for batch in slices.batches(16))

@@ -22,15 +22,15 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
+from medxlate.artifacts.calibration import LEVELS, calibrate, conformal_quantile
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.intervals import bootstrap
 from medxlate.evaluation.resampled_metrics import regression
-from medxlate.models.calibration import LEVELS, calibrate, conformal_quantile
-from medxlate.models.head import Head
+from medxlate.method.label_transform import LabelTransform
 
 SIMULATIONS = 200
 NEW = 400  # patients by whom a calibration is judged
-HEAD = Head(task=Task(kind="regression", name="age", unit="years"))
+HEAD = LabelTransform(task=Task(kind="regression", name="age", unit="years"))
 CHOICES = 50
 
 

@@ -61,19 +61,19 @@ def write_project(
     import pandas as pd
     import torch
 
+    from medxlate.artifacts.folder import write_model, write_weights
+    from medxlate.artifacts.info import ModelInfo, PredictorInfo, TranslatorInfo
+    from medxlate.base.files import write_json
     from medxlate.config import resolve
     from medxlate.dataset.index import Dataset, DatasetInfo, ModalityInfo
     from medxlate.dataset.labels import Task
     from medxlate.dataset.shards import ShardWriter
     from medxlate.dataset.slice_table import HASH_DIGITS
     from medxlate.dataset.splits import Split
-    from medxlate.files import write_json
     from medxlate.images.recipes import Recipe
-    from medxlate.models.folder import write_model, write_weights
-    from medxlate.models.generator import Generator
-    from medxlate.models.head import Head
-    from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo
-    from medxlate.models.predictor import PredictorNetwork
+    from medxlate.method.generator import Generator
+    from medxlate.method.label_transform import LabelTransform
+    from medxlate.method.predictor import PredictorNetwork
 
     recipe = Recipe(kind="as-is", bits=8, output_range=(0.0, 255.0))
     task = Task(kind="regression", name="age", unit="years")
@@ -114,7 +114,7 @@ def write_project(
     split = Split(parts, seed=0)  # type: ignore[arg-type]
     write_json(root / "run" / "split.json", {**split.to_json(), "slices": fingerprints})
     torch.manual_seed(0)
-    head = Head(task=task, mean=50, std=10)
+    head = LabelTransform(task=task, mean=50, std=10)
     networks = {
         "predictor.safetensors": PredictorNetwork(architecture=predictor, outputs=1),
         "translator-mri.safetensors": Generator(width=width, blocks=blocks),

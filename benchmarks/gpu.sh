@@ -63,7 +63,7 @@ part translate 60 "$PYTHON" -m benchmarks.translate --device "$DEVICE" "${transl
     --out "$OUT/translate.json"
 # shellcheck disable=SC2046
 part tests 60 "$PYTHON" -m pytest -q -p no:cacheprovider -k "gpu or cuda or captured" \
-    $(grep -l "cuda.is_available" tests/test_*.py)
+    $(grep -l "cuda.is_available" tests/*/test_*.py)
 train profile-1 60 --compile "$compile" --steps 1
 for batch in "${batches[@]:2}"; do
     train "training-$batch" 90 --compile "$compile" --no-profile --only medxlate --batch-sizes "$batch"

@@ -23,14 +23,14 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.machine import facts
+from medxlate.artifacts.folder import load_generator, load_predictor, write_model, write_weights
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TranslatorInfo, read_model
+from medxlate.base.files import sha256
 from medxlate.dataset.labels import Task
-from medxlate.files import sha256
 from medxlate.images.recipes import Recipe
-from medxlate.models.folder import load_generator, load_predictor, write_model, write_weights
-from medxlate.models.generator import Generator
-from medxlate.models.head import Head
-from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo, read_model
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.method.generator import Generator
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.predictor import PredictorNetwork
 
 WAYS = ("usual", "medxlate")
 MIB = 2**20
@@ -133,7 +133,7 @@ def peak() -> float:
 
 def write_random_model(root: Path, arguments: argparse.Namespace) -> Path:
     """Write a model folder with initial weights."""
-    head = Head(task=Task(kind="regression", name="age", unit="years"), mean=50, std=10)
+    head = LabelTransform(task=Task(kind="regression", name="age", unit="years"), mean=50, std=10)
     generator = Generator(width=arguments.width, blocks=arguments.blocks)
     predictor = PredictorNetwork(architecture=arguments.predictor, outputs=head.outputs)
     weights = [

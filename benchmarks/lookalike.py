@@ -1,4 +1,4 @@
-"""How well grey values tell images of one modality from those of another: ``models/greys.py``.
+"""How well grey values tell images of one modality from those of another: ``artifacts/greys.py``.
 
     python -m benchmarks.lookalike data-1 data-2 ...
 
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.artifacts.greys import Greys
 from medxlate.dataset.index import Dataset
 from medxlate.images.recipes import to_network
 from medxlate.inference.lookalike import Looks
-from medxlate.models.greys import Greys
 
 Images = npt.NDArray[np.float32]
 SIDE = 64  # pixels

@@ -23,15 +23,15 @@ from torch import Tensor
 
 from benchmarks.lgg_tables import slices as lgg_slices
 from benchmarks.lgg_tables import without_t1
+from medxlate.base.errors import DataError, UsageError
+from medxlate.base.events import Listener, silent
 from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import Part, Split
-from medxlate.errors import DataError, UsageError
 from medxlate.evaluation.paired import find_pairs
-from medxlate.events import Listener, silent
 from medxlate.phantoms.files import identity, write_phantoms
 from medxlate.walkthrough import ORACLE, prepare_phantoms
 

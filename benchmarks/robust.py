@@ -29,20 +29,20 @@ import PIL.Image
 import torch
 
 from benchmarks.machine import facts
+from medxlate.base.device import choose_compute
+from medxlate.base.distributed import joined
+from medxlate.base.errors import StoppedError
+from medxlate.base.events import Event, Progress, silent
 from medxlate.config import Config, resolve
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.distributed import joined
-from medxlate.errors import StoppedError
-from medxlate.events import Event, Progress, silent
-from medxlate.models.device import choose_compute
-from medxlate.models.head import Head
-from medxlate.training.methods import build_learner
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.registry import build_learner
 from medxlate.training.saver import Saver
-from medxlate.training.snapshot import Position, take_snapshot
+from medxlate.training.state import TrainingProgress, take_state
 from medxlate.training.step_runner import StepRunner
 from medxlate.training.train import resume, train
 
@@ -112,7 +112,7 @@ def checkpoint_cost(config: Config, root: Path, blocks: int) -> dict[str, float]
     """Take blocks of steps in turns without and with a checkpoint; return what one costs."""
     compute = choose_compute("cpu")
     size = Dataset(root / "data").info.image_size
-    head = Head(task=Task(kind="regression", name="age", unit="years"), mean=50, std=15)
+    head = LabelTransform(task=Task(kind="regression", name="age", unit="years"), mean=50, std=15)
     learner = build_learner(config, head, size, compute)
     runtime = config.runtime.model_copy(update={"compile": "off"})
     step_runner = StepRunner(learner, compute=compute, runtime=runtime, listener=silent)
@@ -138,9 +138,9 @@ def checkpoint_cost(config: Config, root: Path, blocks: int) -> dict[str, float]
         for block in range(blocks):
             plain.append(timed(steps))
             began = time.perf_counter()
-            snapshot = take_snapshot(
+            snapshot = take_state(
                 learner,
-                Position(step=block),
+                TrainingProgress(step=block),
                 device=compute.device,
                 window=step_runner.state(),
                 watch={},

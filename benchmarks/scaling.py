@@ -148,7 +148,7 @@ def begin(data: Path) -> tuple[Any, dict[str, float]]:
     from medxlate.dataset.index import Dataset
     from medxlate.dataset.links import find_links
     from medxlate.dataset.loading import Order
-    from medxlate.training.data import make_data, open_modalities
+    from medxlate.dataset.training_data import make_data, open_modalities
 
     config = config_of(data)
     times = [time.perf_counter()]
@@ -187,12 +187,12 @@ def measure_feed(data: Path, _: int) -> dict[str, float]:
     """Time a whole epoch of the feed with everything streamed."""
     import torch
 
-    from medxlate.training.feed import Feed
+    from medxlate.training.loader import TrainLoader
 
     made, _ = begin(data)
     steps = max(len(some) for some in made.train.values()) // BATCH
     options = {"batch_size": BATCH, "seed": 0, "device": torch.device("cpu"), "room": 0}
-    with Feed(made.train, **options) as feed:
+    with TrainLoader(made.train, **options) as feed:
         feed.take(0)
         began = time.perf_counter()
         for step in range(1, steps):
@@ -207,10 +207,10 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
     from medxlate.dataset.division import draw_split
     from medxlate.dataset.index import Dataset
     from medxlate.dataset.links import find_links
-    from medxlate.training.data import open_modalities
-    from medxlate.training.feed import Feed
+    from medxlate.dataset.training_data import open_modalities
+    from medxlate.training.loader import TrainLoader
+    from medxlate.training.setup import RunInputs, prepare_work
     from medxlate.training.step import take_step
-    from medxlate.training.work import Material, prepare_work
 
     config = config_of(data)
     dataset = Dataset(data)
@@ -218,10 +218,10 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
     slices = {name: modality.slices for name, modality in tables.items()}
     links = find_links(tables, config.split.policy)
     split = draw_split(slices, target="ct", config=config.split, links=links)
-    work = prepare_work(Material(config, dataset, tables, split))
+    work = prepare_work(RunInputs(config, dataset, tables, split))
     warm_up, waited, began = 3, 0.0, 0.0
     options = {"batch_size": BATCH, "seed": 0, "device": work.compute.device}
-    with Feed(work.data.train, **options) as feed:
+    with TrainLoader(work.data.train, **options) as feed:
         for step in range(warm_up + steps):
             asked = time.perf_counter()
             if step == warm_up:

@@ -42,17 +42,17 @@ from torch import Tensor
 
 from benchmarks.machine import facts
 from benchmarks.pairs import PairedData, write_lgg_pairs, write_phantom_pairs
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.errors import DataError
 from medxlate.config import Config, resolve
 from medxlate.dataset.index import Dataset
-from medxlate.errors import DataError
+from medxlate.dataset.training_data import open_modalities, part_slices
 from medxlate.evaluation.paired import similarity
 from medxlate.evaluation.prediction_metrics import Cases
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
-from medxlate.models.runs import RunFolder
-from medxlate.training.data import open_modalities, part_slices
-from medxlate.training.methods import find_method
+from medxlate.method.registry import find_method
 from medxlate.training.train import train
 
 HU = 60.0  # of a step of 1 in [-1, 1]: the window is 120 HU wide

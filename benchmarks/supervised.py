@@ -24,7 +24,7 @@ from benchmarks.machine import facts
 from benchmarks.pairs import write_lgg_pairs, write_phantom_pairs
 from medxlate.config import Skip
 from medxlate.evaluation.paired import similarity
-from medxlate.models.generator import Generator
+from medxlate.method.generator import Generator
 
 STEPS, REPORTED, BATCH, RATE, SIZE = 800, 200, 8, 1e-3, 64
 SKIPS: tuple[Skip, ...] = ("unet", "both")

@@ -29,13 +29,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import convolution_rate, facts, matrix_rate, wait
 from benchmarks.profiling import seconds_by_group
 from benchmarks.reference import ReferenceTraining, Sizes
+from medxlate.base.device import choose_compute
+from medxlate.base.events import Event, Stage, Warned
 from medxlate.config import resolve
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
-from medxlate.events import Event, Stage, Warned
-from medxlate.models.device import choose_compute
-from medxlate.models.head import Head
-from medxlate.training.methods import build_learner
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.registry import build_learner
 from medxlate.training.step_runner import StepRunner
 
 MEAN, STD = 50.0, 15.0
@@ -217,7 +217,9 @@ def make_fast(
     )
     heard: list[Event] = []
     compute = choose_compute(str(device), precision, listener=heard.append)
-    head = Head(task=Task(kind="regression", name="age", unit="years"), mean=MEAN, std=STD)
+    head = LabelTransform(
+        task=Task(kind="regression", name="age", unit="years"), mean=MEAN, std=STD
+    )
     learner = build_learner(config, head, arguments.image_size, compute)
     step_runner = StepRunner(
         learner, compute=compute, runtime=config.runtime, listener=heard.append

@@ -35,18 +35,18 @@ from scipy.ndimage import gaussian_filter
 from torch import nn
 
 from benchmarks.machine import facts, wait
+from medxlate.artifacts.folder import load_generator, write_model, write_weights
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TranslatorInfo, read_model
+from medxlate.base.events import Event, Progress, Stage, Warned
 from medxlate.dataset.labels import Task
-from medxlate.events import Event, Progress, Stage, Warned
 from medxlate.images.orientation import Geometry
 from medxlate.images.recipes import Recipe
 from medxlate.images.volumes import write_volume
 from medxlate.inference import stream, translator
 from medxlate.inference import translate as module
-from medxlate.models.folder import load_generator, write_model, write_weights
-from medxlate.models.generator import Generator
-from medxlate.models.head import Head
-from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo, read_model
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.method.generator import Generator
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.predictor import PredictorNetwork
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
@@ -258,7 +258,7 @@ def write_scan(path: Path, voxels: npt.NDArray[np.uint8]) -> None:
 def write_random_model(root: Path, arguments: argparse.Namespace) -> Path:
     """Write a model folder with random weights, as a run in bf16 leaves it."""
     torch.manual_seed(0)
-    head = Head(task=Task(kind="regression", name="age", unit="years"), mean=50, std=10)
+    head = LabelTransform(task=Task(kind="regression", name="age", unit="years"), mean=50, std=10)
     generator = Generator(width=arguments.width, blocks=arguments.blocks)
     predictor = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
     weights = [

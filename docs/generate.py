@@ -1,6 +1,6 @@
 """Generate the reference pages of command line and configuration from the code.
 
-Run by ``make docs``; ``tests/test_docs.py`` fails where a page is out of date.
+Run by ``make docs``; ``tests/whole/test_docs.py`` fails where a page is out of date.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import medxlate
+from medxlate.artifacts.calibration import Calibration
+from medxlate.artifacts.greys import Greys
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.cli.app import app
 from medxlate.config import PRESETS, Config, Section
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
@@ -31,10 +34,7 @@ from medxlate.evaluation.results import (
     Results,
 )
 from medxlate.images.recipes import Recipe
-from medxlate.models.calibration import Calibration
-from medxlate.models.greys import Greys
-from medxlate.models.head import Head
-from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
+from medxlate.method.label_transform import Head
 from medxlate.study.study import Study
 
 REFERENCE = Path(__file__).parent / "reference"

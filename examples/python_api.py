@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import medxlate
+from medxlate.base.events import EpochEnded, Event
 from medxlate.config import resolve
 from medxlate.dataset.options import PrepareOptions
-from medxlate.events import EpochEnded, Event
 from medxlate.phantoms.files import write_phantoms
 
 

@@ -17,7 +17,7 @@ import tifffile
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import PYDICOM_ROOT_UID, CTImageStorage, ExplicitVRLittleEndian
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.find import find_images
 from medxlate.images.open import open_stack
 from medxlate.images.recipes import Recipe
@@ -151,7 +151,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_judge() -> Iterator[None]:
-    """Let the judge of an evaluation take a second; tests/test_judge.py gives it more steps."""
+    """Let the judge of an evaluation take a second; its own tests give it more steps."""
     from medxlate.evaluation import judge  # torch is loaded by those who need it
 
     with pytest.MonkeyPatch.context() as patch:

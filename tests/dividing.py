@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from medxlate.base.distributed import joined, ranks
 from medxlate.cli.app import app
 from medxlate.dataset import parts as parts_module
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.distributed import joined, ranks
 from medxlate.evaluation import judge as judge_module
 from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.evaluate import evaluate

@@ -10,23 +10,23 @@ import pytest
 import torch
 
 from medxlate.dataset.loading import Batch
-from medxlate.training import work
-from medxlate.training.feed import Feed
-from medxlate.training.step import Learner
+from medxlate.method.learner import Learner
+from medxlate.training import setup as work
+from medxlate.training.loader import TrainLoader
 
 
 def double(patch: pytest.MonkeyPatch) -> None:
     """Let trainings compute in float64, from weights that numpy draws (the same anywhere)."""
-    build, take = work.build_learner, Feed.take
+    build, take = work.build_learner, TrainLoader.take
 
-    def doubled_batches(self: Feed, step: int) -> dict[str, Batch]:
+    def doubled_batches(self: TrainLoader, step: int) -> dict[str, Batch]:
         return {
             name: Batch(batch.images.double(), batch.labels.double())
             for name, batch in take(self, step).items()
         }
 
     patch.setattr(work, "build_learner", lambda *a, **options: doubled(build(*a, **options)))
-    patch.setattr(Feed, "take", doubled_batches)
+    patch.setattr(TrainLoader, "take", doubled_batches)
 
 
 def doubled(learner: Learner) -> Learner:

@@ -58,7 +58,7 @@ def work(folder: Path) -> None:
     predict(raw, out=folder / "predictions.csv", model=run, device="cpu")
     evaluate(run, device="cpu")
     # The paper's own way to begin is a download: it is refused here before one is tried.
-    from medxlate.errors import ModelError
+    from medxlate.base.errors import ModelError
 
     changed = config.model_copy(
         update={"model": config.model.model_copy(update={"pretrained": "imagenet"})}

@@ -19,18 +19,18 @@ import torch
 
 import tiny
 from doubling import double
+from medxlate.base.device import choose_compute
+from medxlate.base.distributed import joined, ranks
+from medxlate.base.errors import ConfigError, StoppedError, UsageError
+from medxlate.base.events import Event, Progress, StepLogged
 from medxlate.cli.app import main
 from medxlate.config import Config
-from medxlate.distributed import joined, ranks
-from medxlate.errors import ConfigError, StoppedError, UsageError
-from medxlate.events import Event, Progress, StepLogged
-from medxlate.models.device import choose_compute
-from medxlate.models.synced_norm import SyncedBatchNorm, synchronise
-from medxlate.training.feed import Feed
+from medxlate.method.synced_norm import SyncedBatchNorm, synchronise
+from medxlate.training.loader import TrainLoader
+from medxlate.training.setup import check_config
 from medxlate.training.train import resume, train
 from medxlate.training.validation import Validation
 from medxlate.training.verify import verify_resume
-from medxlate.training.work import check_config
 
 STEPS = 6
 FILLED = {"buffer_size": 3}  # the buffers are full early, so that their draws count
@@ -150,16 +150,16 @@ def run_cases(data: Path, out: Path) -> None:
 
 def run_killed(mark: Path, words: list[str]) -> None:
     """Run the command line; one process is killed once, before step 8, and leaves a mark."""
-    take = Feed.take
+    take = TrainLoader.take
 
-    def killing(self: Feed, step: int) -> Any:
+    def killing(self: TrainLoader, step: int) -> Any:
         if step == 7 and os.environ["RANK"] == mark.suffix[1:] and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return take(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Feed, "take", killing)
+        patch.setattr(TrainLoader, "take", killing)
         sys.argv = ["medxlate", *words]
         main()
 

@@ -18,19 +18,19 @@ import PIL.Image
 import pytest
 from typer.testing import CliRunner, Result
 
+from medxlate.base.events import CellEnded, Event
 from medxlate.cli.app import app
 from medxlate.config import Config
 from medxlate.dataset.labels import TaskKind
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.events import CellEnded, Event
+from medxlate.dataset.training_data import Data
 from medxlate.phantoms.files import write_phantoms
 from medxlate.study.begin import Grid
 from medxlate.study.compare import CompareResult, compare
 from medxlate.study.study import Cell, StudyFolder, cells, read_study
 from medxlate.training import running as running_module
 from medxlate.training import train as train_module
-from medxlate.training.data import Data
 from medxlate.walkthrough import prepare_phantoms
 from tiny import PREFIX, SIZE, age_of, patient_name, write_dataset
 

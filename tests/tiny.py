@@ -17,16 +17,16 @@ import numpy.typing as npt
 import PIL.Image
 import torch
 
+from medxlate.artifacts.folder import write_model, write_weights
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TranslatorInfo
 from medxlate.config import Config, Skip, Upsample, resolve
 from medxlate.dataset.labels import Task, TaskKind
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.images.recipes import Recipe
-from medxlate.models.folder import write_model, write_weights
-from medxlate.models.generator import Generator
-from medxlate.models.head import Head
-from medxlate.models.info import ModelInfo, PredictorInfo, TranslatorInfo
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.method.generator import Generator
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.predictor import PredictorNetwork
 
 torch.set_num_threads(1)
 
@@ -120,9 +120,9 @@ def write_tiny_model(
     """Write a model folder with random weights; return ``root/model``."""
     torch.manual_seed(11)
     root.mkdir(parents=True, exist_ok=True)
-    head = Head(task=task)
+    head = LabelTransform(task=task)
     if task.kind == "regression":
-        head = Head(task=task, mean=50.0, std=12.0, span=(age_of(0), age_of(21)))
+        head = LabelTransform(task=task, mean=50.0, std=12.0, span=(age_of(0), age_of(21)))
     network = PredictorNetwork(architecture="test_resnet", outputs=head.outputs)
     predictor = PredictorInfo(
         architecture="test_resnet",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxlate.errors import DataError
+from medxlate.base.errors import DataError
 
 KILLER, LEAVER, FAILER, MISLABELLED, SECRETIVE = 101, 102, 103, 104, 105
 

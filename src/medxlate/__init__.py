@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from medxlate.artifacts.importing import import_cyclegan
     from medxlate.config import Config, resolve
     from medxlate.dataset.options import PrepareOptions
     from medxlate.dataset.prepare import prepare
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
     from medxlate.export.onnx import export_onnx
     from medxlate.inference.predict import Prediction, Predictor, predict
     from medxlate.inference.translate import Translator, translate
-    from medxlate.models.importing import import_cyclegan
     from medxlate.report.run import write_report
     from medxlate.study.compare import compare
-    from medxlate.study.forecast import plan
+    from medxlate.study.plan import plan
     from medxlate.training.train import resume, train
     from medxlate.walkthrough import demo
 
@@ -38,8 +38,8 @@ _HOMES = {
     "evaluate": "medxlate.evaluation.evaluate",
     "export_hub": "medxlate.export.hub",
     "export_onnx": "medxlate.export.onnx",
-    "import_cyclegan": "medxlate.models.importing",
-    "plan": "medxlate.study.forecast",
+    "import_cyclegan": "medxlate.artifacts.importing",
+    "plan": "medxlate.study.plan",
     "predict": "medxlate.inference.predict",
     "prepare": "medxlate.dataset.prepare",
     "resolve": "medxlate.config",

@@ -16,7 +16,8 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from medxlate import parallel, pretrained
+from medxlate import pretrained
+from medxlate.base import parallel
 
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
@@ -152,7 +153,7 @@ def _of_torch() -> list[Check]:
     try:
         import torch
 
-        from medxlate.models.device import cpu_flags, has_native_bf16
+        from medxlate.base.device import cpu_flags, has_native_bf16
     except (ImportError, OSError, RuntimeError) as problem:  # a broken build raises any of them
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
         return [Check("torch", "problem", f"cannot be loaded: {first}", "Install it again.")]
@@ -175,7 +176,7 @@ def _of_torch() -> list[Check]:
 def _devices(built_for_cuda: bool) -> list[Check]:
     import torch
 
-    from medxlate.models.device import has_native_bf16
+    from medxlate.base.device import has_native_bf16
 
     checks = []
     if torch.cuda.is_available():

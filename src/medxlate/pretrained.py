@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxlate.errors import ModelError, UsageError, nearest
-from medxlate.events import Listener, Progress, silent
-from medxlate.files import sha256, whole_file
+from medxlate.base.errors import ModelError, UsageError, nearest
+from medxlate.base.events import Listener, Progress, silent
+from medxlate.base.files import sha256, whole_file
 
 _BLOCK = 1 << 20
 _TIMEOUT = 60.0  # seconds without a byte

@@ -9,6 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from medxlate.artifacts.runs import RunFolder, read_config
+from medxlate.base.errors import DataError
+from medxlate.base.events import Listener, Stage, silent
+from medxlate.base.files import check_free, write_json
 from medxlate.config import Config, Values, resolve
 from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset, DatasetInfo
@@ -17,18 +21,14 @@ from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import PARTS, Part, Split, read_split
-from medxlate.errors import DataError
+from medxlate.dataset.training_data import image_size, open_modalities
 from medxlate.evaluation.evaluate import Evaluation, evaluate
 from medxlate.evaluation.paired import find_pairs
-from medxlate.events import Listener, Stage, silent
-from medxlate.files import check_free, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
-from medxlate.models.runs import RunFolder, read_config
 from medxlate.phantoms.files import PAIRED, check_counts, identity, write_phantoms
 from medxlate.report.figures import Row, image_rows
-from medxlate.training.data import image_size, open_modalities
 from medxlate.training.train import train
 
 PATIENTS = {"ct": 95, "mri": 110, "pet": 12}

@@ -24,20 +24,20 @@ from pydicom.uid import (
 )
 
 import tiny
+from medxlate.base.device import choose_compute
+from medxlate.base.files import write_json
 from medxlate.config import PRESETS
 from medxlate.dataset.division import draw_split
 from medxlate.dataset.index import Dataset
-from medxlate.files import write_json
 from medxlate.images.orientation import Geometry
 from medxlate.images.volumes import write_volume
-from medxlate.models.device import choose_compute
-from medxlate.models.head import Head
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.registry import build_learner
 from medxlate.phantoms.anatomy import Array, draw_anatomy, render
 from medxlate.phantoms.files import write_phantoms
 from medxlate.study.study import Study
 from medxlate.training.checkpoints import write_checkpoint
-from medxlate.training.methods import build_learner
-from medxlate.training.snapshot import Position, take_snapshot
+from medxlate.training.state import TrainingProgress, take_state
 
 SIDE = 32
 STEP = "step-000003"
@@ -57,10 +57,12 @@ def write_corpus(root: Path) -> None:
     slices = {name: modality.slices for name, modality in tables.items()}
     split = draw_split(slices, target="ct", config=config.split)
     write_json(home / "run" / "split.json", {**split.to_json(), "slices": prints})
-    learner = build_learner(config, Head(task=tiny.AGE), tiny.SIZE, choose_compute("cpu", "fp32"))
+    learner = build_learner(
+        config, LabelTransform(task=tiny.AGE), tiny.SIZE, choose_compute("cpu", "fp32")
+    )
     torch.manual_seed(0)
-    position = Position(step=3, best_step=3)
-    taken = take_snapshot(learner, position, device=torch.device("cpu"), window={}, monitor={})
+    position = TrainingProgress(step=3, best_step=3)
+    taken = take_state(learner, position, device=torch.device("cpu"), window={}, monitor={})
     write_checkpoint(home / "run" / "checkpoints", taken, keep=1)
     study = Study(
         medxlate="0",

@@ -14,6 +14,12 @@ from typing import Any
 
 import torch
 
+from medxlate.artifacts.folder import load_generator, load_predictor
+from medxlate.artifacts.info import read_model
+from medxlate.artifacts.runs import find_model
+from medxlate.base.device import choose_compute
+from medxlate.base.errors import ImageError, MedxlateError
+from medxlate.base.records import read_json
 from medxlate.config import parse, resolve
 from medxlate.dataset.division import draw_split
 from medxlate.dataset.identifiers import Identifiers
@@ -26,23 +32,17 @@ from medxlate.dataset.plan import stamp
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import read_split
 from medxlate.dataset.table import RowFinder, read_table
-from medxlate.errors import ImageError, MedxlateError
 from medxlate.images.find import find_images
 from medxlate.images.recipes import Recipe
 from medxlate.images.scans import find_scans
 from medxlate.images.slices import open_slices
 from medxlate.inference.translate import translate
-from medxlate.models.device import choose_compute
-from medxlate.models.folder import load_generator, load_predictor
-from medxlate.models.head import Head
-from medxlate.models.info import read_model
-from medxlate.models.runs import find_model
-from medxlate.records import read_json
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.registry import build_learner
 from medxlate.study.external_predictions import score_outside
 from medxlate.study.study import cell_config, cells, read_study
 from medxlate.training.checkpoints import last_position, load_part, pointed, read_checkpoint
-from medxlate.training.methods import build_learner
-from medxlate.training.snapshot import restore
+from medxlate.training.state import restore
 
 SIDE = 32
 RECIPES = (
@@ -301,7 +301,7 @@ def learner(home: Path) -> Any:
     """Return the learner into which checkpoints are loaded, built once."""
     config = parse(read_json(home / "run" / "config.json", error=MedxlateError))
     task = Dataset(home / "data").info.task
-    return build_learner(config, Head(task=task), SIDE, choose_compute("cpu", "fp32"))
+    return build_learner(config, LabelTransform(task=task), SIDE, choose_compute("cpu", "fp32"))
 
 
 def resumed(place: Place) -> None:

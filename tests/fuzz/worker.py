@@ -22,7 +22,7 @@ from pathlib import Path
 
 from fuzz.mutate import drawn
 from fuzz.targets import KINDS, Kind, Place, Use, clean
-from medxlate.errors import MedxlateError
+from medxlate.base.errors import MedxlateError
 
 MEMORY = 1 << 30  # bytes above what the process had before
 

@@ -26,14 +26,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from medxlate.base.distributed import Ranks, joined, started_by_torchrun
+from medxlate.base.errors import JobError, MedxlateError, UsageError
+from medxlate.base.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
+from medxlate.base.events import Progress as ProgressEvent
+from medxlate.base.files import FULL, final_name
+from medxlate.base.records import visible
 from medxlate.cli.progress import Pace, speed
 from medxlate.cli.terminal import print_whatever_comes
-from medxlate.distributed import Ranks, joined, started_by_torchrun
-from medxlate.errors import JobError, MedxlateError, UsageError
-from medxlate.events import Alarmed, CellEnded, EpochEnded, Event, Stage, StepLogged, Warned
-from medxlate.events import Progress as ProgressEvent
-from medxlate.files import FULL, final_name
-from medxlate.records import visible
 
 INTERRUPTED = 130
 UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError
 from medxlate.cli.options import Json, Overwrite
 from medxlate.cli.report import leave_report
-from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter

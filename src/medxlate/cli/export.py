@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError, nearest
 from medxlate.cli import complete
 from medxlate.cli.options import Json, Overwrite
-from medxlate.errors import UsageError, nearest
 
 FORMS = ("onnx", "hub")
 

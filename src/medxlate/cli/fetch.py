@@ -49,7 +49,7 @@ def fetch(
 
     with reporting(json=json) as reporter:
         from medxlate import pretrained
-        from medxlate.errors import UsageError
+        from medxlate.base.errors import UsageError
 
         if list_ + bool(names) + (check is not None) != 1:
             raise UsageError(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.base.errors import UsageError
 from medxlate.cli import complete
-from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
     from medxlate.config import Config

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError, nearest
 from medxlate.cli.options import Json, Overwrite, window_of
-from medxlate.errors import UsageError, nearest
 
 CODES = ("cyclegan",)
 RECIPES = "ct, mr, pet, xray or as-is"
@@ -65,7 +65,7 @@ def import_(
     with reporting(json=json) as reporter:
         from dataclasses import asdict
 
-        from medxlate.models.importing import import_cyclegan
+        from medxlate.artifacts.importing import import_cyclegan
 
         if code not in CODES:
             raise UsageError(f"Checkpoints of '{code}' are not known.", nearest(code, CODES))

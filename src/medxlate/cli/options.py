@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError
 from medxlate.cli import complete
-from medxlate.errors import UsageError
 
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on stdout; messages on stderr.")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError
 from medxlate.cli import grid
 from medxlate.cli.options import Json, Preset, Where
-from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
-    from medxlate.study.forecast import Forecast
+    from medxlate.study.plan import Forecast
 
 
 def plan(
@@ -86,7 +86,7 @@ def plan(
         )
         if settings is None:
             raise UsageError("No target modality is given.", "Name it with --target.")
-        from medxlate.study.forecast import plan as forecast
+        from medxlate.study.plan import plan as forecast
 
         result = forecast(settings, wanted, jobs=jobs, spread_from=spread_from, listener=reporter)
         reporter.result(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError
 from medxlate.cli.options import (
     Data,
     DicomModality,
@@ -20,7 +21,6 @@ from medxlate.cli.options import (
     pair,
     window_of,
 )
-from medxlate.errors import UsageError
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
@@ -151,11 +151,11 @@ def prepare(
     with reporting(json=json, interrupted=again, shared=True) as reporter:
         from dataclasses import asdict
 
+        from medxlate.base.distributed import local_count
+        from medxlate.base.parallel import cores
         from medxlate.dataset.options import PrepareOptions
         from medxlate.dataset.prepare import prepare as run
-        from medxlate.distributed import local_count
         from medxlate.images.orientation import PLANES
-        from medxlate.parallel import cores
 
         if task not in ("regression", "classification"):
             raise UsageError(f"--task {task} must be regression or classification.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from medxlate.events import Progress
+from medxlate.base.events import Progress
 
 EVERY = 30.0  # seconds between lines
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medxlate.base.errors import MedxlateError, UsageError
 from medxlate.cli.options import Json
-from medxlate.errors import MedxlateError, UsageError
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter
@@ -66,7 +66,7 @@ def is_study(folder: Path) -> bool:
 
 def leave_report(reporter: Reporter, run: Path, *, baseline: Path | None = None) -> None:
     """Write the page of a run that a command has just made; a page that fails is only reported."""
-    from medxlate.events import Stage, Warned
+    from medxlate.base.events import Stage, Warned
     from medxlate.report.run import write_report as write
 
     if not reporter.ranks.is_first:

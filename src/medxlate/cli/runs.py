@@ -12,7 +12,7 @@ from medxlate.cli.complete import run_names
 from medxlate.cli.options import Json, Runs
 
 if TYPE_CHECKING:
-    from medxlate.models.history import RunSummary
+    from medxlate.artifacts.history import RunSummary
 
 runs = typer.Typer(
     name="runs", no_args_is_help=True, rich_markup_mode="markdown", help="List, show, remove runs."
@@ -31,7 +31,7 @@ def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
     from medxlate.cli.console import number, reporting, table
 
     with reporting(json=json) as reporter:
-        from medxlate.models.history import list_runs
+        from medxlate.artifacts.history import list_runs
 
         found = list_runs(folder)
         rows = [
@@ -63,7 +63,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
     from medxlate.cli.console import number, reporting, table
 
     with reporting(json=json) as reporter:
-        from medxlate.models.history import show_run
+        from medxlate.artifacts.history import show_run
 
         details = show_run(folder, run)
         summary = details.summary
@@ -111,9 +111,9 @@ def rm(
     from medxlate.cli.console import reporting
 
     with reporting(json=json, interrupted="The run is still there, or moved aside.") as reporter:
-        from medxlate.errors import UsageError
-        from medxlate.models.history import remove_run, show_run
-        from medxlate.records import visible
+        from medxlate.artifacts.history import remove_run, show_run
+        from medxlate.base.errors import UsageError
+        from medxlate.base.records import visible
 
         found = show_run(folder, run).summary
         if not yes:

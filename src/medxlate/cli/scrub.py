@@ -36,7 +36,7 @@ def scrub(
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        from medxlate.errors import UsageError
+        from medxlate.base.errors import UsageError
         from medxlate.scrub import scrub as look
 
         if not check:

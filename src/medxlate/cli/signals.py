@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from medxlate.events import Event, Listener, Stage
+from medxlate.base.events import Event, Listener, Stage
 
 # SIGTERM: a scheduler that preempts, or torchrun; SIGUSR1: SLURM's warning before the time is up
 # (sbatch --signal=USR1@120); SIGINT: Ctrl-C. Windows has no SIGUSR1.

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.base.distributed import restarts
+from medxlate.base.errors import ModelError, UsageError
 from medxlate.cli import complete
 from medxlate.cli.options import Json, Offline, Preset, Runs, Where
 from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
-from medxlate.distributed import restarts
-from medxlate.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medxlate.base.errors import UsageError
 from medxlate.cli import complete
 from medxlate.cli.options import (
     BatchSize,
@@ -21,7 +22,6 @@ from medxlate.cli.options import (
     Precision,
     Volume,
 )
-from medxlate.errors import UsageError
 
 
 def translate(

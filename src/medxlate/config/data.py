@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from medxlate.base.records import is_plain
 from medxlate.config.section import Section
-from medxlate.records import is_plain
 
 
 class DataConfig(Section):

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medxlate.base.errors import ConfigError, closest, nearest, shown
+from medxlate.base.records import read_object
+from medxlate.base.toml import parse_toml, read_toml
 from medxlate.config.section import Section
 from medxlate.config.sections import Config
-from medxlate.errors import ConfigError, closest, nearest, shown
-from medxlate.records import read_object
-from medxlate.toml import parse_toml, read_toml
 
 MAX_DEPTH = 8  # of tables; the configuration has two levels
 
@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Values] = {
         "split": {"sources": "all"},
         "objective": {"lambda_predict": 0.001, "predict_unit": "label", "fake_weight": "count"},
     },
-    # For 5 to 50 target patients; zeros are sized to the machine and the data (training/sizing.py).
+    # For 5 to 50 target patients; zeros are sized to the machine and the data (method/sizing.py).
     # docs/results.md has what some of its parts are worth.
     "scarce": {
         "data": {"image_size": 64},

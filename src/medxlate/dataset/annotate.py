@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from medxlate.base.errors import DataError, UsageError
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import MISSING, TaskKind, parse_label
@@ -13,7 +14,6 @@ from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.selection import parse_selection
 from medxlate.dataset.spellings import fold
 from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
-from medxlate.errors import DataError, UsageError
 from medxlate.images.pseudonym import normal_id
 from medxlate.images.scan import VOLUME_FORMATS, Scan
 

@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
+from medxlate.base.errors import DataError
 from medxlate.config import SplitConfig
 from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.splits import PARTS, Part, Split, generator_of, slice_names
-from medxlate.errors import DataError
 
 T = TypeVar("T")
 Group = tuple[str, ...]

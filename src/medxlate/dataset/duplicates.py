@@ -39,8 +39,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.base.errors import DataError
 from medxlate.dataset.spellings import respelled_patients
-from medxlate.errors import DataError
 from medxlate.images.perceptual import BITS
 
 NEAR = 32  # differing bits of 512; see above

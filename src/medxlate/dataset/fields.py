@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Literal
 
-from medxlate.errors import UsageError
+from medxlate.base.errors import UsageError
 
 Kind = Literal["column", "tag", "folder", "regex", "file"]
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.base.records import read_object
 from medxlate.config import SplitConfig
 from medxlate.dataset.division import patient_groups, place_others
 from medxlate.dataset.duplicates import Link
@@ -20,8 +22,6 @@ from medxlate.dataset.links import find_links
 from medxlate.dataset.spellings import patient_finder
 from medxlate.dataset.splits import PARTS, Part, Split
 from medxlate.dataset.table import read_table
-from medxlate.errors import DataError, UsageError, nearest
-from medxlate.records import read_object
 
 Named = dict[str, tuple[Part, str]]  # by pseudonym: the part, and where it says so
 Row = tuple[str, str, str]  # pseudonym, part, and where it stands

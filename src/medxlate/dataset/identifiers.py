@@ -22,9 +22,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import DataError
+from medxlate.base.errors import DataError
+from medxlate.base.records import read_object
 from medxlate.images.pseudonym import NOT_NAMES, is_short_word
-from medxlate.records import read_object
 
 IDENTIFIERS_FILE = "identifiers.json"
 VERSION = 1

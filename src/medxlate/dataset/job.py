@@ -12,6 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import DataError
+from medxlate.base.events import Listener, Progress, Stage, Warned
+from medxlate.base.files import locked, remove_stale, whole_file, whole_folder, write_json
+from medxlate.base.parallel import Mapper, processes
 from medxlate.dataset.assemble import Assembled, assemble
 from medxlate.dataset.duplicates import Duplicate, links_of, near_duplicates
 from medxlate.dataset.identifiers import Identifiers
@@ -41,13 +46,8 @@ from medxlate.dataset.spellings import (
     refuse_respelled,
     warn_respelled,
 )
-from medxlate.distributed import ranks
-from medxlate.errors import DataError
-from medxlate.events import Listener, Progress, Stage, Warned
-from medxlate.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.images.find import Search
 from medxlate.images.scan import HARMLESS, VOLUME_FORMATS, add_note
-from medxlate.parallel import Mapper, processes
 
 MARKER = "prepare.json"
 FEW = 128  # files: below that, starting processes takes longer than it saves

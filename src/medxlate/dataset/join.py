@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import medxlate
+from medxlate.base.errors import UsageError
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
 from medxlate.dataset.labels import AGE_UNITS, Task
 from medxlate.dataset.options import PrepareOptions
-from medxlate.errors import UsageError
 
 DEFAULT_SIZE = 256
 

@@ -11,8 +11,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from medxlate.errors import DataError
-from medxlate.records import NUMBER
+from medxlate.base.errors import DataError
+from medxlate.base.records import NUMBER
 
 TaskKind = Literal["regression", "classification"]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
+from medxlate.base.errors import DataError
 from medxlate.dataset.duplicates import Link, linked_patients
 from medxlate.dataset.splits import PARTS, Part, Split
-from medxlate.errors import DataError
 
 
 def check_no_leak(

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
 
+from medxlate.base.errors import DataError
+from medxlate.base.files import write_json
+from medxlate.base.records import read_object
 from medxlate.dataset.division import patient_groups
 from medxlate.dataset.duplicates import Link, id_links, linked_patients
 from medxlate.dataset.index import Modality
 from medxlate.dataset.splits import Policy
-from medxlate.errors import DataError
-from medxlate.files import write_json
-from medxlate.records import read_object
 
 FILE = "links.json"
 

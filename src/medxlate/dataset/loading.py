@@ -13,15 +13,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medxlate.base.distributed import ranks
 from medxlate.dataset.index import Modality, Rows
 from medxlate.dataset.labels import Task
-from medxlate.distributed import ranks
 from medxlate.images.recipes import scaled, to_network
 from medxlate.images.stack import FloatArray
 
 Read = Callable[[int], FloatArray]
 # Images [B, S, S] as they are kept: the stored uint8 or uint16, or float32 in [-1, 1].
-Kept = npt.NDArray[Any]
+RawPixels = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Slices:
         self.shape = (len(self.rows), image_size, image_size)
         resized = image_size != modality.reader.size
         self.dtype = np.dtype(np.float32) if resized else modality.reader.dtype
-        self._kept: Callable[[Rows], Kept] = lambda i: modality.read(self.rows[np.asarray(i)])
+        self._kept: Callable[[Rows], RawPixels] = lambda i: modality.read(self.rows[np.asarray(i)])
         if resized:
             stored = self._kept
             self._kept = lambda i: np.stack([to_network(s, image_size) for s in stored(i)])
@@ -103,13 +103,13 @@ class Slices:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def kept(self, indices: Rows) -> Kept:
+    def stored(self, indices: Rows) -> RawPixels:
         """Return the images [B, S, S] with these positions among the rows, as they are kept."""
         return self._kept(indices)
 
     def batch(self, indices: Rows) -> Batch:
         """Return the slices with these positions among the rows."""
-        images = self.kept(indices)
+        images = self.stored(indices)
         if images.dtype != np.float32:
             images = scaled(images)
         return Batch(torch.from_numpy(images).unsqueeze(1), self.labels[np.asarray(indices)])

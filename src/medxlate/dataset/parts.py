@@ -17,14 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medxlate.errors import DataError, ImageError
-from medxlate.files import naming_full_disk, write_json
+from medxlate.base.errors import DataError, ImageError
+from medxlate.base.files import naming_full_disk, write_json
+from medxlate.base.records import read_object
 from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
 from medxlate.images.slices import NEAR_EMPTY, open_slices
 from medxlate.images.volume_headers import data_file
-from medxlate.records import read_object
 
 PARTS_VERSION = 2  # of this module's output: raised when the same scan gives other bytes
 

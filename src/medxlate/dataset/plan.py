@@ -15,6 +15,10 @@ from typing import Any
 import pandas as pd
 
 import medxlate
+from medxlate.base.errors import DataError, ImageError, UsageError
+from medxlate.base.events import Listener, Progress, Warned
+from medxlate.base.files import sha256
+from medxlate.base.parallel import Mapper
 from medxlate.dataset.annotate import Annotation, Annotator
 from medxlate.dataset.fields import parse_field
 from medxlate.dataset.identifiers import is_placeholder
@@ -23,9 +27,6 @@ from medxlate.dataset.parts import state_of
 from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
 from medxlate.dataset.volumes import Place, picture_volumes
-from medxlate.errors import DataError, ImageError, UsageError
-from medxlate.events import Listener, Progress, Warned
-from medxlate.files import sha256
 from medxlate.images.find import Search, image_suffix
 from medxlate.images.modality import PROJECTIONS, dicom_modality
 from medxlate.images.open import cut_of
@@ -33,7 +34,6 @@ from medxlate.images.pseudonym import normal_id
 from medxlate.images.recipes import Kind, Recipe, make_recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
 from medxlate.images.scans import PatientOf, Scans, by_header, find_scans
-from medxlate.parallel import Mapper
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,11 @@ from pathlib import Path
 import pandas as pd
 from pydantic import TypeAdapter
 
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import DataError, JobError, MedxlateError, OutputError
+from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.files import check_free, locked, remove_stale
+from medxlate.base.records import read_object
 from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import (
     Dataset,
@@ -40,13 +45,8 @@ from medxlate.dataset.spellings import (
     refuse_respelled,
     warn_respelled,
 )
-from medxlate.distributed import ranks
-from medxlate.errors import DataError, JobError, MedxlateError, OutputError
-from medxlate.events import Listener, Warned, silent
-from medxlate.files import check_free, locked, remove_stale
 from medxlate.images.find import Search, find_images
 from medxlate.images.modality import check_name
-from medxlate.records import read_object
 
 _RESULT = TypeAdapter(PrepareResult)
 

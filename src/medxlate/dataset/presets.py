@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from medxlate.base.errors import DataError, UsageError, nearest
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.table import read_table
-from medxlate.errors import DataError, UsageError, nearest
 
 BRAIN = "brain"
 DICOM_MODALITIES = {"ct": "CT", "pet": "PT"}

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.base.errors import UsageError, nearest
 from medxlate.dataset.index import Modality, kept_columns
 from medxlate.dataset.labels import MISSING
-from medxlate.errors import UsageError, nearest
 
 LONGEST = 1000  # characters of an expression
 HUGE = 1e300  # no number of a label or column is as large

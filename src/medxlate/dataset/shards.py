@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.base.errors import DataError
+from medxlate.base.files import naming_full_disk
 from medxlate.dataset.arrays import open_array
-from medxlate.errors import DataError
-from medxlate.files import naming_full_disk
 
 SHARD_BYTES = 128 << 20
 

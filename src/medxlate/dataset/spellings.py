@@ -16,9 +16,9 @@ from itertools import chain, groupby, pairwise
 
 import pandas as pd
 
+from medxlate.base.errors import DataError
+from medxlate.base.events import Listener, Warned
 from medxlate.dataset.index import Modality
-from medxlate.errors import DataError
-from medxlate.events import Listener, Warned
 from medxlate.images.pseudonym import DIGITS, keyed_hash, normal_id, pseudonym
 
 COLUMN = "folded_id"

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.base.errors import DataError
+from medxlate.base.records import read_object
 from medxlate.dataset.index import Modality
-from medxlate.errors import DataError
-from medxlate.records import read_object
 
 Part = Literal["train", "val", "test"]
 Policy = Literal["patient", "image"]

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from medxlate.base.errors import DataError, UsageError, nearest
 from medxlate.dataset.labels import MISSING
 from medxlate.dataset.table_limits import (
     check_cells,
@@ -19,7 +20,6 @@ from medxlate.dataset.table_limits import (
     check_spreadsheet,
     check_text,
 )
-from medxlate.errors import DataError, UsageError, nearest
 from medxlate.images.pseudonym import normal_id
 
 Row = dict[str, str]

@@ -6,7 +6,7 @@ import csv
 import zipfile
 from pathlib import Path
 
-from medxlate.errors import DataError
+from medxlate.base.errors import DataError
 
 MAX_TEXT_BYTES = 64 << 20  # of a CSV or TSV file
 MAX_SHEET_BYTES = 64 << 20  # of a spreadsheet, unpacked

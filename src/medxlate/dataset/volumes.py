@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from medxlate.base.errors import UsageError
 from medxlate.dataset.annotate import Annotation
 from medxlate.dataset.fields import Field, parse_field
-from medxlate.errors import UsageError
 from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.scan import RASTER_FORMATS, add_note
 from medxlate.images.scans import Scans

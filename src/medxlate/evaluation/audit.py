@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.base.events import Listener, Stage, counted, silent
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
@@ -31,7 +32,6 @@ from medxlate.evaluation.examples import Choice, choose, label_text, write_examp
 from medxlate.evaluation.results import EXAMPLES, Audit, Example
 from medxlate.evaluation.shared import some_of
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Stage, counted, silent
 from medxlate.inference.engine import run
 
 PROBED = 2000  # source training images that the probe is fitted on, evenly spaced

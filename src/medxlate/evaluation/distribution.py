@@ -20,13 +20,13 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_kid import kernel_mmd
 
 from medxlate import pretrained
-from medxlate.errors import ModelError
+from medxlate.base.device import Compute, Precision
+from medxlate.base.errors import ModelError
+from medxlate.base.events import Listener, silent
 from medxlate.evaluation.gaussian import Gaussian, Moments, frechet_distance
 from medxlate.evaluation.store import FeatureStore, StoredFeatures, network_key
-from medxlate.events import Listener, silent
 from medxlate.inference.engine import run
-from medxlate.models.device import Compute, Precision
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.method.predictor import PredictorNetwork
 
 NAMES = ("fid", "kid", "is")
 SMALL = 2048  # below it the covariance of Inception's 2048 features has no full rank

@@ -15,9 +15,12 @@ import pandas as pd
 from torch import Tensor
 
 import medxlate
+from medxlate.artifacts.info import predictor_of, read_model, weights_hashes
+from medxlate.artifacts.runs import find_model, find_run
+from medxlate.base.errors import UsageError
+from medxlate.base.events import Listener, Stage, Warned, counted, silent
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
-from medxlate.errors import UsageError
 from medxlate.evaluation.judge import find_judge
 from medxlate.evaluation.kept import Clock, check_kept, keep
 from medxlate.evaluation.paired import NAMES as PAIRED
@@ -35,13 +38,10 @@ from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.translation import NAMES, eight_bit_windows, translation_metrics
 from medxlate.evaluation.tstr import NAME as TSTR
 from medxlate.evaluation.tstr import is_cheap, tstr_metrics
-from medxlate.events import Listener, Stage, Warned, counted, silent
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor
 from medxlate.inference.span import Span
-from medxlate.models.info import predictor_of, read_model, weights_hashes
-from medxlate.models.runs import find_model, find_run
 
 
 @dataclass(frozen=True)

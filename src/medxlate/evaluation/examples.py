@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.base.files import whole_file, write_json
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.results import EXAMPLES_FILE, ROLES, Example
-from medxlate.files import whole_file, write_json
 
 Array = npt.NDArray[Any]
 COUNT = 12  # examples of a source: a page

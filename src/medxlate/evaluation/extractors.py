@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from medxlate.errors import ModelError, UsageError
+from medxlate.base.errors import ModelError, UsageError
 from medxlate.evaluation.distribution import (
     Features,
     find_inception,
@@ -13,7 +13,7 @@ from medxlate.evaluation.distribution import (
     predictor_features,
 )
 from medxlate.evaluation.subject import Subject
-from medxlate.models.predictor import PredictorNetwork
+from medxlate.method.predictor import PredictorNetwork
 
 
 def find_extractors(

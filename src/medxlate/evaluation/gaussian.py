@@ -12,7 +12,7 @@ from scipy.linalg import eigvalsh
 from scipy.linalg.blas import dsyr, dsyrk
 from scipy.linalg.lapack import dpstrf
 
-from medxlate.errors import DataError
+from medxlate.base.errors import DataError
 
 Array = npt.NDArray[np.floating[Any]]
 _BLOCK = 512  # rows that are turned into float64 at once

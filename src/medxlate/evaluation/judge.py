@@ -18,26 +18,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medxlate.artifacts.folder import load_network, write_weights
+from medxlate.artifacts.info import Weights
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import Compute, deterministic
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ModelError
+from medxlate.base.events import Event, Listener, Progress, Stage, Warned, silent
+from medxlate.base.files import locked, write_json
+from medxlate.base.records import read_record
 from medxlate.config import Config, ModelConfig, OptimizerConfig, RuntimeConfig, flat
-from medxlate.distributed import ranks
-from medxlate.errors import ModelError
 from medxlate.evaluation.patients import Patients
 from medxlate.evaluation.results import Record
-from medxlate.events import Event, Listener, Progress, Stage, Warned, silent
-from medxlate.files import locked, write_json
 from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import predict_batches
-from medxlate.models.device import Compute, deterministic
-from medxlate.models.folder import load_network, write_weights
-from medxlate.models.head import Head
-from medxlate.models.info import Weights
-from medxlate.models.predictor import PredictorNetwork
-from medxlate.models.runs import RunFolder
-from medxlate.records import read_record
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.predictor import PredictorNetwork
 from medxlate.training.checkpoints import load_part
 from medxlate.training.randomness import seed_all
+from medxlate.training.setup import TrainingSetup, make_inputs, make_loop, prepare_work
 from medxlate.training.stages import checkpoint_of
-from medxlate.training.work import Work, make_loop, make_material, prepare_work
 
 SCHEMA_VERSION = 1
 FOLDER = "judge"  # in the run
@@ -65,7 +65,7 @@ class Judge:
     """
 
     network: PredictorNetwork
-    head: Head
+    head: LabelTransform
     compute: Compute
     trained_on: str
 
@@ -91,7 +91,7 @@ class JudgeRecord(Record):
     schema_version: int = SCHEMA_VERSION
     made_from: dict[str, Any]
     architecture: str
-    head: Head
+    head: LabelTransform
     weights: Weights
     trained_on: str
 
@@ -112,7 +112,7 @@ class Lesson:
     config: Config
     depends: dict[str, Any]
     seen: str
-    prepare: Callable[[Path], Work]
+    prepare: Callable[[Path], TrainingSetup]
 
 
 def find_judge(
@@ -136,9 +136,9 @@ def find_judge(
     slices = patients.train[target]
     config = small_config(patients, "target-only", (), len(slices), device)
 
-    def prepare(_: Path) -> Work:
+    def prepare(_: Path) -> TrainingSetup:
         tables = {target: patients.tables[target]}
-        return prepare_work(make_material(config, patients.dataset, tables, patients.split))
+        return prepare_work(make_inputs(config, patients.dataset, tables, patients.split))
 
     seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
     return learned(run, Lesson(REAL, config, made_from(patients, config), seen, prepare), listener)

@@ -11,8 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from medxlate.distributed import ranks
-from medxlate.errors import ModelError, OutputError
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ModelError, OutputError
+from medxlate.base.events import Listener, Warned
+from medxlate.base.files import check_free, whole_folder
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.audits.label import LABEL
 from medxlate.evaluation.results import (
@@ -26,9 +29,6 @@ from medxlate.evaluation.results import (
     write_results,
 )
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Warned
-from medxlate.files import check_free, whole_folder
-from medxlate.models.runs import RunFolder
 
 
 class Clock:

@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from medxlate.base.distributed import ranks
+from medxlate.base.events import Listener, Stage
 from medxlate.dataset.loading import Slices
-from medxlate.distributed import ranks
 from medxlate.evaluation.intervals import REPLICATES, bootstrap
 from medxlate.evaluation.results import Metric
 from medxlate.evaluation.shared import shared_rows
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Stage
 
 NAMES = ("paired_psnr", "paired_ssim", "paired_mae")
 RANGE = 2.0  # of values in [-1, 1]

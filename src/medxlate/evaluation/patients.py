@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from medxlate.artifacts.runs import RunFolder, read_config
+from medxlate.base.errors import DataError
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Split, read_split
-from medxlate.errors import DataError
-from medxlate.models.runs import RunFolder, read_config
-from medxlate.training.data import open_modalities, part_slices
+from medxlate.dataset.training_data import open_modalities, part_slices
 
 Parts = Mapping[str, Slices]  # by modality
 

@@ -17,10 +17,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from medxlate.base.errors import ModelError
+from medxlate.base.files import write_json
+from medxlate.base.records import read_record
 from medxlate.dataset.labels import Task
-from medxlate.errors import ModelError
-from medxlate.files import write_json
-from medxlate.records import read_record
 
 SCHEMA_VERSION = 1
 FILE = "evaluation.json"

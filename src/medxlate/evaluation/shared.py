@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import DataError
+from medxlate.base.events import Listener, Warned
 from medxlate.dataset.loading import Batch, Slices
-from medxlate.distributed import ranks
-from medxlate.errors import DataError
 from medxlate.evaluation.store import FeatureStore, StoredFeatures
-from medxlate.events import Listener, Warned
 
 Predictions = np.ndarray[Any, Any]
 KEY_BYTES = 32  # of an image's key

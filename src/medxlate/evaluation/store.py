@@ -26,11 +26,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from medxlate.base.errors import DataError, OutputError
+from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.files import naming_full_disk, whole_file, write_json
+from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
-from medxlate.errors import DataError, OutputError
-from medxlate.events import Listener, Warned, silent
-from medxlate.files import naming_full_disk, whole_file, write_json
-from medxlate.records import read_json
 
 Rows = npt.NDArray[np.float32]
 FOLDER = ".features"  # in a dataset folder: all runs on a dataset have their real images in common

@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medxlate.artifacts.folder import build_generator
+from medxlate.artifacts.info import ModelInfo, read_model
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import Compute
+from medxlate.base.errors import ModelError
+from medxlate.base.events import Listener
 from medxlate.dataset.index import DatasetInfo
-from medxlate.errors import ModelError
 from medxlate.evaluation.fakes import Fakes
 from medxlate.evaluation.judge import Judge
 from medxlate.evaluation.patients import Patients, open_patients
-from medxlate.events import Listener
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
-from medxlate.models.device import Compute
-from medxlate.models.folder import build_generator
-from medxlate.models.generator import Generator
-from medxlate.models.info import ModelInfo, read_model
-from medxlate.models.runs import RunFolder
+from medxlate.method.generator import Generator
 from medxlate.training.checkpoints import load_translation, pointed
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images

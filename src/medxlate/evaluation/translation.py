@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from medxlate.base.distributed import ranks
+from medxlate.base.events import Listener, Stage, counted
 from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
-from medxlate.distributed import ranks
 from medxlate.evaluation.distribution import (
     SMALL,
     Features,
@@ -40,7 +41,6 @@ from medxlate.evaluation.shared import (
 )
 from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Stage, counted
 
 NAMES = ("fid", "kid", "is", "precision", "recall")
 HIGHER = ("is", "precision", "recall")

@@ -16,19 +16,19 @@ from typing import Any
 
 import numpy as np
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.distributed import ranks
+from medxlate.base.events import Listener, Stage
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
-from medxlate.distributed import ranks
+from medxlate.dataset.training_data import Data
 from medxlate.evaluation.judge import Judge, Lesson, learned, made_from, small_config
 from medxlate.evaluation.prediction_metrics import Array, Cases, constant_predictions, figures
 from medxlate.evaluation.results import Metric, taught_in
 from medxlate.evaluation.shared import gather_predictions, some_of
 from medxlate.evaluation.subject import Subject
-from medxlate.events import Listener, Stage
-from medxlate.models.runs import RunFolder
-from medxlate.training.data import Data
+from medxlate.training.setup import TrainingSetup, make_inputs, prepare_work
 from medxlate.training.stages import read_translated, write_translated
-from medxlate.training.work import Work, make_material, prepare_work
 
 NAME = "tstr"
 MOST = 2000  # translated images of a part, evenly spaced
@@ -99,10 +99,10 @@ def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) 
     generator = subject.info.translators[source].weights.sha256
     depends = {**made_from(patients, config), "generator": generator}
 
-    def prepare(place: Path) -> Work:
+    def prepare(place: Path) -> TrainingSetup:
         listener(Stage(f"Translating {len(train) + len(val)} {source} images to learn from"))
         tables = {name: patients.tables[name] for name in (source, subject.info.target)}
-        work = prepare_work(make_material(config, patients.dataset, tables, patients.split))
+        work = prepare_work(make_inputs(config, patients.dataset, tables, patients.split))
         data = Data(
             {**work.data.train, source: _translated(subject, train, place / "train.npy")},
             {**work.data.val, source: _translated(subject, val, place / "val.npy")},

@@ -10,15 +10,15 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from medxlate.errors import MedxlateError, ModelError, UsageError
+from medxlate.artifacts.card import model_card
+from medxlate.artifacts.folder import write_description
+from medxlate.artifacts.info import MARKER, ModelInfo, Weights, all_weights, read_model
+from medxlate.artifacts.runs import find_model, find_run
+from medxlate.base.errors import MedxlateError, ModelError, UsageError
+from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.files import sha256, whole_folder, write_json
+from medxlate.base.records import in_markdown, safe_join
 from medxlate.evaluation.results import FILE, Metric, Results, read_results
-from medxlate.events import Listener, Warned, silent
-from medxlate.files import sha256, whole_folder, write_json
-from medxlate.models.card import model_card
-from medxlate.models.folder import write_description
-from medxlate.models.info import MARKER, ModelInfo, Weights, all_weights, read_model
-from medxlate.models.runs import find_model, find_run
-from medxlate.records import in_markdown, safe_join
 
 MAIN = "model.safetensors"  # what hubs and their clients look for
 LIBRARY = "medxlate"

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import medxlate
+from medxlate.artifacts.folder import load_generator, load_predictor
+from medxlate.artifacts.info import ModelInfo, read_model
+from medxlate.artifacts.runs import RunFolder, find_model, read_config
+from medxlate.base.errors import MedxlateError, ModelError, UsageError
+from medxlate.base.events import Listener, Stage, silent
+from medxlate.base.files import sha256, whole_folder, write_json
 from medxlate.dataset.index import Dataset
-from medxlate.errors import MedxlateError, ModelError, UsageError
-from medxlate.events import Listener, Stage, silent
-from medxlate.files import sha256, whole_folder, write_json
 from medxlate.images.recipes import to_network
-from medxlate.models.folder import load_generator, load_predictor
-from medxlate.models.info import ModelInfo, read_model
-from medxlate.models.runs import RunFolder, find_model, read_config
 
 SCHEMA_VERSION = 1
 MARKER = "onnx.json"

@@ -15,7 +15,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813  the name its documentation uses
 from scipy.ndimage import map_coordinates
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.stack import FloatArray, Stack
 
 MAX_SIDE = 48  # voxels of the shrunk volume along each axis

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from pathlib import Path
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.scan import Format, FoundImage
 from medxlate.images.volume_headers import sniff_volume
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 
 MIN_SIDE = 8
 MAX_SIDE = 32768

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-from medxlate.errors import UsageError
+from medxlate.base.errors import UsageError
 
 NAMES = {  # parts of a free modality name, and the Modality (PS3.3 C.7.3.1.1.1)
     "CT": r"(cb|ce|nc|ld|sd|p|s)?ct\d*",

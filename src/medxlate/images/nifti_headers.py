@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.orientation import Geometry
 from medxlate.images.volume_layout import Layout, VolumeHeader, nifti_version, plain_type
 

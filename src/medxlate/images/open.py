@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.limits import MIN_SIDE, check_slice_size, check_volume_size
 from medxlate.images.orientation import Cut, cut_along, plane_of
 from medxlate.images.recipes import Recipe

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import PIL.Image
 from PIL import UnidentifiedImageError
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.limits import MAX_DEFLATE, check_claim, check_slice_size
 from medxlate.images.quiet import without_warnings
 from medxlate.images.stack import Stack

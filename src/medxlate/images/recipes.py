@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from medxlate.errors import ImageError, UsageError, nearest
+from medxlate.base.errors import ImageError, UsageError, nearest
 from medxlate.images.orientation import Plane
 from medxlate.images.square import resize, to_square
 from medxlate.images.stack import Bits, FloatArray, Stack

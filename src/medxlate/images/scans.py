@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medxlate.errors import ImageError, UsageError
+from medxlate.base.errors import ImageError, UsageError
+from medxlate.base.parallel import Mapper, in_this_process
 from medxlate.images.find import Search
 from medxlate.images.modality import choose_modalities, contradicts
 from medxlate.images.scan import NO_IMAGE, VOLUME_FORMATS, FoundImage, Scan, add_note
-from medxlate.parallel import Mapper, in_this_process
 
 if TYPE_CHECKING:
     from medxlate.images.dicom.header import Header

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.open import cut_of, open_stack, source_of, stored_number
 from medxlate.images.orientation import Cut
 from medxlate.images.recipes import Limits, Recipe, Stored, is_near_empty

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.orientation import Geometry
 from medxlate.images.volume_layout import Layout, VolumeHeader, data_file_beside, plain_type
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import PIL.Image
 import tifffile
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.limits import check_slice_size, check_volume_size
 
 Array = npt.NDArray[Any]

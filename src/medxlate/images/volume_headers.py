@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.limits import MAX_DEFLATE, check_slice_size, check_volume_size
 from medxlate.images.nifti_headers import parse_nifti
 from medxlate.images.text_headers import parse_meta, parse_nrrd

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.orientation import Geometry
 
 TYPES = frozenset({"i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"})

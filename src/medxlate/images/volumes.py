@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import ImageError, OutputError
-from medxlate.files import naming_full_disk
+from medxlate.base.errors import ImageError, OutputError
+from medxlate.base.files import naming_full_disk
 from medxlate.images.nifti_headers import RAS_TO_LPS
 from medxlate.images.orientation import Geometry
 from medxlate.images.texts import sidecar_of

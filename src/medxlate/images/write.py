@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
-from medxlate.files import naming_full_disk
+from medxlate.base.files import naming_full_disk
 from medxlate.images.recipes import Recipe, to_stored
 from medxlate.images.stack import FloatArray
 

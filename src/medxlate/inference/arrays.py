@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medxlate.errors import ImageError, UsageError
+from medxlate.base.errors import ImageError, UsageError
 from medxlate.images.limits import check_slice_size
 from medxlate.images.recipes import Recipe, is_near_empty, to_network
 from medxlate.images.square import from_square

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import get_args
 
-from medxlate.errors import UsageError, nearest
-from medxlate.events import Listener, silent
-from medxlate.models.compiling import Choice
-from medxlate.models.device import Compute, choose_compute
-from medxlate.models.info import ModelInfo
+from medxlate.artifacts.info import ModelInfo
+from medxlate.base.device import Compute, choose_compute
+from medxlate.base.errors import UsageError, nearest
+from medxlate.base.events import Listener, silent
+from medxlate.method.compiling import Choice
 
 
 def validated_compute(

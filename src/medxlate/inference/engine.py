@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medxlate.errors import CapacityError
-from medxlate.events import Listener, Warned, silent
+from medxlate.base.device import Compute, is_out_of_memory
+from medxlate.base.errors import CapacityError
+from medxlate.base.events import Listener, Warned, silent
 from medxlate.inference.pipeline import ahead
 from medxlate.inference.tiles import MULTIPLE, run_tiles
-from medxlate.models.device import Compute, is_out_of_memory
 
 # Pixels computed at once where nobody says how many. On a processor (Zen 4, one thread, other work
 # going on) a slice of 256 x 256 took the paper's generator 1.1 s in batches of 1 and 2, 1.5 s in

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import ModelError
+from medxlate.base.errors import ModelError
 
 WHY = "its weights are damaged, or bf16 is too coarse for it (try --precision fp32)"
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.base.errors import ImageError
 from medxlate.dataset.reasons import in_words
-from medxlate.errors import ImageError
 from medxlate.images.find import find_images
 from medxlate.images.recipes import Recipe, to_network
 from medxlate.images.scan import HARMLESS, Scan

@@ -22,11 +22,11 @@ from typing import Any, BinaryIO, cast
 import torch
 
 import medxlate
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import CapacityError, JobError, MedxlateError, OutputError
+from medxlate.base.events import Listener, Stage, Warned
+from medxlate.base.files import check_parents, locked, naming_full_disk, sha256
 from medxlate.dataset.parts import state_of
-from medxlate.distributed import ranks
-from medxlate.errors import CapacityError, JobError, MedxlateError, OutputError
-from medxlate.events import Listener, Stage, Warned
-from medxlate.files import check_parents, locked, naming_full_disk, sha256
 from medxlate.images.scan import Scan
 from medxlate.inference.units import Unit
 

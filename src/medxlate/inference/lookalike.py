@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medxlate.artifacts.greys import Greys
 from medxlate.images.modality import SILENT
 from medxlate.inference.inputs import SliceBatch
-from medxlate.models.greys import Greys
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medxlate.artifacts.info import read_model
+from medxlate.artifacts.runs import find_model
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import OutputError, UsageError
+from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.files import whole_file
+from medxlate.base.records import for_csv
 from medxlate.dataset.fields import Field, parse_field
-from medxlate.distributed import ranks
-from medxlate.errors import OutputError, UsageError
-from medxlate.events import Listener, Warned, silent
-from medxlate.files import whole_file
 from medxlate.images.scan import Scan
 from medxlate.images.scans import by_header
 from medxlate.inference.choices import validated_compute
@@ -34,9 +37,6 @@ from medxlate.inference.predictor import (
 from medxlate.inference.stream import stream
 from medxlate.inference.table import Columns, Item, make_table, outside
 from medxlate.inference.units import Unit, units_of
-from medxlate.models.info import read_model
-from medxlate.models.runs import find_model
-from medxlate.records import for_csv
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
 

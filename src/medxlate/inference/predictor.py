@@ -13,8 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medxlate.errors import ImageError, ModelError
-from medxlate.events import Listener, silent
+from medxlate.artifacts.calibration import Calibration, Level
+from medxlate.artifacts.folder import load_predictor
+from medxlate.artifacts.greys import Greys
+from medxlate.artifacts.info import ModelInfo, predictor_of, read_model
+from medxlate.artifacts.runs import find_model
+from medxlate.base.device import Compute
+from medxlate.base.errors import ImageError, ModelError
+from medxlate.base.events import Listener, silent
 from medxlate.inference.arrays import Spacing, Volume, outputs_of, squares_of
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Engine, Pending, run, starting_size
@@ -24,20 +30,14 @@ from medxlate.inference.lookalike import Looks
 from medxlate.inference.shifts import shifted
 from medxlate.inference.span import Span
 from medxlate.inference.uncertainty import Uncertainty
-from medxlate.models.calibration import Calibration, Level
-from medxlate.models.device import Compute
-from medxlate.models.folder import load_predictor
-from medxlate.models.greys import Greys
-from medxlate.models.head import Head
-from medxlate.models.info import ModelInfo, predictor_of, read_model
-from medxlate.models.predictor import PredictorNetwork
-from medxlate.models.runs import find_model
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.predictor import PredictorNetwork
 
 COVERAGE = 0.9  # of intervals, where nothing else is asked for
 
 
 def predict_batches(
-    network: PredictorNetwork, images: Iterable[Tensor], *, head: Head, compute: Compute
+    network: PredictorNetwork, images: Iterable[Tensor], *, head: LabelTransform, compute: Compute
 ) -> np.ndarray[Any, Any]:
     """Return predictions for batches of images: labels [N], or class probabilities [N, K].
 

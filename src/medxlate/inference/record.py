@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import medxlate
-from medxlate.distributed import ranks
-from medxlate.files import write_json
+from medxlate.base.distributed import ranks
+from medxlate.base.files import write_json
 from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.pseudonym import Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.models.head import Head
+from medxlate.method.label_transform import LabelTransform
 
 UNKNOWN = (
     "The range of the training labels is not known, because the model was made before it was kept: "
@@ -35,7 +35,7 @@ class Span:
     known: bool
 
     @classmethod
-    def of(cls, heads: Sequence[Head]) -> Span:
+    def of(cls, heads: Sequence[LabelTransform]) -> Span:
         """Return the span of at least one predictor, all of one task."""
         task, spans = heads[0].task, [head.span for head in heads if head.span is not None]
         if len(spans) < len(heads):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from medxlate.events import Listener, Progress
+from medxlate.base.events import Listener, Progress
 from medxlate.inference.engine import Engine, Pending
 from medxlate.inference.inputs import Reader, SliceBatch
 from medxlate.inference.pipeline import ahead, behind

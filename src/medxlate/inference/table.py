@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medxlate.artifacts.calibration import Level
 from medxlate.dataset.fields import Field
 from medxlate.dataset.index import free_name
 from medxlate.inference.inputs import Input, patients_mean
 from medxlate.inference.span import Span
 from medxlate.inference.uncertainty import Uncertainty
-from medxlate.models.calibration import Level
-from medxlate.models.head import Head
+from medxlate.method.label_transform import LabelTransform
 
 # The columns beside the prediction's, and the p(CLASS) of classes.
 OWN = ("level", "patient", "file", "slice", "slices", "low", "high", "outside", "spread")
@@ -50,7 +50,7 @@ class Columns:
         span: Of the training labels.
     """
 
-    head: Head
+    head: LabelTransform
     uncertainty: Uncertainty
     span: Span
 

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from medxlate.artifacts.info import read_model
+from medxlate.artifacts.runs import find_model
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ImageError, UsageError, nearest
+from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.files import check_free
 from medxlate.dataset.index import KEY_BYTES, read_key
-from medxlate.distributed import ranks
-from medxlate.errors import ImageError, UsageError, nearest
-from medxlate.events import Listener, Warned, silent
-from medxlate.files import check_free
 from medxlate.images.pseudonym import PHI, Phi
 from medxlate.inference.arrays import restored
 from medxlate.inference.choices import check_compile, validated_compute
@@ -37,8 +39,6 @@ from medxlate.inference.stream import stream
 from medxlate.inference.tiles import MULTIPLE
 from medxlate.inference.translator import Translator
 from medxlate.inference.units import Unit, units_of
-from medxlate.models.info import read_model
-from medxlate.models.runs import find_model
 
 __all__ = ["TranslateResult", "Translator", "translate"]
 

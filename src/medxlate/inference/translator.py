@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
-from medxlate.events import Listener, silent
+from medxlate.artifacts.folder import load_generator
+from medxlate.artifacts.info import ModelInfo, read_model
+from medxlate.artifacts.runs import find_model
+from medxlate.base.device import Compute
+from medxlate.base.events import Listener, silent
 from medxlate.images.pseudonym import Phi
 from medxlate.images.stack import FloatArray
 from medxlate.inference.arrays import Spacing, Volume, restored, squares_of, translated
@@ -17,11 +21,7 @@ from medxlate.inference.engine import Engine, starting_size
 from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Input, Reader, SliceBatch
 from medxlate.inference.outputs import Made
-from medxlate.models.compiling import Choice, compile_where_it_pays
-from medxlate.models.device import Compute
-from medxlate.models.folder import load_generator
-from medxlate.models.info import ModelInfo, read_model
-from medxlate.models.runs import find_model
+from medxlate.method.compiling import Choice, compile_where_it_pays
 
 
 class Translator:

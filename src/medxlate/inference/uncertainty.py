@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medxlate.errors import UsageError
-from medxlate.models.calibration import Calibration, Level, fewest_patients
+from medxlate.artifacts.calibration import Calibration, Level, fewest_patients
+from medxlate.base.errors import UsageError
 
 OLD = "the model was made before predictions were calibrated; train or export it again"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from medxlate.errors import UsageError
-from medxlate.events import Listener, Progress, silent
+from medxlate.base.errors import UsageError
+from medxlate.base.events import Listener, Progress, silent
 from medxlate.images.dicom.tags import new_uid
 from medxlate.images.dicom.write import write_dicom
 from medxlate.images.orientation import Geometry

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from medxlate.files import whole_file
+from medxlate.base.files import whole_file
 from medxlate.images.stack import FloatArray
 
 

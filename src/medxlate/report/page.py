@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jinja2 import Environment
 from markupsafe import Markup
 
-from medxlate.files import whole_file
+from medxlate.base.files import whole_file
 
 Tone = Literal["good", "bad", "unsure"]
 

@@ -9,17 +9,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.errors import MedxlateError, ModelError
+from medxlate.base.records import read_object
 from medxlate.config import Config
 from medxlate.dataset.duplicates import Link
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.links import find_links
 from medxlate.dataset.spellings import COLUMN, how_ids_count
 from medxlate.dataset.splits import MEANING, PARTS, Split, read_split
-from medxlate.errors import MedxlateError, ModelError
-from medxlate.models.runs import RunFolder
-from medxlate.records import read_object
+from medxlate.dataset.training_data import open_modalities
 from medxlate.report.blocks import bullets, table
-from medxlate.training.data import open_modalities
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,11 @@ from typing import Any
 from markupsafe import Markup
 
 import medxlate
+from medxlate.artifacts.info import ModelInfo, read_model, weights_hashes
+from medxlate.artifacts.runs import RunFolder, find_run, read_config
+from medxlate.base.errors import UsageError
+from medxlate.base.files import write_json
 from medxlate.config import Config, flat
-from medxlate.errors import UsageError
 from medxlate.evaluation.results import (
     EXAMPLES,
     Audit,
@@ -22,9 +25,6 @@ from medxlate.evaluation.results import (
     read_results,
     value_text,
 )
-from medxlate.files import write_json
-from medxlate.models.info import ModelInfo, read_model, weights_hashes
-from medxlate.models.runs import RunFolder, find_run, read_config
 from medxlate.report.axes import short
 from medxlate.report.blocks import badge, bullets, figure, paragraph, table
 from medxlate.report.charts import draw

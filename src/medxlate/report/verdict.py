@@ -10,9 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.artifacts.info import read_model, weights_hashes
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.errors import ModelError, UsageError
+from medxlate.base.records import read_json
 from medxlate.config import flat, parse
 from medxlate.dataset.splits import MEANING
-from medxlate.errors import ModelError, UsageError
 from medxlate.evaluation.intervals import bootstrap
 from medxlate.evaluation.results import (
     PREDICTIONS,
@@ -23,13 +26,10 @@ from medxlate.evaluation.results import (
     trained_on,
     value_text,
 )
-from medxlate.models.info import read_model, weights_hashes
-from medxlate.models.runs import RunFolder
-from medxlate.records import read_json
+from medxlate.method.registry import find_method
+from medxlate.method.settings import concerns
 from medxlate.report.axes import short
 from medxlate.report.page import Tone
-from medxlate.training.methods import find_method
-from medxlate.training.settings import concerns
 
 Array = npt.NDArray[Any]
 # Settings that are not counted: the verdict names the methods, and the others are no cause.

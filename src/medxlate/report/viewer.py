@@ -14,11 +14,11 @@ import numpy.typing as npt
 import PIL.Image
 from markupsafe import Markup
 
+from medxlate.base.errors import ModelError
+from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
-from medxlate.errors import ModelError
 from medxlate.evaluation.results import EXAMPLES_FILE, Example
 from medxlate.images.recipes import WINDOWS, Recipe
-from medxlate.records import read_json
 from medxlate.report.svg import tag
 
 MOST = 16  # examples of a source

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from medxlate.artifacts.runs import LATEST, RunFolder, dataset_of, find_run
+from medxlate.base.errors import DataError, UsageError
+from medxlate.base.events import Listener, counted, silent
+from medxlate.base.records import read_object
 from medxlate.dataset.identifiers import Identifiers, Needles
 from medxlate.dataset.index import KEY_FILE, MODALITY_FILE, Dataset
 from medxlate.dataset.selection import by_modality, selected
-from medxlate.errors import DataError, UsageError
-from medxlate.events import Listener, counted, silent
-from medxlate.models.runs import LATEST, RunFolder, dataset_of, find_run
-from medxlate.records import read_object
 from medxlate.scrub.contents import contents
 from medxlate.scrub.pieces import Unseen
 

@@ -11,14 +11,17 @@ from typing import Any
 from pydantic import ValidationError
 
 import medxlate
+from medxlate.base.device import choose_compute
+from medxlate.base.errors import ConfigError, OutputError, UsageError
+from medxlate.base.events import Listener, Warned
+from medxlate.base.files import check_parents, locked, whole_file, write_json
+from medxlate.base.records import for_csv
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.splits import MEANING, PARTS, Split, training_share
-from medxlate.errors import ConfigError, OutputError, UsageError
-from medxlate.events import Listener, Warned
-from medxlate.files import check_parents, locked, whole_file, write_json
-from medxlate.models.device import choose_compute
-from medxlate.records import for_csv
+from medxlate.dataset.training_data import Data, image_size, open_modalities, part_slices
+from medxlate.method.registry import METHODS, find_method
+from medxlate.method.stand_ins import check_covered
 from medxlate.study.checks import check_classes, label_warnings
 from medxlate.study.contrast import find_contrast
 from medxlate.study.designs import (
@@ -33,10 +36,7 @@ from medxlate.study.designs import (
 )
 from medxlate.study.power import Design
 from medxlate.study.study import MARKER, Study, StudyFolder, read_study, write_study
-from medxlate.training.data import Data, image_size, open_modalities, part_slices
-from medxlate.training.methods import METHODS, find_method
-from medxlate.training.stand_ins import check_covered
-from medxlate.training.work import check_config, check_pairs
+from medxlate.training.setup import check_config, check_pairs
 
 
 @dataclass(frozen=True)

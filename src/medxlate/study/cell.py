@@ -17,26 +17,26 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from medxlate.artifacts.runs import LATEST, RunFolder
+from medxlate.base.device import choose_compute
+from medxlate.base.errors import DataError
+from medxlate.base.events import Listener, silent
+from medxlate.base.files import locked, whole_file, write_json
+from medxlate.base.records import read_object
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Part, Split, read_split
-from medxlate.errors import DataError
+from medxlate.dataset.training_data import named_modalities, open_modalities, part_slices
 from medxlate.evaluation.distribution import to_eight_bit
 from medxlate.evaluation.prediction_metrics import constant_predictions
-from medxlate.events import Listener, silent
-from medxlate.files import locked, whole_file, write_json
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
-from medxlate.models.device import choose_compute
-from medxlate.models.runs import LATEST, RunFolder
-from medxlate.records import read_object
+from medxlate.method.registry import find_method, first_stages
 from medxlate.study.predictions import add_predictions, image_rows
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
-from medxlate.training.data import named_modalities, open_modalities, part_slices
-from medxlate.training.methods import find_method, first_stages
 from medxlate.training.running import TrainResult, train_stage
 from medxlate.training.train import resume, train
 

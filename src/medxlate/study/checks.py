@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import chi2_contingency, ks_2samp
 
+from medxlate.base.errors import DataError
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Part, Split, training_share
-from medxlate.errors import DataError
 
 CHANCE = 0.01  # a test with a smaller p counts as a difference
 OUTSIDE = 0.05  # share of a source's patients that may lie outside the target's range

@@ -16,7 +16,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medxlate.errors import UsageError
+from medxlate.base.errors import UsageError
 from medxlate.study.workers import Function, Item, Outcome, Result, Runner, attempt, describe
 
 CONNECT_SECONDS = 3.0

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from medxlate.base.errors import DataError
+from medxlate.base.records import read_json
 from medxlate.dataset.index import kept_columns
-from medxlate.errors import DataError
-from medxlate.records import read_json
 from medxlate.report.table import Table
 from medxlate.study.cell import PREDICTIONS, RESULT
 from medxlate.study.contrast import find_contrast

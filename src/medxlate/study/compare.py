@@ -11,13 +11,14 @@ from pathlib import Path
 
 import torch
 
+from medxlate.base.device import choose_compute
+from medxlate.base.errors import DataError, UsageError
+from medxlate.base.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
+from medxlate.base.files import write_json
 from medxlate.config import Config
 from medxlate.dataset.splits import MEANING
-from medxlate.errors import DataError, UsageError
 from medxlate.evaluation.distribution import find_inception
-from medxlate.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
-from medxlate.files import write_json
-from medxlate.models.device import choose_compute
+from medxlate.method.registry import find_method, single_images
 from medxlate.study.begin import Grid, begin_study, plan_study
 from medxlate.study.cell import RESULT, STAGE_RECORD, Assignment, Done, carry_out
 from medxlate.study.cluster import ray_runner
@@ -37,7 +38,6 @@ from medxlate.study.study import (
 )
 from medxlate.study.summary import write_findings
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
-from medxlate.training.methods import find_method, single_images
 
 RETRIES = 2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medxlate.errors import ConfigError, nearest
+from medxlate.base.errors import ConfigError, nearest
+from medxlate.method.registry import find_method
 from medxlate.study.comparison import CONSTANT, System, system_name
-from medxlate.training.methods import find_method
 
 
 @dataclass(frozen=True)

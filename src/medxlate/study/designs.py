@@ -12,16 +12,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count, islice
 
+from medxlate.base.errors import DataError, UsageError
 from medxlate.config import SplitConfig
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import find_links
 from medxlate.dataset.splits import Split
-from medxlate.errors import DataError, UsageError
+from medxlate.dataset.training_data import make_split
 from medxlate.study.checks import check_training, covers_classes
 from medxlate.study.power import Design
 from medxlate.study.study import Study
-from medxlate.training.data import make_split
 
 NUMBER: Mapping[Design, int] = {"resampled": 10, "redrawn": 8, "given": 5}  # of repeats
 VALIDATE = 5  # target patients, where few train: as many as an author with few would spare

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medxlate.errors import DataError
+from medxlate.base.errors import DataError
 from medxlate.study.comparison import CONSTANT, Level, System
 from medxlate.study.power import Design
 from medxlate.study.statistics import Interval, mean_interval

@@ -7,8 +7,8 @@ from pathlib import Path
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Split, read_split
+from medxlate.dataset.training_data import open_modalities, part_slices
 from medxlate.study.study import Study, StudyFolder
-from medxlate.training.data import open_modalities, part_slices
 
 
 class Opened:

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from medxlate.base.errors import DataError
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Part, Split
-from medxlate.errors import DataError
 from medxlate.study.comparison import CONSTANT, REPEATS, TARGET_ONLY, System
 from medxlate.study.contrast import find_contrast
 from medxlate.study.measured import Measured

@@ -14,10 +14,10 @@ from typing import Any, Literal
 import pandas as pd
 from markupsafe import Markup, escape
 
+from medxlate.base.errors import DataError, MedxlateError
+from medxlate.base.records import read_json
 from medxlate.dataset.index import Dataset
-from medxlate.errors import DataError, MedxlateError
 from medxlate.evaluation.results import Line, Picture
-from medxlate.records import read_json
 from medxlate.report.blocks import bullets, figure, paragraph, printed, table
 from medxlate.report.charts import draw
 from medxlate.report.interval_chart import interval_chart

@@ -14,10 +14,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import choose_compute
+from medxlate.base.errors import DataError
+from medxlate.base.files import write_json
+from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
-from medxlate.errors import DataError
 from medxlate.evaluation.distribution import (
     Features,
     compare_features,
@@ -29,11 +33,7 @@ from medxlate.evaluation.distribution import (
     to_eight_bit,
 )
 from medxlate.evaluation.store import FOLDER
-from medxlate.files import write_json
 from medxlate.inference.predict import Predictor
-from medxlate.models.device import choose_compute
-from medxlate.models.runs import RunFolder
-from medxlate.records import read_json
 from medxlate.study.cell import JUDGE, RUN
 from medxlate.study.study import Cell, Study, StudyFolder, cells
 

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medxlate.artifacts.runs import RunFolder, seen_from, seen_from_here
+from medxlate.base.errors import ConfigError, DataError, UsageError
+from medxlate.base.files import write_json
+from medxlate.base.records import read_record
 from medxlate.config import Config
-from medxlate.errors import ConfigError, DataError, UsageError
-from medxlate.files import write_json
-from medxlate.models.runs import RunFolder, seen_from, seen_from_here
-from medxlate.records import read_record
+from medxlate.method.registry import find_method, first_stages
 from medxlate.study.contrast import find_contrast
 from medxlate.study.power import Design
-from medxlate.training.methods import find_method, first_stages
 
 SCHEMA_VERSION = 1
 MARKER = "study.json"

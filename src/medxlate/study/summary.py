@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medxlate.base.files import whole_file, write_json
+from medxlate.base.records import for_csv, in_markdown
 from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
-from medxlate.files import whole_file, write_json
-from medxlate.records import for_csv, in_markdown
+from medxlate.method.registry import find_method
+from medxlate.method.settings import concerns
 from medxlate.study.answers import answers, in_order
 from medxlate.study.collect import Findings
 from medxlate.study.comparison import REPEATS
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
-from medxlate.training.methods import find_method
-from medxlate.training.settings import concerns
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule

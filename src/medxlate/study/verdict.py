@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medxlate.method.registry import METHODS
 from medxlate.study.comparison import (
     CONSTANT,
     CONTROLS,
@@ -26,7 +27,6 @@ from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, detectable
 from medxlate.study.statistics import difference_interval, effect_size, holm, wilcoxon
 from medxlate.study.ttests import Tested
-from medxlate.training.methods import METHODS
 
 __all__ = [
     "Comparison",

@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, Protocol, TypeVar
 
-from medxlate.errors import MedxlateError, UsageError
-from medxlate.parallel import begin_process, cannot_start, cores
+from medxlate.base.errors import MedxlateError, UsageError
+from medxlate.base.parallel import begin_process, cannot_start, cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

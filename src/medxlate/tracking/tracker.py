@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from medxlate.errors import ConfigError, DataError
-from medxlate.events import (
+from medxlate.base.errors import ConfigError, DataError
+from medxlate.base.events import (
     Alarmed,
     EpochEnded,
     Event,
@@ -19,8 +19,8 @@ from medxlate.events import (
     StepLogged,
     Warned,
 )
-from medxlate.files import write_json
-from medxlate.records import read_object
+from medxlate.base.files import write_json
+from medxlate.base.records import read_object
 
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard",),

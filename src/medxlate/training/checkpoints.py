@@ -15,23 +15,23 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 import medxlate
-from medxlate.errors import ModelError, OutputError
-from medxlate.events import Listener, Warned, silent
-from medxlate.files import check_space, sha256, whole_file, whole_folder, write_json
-from medxlate.models.tensors import holds, load_tensors, save_tensors
-from medxlate.records import read_object
-from medxlate.training.snapshot import AVERAGES, Position, Snapshot
+from medxlate.base.errors import ModelError, OutputError
+from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.files import check_space, sha256, whole_file, whole_folder, write_json
+from medxlate.base.records import read_object
+from medxlate.base.tensors import holds, load_tensors, save_tensors
+from medxlate.training.state import AVERAGES, TrainingProgress, TrainingState
 
 SCHEMA_VERSION = 2
 NETWORKS = "networks.safetensors"
 TRAINING = "training.safetensors"
 STATE = "state.json"
 DURING = 2  # how many of the newest stay during a training, where nothing else is asked for
-_POSITION = TypeAdapter(Position)
+_POSITION = TypeAdapter(TrainingProgress)
 NAME = re.compile(r"step-(\d{6,12})")
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
+def write_checkpoint(folder: Path, snapshot: TrainingState, *, keep: int) -> Path:
     """Write ``folder/step-NNNNNN``, point ``last`` and ``best`` to theirs, drop older ones.
 
     The files are written aside, flushed to the disk, read back and compared, and renamed at the
@@ -70,7 +70,7 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, *, keep: int) -> Path:
     return path
 
 
-def point(folder: Path, position: Position) -> None:
+def point(folder: Path, position: TrainingProgress) -> None:
     """Let ``last`` name the checkpoint of a position, and ``best`` the best one by then."""
     steps = {"best": position.best_step, "last": position.step}
     for pointer, step in steps.items():
@@ -85,7 +85,7 @@ def pointed(folder: Path, pointer: str) -> Path | None:
     return folder / name if NAME.fullmatch(name) and (folder / name).is_dir() else None
 
 
-def newest_sound(folder: Path, listener: Listener = silent) -> Snapshot | None:
+def newest_sound(folder: Path, listener: Listener = silent) -> TrainingState | None:
     """Return the newest checkpoint whose hashes hold, None where there is none at all.
 
     Damaged ones are reported and laid aside; ``last`` and ``best`` then name what is taken. Where
@@ -137,7 +137,7 @@ def checkpoint_at(folder: Path, step: int) -> Path:
     return folder / _name(step)
 
 
-def read_checkpoint(path: Path) -> Snapshot:
+def read_checkpoint(path: Path) -> TrainingState:
     """Read a checkpoint, its hashes checked.
 
     Raises:
@@ -147,7 +147,7 @@ def read_checkpoint(path: Path) -> Snapshot:
     position = _position(path, state)
     if path.name != _name(position.step):
         raise ModelError(f"{path / STATE} is damaged: it is of step {position.step}.")
-    return Snapshot(
+    return TrainingState(
         position,
         _load(path, NETWORKS, state),
         _load(path, TRAINING, state),
@@ -155,14 +155,14 @@ def read_checkpoint(path: Path) -> Snapshot:
     )
 
 
-def last_position(folder: Path) -> Position:
+def last_position(folder: Path) -> TrainingProgress:
     """Return where the training stands whose checkpoints lie in ``folder``.
 
     Raises:
         ModelError: The last checkpoint is damaged.
     """
     found = checkpoints(folder)
-    return _position(found[0], _state(found[0])) if found else Position()
+    return _position(found[0], _state(found[0])) if found else TrainingProgress()
 
 
 def load_part(checkpoint: Path, prefix: str) -> dict[str, Tensor]:
@@ -180,7 +180,9 @@ def load_translation(checkpoint: Path, source: str, side: Literal["g", "f"]) -> 
     return found | kept
 
 
-def _with_sound_best(folder: Path, position: Position, listener: Listener) -> Position:
+def _with_sound_best(
+    folder: Path, position: TrainingProgress, listener: Listener
+) -> TrainingProgress:
     """Return the position, without its best checkpoint where that is damaged or gone."""
     best = folder / _name(position.best_step)
     if not position.best_step or position.best_step == position.step:
@@ -245,9 +247,9 @@ def _hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _position(checkpoint: Path, state: Mapping[str, Any]) -> Position:
+def _position(checkpoint: Path, state: Mapping[str, Any]) -> TrainingProgress:
     try:
-        values = {key: state[key] for key in Position.__dataclass_fields__}
+        values = {key: state[key] for key in TrainingProgress.__dataclass_fields__}
         return _POSITION.validate_json(json.dumps(values), strict=True)
     except KeyError as problem:
         raise ModelError(f"{checkpoint / STATE} is damaged: {problem} is missing.") from None

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, distributed
 
-from medxlate.distributed import ranks
-from medxlate.training.objective import Losses
-from medxlate.training.step import Learner
+from medxlate.base.distributed import ranks
+from medxlate.method.learner import Learner
+from medxlate.method.objective import Losses
 
 LARGE_BYTES = 1 << 20  # of a tensor that is sent as it is; smaller ones are sent together
 BUCKET_BYTES = 32 << 20  # of these

@@ -10,24 +10,24 @@ import numpy as np
 import torch
 
 import medxlate
+from medxlate.artifacts.calibration import Calibration, calibrate, no_calibration
+from medxlate.artifacts.card import model_card
+from medxlate.artifacts.folder import build_predictor, load_network, write_model, write_weights
+from medxlate.artifacts.greys import MOST_IMAGES, Greys
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import Compute
 from medxlate.config import Config
 from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
+from medxlate.dataset.training_data import Data
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.shifts import shifted
-from medxlate.models.calibration import Calibration, calibrate, no_calibration
-from medxlate.models.card import model_card
-from medxlate.models.device import Compute
-from medxlate.models.folder import build_predictor, load_network, write_model, write_weights
-from medxlate.models.greys import MOST_IMAGES, Greys
-from medxlate.models.head import Head
-from medxlate.models.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
-from medxlate.models.runs import RunFolder
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.registry import find_method, generator_blocks
 from medxlate.training.checkpoints import last_position, load_part, load_translation
-from medxlate.training.data import Data
-from medxlate.training.methods import find_method, generator_blocks
-from medxlate.training.snapshot import Position
 from medxlate.training.stages import Stages, checkpoint_of
+from medxlate.training.state import TrainingProgress
 
 BATCH = 16
 
@@ -37,9 +37,9 @@ def export_model(
     *,
     config: Config,
     dataset: DatasetInfo,
-    head: Head,
+    head: LabelTransform,
     image_size: int,
-    position: Position,
+    position: TrainingProgress,
     stages: Stages,
     data: Data,
     compute: Compute,
@@ -153,7 +153,7 @@ def _counts(part: Mapping[str, Slices]) -> dict[str, tuple[int, int]]:
     return {name: (len(patients[name]), len(rows[name])) for name in patients}
 
 
-def _notes(config: Config, position: Position) -> tuple[str, ...]:
+def _notes(config: Config, position: TrainingProgress) -> tuple[str, ...]:
     error = position.best_error
     found = "the last one: nothing was validated" if error is None else f"error {error:.4g}"
     lines = [

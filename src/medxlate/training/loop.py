@@ -9,21 +9,21 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import Compute
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ModelError, StoppedError
+from medxlate.base.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged, Warned
 from medxlate.config import Config
-from medxlate.distributed import ranks
-from medxlate.errors import ModelError, StoppedError
-from medxlate.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged, Warned
-from medxlate.models.device import Compute
-from medxlate.models.head import Head
-from medxlate.models.runs import RunFolder
-from medxlate.training.data import Data
+from medxlate.dataset.training_data import Data
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.learner import Learner, set_rate
+from medxlate.method.schedule import Phase, first_epoch, phase_at
 from medxlate.training.exchange import average_statistics
-from medxlate.training.feed import Feed
+from medxlate.training.loader import TrainLoader
 from medxlate.training.monitor import TrainingMonitor
 from medxlate.training.saver import Saver
-from medxlate.training.schedule import Phase, first_epoch, phase_at
-from medxlate.training.snapshot import Position, Snapshot, restore, take_snapshot
-from medxlate.training.step import Learner, set_rate
+from medxlate.training.state import TrainingProgress, TrainingState, restore, take_state
 from medxlate.training.step_runner import StepRunner
 from medxlate.training.validation import Translations, Validation
 
@@ -63,7 +63,7 @@ class Loop:
         data: Data,
         *,
         config: Config,
-        head: Head,
+        head: LabelTransform,
         compute: Compute,
         folder: RunFolder,
         listener: Listener,
@@ -79,7 +79,7 @@ class Loop:
         self._ranks = ranks()
         self._batch_size = config.optimizer.batch_size
         self._steps_per_epoch = data.steps_per_epoch(config.optimizer)
-        self._feed = Feed(
+        self._feed = TrainLoader(
             {name: data.train[name] for name in learner.modalities},
             batch_size=self._batch_size,
             seed=config.runtime.seed,
@@ -96,7 +96,7 @@ class Loop:
         # Where no translator learns, there is nothing to wait for before the predictor begins.
         skipped = 0 if learner.translates else first_epoch(config.optimizer)
         self.first_step = skipped * self._steps_per_epoch
-        self._position = Position(step=self.first_step, epoch=skipped)
+        self._position = TrainingProgress(step=self.first_step, epoch=skipped)
         self._window: dict[str, Tensor] = {}
         self._base_rates = {
             n: float(o.param_groups[0]["lr"]) for n, o in learner.optimizers.items()
@@ -105,7 +105,7 @@ class Loop:
         self._chooses = config.optimizer.keep == "best"
         self._foretold = False
 
-    def begin(self, start: Snapshot) -> Position:
+    def begin(self, start: TrainingState) -> TrainingProgress:
         """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
 
         The snapshot is not held on to.
@@ -126,7 +126,7 @@ class Loop:
             self._position = replace(start.position, epoch=start.position.epoch - 1)
         return self._position
 
-    def _lacks_a_best(self, position: Position) -> bool:
+    def _lacks_a_best(self, position: TrainingProgress) -> bool:
         """Return whether an epoch has just ended whose validation must have given a best one."""
         if position.best_step or not position.epoch:
             return False
@@ -135,7 +135,7 @@ class Loop:
         chosen = self._chooses and position.epoch > first_epoch(self._config.optimizer)
         return ended and (last or (chosen and self._constant is not None))
 
-    def run(self, *, until: int | None = None) -> Position:
+    def run(self, *, until: int | None = None) -> TrainingProgress:
         """Train to the end and return where the training then stands.
 
         Args:
@@ -149,9 +149,9 @@ class Loop:
         with self._feed, self._saver:
             return self._run(until)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> TrainingState:
         """Return the state in which the training stands; it changes with the next step."""
-        return take_snapshot(
+        return take_state(
             self._learner,
             replace(
                 self._position, compiled=self._step_runner.compiled, parts=self._step_runner.parts
@@ -162,7 +162,7 @@ class Loop:
             averages=self._averages.state(),
         )
 
-    def _run(self, until: int | None) -> Position:
+    def _run(self, until: int | None) -> TrainingProgress:
         epochs = self._config.optimizer.epochs
         if self._position.epoch == epochs:
             return self._position

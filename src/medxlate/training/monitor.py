@@ -5,7 +5,7 @@ that copies, or gives one image for all, or black for white. Each is judged from
 training has anyway, and reported once until it is well again.
 ``docs/how-to/when-training-goes-wrong.md`` is for people; it has what the limits come from.
 
-Losses are those of ``training/joint.py``. Images are [B, 1, H, W] in [-1, 1].
+Losses are those of ``method/joint.py``. Images are [B, 1, H, W] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from medxlate.events import Alarmed
-from medxlate.models.head import Head
+from medxlate.base.events import Alarmed
+from medxlate.method.label_transform import LabelTransform
 
 # Two in a row, for a single window of few images may be off.
 LOOKS = 2
@@ -207,7 +207,7 @@ class TrainingMonitor:
 
         Args:
             step: Steps taken so far.
-            losses: By the names of ``training/joint.py``; those in ``_JUDGED`` count.
+            losses: By the names of ``method/joint.py``; those in ``_JUDGED`` count.
         """
         found: list[Alarmed] = []
         weight = 1 - math.exp((self._step - step) / SMOOTHED)
@@ -324,7 +324,7 @@ def image_values(real_s: Tensor, fake_t: Tensor, real_t: Tensor) -> dict[AlarmRu
     return found
 
 
-def constant_error(train: Tensor, val: Tensor, head: Head) -> float:
+def constant_error(train: Tensor, val: Tensor, head: LabelTransform) -> float:
     """Return the ``val_error`` of a prediction that ignores the image.
 
     The mean squared error of the mean training label, or the cross-entropy of the training classes'

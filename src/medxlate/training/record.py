@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from medxlate.events import Alarmed, EpochEnded, Event, Listener, StepLogged
-from medxlate.files import naming_full_disk, whole_file
+from medxlate.base.events import Alarmed, EpochEnded, Event, Listener, StepLogged
+from medxlate.base.files import naming_full_disk, whole_file
 
 MAX_LINE = 1 << 20  # bytes of an event; one takes some hundred
 _RECORDED: dict[str, type[Event]] = {"step": StepLogged, "epoch": EpochEnded, "alarm": Alarmed}

@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from medxlate.artifacts.runs import RunFolder, write_config
+from medxlate.base.device import deterministic
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import StoppedError
+from medxlate.base.events import Listener, Stage
+from medxlate.base.files import locked, remove_stale, write_json
 from medxlate.config import Config, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import Split
-from medxlate.distributed import ranks
-from medxlate.errors import StoppedError
-from medxlate.events import Listener, Stage
-from medxlate.files import locked, remove_stale, write_json
-from medxlate.models.device import deterministic
-from medxlate.models.runs import RunFolder, write_config
+from medxlate.dataset.training_data import open_modalities
+from medxlate.method.registry import MIXED, STAGES, find_method, first_stages
+from medxlate.method.schedule import first_epoch, phase_at
 from medxlate.tracking.tracker import Tracking, settings_of
 from medxlate.training.checkpoints import (
     checkpoint_at,
@@ -25,16 +28,13 @@ from medxlate.training.checkpoints import (
     newest_sound,
     read_checkpoint,
 )
-from medxlate.training.data import open_modalities
 from medxlate.training.export import export_model
 from medxlate.training.loop import Loop, Stop, never
-from medxlate.training.methods import MIXED, STAGES, find_method, first_stages
 from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
-from medxlate.training.schedule import first_epoch, phase_at
-from medxlate.training.snapshot import Position
+from medxlate.training.setup import RunInputs, TrainingSetup, make_inputs, make_loop, prepare_work
 from medxlate.training.stages import Stages, is_trained, start_predictor, translated
-from medxlate.training.work import Material, Work, make_loop, make_material, prepare_work
+from medxlate.training.state import TrainingProgress
 
 FIRST = "first"
 
@@ -68,7 +68,7 @@ class TrainResult:
     checkpoint_bytes: int
 
 
-def begin(run: RunFolder, material: Material) -> None:
+def begin(run: RunFolder, material: RunInputs) -> None:
     """Write what a run is resumed from; the configuration last, which makes it a run."""
     used = {name: modality.fingerprint() for name, modality in material.tables.items()}
     write_json(run.split, {**material.split.to_json(), "slices": used})
@@ -90,8 +90,8 @@ def _alone(run: RunFolder, config: Config) -> Iterator[None]:
 
 def run_to_end(
     run: RunFolder,
-    material: Material,
-    work: Work,
+    material: RunInputs,
+    work: TrainingSetup,
     stages: Stages | None,
     stop: Stop,
     listener: Listener,
@@ -138,7 +138,7 @@ def run_to_end(
     )
 
 
-def _images_seen(work: Work, steps: int) -> int:
+def _images_seen(work: TrainingSetup, steps: int) -> int:
     """Return how many images the predictor has learned from in the first steps."""
     optimizer, sources = work.config.optimizer, work.config.data.sources
     per_epoch = work.data.steps_per_epoch(optimizer)
@@ -151,7 +151,7 @@ def _images_seen(work: Work, steps: int) -> int:
     return batches * optimizer.batch_size
 
 
-def _train_stages(run: RunFolder, material: Material, stop: Stop, listener: Listener) -> Stages:
+def _train_stages(run: RunFolder, material: RunInputs, stop: Stop, listener: Listener) -> Stages:
     """Train what the method needs first, in folders inside the run; finished ones are kept."""
     stages = {}
     for name, config in first_stages(material.config).items():
@@ -182,7 +182,7 @@ def train_stage(
     """
     if ranks().broadcast(ranks().is_first and is_trained(stage, config, listener)):
         return
-    material = make_material(config, dataset, open_modalities(dataset, config), split)
+    material = make_inputs(config, dataset, open_modalities(dataset, config), split)
     if ranks().is_first and not stage.config.exists():
         stage.path.mkdir(parents=True, exist_ok=True)
         begin(stage, material)
@@ -190,7 +190,7 @@ def train_stage(
     run_to_end(stage, material, prepare_work(material, listener), {}, stop, listener)
 
 
-def _take_over(work: Work, stages: Stages) -> Work:
+def _take_over(work: TrainingSetup, stages: Stages) -> TrainingSetup:
     """Give the predictor the weights, or the sources the translations, of a first stage."""
     first = find_method(work.config.method).first
     if first == "source-only":
@@ -210,7 +210,7 @@ def _take_over(work: Work, stages: Stages) -> Work:
     return replace(work, data=work.data.showing(fakes))
 
 
-def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Position:
+def _train(run: RunFolder, work: TrainingSetup, stop: Stop, listener: Listener) -> TrainingProgress:
     """Train from where the run stands to the end and return where it then stands."""
     runtime = work.config.runtime
     tracking = Tracking(
@@ -236,11 +236,11 @@ def _train(run: RunFolder, work: Work, stop: Stop, listener: Listener) -> Positi
         return loop.run()
 
 
-def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> Position:
+def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> TrainingProgress:
     """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
     found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
     told = ranks().broadcast(asdict(found.position) if found else None)
     if told is not None and found is None:
         read = read_checkpoint(checkpoint_at(run.checkpoints, told["step"]))
-        found = replace(read, position=Position(**told))
-    return loop.begin(found) if found else Position()
+        found = replace(read, position=TrainingProgress(**told))
+    return loop.begin(found) if found else TrainingProgress()

@@ -8,10 +8,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from medxlate.base.parallel import memory_left
 from medxlate.config import RuntimeConfig
-from medxlate.parallel import memory_left
 from medxlate.training.checkpoints import DURING, write_checkpoint
-from medxlate.training.snapshot import Snapshot
+from medxlate.training.state import TrainingState
 
 SPARE = 2  # a copy in memory is made where this many of them fit
 
@@ -71,7 +71,7 @@ class Saver:
         minutes = self._runtime.checkpoint_minutes
         return minutes is not None and self._clock() - self._saved_at + self._took >= 60 * minutes
 
-    def save(self, snapshot: Snapshot) -> None:
+    def save(self, snapshot: TrainingState) -> None:
         """Write a snapshot of the living training; it may go on when this returns.
 
         Raises:
@@ -87,7 +87,7 @@ class Saver:
             return
         self._writing = self._thread.submit(self._write, snapshot.copied())
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: TrainingState) -> None:
         began = self._clock()
         write_checkpoint(self._folder, snapshot, keep=self._runtime.keep_checkpoints or DURING)
         self._took = self._clock() - began

@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import nn
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import Compute
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ModelError
+from medxlate.base.events import Listener
+from medxlate.base.files import locked, remove_stale, whole_file
 from medxlate.config import Config
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.loading import Read, Slices
-from medxlate.distributed import ranks
-from medxlate.errors import ModelError
-from medxlate.events import Listener
-from medxlate.files import locked, remove_stale, whole_file
 from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run as run_network
-from medxlate.models.device import Compute
-from medxlate.models.runs import RunFolder
+from medxlate.method.learner import Learner
+from medxlate.method.registry import translator_networks
 from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
-from medxlate.training.methods import translator_networks
-from medxlate.training.step import Learner
 
 TRANSLATED = "translated.npy"
 BATCH = 16

@@ -12,20 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.base.device import Compute, is_out_of_memory
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ModelError
+from medxlate.base.events import Listener, Warned
 from medxlate.config import RuntimeConfig
 from medxlate.dataset.loading import Batch
-from medxlate.distributed import ranks
-from medxlate.errors import ModelError
-from medxlate.events import Listener, Warned
-from medxlate.models.compiling import compile_where_it_pays, try_compile
-from medxlate.models.device import Compute, is_out_of_memory
+from medxlate.method.compiling import compile_where_it_pays, try_compile
+from medxlate.method.learner import Learner
+from medxlate.method.objective import Losses
 from medxlate.training.capture import CapturedStep
 from medxlate.training.exchange import add_up
-from medxlate.training.objective import Losses
-from medxlate.training.snapshot import Position
-from medxlate.training.step import Learner, gradients, plan_buffers, update
+from medxlate.training.state import TrainingProgress
+from medxlate.training.step import gradients, plan_buffers, update
 
-START = Position()
+START = TrainingProgress()
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
 SUMS = "sums."  # before the names of losses, in a step_runner's state
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
@@ -71,7 +72,7 @@ class StepRunner:
         compute: Compute,
         runtime: RuntimeConfig,
         listener: Listener,
-        position: Position = START,
+        position: TrainingProgress = START,
         window: Mapping[str, Tensor] = NOTHING,
     ) -> None:
         self.compiled = position.compiled

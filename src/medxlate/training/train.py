@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medxlate.artifacts.runs import RunFolder, find_run, new_run, read_config
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import ConfigError, UsageError
+from medxlate.base.events import Listener, Warned, silent
 from medxlate.config import Config, configured, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import MEANING, Split, read_split
-from medxlate.distributed import ranks
-from medxlate.errors import ConfigError, UsageError
-from medxlate.events import Listener, Warned, silent
-from medxlate.models.runs import RunFolder, find_run, new_run, read_config
+from medxlate.dataset.training_data import make_split, open_modalities
+from medxlate.method.registry import single_images
 from medxlate.tracking.tracker import check_trackers
 from medxlate.training.checkpoints import checkpoints
-from medxlate.training.data import make_split, open_modalities
 from medxlate.training.loop import Stop, never
-from medxlate.training.methods import single_images
 from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
+from medxlate.training.setup import check_config, make_inputs, prepare_work
 from medxlate.training.stages import Stages
-from medxlate.training.work import check_config, make_material, prepare_work
 
 
 def train(
@@ -82,7 +82,7 @@ def train(
     tables = open_modalities(dataset, config)
     if split is None:
         split = make_split(dataset, tables, config)
-    material = make_material(config, dataset, tables, split)
+    material = make_inputs(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
     work = prepare_work(material, listener)
     _tell(split, material.config, listener)
@@ -131,7 +131,7 @@ def resume(
     split = read_split(folder.split, tables)
     if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
-    material = make_material(config, dataset, tables, split)
+    material = make_inputs(config, dataset, tables, split)
     _tell(split, material.config, listener)
     work = prepare_work(material, listener)
     return run_to_end(folder, material, work, stages, stop, listener)

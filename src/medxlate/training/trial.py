@@ -11,11 +11,11 @@ from torch import Tensor
 
 from medxlate.dataset.loading import Order
 from medxlate.inference.predict import predict_batches
-from medxlate.models.predictor import PredictorNetwork
-from medxlate.training.schedule import first_epoch, phase_at
+from medxlate.method.predictor import PredictorNetwork
+from medxlate.method.schedule import first_epoch, phase_at
+from medxlate.training.setup import RunInputs, TrainingSetup, prepare_work
 from medxlate.training.step import take_step
 from medxlate.training.validation import VALIDATION_BATCH
-from medxlate.training.work import Material, Work, prepare_work
 
 WARM_UP = 2
 STEPS = 3
@@ -38,7 +38,7 @@ class Trial:
     memory_bytes: int | None
 
 
-def try_steps(material: Material) -> Trial:
+def try_steps(material: RunInputs) -> Trial:
     """Take a few steps of a training without keeping anything.
 
     What a first stage gives is not waited for: translated images cost what others cost.
@@ -59,7 +59,7 @@ def try_steps(material: Material) -> Trial:
     )
 
 
-def _step_seconds(work: Work) -> float:
+def _step_seconds(work: TrainingSetup) -> float:
     """Return what a step takes on average over the training's phases."""
     optimizer = work.config.optimizer
     epochs = range(0 if work.learner.translates else first_epoch(optimizer), optimizer.epochs)
@@ -74,7 +74,7 @@ def _step_seconds(work: Work) -> float:
     return seconds / optimizer.epochs
 
 
-def _seconds_at(work: Work, progress: float) -> float:
+def _seconds_at(work: TrainingSetup, progress: float) -> float:
     """Return what a step takes at some point of the training."""
     size = work.config.optimizer.batch_size
     orders = {
@@ -94,7 +94,7 @@ def _seconds_at(work: Work, progress: float) -> float:
     return (time.perf_counter() - began) / STEPS
 
 
-def _validation_seconds(work: Work) -> float:
+def _validation_seconds(work: TrainingSetup) -> float:
     """Time one batch of the validation and scale it to all of its images."""
     parts = [work.data.val[name] for name in work.learner.validates]
     count = sum(len(part) for part in parts)

@@ -10,22 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import Compute
+from medxlate.base.distributed import ranks
 from medxlate.dataset.loading import Slices
-from medxlate.distributed import ranks
+from medxlate.dataset.training_data import Data
 from medxlate.images.write import write_grid
 from medxlate.inference.engine import run
 from medxlate.inference.predict import predict_batches
-from medxlate.models.compiling import eagerly
-from medxlate.models.device import Compute
-from medxlate.models.head import Head
-from medxlate.models.predictor import PredictorNetwork
-from medxlate.models.runs import RunFolder
-from medxlate.models.translator import TranslatorNetworks
-from medxlate.training.data import Data
+from medxlate.method.compiling import eagerly
+from medxlate.method.label_transform import LabelTransform
+from medxlate.method.learner import Learner
+from medxlate.method.predictor import PredictorNetwork
+from medxlate.method.translator import TranslatorNetworks
 from medxlate.training.exchange import average_statistics
-from medxlate.training.feed import Resident, reside
+from medxlate.training.loader import Resident, reside
 from medxlate.training.monitor import constant_error
-from medxlate.training.step import Learner
 
 VALIDATION_BATCH = 16
 SAMPLE_ROWS = 4
@@ -47,7 +47,7 @@ class Validation:
     """
 
     def __init__(
-        self, learner: Learner, data: Data, *, target: str, head: Head, compute: Compute
+        self, learner: Learner, data: Data, *, target: str, head: LabelTransform, compute: Compute
     ) -> None:
         self._learner = learner
         self._data = data
@@ -147,7 +147,7 @@ class Validation:
 
 
 def validation_metrics(
-    values: np.ndarray[Any, Any], labels: Tensor, head: Head
+    values: np.ndarray[Any, Any], labels: Tensor, head: LabelTransform
 ) -> dict[str, float]:
     """Return ``val_error`` and the figures that people read.
 

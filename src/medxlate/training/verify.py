@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import deterministic
+from medxlate.base.distributed import ranks
+from medxlate.base.errors import UsageError
+from medxlate.base.events import Event, Listener, Progress, Stage, silent
+from medxlate.base.tensors import same_bits
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
-from medxlate.distributed import ranks
-from medxlate.errors import UsageError
-from medxlate.events import Event, Listener, Progress, Stage, silent
-from medxlate.models.device import deterministic
-from medxlate.models.runs import RunFolder
-from medxlate.models.tensors import same_bits
+from medxlate.dataset.training_data import make_split, named_modalities, open_modalities
+from medxlate.method.registry import first_stages
 from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
-from medxlate.training.data import make_split, named_modalities, open_modalities
-from medxlate.training.methods import first_stages
 from medxlate.training.randomness import seed_all
-from medxlate.training.snapshot import Snapshot
-from medxlate.training.work import Material, check_config, make_loop, make_material, prepare_work
+from medxlate.training.setup import RunInputs, check_config, make_inputs, make_loop, prepare_work
+from medxlate.training.state import TrainingState
 
 BEFORE, AFTER = 4, 4  # steps before and after the stop
 ALL = 10**9  # of the checkpoints stay
@@ -78,7 +78,7 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
         listener(Stage(f"Verifying that {each.method} resumes exactly"))
         mine = {name: tables[name] for name in named_modalities(each)}
         with deterministic(config.runtime.deterministic):
-            material = make_material(_with_stop(each), dataset, mine, split)
+            material = make_inputs(_with_stop(each), dataset, mine, split)
             results.append(_verify(material, listener))
     return VerifyResult(
         results[-1].steps,
@@ -96,7 +96,7 @@ def _with_stop(config: Config) -> Config:
     return config.model_copy(update={"runtime": config.runtime.model_copy(update=update)})
 
 
-def _verify(material: Material, listener: Listener) -> VerifyResult:
+def _verify(material: RunInputs, listener: Listener) -> VerifyResult:
     with tempfile.TemporaryDirectory(prefix="medxlate-verify-") as name:
         whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
         work = prepare_work(material)
@@ -139,12 +139,12 @@ def _steps_of(task: str, listener: Listener) -> Listener:
     return tell
 
 
-def _at(run: RunFolder, step: int) -> Snapshot | None:
+def _at(run: RunFolder, step: int) -> TrainingState | None:
     path = checkpoint_at(run.checkpoints, step)
     return read_checkpoint(path) if path.is_dir() else None
 
 
-def _tensors(snapshot: Snapshot) -> Mapping[str, Tensor]:
+def _tensors(snapshot: TrainingState) -> Mapping[str, Tensor]:
     error = snapshot.position.best_error
     best = torch.tensor(float("nan") if error is None else error, dtype=torch.float64)
     own = snapshot.copied()

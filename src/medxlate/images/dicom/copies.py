@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom.pixels import read_frame
 
 if TYPE_CHECKING:

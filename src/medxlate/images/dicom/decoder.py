@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 
 PROGRAM = Path(__file__).with_name("decoder_process.py")
 TIME_LIMIT = 60.0  # seconds for one frame

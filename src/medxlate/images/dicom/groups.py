@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom.parse import Elements
 from medxlate.images.orientation import MAX_POSITION, is_spacing
 

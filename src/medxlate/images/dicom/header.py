@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from pydicom.datadict import dictionary_VR
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom.groups import Groups
 from medxlate.images.dicom.identity import ID_SEQUENCES, identifiers, identifying_tags
 from medxlate.images.dicom.layout import Layout, read_layout

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom.parse import PIXEL_DATA, UNDEFINED_LENGTH, Elements, Parsed
 from medxlate.images.limits import check_slice_size, check_volume_size
 from medxlate.images.scan import NO_IMAGE

@@ -28,7 +28,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom.tags import tag_of
 
 HEAD = 1 << 16  # bytes read at first; most headers are shorter

@@ -15,7 +15,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, RLELossless
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom import decoder, decoder_process
 from medxlate.images.dicom.header import stored_range
 from medxlate.images.dicom.parse import Parsed, parse

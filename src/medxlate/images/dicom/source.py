@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 from pydicom.dataset import Dataset
 
-from medxlate.errors import ImageError
+from medxlate.base.errors import ImageError
 from medxlate.images.dicom import phi as privacy
 from medxlate.images.quiet import without_warnings
 

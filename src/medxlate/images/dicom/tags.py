@@ -7,7 +7,7 @@ from functools import lru_cache
 from pydicom.datadict import tag_for_keyword
 from pydicom.uid import generate_uid
 
-from medxlate.errors import UsageError
+from medxlate.base.errors import UsageError
 
 
 def check_keyword(keyword: str) -> None:

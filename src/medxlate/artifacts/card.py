@@ -1,0 +1,194 @@
+"""The model card, after Mitchell et al. 2019 ("Model Cards for Model Reporting", section 4).
+
+It is shared with the weights, so nothing of a patient is in it: neither dates, paths nor ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from medxlate.artifacts.calibration import Calibration, fewest_patients
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn
+from medxlate.base.records import in_code, in_markdown
+from medxlate.images.recipes import Recipe
+
+COVERAGE = 0.9  # of the intervals whose width the card tells
+
+
+def model_card(
+    info: ModelInfo,
+    *,
+    metrics: Sequence[str] = (),
+    load: str = "THIS_FOLDER",
+) -> str:
+    """Return the card, Markdown.
+
+    Args:
+        info: The content of model.json.
+        metrics: Lines of an evaluation, Markdown; none: it says that there is none here.
+        load: What stands for the folder in commands.
+    """
+    parts = {
+        "Model": _model(info),
+        "Intended use": _use(info),
+        "Training data": _data(info.trained_on),
+        "How images are read": _recipes(info),
+        "Evaluation": list(metrics) or _NO_METRICS,
+        "Calibration": _calibration(info.predictor),
+        "Limitations": _LIMITATIONS,
+        "How to load": _loading(info, load),
+    }
+    lines = [f"# {title_of(info)}"]
+    for name, content in parts.items():
+        lines += ["", f"## {name}", "", *content]
+    return "\n".join(lines) + "\n"
+
+
+def title_of(info: ModelInfo) -> str:
+    """Return what the model does, in one line of Markdown."""
+    sources, target = in_markdown(", ".join(info.translators)), in_markdown(info.target)
+    if info.predictor is None:
+        return f"{sources} translated to {target}"
+    what = f"{in_markdown(info.predictor.head.task.name)} from {target}"
+    return f"{what}, with {sources} translated to {target}" if sources else what
+
+
+_SAME_PATIENTS = (
+    "The best step was chosen on the same patients, which makes this too optimistic: with few "
+    "patients by a few points of coverage."
+)
+_NO_METRICS = [
+    "Not part of this card. `medxlate evaluate` measures the model on test patients; "
+    "`medxlate export hub` puts what it found into the card.",
+]
+_LIMITATIONS = [
+    "- Translated images are synthetic. They may show structures that the source does not have, "
+    "and lack some that it has; nothing in them is evidence of disease or of its absence.",
+    "- It knows the scanners, protocols and people of its training data. Others need an "
+    "evaluation of their own first, and so do groups of people that were rare in it.",
+    "- Images are seen slice by slice, at the size below; what needs finer detail or "
+    "neighbouring slices is lost.",
+    "- The folder holds no image, no id, no date and no path of the data that it was trained on. "
+    "That weights cannot give away training images was not shown.",
+]
+
+
+def _model(info: ModelInfo) -> list[str]:
+    version, target = in_markdown(info.medxlate), in_markdown(info.target)
+    lines = [f"Made by medxlate {version} with the method {in_code(info.method)}.", ""]
+    if (predictor := info.predictor) is not None:
+        task = predictor.head.task
+        unit = f" in {in_markdown(task.unit)}" if task.unit else ""
+        lines.append(
+            f"- Predictor: {in_markdown(predictor.architecture)} on {target} images of "
+            f"{info.image_size} x {info.image_size} px, label {in_markdown(task.name)}{unit}; "
+            f"taken at step {predictor.weights.step}."
+        )
+    for name, each in info.translators.items():
+        lines.append(
+            f"- Translator from {in_markdown(name)} to {target}: ResNet generator, "
+            f"width {each.width}, {each.blocks} blocks, upsampling {each.upsample}, skip "
+            f"{each.skip}; taken at step {each.weights.step}."
+        )
+    notes = info.trained_on.notes if info.trained_on is not None else ()
+    return [*lines, *(f"- {in_markdown(sentence)}" for sentence in notes)]
+
+
+def _use(info: ModelInfo) -> list[str]:
+    uses = []
+    if info.translators:
+        uses.append(
+            f"to make synthetic {in_markdown(info.target)} images that add to training data"
+        )
+    if info.predictor is not None:
+        uses.append(f"to predict {in_markdown(info.predictor.head.task.name)} in studies")
+    return [
+        f"For research: {' and '.join(uses)}.",
+        "",
+        "**Not for diagnosis**, treatment, or any other decision about a patient. It is no medical "
+        "device, and was not tested as one.",
+    ]
+
+
+def _data(counts: TrainedOn | None) -> list[str]:
+    if counts is None:
+        return ["Not known here."]
+    lines = ["| modality | part | patients | slices |", "|---|---|---|---|"]
+    for part, found in (("training", counts.train), ("validation", counts.val)):
+        lines += [
+            f"| {in_markdown(name)} | {part} | {n} | {slices} |"
+            for name, (n, slices) in found.items()
+        ]
+    apart = "Test patients are in neither part."
+    if counts.divided == "image":
+        apart = "Images were divided, not patients, whose images may be in all parts, test as well."
+    return [*lines, "", apart]
+
+
+def _recipes(info: ModelInfo) -> list[str]:
+    recipes = {name: each.recipe for name, each in info.translators.items()}
+    recipes[info.target] = info.target_recipe
+    lines = [in_markdown(f"- {name}: {in_words(recipe)}.") for name, recipe in recipes.items()]
+    size = f"- All are brought to squares of {info.image_size} px, their aspect ratio in mm kept."
+    return [*lines, size]
+
+
+def in_words(recipe: Recipe) -> str:
+    """Return what a recipe does, as a phrase."""
+    if recipe.window is not None:
+        level, width = recipe.window
+        low, high = level - width / 2, level + width / 2
+        text = f"values from {low:g} to {high:g} {recipe.unit} become black to white"
+    elif recipe.percentiles is not None:
+        low, high = recipe.percentiles
+        where = "volume" if recipe.kind == "mr" else "image"
+        text = f"the percentiles {low:g} and {high:g} of each {where} become black and white"
+    else:
+        text = f"the whole range of {recipe.bits}-bit values becomes black to white"
+    if recipe.n4:
+        text += ", after N4 bias correction"
+    return f"{text}; volumes are cut along the {recipe.plane} plane"
+
+
+def _calibration(predictor: PredictorInfo | None) -> list[str]:
+    if predictor is None:
+        return ["There is no predictor."]
+    found = predictor.calibration
+    if found is None or found.reason:
+        why = found.reason if found is not None else "the model was made without"
+        return [f"None: {in_markdown(why)}."]
+    lines = [_interval(found, predictor.head.task.unit)]
+    if found.kind == "temperature":
+        lines = [
+            f"Logits are divided by {found.temperature:.3g} (temperature scaling, Guo et al. "
+            f"2017), fitted to {found.slices} slices of {found.patients} validation patients, each "
+            "patient counting once. Of volumes and patients, the mean over slices is given."
+        ]
+    return [*lines, "", _SAME_PATIENTS]
+
+
+def _interval(found: Calibration, unit: str) -> str:
+    width = found.half_width("patient", COVERAGE)
+    people = f"{found.patients} validation patients, one error a patient"
+    text = f"Split conformal intervals from {people}. "
+    if width == float("inf"):
+        return text + (
+            f"Too few for {COVERAGE:.0%}: that takes {fewest_patients(COVERAGE)} patients."
+        )
+    unit = f" {in_markdown(unit)}" if unit else ""
+    return text + f"At {COVERAGE:.0%}, of a patient: +/- {width:.3g}{unit}."
+
+
+def _loading(info: ModelInfo, load: str) -> list[str]:
+    lines = ["```python", "from medxlate import Predictor, Translator", ""]
+    if info.translators:
+        first = next(iter(info.translators))
+        choice = f", source={json.dumps(first)}" if len(info.translators) > 1 else ""
+        lines.append(f'fake = Translator.load("{load}"{choice})(volume)  # [slices, H, W]')
+    if info.predictor is not None:
+        lines.append(f'prediction = Predictor.load("{load}")(volume)')
+    commands = [f"medxlate translate IMAGES --out OUT --model {load}"] if info.translators else []
+    if info.predictor is not None:
+        commands.append(f"medxlate predict IMAGES --model {load}")
+    return [*lines, "```", "", "```", *commands, "```"]

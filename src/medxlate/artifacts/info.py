@@ -1,0 +1,181 @@
+"""What model.json says of a model: records, and reading them. Builds no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from medxlate.artifacts.calibration import Calibration
+from medxlate.artifacts.greys import Greys
+from medxlate.base.device import Precision
+from medxlate.base.errors import ModelError
+from medxlate.base.records import is_plain, read_record
+from medxlate.config import PredictorNorm, Skip, Upsample
+from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
+from medxlate.images.recipes import Recipe
+from medxlate.method.label_transform import LabelTransform
+
+SCHEMA_VERSION = 1
+MARKER = "model.json"
+
+
+class Weights(BaseModel):
+    """A file of weights.
+
+    Attributes:
+        file: Its name in the model folder.
+        sha256: Of its bytes.
+        step: The training step it was taken at; 0 where that is not known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    sha256: str
+    step: int
+
+
+class TranslatorInfo(BaseModel):
+    """The generator from one source modality to the target.
+
+    Attributes:
+        recipe: The source's intensity recipe.
+        width: Channels of its first layer.
+        blocks: How many residual blocks it has.
+        upsample: How it doubles height and width; see ``Generator``.
+        skip: What bypasses its layers; see ``Generator``.
+        weights: Its file.
+        greys: Grey values of the source's training images; None in models from before they were
+            kept, in imported ones, and where images were few.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipe: Recipe
+    width: int = Field(ge=1, le=1024)
+    blocks: int = Field(ge=0, le=64)
+    upsample: Upsample = "transposed"
+    skip: Skip = "none"
+    weights: Weights
+    greys: Greys | None = None
+
+
+class PredictorInfo(BaseModel):
+    """The predictor on the target modality.
+
+    Attributes:
+        architecture: Its name in timm.
+        norm: Whether it has group norm in the place of batch norm.
+        head: What its outputs mean.
+        weights: Its file.
+        calibration: Of its predictions; None in models from before there was one.
+        calibration_tta: Of its predictions with ``--tta``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    norm: PredictorNorm = "batch"
+    head: LabelTransform
+    weights: Weights
+    calibration: Calibration | None = None
+    calibration_tta: Calibration | None = None
+
+
+class TrainedOn(BaseModel):
+    """How much a model was trained on, and how; counts, and nothing of a patient.
+
+    Attributes:
+        train: Patients and slices of the training part, by modality.
+        val: Of the part by which the best predictor was chosen, and by which it was calibrated.
+        divided: Whether patients or images were divided into the parts.
+        notes: Sentences on the training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: dict[str, tuple[int, int]]
+    val: dict[str, tuple[int, int]]
+    divided: Literal["patient", "image"]
+    notes: tuple[str, ...] = ()
+
+
+class ModelInfo(BaseModel):
+    """The content of model.json.
+
+    Attributes:
+        schema_version: Of this file.
+        medxlate: The version that wrote it.
+        method: By which it was trained; ``imported`` where that was elsewhere.
+        prepared_size: Side of the squares that images are first brought to, pixels.
+        image_size: Side of the squares that the networks see, pixels.
+        target: Name of the target modality.
+        target_recipe: Its intensity recipe.
+        target_greys: Grey values of its training images; None as in ``TranslatorInfo``.
+        translators: By source modality; empty for methods that do not translate.
+        predictor: The predictor; None for a model that only translates, such as an imported one.
+        precision: In which it was trained and validated.
+        trained_on: How much data that was; None for models from before this was kept, and for
+            imported ones.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    medxlate: str
+    method: str
+    prepared_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
+    image_size: int = Field(ge=MIN_SIDE, le=MAX_SQUARE)
+    target: str
+    target_recipe: Recipe
+    target_greys: Greys | None = None
+    translators: dict[str, TranslatorInfo]
+    predictor: PredictorInfo | None
+    precision: Precision = "fp32"
+    trained_on: TrainedOn | None = None
+
+    @field_validator("target", "translators")
+    @classmethod
+    def _names(cls, value: str | dict[str, TranslatorInfo]) -> str | dict[str, TranslatorInfo]:
+        if not all(map(is_plain, [value] if isinstance(value, str) else value)):
+            raise ValueError("a modality's name is a path")
+        return value
+
+
+def read_model(folder: Path) -> ModelInfo:
+    """Read model.json.
+
+    Raises:
+        ModelError: It is missing, damaged or of another version.
+    """
+    return read_record(
+        folder / MARKER,
+        ModelInfo,
+        version=SCHEMA_VERSION,
+        error=ModelError,
+        hint="Name a model folder or a run with --model.",
+        again="Train again",
+    )
+
+
+def predictor_of(folder: Path, info: ModelInfo) -> PredictorInfo:
+    """Return what model.json says of the predictor; raises ModelError where there is none."""
+    if info.predictor is None:
+        raise ModelError(
+            f"{folder} only translates: it has no predictor.",
+            "Train one with `medxlate train`.",
+        )
+    return info.predictor
+
+
+def all_weights(info: ModelInfo) -> list[Weights]:
+    """Return the files of weights: the predictor's first, then those of the translators."""
+    predictor = [] if info.predictor is None else [info.predictor.weights]
+    return [*predictor, *(t.weights for t in info.translators.values())]
+
+
+def weights_hashes(info: ModelInfo) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights, by its name: what tells two models apart."""
+    return {each.file: each.sha256 for each in all_weights(info)}

@@ -1,0 +1,168 @@
+"""Which device computes, and in which precision."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from medxlate.base.distributed import local_rank, ranks
+from medxlate.base.errors import UsageError
+from medxlate.base.events import Listener, Warned, silent
+
+Precision = Literal["fp32", "bf16"]
+Network = TypeVar("Network", bound=nn.Module)
+
+# Either multiplies bfloat16 natively; without them it is emulated, about ten times slower than
+# float32 (docs/benchmarks.md).
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+# How torch's allocators and libraries say that memory ran out; only CUDA's has a type of its own.
+OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and a precision.
+
+    Attributes:
+        device: Where tensors live.
+        precision: ``bf16``: convolutions and matrix products in bfloat16 by autocast, weights,
+            losses and optimizer states in float32; ``fp32``: everything in float32.
+    """
+
+    device: torch.device
+    precision: Precision
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which networks run."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def place(self, network: Network) -> Network:
+        """Return a network on the device, its weights in the layout that convolutions like.
+
+        That is channels last, but for float32 on the processor, whose strided convolutions are
+        slower so (docs/benchmarks.md).
+        """
+        network.to(self.device)
+        if self.device.type != "cpu" or self.precision == "bf16":
+            network.to(memory_format=torch.channels_last)
+        return network
+
+
+def choose_compute(
+    device: str = "auto", precision: str = "auto", *, listener: Listener = silent
+) -> Compute:
+    """Choose the device and the precision.
+
+    Args:
+        device: ``auto`` (a CUDA device, else Apple's, else the processor) or torch's name of one.
+        precision: ``auto`` (bf16 where the hardware multiplies it natively), fp32 or bf16; where
+            bf16 would only be emulated, fp32 is taken instead.
+        listener: Warned of that.
+
+    Raises:
+        UsageError: The device does not exist here, or the precision at all.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise UsageError(f"There is no precision '{precision}'.", "Use auto, fp32 or bf16.")
+    chosen = _device(device)
+    native = has_native_bf16(chosen)
+    if precision == "bf16" and not native:
+        listener(
+            Warned(
+                f"This {chosen.type} has no bf16 instructions and would emulate them, many times "
+                "slower; fp32 is used instead."
+            )
+        )
+    return Compute(chosen, "bf16" if native and precision != "fp32" else "fp32")
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Allow only algorithms that give the same bits each time, while the block runs, if ``on``."""
+    before = torch.are_deterministic_algorithms_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def full_precision(values: Tensor) -> Tensor:
+    """Return bfloat16 as float32, in which losses are taken; float32 and float64 stay."""
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
+def has_native_bf16(device: torch.device) -> bool:
+    """Return whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return not cpu_flags().isdisjoint(BF16_FLAGS)
+    return False
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on whatever device."""
+    if isinstance(problem, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(problem, RuntimeError) and any(s in str(problem) for s in OUT_OF_MEMORY)
+
+
+def _device(name: str) -> torch.device:
+    if not ranks().is_alone:
+        name = _device_of_rank(name)
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as problem:
+        first = str(problem).splitlines()[0]
+        raise UsageError(
+            f"The device '{name}' cannot be used: {first}", "Use auto, cpu, cuda, cuda:N or mps."
+        ) from None
+    return device
+
+
+def _device_of_rank(name: str) -> str:
+    """Return the device of this process among several: a GPU of its own, or the processor."""
+    if name not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"The device '{name}' cannot be shared by several processes.", "Use auto, cpu or cuda."
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    if local_rank() >= torch.cuda.device_count():
+        raise UsageError(
+            f"This machine has {torch.cuda.device_count()} GPUs; process {local_rank() + 1} on it "
+            "would have none.",
+            "Give torchrun a smaller --nproc-per-node, or take --device cpu.",
+        )
+    return f"cuda:{local_rank()}"
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return the processor's instructions as Linux names them; none on other systems."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="ignore") as stream:
+            for line in stream:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:  # not Linux
+        pass
+    return frozenset()

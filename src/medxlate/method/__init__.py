@@ -1,0 +1,1 @@
+"""The paper's method and what it is compared with: networks, objective, learners."""

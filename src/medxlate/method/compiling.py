@@ -1,0 +1,128 @@
+"""Networks compiled by torch.compile, and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import nn
+
+from medxlate.base.events import Listener, Stage, Warned, silent
+from medxlate.method.discriminator import Discriminator
+from medxlate.method.generator import Generator
+from medxlate.method.predictor import PredictorNetwork
+
+COMPILED = (Generator, Discriminator, PredictorNetwork)
+# Of torch.compile; tests put a failing one in its place.
+BACKEND: str | Callable[..., object] = "inductor"
+
+Choice = Literal["auto", "on", "off"]
+
+# Seconds that compiling takes, and the share of the time that it is hoped to save, by device
+# (docs/benchmarks.md; nothing was measured on a GPU). It is tried where that would save twice what
+# it costs, and kept where it saves anything.
+COMPILING = {"cpu": (120.0, 0.05), "cuda": (90.0, 0.3)}
+LEAST_GAIN = 0.03
+FEWEST = 500  # repeats; below, the rehearsals alone cost percents
+TRIED = 2
+
+
+def compile_where_it_pays(
+    network: nn.Module,
+    rehearse: Callable[[], object],
+    *,
+    choice: Choice,
+    device: str,
+    repeats: int,
+    unit: str,
+    listener: Listener = silent,
+) -> bool:
+    """Compile networks in place, or not, and tell why; return whether they are compiled.
+
+    Args:
+        network: As for ``try_compile``.
+        rehearse: As for ``try_compile``; waits for its result.
+        choice: ``auto``: where it saves more time than it takes, judged by ``repeats`` and by
+            rehearsing with and without; ``on``: always; ``off``: never.
+        device: Its type: cpu, cuda...
+        repeats: How often what is rehearsed will be done.
+        unit: What that is, in the plural, for people.
+        listener: Receives the choice, and a warning where compiling fails.
+    """
+    if choice == "off" or (choice == "auto" and (device not in COMPILING or repeats < FEWEST)):
+        return False
+    eager = 0.0
+    if choice == "auto":
+        eager = _seconds(rehearse)
+        costs, share = COMPILING[device]
+        if repeats * eager * share < 2 * costs:
+            return False
+    listener(Stage("Compiling the networks, which takes a minute or more"))
+    began = time.perf_counter()
+    if reason := try_compile(network, rehearse):
+        listener(Warned(f"The networks run eagerly, for they do not compile: {reason}"))
+        return False
+    took = time.perf_counter() - began
+    if choice == "auto":
+        compiled = _seconds(rehearse)
+        verdict = f"{eager:.3g} s without, {compiled:.3g} s with; it took {took:.0f} s"
+        if compiled > (1 - LEAST_GAIN) * eager:
+            undo_compile(network)
+            listener(Stage(f"Not compiled, for it saves nothing here ({verdict})"))
+            return False
+        listener(Stage(f"Compiled, for {repeats} {unit} ({verdict})"))
+    return True
+
+
+def try_compile(network: nn.Module, rehearse: Callable[[], object]) -> str | None:
+    """Compile the networks inside a module in place, or leave everything as it was.
+
+    Weights and their names stay. Code is generated for the shapes that the rehearsal shows;
+    other shapes later are compiled again.
+
+    Args:
+        network: A generator, discriminator or predictor, or a module that holds some.
+        rehearse: Runs what will be run, forwards and backwards, without effect on any state.
+
+    Returns:
+        None, or the reason why it failed (no C++ compiler on the processor, say).
+    """
+    for part in network.modules():
+        if isinstance(part, COMPILED):
+            part.compile(dynamic=False, backend=BACKEND)
+    try:
+        rehearse()
+    except torch.OutOfMemoryError:  # not the compiler's
+        undo_compile(network)
+        raise
+    except Exception as problem:  # the compiler's backends raise kinds of their own
+        undo_compile(network)
+        lines = str(problem).split("\n")  # the first often only says which backend it was
+        return " ".join(line.strip() for line in lines[:2]).strip() or type(problem).__name__
+    return None
+
+
+def undo_compile(network: nn.Module) -> None:
+    """Run a module, and all in it, eagerly again."""
+    for part in network.modules():
+        part._compiled_call_impl = None  # torch has no public way back
+
+
+def eagerly() -> AbstractContextManager[object]:
+    """Return a context in which compiled networks run eagerly: for shapes that come seldom."""
+    stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def _seconds(rehearse: Callable[[], object]) -> float:
+    """Return the shortest time of a rehearsal, after one that does not count."""
+    rehearse()
+    times = []
+    for _ in range(TRIED):
+        began = time.perf_counter()
+        rehearse()
+        times.append(time.perf_counter() - began)
+    return min(times)

@@ -1,0 +1,197 @@
+"""The predictor P: a timm network on one-channel images. The only module that knows timm."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from medxlate.base.errors import ConfigError, ModelError, nearest
+from medxlate.base.tensors import load_tensors
+from medxlate.config import PredictorNorm
+
+GROUPS = 32  # as published; fewer where the channels cannot be divided by it
+
+
+class PredictorNetwork(nn.Module):
+    """Map images [B, 1, H, W] in [-1, 1] to outputs [B, outputs].
+
+    A regression has one output, the standardised label; a classification one logit a class.
+
+    Args:
+        architecture: A model's name in timm.
+        outputs: Number of outputs.
+        norm: ``batch``, as timm has it, or ``group``: group norm in the place of every batch norm,
+            so that an image's features do not depend on the others of its batch (Wu and He 2018,
+            "Group Normalization"), with up to 32 groups.
+        pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or
+            cached by timm) or a local safetensors file.
+        offline: Whether ``imagenet`` is taken from timm's cache alone.
+
+    Raises:
+        ConfigError: timm has no such model.
+        ModelError: The weights cannot be had or do not fit.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str = "resnet50",
+        outputs: int = 1,
+        norm: PredictorNorm = "batch",
+        pretrained: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(architecture):
+            raise ConfigError(
+                f"timm has no model '{architecture}' (model.predictor).",
+                nearest(architecture, map(str, timm.list_models())),
+            )
+        kept = _kept_weights(architecture) if offline and pretrained == "imagenet" else None
+        try:
+            self.backbone: nn.Module = timm.create_model(
+                architecture,
+                pretrained=pretrained == "imagenet",
+                pretrained_cfg_overlay=None if kept is None else {"file": kept},
+                in_chans=1,
+                num_classes=outputs,
+            )
+        except (OSError, RuntimeError) as problem:
+            raise ModelError(
+                f"The pretrained weights of {architecture} cannot be had: {problem}.",
+                "On a machine without internet, copy them there as a .safetensors file and name it "
+                "with --pretrained FILE.",
+            ) from None
+        if pretrained not in (None, "imagenet"):
+            _load_backbone(self.backbone, Path(pretrained))
+        if norm == "group":
+            _use_group_norm(self.backbone)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return outputs [B, outputs]."""
+        output: Tensor = self.backbone(images)
+        return output
+
+    def aside(self, images: Tensor) -> Tensor:
+        """Return outputs [B, outputs] for training images of another domain than the target.
+
+        Batch norm takes these images' own statistics, and the running ones, by which target images
+        are predicted, stay as they are (domain-specific batch norm; Chang et al. 2019, "Domain-
+        Specific Batch Normalization for Unsupervised Domain Adaptation", with shared weights).
+        """
+        norms = [layer for layer in self.modules() if isinstance(layer, _BatchNorm)]
+        momenta = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.momentum = 0.0
+        try:
+            output: Tensor = self(images)
+        finally:
+            for layer, momentum in zip(norms, momenta, strict=True):
+                layer.momentum = momentum
+        return output
+
+    def check_size(self, image_size: int) -> None:
+        """Raise ConfigError where the network cannot take images of this size."""
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                self(torch.zeros(1, 1, image_size, image_size, device=device))
+        except (AssertionError, RuntimeError, ValueError) as problem:
+            raise ConfigError(
+                f"The predictor does not take images of {image_size} px: {problem}",
+                "Choose another model.predictor or data.image_size.",
+            ) from None
+        finally:
+            self.train(was_training)
+
+    @property
+    def feature_width(self) -> int:
+        """Number of pooled features (D)."""
+        # Some networks have a layer between their last features and the classifier.
+        return int(getattr(self.backbone, "head_hidden_size", None) or self.backbone.num_features)  # type: ignore[arg-type]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Return outputs [B, outputs] for pooled features [B, D]."""
+        output: Tensor = self.backbone.get_classifier()(features)  # type: ignore[operator]
+        return output
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the pooled features [B, D] that the last layer sees."""
+        pooled: Tensor = self.backbone.forward_head(  # type: ignore[operator]
+            self.backbone.forward_features(images),  # type: ignore[operator]
+            pre_logits=True,
+        )
+        return pooled
+
+
+def has_batch_norm(architecture: str) -> bool:
+    """Return whether a network of timm's has batch norms; False for an unknown one."""
+    if not timm.is_model(architecture):
+        return False
+    with torch.device("meta"):  # no memory, no weights
+        network = timm.create_model(architecture, in_chans=1)
+    return any(isinstance(layer, _BatchNorm) for layer in network.modules())
+
+
+def _use_group_norm(network: nn.Module) -> None:
+    """Replace all batch norms of a network; scale and shift are taken over."""
+    for name, child in network.named_children():
+        if not isinstance(child, _BatchNorm):
+            _use_group_norm(child)
+            continue
+        norm = nn.GroupNorm(math.gcd(GROUPS, child.num_features), child.num_features, child.eps)
+        norm.weight, norm.bias = child.weight, child.bias
+        # What timm's joined layers do after the norm.
+        after = [getattr(child, each) for each in ("drop", "act") if hasattr(child, each)]
+        setattr(network, name, nn.Sequential(norm, *after) if after else norm)
+
+
+def _kept_weights(architecture: str) -> str:
+    """Return timm's own copy of a model's weights; no connection is opened.
+
+    Raises:
+        ModelError: There is none.
+    """
+    found = timm.get_pretrained_cfg(architecture)
+    hub = getattr(found, "hf_hub_id", None)
+    kept = try_to_load_from_cache(hub, "model.safetensors") if hub else None
+    if not isinstance(kept, str):
+        raise ModelError(
+            f"The pretrained weights of {architecture} are not on this machine, and nothing is "
+            "downloaded offline (runtime.offline).",
+            f"Fetch the model.safetensors of {hub or architecture} elsewhere and name it with "
+            "--pretrained FILE.",
+        )
+    return kept
+
+
+def _load_backbone(backbone: nn.Module, file: Path) -> None:
+    """Load weights by name; colour stems are summed to one channel, other heads left out."""
+    state = load_tensors(file, hint="timm's weights on model hubs come as model.safetensors.")
+    own = backbone.state_dict()
+    fitting: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name not in own:
+            continue
+        if value.ndim == 4 and value.shape[1] == 3 and own[name].shape[1] == 1:
+            value = value.sum(dim=1, keepdim=True)  # as timm does for in_chans=1
+        if value.shape == own[name].shape:
+            fitting[name] = value
+    head = {name for name in own if name.split(".")[0] in ("fc", "head", "classifier")}
+    missing = set(own) - set(fitting) - head
+    missing -= {name for name in own if name.endswith("num_batches_tracked")}
+    if missing:
+        raise ModelError(
+            f"{file} does not hold the weights of this network: {min(missing)} is missing "
+            f"({len(missing)} in all).",
+            "Check model.predictor against the file.",
+        )
+    backbone.load_state_dict(fitting, strict=False)

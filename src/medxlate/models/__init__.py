@@ -1,1 +1,0 @@
-"""The networks, and the model folder that hands them on."""

@@ -1,0 +1,65 @@
+"""Progress: counted items, rates, and the lines of a log."""
+
+from __future__ import annotations
+
+import pytest
+
+from medxlate.base.events import Event, Progress, counted
+from medxlate.cli.console import Reporter
+from medxlate.cli.progress import Pace, duration, speed
+
+
+def test_an_item_is_done_when_the_next_is_asked_for() -> None:
+    heard: list[Event] = []
+    seen = []
+    for item in counted("abc", "letters", 3, heard.append):
+        seen.append((item, heard[-1]))
+    assert seen == [(letter, Progress("letters", i, 3)) for i, letter in enumerate("abc")]
+    assert heard[-1] == Progress("letters", 3, 3)
+
+
+def test_lines_come_every_thirty_seconds_with_rate_and_time_left() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    lines = {}
+    for second in range(0, 91, 5):  # continues at 100, two a second
+        now = float(second)
+        if line := pace.line(Progress("files", 100 + 2 * second, 1000)):
+            lines[second] = line
+    assert lines == {
+        30: "files: 160/1000, 2/s, 0:07:00 left",
+        60: "files: 220/1000, 2/s, 0:06:30 left",
+        90: "files: 280/1000, 2/s, 0:06:00 left",
+    }
+
+
+def test_a_task_that_begins_again_has_a_rate_of_its_own() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    assert pace.rate(Progress("a", 0, 10)) is None
+    now = 1.0
+    assert pace.rate(Progress("a", 10, 10)) == 10
+    now = 50.0
+    assert pace.rate(Progress("a", 0, 10)) is None
+    now = 52.0
+    assert pace.rate(Progress("a", 10, 10)) == 5
+
+
+def test_units_people_read() -> None:
+    assert [speed(r) for r in (12.34, 1, 0.07)] == ["12.3/s", "1/s", "4.2/min"]
+    assert [duration(s) for s in (0, 61, 3723.4)] == ["0:00:00", "0:01:01", "1:02:03"]
+
+
+def test_a_log_gets_plain_lines_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medxlate.cli.progress.EVERY", 0.0)
+    reporter = Reporter(json=True)
+    reporter(Progress("files", 0, 4))
+    reporter(Progress("files", 4, 4))
+    reporter.result({"files": 4})
+    reporter.close()
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0] == "files: 0/4"
+    assert err.splitlines()[1].startswith("files: 4/4, ")
+    assert out == '{\n  "files": 4\n}\n'

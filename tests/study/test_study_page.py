@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import medxlate.study.compare as comparing
+from medxlate.base.errors import DataError
+from medxlate.base.events import Warned
+from medxlate.cli.report import is_study
+from medxlate.study.begin import Grid
+from medxlate.study.page import write_study_page
+from studies import BRIEF, Heard, dataset
+from tiny import PREFIX, debug_config
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of a constant and a short training, two splits each, with a failed cell's record."""
+    root = tmp_path_factory.mktemp("page")
+    config = debug_config(dataset(tmp_path_factory), optimizer=BRIEF)
+    grid = Grid(methods=("constant", "target-only"), sources=("mri",), repeats=2)
+    return comparing.compare(config, grid, out=root / "study").folder
+
+
+@pytest.fixture
+def copy(study: Path, tmp_path: Path) -> Path:
+    for path in study.iterdir():
+        if path.suffix in (".json", ".parquet", ".csv"):
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def words(path: Path) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8")))
+
+
+def test_compare_leaves_a_page_with_its_verdicts_and_numbers(study: Path) -> None:
+    page = (study / "report.html").read_text(encoding="utf-8")
+    said = words(study / "report.html")
+    statistics = json.loads((study / "statistics.json").read_text())
+    sentences = [each["sentence"] for each in statistics["against_target_only"]]
+    assert sentences
+    assert all(sentence in said for sentence in sentences)
+    results = pd.read_parquet(study / "results.parquet")
+    for mean in results.groupby("method")["loss"].mean():
+        assert f"{mean:.2f}" in said
+    assert page.count("<svg") == 1
+    assert "4 of 4" in said
+    assert "Cells that failed" not in said
+
+
+def test_no_patient_and_no_place_is_named(study: Path, copy: Path) -> None:
+    cells = copy / "cells"
+    cells.mkdir()
+    name = "0000-constant-r00-t1-s1"
+    (cells / f"{name}.failed.json").write_text(json.dumps({"error": f"/secret/{PREFIX}01.dcm"}))
+    page = write_study_page(copy).read_text(encoding="utf-8")
+    assert name in page
+    assert "secret" not in page
+    assert PREFIX not in page
+    predictions = pd.read_parquet(study / "predictions.parquet")
+    for pseudonym in {*predictions["patient"], *predictions["slice_id"].astype(str)}:
+        assert not re.search(rf"\b{re.escape(str(pseudonym))}\b", page) or str(pseudonym).isdigit()
+    for place in (study, copy, json.loads((study / "study.json").read_text())["config"]["data"]):
+        assert str(place["folder"] if isinstance(place, dict) else place) not in page
+
+
+def test_subgroups_of_a_few_patients_are_not_shown(copy: Path) -> None:
+    row = {
+        "method": "target-only", "sources": "", "target_fraction": 1.0, "source_fraction": 1.0,
+        "repeats": 2, "images": 40, "loss": 7.125, "std": 1.0,
+    }  # fmt: skip
+    groups = [("sex", "F", 9), ("sex", "M", 8), ("site", "North", 12), ("site", "Hidden", 4)]
+    frame = pd.DataFrame(
+        [{**row, "subgroup": kind, "value": v, "patients": n} for kind, v, n in groups]
+    )
+    frame.to_csv(copy / "subgroups.csv", index=False)
+    said = words(write_study_page(copy))
+    assert "Error by sex" in said
+    assert "7.125" in said
+    assert "Hidden" not in said
+    assert "North" not in said
+    assert "fewer than 5 patients: site" in said
+
+
+@pytest.mark.parametrize(
+    ("verdict", "beats", "tone"),
+    [
+        ("helps", True, "good"),
+        ("helps", False, "unsure"),
+        ("hurts", True, "bad"),
+        ("no difference shown", True, "unsure"),
+    ],
+)
+def test_the_tone_is_that_of_joint(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, beats: bool, tone: str
+) -> None:
+    path = copy / "statistics.json"
+    statistics = json.loads(path.read_text())
+    entry = {"system": {"method": "joint"}, "verdict": verdict, "beats_constant": beats}
+    statistics["against_target_only"].append({**entry, "sentence": "<b>joint</b> was compared."})
+    path.write_text(json.dumps(statistics))
+    seen: dict[str, object] = {}
+    monkeypatch.setattr("medxlate.study.page.write_page", lambda _, **given: seen.update(given))
+    write_study_page(copy)
+    assert seen["tone"] == tone
+    assert seen["verdict"] == ["<b>joint</b> was compared."]
+    bodies = "".join(each.body for each in seen["sections"])  # type: ignore[attr-defined]
+    assert "&lt;b&gt;joint" in bodies
+    assert "<b>joint" not in bodies
+
+
+def test_a_study_is_known_and_an_unfinished_one_says_what_to_do(copy: Path, tmp_path: Path) -> None:
+    assert is_study(copy)
+    assert not is_study(tmp_path / "elsewhere")
+    (copy / "statistics.json").unlink()
+    with pytest.raises(DataError, match="not finished"):
+        write_study_page(copy)
+
+
+def test_a_page_that_cannot_be_written_is_a_warning(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Path) -> Path:
+        raise OSError("no room")
+
+    monkeypatch.setattr(comparing, "write_study_page", broken)
+    heard = Heard()
+    assert comparing.compare(out=study, listener=heard).findings is not None
+    assert any("no room" in each.text for each in heard.of(Warned))

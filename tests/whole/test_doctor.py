@@ -1,0 +1,102 @@
+"""``medxlate doctor``: what it finds here, and what it says where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medxlate import doctor, pretrained
+from medxlate.base import parallel
+from medxlate.cli.app import app
+from medxlate.doctor import Check, examine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_this_machine_has_no_problem_and_everything_is_looked_at(tmp_path: Path) -> None:
+    found = by_name(examine(tmp_path, {}))
+    assert not [check for check in found.values() if check.state == "problem"]
+    assert torch.__version__ in found["torch"].found
+    assert f"{parallel.cores()} usable" in found["processor cores"].found
+    assert "JPEG 2000" in found["DICOM codecs"].found
+    assert str(tmp_path) in found["disk"].found
+    assert {"write access", "memory", "shared memory", "completion", "SLURM"} <= set(found)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packages_are_held_against_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["numpy>=9999", "no-such-package>=2", "pandas>=1", "ray>=9; extra == 'cluster'"]
+    monkeypatch.setattr(metadata, "requires", lambda _: asked)
+    found = [check.found for check in doctor._packages()]
+    fixes = [check.fix for check in doctor._packages()]
+    assert found == [f"numpy is {metadata.version('numpy')}", "no-such-package is missing"]
+    assert fixes == ["pip install 'numpy>=9999'", "pip install 'no-such-package>=2'"]
+
+
+def test_little_of_everything_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(parallel, "memory_left", lambda: 2**30)
+    monkeypatch.setattr(parallel, "cores", lambda: 1)
+    monkeypatch.setattr(doctor, "LITTLE_DISK", 2**80)
+    found = by_name(examine(tmp_path, {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}))
+    for name in ("memory", "processor cores", "disk", "SLURM"):
+        assert found[name].state == "note", name
+        assert found[name].fix, name
+
+
+def test_weights_are_looked_for_where_they_are_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    file = tmp_path / "torch/hub/checkpoints" / pretrained.REGISTRY["inception"].file
+    environ = {"HF_HOME": str(tmp_path)}
+    assert [check.state for check in doctor._weights(environ)] == ["note", "note"]
+    file.parent.mkdir(parents=True)
+    file.touch()
+    snapshot = tmp_path / "hub/models--timm--resnet50.a1_in1k/snapshots/0123"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    assert [check.state for check in doctor._weights(environ)] == ["ok", "ok"]
+    if not {"HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "HUGGINGFACE_HUB_CACHE"} & set(os.environ):
+        assert doctor._weights({})[1].found in (
+            f"not in {constants.HF_HUB_CACHE}",
+            *map(str, Path(constants.HF_HUB_CACHE).rglob("model.safetensors")),
+        )
+
+
+def test_a_torch_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    [check] = doctor._of_torch()
+    assert (check.name, check.state) == ("torch", "problem")
+
+
+def test_the_command_ends_with_one_where_there_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path), "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["problems"] == 0
+    result = CliRunner().invoke(app, ["doctor", str(tmp_path / "missing"), "--json"])
+    assert result.exit_code == 1
+    told = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert told["write access"]["state"] == "problem"
+    assert CliRunner().invoke(app, ["doctor", str(tmp_path)]).exit_code == 0
+
+
+def test_every_extra_of_the_package_is_looked_for() -> None:
+    held = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    extras = set(held["project"]["optional-dependencies"]) - {"dev", "docs"}
+    assert extras == set(doctor.EXTRAS)
