@@ -34,7 +34,7 @@ from medxlate.evaluation.results import (
     Results,
 )
 from medxlate.images.recipes import Recipe
-from medxlate.method.label_transform import Head
+from medxlate.method.label_transform import LabelTransform
 from medxlate.study.study import Study
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -104,7 +104,7 @@ RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
         Greys,
         TranslatorInfo,
         PredictorInfo,
-        Head,
+        LabelTransform,
         Weights,
         Calibration,
         TrainedOn,

@@ -81,7 +81,7 @@ def test_examples_are_the_test_images_and_what_the_networks_make_of_them(
         assert example.cycle_error == pytest.approx(error, abs=1e-3)
         shown = roles["translated"][number] / 65535 * 2 - 1
         assert np.abs(shown - made[0, 0].numpy()).max() < 1e-2
-    train_ = subject.patients.train["ct"].kept(range(len(subject.patients.train["ct"])))
+    train_ = subject.patients.train["ct"].stored(range(len(subject.patients.train["ct"])))
     scaled = train_.astype(np.int64) * (65535 // np.iinfo(train_.dtype).max)
     for image in roles["nearest"]:  # all are real training images
         assert (np.abs(scaled - image.astype(np.int64)).max(axis=(1, 2)) <= 1).any()
