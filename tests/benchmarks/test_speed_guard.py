@@ -21,6 +21,7 @@ from medxlate.config import ObjectiveConfig, OptimizerConfig
 from medxlate.dataset.loading import Batch
 from medxlate.method.joint import Joint
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.translator import TranslatorNetworks
 from medxlate.training.step import take_step
@@ -65,8 +66,8 @@ def make_fast(precision: Precision) -> Joint:
         width=SIZES.width, blocks=SIZES.blocks, discriminator_width=SIZES.discriminator_width
     )
     return Joint(
-        {"mri": compute.place(translator)},
-        compute.place(PredictorNetwork(architecture=SIZES.predictor)),
+        {"mri": place(translator, compute)},
+        place(PredictorNetwork(architecture=SIZES.predictor), compute),
         target="ct",
         head=LabelTransform(task=tiny.AGE, mean=MEAN, std=STD),
         objective=ObjectiveConfig(),

@@ -36,6 +36,7 @@ from medxlate.inference.tiles import places, run_tiles
 from medxlate.inference.translate import Translator, translate
 from medxlate.method import compiling
 from medxlate.method.generator import Generator
+from medxlate.method.placing import place
 
 CPU = Compute(torch.device("cpu"), "fp32")
 WAIT = 0.05  # seconds in which a thread would do what it must not do
@@ -344,7 +345,7 @@ def test_cuda_gives_the_same_without_waiting() -> None:
     network = Generator(width=8, blocks=2).eval()
     images = (torch.rand(10, 1, 32, 32) * 2 - 1).pin_memory()
     wanted = run(network, [images], compute=CPU)
-    engine = Engine(compute.place(network), compute, batch_size=4)
+    engine = Engine(place(network, compute), compute, batch_size=4)
     pending = [engine.start(part) for part in images.split(3)]
     found = torch.cat([part.wait() for part in pending])
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)

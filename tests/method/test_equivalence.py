@@ -23,6 +23,7 @@ from medxlate.dataset.loading import Batch
 from medxlate.method import cpu_kernels as winograd_module
 from medxlate.method.joint import Joint
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.translator import TranslatorNetworks
 from medxlate.training.step import take_step
@@ -107,11 +108,11 @@ def make_fast(shape: Shape, precision: Any) -> Joint:
     compute = Compute(CPU, precision)
     return Joint(
         {
-            "mri": compute.place(
-                TranslatorNetworks(width=shape.width, blocks=2, discriminator_width=8)
+            "mri": place(
+                TranslatorNetworks(width=shape.width, blocks=2, discriminator_width=8), compute
             )
         },
-        compute.place(PredictorNetwork(architecture="test_resnet")),
+        place(PredictorNetwork(architecture="test_resnet"), compute),
         target="ct",
         head=LabelTransform(task=tiny.AGE, mean=MEAN, std=STD),
         objective=resolve(preset="paper").objective.model_copy(update={"fake_weight": 1.0}),

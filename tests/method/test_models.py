@@ -24,11 +24,10 @@ from medxlate.base.errors import ConfigError, ModelError, UsageError
 from medxlate.base.events import Event, Warned
 from medxlate.config import Skip, Upsample, resolve
 from medxlate.method import cpu_kernels as winograd_module
-from medxlate.method.cpu_kernels import Convolution3x3, winograd
+from medxlate.method.cpu_kernels import accelerate, winograd
 from medxlate.method.discriminator import Discriminator, most_layers, receptive_field
 from medxlate.method.generator import Generator, default_blocks
 from medxlate.method.label_transform import LabelTransform, fit_label_transform
-from medxlate.method.layers import InstanceNorm, LastConvolution, mirrored
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.registry import translator_networks
 from medxlate.method.translator import TranslatorNetworks
@@ -76,7 +75,7 @@ def test_the_discriminator_returns_a_map_of_judgements():
 def test_the_discriminator_judges_patches_of_70_pixels():
     network = Discriminator(width=4)
     for index, layer in enumerate(network.layers):  # instance norm sees the whole image
-        if isinstance(layer, InstanceNorm):
+        if isinstance(layer, nn.InstanceNorm2d):
             network.layers[index] = nn.Identity()
     image = images(1, size=128).requires_grad_()
     network(image)[0, 0, 7, 7].backward()
@@ -92,7 +91,7 @@ def test_fewer_layers_judge_smaller_patches(layers: int, side: int):
     assert receptive_field(layers) == side
     network = Discriminator(width=4, layers=layers)
     for index, layer in enumerate(network.layers):
-        if isinstance(layer, InstanceNorm):
+        if isinstance(layer, nn.InstanceNorm2d):
             network.layers[index] = nn.Identity()
     image = images(1, size=256).requires_grad_()
     judged = network(image)
@@ -143,7 +142,7 @@ def test_interpolation_leaves_no_checkerboard():
         torch.manual_seed(0)
         network = Generator(width=8, blocks=0, upsample=upsample)
         for index, layer in enumerate(network.layers):
-            if isinstance(layer, InstanceNorm):
+            if isinstance(layer, nn.InstanceNorm2d):
                 network.layers[index] = nn.Identity()
         randomise(network)
         inner = network(torch.full((1, 1, 64, 64), 0.3))[0, 0, 20:-20, 20:-20]
@@ -201,9 +200,21 @@ def test_weights_begin_as_a_normal_distribution_of_deviation_002(make: Callable[
             assert (weight / 0.02).pow(4).mean() == pytest.approx(3, rel=0.15)
 
 
+def accelerated(network: nn.Module) -> nn.Module:
+    """Return a network with the processor's layers; those that it has become others, or none."""
+    before = [type(layer) for layer in network.modules()]
+    names = list(network.state_dict())
+    accelerate(network)
+    assert [type(layer) for layer in network.modules()] != before
+    assert list(network.state_dict()) == names
+    return network
+
+
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("width", "blocks", "channels"), [(8, 2, 1), (4, 3, 3)])
-def test_the_generator_is_the_references(width: int, blocks: int, channels: int):
+def test_the_generator_is_the_references(width: int, blocks: int, channels: int, fast: bool):
     ours = Generator(width=width, blocks=blocks, channels=channels)
+    ours = accelerated(ours) if fast else ours
     theirs = reference.reference_generator(channels, channels, width, blocks)
     randomise(theirs)
     reference.copy_parameters(theirs, ours)
@@ -211,9 +222,11 @@ def test_the_generator_is_the_references(width: int, blocks: int, channels: int)
     torch.testing.assert_close(ours(image), theirs(image), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(("width", "channels"), [(8, 1), (4, 3)])
-def test_the_discriminator_is_the_references(width: int, channels: int):
+def test_the_discriminator_is_the_references(width: int, channels: int, fast: bool):
     ours = Discriminator(width=width, channels=channels)
+    ours = accelerated(ours) if fast else ours
     theirs = reference.reference_discriminator(channels, width)
     randomise(theirs)
     reference.copy_parameters(theirs, ours)
@@ -228,7 +241,7 @@ def test_instance_norm_is_torchs(count: int, layout: torch.memory_format):
     found, wanted = (
         features.clone().contiguous(memory_format=layout).requires_grad_() for _ in range(2)
     )
-    ours, theirs = InstanceNorm()(found), nn.InstanceNorm2d(5)(wanted)
+    ours, theirs = accelerated(nn.InstanceNorm2d(5))(found), nn.InstanceNorm2d(5)(wanted)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
     (ours**3).sum().backward()
     (theirs**3).sum().backward()
@@ -238,7 +251,7 @@ def test_instance_norm_is_torchs(count: int, layout: torch.memory_format):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_last_convolution_is_a_convolution(channels: int):
     torch.manual_seed(0)
-    layer = LastConvolution(6, channels, 7).double()
+    layer = accelerated(nn.Conv2d(6, channels, 7)).double()
     images = torch.randn(2, 6, 20, 15).double()
     found, wanted = (images.clone().requires_grad_() for _ in range(2))
     ours = layer(found)
@@ -279,7 +292,8 @@ def test_winograd_serves_float32_on_the_processor_only(monkeypatch: pytest.Monke
 
     def uses(channels: int, size: int, dtype: torch.dtype = torch.float32) -> bool:
         used.clear()
-        Convolution3x3(channels).to(dtype)(torch.zeros(1, channels, size, size, dtype=dtype))
+        layer = accelerated(nn.Conv2d(channels, channels, 3)).to(dtype)
+        layer(torch.zeros(1, channels, size, size, dtype=dtype))
         return bool(used)
 
     assert uses(96, 34)
@@ -584,18 +598,3 @@ def test_imagenet_weights_are_asked_of_timm_and_their_absence_is_explained(
         "in_chans": 1,
         "num_classes": 1,
     }
-
-
-@pytest.mark.parametrize("width", [1, 3])
-def test_mirrored_borders_are_reflection_padding(width: int):
-    """Values and gradients of torch's own, which has no deterministic gradient on GPUs."""
-    torch.manual_seed(0)
-    ours = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
-    theirs = ours.detach().clone().requires_grad_(True)
-    padded = mirrored(mirrored(ours, width, dim=3), width, dim=2)
-    wanted = nn.functional.pad(theirs, [width] * 4, mode="reflect")
-    assert torch.equal(padded, wanted)
-    weights = torch.randn_like(wanted)
-    (padded * weights).sum().backward()
-    (wanted * weights).sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)

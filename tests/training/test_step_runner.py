@@ -20,6 +20,7 @@ from medxlate.method import compiling
 from medxlate.method.buffer import ImageBuffer
 from medxlate.method.joint import Joint
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.translator import TranslatorNetworks
 from medxlate.training import step_runner as module
@@ -43,8 +44,8 @@ def make_joint(
     translator = TranslatorNetworks(width=8, blocks=2, discriminator_width=8)
     network = PredictorNetwork(architecture=architecture) if predictor else None
     return Joint(
-        {"mri": compute.place(translator)},
-        network if network is None else compute.place(network),
+        {"mri": place(translator, compute)},
+        network if network is None else place(network, compute),
         target="ct",
         head=HEAD,
         objective=ObjectiveConfig(lambda_identity=identity),

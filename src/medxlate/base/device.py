@@ -6,17 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medxlate.base.distributed import local_rank, ranks
 from medxlate.base.errors import UsageError
 from medxlate.base.events import Listener, Warned, silent
 
 Precision = Literal["fp32", "bf16"]
-Network = TypeVar("Network", bound=nn.Module)
 
 # Either multiplies bfloat16 natively; without them it is emulated, about ten times slower than
 # float32 (docs/benchmarks.md).
@@ -44,17 +43,6 @@ class Compute:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
-
-    def place(self, network: Network) -> Network:
-        """Return a network on the device, its weights in the layout that convolutions like.
-
-        That is channels last, but for float32 on the processor, whose strided convolutions are
-        slower so (docs/benchmarks.md).
-        """
-        network.to(self.device)
-        if self.device.type != "cpu" or self.precision == "bf16":
-            network.to(memory_format=torch.channels_last)
-        return network
 
 
 def choose_compute(

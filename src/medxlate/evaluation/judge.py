@@ -33,6 +33,7 @@ from medxlate.evaluation.results import Record
 from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import predict_batches
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.training.checkpoints import load_part
 from medxlate.training.randomness import seed_all
@@ -285,4 +286,4 @@ def _kept(folder: Path, lesson: Lesson, listener: Listener) -> Judge | None:
         listener(Warned(f"{problem.message} It is trained again."))
         return None
     compute = Compute(torch.device(lesson.config.runtime.device), "fp32")
-    return Judge(compute.place(network), record.head, compute, record.trained_on)
+    return Judge(place(network, compute), record.head, compute, record.trained_on)

@@ -20,6 +20,7 @@ from medxlate.inference.choices import validated_compute
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
 from medxlate.method.generator import Generator
+from medxlate.method.placing import place
 from medxlate.training.checkpoints import load_translation, pointed
 
 # Images at once. A processor is no faster with more, and what a generator computes for 16 images
@@ -73,7 +74,7 @@ def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str
             if weights:
                 network = build_generator(translator)
                 network.load_state_dict(weights)
-                found[source] = compute.place(network).eval()
+                found[source] = place(network, compute).eval()
                 break
     return found
 

@@ -31,6 +31,7 @@ from medxlate.inference.shifts import shifted
 from medxlate.inference.span import Span
 from medxlate.inference.uncertainty import Uncertainty
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork
 
 COVERAGE = 0.9  # of intervals, where nothing else is asked for
@@ -95,7 +96,7 @@ class Predictor:
         folder = find_model(model, "a predictor", listener)
         self.info: ModelInfo = read_model(folder)
         self.compute = compute or validated_compute(self.info, listener=listener)
-        self.network = self.compute.place(load_predictor(folder, self.info))
+        self.network = place(load_predictor(folder, self.info), self.compute)
         found = predictor_of(folder, self.info)
         self.head = found.head
         self.calibration: Calibration | None = found.calibration_tta if tta else found.calibration

@@ -22,6 +22,7 @@ from medxlate.inference.finite import check_finite
 from medxlate.inference.inputs import Input, Reader, SliceBatch
 from medxlate.inference.outputs import Made
 from medxlate.method.compiling import Choice, compile_where_it_pays
+from medxlate.method.placing import place
 
 
 class Translator:
@@ -54,7 +55,7 @@ class Translator:
         self.info: ModelInfo = read_model(folder)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.source, network = load_generator(folder, self.info, source)
-        self.network = self.compute.place(network)
+        self.network = place(network, self.compute)
         self.reader = Reader(
             self.info.translators[self.source].recipe,
             self.info.prepared_size,

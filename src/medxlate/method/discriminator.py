@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from medxlate.config import DiscriminatorNorm
 from medxlate.method.init import init_normal
-from medxlate.method.layers import InstanceNorm
 
 WIDEST = 8  # times the first layer's channels
 
@@ -77,6 +76,6 @@ def _block(
 ) -> list[nn.Module]:
     return [
         nn.Conv2d(channels_in, channels_out, 4, stride=stride, padding=1),
-        *([InstanceNorm()] if norm == "instance" else []),
+        *([nn.InstanceNorm2d(channels_out)] if norm == "instance" else []),
         nn.LeakyReLU(0.2, inplace=True),
     ]

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medxlate.config import Skip, Upsample
-from medxlate.method.cpu_kernels import Convolution3x3
 from medxlate.method.init import init_normal
-from medxlate.method.layers import InstanceNorm, LastConvolution, ReflectionPad
 
 # A global skip hands the input through tanh; at its ends tanh has no slope to learn by, so the
 # input is kept a little away from them.
@@ -60,15 +58,15 @@ class Generator(nn.Module):
         self.is_unet = skip in ("unet", "both")
         joined = 2 if self.is_unet else 1
         parts = {
-            "full": [ReflectionPad(3), *_norm_relu(nn.Conv2d(channels, width, 7))],
-            "half": _norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
+            "full": [nn.ReflectionPad2d(3), *_norm_relu(nn.Conv2d(channels, width, 7), width)],
+            "half": _norm_relu(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), 2 * width),
             "deep": [
-                *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)),
+                *_norm_relu(nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1), 4 * width),
                 *[ResidualBlock(4 * width, recompute=recompute) for _ in range(blocks)],
-                *_norm_relu(_double(4 * width, 2 * width, upsample)),
+                *_norm_relu(_double(4 * width, 2 * width, upsample), 2 * width),
             ],
-            "up": _norm_relu(_double(joined * 2 * width, width, upsample)),
-            "image": [ReflectionPad(3), LastConvolution(joined * width, channels, 7), nn.Tanh()],
+            "up": _norm_relu(_double(joined * 2 * width, width, upsample), width),
+            "image": [nn.ReflectionPad2d(3), nn.Conv2d(joined * width, channels, 7), nn.Tanh()],
         }
         self.layers = nn.Sequential(*(layer for part in parts.values() for layer in part))
         self._ends = list(accumulate(map(len, parts.values())))  # of the parts among the layers
@@ -110,11 +108,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.recompute = recompute
         self.layers = nn.Sequential(
-            ReflectionPad(1),
-            *_norm_relu(Convolution3x3(channels)),
-            ReflectionPad(1),
-            Convolution3x3(channels),
-            InstanceNorm(),
+            nn.ReflectionPad2d(1),
+            *_norm_relu(nn.Conv2d(channels, channels, 3), channels),
+            nn.ReflectionPad2d(1),
+            nn.Conv2d(channels, channels, 3),
+            nn.InstanceNorm2d(channels),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -130,8 +128,8 @@ def default_blocks(image_size: int) -> int:
     return 6 if image_size <= 128 else 9
 
 
-def _norm_relu(convolution: nn.Module) -> list[nn.Module]:
-    return [convolution, InstanceNorm(), nn.ReLU(inplace=True)]
+def _norm_relu(convolution: nn.Module, channels: int) -> list[nn.Module]:
+    return [convolution, nn.InstanceNorm2d(channels), nn.ReLU(inplace=True)]
 
 
 def _double(channels_in: int, channels_out: int, upsample: Upsample) -> nn.Module:

@@ -19,6 +19,7 @@ from medxlate.method.generator import default_blocks
 from medxlate.method.joint import Joint
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.learner import Learner
+from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork, has_batch_norm
 from medxlate.method.schedule import FINETUNE_RATE
 from medxlate.method.stand_ins import StandIn, matched_to_target, repeated_target, true_images
@@ -255,7 +256,7 @@ def _translating(given: Ingredients, predictor: PredictorNetwork | None) -> Lear
     config, compute = given.config, given.compute
     return Joint(
         {
-            name: compute.place(translator_networks(config, given.image_size))
+            name: place(translator_networks(config, given.image_size), compute)
             for name in config.data.sources
         },
         predictor,
@@ -323,14 +324,15 @@ def _predictor(given: Ingredients) -> PredictorNetwork:
     """Build the predictor first of all: for the same seed, every method starts from the same."""
     config = given.config
     torch.manual_seed(config.runtime.seed)
-    predictor = given.compute.place(
+    predictor = place(
         PredictorNetwork(
             architecture=config.model.predictor,
             norm=config.model.predictor_norm,
             outputs=given.head.outputs,
             pretrained=config.model.pretrained,
             offline=config.runtime.offline,
-        )
+        ),
+        given.compute,
     )
     predictor.check_size(given.image_size)
     if not ranks().is_alone and config.runtime.sync_bn:

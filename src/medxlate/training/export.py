@@ -24,6 +24,7 @@ from medxlate.dataset.training_data import Data
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.shifts import shifted
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.placing import place
 from medxlate.method.registry import find_method, generator_blocks
 from medxlate.training.checkpoints import last_position, load_part, load_translation
 from medxlate.training.stages import Stages, checkpoint_of
@@ -120,7 +121,7 @@ def _calibrated(
         none = no_calibration(info.head, reason)
         return info.model_copy(update={"calibration": none, "calibration_tta": none})
     network = load_network(lambda: build_predictor(info), folder, info.weights)
-    network = compute.place(network)
+    network = place(network, compute)
 
     def calibration(*, tta: bool) -> Calibration:
         images = (batch.images for batch in val.batches(BATCH))

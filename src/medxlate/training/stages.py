@@ -22,6 +22,7 @@ from medxlate.dataset.loading import Read, Slices
 from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run as run_network
 from medxlate.method.learner import Learner
+from medxlate.method.placing import place
 from medxlate.method.registry import translator_networks
 from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
 
@@ -85,7 +86,7 @@ def translated(
         generator = translator_networks(config, image_size).g
         weights = load_translation(checkpoint_of(stage, "last"), slices.name, "g")
         generator.load_state_dict(weights)
-        write_translated(path, slices, generator.to(compute.device), compute, image_size)
+        write_translated(path, slices, place(generator, compute), compute, image_size)
     ranks().barrier()
     if _open(path).shape != (len(slices), image_size, image_size):
         raise ModelError(f"{path} was translated from other slices.", "Delete it.")
