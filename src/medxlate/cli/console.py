@@ -34,6 +34,7 @@ from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
 from medxlate.cli.progress import Pace, speed
 from medxlate.cli.terminal import print_whatever_comes
+from medxlate.method.terms import brief_names
 
 INTERRUPTED = 130
 UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
@@ -202,9 +203,8 @@ class Reporter:
             self._stop_bar()
 
     def _describe(self, event: StepLogged) -> None:
-        shown = {k: v for k, v in event.losses.items() if "predict" in k or "adv_t" in k}
-        shown |= {k: v for k, v in event.losses.items() if "cycle_s" in k}
-        figures = "  ".join(f"{name} {value:.3g}" for name, value in shown.items())
+        shown = brief_names(event.losses)
+        figures = "  ".join(f"{name} {event.losses[name]:.3g}" for name in shown)
         figures += f"  {event.images_per_second:.1f} images/s"
         if event.data_wait > NOTABLE_WAIT:
             figures += f"  {event.data_wait:.0%} waiting for images"

@@ -5,7 +5,7 @@ that copies, or gives one image for all, or black for white. Each is judged from
 training has anyway, and reported once until it is well again.
 ``docs/how-to/when-training-goes-wrong.md`` is for people; it has what the limits come from.
 
-Losses are those of ``method/joint.py``. Images are [B, 1, H, W] in [-1, 1].
+Losses are those of ``method/terms.py``. Images are [B, 1, H, W] in [-1, 1].
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from medxlate.base.events import Alarmed
 from medxlate.method.label_transform import LabelTransform
+from medxlate.method.terms import Family, find_term
 
 # Two in a row, for a single window of few images may be off.
 LOOKS = 2
@@ -163,13 +164,11 @@ OVERRULED = AlarmRule(
     advice="Lower objective.lambda_predict.",
 )
 KINDS = (EXPLODED, WON, COPIES, CONSTANT, COLLAPSED, INVERTED, ASTRAY, UNHEARD, OVERRULED)
-RATIO = ".gradient_ratio"  # ends the names of the two gradients' ratio, of each source
 
-# Which losses are judged, by what, and how much a step counts at most.
-_JUDGED: Mapping[str, tuple[tuple[AlarmRule, ...], float]] = {
-    "d_s": ((EXPLODED, WON), HIGHEST),
-    "d_t": ((EXPLODED, WON), HIGHEST),
-    "gradient_ratio": ((UNHEARD, OVERRULED), math.inf),
+# Which families of losses are judged, by what, and how much a step counts at most.
+_JUDGED: Mapping[Family | Literal[""], tuple[tuple[AlarmRule, ...], float]] = {
+    "discriminators": ((EXPLODED, WON), HIGHEST),
+    "guidance": ((UNHEARD, OVERRULED), math.inf),
 }
 
 # Modalities whose grey values differ by less than this share of the spread may be copied.
@@ -193,6 +192,11 @@ class _Record:
     told: bool = False
 
 
+def _family(name: str) -> Family | Literal[""]:
+    term = find_term(name)[1]
+    return term.family if term else ""
+
+
 class TrainingMonitor:
     """Judges the numbers of one training; it keeps what it saw, and changes nothing."""
 
@@ -207,14 +211,14 @@ class TrainingMonitor:
 
         Args:
             step: Steps taken so far.
-            losses: By the names of ``method/joint.py``; those in ``_JUDGED`` count.
+            losses: By the names of ``method/terms.py``; those of the families judged count.
         """
         found: list[Alarmed] = []
         weight = 1 - math.exp((self._step - step) / SMOOTHED)
         self._step = step
-        self._guided = [name for name in losses if name.endswith(RATIO)]
+        self._guided = [name for name in losses if _family(name) == "guidance"]
         for name, value in losses.items():
-            kinds, most = _JUDGED.get(name.rpartition(".")[2], ((), 0.0))
+            kinds, most = _JUDGED.get(_family(name), ((), 0.0))
             if not kinds or not math.isfinite(value):
                 continue
             latest = min(value, most)

@@ -1,0 +1,73 @@
+"""The terms of the losses that a step reports: what each is called, and of what kind it is.
+
+Console, report, monitor and records read this table; a loss that is not in it is not reported. A
+term that belongs to one source is recorded under the source's name: ``mri.adv_t``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["predictor", "translators", "discriminators", "domain", "images", "guidance"]
+
+# What a chart of a family's terms is called.
+FAMILIES: dict[Family, str] = {
+    "predictor": "Loss of the predictor",
+    "translators": "Adversarial losses of the translators",
+    "discriminators": "Losses of the discriminators",
+    "domain": "Loss of the domain classifier",
+    "images": "Cycle loss, of images in \N{MINUS SIGN}1 to 1",
+    "guidance": "Gradient of the predictor at translations, beside the translators' own",
+}
+
+
+@dataclass(frozen=True)
+class LossTerm:
+    """A term of the objective, or what is reported beside it.
+
+    Attributes:
+        label: What a reader sees.
+        family: What it belongs to; terms of a family share a unit and a chart.
+        brief: Whether the console shows it while a training runs.
+    """
+
+    label: str
+    family: Family
+    brief: bool = False
+
+
+TERMS: dict[str, LossTerm] = {
+    "predict_real": LossTerm("real", "predictor", brief=True),
+    "predict_fake": LossTerm("translated", "predictor", brief=True),
+    "predict_augmented": LossTerm("augmented", "predictor", brief=True),
+    "predict": LossTerm("predictor", "predictor", brief=True),
+    "adv_t": LossTerm("to the target (G)", "translators", brief=True),
+    "adv_s": LossTerm("to the source (F)", "translators"),
+    "d_t": LossTerm("of target images", "discriminators"),
+    "d_s": LossTerm("of source images", "discriminators"),
+    "domain": LossTerm("of the modality", "domain"),
+    "cycle_s": LossTerm("source and back", "images", brief=True),
+    "cycle_t": LossTerm("target and back", "images"),
+    "identity": LossTerm("identity", "images"),
+    "structure": LossTerm("structure", "images"),
+    "reproduce": LossTerm("reproduced, before translating", "images"),
+    "gradient_ratio": LossTerm("ratio of the two gradients", "guidance"),
+}
+
+
+def find_term(name: str) -> tuple[str, LossTerm | None]:
+    """Return the source ("" where there is none) and the term of a recorded loss.
+
+    The term is None where the record was written by another version that knew others.
+    """
+    source, _, term = name.rpartition(".")
+    return source, TERMS.get(term)
+
+
+def brief_names(names: Iterable[str]) -> list[str]:
+    """Return the recorded losses that are shown while a training runs, in the table's order."""
+    order = list(TERMS)
+    known = [(order.index(n.rpartition(".")[2]), n) for n in names if find_term(n)[1] is not None]
+    return [name for place, name in sorted(known) if TERMS[order[place]].brief]
