@@ -1,4 +1,4 @@
-"""The feed against the plain way: read the order's items, one step after the other."""
+"""The loader against the plain way: read the order's items, one step after the other."""
 
 from __future__ import annotations
 
@@ -20,8 +20,16 @@ from medxlate.cli.console import Reporter
 from medxlate.dataset.loading import Order, Slices
 from medxlate.images.recipes import to_network
 from medxlate.training import loader as feeding
-from medxlate.training.loader import Resident, TrainLoader, reside
-from medxlate.training.prefetch import AHEAD, THREAD, Background, as_tensor, to_images
+from medxlate.training.loader import (
+    AHEAD,
+    THREAD,
+    Prefetcher,
+    Resident,
+    TrainLoader,
+    as_tensor,
+    reside,
+    to_images,
+)
 from medxlate.training.record import read_events
 from medxlate.training.train import train
 
@@ -32,7 +40,7 @@ NOTHING, ALL = 0, 1 << 30
 
 
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == THREAD]
+    return [thread for thread in threading.enumerate() if thread.name.startswith(THREAD)]
 
 
 @pytest.fixture(autouse=True)
@@ -142,22 +150,12 @@ def test_a_resident_set_is_read_once(tmp_path, monkeypatch):
 
 def test_it_reads_ahead_but_not_without_end():
     made: list[int] = []
-    ahead = Background(lambda step: made.append(step) or step, first=5)
+    ahead = Prefetcher(lambda step: made.append(step) or step, first=5)
     assert ahead.take() == 5
     until(lambda: len(made) == AHEAD + 2)
     time.sleep(0.05)
     assert made == list(range(5, 5 + AHEAD + 2))
     assert [ahead.take() for _ in range(3)] == [6, 7, 8]
-    ahead.close()
-
-
-def test_what_is_not_made_yet_is_not_waited_for():
-    go = threading.Event()
-    ahead = Background(lambda step: go.wait() and step, first=0)
-    assert ahead.take_if_made() is None
-    go.set()
-    until(lambda: ahead._made.qsize() == AHEAD)
-    assert ahead.take_if_made() == 0
     ahead.close()
 
 
@@ -243,13 +241,13 @@ def test_the_share_of_waiting_is_recorded(tmp_path, monkeypatch, seconds, least,
     """A step takes 50 to 200 ms here, so that reads of 0.6 s a step are mostly waited for."""
     data = tiny.write_dataset(tmp_path)
     monkeypatch.setattr(feeding, "CPU_ROOM", NOTHING)
-    kept = Slices.kept
+    stored = Slices.stored
 
     def slow(self, indices):
         time.sleep(seconds)
-        return kept(self, indices)
+        return stored(self, indices)
 
-    monkeypatch.setattr(Slices, "kept", slow)
+    monkeypatch.setattr(Slices, "stored", slow)
     heard = []
     optimizer = {"epochs": 1, "steps_per_epoch": 4}
     config = tiny.debug_config(data, optimizer=optimizer, runtime={"log_every": 100})
