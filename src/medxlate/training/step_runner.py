@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -23,30 +21,15 @@ from medxlate.method.learner import Learner
 from medxlate.method.objective import Losses
 from medxlate.training.capture import CapturedStep
 from medxlate.training.exchange import add_up
+from medxlate.training.loss_window import BatchStatistics, LossWindow, Window
 from medxlate.training.state import TrainingProgress
 from medxlate.training.step import gradients, plan_buffers, update
 
 START = TrainingProgress()
 NOTHING: Mapping[str, Tensor] = MappingProxyType({})
-SUMS = "sums."  # before the names of losses, in a step_runner's state
 SKIPPED_IN_A_ROW = 10  # steps whose loss is not finite, before the training is given up
 SMALLEST_SIDE = 64  # pixels; of less, ResNet50's last batch norm sees a single pixel
 CAPTURED_BATCH = 8  # largest batch whose steps are captured: launches cost less than work above
-
-
-@dataclass(frozen=True)
-class Window:
-    """What happened since the last look.
-
-    Attributes:
-        losses: Means over the steps that counted.
-        steps: Steps taken, skipped ones included.
-        skipped: Steps without an update, because a loss was not finite.
-    """
-
-    losses: dict[str, float]
-    steps: int
-    skipped: int
 
 
 class StepRunner:
@@ -58,7 +41,7 @@ class StepRunner:
         runtime: ``compile``, ``accumulate``.
         listener: Receives what was chosen and what went wrong.
         position: Whether the run's earlier steps were compiled, and taken in how many parts.
-        window: Of an earlier step_runner's ``state``: what happened since its last look.
+        window: Of an earlier runner's ``state``: what happened since its last look.
 
     Attributes:
         compiled: The same, once decided.
@@ -92,13 +75,8 @@ class StepRunner:
         self._may_capture = (
             runtime.compile != "off" and not runtime.deterministic and self._ranks.is_alone
         )
-        # Sums of the losses and how many steps counted, by the losses' names: a training's phases
-        # have different ones.
-        self._sums: dict[tuple[str, ...], Tensor] = {}
-        self._skips: Tensor | None = None  # skipped steps, and those in a row
-        self._steps = 0
-        self._statistics = _Statistics(learner)
-        self._restore(window)
+        self._window = LossWindow(compute.device, window)
+        self._statistics = BatchStatistics(learner.networks, window)
 
     def prepare(self, batches: Mapping[str, Batch], *, steps: int) -> None:
         """Decide how steps are taken, by rehearsing one; no state of the learner changes.
@@ -150,7 +128,7 @@ class StepRunner:
         return (time.perf_counter() - began) * (side / small) ** 2
 
     def step(self, batches: Mapping[str, Batch], *, number: int = 0, progress: float = 0.0) -> None:
-        """Take a step; its losses are added up on the device.
+        """Take a step, or play the captured one; its losses are added up on the device.
 
         Args:
             batches: A batch of each modality on the device, of the same shapes in every step; of
@@ -172,7 +150,15 @@ class StepRunner:
             self._take(batches, progress)
         else:
             self._play(self._captured, batches)
-        self._steps += 1
+        self._window.count()
+
+    def _take(self, batches: Mapping[str, Batch], progress: float = 0.0) -> None:
+        """Take a step: forward and backward, reduce, update."""
+        losses = self._gradients(batches, progress)
+        if not self._ranks.is_alone:
+            losses = add_up(self._learner, losses)
+        skipped = update(self._learner, losses)
+        self._window.add(losses, skipped)
 
     def collect(self) -> Window:
         """Return what happened since the last call; the one place that waits for the device.
@@ -180,54 +166,24 @@ class StepRunner:
         Raises:
             ModelError: Too many steps in a row had a loss that is not finite.
         """
-        assert self._skips is not None
-        sums, counts = defaultdict[str, float](float), defaultdict[str, float](float)
-        fetched = torch.cat([*self._sums.values(), self._skips]).tolist()
-        for names, table in self._sums.items():
-            values, fetched = fetched[: len(table)], fetched[len(table) :]
-            for name, value in zip(names, values[:-1], strict=True):
-                sums[name] += value
-                counts[name] += values[-1]
-            table.zero_()
-        skipped, row = fetched
-        losses = {name: total / counts[name] for name, total in sums.items() if counts[name]}
-        window = Window(losses, self._steps, int(skipped))
-        self._skips[:1].zero_()
-        self._steps = 0
-        if skipped:
+        window = self._window.read()
+        if window.skipped:
             self._listener(
-                Warned(f"{int(skipped)} steps were skipped: a loss was not a finite number.")
+                Warned(f"{window.skipped} steps were skipped: a loss was not a finite number.")
             )
-            self._statistics.mend()
+            self._statistics.repair()
         self._statistics.keep()
-        if row >= SKIPPED_IN_A_ROW:
+        if window.row >= SKIPPED_IN_A_ROW:
             raise ModelError(
-                f"The training diverged: in the last {int(row)} steps a loss was not finite.",
+                f"The training diverged: in the last {window.row} steps a loss was not finite.",
                 "Lower optimizer.translator_lr and optimizer.predictor_lr; the checkpoints made "
                 "before are sound.",
             )
         return window
 
     def state(self) -> dict[str, Tensor]:
-        """Return what happened since the last look, and what a step_runner goes on from."""
-        state = {f"kept.{i}": kept for i, kept in enumerate(self._statistics.kept)}
-        state["steps"] = torch.tensor(self._steps, dtype=torch.int64)
-        if self._skips is not None:
-            state["skips"] = self._skips
-        return state | {SUMS + "|".join(names): table for names, table in self._sums.items()}
-
-    def _restore(self, window: Mapping[str, Tensor]) -> None:
-        if not window:
-            return
-        self._statistics.kept = [window[f"kept.{i}"] for i in range(len(self._statistics.kept))]
-        self._steps = int(window["steps"])
-        device = self._compute.device
-        self._skips = window["skips"].to(device) if "skips" in window else None
-        self._sums = {
-            tuple(name.removeprefix(SUMS).split("|")): table.to(device)
-            for name, table in window.items()
-            if name.startswith(SUMS)
-        }
+        """Return what happened since the last look, from which a later runner goes on."""
+        return self._statistics.state() | self._window.state()
 
     def _play(self, captured: CapturedStep, batches: Mapping[str, Batch]) -> None:
         """Play the captured step, or the eager one for good where it cannot be captured."""
@@ -238,20 +194,6 @@ class StepRunner:
             self._listener(Warned(f"A step cannot be captured as a CUDA graph: {first}"))
             self._captured, self._may_capture = None, False
             self._take(batches)
-
-    def _take(self, batches: Mapping[str, Batch], progress: float = 0.0) -> None:
-        losses = self._gradients(batches, progress)
-        if not self._ranks.is_alone:
-            losses = add_up(self._learner, losses)
-        skipped = update(self._learner, losses)
-        values = torch.stack([*losses.values(), 1 - skipped])
-        names = tuple(losses)
-        if self._skips is None:
-            self._skips = values.new_zeros(2)
-        if names not in self._sums:
-            self._sums[names] = torch.zeros_like(values)
-        self._sums[names].add_(torch.where(skipped > 0, torch.zeros_like(values), values))
-        self._skips.copy_(torch.stack([self._skips[0] + skipped, (self._skips[1] + 1) * skipped]))
 
     def _gradients(self, batches: Mapping[str, Batch], progress: float = 0.0) -> Losses:
         """Take gradients; where memory runs out, in more parts until it suffices."""
@@ -298,11 +240,11 @@ class StepRunner:
             )
 
     def _rehearse(self, batches: Mapping[str, Batch]) -> None:
-        """Take the gradients of a step and forget them; waits for the device."""
+        """Take the gradients of a step and discard them; waits for the device."""
         device, learner = self._compute.device, self._learner
         self._count(batches)
         kept = {name: buffer.state() for name, buffer in learner.buffers.items()}
-        statistics = _Statistics(learner)
+        statistics = BatchStatistics(learner.networks)
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 plan_buffers(learner, self._whole)
@@ -333,25 +275,3 @@ def _size(batches: Mapping[str, Batch]) -> int:
 def _seed_of(seed: int, step: int, rank: int) -> int:
     """Return a seed that differs for every step and process."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]) >> 1
-
-
-class _Statistics:
-    """The running statistics of batch norms, which a loss that is not finite spoils."""
-
-    def __init__(self, learner: Learner) -> None:
-        self._now = list(learner.networks.buffers())
-        self.kept: list[Tensor] = []
-        self.keep()
-
-    def keep(self) -> None:
-        self.kept = [buffer.clone() for buffer in self._now]
-
-    def restore(self) -> None:
-        for buffer, kept in zip(self._now, self.kept, strict=True):
-            buffer.copy_(kept)
-
-    def mend(self) -> None:
-        """Bring back those that are not finite any more; they forget within a few steps anyway."""
-        for buffer, kept in zip(self._now, self.kept, strict=True):
-            if buffer.is_floating_point() and not bool(torch.isfinite(buffer).all()):
-                buffer.copy_(kept)
