@@ -37,7 +37,7 @@ from medxlate.inference.predict import predict_batches
 from medxlate.method.joint import Joint
 from medxlate.phantoms.files import write_phantoms
 from medxlate.training.loop import validation_metrics
-from medxlate.training.setup import RunInputs, TrainingSetup, prepare_work
+from medxlate.training.setup import RunInputs, TrainingSetup, set_up
 from medxlate.training.step import take_step
 from medxlate.walkthrough import SETTINGS, prepare_phantoms
 
@@ -102,7 +102,7 @@ def make_work(config: Config, data: Path) -> TrainingSetup:
     tables = open_modalities(dataset, config)
     slices = {name: table.slices for name, table in tables.items()}
     split = draw_split(slices, target="ct", config=config.split)
-    return prepare_work(RunInputs(config, dataset, tables, split))
+    return set_up(RunInputs(config, dataset, tables, split))
 
 
 def fast(work: TrainingSetup) -> Step:

@@ -209,7 +209,7 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
     from medxlate.dataset.links import find_links
     from medxlate.dataset.training_data import open_modalities
     from medxlate.training.loader import TrainLoader
-    from medxlate.training.setup import RunInputs, prepare_work
+    from medxlate.training.setup import RunInputs, set_up
     from medxlate.training.step import take_step
 
     config = config_of(data)
@@ -218,7 +218,7 @@ def measure_train(data: Path, steps: int) -> dict[str, float]:
     slices = {name: modality.slices for name, modality in tables.items()}
     links = find_links(tables, config.split.policy)
     split = draw_split(slices, target="ct", config=config.split, links=links)
-    work = prepare_work(RunInputs(config, dataset, tables, split))
+    work = set_up(RunInputs(config, dataset, tables, split))
     warm_up, waited, began = 3, 0.0, 0.0
     options = {"batch_size": BATCH, "seed": 0, "device": work.compute.device}
     with TrainLoader(work.data.train, **options) as feed:

@@ -29,7 +29,6 @@ from medxlate.phantoms.files import write_phantoms
 from medxlate.study.begin import Grid
 from medxlate.study.compare import CompareResult, compare
 from medxlate.study.study import Cell, StudyFolder, cells, read_study
-from medxlate.training import running as running_module
 from medxlate.training import train as train_module
 from medxlate.walkthrough import prepare_phantoms
 from tiny import PREFIX, SIZE, age_of, patient_name, write_dataset
@@ -132,10 +131,10 @@ class Run:
 def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
     """Compare in this process and note each training as it begins."""
     heard, trainings = Heard(), list[Training]()
-    prepare_work = train_module.prepare_work
+    set_up = train_module.set_up
 
     def noting(material: Any, *listener: Any) -> Any:
-        work = prepare_work(material, *listener)
+        work = set_up(material, *listener)
         networks = work.learner.networks
         weights = networks["predictor"].state_dict() if "predictor" in networks else {}
         copies = {name: value.clone() for name, value in weights.items()}
@@ -143,8 +142,7 @@ def carry_out(config: Config, wanted: Grid, out: Path) -> Run:
         return work
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in (train_module, running_module):
-            patch.setattr(module, "prepare_work", noting)
+        patch.setattr(train_module, "set_up", noting)
         return Run(compare(config, wanted, out=out, listener=heard), heard, trainings)
 
 

@@ -34,7 +34,7 @@ from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
 from medxlate.report.run import write_report
 from medxlate.report.verdict import of_run
-from medxlate.training.setup import RunInputs, TrainingSetup, prepare_work
+from medxlate.training.setup import RunInputs, TrainingSetup, set_up
 from medxlate.training.stages import read_translated, write_translated
 from medxlate.training.train import train
 from tiny import KEY, SIZE, debug_config
@@ -126,7 +126,7 @@ def own_predictor(run: RunFolder, subject: Subject) -> Judge:
 
     def prepare_(place: Path) -> TrainingSetup:
         tables = dict(patients.tables)
-        work = prepare_work(RunInputs(config, patients.dataset, tables, patients.split))
+        work = set_up(RunInputs(config, patients.dataset, tables, patients.split))
         network = subject.translators["mri"].network
         compute = subject.compute
         write_translated(place / "x.npy", work.data.train["mri"], network, compute, SIZE)

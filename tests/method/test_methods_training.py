@@ -41,8 +41,7 @@ from medxlate.method.registry import METHODS
 from medxlate.method.translator import TranslatorNetworks
 from medxlate.training import loop, validation
 from medxlate.training.loader import TrainLoader
-from medxlate.training.running import TrainResult
-from medxlate.training.train import resume, train
+from medxlate.training.train import TrainResult, resume, train
 from medxlate.training.validation import Validation
 
 SOURCES = ("mri", "pet")

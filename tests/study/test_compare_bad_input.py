@@ -68,7 +68,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(*_: object, **__: object) -> None:
         pytest.fail("something is trained")
 
-    monkeypatch.setattr(train_module, "prepare_work", train)
+    monkeypatch.setattr(train_module, "set_up", train)
     monkeypatch.setattr(compare_module, "carry_out", train)
 
 

@@ -50,10 +50,9 @@ from medxlate.method.supervised import Supervised
 from medxlate.training import loop as loop_module
 from medxlate.training import saver, validation
 from medxlate.training.checkpoints import read_checkpoint, write_checkpoint
-from medxlate.training.running import TrainResult
 from medxlate.training.state import TrainingProgress, TrainingState, restore, take_state
 from medxlate.training.step_runner import StepRunner
-from medxlate.training.train import resume, train
+from medxlate.training.train import TrainResult, resume, train
 from medxlate.training.validation import Validation
 from medxlate.training.verify import verify_resume
 

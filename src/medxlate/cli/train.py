@@ -18,7 +18,7 @@ from medxlate.cli.signals import stopping
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter
     from medxlate.config import Config
-    from medxlate.training.running import TrainResult
+    from medxlate.training.train import TrainResult
 
 LARGE = 500_000_000  # bytes of checkpoints that are mentioned
 

@@ -36,8 +36,9 @@ from medxlate.method.label_transform import LabelTransform
 from medxlate.method.placing import place
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.training.checkpoints import load_part
+from medxlate.training.loop import Loop
 from medxlate.training.randomness import seed_all
-from medxlate.training.setup import TrainingSetup, make_inputs, make_loop, prepare_work
+from medxlate.training.setup import TrainingSetup, make_inputs, set_up
 from medxlate.training.stages import checkpoint_of
 
 SCHEMA_VERSION = 1
@@ -139,7 +140,7 @@ def find_judge(
 
     def prepare(_: Path) -> TrainingSetup:
         tables = {target: patients.tables[target]}
-        return prepare_work(make_inputs(config, patients.dataset, tables, patients.split))
+        return set_up(make_inputs(config, patients.dataset, tables, patients.split))
 
     seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
     return learned(run, Lesson(REAL, config, made_from(patients, config), seen, prepare), listener)
@@ -247,7 +248,7 @@ def _train(folder: Path, place: Path, lesson: Lesson, listener: Listener) -> Non
     with deterministic(lesson.config.runtime.deterministic):
         work = lesson.prepare(place)
         training = RunFolder(place)
-        loop = make_loop(work, training, listener=tell)
+        loop = Loop(work, training, listener=tell)
         seed_all(SEED)
         position = loop.run()
     if not ranks().is_first:

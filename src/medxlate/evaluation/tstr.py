@@ -27,7 +27,7 @@ from medxlate.evaluation.prediction_metrics import Array, Cases, constant_predic
 from medxlate.evaluation.results import Metric, taught_in
 from medxlate.evaluation.shared import gather_predictions, some_of
 from medxlate.evaluation.subject import Subject
-from medxlate.training.setup import TrainingSetup, make_inputs, prepare_work
+from medxlate.training.setup import TrainingSetup, make_inputs, set_up
 from medxlate.training.stages import read_translated, write_translated
 
 NAME = "tstr"
@@ -102,7 +102,7 @@ def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) 
     def prepare(place: Path) -> TrainingSetup:
         listener(Stage(f"Translating {len(train) + len(val)} {source} images to learn from"))
         tables = {name: patients.tables[name] for name in (source, subject.info.target)}
-        work = prepare_work(make_inputs(config, patients.dataset, tables, patients.split))
+        work = set_up(make_inputs(config, patients.dataset, tables, patients.split))
         data = Data(
             {**work.data.train, source: _translated(subject, train, place / "train.npy")},
             {**work.data.val, source: _translated(subject, val, place / "val.npy")},

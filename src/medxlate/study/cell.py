@@ -37,8 +37,7 @@ from medxlate.inference.translate import Translator
 from medxlate.method.registry import find_method, first_stages
 from medxlate.study.predictions import add_predictions, image_rows
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
-from medxlate.training.running import TrainResult, train_stage
-from medxlate.training.train import resume, train
+from medxlate.training.train import TrainResult, resume, train, train_stage
 
 BATCH = 16
 JUDGE = "target-only"  # its predictor's features compare images where Inception is not at hand

@@ -18,15 +18,13 @@ from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, Transla
 from medxlate.artifacts.runs import RunFolder
 from medxlate.base.device import Compute
 from medxlate.config import Config
-from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
-from medxlate.dataset.training_data import Data
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.shifts import shifted
-from medxlate.method.label_transform import LabelTransform
 from medxlate.method.placing import place
 from medxlate.method.registry import find_method, generator_blocks
 from medxlate.training.checkpoints import last_position, load_part, load_translation
+from medxlate.training.setup import TrainingSetup
 from medxlate.training.stages import Stages, checkpoint_of
 from medxlate.training.state import TrainingProgress
 
@@ -34,25 +32,24 @@ BATCH = 16
 
 
 def export_model(
-    run: RunFolder,
-    *,
-    config: Config,
-    dataset: DatasetInfo,
-    head: LabelTransform,
-    image_size: int,
-    position: TrainingProgress,
-    stages: Stages,
-    data: Data,
-    compute: Compute,
+    run: RunFolder, setup: TrainingSetup, *, stages: Stages, position: TrainingProgress
 ) -> ModelInfo:
     """Write ``model/``: the predictor of the best checkpoint, the generators of the last one.
 
     The predictor is the one with the lowest validation error, or the last (``optimizer.keep``);
     generators have no such measure and are best where their learning rate has come down to
     zero. A source whose translator was trained first has its generator from there. The predictor
-    is calibrated on the validation patients of the target. ``data`` is as it was divided: no
-    translation stands in the place of a source.
+    is calibrated on the validation patients of the target.
+
+    Args:
+        run: The run.
+        setup: Its training, its data as they were divided: no translation stands in the place of a
+            source.
+        stages: What was trained first.
+        position: Where the training stands.
     """
+    config, dataset, data = setup.config, setup.inputs.dataset.info, setup.data
+    head, compute, image_size = setup.head, setup.compute, setup.image_size
     with tempfile.TemporaryDirectory(dir=run.path, prefix=".export.", suffix=".partial") as name:
         scratch = Path(name)
         predictor = PredictorInfo(

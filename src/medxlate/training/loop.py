@@ -10,19 +10,24 @@ from dataclasses import replace
 from torch import Tensor
 
 from medxlate.artifacts.runs import RunFolder
-from medxlate.base.device import Compute
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ModelError, StoppedError
-from medxlate.base.events import EpochEnded, Listener, Progress, SamplesWritten, StepLogged, Warned
-from medxlate.config import Config
-from medxlate.dataset.training_data import Data
-from medxlate.method.label_transform import LabelTransform
-from medxlate.method.learner import Learner, set_rate
+from medxlate.base.events import (
+    EpochEnded,
+    Listener,
+    Progress,
+    SamplesWritten,
+    StepLogged,
+    Warned,
+    silent,
+)
+from medxlate.method.learner import set_rate
 from medxlate.method.schedule import Phase, first_epoch, phase_at
 from medxlate.training.exchange import average_statistics
 from medxlate.training.loader import TrainLoader
 from medxlate.training.monitor import TrainingMonitor
 from medxlate.training.saver import Saver
+from medxlate.training.setup import TrainingSetup
 from medxlate.training.state import TrainingProgress, TrainingState, restore, take_state
 from medxlate.training.step_runner import StepRunner
 from medxlate.training.validation import Translations, Validation
@@ -43,11 +48,7 @@ class Loop:
     """Trains a learner from wherever it stands to the last epoch.
 
     Args:
-        learner: The method.
-        data: What it learns from.
-        config: Schedule and intervals.
-        head: Turns outputs into predictions.
-        compute: Device and precision.
+        setup: What is trained, and on what.
         folder: The run.
         listener: Receives every event.
         stop: Whether the training is asked to stop; says by whom, or "".
@@ -59,18 +60,14 @@ class Loop:
 
     def __init__(
         self,
-        learner: Learner,
-        data: Data,
-        *,
-        config: Config,
-        head: LabelTransform,
-        compute: Compute,
+        setup: TrainingSetup,
         folder: RunFolder,
-        listener: Listener,
+        *,
+        listener: Listener = silent,
         stop: Stop = never,
     ) -> None:
+        learner, data, config, compute = setup.learner, setup.data, setup.config, setup.compute
         self._learner = learner
-        self._data = data
         self._config = config
         self._compute = compute
         self._folder = folder
@@ -79,7 +76,7 @@ class Loop:
         self._ranks = ranks()
         self._batch_size = config.optimizer.batch_size
         self._steps_per_epoch = data.steps_per_epoch(config.optimizer)
-        self._feed = TrainLoader(
+        self._loader = TrainLoader(
             {name: data.train[name] for name in learner.modalities},
             batch_size=self._batch_size,
             seed=config.runtime.seed,
@@ -88,7 +85,7 @@ class Loop:
         )
         self._saver = Saver(folder.checkpoints, runtime=config.runtime, writes=self._ranks.is_first)
         self._validation = Validation(
-            learner, data, target=config.data.target, head=head, compute=compute
+            learner, data, target=config.data.target, head=setup.head, compute=compute
         )
         self._averages = learner.averages
         self._monitor = TrainingMonitor()
@@ -146,8 +143,14 @@ class Loop:
             StoppedError: It was asked to stop; a checkpoint holds everything.
             OutputError: A checkpoint could not be written; those before stay.
         """
-        with self._feed, self._saver:
-            return self._run(until)
+        with self._loader, self._saver:
+            if self._position.epoch < self._config.optimizer.epochs:
+                self._begin_steps()
+            for epoch in range(self._position.epoch, self._config.optimizer.epochs):
+                if not self._epoch(epoch, until):
+                    break
+                self._end_epoch(epoch + 1)
+        return self._position
 
     def snapshot(self) -> TrainingState:
         """Return the state in which the training stands; it changes with the next step."""
@@ -162,10 +165,8 @@ class Loop:
             averages=self._averages.state(),
         )
 
-    def _run(self, until: int | None) -> TrainingProgress:
-        epochs = self._config.optimizer.epochs
-        if self._position.epoch == epochs:
-            return self._position
+    def _begin_steps(self) -> None:
+        """Decide how steps are taken, and say how long all of them will take."""
         self._step_runner = StepRunner(
             self._learner,
             compute=self._compute,
@@ -174,16 +175,12 @@ class Loop:
             position=self._position,
             window=self._window,
         )
-        batches, steps = self._feed.take(self._position.step), epochs * self._steps_per_epoch
+        batches = self._loader.take(self._position.step)
+        steps = self._config.optimizer.epochs * self._steps_per_epoch
         if self._position.step == self.first_step and self._compute.device.type == "cpu":
             # Before anything is compiled or taken: the paper's first steps take a minute.
             self._foretell(self._step_runner.reckon(batches) * (steps - self.first_step))
         self._step_runner.prepare(batches, steps=steps)
-        for epoch in range(self._position.epoch, epochs):
-            if not self._epoch(epoch, until):
-                return self._position
-            self._end_epoch(epoch + 1)
-        return self._position
 
     def _epoch(self, epoch: int, until: int | None) -> bool:
         """Take the steps of an epoch that are left; return False where ``until`` was reached.
@@ -197,7 +194,7 @@ class Loop:
             if step == until:
                 return False
             asked = time.monotonic()
-            batches = self._feed.take(step)
+            batches = self._loader.take(step)
             waited += time.monotonic() - asked
             phase = phase_at(step / total, self._config.optimizer)
             self._set_rates(phase)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from medxlate.artifacts.runs import RunFolder
 from medxlate.base.device import Compute, choose_compute
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ConfigError
@@ -21,7 +20,6 @@ from medxlate.method.matching import matched
 from medxlate.method.registry import STAGES, build_learner, find_method
 from medxlate.method.sizing import sized
 from medxlate.method.stand_ins import NO_PAIRS
-from medxlate.training.loop import Loop, Stop, never
 
 RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose names sources go too
 
@@ -90,7 +88,14 @@ def _check_division(batch_size: int, parts: int, count: int) -> None:
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a training is made from."""
+    """What a training is made from.
+
+    Attributes:
+        config: The configuration, with nothing left open.
+        dataset: The dataset.
+        tables: Every modality that is named.
+        split: Who is trained, validated and tested on.
+    """
 
     config: Config
     dataset: Dataset
@@ -122,18 +127,31 @@ def make_inputs(
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Everything that a training needs, before anything is taken over from a first stage."""
+    """Everything that a training needs.
 
-    config: Config
-    dataset: Dataset
+    Attributes:
+        inputs: What it was made from.
+        data: What its steps show; translations of a first stage take the place of sources.
+        image_size: Side of the images, pixels.
+        head: What the predictor's outputs mean.
+        compute: Device and precision.
+        learner: The method, its networks on the device.
+    """
+
+    inputs: RunInputs
     data: Data
     image_size: int
     head: LabelTransform
     compute: Compute
     learner: Learner
 
+    @property
+    def config(self) -> Config:
+        """The configuration, with nothing left open."""
+        return self.inputs.config
 
-def prepare_work(material: RunInputs, listener: Listener = silent) -> TrainingSetup:
+
+def set_up(inputs: RunInputs, listener: Listener = silent) -> TrainingSetup:
     """Return data, head and learner of a training.
 
     The listener hears of a replaced precision, and of images that ``data.match_labels`` leaves out.
@@ -142,15 +160,15 @@ def prepare_work(material: RunInputs, listener: Listener = silent) -> TrainingSe
         ConfigError: Something in the configuration cannot be.
         DataError: The split leaks, or leaves a modality without training data.
     """
-    config = material.config
+    config = inputs.config
     method = find_method(config.method)
-    data = make_data(material.dataset, material.tables, material.split, config)
+    data = make_data(inputs.dataset, inputs.tables, inputs.split, config)
     if method.stand_in is not None:
         sources = config.data.sources
         data = data.showing({name: method.stand_in(name, data, config) for name in sources})
     if config.data.match_labels and method.shows_both:
-        data = matched(data, config, material.dataset.info.task, listener)
-    size = image_size(material.dataset, config)
+        data = matched(data, config, inputs.dataset.info.task, listener)
+    size = image_size(inputs.dataset, config)
     runtime = config.runtime
     compute = choose_compute(runtime.device, runtime.precision, listener=listener)
     scale_from = {
@@ -159,31 +177,8 @@ def prepare_work(material: RunInputs, listener: Listener = silent) -> TrainingSe
         "all": (*config.data.sources, config.data.target),
     }[method.scale_from]
     head = fit_label_transform(
-        material.dataset.info.task, [data.train[name].labels for name in scale_from]
+        inputs.dataset.info.task, [data.train[name].labels for name in scale_from]
     )
     counts = {name: len(slices) for name, slices in data.train.items()}
     learner = build_learner(config, head, size, compute, counts=counts)
-    return TrainingSetup(config, material.dataset, data, size, head, compute, learner)
-
-
-def make_loop(
-    work: TrainingSetup, folder: RunFolder, *, stop: Stop = never, listener: Listener = silent
-) -> Loop:
-    """Return the loop that trains, at its beginning.
-
-    Args:
-        work: What is trained, and on what.
-        folder: The run.
-        stop: Says who asks the training to stop, or "".
-        listener: Receives every event.
-    """
-    return Loop(
-        work.learner,
-        work.data,
-        config=work.config,
-        head=work.head,
-        compute=work.compute,
-        folder=folder,
-        stop=stop,
-        listener=listener,
-    )
+    return TrainingSetup(inputs, data, size, head, compute, learner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,9 @@ from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import run as run_network
 from medxlate.method.learner import Learner
 from medxlate.method.placing import place
-from medxlate.method.registry import translator_networks
+from medxlate.method.registry import find_method, translator_networks
 from medxlate.training.checkpoints import load_part, load_translation, newest_sound, pointed
+from medxlate.training.setup import TrainingSetup
 
 TRANSLATED = "translated.npy"
 BATCH = 16
@@ -58,13 +60,33 @@ def checkpoint_of(run: RunFolder, pointer: str) -> Path:
     return found
 
 
-def start_predictor(learner: Learner, stage: RunFolder) -> None:
+def take_over(setup: TrainingSetup, stages: Stages) -> TrainingSetup:
+    """Give the predictor the weights, or the sources the translations, of a first stage."""
+    first = find_method(setup.config.method).first
+    if first == "source-only":
+        _start_predictor(setup.learner, stages["sources"])
+    if first != "translator":
+        return setup
+    fakes = {
+        source: _translated(
+            setup.data.train[source],
+            stages[source],
+            config=setup.config,
+            image_size=setup.image_size,
+            compute=setup.compute,
+        )
+        for source in setup.config.data.sources
+    }
+    return replace(setup, data=setup.data.showing(fakes))
+
+
+def _start_predictor(learner: Learner, stage: RunFolder) -> None:
     """Give the predictor the weights of the best one of an earlier run."""
     weights = load_part(checkpoint_of(stage, "best"), "predictor.")
     learner.networks["predictor"].load_state_dict(weights)
 
 
-def translated(
+def _translated(
     slices: Slices, stage: RunFolder, *, config: Config, image_size: int, compute: Compute
 ) -> Slices:
     """Return the source's slices with their translations as images: y becomes G(y).

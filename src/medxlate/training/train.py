@@ -1,26 +1,76 @@
-"""``medxlate train``: from a dataset folder to a run folder."""
+"""``medxlate train``: from a dataset folder to a run folder.
+
+``train`` and ``resume`` make or find the run; ``_run_to_end`` trains what its method trains first,
+then the run itself (``loop.py``), and exports the model.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medxlate.artifacts.runs import RunFolder, find_run, new_run, read_config
+from medxlate.artifacts.runs import RunFolder, find_run, new_run, read_config, write_config
+from medxlate.base.device import deterministic
 from medxlate.base.distributed import ranks
-from medxlate.base.errors import ConfigError, UsageError
-from medxlate.base.events import Listener, Warned, silent
+from medxlate.base.errors import ConfigError, StoppedError, UsageError
+from medxlate.base.events import Listener, Stage, Warned, silent
+from medxlate.base.files import locked, remove_stale, write_json
 from medxlate.config import Config, configured, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import MEANING, Split, read_split
 from medxlate.dataset.training_data import make_split, open_modalities
-from medxlate.method.registry import single_images
-from medxlate.tracking.tracker import check_trackers
-from medxlate.training.checkpoints import checkpoints
-from medxlate.training.loop import Stop, never
-from medxlate.training.running import FIRST, TrainResult, begin, run_to_end
-from medxlate.training.setup import check_config, make_inputs, prepare_work
-from medxlate.training.stages import Stages
+from medxlate.method.registry import MIXED, STAGES, first_stages, single_images
+from medxlate.method.schedule import first_epoch, phase_at
+from medxlate.tracking.tracker import Tracking, check_trackers, settings_of
+from medxlate.training.checkpoints import (
+    checkpoint_at,
+    checkpoints,
+    drop_old,
+    newest_sound,
+    read_checkpoint,
+)
+from medxlate.training.export import export_model
+from medxlate.training.loop import Loop, Stop, never
+from medxlate.training.randomness import seed_all
+from medxlate.training.record import Recorder, rewind_record
+from medxlate.training.setup import RunInputs, TrainingSetup, check_config, make_inputs, set_up
+from medxlate.training.stages import Stages, is_trained, take_over
+from medxlate.training.state import TrainingProgress
+
+FIRST = "first"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What ``train`` did.
+
+    Attributes:
+        run: The run folder.
+        steps: Optimizer steps taken in all.
+        epochs: Epochs ended.
+        images_seen: Images that the predictor has learned from in these steps, repetitions
+            counted; what is trained first comes on top.
+        best_error: Lowest validation error (squared error, or cross-entropy); None where nothing
+            was validated.
+        best_step: The step at which it was reached.
+        skipped: Steps without an update, because a loss was not finite.
+        seconds: How long this call took, what is trained first included.
+        checkpoint_bytes: The size of the checkpoints that were kept.
+    """
+
+    run: Path
+    steps: int
+    epochs: int
+    images_seen: int
+    best_error: float | None
+    best_step: int
+    skipped: int
+    seconds: float
+    checkpoint_bytes: int
 
 
 def train(
@@ -82,18 +132,18 @@ def train(
     tables = open_modalities(dataset, config)
     if split is None:
         split = make_split(dataset, tables, config)
-    material = make_inputs(config, dataset, tables, split)
+    inputs = make_inputs(config, dataset, tables, split)
     # What cannot be trained is refused before anything is written.
-    work = prepare_work(material, listener)
-    _tell(split, material.config, listener)
+    setup = set_up(inputs, listener)
+    _tell(split, inputs.config, listener)
     made = None
     if ranks().is_first:
         sources, target = config.data.sources, config.data.target
         run = new_run(Path(runs), name, sources, target, begun=proceed)
-        begin(run, material)
+        _begin(run, inputs)
         made = str(run.path)
     run = RunFolder(Path(ranks().broadcast(made)))
-    return run_to_end(run, material, work, stages, stop, listener)
+    return _run_to_end(run, setup, stages, stop, listener)
 
 
 def resume(
@@ -131,10 +181,10 @@ def resume(
     split = read_split(folder.split, tables)
     if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
         listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
-    material = make_inputs(config, dataset, tables, split)
-    _tell(split, material.config, listener)
-    work = prepare_work(material, listener)
-    return run_to_end(folder, material, work, stages, stop, listener)
+    inputs = make_inputs(config, dataset, tables, split)
+    _tell(split, inputs.config, listener)
+    setup = set_up(inputs, listener)
+    return _run_to_end(folder, setup, stages, stop, listener)
 
 
 def _tell(split: Split, config: Config, listener: Listener) -> None:
@@ -159,3 +209,150 @@ def _is_begun(run: Path, config: Config) -> bool:
                 "Continue it with the same options, or choose another --name.",
             )
     return True
+
+
+def _begin(run: RunFolder, inputs: RunInputs) -> None:
+    """Write what a run is resumed from; the configuration last, which makes it a run."""
+    used = {name: modality.fingerprint() for name, modality in inputs.tables.items()}
+    write_json(run.split, {**inputs.split.to_json(), "slices": used})
+    write_config(run, inputs.config)
+
+
+@contextmanager
+def _alone(run: RunFolder, config: Config) -> Iterator[None]:
+    """Keep every other job away from a run, and clear up what a killed one left half-written."""
+    with deterministic(config.runtime.deterministic):
+        if not ranks().is_first:
+            yield
+            return
+        with locked(run.lock):
+            for folder in (run.path, run.checkpoints, run.samples):
+                remove_stale(folder)
+            yield
+
+
+def _run_to_end(
+    run: RunFolder,
+    setup: TrainingSetup,
+    stages: Stages | None,
+    stop: Stop,
+    listener: Listener,
+) -> TrainResult:
+    """Train what comes first, then the run itself, from wherever they stand to the end."""
+    began = time.monotonic()
+    with _alone(run, setup.config):
+        try:
+            if stages is None:
+                stages = _train_stages(run, setup.inputs, stop, listener)
+            position = _train(run, take_over(setup, stages), stop, listener)
+        except StoppedError as stopped:  # in a first stage too, it is the run that is continued
+            again = f"medxlate train --resume --runs {run.path.parent} --name {run.path.name}"
+            raise StoppedError(stopped.message, f"Continue with `{again}`.") from None
+        if setup.config.method not in STAGES and ranks().is_first:
+            export_model(run, setup, stages=stages, position=position)
+        if not setup.config.runtime.keep_checkpoints and ranks().is_first:
+            drop_old(run.checkpoints, 1)
+        ranks().barrier()
+    return TrainResult(
+        run.path,
+        position.step,
+        position.epoch,
+        _images_seen(setup, position.step),
+        position.best_error,
+        position.best_step,
+        position.skipped,
+        round(time.monotonic() - began, 3),
+        sum(
+            file.stat().st_size for each in checkpoints(run.checkpoints) for file in each.iterdir()
+        ),
+    )
+
+
+def _images_seen(setup: TrainingSetup, steps: int) -> int:
+    """Return how many images the predictor has learned from in the first steps."""
+    optimizer, sources = setup.config.optimizer, setup.config.data.sources
+    per_epoch = setup.data.steps_per_epoch(optimizer)
+    learned = range(first_epoch(optimizer) * per_epoch, steps)
+    batches = len(learned) * setup.learner.predictor_batches
+    if setup.config.method.partition("+")[0] in MIXED:  # which fine-tune on the target alone
+        total = optimizer.epochs * per_epoch
+        tuned = sum(phase_at(step / total, optimizer).finetunes for step in learned)
+        batches -= tuned * len(sources)
+    return batches * optimizer.batch_size
+
+
+def _train_stages(run: RunFolder, inputs: RunInputs, stop: Stop, listener: Listener) -> Stages:
+    """Train what the method needs first, in folders inside the run; finished ones are kept."""
+    stages = {}
+    for name, config in first_stages(inputs.config).items():
+        stage = RunFolder(run.path / FIRST / name)
+        stages[name] = stage
+        train_stage(stage, config, inputs.dataset, inputs.split, listener, stop=stop)
+    return stages
+
+
+def train_stage(
+    stage: RunFolder,
+    config: Config,
+    dataset: Dataset,
+    split: Split,
+    listener: Listener,
+    *,
+    stop: Stop = never,
+) -> None:
+    """Train a first stage to its end, from wherever it stands; a finished one is left alone.
+
+    Args:
+        stage: Its folder.
+        config: Of ``first_stages``.
+        dataset: The dataset.
+        split: Who is trained on.
+        listener: Receives progress.
+        stop: As given to ``train``.
+    """
+    if ranks().broadcast(ranks().is_first and is_trained(stage, config, listener)):
+        return
+    inputs = make_inputs(config, dataset, open_modalities(dataset, config), split)
+    if ranks().is_first and not stage.config.exists():
+        stage.path.mkdir(parents=True, exist_ok=True)
+        _begin(stage, inputs)
+    ranks().barrier()
+    _run_to_end(stage, set_up(inputs, listener), {}, stop, listener)
+
+
+def _train(
+    run: RunFolder, setup: TrainingSetup, stop: Stop, listener: Listener
+) -> TrainingProgress:
+    """Train from where the run stands to the end and return where it then stands."""
+    runtime = setup.config.runtime
+    tracking = Tracking(
+        runtime.trackers if ranks().is_first else (),
+        run.tracking,
+        run=run.path.name,
+        settings=settings_of(flat(setup.config)),
+        offline=runtime.offline,
+        then=listener,
+    )
+    record = Recorder(run.metrics, tracking) if ranks().is_first else listener
+    used = [setup.data.train[name] for name in setup.learner.modalities]
+    counts = ", ".join(f"{len(slices)} {slices.name}" for slices in used)
+    how = f"{setup.image_size} px ({setup.compute.device.type}, {setup.compute.precision}"
+    how += ")" if ranks().is_alone else f", {ranks().count} processes)"
+    listener(Stage(f"Training {setup.config.method} on {counts} images of {how} in {run.path}"))
+    loop = Loop(setup, run, stop=stop, listener=record)
+    seed_all(setup.config.runtime.seed)  # whatever was trained before
+    position = _begin_at(run, loop, listener)
+    if ranks().is_first:
+        rewind_record(run.metrics, position.step, position.epoch)
+    with tracking:
+        return loop.run()
+
+
+def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> TrainingProgress:
+    """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
+    found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
+    told = ranks().broadcast(asdict(found.position) if found else None)
+    if told is not None and found is None:
+        read = read_checkpoint(checkpoint_at(run.checkpoints, told["step"]))
+        found = replace(read, position=TrainingProgress(**told))
+    return loop.begin(found) if found else TrainingProgress()

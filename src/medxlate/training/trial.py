@@ -13,7 +13,7 @@ from medxlate.dataset.loading import Order
 from medxlate.inference.predict import predict_batches
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.schedule import first_epoch, phase_at
-from medxlate.training.setup import RunInputs, TrainingSetup, prepare_work
+from medxlate.training.setup import RunInputs, TrainingSetup, set_up
 from medxlate.training.step import take_step
 from medxlate.training.validation import VALIDATION_BATCH
 
@@ -38,74 +38,74 @@ class Trial:
     memory_bytes: int | None
 
 
-def try_steps(material: RunInputs) -> Trial:
+def try_steps(inputs: RunInputs) -> Trial:
     """Take a few steps of a training without keeping anything.
 
     What a first stage gives is not waited for: translated images cost what others cost.
     """
-    work = prepare_work(material)
-    device = work.compute.device
+    setup = set_up(inputs)
+    device = setup.compute.device
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
-    seconds = _step_seconds(work)
+    seconds = _step_seconds(setup)
     # Weights, and Adam's two moments of each.
-    size = 3 * sum(_bytes(work.learner.networks.parameters()))
+    size = 3 * sum(_bytes(setup.learner.networks.parameters()))
     return Trial(
         seconds,
-        _validation_seconds(work),
+        _validation_seconds(setup),
         size,
         torch.cuda.max_memory_allocated(device) if on_gpu else None,
     )
 
 
-def _step_seconds(work: TrainingSetup) -> float:
+def _step_seconds(setup: TrainingSetup) -> float:
     """Return what a step takes on average over the training's phases."""
-    optimizer = work.config.optimizer
-    epochs = range(0 if work.learner.translates else first_epoch(optimizer), optimizer.epochs)
+    optimizer = setup.config.optimizer
+    epochs = range(0 if setup.learner.translates else first_epoch(optimizer), optimizer.epochs)
     kinds: dict[tuple[bool, ...], list[int]] = {}
     for epoch in epochs:
         phase = phase_at(epoch / optimizer.epochs, optimizer)
         kind = (phase.translators, phase.reproduces, phase.predictor, phase.finetunes)
         kinds.setdefault(kind, []).append(epoch)
     seconds = sum(
-        len(same) * _seconds_at(work, same[0] / optimizer.epochs) for same in kinds.values()
+        len(same) * _seconds_at(setup, same[0] / optimizer.epochs) for same in kinds.values()
     )
     return seconds / optimizer.epochs
 
 
-def _seconds_at(work: TrainingSetup, progress: float) -> float:
+def _seconds_at(setup: TrainingSetup, progress: float) -> float:
     """Return what a step takes at some point of the training."""
-    size = work.config.optimizer.batch_size
+    size = setup.config.optimizer.batch_size
     orders = {
-        name: Order(len(work.data.train[name]), seed=0, name=name)
-        for name in work.learner.modalities
+        name: Order(len(setup.data.train[name]), seed=0, name=name)
+        for name in setup.learner.modalities
     }
     began = 0.0
     for step in range(WARM_UP + STEPS):
         if step == WARM_UP:
             began = time.perf_counter()
         batches = {
-            name: work.data.train[name].batch(order.take(step, size)).to(work.compute.device)
+            name: setup.data.train[name].batch(order.take(step, size)).to(setup.compute.device)
             for name, order in orders.items()
         }
-        losses = take_step(work.learner, batches, progress=progress)
+        losses = take_step(setup.learner, batches, progress=progress)
         _wait_for(losses.values())
     return (time.perf_counter() - began) / STEPS
 
 
-def _validation_seconds(work: TrainingSetup) -> float:
+def _validation_seconds(setup: TrainingSetup) -> float:
     """Time one batch of the validation and scale it to all of its images."""
-    parts = [work.data.val[name] for name in work.learner.validates]
+    parts = [setup.data.val[name] for name in setup.learner.validates]
     count = sum(len(part) for part in parts)
     if not count:
         return 0.0
-    predictor = work.learner.networks["predictor"]
+    predictor = setup.learner.networks["predictor"]
     assert isinstance(predictor, PredictorNetwork)
     part = max(parts, key=len)
     images = part.batch(range(min(VALIDATION_BATCH, len(part)))).images
     began = time.perf_counter()
-    predict_batches(predictor, [images], head=work.head, compute=work.compute)
+    predict_batches(predictor, [images], head=setup.head, compute=setup.compute)
     return (time.perf_counter() - began) * count / len(images)
 
 

@@ -21,8 +21,9 @@ from medxlate.dataset.index import Dataset
 from medxlate.dataset.training_data import make_split, named_modalities, open_modalities
 from medxlate.method.registry import first_stages
 from medxlate.training.checkpoints import checkpoint_at, read_checkpoint
+from medxlate.training.loop import Loop
 from medxlate.training.randomness import seed_all
-from medxlate.training.setup import RunInputs, check_config, make_inputs, make_loop, prepare_work
+from medxlate.training.setup import RunInputs, check_config, make_inputs, set_up
 from medxlate.training.state import TrainingState
 
 BEFORE, AFTER = 4, 4  # steps before and after the stop
@@ -78,8 +79,8 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
         listener(Stage(f"Verifying that {each.method} resumes exactly"))
         mine = {name: tables[name] for name in named_modalities(each)}
         with deterministic(config.runtime.deterministic):
-            material = make_inputs(_with_stop(each), dataset, mine, split)
-            results.append(_verify(material, listener))
+            inputs = make_inputs(_with_stop(each), dataset, mine, split)
+            results.append(_verify(inputs, listener))
     return VerifyResult(
         results[-1].steps,
         results[-1].stopped_at,
@@ -96,20 +97,18 @@ def _with_stop(config: Config) -> Config:
     return config.model_copy(update={"runtime": config.runtime.model_copy(update=update)})
 
 
-def _verify(material: RunInputs, listener: Listener) -> VerifyResult:
+def _verify(inputs: RunInputs, listener: Listener) -> VerifyResult:
     with tempfile.TemporaryDirectory(prefix="medxlate-verify-") as name:
         whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
-        work = prepare_work(material)
-        seed_all(material.config.runtime.seed)
-        first = make_loop(work, whole, listener=_steps_of("undisturbed", listener))
+        setup = set_up(inputs)
+        seed_all(inputs.config.runtime.seed)
+        first = Loop(setup, whole, listener=_steps_of("undisturbed", listener))
         begun = first.first_step
         stop = (begun // BEFORE + 1) * BEFORE  # the first checkpoint
         steps = first.run(until=stop + AFTER).step
         stopped = _at(whole, min(stop, steps - 1))
-        second = make_loop(
-            prepare_work(material), again, listener=_steps_of("with a stop", listener)
-        )
-        seed_all(material.config.runtime.seed)
+        second = Loop(set_up(inputs), again, listener=_steps_of("with a stop", listener))
+        seed_all(inputs.config.runtime.seed)
         if stopped is not None:
             second.begin(stopped)
         second.run(until=stop + AFTER)
@@ -124,7 +123,7 @@ def _verify(material: RunInputs, listener: Listener) -> VerifyResult:
         stopped.position.step - begun if stopped else 0,
         len(one),
         sum(tensor.numel() for tensor in one.values()),
-        str(work.compute.device),
+        str(setup.compute.device),
         tuple(differences),
     )
 
