@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from medxlate.artifacts.calibration import Calibration, fewest_patients
-from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn
+from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
 from medxlate.base.records import in_code, in_markdown
 from medxlate.images.recipes import Recipe
 
@@ -87,12 +87,17 @@ def _model(info: ModelInfo) -> list[str]:
         )
     for name, each in info.translators.items():
         lines.append(
-            f"- Translator from {in_markdown(name)} to {target}: ResNet generator, "
+            f"- Translator from {in_markdown(name)} to {target}: {_architecture(each)} generator, "
             f"width {each.width}, {each.blocks} blocks, upsampling {each.upsample}, skip "
             f"{each.skip}; taken at step {each.weights.step}."
         )
     notes = info.trained_on.notes if info.trained_on is not None else ()
     return [*lines, *(f"- {in_markdown(sentence)}" for sentence in notes)]
+
+
+def _architecture(translator: TranslatorInfo) -> str:
+    name = translator.architecture
+    return "ResNet" if name == "resnet" else in_markdown(name)
 
 
 def _use(info: ModelInfo) -> list[str]:

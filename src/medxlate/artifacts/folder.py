@@ -18,11 +18,11 @@ from medxlate.artifacts.info import (
     all_weights,
     predictor_of,
 )
-from medxlate.base.errors import ModelError, nearest
+from medxlate.base.errors import ConfigError, ModelError, nearest
 from medxlate.base.files import whole_folder, write_json
 from medxlate.base.records import safe_join
 from medxlate.base.tensors import load_tensors, save_tensors
-from medxlate.method.generator import Generator
+from medxlate.method.generator import build_generator
 from medxlate.method.predictor import PredictorNetwork
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -54,7 +54,7 @@ def write_description(folder: Path, info: ModelInfo, card: str) -> None:
     write_json(folder / MARKER, info.model_dump(mode="json"))
 
 
-def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[str, Generator]:
+def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[str, nn.Module]:
     """Return the source's name and its generator, in eval mode.
 
     Args:
@@ -80,16 +80,29 @@ def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[s
         raise ModelError(f"{folder} has no translator from '{name}'.", nearest(name, known))
     translator = info.translators[name]
     network = load_network(
-        lambda: build_generator(translator),
+        lambda: generator_of(translator),
         folder,
         translator.weights,
     )
     return name, network
 
 
-def build_generator(info: TranslatorInfo) -> Generator:
-    """Return a generator of the shape that model.json says, with weights of its own."""
-    return Generator(width=info.width, blocks=info.blocks, upsample=info.upsample, skip=info.skip)
+def generator_of(info: TranslatorInfo) -> nn.Module:
+    """Return a generator of the shape that model.json says, with weights of its own.
+
+    Raises:
+        ModelError: This medxlate does not have its architecture.
+    """
+    try:
+        return build_generator(
+            info.architecture,
+            width=info.width,
+            blocks=info.blocks,
+            upsample=info.upsample,
+            skip=info.skip,
+        )
+    except ConfigError as problem:
+        raise ModelError(problem.message, "Install what the model was trained with.") from None
 
 
 def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:

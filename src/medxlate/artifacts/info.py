@@ -42,6 +42,7 @@ class TranslatorInfo(BaseModel):
 
     Attributes:
         recipe: The source's intensity recipe.
+        architecture: Its name in ``method/generator.py``.
         width: Channels of its first layer.
         blocks: How many residual blocks it has.
         upsample: How it doubles height and width; see ``Generator``.
@@ -54,6 +55,7 @@ class TranslatorInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     recipe: Recipe
+    architecture: str = "resnet"
     width: int = Field(ge=1, le=1024)
     blocks: int = Field(ge=0, le=64)
     upsample: Upsample = "transposed"

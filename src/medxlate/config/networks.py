@@ -18,6 +18,10 @@ PredictorNorm = Literal["batch", "group"]
 class ModelConfig(Section):
     """The networks (paper, section 4.2)."""
 
+    generator: str = Field(
+        "resnet",
+        description="Architecture of the generators, by its name in `method/generator.py`: resnet.",
+    )
     generator_width: Width = Field(
         64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
     )

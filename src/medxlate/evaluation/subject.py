@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medxlate.artifacts.folder import build_generator
+from torch import nn
+
+from medxlate.artifacts.folder import generator_of
 from medxlate.artifacts.info import ModelInfo, read_model
 from medxlate.artifacts.runs import RunFolder
 from medxlate.base.device import Compute
@@ -19,7 +21,6 @@ from medxlate.evaluation.patients import Patients, open_patients
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator
-from medxlate.method.generator import Generator
 from medxlate.method.placing import place
 from medxlate.training.checkpoints import load_translation, pointed
 
@@ -52,12 +53,12 @@ class Subject:
     predictor: Predictor | None
     translators: Mapping[str, Translator]
     fakes: Mapping[str, Fakes]
-    backward: Mapping[str, Generator]
+    backward: Mapping[str, nn.Module]
     batch_size: int
     judge: Judge | None = None
 
 
-def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str, Generator]:
+def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str, nn.Module]:
     """Return F, target to source, of the run's last checkpoint by source; {} where none is left.
 
     Args:
@@ -65,14 +66,14 @@ def load_backward(run: RunFolder, info: ModelInfo, compute: Compute) -> dict[str
         info: Of its model.
         compute: Where the networks go.
     """
-    found: dict[str, Generator] = {}
+    found: dict[str, nn.Module] = {}
     for source, translator in info.translators.items():
         folders = (run.checkpoints, run.path / "first" / source / "checkpoints")
         for folder in folders:
             last = pointed(folder, "last")
             weights = load_translation(last, source, "f") if last is not None else {}
             if weights:
-                network = build_generator(translator)
+                network = generator_of(translator)
                 network.load_state_dict(weights)
                 found[source] = place(network, compute).eval()
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -11,11 +11,9 @@ import torch
 from torch import nn
 
 from medxlate.base.events import Listener, Stage, Warned, silent
-from medxlate.method.discriminator import Discriminator
-from medxlate.method.generator import Generator
 from medxlate.method.predictor import PredictorNetwork
+from medxlate.method.translator import TranslatorNetworks
 
-COMPILED = (Generator, Discriminator, PredictorNetwork)
 # Of torch.compile; tests put a failing one in its place.
 BACKEND: str | Callable[..., object] = "inductor"
 
@@ -90,9 +88,8 @@ def try_compile(network: nn.Module, rehearse: Callable[[], object]) -> str | Non
     Returns:
         None, or the reason why it failed (no C++ compiler on the processor, say).
     """
-    for part in network.modules():
-        if isinstance(part, COMPILED):
-            part.compile(dynamic=False, backend=BACKEND)
+    for part in _whole_networks(network):
+        part.compile(dynamic=False, backend=BACKEND)
     try:
         rehearse()
     except torch.OutOfMemoryError:  # not the compiler's
@@ -103,6 +100,18 @@ def try_compile(network: nn.Module, rehearse: Callable[[], object]) -> str | Non
         lines = str(problem).split("\n")  # the first often only says which backend it was
         return " ".join(line.strip() for line in lines[:2]).strip() or type(problem).__name__
     return None
+
+
+def _whole_networks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield generators, discriminators and predictors, or a module that holds none as it is."""
+    if isinstance(module, TranslatorNetworks):
+        yield from module.children()
+    elif isinstance(module, nn.ModuleDict):
+        for part in module.values():
+            if isinstance(part, TranslatorNetworks | PredictorNetwork):
+                yield from _whole_networks(part)
+    else:
+        yield module
 
 
 def undo_compile(network: nn.Module) -> None:

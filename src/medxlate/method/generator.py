@@ -9,12 +9,14 @@ Shapes: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from medxlate.base.errors import ConfigError, nearest
 from medxlate.config import Skip, Upsample
 from medxlate.method.init import init_normal
 
@@ -121,6 +123,34 @@ class ResidualBlock(nn.Module):
             changes: Tensor = checkpoint(self.layers, features, use_reentrant=False)
             return features + changes
         return torch.add(features, self.layers(features))
+
+
+GENERATORS: dict[str, Callable[..., nn.Module]] = {"resnet": Generator}
+
+
+def build_generator(
+    architecture: str,
+    *,
+    width: int,
+    blocks: int,
+    upsample: Upsample,
+    skip: Skip,
+    recompute: bool = False,
+) -> nn.Module:
+    """Return a generator by the name of its architecture, with new weights.
+
+    It takes and gives images [B, 1, H, W] in [-1, 1]; what the other arguments mean is the
+    architecture's own affair, and stands in `Generator` for ``resnet``.
+
+    Raises:
+        ConfigError: There is no such architecture.
+    """
+    if architecture not in GENERATORS:
+        raise ConfigError(
+            f"There is no generator '{architecture}'.", nearest(architecture, GENERATORS)
+        )
+    make = GENERATORS[architecture]
+    return make(width=width, blocks=blocks, upsample=upsample, skip=skip, recompute=recompute)
 
 
 def default_blocks(image_size: int) -> int:

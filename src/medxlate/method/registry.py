@@ -215,7 +215,7 @@ def translator_networks(config: Config, image_size: int) -> TranslatorNetworks:
     """Return the networks of one source, as configured, with new weights.
 
     Raises:
-        ConfigError: The discriminators are too deep for the images.
+        ConfigError: There is no such generator, or the discriminators are too deep for the images.
     """
     model = config.model
     if model.discriminator_layers > (most := most_layers(image_size)):
@@ -226,6 +226,7 @@ def translator_networks(config: Config, image_size: int) -> TranslatorNetworks:
             f"Set model.discriminator_layers to {most} or less.",
         )
     return TranslatorNetworks(
+        generator=model.generator,
         width=model.generator_width,
         blocks=generator_blocks(config, image_size),
         upsample=model.upsample,

@@ -8,7 +8,7 @@ from torch import nn
 
 from medxlate.config import DiscriminatorNorm, Skip, Upsample
 from medxlate.method.discriminator import Discriminator
-from medxlate.method.generator import Generator
+from medxlate.method.generator import build_generator
 
 
 class TranslatorNetworks(nn.Module):
@@ -33,12 +33,18 @@ class TranslatorNetworks(nn.Module):
         skip: Skip = "none",
         one_sided: bool = False,
         recompute: bool = False,
+        generator: str = "resnet",
     ) -> None:
         super().__init__()
 
-        def generator() -> Generator:
-            return Generator(
-                width=width, blocks=blocks, upsample=upsample, skip=skip, recompute=recompute
+        def new_generator() -> nn.Module:
+            return build_generator(
+                generator,
+                width=width,
+                blocks=blocks,
+                upsample=upsample,
+                skip=skip,
+                recompute=recompute,
             )
 
         def discriminator() -> Discriminator:
@@ -46,8 +52,8 @@ class TranslatorNetworks(nn.Module):
                 width=discriminator_width, layers=discriminator_layers, norm=discriminator_norm
             )
 
-        self.g = generator()
-        self.f = None if one_sided else generator()
+        self.g = new_generator()
+        self.f = None if one_sided else new_generator()
         self.d_s = None if one_sided else discriminator()
         self.d_t = discriminator()
 

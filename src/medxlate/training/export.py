@@ -74,6 +74,7 @@ def export_model(
             )
             translators[source] = TranslatorInfo(
                 recipe=dataset.modalities[source].recipe,
+                architecture=config.model.generator,
                 width=config.model.generator_width,
                 blocks=generator_blocks(config, image_size),
                 upsample=config.model.upsample,
