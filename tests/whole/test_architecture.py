@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "medxlate"
 
 # Each room may import those before it, and itself.
 LAYERS = [
+    {"_version"},
     {"base"},
     {"pretrained"},
     {"config"},

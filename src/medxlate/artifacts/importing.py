@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.artifacts.cyclegan import Converted, convert
 from medxlate.artifacts.folder import write_description, write_weights
 from medxlate.artifacts.info import MARKER, ModelInfo, TranslatorInfo
@@ -119,7 +119,7 @@ def import_cyclegan(
             recipe=recipes[0], width=found.width, blocks=found.blocks, weights=weights
         )
         info = ModelInfo(
-            medxlate=medxlate.__version__,
+            medxlate=__version__,
             method=METHOD,
             prepared_size=prepared or side,
             image_size=side,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.doctor import doctor
@@ -56,7 +56,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"medxlate {medxlate.__version__}")
+        typer.echo(f"medxlate {__version__}")
         raise typer.Exit
 
 

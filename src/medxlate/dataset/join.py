@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.base.errors import UsageError
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
 from medxlate.dataset.labels import AGE_UNITS, Task
@@ -67,7 +67,7 @@ def joined(
         classes = {name for each in (info, *others.values()) for name in each.labels}
         task = task.model_copy(update={"classes": tuple(sorted(classes))})
     return DatasetInfo(
-        medxlate=medxlate.__version__,
+        medxlate=__version__,
         image_size=size,
         task=task,
         modalities={**others, modality: info},

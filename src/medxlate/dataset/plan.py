@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.base.errors import DataError, ImageError, UsageError
 from medxlate.base.events import Listener, Progress, Warned
 from medxlate.base.files import sha256
@@ -215,7 +215,7 @@ def stamp(search: Search, options: PrepareOptions, *, size: int) -> str:
     """Return a hash of everything the result depends on: files, options, label table, version."""
     files = [(image.relative, image.format, *state_of(image)) for image in search.images]
     facts = [
-        medxlate.__version__,
+        __version__,
         size,
         plain(options),
         [sha256(table) for table in _tables(search, options)],

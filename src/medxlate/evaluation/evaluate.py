@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.artifacts.info import predictor_of, read_model, weights_hashes
 from medxlate.artifacts.runs import find_model, find_run
 from medxlate.base.errors import UsageError
@@ -281,7 +281,7 @@ def _results(
     real = patients.test[info.target]
     return Results(
         versions={
-            "medxlate": medxlate.__version__,
+            "medxlate": __version__,
             "Python": platform.python_version(),
             **{name: version(name) for name in ("torch", "timm", "torch-fidelity")},
         },

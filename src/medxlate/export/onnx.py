@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.artifacts.folder import load_generator, load_predictor
 from medxlate.artifacts.info import ModelInfo, read_model
 from medxlate.artifacts.runs import RunFolder, find_model, read_config
@@ -154,7 +154,7 @@ def _sidecar(info: ModelInfo, files: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "medxlate": info.medxlate,
-        "exported_by": medxlate.__version__,
+        "exported_by": __version__,
         "note": "Not for diagnosis. Translated images are synthetic.",
         "prepared_size": info.prepared_size,
         "image_size": info.image_size,

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import CapacityError, JobError, MedxlateError, OutputError
 from medxlate.base.events import Listener, Stage, Warned
@@ -52,7 +52,7 @@ def stamp(facts: Mapping[str, Any], scans: Sequence[Scan]) -> str:
         scans: The inputs; their files count by name, size and time of change.
     """
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    digest.update(f"{medxlate.__version__} {torch.__version__}".encode())
+    digest.update(f"{__version__} {torch.__version__}".encode())
     for scan in scans:
         files = [(file.relative, *state_of(file)) for file in scan.files]
         digest.update(json.dumps([scan.name, files, dict(scan.tags)]).encode())

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medxlate import __version__
+from medxlate._version import __version__
 from medxlate.images.orientation import Cut
 from medxlate.images.pseudonym import Phi
 from medxlate.images.recipes import Recipe

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.base.distributed import ranks
 from medxlate.base.files import write_json
 from medxlate.images.find import SUFFIXES, image_suffix
@@ -104,7 +104,7 @@ def record(
         "schema_version": SCHEMA_VERSION,
         "synthetic": True,
         "note": "Images made by a neural network. Not for diagnosis.",
-        "medxlate": medxlate.__version__,
+        "medxlate": __version__,
         "source": made.source,
         "target": made.target,
         "unit": made.recipe.unit,

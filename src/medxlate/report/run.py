@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.artifacts.info import ModelInfo, read_model, weights_hashes
 from medxlate.artifacts.runs import RunFolder, find_run, read_config
 from medxlate.base.errors import UsageError
@@ -245,7 +245,7 @@ def _facts(
     rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
     if rates:
         facts["Training speed"] = f"{statistics.median(rates):.3g} images/s"
-    made = {"medxlate": medxlate.__version__} if results is None else results.versions
+    made = {"medxlate": __version__} if results is None else results.versions
     facts |= made
     return facts
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.base.device import choose_compute
 from medxlate.base.errors import ConfigError, OutputError, UsageError
 from medxlate.base.events import Listener, Warned
@@ -102,7 +102,7 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
         choose_compute(config.runtime.device, config.runtime.precision)
     tables = open_modalities(dataset, config)
     study = _checked(
-        medxlate=medxlate.__version__,
+        medxlate=__version__,
         methods=tuple(methods),
         source_sets=tuple(sets),
         design=design,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.base.errors import ModelError, OutputError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import check_space, sha256, whole_file, whole_folder, write_json
@@ -59,7 +59,7 @@ def write_checkpoint(folder: Path, snapshot: TrainingState, *, keep: int) -> Pat
                 )
         record = {
             "schema_version": SCHEMA_VERSION,
-            "medxlate": medxlate.__version__,
+            "medxlate": __version__,
             **asdict(position),
             "watch": dict(snapshot.monitor),
             "sha256": hashes,

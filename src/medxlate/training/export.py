@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import medxlate
+from medxlate._version import __version__
 from medxlate.artifacts.calibration import Calibration, calibrate, no_calibration
 from medxlate.artifacts.card import model_card
 from medxlate.artifacts.folder import build_predictor, load_network, write_model, write_weights
@@ -83,7 +83,7 @@ def export_model(
                 greys=_greys(data.train[source]),
             )
         info = ModelInfo(
-            medxlate=medxlate.__version__,
+            medxlate=__version__,
             method=config.method,
             prepared_size=dataset.image_size,
             image_size=image_size,

@@ -18,7 +18,7 @@ from typing import Any
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from medxlate import __version__
+from medxlate._version import __version__
 from medxlate.images.dicom import phi as privacy
 from medxlate.images.dicom.source import (
     pixel_measures,
