@@ -70,7 +70,38 @@ def choose_compute(
                 "slower; fp32 is used instead."
             )
         )
+    if chosen.type == "cuda":
+        _prepare_cuda(chosen)
     return Compute(chosen, "bf16" if native and precision != "fp32" else "fp32")
+
+
+def _prepare_cuda(device: torch.device) -> None:
+    """Make a GPU the one of this process, and float32 mean float32 there.
+
+    Streams, events and captures that name no device are those of the current one: on another than
+    the tensors', a result would be read before it is there. Torch computes float32 convolutions in
+    TF32, with 10 bits of mantissa in place of 23, unless it is asked not to. cuBLAS looks at its
+    variable when it begins, which is before anybody asks for deterministic sums.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@contextmanager
+def tuned_convolutions(device: torch.device) -> Iterator[None]:
+    """Let cuDNN choose its algorithms by trying them, while the block runs: for steps of one shape.
+
+    Not where only deterministic algorithms are allowed, nor on other devices.
+    """
+    before = torch.backends.cudnn.benchmark
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextmanager
@@ -78,7 +109,6 @@ def deterministic(on: bool) -> Iterator[None]:
     """Allow only algorithms that give the same bits each time, while the block runs, if ``on``."""
     before = torch.are_deterministic_algorithms_enabled()
     if on:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
     try:
         yield

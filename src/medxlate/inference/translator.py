@@ -178,7 +178,6 @@ class Translator:
             choice=choice,
             device=self.compute.device.type,
             repeats=slices // len(images),
-            unit="batches",
             listener=listener,
         )
         return engine.padded

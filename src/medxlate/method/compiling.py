@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -19,13 +18,10 @@ BACKEND: str | Callable[..., object] = "inductor"
 
 Choice = Literal["auto", "on", "off"]
 
-# Seconds that compiling takes, and the share of the time that it is hoped to save, by device
-# (docs/benchmarks.md; nothing was measured on a GPU). It is tried where that would save twice what
-# it costs, and kept where it saves anything.
-COMPILING = {"cpu": (120.0, 0.05), "cuda": (90.0, 0.3)}
-LEAST_GAIN = 0.03
-FEWEST = 500  # repeats; below, the rehearsals alone cost percents
-TRIED = 2
+# Where nobody decides, networks are compiled on a GPU, for at least so many repeats: compiling
+# takes a minute or two. On processors it saved nothing over the layers of ``cpu_kernels``
+# (docs/benchmarks.md).
+WORTH_COMPILING = 2000
 
 
 def compile_where_it_pays(
@@ -35,7 +31,6 @@ def compile_where_it_pays(
     choice: Choice,
     device: str,
     repeats: int,
-    unit: str,
     listener: Listener = silent,
 ) -> bool:
     """Compile networks in place, or not, and tell why; return whether they are compiled.
@@ -43,35 +38,17 @@ def compile_where_it_pays(
     Args:
         network: As for ``try_compile``.
         rehearse: As for ``try_compile``; waits for its result.
-        choice: ``auto``: where it saves more time than it takes, judged by ``repeats`` and by
-            rehearsing with and without; ``on``: always; ``off``: never.
+        choice: ``auto``: on a GPU, for many repeats; ``on``: always; ``off``: never.
         device: Its type: cpu, cuda...
         repeats: How often what is rehearsed will be done.
-        unit: What that is, in the plural, for people.
         listener: Receives the choice, and a warning where compiling fails.
     """
-    if choice == "off" or (choice == "auto" and (device not in COMPILING or repeats < FEWEST)):
+    if choice == "off" or (choice == "auto" and (device != "cuda" or repeats < WORTH_COMPILING)):
         return False
-    eager = 0.0
-    if choice == "auto":
-        eager = _seconds(rehearse)
-        costs, share = COMPILING[device]
-        if repeats * eager * share < 2 * costs:
-            return False
     listener(Stage("Compiling the networks, which takes a minute or more"))
-    began = time.perf_counter()
     if reason := try_compile(network, rehearse):
         listener(Warned(f"The networks run eagerly, for they do not compile: {reason}"))
         return False
-    took = time.perf_counter() - began
-    if choice == "auto":
-        compiled = _seconds(rehearse)
-        verdict = f"{eager:.3g} s without, {compiled:.3g} s with; it took {took:.0f} s"
-        if compiled > (1 - LEAST_GAIN) * eager:
-            undo_compile(network)
-            listener(Stage(f"Not compiled, for it saves nothing here ({verdict})"))
-            return False
-        listener(Stage(f"Compiled, for {repeats} {unit} ({verdict})"))
     return True
 
 
@@ -124,14 +101,3 @@ def eagerly() -> AbstractContextManager[object]:
     """Return a context in which compiled networks run eagerly: for shapes that come seldom."""
     stance: AbstractContextManager[object] = torch.compiler.set_stance("force_eager")
     return stance
-
-
-def _seconds(rehearse: Callable[[], object]) -> float:
-    """Return the shortest time of a rehearsal, after one that does not count."""
-    rehearse()
-    times = []
-    for _ in range(TRIED):
-        began = time.perf_counter()
-        rehearse()
-        times.append(time.perf_counter() - began)
-    return min(times)

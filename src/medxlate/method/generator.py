@@ -120,7 +120,9 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return features + layers(features)."""
         if self.recompute and self.training and torch.is_grad_enabled():
-            changes: Tensor = checkpoint(self.layers, features, use_reentrant=False)
+            changes: Tensor = checkpoint(
+                self.layers, features, use_reentrant=False, preserve_rng_state=False
+            )
             return features + changes
         return torch.add(features, self.layers(features))
 

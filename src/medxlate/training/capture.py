@@ -51,7 +51,8 @@ class CapturedStep:
             self._warm += 1
             return
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Threads that read images or write checkpoints are none of the capture's business.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             self._take(self._inputs)  # recorded, not run
         self._graph = graph
         graph.replay()

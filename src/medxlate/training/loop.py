@@ -10,6 +10,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from medxlate.artifacts.runs import RunFolder
+from medxlate.base.device import tuned_convolutions
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ModelError, StoppedError
 from medxlate.base.events import (
@@ -143,7 +144,7 @@ class Loop:
             StoppedError: It was asked to stop; a checkpoint holds everything.
             OutputError: A checkpoint could not be written; those before stay.
         """
-        with self._loader, self._saver:
+        with self._loader, self._saver, tuned_convolutions(self._compute.device):
             if self._position.epoch < self._config.optimizer.epochs:
                 self._begin_steps()
             for epoch in range(self._position.epoch, self._config.optimizer.epochs):

@@ -87,8 +87,6 @@ class StepRunner:
         """
         self._prepared = True
         self._count(batches)
-        if self._compute.device.type == "cuda":  # all steps have the same shapes
-            torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
         rehearse = lambda: self._rehearse(batches)  # noqa: E731
         if self.compiled is None:
             self.compiled = compile_where_it_pays(
@@ -97,7 +95,6 @@ class StepRunner:
                 choice=self._choice,
                 device=self._compute.device.type,
                 repeats=steps,
-                unit="steps",
                 listener=self._listener,
             )
         elif self.compiled and (reason := try_compile(self._learner.networks, rehearse)):
@@ -189,11 +186,19 @@ class StepRunner:
         """Play the captured step, or the eager one for good where it cannot be captured."""
         try:
             captured.play(batches)
+            return
         except RuntimeError as problem:
-            first = str(problem).splitlines()[0]
-            self._listener(Warned(f"A step cannot be captured as a CUDA graph: {first}"))
-            self._captured, self._may_capture = None, False
-            self._take(batches)
+            cause = _first_cause(problem)
+        self._listener(Warned(f"A step cannot be captured as a CUDA graph: {cause}"))
+        self._captured, self._may_capture = None, False
+        try:
+            torch.rand(1, device=self._compute.device).item()
+        except RuntimeError:  # older versions of torch stay in the capture that failed
+            raise ModelError(
+                f"The training cannot go on after a failed capture of a CUDA graph: {cause}",
+                "Set runtime.compile=off, which captures nothing.",
+            ) from None
+        self._take(batches)
 
     def _gradients(self, batches: Mapping[str, Batch], progress: float = 0.0) -> Losses:
         """Take gradients; where memory runs out, in more parts until it suffices."""
@@ -214,7 +219,7 @@ class StepRunner:
                         f"This network cannot be trained with runtime.deterministic: {first}.",
                         "Choose another model.predictor, or leave it out.",
                     ) from None
-                if not is_out_of_memory(problem):
+                if not is_out_of_memory(problem) or _is_capturing(self._compute.device):
                     raise
             for optimizer in self._learner.optimizers.values():
                 optimizer.zero_grad(set_to_none=True)
@@ -266,6 +271,17 @@ class StepRunner:
         small = _size(batches) <= CAPTURED_BATCH
         on_gpu = self._compute.device.type == "cuda"
         return on_gpu and small and self._may_capture and self._learner.capturable
+
+
+def _is_capturing(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def _first_cause(problem: BaseException) -> str:
+    """Return the first line of the error with which everything began."""
+    while (earlier := problem.__cause__ or problem.__context__) is not None:
+        problem = earlier
+    return (str(problem).splitlines() or [type(problem).__name__])[0]
 
 
 def _size(batches: Mapping[str, Batch]) -> int:

@@ -1,0 +1,196 @@
+"""What runs on a GPU that does nothing: flows of the command line, and what a step costs.
+
+``test_cuda_flows.py`` runs this file under the stand-in and reads the JSON that it prints. Values
+mean nothing there, so what judges them is put aside.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import medxlate
+import tiny
+from medxlate.base.errors import StoppedError
+from medxlate.base.events import Event, Warned
+from medxlate.config import Config
+from medxlate.dataset.index import Dataset
+from medxlate.dataset.training_data import make_split, open_modalities
+from medxlate.inference import finite
+from medxlate.training import loader, step_runner, validation
+from medxlate.training.setup import make_inputs, set_up
+from medxlate.training.step_runner import StepRunner
+
+COUNTERS = ("launches", "captured", "outside", "mallocs", "syncs", "replays")
+
+
+def put_values_aside() -> None:
+    """Let nothing end a flow because a number is not finite or not sensible."""
+    step_runner.SKIPPED_IN_A_ROW = float("inf")
+    validation.validation_metrics = lambda *_: {"val_error": 1.0, "val_mse": 1.0, "val_mae": 1.0}
+    finite.check_finite = lambda *_, **__: None
+
+
+class Counters:
+    """What the stand-in has counted since the last ``zero``."""
+
+    def __init__(self) -> None:
+        self._library = ctypes.CDLL(os.environ["NULLGPU"])
+
+    def zero(self) -> None:
+        self._library.nullgpu_zero()
+
+    def read(self) -> dict[str, int]:
+        found = {}
+        for name in COUNTERS:
+            call = getattr(self._library, f"nullgpu_{name}")
+            call.restype = ctypes.c_long
+            found[name] = int(call())
+        return found
+
+
+@contextmanager
+def streaming() -> Iterator[None]:
+    """Keep no images on the device, so that all are read in the background."""
+    before, loader.CUDA_SHARE = loader.CUDA_SHARE, 0.0
+    try:
+        yield
+    finally:
+        loader.CUDA_SHARE = before
+
+
+def configured(root: Path, device: str, method: str = "joint", **sections: Any) -> Config:
+    optimizer = {"epochs": 2, "steps_per_epoch": 8, **sections.pop("optimizer", {})}
+    runtime = {"device": device, "compile": "auto", **sections.pop("runtime", {})}
+    return tiny.debug_config(
+        root / "data", method=method, optimizer=optimizer, runtime=runtime, **sections
+    )
+
+
+@contextmanager
+def training(
+    root: Path, device: str, method: str, compiling: str, heard: list[Event]
+) -> Iterator[tuple[StepRunner, Callable[[int], None]]]:
+    """Give a runner of steps, and what takes the step of a number."""
+    config = configured(root, device, method, runtime={"compile": compiling})
+    dataset = Dataset(root / "data")
+    tables = open_modalities(dataset, config)
+    setup = set_up(make_inputs(config, dataset, tables, make_split(dataset, tables, config)))
+    runner = StepRunner(
+        setup.learner, compute=setup.compute, runtime=config.runtime, listener=heard.append
+    )
+    with loader.TrainLoader(
+        {name: setup.data.train[name] for name in setup.learner.modalities},
+        batch_size=config.optimizer.batch_size,
+        seed=0,
+        device=setup.compute.device,
+    ) as batches:
+        yield runner, lambda n: runner.step(batches.take(n), number=n, progress=n / 100)
+
+
+def costs(root: Path, device: str, compiling: str) -> dict[str, Any]:
+    """Take warm steps of a training and return what five more cost."""
+    counters = Counters()
+    with training(root, device, "joint", compiling, []) as (_, take):
+        for step in range(8):
+            take(step)
+        torch.cuda.synchronize()
+        counters.zero()
+        replays = counters.read()["replays"]
+        for step in range(8, 13):
+            take(step)
+        found = counters.read()
+    return {**found, "replays": found["replays"] - replays}
+
+
+def out_of_memory_in_a_capture(root: Path, device: str) -> dict[str, Any]:
+    """Let memory run out while the step is captured, and only then."""
+    heard: list[Event] = []
+
+    def hook(*_: object) -> None:
+        if torch.cuda.is_current_stream_capturing():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    with training(root, device, "joint", "auto", heard) as (runner, take):
+        handle = runner._learner.networks["mri"].d_t.register_forward_pre_hook(hook)
+        for step in range(8):
+            take(step)
+        handle.remove()
+        torch.cuda.synchronize()
+    return {
+        "texts": [event.text for event in heard if isinstance(event, Warned)],
+        "parts": runner.parts,
+        "eager": runner._captured is None,
+    }
+
+
+def train_stop_resume(root: Path, device: str) -> dict[str, Any]:
+    """Train with a stop in the middle, and resume."""
+    runs, asked = root / f"runs-{device.replace(':', '-')}", iter(range(1000))
+
+    def stop() -> str:
+        return "a test" if next(asked) == 10 else ""
+
+    try:
+        medxlate.train(configured(root, device), runs=runs, name="stopped", stop=stop)
+    except StoppedError:
+        stopped = True
+    result = medxlate.resume(runs / "stopped", device=device)
+    return {"stopped": stopped, "steps": result.steps, "model": str(result.run)}
+
+
+def use(root: Path, run: Path, device: str) -> dict[str, Any]:
+    """Translate, predict and evaluate with a trained model."""
+    images = root / "raw"
+    translated = medxlate.translate(
+        images / "mri", model=run, out=root / f"out-{device}", device=device
+    )
+    table = root / f"predictions-{device}.csv"
+    predicted = medxlate.predict(images / "ct", model=run, out=table, device=device)
+    evaluated = medxlate.evaluate(run, device=device)
+    ieee = not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+    return {
+        "float32": ieee,
+        "current": torch.cuda.current_device(),
+        "tuned": torch.backends.cudnn.benchmark,
+        "slices": translated.slices,
+        "predictions": len(predicted.table),
+        "evaluated": type(evaluated).__name__,
+    }
+
+
+def main() -> None:
+    """Run everything and print what was seen as JSON."""
+    put_values_aside()
+    root = Path(sys.argv[1])
+    tiny.write_dataset(root)
+    found: dict[str, Any] = {}
+    for device in ("cuda:0", "cuda:1"):
+        flow = train_stop_resume(root, device)
+        found[f"train {device}"] = flow
+        found[f"use {device}"] = use(root, Path(flow["model"]), device)
+        with streaming():
+            streamed = medxlate.train(
+                configured(root, device), runs=root / "runs", name=f"streamed-{device[-1]}"
+            )
+            found[f"streamed {device}"] = {"steps": streamed.steps}
+        dann = medxlate.train(
+            configured(root, device, "dann"), runs=root / "runs", name=f"dann-{device[-1]}"
+        )
+        found[f"dann {device}"] = {"steps": dann.steps}
+        found[f"captured step {device}"] = costs(root, device, "auto")
+        found[f"eager step {device}"] = costs(root, device, "off")
+        found[f"memory {device}"] = out_of_memory_in_a_capture(root, device)
+    sys.stdout.write("RESULT " + json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
