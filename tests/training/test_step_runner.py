@@ -247,11 +247,23 @@ def test_other_errors_are_not_taken_for_memory():
 
 
 @pytest.mark.parametrize("choice", ["auto", "off"])
-def test_a_short_training_is_not_even_rehearsed(monkeypatch: pytest.MonkeyPatch, choice: str):
+def test_on_a_processor_nothing_is_compiled_unasked(monkeypatch: pytest.MonkeyPatch, choice: str):
     monkeypatch.setattr(StepRunner, "_rehearse", lambda *_: pytest.fail("it is rehearsed"))
     step_runner = make_step_runner(make_joint(), compile=choice)
-    step_runner.prepare(batches(), steps=compiling.FEWEST - 1)
+    step_runner.prepare(batches(), steps=10**6)
     assert step_runner.compiled is False
+
+
+def test_a_warning_names_the_error_with_which_everything_began():
+    def fail() -> None:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        except RuntimeError:
+            raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+    with pytest.raises(RuntimeError) as caught:
+        fail()
+    assert module._first_cause(caught.value) == "CUDA out of memory."
 
 
 @pytest.mark.parametrize("compiled", [True, False])

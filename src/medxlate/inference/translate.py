@@ -110,7 +110,7 @@ def translate(
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
             or bf16.
-        compiling: auto (where it saves more time than it takes), on or off.
+        compiling: auto (on a GPU, for many slices), on or off.
         batch_size: Slices computed at once; None: by the device. Halved where memory runs out.
         tile: Compute each slice in overlapping tiles of this side, pixels, a multiple of 4; 0:
             only where the whole does not fit into memory. The result is not that of the whole.

@@ -162,7 +162,7 @@ class Translator:
         """Compile the generator for batches of the engine's size, or not, and tell why.
 
         Args:
-            choice: auto (where it saves more time than it takes), on or off.
+            choice: auto (on a GPU, for many slices), on or off.
             slices: How many will be translated.
             listener: Receives the decision.
 
