@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import medxlate
 import tiny
@@ -25,6 +26,7 @@ from medxlate.config import Config
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.training_data import make_split, open_modalities
 from medxlate.inference import finite
+from medxlate.method.predictor import PredictorNetwork, synchronise
 from medxlate.training import loader, step_runner, validation
 from medxlate.training.setup import make_inputs, set_up
 from medxlate.training.step_runner import StepRunner
@@ -167,12 +169,22 @@ def use(root: Path, run: Path, device: str) -> dict[str, Any]:
     }
 
 
+def synchronised(device: str) -> list[str]:
+    """Return the kinds of synchronised norms that a predictor has for several processes."""
+    network = PredictorNetwork(architecture="test_resnet").to(device)
+    names = list(network.state_dict())
+    synchronise(network)
+    assert list(network.state_dict()) == names
+    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    return sorted({type(layer).__name__ for layer in norms})
+
+
 def main() -> None:
     """Run everything and print what was seen as JSON."""
     put_values_aside()
     root = Path(sys.argv[1])
     tiny.write_dataset(root)
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"norms": synchronised("cuda:0")}
     for device in ("cuda:0", "cuda:1"):
         flow = train_stop_resume(root, device)
         found[f"train {device}"] = flow

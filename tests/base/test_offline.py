@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from medxlate.base.errors import ModelError, UsageError
 from medxlate.base.tensors import save_tensors
 from medxlate.evaluation.distribution import find_inception
-from medxlate.method import predictor
 from medxlate.method.predictor import PredictorNetwork
 
 HERE = Path(__file__).resolve().parents[1]
@@ -95,11 +95,11 @@ def test_the_guard_sees_a_connection(tmp_path: Path) -> None:
 def test_pretrained_weights_come_from_the_cache_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predictor, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(ModelError, match=r"not on this machine.*--pretrained FILE"):
         PredictorNetwork(architecture="test_resnet", pretrained="imagenet", offline=True)
     torch.manual_seed(5)
-    known = predictor.timm.create_model("test_resnet", in_chans=3, num_classes=1000)
+    known = timm.create_model("test_resnet", in_chans=3, num_classes=1000)
     kept = tmp_path / "model.safetensors"
     save_tensors(kept, known.state_dict())
     asked = []
@@ -108,7 +108,7 @@ def test_pretrained_weights_come_from_the_cache_or_not_at_all(
         asked.append((hub, file))
         return str(kept)
 
-    monkeypatch.setattr(predictor, "try_to_load_from_cache", cached)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
     network = PredictorNetwork(architecture="test_resnet", pretrained="imagenet", offline=True)
     assert [file for _, file in asked] == ["model.safetensors"]
     wanted = known.state_dict()["layer1.0.conv1.weight"]

@@ -95,3 +95,7 @@ def test_a_captured_step_is_one_launch(found: dict[str, Any], device: str):
     assert eager["replays"] == 0
     assert captured["launches"] <= 5 * 15
     assert eager["launches"] > 5 * 500
+
+
+def test_several_processes_have_torchs_own_batch_norm(found: dict[str, Any]):
+    assert found["norms"] == ["SyncBatchNorm"]

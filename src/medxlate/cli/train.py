@@ -77,7 +77,7 @@ def train(
     ] = None,
     compile_: Annotated[
         str | None,
-        typer.Option("--compile", help="auto (on a GPU, for many images), on or off: torch.compile."),
+        typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")

@@ -60,7 +60,8 @@ def translate(
     device: Device = "auto",
     precision: Precision = "auto",
     compiling: Annotated[
-        str, typer.Option("--compile", help="auto (on a GPU, for many images), on or off: torch.compile.")
+        str,
+        typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
     ] = "auto",
     overwrite: Overwrite = False,
     json: Json = False,

@@ -1,19 +1,21 @@
-"""The predictor P: a timm network on one-channel images. The only module that knows timm."""
+"""The predictor P: a timm network on one-channel images. The only module that knows timm.
+
+Timm is imported where a network is made: it takes seconds, and ``translate`` needs none of it.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medxlate.base.errors import ConfigError, ModelError, nearest
 from medxlate.base.tensors import load_tensors
 from medxlate.config import PredictorNorm
+from medxlate.method import synced_norm
 
 GROUPS = 32  # as published; fewer where the channels cannot be divided by it
 
@@ -47,6 +49,8 @@ class PredictorNetwork(nn.Module):
         pretrained: str | None = None,
         offline: bool = False,
     ) -> None:
+        import timm
+
         super().__init__()
         if not timm.is_model(architecture):
             raise ConfigError(
@@ -132,8 +136,23 @@ class PredictorNetwork(nn.Module):
         return pooled
 
 
+def synchronise(predictor: PredictorNetwork) -> None:
+    """Give batch norms the statistics of all processes' images; names and values of tensors stay.
+
+    On GPUs by torch's own layer, which does not run on processors.
+    """
+    if next(predictor.parameters()).is_cuda:
+        from timm import layers
+
+        layers.convert_sync_batchnorm(predictor)  # type: ignore
+    else:
+        synced_norm.synchronise(predictor)
+
+
 def has_batch_norm(architecture: str) -> bool:
     """Return whether a network of timm's has batch norms; False for an unknown one."""
+    import timm
+
     if not timm.is_model(architecture):
         return False
     with torch.device("meta"):  # no memory, no weights
@@ -160,6 +179,9 @@ def _kept_weights(architecture: str) -> str:
     Raises:
         ModelError: There is none.
     """
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
     found = timm.get_pretrained_cfg(architecture)
     hub = getattr(found, "hf_hub_id", None)
     kept = try_to_load_from_cache(hub, "model.safetensors") if hub else None

@@ -20,11 +20,10 @@ from medxlate.method.joint import Joint
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.learner import Learner
 from medxlate.method.placing import place
-from medxlate.method.predictor import PredictorNetwork, has_batch_norm
+from medxlate.method.predictor import PredictorNetwork, has_batch_norm, synchronise
 from medxlate.method.schedule import FINETUNE_RATE
 from medxlate.method.stand_ins import StandIn, matched_to_target, repeated_target, true_images
 from medxlate.method.supervised import Supervised
-from medxlate.method.synced_norm import synchronise
 from medxlate.method.translator import TranslatorNetworks
 
 

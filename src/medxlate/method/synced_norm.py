@@ -1,6 +1,6 @@
 """Batch norm whose statistics are those of all processes' images (Ioffe and Szegedy 2015).
 
-``torch.nn.SyncBatchNorm`` does the same on GPUs only.
+``torch.nn.SyncBatchNorm`` does the same on GPUs only; ``predictor.synchronise`` takes it there.
 """
 
 from __future__ import annotations

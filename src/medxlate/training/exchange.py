@@ -6,7 +6,7 @@ batch. So the sum of all gradients, each weighted by its share, is what one proc
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, distributed
@@ -14,9 +14,6 @@ from torch import Tensor, distributed
 from medxlate.base.distributed import ranks
 from medxlate.method.learner import Learner
 from medxlate.method.objective import Losses
-
-LARGE_BYTES = 1 << 20  # of a tensor that is sent as it is; smaller ones are sent together
-BUCKET_BYTES = 32 << 20  # of these
 
 
 def add_up(learner: Learner, losses: Losses) -> Losses:
@@ -47,32 +44,13 @@ def average_statistics(learner: Learner) -> None:
 
 def sum_all(tensors: Sequence[Tensor]) -> None:
     """Sum each tensor over all processes, in place; they must be laid out alike in all."""
-    large: list[Tensor] = []
-    small: list[Tensor] = []
-    for each in tensors:
-        (large if each.nbytes >= LARGE_BYTES else small).append(_in_memory_order(each))
-    sent = [distributed.all_reduce(each, async_op=True) for each in large]
-    for bucket in _buckets(small):
-        flat = torch.cat(bucket)
+    kinds = sorted({each.dtype for each in tensors}, key=str)  # all processes in one order
+    for kind in kinds:
+        parts = [_in_memory_order(each) for each in tensors if each.dtype == kind]
+        flat = torch.cat(parts)  # one message in place of hundreds
         distributed.all_reduce(flat)
-        pieces = torch.split(flat, [len(each) for each in bucket])
-        for each, summed in zip(bucket, pieces, strict=True):
-            each.copy_(summed)
-    for work in sent:
-        work.wait()
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield the tensors in groups of one type and of some size."""
-    bucket: list[Tensor] = []
-    for each in tensors:
-        full = sum(t.nbytes for t in bucket) >= BUCKET_BYTES
-        if bucket and (full or bucket[0].dtype != each.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(each)
-    if bucket:
-        yield bucket
+        pieces = torch.split(flat, [len(each) for each in parts])
+        torch._foreach_copy_(parts, list(pieces))
 
 
 def _in_memory_order(tensor: Tensor) -> Tensor:
