@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from medxlate.base.errors import ImageError
+from medxlate.base.grey_levels import Stored
 from medxlate.images.open import cut_of, open_stack, source_of, stored_number
 from medxlate.images.orientation import Cut
-from medxlate.images.recipes import Limits, Recipe, Stored, is_near_empty
+from medxlate.images.recipes import Limits, Recipe, is_near_empty
 from medxlate.images.scan import RASTER_FORMATS, Scan
 
 NEAR_EMPTY = "near-empty: under 1 % of its pixels lie above 5 % of the recipe's range"
