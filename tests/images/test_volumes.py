@@ -21,16 +21,23 @@ from nibabel.testing import data_path
 from scipy.spatial.transform import Rotation
 
 from medxlate.base.errors import ImageError, OutputError
-from medxlate.images.nifti_headers import DATATYPES
 from medxlate.images.orientation import Geometry
-from medxlate.images.texts import identifying_texts, is_identifying
-from medxlate.images.volume_headers import data_file, read_volume_header, sniff_volume
-from medxlate.images.volumes import read_sidecar, read_volume, write_volume
+from medxlate.images.texts import identifying_texts, is_identifying, read_sidecar
+from medxlate.images.volumes import (
+    data_file,
+    read_volume,
+    read_volume_header,
+    sniff_volume,
+    write_volume,
+)
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PLAIN = Geometry((10, 9, 8), (1.0, 2.0, 3.0), (-5.0, 6.0, 7.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-CODES = {np.dtype(name).name: code for code, name in DATATYPES.items()}
+CODES = {  # of the NIfTI-1 standard
+    "uint8": 2, "int8": 256, "int16": 4, "uint16": 512, "int32": 8, "uint32": 768,
+    "int64": 1024, "uint64": 1280, "float32": 16, "float64": 64,
+}  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medxlate.base.errors import ImageError
 from medxlate.images.scan import Format, FoundImage
-from medxlate.images.volume_headers import sniff_volume
+from medxlate.images.volumes import sniff_volume
 
 NOT_AN_IMAGE = "no image in spite of its suffix"
 NOT_REGULAR = "it is not a regular file"

@@ -124,7 +124,7 @@ def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
 
 
 def _volume(scan: Scan, recipe: Recipe) -> Stack:
-    from medxlate.images.volumes import read_volume  # SimpleITK only where it is needed
+    from medxlate.images.volumes import read_volume
 
     if recipe.kind == "pet":
         raise ImageError(

@@ -223,9 +223,8 @@ def _single(image: FoundImage, volume: int | None, found: Scans) -> Scan:
     """Return the scan of a file that stands for itself."""
     if image.format not in VOLUME_FORMATS:
         return Scan(image.relative, image.format, (image,))
-    from medxlate.images.texts import identifying_texts
-    from medxlate.images.volume_headers import read_volume_header
-    from medxlate.images.volumes import read_sidecar  # SimpleITK only where it is needed
+    from medxlate.images.texts import identifying_texts, read_sidecar
+    from medxlate.images.volumes import read_volume_header
 
     found.identifiers |= identifying_texts(image.path)
     header = read_volume_header(image.path, volume)
