@@ -167,5 +167,5 @@ def test_preparing_needs_no_torch() -> None:
 
 def test_a_process_that_prepares_loads_only_what_its_files_need() -> None:
     """Every worker pays for what reading imports, and PNG needs neither DICOM nor volumes."""
-    code = "import medxlate.dataset.parts, medxlate.images.scans"
+    code = "import medxlate.dataset.parts, medxlate.images.grouping"
     assert not loaded(code) & {"torch", "pydicom", "SimpleITK", "nibabel", "tifffile", "rich"}

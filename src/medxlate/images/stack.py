@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.images.orientation import Cut
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -26,6 +28,7 @@ class Stack:
             array of the caller's own; NaN where the scanner measured nothing (padding); raises
             ImageError where that slice cannot be used.
         note: What is to be known about how it is read; "" for nothing.
+        cut: How the slices lie in the volume; None for an image without a place in space.
     """
 
     count: int
@@ -36,6 +39,7 @@ class Stack:
     full_range: tuple[float, float]
     read: Callable[[int], FloatArray]
     note: str = ""
+    cut: Cut | None = None
 
     def slices(self) -> Iterator[FloatArray]:
         """Yield all slices in order."""

@@ -22,7 +22,7 @@ CHUNK = 16  # files whose headers are read at once
 
 
 @dataclass
-class Scans:
+class FoundScans:
     """What was found, and what was not taken.
 
     Attributes:
@@ -59,7 +59,7 @@ def find_scans(
     force: bool = False,
     mapper: Mapper = in_this_process,
     done: Callable[[int, int], None] = lambda done, total: None,
-) -> Scans:
+) -> FoundScans:
     """Read the headers of the files found and put together what belongs together.
 
     Args:
@@ -79,7 +79,7 @@ def find_scans(
         UsageError: It is not known which of several DICOM Modalities are meant, or the only one
             is not what ``name`` says.
     """
-    found = Scans(
+    found = FoundScans(
         files=len(search.images) + len(search.not_images),
         others=search.others,
         skipped=dict(search.not_images),
@@ -111,7 +111,7 @@ def find_scans(
 def _headers(
     files: Sequence[FoundImage],
     tags: tuple[str, ...],
-    found: Scans,
+    found: FoundScans,
     mapper: Mapper,
     done: Callable[[int, int], None],
 ) -> Iterator[Header]:
@@ -200,7 +200,7 @@ def _check_modality(headers: Sequence[Header], name: str) -> None:
         )
 
 
-def _add_series(found: Scans, headers: Sequence[Header], patient_of: PatientOf) -> None:
+def _add_series(found: FoundScans, headers: Sequence[Header], patient_of: PatientOf) -> None:
     from medxlate.images.dicom.series import group_series
 
     headers = [
@@ -219,7 +219,7 @@ def _add_series(found: Scans, headers: Sequence[Header], patient_of: PatientOf) 
         add_note(found.notes, name, note)
 
 
-def _single(image: FoundImage, volume: int | None, found: Scans) -> Scan:
+def _single(image: FoundImage, volume: int | None, found: FoundScans) -> Scan:
     """Return the scan of a file that stands for itself."""
     if image.format not in VOLUME_FORMATS:
         return Scan(image.relative, image.format, (image,))
