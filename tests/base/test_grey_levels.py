@@ -21,21 +21,23 @@ from medxlate.base.grey_levels import (
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def every(bits):
+def all_levels(bits):
     return np.arange(2**bits, dtype=np.uint8 if bits == 8 else np.uint16)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_levels_span_minus_one_to_one_and_come_back(bits):
     peak = 2**bits - 1
-    assert peak_of(every(bits)) == peak
-    np.testing.assert_array_equal(to_stored(from_stored(every(bits)), bits), every(bits))
-    np.testing.assert_array_equal(to_levels(to_unit(every(bits)), bits), every(bits))
+    assert peak_of(all_levels(bits)) == peak
+    np.testing.assert_array_equal(to_stored(from_stored(all_levels(bits)), bits), all_levels(bits))
+    np.testing.assert_array_equal(to_levels(to_unit(all_levels(bits)), bits), all_levels(bits))
     ends = to_stored(np.array([[-1, 1, -9, 9]], np.float32), bits)
     assert ends.tolist() == [[0, peak, 0, peak]]
     for level in (0, 1, 77, peak // 2, peak - 1, peak):
         exact = 2 * Fraction(level, peak) - 1
-        assert abs(Fraction(float(from_stored(every(bits)[level]))) - exact) < Fraction(1, 2**23)
+        assert abs(Fraction(float(from_stored(all_levels(bits)[level]))) - exact) < Fraction(
+            1, 2**23
+        )
 
 
 def test_halves_are_rounded_to_even():
@@ -51,7 +53,7 @@ def test_what_is_not_finite_raises_and_warns_of_nothing():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("bits", [8, 16])
 def test_tensors_have_the_bits_of_arrays(bits, device):
-    levels = every(bits)
+    levels = all_levels(bits)
     tensor = torch.from_numpy(levels.view(np.int16) if bits == 16 else levels).to(device)
     truth = levels.astype(np.float32) / np.float32(2**bits - 1) * 2 - 1
     np.testing.assert_array_equal(from_stored_tensor(tensor).cpu().numpy(), truth)

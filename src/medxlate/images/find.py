@@ -180,7 +180,7 @@ def _check_root(root: Path) -> None:
 
 
 def _files(root: Path, closed: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """Yield everything visible that is no folder, with its relative path.
+    """Yield every visible entry that is not a folder, with its relative path.
 
     Args:
         root: A folder or a file.

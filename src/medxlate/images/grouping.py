@@ -28,7 +28,7 @@ class FoundScans:
     Attributes:
         scans: Sorted by name.
         skipped: Files that cannot be used, and why.
-        notes: Files that are used although something about them is odd.
+        notes: Files that are used although something about them is odd, and what.
         left_out: How many files the user's choices left out, by reason.
         files: How many files looked like images.
         others: How many other files there are.
@@ -45,7 +45,7 @@ class FoundScans:
 
 
 def by_header(relative: str, tags: Mapping[str, str]) -> None:
-    """Leave it to a DICOM file's header whose it is: the usual ``patient_of``."""
+    """Leave the patient to the header of a DICOM file: the usual ``patient_of``."""
 
 
 def find_scans(
@@ -67,7 +67,7 @@ def find_scans(
         name: The medxlate modality's name: where the DICOM files are of several Modalities, it
             says which of them belong to it.
         dicom_modality: Take only DICOM files of this Modality (CT, MR, PT...).
-        tags: DICOM attributes to bring along, by keyword.
+        tags: DICOM attributes to read as well, by keyword.
         volume: Which volume of 4-D files is meant, from 0.
         patient_of: Gives the patient of a DICOM file from its relative path and tags, or None:
             the one that its header names. Files of different patients are never one scan.
@@ -115,7 +115,7 @@ def _headers(
     mapper: Mapper,
     done: Callable[[int, int], None],
 ) -> Iterator[Header]:
-    """Yield headers; equal values of theirs are kept once, for there may be a million."""
+    """Yield headers; equal values are kept once, since there may be a million headers."""
     held: dict[Any, Any] = {}
     read = 0
     for headers, failed in mapper(partial(_read_headers, tags), _chunks(files, CHUNK), _crashed):

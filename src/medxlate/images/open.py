@@ -36,7 +36,7 @@ class OpenScan:
         count: How many slices it has.
         spacing: Distance between rows and between columns, mm.
         limits: The physical values of black and white.
-        note: What is to be known about how it is read; "" for nothing.
+        note: What a user should know about how it is read; "" for nothing.
         slices: Its slices, read one by one.
     """
 

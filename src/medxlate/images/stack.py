@@ -27,7 +27,7 @@ class Stack:
         read: From a slice's number (0..count-1) to float32 [height, width] in physical units, an
             array of the caller's own; NaN where the scanner measured nothing (padding); raises
             ImageError where that slice cannot be used.
-        note: What is to be known about how it is read; "" for nothing.
+        note: What a user should know about how it is read; "" for nothing.
         cut: How the slices lie in the volume; None for an image without a place in space.
     """
 

@@ -236,7 +236,7 @@ def _unescaped(literal: str) -> str:
 
 
 def _of_field(key: str, value: str) -> set[str]:
-    """Return what a named field holds; nothing where its name says nothing of the kind."""
+    """Return what a named field holds; nothing unless its name identifies somebody."""
     if not is_identifying(key):
         return set()
     text = value.strip().strip("\0")

@@ -61,8 +61,8 @@ class Derivation:
         phi: Policy for the patient's attributes.
         key: The secret of pseudonyms and replaced UIDs.
         software: Name and version of the program.
-        run: What tells this derivation from others: UIDs are the same for the same run, key and
-            source.
+        run: What distinguishes this derivation from others: UIDs are the same for the same run,
+            key and source.
         when: When it was begun.
     """
 

@@ -74,7 +74,7 @@ class Header:
     Attributes:
         file: The file.
         series: SeriesInstanceUID, "" where it has none.
-        patient: PatientID, or, where it is absent, name and birth date; "" where nothing tells.
+        patient: PatientID, or, where it is absent, name and birth date; "" where it names neither.
         sop_class: SOPClassUID.
         modality: CT, MR, PT...
         acquisition: AcquisitionNumber, "" where it has none.
@@ -113,12 +113,12 @@ def read_header(found: FoundImage, tags: Iterable[str] = ()) -> Header:
 
     Args:
         found: The file.
-        tags: Keywords of attributes to bring along, for instance ``PatientAge``.
+        tags: Keywords of attributes to read as well, for instance ``PatientAge``.
 
     Raises:
         RefusedError: Damaged, truncated, too large, in colour, without an image, or compressed in
             a way that cannot be decoded.
-        UsageError: ``tags`` holds a word that is no keyword.
+        UsageError: ``tags`` holds a word that is not a keyword.
     """
     with without_warnings():  # pydicom warns of values that break the standard's form
         keywords = tuple(tags)

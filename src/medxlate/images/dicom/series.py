@@ -37,8 +37,8 @@ class Grouped:
 
     Attributes:
         scans: Sorted by name.
-        skipped: Relative path of a file none of whose slices is used, and why.
-        notes: Relative path of a file that is used, and what is to be known about it.
+        skipped: Relative path of a file of which no slice is used, and why.
+        notes: Relative path of a file that is used, and what a user should know about it.
     """
 
     scans: list[Scan]
@@ -66,13 +66,13 @@ class _PlacedFrame:
 def group_series(headers: Iterable[Header]) -> Grouped:
     """Put the slices of each series together, in order along their normal.
 
-    Slices are grouped by patient and SeriesInstanceUID; a file without the UID is a scan of its
-    own, and so is a file that says nothing about its place. One UID in files of several patients
-    is noted. The position along the normal, the cross product of
-    the directions of rows and columns (PS3.3 C.7.6.2.1.1), decides the order, not InstanceNumber.
-    Copies, localizers, slices of another orientation, size or spacing, and further slices at a
-    position are left out; a file with the SOPInstanceUID of another one and other pixels is no
-    copy (see ``divide_copies``): it is noted, or left out where it lies at the other's position.
+    Slices are grouped by patient and SeriesInstanceUID; a file without the UID, or without a
+    place in space, is a scan of its own. One UID in files of several patients is noted. The
+    position along the normal, the cross product of the directions of rows and columns
+    (PS3.3 C.7.6.2.1.1), decides the order, not InstanceNumber. Copies, localizers, slices of
+    another orientation, size or spacing, and further slices at a position are left out. A file
+    with the SOPInstanceUID of another one but other pixels is not a copy (see
+    ``divide_copies``): it is noted, or left out where it lies at the other's position.
     The result does not depend on the order of the headers.
     """
     found = sorted(headers, key=lambda header: header.file.relative)
@@ -231,7 +231,7 @@ def _stack(slices: list[_PlacedFrame], notes: dict[str, str]) -> Scan:
 def _irregular(
     steps: npt.NDArray[np.float64], slices: list[_PlacedFrame], notes: dict[str, str]
 ) -> str:
-    """Return why distances along the normal make no volume; note after which file slices miss."""
+    """Return why slices at these distances are not a volume; note after which file slices miss."""
     usual = float(np.sort(steps)[(len(steps) - 1) // 2])
     missing = 0
     after = ""
