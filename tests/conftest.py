@@ -19,10 +19,10 @@ from pydicom.uid import PYDICOM_ROOT_UID, CTImageStorage, ExplicitVRLittleEndian
 
 from medxlate.base.errors import ImageError
 from medxlate.images.find import find_images
+from medxlate.images.grouping import find_scans
 from medxlate.images.open import open_stack
 from medxlate.images.recipes import Recipe
 from medxlate.images.scan import Scan
-from medxlate.images.scans import find_scans
 from medxlate.images.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -27,7 +27,7 @@ import medxlate.base.parallel
 import medxlate.dataset.assemble
 import medxlate.dataset.job
 import medxlate.dataset.parts
-import medxlate.images.slices
+import medxlate.images.open
 from conftest import noise, save_raster, tree
 from medxlate.base.errors import DataError, OutputError
 from medxlate.base.events import Event, Progress
@@ -95,7 +95,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(scan.name)
         return open_stack(scan, recipe)
 
-    monkeypatch.setattr(medxlate.images.slices, "open_stack", counting)
+    monkeypatch.setattr(medxlate.images.open, "open_stack", counting)
     return names
 
 
@@ -287,7 +287,7 @@ def test_a_stopped_run_is_continued_with_what_is_missing(
 ) -> None:
     data = plant_key(tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(medxlate.images.slices, "open_stack", stopping_at(number))
+        patch.setattr(medxlate.images.open, "open_stack", stopping_at(number))
         with pytest.raises(KeyboardInterrupt):
             run_mixed(mixed, data)
     assert not (data / "ct").exists()
@@ -324,7 +324,7 @@ def test_what_was_made_of_other_files_or_options_is_not_taken(
 ) -> None:
     data = plant_key(tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(medxlate.images.slices, "open_stack", stopping_at(4))
+        patch.setattr(medxlate.images.open, "open_stack", stopping_at(4))
         with pytest.raises(KeyboardInterrupt):
             run(raw, data)
     changes = change(raw)

@@ -33,9 +33,9 @@ from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import read_split
 from medxlate.dataset.table import RowFinder, read_table
 from medxlate.images.find import find_images
+from medxlate.images.grouping import find_scans
+from medxlate.images.open import open_slices
 from medxlate.images.recipes import Recipe
-from medxlate.images.scans import find_scans
-from medxlate.images.slices import open_slices
 from medxlate.inference.translate import translate
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.registry import build_learner

@@ -22,7 +22,7 @@ from medxlate.base.errors import ImageError
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.images.dicom.derive import Derivation, SeriesWriter
 from medxlate.images.dicom.header import read_header
-from medxlate.images.dicom.target import Rescale, rescale_for
+from medxlate.images.dicom.rescale import Rescale, rescale_for
 from medxlate.images.dicom.write import SECONDARY_CAPTURE, SOP_CLASSES, write_dicom
 from medxlate.images.modality import dicom_modality
 from medxlate.images.pseudonym import PHI, Phi, clean_path, keyed_hash, pseudonym

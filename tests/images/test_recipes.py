@@ -13,7 +13,6 @@ from medxlate.images.recipes import (
     is_near_empty,
     make_recipe,
     to_network,
-    to_stored,
 )
 from medxlate.images.stack import Stack
 
@@ -166,16 +165,3 @@ def test_a_recipe_that_makes_no_sense_is_wrong_use(kind, options, reason):
     with pytest.raises(UsageError, match=reason) as caught:
         recipe_of(kind, **options)
     assert caught.value.exit_code == 2
-
-
-@pytest.mark.parametrize("bits", [8, 16])
-def test_stored_integers_span_minus_one_to_one(bits):
-    peak = 2**bits - 1
-    ends = to_stored(np.array([[-1, 1, -9, 9]], np.float32), bits)
-    assert ends.tolist() == [[0, peak, 0, peak]]
-    every = np.arange(peak + 1, dtype=ends.dtype).reshape(-1, 256)
-    network = every / peak * 2 - 1
-    np.testing.assert_array_equal(to_stored(network.astype(np.float32), bits), every)
-    some = every[:1].repeat(256, 0)
-    np.testing.assert_allclose(to_network(some, 256), network[:1].repeat(256, 0), atol=1e-6)
-    assert to_network(some, 64).shape == (64, 64)

@@ -19,10 +19,9 @@ from medxlate.dataset.options import PrepareOptions
 from medxlate.images.dicom.copies import OTHER_PIXELS
 from medxlate.images.dicom.series import SHARED_UID
 from medxlate.images.find import find_images
-from medxlate.images.open import open_stack
+from medxlate.images.grouping import FoundScans, find_scans
+from medxlate.images.open import open_slices, open_stack
 from medxlate.images.recipes import Recipe
-from medxlate.images.scans import Scans, find_scans
-from medxlate.images.slices import open_slices
 from preparing import TAGS, run, save_nifti, slices, tissue, write_series, write_table
 
 UID = "1.2.826.0.1.99.1"
@@ -30,7 +29,7 @@ WINDOW = Recipe(kind="ct", window=(40.0, 400.0), unit="HU")
 PERCENTILES = Recipe(kind="mr", percentiles=(0.5, 99.5))
 
 
-def scans_in(folder: Path) -> Scans:
+def scans_in(folder: Path) -> FoundScans:
     return find_scans(find_images(folder))
 
 

@@ -21,16 +21,24 @@ from nibabel.testing import data_path
 from scipy.spatial.transform import Rotation
 
 from medxlate.base.errors import ImageError, OutputError
-from medxlate.images.nifti_headers import DATATYPES
 from medxlate.images.orientation import Geometry
-from medxlate.images.texts import identifying_texts, is_identifying
-from medxlate.images.volume_headers import data_file, read_volume_header, sniff_volume
-from medxlate.images.volumes import read_sidecar, read_volume, write_volume
+from medxlate.images.texts import identifying_texts, is_identifying, read_sidecar
+from medxlate.images.volumes import (
+    data_file,
+    read_volume,
+    read_volume_header,
+    sniff_volume,
+    write_volume,
+)
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PLAIN = Geometry((10, 9, 8), (1.0, 2.0, 3.0), (-5.0, 6.0, 7.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-CODES = {np.dtype(name).name: code for code, name in DATATYPES.items()}
+CODES = {  # of the NIfTI-1 standard
+    "uint8": 2, "int8": 256, "int16": 4, "uint16": 512, "int32": 8, "uint32": 768,
+    "int64": 1024, "uint64": 1280, "float32": 16, "float64": 64,
+}  # fmt: skip
+OTHER_CODES = {"binary": 1, "complex64": 32, "unknown": 99, "RGB": 128, "float128": 1536}
 Array = np.ndarray[Any, Any]
 
 
@@ -55,7 +63,7 @@ def nifti(
     header = bytearray(352)
     struct.pack_into("<i", header, 0, 348)
     struct.pack_into(f"<{len(dim)}h", header, 40, *dim)
-    struct.pack_into("<h", header, 70, CODES.get(dtype, 128))
+    struct.pack_into("<h", header, 70, (CODES | OTHER_CODES)[dtype])
     struct.pack_into(f"<{len(pixdim)}f", header, 76, *pixdim)
     struct.pack_into("<3f", header, 108, offset, *scale)
     struct.pack_into("<2h", header, 252, *codes)
@@ -205,6 +213,32 @@ def test_the_qform_counts_where_there_is_no_sform(tmp_path: Path) -> None:
         np.testing.assert_allclose(found, (LPS @ loaded.affine)[:3, :3], atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pixdim": [0, 1, 2, 3, 1, 1, 1, 1]},  # qfac 0 counts as 1
+        {"pixdim": [1, 1, -2, 3, 1, 1, 1, 1]},
+        {"quatern_c": np.float32(1.00001)},  # of half a turn, rounded
+    ],
+)
+def test_qforms_that_nibabel_refuses_are_read_as_they_are_meant(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    image = nibabel.Nifti1Image(voxels().T, None)
+    turn = Rotation.from_rotvec([0, np.pi, 0]).as_matrix()
+    image.header.set_qform(nibabel.affines.from_matvec(turn * [1, 2, 3], [10, 20, 30]), code=1)
+    nibabel.save(image, tmp_path / "sound.nii")
+    header = nibabel.load(tmp_path / "sound.nii").header.copy()
+    for key, value in change.items():
+        header[key] = value
+    content = header.binaryblock + (tmp_path / "sound.nii").read_bytes()[348:]
+    (tmp_path / "odd.nii").write_bytes(content)
+    sound, odd = (read_volume_header(tmp_path / name).geometry for name in ("sound.nii", "odd.nii"))
+    np.testing.assert_allclose(odd.direction, sound.direction, atol=1e-4)
+    np.testing.assert_allclose(odd.spacing, sound.spacing, rtol=1e-4)
+    np.testing.assert_allclose(odd.origin, sound.origin, rtol=1e-4)
+
+
 def test_the_sform_goes_before_another_qform(tmp_path: Path) -> None:
     image = nibabel.Nifti1Image(voxels().T, None)
     image.header.set_qform(np.diag([1, 1, 1, 1]), code=1)
@@ -350,7 +384,7 @@ HUGE = (3, 32767, 32767, 20)
         ({"dim": (1, 10)}, "1-D"),
         ({"dim": (5, 10, 9, 8, 1, 3)}, "vectors"),
         ({"dim": (3, 10, 9, 9)}, "truncated"),
-        ({"dtype": "RGB"}, "colour"),
+        *(({"dtype": name}, "colour") for name in OTHER_CODES),
         ({"offset": 1e30}, "impossible place"),
         ({"offset": -8}, "impossible place"),
         ({"offset": float("nan")}, "impossible place"),

@@ -163,7 +163,7 @@ MOMENTS: dict[str, tuple[object, str, Callable[[Any], Any]]] = {
     ),
     "amid a series": (Outputs, "put", lambda f: after(9, f)),
     "amid a volume": (Outputs, "put", lambda f: after(SLICES - 2, f)),
-    "in a volume": (medxlate.images.volumes, "_write_nifti", lambda f: after(0, f, in_a_volume)),
+    "in a volume": (medxlate.images.volumes, "write_nifti", lambda f: after(0, f, in_a_volume)),
     "before the record": (record_module, "write_json", lambda f: after(0, f)),
     "before it is placed": (journal_module.Work, "put", lambda f: after(0, f)),
     "when it was placed": (journal_module.Work, "put", then_kill),

@@ -24,10 +24,11 @@ from medxlate.artifacts.info import read_model
 from medxlate.base.errors import ImageError, ModelError, OutputError, UsageError
 from medxlate.base.events import Event, Progress
 from medxlate.base.files import sha256
+from medxlate.base.grey_levels import to_stored
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.loading import Slices
 from medxlate.images.dicom.write import write_dicom
-from medxlate.images.recipes import Recipe, to_network, to_stored
+from medxlate.images.recipes import Recipe, to_network
 from medxlate.images.scan import Format, FoundImage, Scan
 from medxlate.images.square import from_square
 from medxlate.inference import translator as translator_module

@@ -27,7 +27,7 @@ from medxlate.config import resolve
 from medxlate.dataset import arrays, job, slice_table, table_limits
 from medxlate.dataset.index import Dataset, load_key, save_key
 from medxlate.dataset.parts import write_part
-from medxlate.images import limits, text_headers, volume_headers, volumes
+from medxlate.images import limits, text_headers, texts, volumes
 from medxlate.images.dicom import parse
 from medxlate.report.table import Table
 from medxlate.study import study
@@ -171,8 +171,8 @@ LIMITS: dict[str, int] = {
     "1,032 times": limits.MAX_DEFLATE,
     "256 MiB | `images/dicom": parse.MAX_INFLATED,
     "1 MiB, 64 numbers": text_headers.MAX_TEXT,
-    "256 MiB | `images/volume": volume_headers.MAX_SKIP,
-    "4 MiB | `images": volumes.SIDECAR_BYTES,
+    "256 MiB | `images/volumes.py": volumes.MAX_SKIP,
+    "4 MiB | `images": texts.SIDECAR_BYTES,
     "8,192 pixels": limits.MAX_SQUARE,
     "64 MiB | `dataset": table_limits.MAX_TEXT_BYTES,
     "5,000,000 |": table_limits.MAX_CELLS,

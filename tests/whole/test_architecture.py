@@ -41,6 +41,7 @@ HOMES = {
     "safetensors": {"base.tensors"},
     "pydicom": {"images.dicom"},
     "SimpleITK": {"images.volumes", "images.bias"},
+    "nibabel": {"images.nifti"},
     "tifffile": {"images.tiff"},
     "torch_fidelity": {"evaluation"},
     "matplotlib": {"report"},
@@ -156,7 +157,7 @@ def test_help_loads_neither_torch_nor_pydicom() -> None:
 
 
 def test_training_needs_no_library_that_reads_images() -> None:
-    readers = {"pydicom", "SimpleITK", "tifffile", "matplotlib"}
+    readers = {"pydicom", "SimpleITK", "nibabel", "tifffile", "matplotlib"}
     assert not loaded("import medxlate.training.train") & readers
 
 
@@ -171,5 +172,5 @@ def test_preparing_needs_no_torch() -> None:
 
 def test_a_process_that_prepares_loads_only_what_its_files_need() -> None:
     """Every worker pays for what reading imports, and PNG needs neither DICOM nor volumes."""
-    code = "import medxlate.dataset.parts, medxlate.images.scans"
-    assert not loaded(code) & {"torch", "pydicom", "SimpleITK", "tifffile", "rich"}
+    code = "import medxlate.dataset.parts, medxlate.images.grouping"
+    assert not loaded(code) & {"torch", "pydicom", "SimpleITK", "nibabel", "tifffile", "rich"}

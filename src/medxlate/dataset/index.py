@@ -19,12 +19,13 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from medxlate.base.errors import DataError, nearest
+from medxlate.base.grey_levels import Stored
 from medxlate.base.records import is_plain, read_json, read_record, safe_join
 from medxlate.dataset.labels import Task
 from medxlate.dataset.shards import ShardReader
 from medxlate.dataset.slice_table import read_slice_table
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
-from medxlate.images.recipes import Recipe, Stored
+from medxlate.images.recipes import Recipe
 
 COLUMNS = (
     "slice_id",

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from medxlate.base.distributed import ranks
+from medxlate.base.grey_levels import from_stored
 from medxlate.dataset.index import Modality, Rows
 from medxlate.dataset.labels import Task
-from medxlate.images.recipes import scaled, to_network
+from medxlate.images.recipes import to_network
 from medxlate.images.stack import FloatArray
 
 Read = Callable[[int], FloatArray]
@@ -111,7 +112,7 @@ class Slices:
         """Return the slices with these positions among the rows."""
         images = self.stored(indices)
         if images.dtype != np.float32:
-            images = scaled(images)
+            images = from_stored(images)
         return Batch(torch.from_numpy(images).unsqueeze(1), self.labels[np.asarray(indices)])
 
     def batches(self, batch_size: int, rows: range | None = None) -> Iterator[Batch]:

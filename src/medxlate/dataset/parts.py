@@ -20,11 +20,11 @@ import numpy as np
 from medxlate.base.errors import DataError, ImageError
 from medxlate.base.files import naming_full_disk, write_json
 from medxlate.base.records import read_object
+from medxlate.images.open import NEAR_EMPTY, open_slices
 from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan
-from medxlate.images.slices import NEAR_EMPTY, open_slices
-from medxlate.images.volume_headers import data_file
+from medxlate.images.volumes import data_file
 
 PARTS_VERSION = 2  # of this module's output: raised when the same scan gives other bytes
 

@@ -28,12 +28,12 @@ from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
 from medxlate.dataset.volumes import Place, picture_volumes
 from medxlate.images.find import Search, image_suffix
+from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
 from medxlate.images.modality import PROJECTIONS, dicom_modality
 from medxlate.images.open import cut_of
 from medxlate.images.pseudonym import normal_id
 from medxlate.images.recipes import Kind, Recipe, make_recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
-from medxlate.images.scans import PatientOf, Scans, by_header, find_scans
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Plan:
     scans: tuple[Scan, ...]
     annotations: Mapping[str, Annotation]
     recipe: Recipe
-    found: Scans
+    found: FoundScans
     places: Mapping[str, Place] = field(default_factory=dict)
     across: frozenset[str] = frozenset()
     where: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ def _is_cut_across(scan: Scan, recipe: Recipe) -> bool:
 
 
 def _leave_out_disagreeing(
-    found: Scans, annotations: dict[str, Annotation], across: Collection[str]
+    found: FoundScans, annotations: dict[str, Annotation], across: Collection[str]
 ) -> None:
     """Leave out series that are cut across files of several labels, or of which some are left out.
 
@@ -172,7 +172,7 @@ def _warn_nobody(annotations: Mapping[str, Annotation], listener: Listener) -> N
 
 
 def _leave_out_mixed(
-    found: Scans, annotations: dict[str, Annotation], same: Callable[[str], str]
+    found: FoundScans, annotations: dict[str, Annotation], same: Callable[[str], str]
 ) -> None:
     """Leave out series whose files the table assigns to patients whose ids are not the ``same``."""
     for scan in found.scans:
@@ -184,7 +184,7 @@ def _leave_out_mixed(
 
 
 def _select(
-    annotations: dict[str, Annotation], options: PrepareOptions, found: Scans
+    annotations: dict[str, Annotation], options: PrepareOptions, found: FoundScans
 ) -> dict[str, Annotation]:
     """Return the annotations that ``--where`` selects; the others are counted as left out.
 

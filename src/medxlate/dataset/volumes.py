@@ -11,8 +11,8 @@ from medxlate.base.errors import UsageError
 from medxlate.dataset.annotate import Annotation
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.images.find import SUFFIXES, image_suffix
+from medxlate.images.grouping import FoundScans
 from medxlate.images.scan import RASTER_FORMATS, add_note
-from medxlate.images.scans import Scans
 
 OPTION = "--volume-from"
 UNLIKE = "its volume's files differ in more than whole numbers: look at the order of the slices"
@@ -34,7 +34,7 @@ class Place:
 
 def picture_volumes(
     text: str | None,
-    found: Scans,
+    found: FoundScans,
     annotations: Mapping[str, Annotation],
     same: Callable[[str], str],
 ) -> dict[str, Place]:

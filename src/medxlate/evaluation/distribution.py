@@ -23,6 +23,7 @@ from medxlate import pretrained
 from medxlate.base.device import Compute, Precision
 from medxlate.base.errors import ModelError
 from medxlate.base.events import Listener, silent
+from medxlate.base.grey_levels import from_stored_tensor, to_stored
 from medxlate.evaluation.gaussian import Gaussian, Moments, frechet_distance
 from medxlate.evaluation.store import FeatureStore, StoredFeatures, network_key
 from medxlate.inference.engine import run
@@ -71,7 +72,7 @@ def predictor_features(
     """
 
     def extract(eight_bit: Tensor) -> Tensor:
-        pooled = network.features(eight_bit[:, :1].float() / 127.5 - 1)
+        pooled = network.features(from_stored_tensor(eight_bit[:, :1]))
         return torch.cat([pooled, network.classify(pooled)], dim=1)
 
     return Features(name, network, extract, network.feature_width, has_classes)
@@ -247,10 +248,5 @@ def to_eight_bit(images: Tensor) -> Tensor:
     """Return [B, 1, S, S] in [-1, 1] as uint8 [B, 3, S, S]; [-1, 1] is the recipe's window."""
     # numpy, on one thread: the threads of torch lose more than they gain on so small a batch, and
     # wait for each other for seconds where other processes are busy.
-    scaled = images.cpu().numpy().clip(-1, 1)
-    scaled += 1
-    scaled /= 2
-    scaled *= 255
-    np.rint(scaled, out=scaled)
-    with np.errstate(invalid="ignore"):  # what a broken network makes
-        return torch.from_numpy(scaled.astype(np.uint8)).expand(-1, 3, -1, -1)
+    stored = to_stored(images.cpu().numpy(), 8)
+    return torch.from_numpy(stored).expand(-1, 3, -1, -1)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.base.files import whole_file, write_json
+from medxlate.base.grey_levels import to_stored
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.results import EXAMPLES_FILE, ROLES, Example
 
@@ -77,8 +78,7 @@ def write_examples(folder: Path, images: Mapping[str, Array], examples: Sequence
         if role not in images:
             path.unlink(missing_ok=True)
             continue
-        shown = np.nan_to_num(images[role]).clip(-1, 1)
-        stored = np.rint((shown + 1) / 2 * 65535).astype(np.uint16)
+        stored = to_stored(np.nan_to_num(images[role]), 16)
         with whole_file(path) as part, part.open("wb") as stream:
             np.save(stream, stored, allow_pickle=False)
     write_json(folder / EXAMPLES_FILE, [each.model_dump(mode="json") for each in examples])

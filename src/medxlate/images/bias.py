@@ -21,7 +21,7 @@ from medxlate.images.stack import FloatArray, Stack
 MAX_SIDE = 48  # voxels of the shrunk volume along each axis
 MIN_SIDE = 4  # B-splines of order 3 need as many
 ITERATIONS = (30, 30, 30)  # at each level of the B-spline grid
-MAX_LOG = math.log(100.0)  # a stronger field is no field of a coil
+MAX_LOG = math.log(100.0)  # no coil makes a stronger field
 
 
 def correct_bias(stack: Stack, slice_spacing: float) -> Stack:

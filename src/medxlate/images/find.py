@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medxlate.base.errors import ImageError
 from medxlate.images.scan import Format, FoundImage
-from medxlate.images.volume_headers import sniff_volume
+from medxlate.images.volumes import sniff_volume
 
 NOT_AN_IMAGE = "no image in spite of its suffix"
 NOT_REGULAR = "it is not a regular file"
@@ -180,7 +180,7 @@ def _check_root(root: Path) -> None:
 
 
 def _files(root: Path, closed: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """Yield everything visible that is no folder, with its relative path.
+    """Yield every visible entry that is not a folder, with its relative path.
 
     Args:
         root: A folder or a file.

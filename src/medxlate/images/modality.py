@@ -1,4 +1,4 @@
-"""What a modality's free name says, and which DICOM files belong to it."""
+"""What a modality's free name means, and which DICOM files belong to it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dicom_modality(name: str) -> str:
 def contradicts(modality: str, name: str) -> bool:
     """Whether a DICOM Modality cannot be what a free name says.
 
-    A name such as ``pet-ct`` may be any of those that it speaks of; one that speaks of none, such
+    A name such as ``pet-ct`` may stand for any of those that it contains; one without any, such
     as ``site-a``, may be anything. Radiographs are one kind.
     """
     said = set(_spoken(name))
@@ -50,7 +50,7 @@ def contradicts(modality: str, name: str) -> bool:
 
 
 def _spoken(name: str) -> Iterator[str]:
-    """Yield the DICOM Modalities that the words of a free name speak of, in their order."""
+    """Yield the DICOM Modalities that the words of a free name stand for, in their order."""
     for word in re.findall(r"[a-z0-9]+", name.lower().replace("x-ray", "xray")):
         for modality, pattern in NAMES.items():
             if re.fullmatch(pattern, word):
@@ -61,8 +61,8 @@ def _spoken(name: str) -> Iterator[str]:
 def choose_modalities(present: Collection[str], *, wanted: str | None, name: str) -> frozenset[str]:
     """Return the DICOM Modalities that belong to a medxlate modality.
 
-    A single one is taken as it is, and what says nothing of itself along with it; of several,
-    those that the name speaks of.
+    A single one is taken, together with files that do not state theirs; of several, those that
+    the name contains.
 
     Args:
         present: The Modalities of the files.
@@ -70,7 +70,7 @@ def choose_modalities(present: Collection[str], *, wanted: str | None, name: str
         name: The medxlate modality's free name.
 
     Raises:
-        UsageError: There are several, and the name speaks of none of them.
+        UsageError: There are several, and the name contains none of them.
     """
     if wanted:
         return frozenset({wanted.upper()})

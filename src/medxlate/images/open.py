@@ -1,20 +1,108 @@
-"""One way in: any scan becomes a stack of slices, cut and oriented as its recipe says."""
+"""One way in: any scan becomes slices, cut and oriented as its recipe says.
+
+``open_slices`` gives them as the squares of integers that every command goes on with;
+``open_stack``, below it, gives physical values in the scan's own size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from medxlate.base.errors import ImageError
+from medxlate.base.grey_levels import Stored
 from medxlate.images.limits import MIN_SIDE, check_slice_size, check_volume_size
 from medxlate.images.orientation import Cut, cut_along, plane_of
-from medxlate.images.recipes import Recipe
+from medxlate.images.recipes import Limits, Recipe, is_near_empty
 from medxlate.images.scan import RASTER_FORMATS, Scan
 from medxlate.images.stack import FloatArray, Stack
+from medxlate.images.volumes import read_volume
+
+NEAR_EMPTY = "near-empty: under 1 % of its pixels lie above 5 % of the recipe's range"
+
+
+@dataclass(frozen=True)
+class OpenScan:
+    """A scan that is being read.
+
+    Attributes:
+        scan: The scan.
+        cut: How it is cut; None for an image without a place in space.
+        count: How many slices it has.
+        spacing: Distance between rows and between columns, mm.
+        limits: The physical values of black and white.
+        note: What a user should know about how it is read; "" for nothing.
+        slices: Its slices, read one by one.
+    """
+
+    scan: Scan
+    cut: Cut | None
+    count: int
+    spacing: tuple[float, float]
+    limits: Limits
+    note: str
+    slices: Iterator[Slice]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice.
+
+    Attributes:
+        number: From 0 along the plane's normal.
+        stored_number: Which slice of the series as it is stored, from 0.
+        file: Relative path of the file that holds it; the scan's name where it was cut across.
+        height: Original rows.
+        width: Original columns.
+        stored: Integers [size, size]; None where it cannot be read.
+        problem: Why it cannot be read.
+        near_empty: Whether it shows next to nothing; single images never count as such.
+        lowest: Its lowest physical value; NaN where it cannot be read or holds only padding.
+    """
+
+    number: int
+    stored_number: int
+    file: str
+    height: int
+    width: int
+    stored: Stored | None
+    problem: str = ""
+    near_empty: bool = False
+    lowest: float = math.nan
+
+
+def open_slices(scan: Scan, recipe: Recipe, size: int) -> OpenScan:
+    """Open a scan to read its slices as squares of integers.
+
+    Args:
+        scan: The scan.
+        recipe: Its modality's recipe.
+        size: Side of the squares, pixels.
+
+    Raises:
+        ImageError: It cannot be read with this recipe, as a whole.
+    """
+    stack = open_stack(scan, recipe)
+    limits = recipe.limits(stack)
+
+    def read(number: int) -> Slice:
+        which = (number, _stored_number(stack.cut, number), _file_of(scan, stack.cut, number))
+        try:
+            pixels = stack.read(number)
+            lowest = float(np.fmin.reduce(pixels, axis=None))  # NaN counts only where all are
+            stored = recipe.store(pixels, size, limits=limits, spacing=stack.spacing)
+        except ImageError as problem:
+            return Slice(*which, stack.height, stack.width, None, str(problem))
+        empty = scan.format not in RASTER_FORMATS and is_near_empty(stored)
+        return Slice(*which, stack.height, stack.width, stored, "", empty, lowest)
+
+    slices = (read(number) for number in range(stack.count))
+    return OpenScan(scan, stack.cut, stack.count, stack.spacing, limits, stack.note, slices)
 
 
 def open_stack(scan: Scan, recipe: Recipe) -> Stack:
@@ -27,14 +115,14 @@ def open_stack(scan: Scan, recipe: Recipe) -> Stack:
         ImageError: The file is damaged, too large, or cannot be read with this recipe.
     """
     if scan.format in RASTER_FORMATS:
-        from medxlate.images.raster import read_raster
+        from medxlate.images.raster import read_raster  # tifffile only where it is needed
 
         return read_raster(scan.files[0].path, channel=recipe.channel)
     stack = _series(scan, recipe) if scan.format == "dicom" else _volume(scan, recipe)
     if recipe.n4 and stack.count > 1:
         from medxlate.images.bias import correct_bias
 
-        return correct_bias(stack, _slice_spacing(scan, recipe))
+        return correct_bias(stack, stack.cut.spacing[0] if stack.cut is not None else 1.0)
     return stack
 
 
@@ -57,20 +145,6 @@ def cut_of(scan: Scan, recipe: Recipe) -> Cut | None:
             f"Use --plane {plane_of(scan.geometry)} for such scans.",
         )
     return cut
-
-
-def source_of(scan: Scan, cut: Cut | None, number: int) -> str:
-    """Return the relative path of the file that holds a slice; the scan's name for cut series."""
-    if not scan.frames:
-        return scan.files[0].relative
-    if cut is not None and not cut.as_stored:
-        return scan.name
-    return scan.frames[stored_number(cut, number)].file.relative
-
-
-def stored_number(cut: Cut | None, number: int) -> int:
-    """Return the number in which a slice of the cut lies in the series, both from 0."""
-    return cut.shape[0] - 1 - number if cut is not None and cut.flips[0] else number
 
 
 def _series(scan: Scan, recipe: Recipe) -> Stack:
@@ -100,7 +174,7 @@ def _series(scan: Scan, recipe: Recipe) -> Stack:
         in_plane = replace(cut, flips=(False, *cut.flips[1:]))
 
         def read(number: int) -> FloatArray:
-            pixels: FloatArray = in_plane.apply(stored(stored_number(cut, number))[np.newaxis])[0]
+            pixels: FloatArray = in_plane.apply(stored(_stored_number(cut, number))[np.newaxis])[0]
             return pixels
 
         return _of_cut(cut, scan, unit, read)
@@ -124,8 +198,6 @@ def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
 
 
 def _volume(scan: Scan, recipe: Recipe) -> Stack:
-    from medxlate.images.volumes import read_volume  # SimpleITK only where it is needed
-
     if recipe.kind == "pet":
         raise ImageError(
             "SUV cannot be computed: volume files hold neither dose nor weight",
@@ -161,9 +233,19 @@ def _of_cut(cut: Cut, scan: Scan, unit: str, read: Callable[[int], FloatArray]) 
         unit=unit,
         full_range=scan.full_range,
         read=read,
+        cut=cut,
     )
 
 
-def _slice_spacing(scan: Scan, recipe: Recipe) -> float:
-    cut = cut_of(scan, recipe)
-    return cut.spacing[0] if cut is not None else 1.0
+def _file_of(scan: Scan, cut: Cut | None, number: int) -> str:
+    """Return the relative path of the file that holds a slice; the scan's name for cut series."""
+    if not scan.frames:
+        return scan.files[0].relative
+    if cut is not None and not cut.as_stored:
+        return scan.name
+    return scan.frames[_stored_number(cut, number)].file.relative
+
+
+def _stored_number(cut: Cut | None, number: int) -> int:
+    """Return the number in which a slice of the cut lies in the series, both from 0."""
+    return cut.shape[0] - 1 - number if cut is not None and cut.flips[0] else number

@@ -16,8 +16,8 @@ _filters: warnings.catch_warnings[None] | None = None
 def without_warnings() -> Iterator[None]:
     """Ignore warnings inside the block.
 
-    ``warnings.catch_warnings`` puts back what it found, which is wrong where blocks of two threads
-    overlap; here the first to come changes the filters and the last to go puts them back.
+    ``warnings.catch_warnings`` restores what it found, which is wrong where blocks of two threads
+    overlap; here the first block to begin changes the filters and the last to end restores them.
     """
     global _inside, _filters
     with _lock:

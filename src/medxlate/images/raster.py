@@ -43,8 +43,8 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
 
     Colour becomes grey by ITU-R 601 luma unless ``channel`` picks one channel (counted from 0);
     an alpha channel is dropped. Values stay as stored (0..255, 0..65535, signed, 32-bit integers
-    that float32 can hold, or floating-point numbers), but that large ones are bright
-    (WhiteIsZero) and the image is upright (EXIF orientation, which its note tells).
+    that float32 can hold, or floating-point numbers), except that large ones are bright
+    (WhiteIsZero) and the image is upright (its EXIF orientation is undone, and its note says so).
 
     Raises:
         ImageError: Damaged, of a kind that would lose depth, or without that channel.
@@ -101,8 +101,8 @@ def _decode(path: Path) -> tuple[Array, int]:
             "Save it as a grey 16-bit PNG or as TIFF.",
         )
     try:
-        # Odd metadata in public files is no concern here. Pillow maps a file that it opens by
-        # itself into memory, and then forgets to turn TIFFs of the orientations 5 to 8.
+        # Odd metadata in public files does not matter here. Pillow maps a file that it opens by
+        # itself into memory, and then does not turn TIFFs of the orientations 5 to 8.
         with without_warnings(), path.open("rb") as stream, PIL.Image.open(stream) as image:
             check_slice_size(image.height, image.width)
             _check_claim(image, path)

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from medxlate.base.errors import ImageError, UsageError, nearest
+from medxlate.base.grey_levels import PEAKS, Bits, Stored, peak_of, to_levels, to_unit
 from medxlate.images.orientation import Plane
 from medxlate.images.square import resize, to_square
-from medxlate.images.stack import Bits, FloatArray, Stack
+from medxlate.images.stack import FloatArray, Stack
 
-Stored = npt.NDArray[np.unsignedinteger[Any]]
 Limits = tuple[float, float]
 Kind = Literal["ct", "mr", "pet", "xray", "as-is"]
 KINDS: tuple[Kind, ...] = ("ct", "mr", "pet", "xray", "as-is")
@@ -112,7 +112,7 @@ class Recipe(BaseModel):
     @property
     def peak(self) -> int:
         """The largest stored value: 255 or 65535."""
-        return 255 if self.bits == 8 else 65535
+        return PEAKS[self.bits]
 
     def store(
         self,
@@ -139,7 +139,7 @@ class Recipe(BaseModel):
         if padding.any():
             pixels[padding] = 0
         square = to_square(pixels, size, background=0.0, spacing=spacing)
-        return _integers(square, self.bits)
+        return to_levels(square, self.bits)
 
     def physical(self, network: FloatArray) -> FloatArray:
         """Bring a network's values in [-1, 1] to physical ones, by ``output_range``."""
@@ -157,25 +157,9 @@ class Recipe(BaseModel):
 _NAMES = {"HU": "Hounsfield units", "SUVbw": "standardised uptake values"}
 
 
-def to_stored(network: FloatArray, bits: Bits) -> Stored:
-    """Map values in [-1, 1] to integers that span 0..255 or 0..65535."""
-    return _integers((np.clip(network, -1, 1) + 1) / 2, bits)
-
-
 def to_network(stored: npt.NDArray[Any], size: int) -> FloatArray:
     """Bring stored integers [S, S] to float32 [size, size] in [-1, 1]: what every network sees."""
-    return resize(_unit(stored), size, size) * 2 - 1
-
-
-def scaled(stored: npt.NDArray[Any]) -> FloatArray:
-    """Bring stored integers of any shape to float32 in [-1, 1], as ``to_network`` does."""
-    return _unit(stored) * 2 - 1
-
-
-def _unit(stored: npt.NDArray[Any]) -> FloatArray:
-    unit: FloatArray = stored.astype(np.float32)
-    unit /= np.float32(255 if stored.dtype == np.uint8 else 65535)
-    return unit
+    return resize(to_unit(stored), size, size) * 2 - 1
 
 
 def is_near_empty(stored: Stored) -> bool:
@@ -183,7 +167,7 @@ def is_near_empty(stored: Stored) -> bool:
 
     The rule: fewer than 1 % of the square's pixels lie above 5 % of the recipe's range.
     """
-    threshold = int(DARK * (255 if stored.dtype == np.uint8 else 65535))
+    threshold = int(DARK * peak_of(stored))
     return int(np.count_nonzero(stored > threshold)) < LEAST_SHOWN * stored.size
 
 
@@ -265,12 +249,6 @@ def _percentiles(percentiles: tuple[float, float] | None) -> tuple[float, float]
     if not 0 <= low < high <= 100:
         raise UsageError(f"Percentiles must rise within 0..100, not {low:g},{high:g}.")
     return low, high
-
-
-def _integers(unit: npt.NDArray[np.floating[Any]], bits: Bits) -> Stored:
-    peak, dtype = (255, np.uint8) if bits == 8 else (65535, np.uint16)
-    integers: Stored = np.rint(unit * peak).astype(dtype)
-    return integers
 
 
 def _sample(stack: Stack) -> FloatArray:

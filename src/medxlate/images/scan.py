@@ -11,7 +11,7 @@ from medxlate.images.orientation import Geometry
 
 Format = Literal["png", "jpeg", "webp", "tiff", "dicom", "nifti", "nrrd", "meta"]
 VOLUME_FORMATS: frozenset[Format] = frozenset({"nifti", "nrrd", "meta"})
-# Reasons for which sound data is left out, too: no fault of the files.
+# How the reasons begin for which sound files are left out.
 HARMLESS = ("a copy of", "a localizer", "at the position of", "near-empty")
 NO_IMAGE = "it holds no image (DICOM without pixel data)"
 RASTER_FORMATS: frozenset[Format] = frozenset({"png", "jpeg", "webp", "tiff"})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from medxlate.images.orientation import Cut
+
 FloatArray = npt.NDArray[np.float32]
-Bits = Literal[8, 16]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Stack:
         read: From a slice's number (0..count-1) to float32 [height, width] in physical units, an
             array of the caller's own; NaN where the scanner measured nothing (padding); raises
             ImageError where that slice cannot be used.
-        note: What is to be known about how it is read; "" for nothing.
+        note: What a user should know about how it is read; "" for nothing.
+        cut: How the slices lie in the volume; None for an image without a place in space.
     """
 
     count: int
@@ -38,6 +39,7 @@ class Stack:
     full_range: tuple[float, float]
     read: Callable[[int], FloatArray]
     note: str = ""
+    cut: Cut | None = None
 
     def slices(self) -> Iterator[FloatArray]:
         """Yield all slices in order."""

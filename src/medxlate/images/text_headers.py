@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from medxlate.base.errors import ImageError
 from medxlate.images.orientation import Geometry
-from medxlate.images.volume_layout import Layout, VolumeHeader, data_file_beside, plain_type
+from medxlate.images.volume_header import VECTORS, VolumeHeader, VoxelStorage, plain_type
 
 MAX_TEXT = 1 << 20  # bytes of a header
 MAX_VALUES = 64  # numbers in a field
-VECTORS = "its voxels are not single real numbers (colour, complex, vectors...)"
 
 META_TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2",
@@ -73,8 +72,8 @@ def parse_meta(path: Path) -> VolumeHeader:
         raise ImageError("its header maps stored values to others, which is not supported")
     order = ">" if _yes(fields, "BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<"
     stored = order + plain_type(META_TYPES.get(fields.get("ElementType", ""), ""))
-    layout = _meta_layout(path, fields, end, stored, sizes)
-    return VolumeHeader(_meta_geometry(fields, sizes), _volumes(sizes), layout)
+    storage = _meta_storage(path, fields, end, stored, sizes)
+    return VolumeHeader(_meta_geometry(fields, sizes), _volumes(sizes), storage)
 
 
 def parse_nrrd(path: Path) -> VolumeHeader:
@@ -98,15 +97,17 @@ def parse_nrrd(path: Path) -> VolumeHeader:
     packed = encoding != "raw"
     data_file, start = path, end
     if name := fields.get("datafile"):
-        data_file, start = data_file_beside(path, name), 0
+        data_file, start = _data_file_beside(path, name), 0
     skip = _integers(fields.get("byteskip", "0"), 1)[0]
     if fields.get("lineskip", "0") != "0" or (packed and skip < 0):
         raise ImageError("its header skips part of its data file, which is not supported")
     stored = ("<" if endian == "little" else ">") + code
     if skip == -1:
         start, skip = _from_end(data_file, sizes, stored), 0
-    layout = Layout(data_file, start + (0 if packed else skip), packed, skip * packed, stored)
-    return VolumeHeader(_nrrd_geometry(fields, sizes), _volumes(sizes), layout)
+    storage = VoxelStorage(
+        data_file, start + (0 if packed else skip), packed, skip * packed, stored
+    )
+    return VolumeHeader(_nrrd_geometry(fields, sizes), _volumes(sizes), storage)
 
 
 def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -122,18 +123,18 @@ def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
     raise ImageError("its header does not name its data")
 
 
-def _meta_layout(
+def _meta_storage(
     path: Path, fields: dict[str, str], end: int, stored: str, sizes: tuple[int, ...]
-) -> Layout:
+) -> VoxelStorage:
     packed = _yes(fields, "CompressedData") is True
     name = fields["ElementDataFile"]
     if name.upper() == "LOCAL":
-        return Layout(path, end, packed, 0, stored)
-    data_file = data_file_beside(path, name)
+        return VoxelStorage(path, end, packed, 0, stored)
+    data_file = _data_file_beside(path, name)
     start = _integers(fields.get("HeaderSize", "0"), 1)[0]
     if start == -1 and not packed:
         start = _from_end(data_file, sizes, stored)
-    return Layout(data_file, start, packed, 0, stored)
+    return VoxelStorage(data_file, start, packed, 0, stored)
 
 
 def _meta_geometry(fields: dict[str, str], sizes: tuple[int, ...]) -> Geometry:
@@ -238,6 +239,25 @@ def _geometry(
 
 def _volumes(sizes: tuple[int, ...]) -> int:
     return sizes[3] if len(sizes) == 4 else 1
+
+
+def _data_file_beside(header: Path, name: str) -> Path:
+    """Return the data file that a detached header names; it must lie in the header's folder.
+
+    Raises:
+        ImageError: It lies elsewhere, is absent, or several files are meant.
+    """
+    if name.upper().startswith("LIST") or "%" in name:
+        raise ImageError("its header names several data files; only one is read")
+    parts = re.split(r"[/\\]", name)
+    if not name or ".." in parts or parts[0] == "" or ":" in parts[0]:
+        raise ImageError("its header names a data file outside its own folder")
+    path = header.parent / name
+    if not path.is_file():
+        raise ImageError("the data file that its header names is absent")
+    if path.samefile(header):
+        raise ImageError("its header names itself as the data file")
+    return path
 
 
 def _from_end(data_file: Path, sizes: tuple[int, ...], stored: str) -> int:

@@ -17,9 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from medxlate.images.volume_layout import is_analyze, nifti_version
+from medxlate.images.nifti import is_analyze, nifti_version
 
-MAX_BYTES = 1 << 20  # of a header, or of a sidecar
+MAX_BYTES = 1 << 20  # of a header, or of a sidecar, that are searched
+SIDECAR_BYTES = 1 << 22  # of a sidecar whose values are read
 LONGEST = 256  # characters of a value that may turn up elsewhere as a whole
 MIN_NAME = 4  # letters of a part of a name that counts as identifying by itself
 
@@ -94,6 +95,34 @@ def sidecar_of(path: Path) -> Path:
     stem = re.sub(r"\.(gz|nii|hdr|nrrd|nhdr|mha|mhd)$", "", path.name, flags=re.IGNORECASE)
     stem = re.sub(r"\.nii$", "", stem, flags=re.IGNORECASE)
     return path.with_name(stem + ".json")
+
+
+def read_sidecar(path: Path) -> dict[str, str]:
+    """Return the scalar values of the JSON file beside a volume (BIDS), as text.
+
+    The file has the volume's name with .json in place of .nii.gz, .nii...; {} where it is absent,
+    damaged or holds no object.
+    """
+    sidecar = sidecar_of(path)
+    if not os.path.isfile(sidecar):  # another kind of file (a pipe) might never end
+        return {}
+    try:
+        with sidecar.open("rb") as stream:
+            values = json.loads(stream.read(SIDECAR_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {
+        _plain(key): _plain(value)
+        for key, value in values.items()
+        if isinstance(value, str | int | float | bool)
+    }
+
+
+def _plain(value: object) -> str:
+    """Return a value as text that can be encoded: half a surrogate cannot."""
+    return str(value).encode(errors="replace").decode()
 
 
 def is_identifying(key: str) -> bool:
@@ -207,7 +236,7 @@ def _unescaped(literal: str) -> str:
 
 
 def _of_field(key: str, value: str) -> set[str]:
-    """Return what a named field holds; nothing where its name says nothing of the kind."""
+    """Return what a named field holds; nothing unless its name identifies somebody."""
     if not is_identifying(key):
         return set()
     text = value.strip().strip("\0")

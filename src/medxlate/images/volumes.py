@@ -1,42 +1,102 @@
 """NIfTI, NRRD and MetaImage volumes.
 
-Voxels are read here as the header describes them and not by ITK, which fills what a truncated
-file lacks with zeros, does not know NIfTI-2, prints to the standard error stream, and ends the
-process at a file name that is not UTF-8. Files are written by SimpleITK and read again before
-they get their name.
+Headers are read in ``nifti`` and ``text_headers``; what they claim and the files do not hold is
+refused here before a voxel is read. Voxels are read as the header describes them and not by ITK,
+which fills what a truncated file lacks with zeros, does not know NIfTI-2, prints to the standard
+error stream, and ends the process at a file name that is not UTF-8; nor by nibabel, see ``nifti``.
+What is written is read again before it gets its name.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import os
 import re
-import shutil
-import struct
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from medxlate.base.errors import ImageError, OutputError
 from medxlate.base.files import naming_full_disk
-from medxlate.images.nifti_headers import RAS_TO_LPS
+from medxlate.images.limits import MAX_DEFLATE, check_slice_size, check_volume_size
+from medxlate.images.nifti import (
+    is_analyze,
+    nifti_version,
+    parse_nifti,
+    unpacked_head,
+    write_nifti,
+)
 from medxlate.images.orientation import Geometry
-from medxlate.images.texts import sidecar_of
-from medxlate.images.volume_headers import read_volume_header
-from medxlate.images.volume_layout import Layout, VolumeHeader
+from medxlate.images.text_headers import parse_meta, parse_nrrd
+from medxlate.images.volume_header import VolumeHeader, VoxelStorage
 
 Voxels = npt.NDArray[Any]
+VolumeFormat = Literal["nifti", "nrrd", "meta"]
+PARSERS = {"nifti": parse_nifti, "nrrd": parse_nrrd, "meta": parse_meta}
+MAX_SKIP = 1 << 28  # bytes of a header and its extensions
 CHUNK = 1 << 20
-GZIP_LEVEL = 1  # noise does not shrink; higher levels take twice the time for 2 %
 TRUNCATED = "it is truncated: its header claims more voxels than the file holds"
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-SIDECAR_BYTES = 1 << 22
+
+
+def sniff_volume(path: Path, head: bytes) -> VolumeFormat | None:
+    """Return the volume format that a file's first bytes show, or None.
+
+    Args:
+        path: The file; opened only where it is packed and ``head`` is not enough.
+        head: Its first 512 bytes.
+    """
+    if head.startswith(b"NRRD000"):
+        return "nrrd"
+    if re.search(rb"^(ObjectType|NDims)\s*=", head, re.M) and b"\0" not in head[:32]:
+        return "meta"
+    if head.startswith(b"\x1f\x8b"):
+        head = unpacked_head(path, head)
+    if nifti_version(head) or (is_analyze(head) and path.suffix.lower() == ".hdr"):
+        return "nifti"
+    return None
+
+
+def read_volume_header(path: Path, volume: int | None = None) -> VolumeHeader:
+    """Read and check the header of a NIfTI, NRRD or MetaImage file.
+
+    Args:
+        path: The file.
+        volume: Which volume of a 4-D file will be read, from 0; of no meaning for a 3-D file.
+
+    Raises:
+        ImageError: It is damaged, truncated, above the limits, sheared, holds vectors or colour,
+            or is 4-D and no volume (or one that does not exist) was chosen. Nothing of the size
+            that the header claims was allocated.
+    """
+    try:
+        with np.errstate(all="ignore"):  # absurd numbers are found by the checks
+            header = _parse(path)
+            _check_sizes(header)
+            header.geometry.check()
+        _check_volume(header.volumes, volume)
+        _check_complete(header)
+    except OSError as problem:
+        raise ImageError(f"it cannot be opened: {problem.strerror}") from None
+    return header
+
+
+def data_file(path: Path) -> Path:
+    """Return the file that holds a volume's voxels: another one where the header is detached.
+
+    Args:
+        path: A NIfTI, NRRD or MetaImage file; of any other, and of one whose header cannot be
+            read, ``path`` is returned.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            return _parse(path).storage.data_file
+    except (ImageError, OSError, ValueError, OverflowError):
+        return path
 
 
 def read_volume(path: Path, volume: int | None = None) -> Voxels:
@@ -59,9 +119,9 @@ def read_volume(path: Path, volume: int | None = None) -> Voxels:
     with np.errstate(all="ignore"):  # voxels may be absurd; the caller judges them
         for number, plane in enumerate(_planes(header, index)):
             voxels[number] = plane
-            if header.layout.scaled:
-                voxels[number] *= header.layout.slope
-                voxels[number] += header.layout.intercept
+            if header.storage.scaled:
+                voxels[number] *= header.storage.slope
+                voxels[number] += header.storage.intercept
     return voxels
 
 
@@ -108,7 +168,7 @@ def write_volume(
     ):
         whole = Path(name) / path.name
         if suffix.startswith(".nii"):
-            _write_nifti(whole, voxels, geometry, str(facts.get("description", "")), xform)
+            write_nifti(whole, voxels, geometry, str(facts.get("description", "")), xform)
         else:
             _write_itk(whole, voxels, geometry, _texts(facts), packed=True)
         _check_written(whole, voxels)
@@ -116,42 +176,55 @@ def write_volume(
             part.replace(path.parent / part.name)
 
 
-def read_sidecar(path: Path) -> dict[str, str]:
-    """Return the scalar values of the JSON file beside a volume (BIDS), as text.
-
-    The file has the volume's name with .json in place of .nii.gz, .nii...; {} where it is absent,
-    damaged or holds no object.
-    """
-    sidecar = sidecar_of(path)
-    if not os.path.isfile(sidecar):  # another kind of file (a pipe) might never end
-        return {}
-    try:
-        with sidecar.open("rb") as stream:
-            values = json.loads(stream.read(SIDECAR_BYTES))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {
-        _plain(key): _plain(value)
-        for key, value in values.items()
-        if isinstance(value, str | int | float | bool)
-    }
+def _parse(path: Path) -> VolumeHeader:
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    format_ = sniff_volume(path, head)
+    if format_ is None:
+        raise ImageError("it is not a NIfTI, NRRD or MetaImage volume")
+    return PARSERS[format_](path)
 
 
-def _plain(value: object) -> str:
-    """Return a value as text that can be encoded: half a surrogate cannot."""
-    return str(value).encode(errors="replace").decode()
+def _check_sizes(header: VolumeHeader) -> None:
+    size = header.geometry.size
+    if min(*size, header.volumes) < 1:
+        raise ImageError(f"its header claims {'x'.join(map(str, size))} voxels")
+    check_slice_size(*sorted(size)[1:])
+    check_volume_size(size[0] * size[1] * size[2], np.dtype(header.dtype).itemsize)
+
+
+def _check_volume(volumes: int, volume: int | None) -> None:
+    if volumes == 1:
+        return
+    if volume is None:
+        raise ImageError(
+            f"it is 4-D and holds {volumes} volumes; choose one with --volume K, from 0"
+        )
+    if not 0 <= volume < volumes:
+        raise ImageError(f"it has no volume {volume}; it holds {volumes}, counted from 0")
+
+
+def _check_complete(header: VolumeHeader) -> None:
+    """Compare what the header claims with the size of the file; see unpacking for the rest."""
+    storage, size = header.storage, header.geometry.size
+    if not 0 <= storage.start + storage.skip <= MAX_SKIP:
+        raise ImageError("its header gives an impossible place for the voxels")
+    claimed = size[0] * size[1] * size[2] * header.volumes * np.dtype(storage.stored).itemsize
+    there = storage.data_file.stat().st_size - storage.start
+    if storage.packed:
+        there *= MAX_DEFLATE
+    if there < claimed + storage.skip:
+        raise ImageError(TRUNCATED)
 
 
 def _planes(header: VolumeHeader, volume: int) -> Iterator[Voxels]:
     """Yield the stored slices along k; each overwrites the one before."""
     i, j, k = header.geometry.size
-    layout = header.layout
-    plane: Voxels = np.empty((j, i), dtype=layout.stored)
+    storage = header.storage
+    plane: Voxels = np.empty((j, i), dtype=storage.stored)
     try:
-        with layout.data_file.open("rb") as stream:
-            source = _Packed(stream, layout) if layout.packed else _Plain(stream, layout)
+        with storage.data_file.open("rb") as stream:
+            source = _Packed(stream, storage) if storage.packed else _Plain(stream, storage)
             source.skip(volume * k * plane.nbytes)
             for _ in range(k):
                 source.fill(plane)
@@ -166,9 +239,9 @@ def _planes(header: VolumeHeader, volume: int) -> Iterator[Voxels]:
 class _Plain:
     """Voxels stored as they are."""
 
-    def __init__(self, stream: BinaryIO, layout: Layout) -> None:
+    def __init__(self, stream: BinaryIO, storage: VoxelStorage) -> None:
         self.stream = stream
-        stream.seek(layout.start)
+        stream.seek(storage.start)
 
     def skip(self, count: int) -> None:
         self.stream.seek(count, os.SEEK_CUR)
@@ -184,13 +257,13 @@ class _Plain:
 class _Packed:
     """Voxels in a gzip stream of one or more members, or in a zlib stream."""
 
-    def __init__(self, stream: BinaryIO, layout: Layout) -> None:
+    def __init__(self, stream: BinaryIO, storage: VoxelStorage) -> None:
         self.stream = stream
-        stream.seek(layout.start)
+        stream.seek(storage.start)
         self.inflater = zlib.decompressobj(47)  # gzip or zlib
         self.packed = b""
         self.ready = memoryview(b"")
-        self.skip(layout.skip)
+        self.skip(storage.skip)
 
     def skip(self, count: int) -> None:
         while count:
@@ -220,29 +293,6 @@ class _Packed:
             self.packed = self.inflater.unconsumed_tail
         piece, self.ready = self.ready[:most], self.ready[most:]
         return piece
-
-
-def _write_nifti(
-    path: Path, voxels: Voxels, geometry: Geometry, description: str, xform: int
-) -> None:
-    """Write with SimpleITK, then put in what it leaves out: exact sform, codes, description."""
-    plain = path.with_name("volume.nii")
-    _write_itk(plain, voxels, geometry, {}, packed=False)
-    affine = np.eye(4)
-    affine[:3, :3] = geometry.axes() * geometry.spacing
-    affine[:3, 3] = geometry.origin
-    with plain.open("rb") as stream:
-        header = bytearray(stream.read(352))
-        struct.pack_into("<2h", header, 252, xform, xform)
-        struct.pack_into("<12f", header, 280, *(RAS_TO_LPS @ affine)[:3].flat)
-        struct.pack_into("80s", header, 148, description.encode("ascii", "replace")[:79])
-        with path.open("wb") as target:
-            packed = path.name.lower().endswith(".gz")
-            # the name and time of a gzip header are left out: the same volume, the same bytes
-            with gzip.GzipFile("", "wb", GZIP_LEVEL, target, mtime=0) if packed else target as out:
-                out.write(header)
-                shutil.copyfileobj(stream, out, CHUNK)
-    plain.unlink()
 
 
 def _write_itk(

@@ -12,7 +12,8 @@ import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
 from medxlate.base.files import naming_full_disk
-from medxlate.images.recipes import Recipe, to_stored
+from medxlate.base.grey_levels import to_stored
+from medxlate.images.recipes import Recipe
 from medxlate.images.stack import FloatArray
 
 IMAGE_DESCRIPTION = 270  # TIFF tag

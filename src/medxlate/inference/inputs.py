@@ -13,10 +13,10 @@ from torch import Tensor
 from medxlate.base.errors import ImageError
 from medxlate.dataset.reasons import in_words
 from medxlate.images.find import find_images
+from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
+from medxlate.images.open import NEAR_EMPTY, OpenScan, Slice, open_slices
 from medxlate.images.recipes import Recipe, to_network
 from medxlate.images.scan import HARMLESS, Scan
-from medxlate.images.scans import PatientOf, Scans, by_header, find_scans
-from medxlate.images.slices import NEAR_EMPTY, Opened, Slice, open_slices
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Input:
         pixels: float32 [1, S, S] in [-1, 1].
     """
 
-    opened: Opened
+    opened: OpenScan
     slice: Slice
     pixels: Tensor
 
@@ -153,7 +153,7 @@ def find_inputs(
     tags: Iterable[str] = (),
     patient_of: PatientOf = by_header,
     force: bool = False,
-) -> Scans:
+) -> FoundScans:
     """Return the scans below ``inputs`` and what cannot be used.
 
     Args:
@@ -206,7 +206,9 @@ def stack(items: Sequence[Input]) -> Tensor:
     return torch.from_numpy(np.stack([item.pixels.numpy() for item in items]))
 
 
-def refuse_if_nothing(failed: Mapping[str, str], found: Scans, done: int, inputs: Path) -> None:
+def refuse_if_nothing(
+    failed: Mapping[str, str], found: FoundScans, done: int, inputs: Path
+) -> None:
     """Raise ImageError, saying why, where not a single image could be used."""
     if done:
         return

@@ -155,7 +155,7 @@ class _Series:
 
     def __init__(self, scan: Scan, made: Made) -> None:
         from medxlate.images.dicom.derive import Derivation, SeriesWriter
-        from medxlate.images.dicom.target import rescale_for
+        from medxlate.images.dicom.rescale import rescale_for
 
         self.scan = scan
         self._recipe = made.recipe

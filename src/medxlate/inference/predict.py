@@ -19,8 +19,8 @@ from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import whole_file
 from medxlate.base.records import for_csv
 from medxlate.dataset.fields import Field, parse_field
+from medxlate.images.grouping import by_header
 from medxlate.images.scan import Scan
-from medxlate.images.scans import by_header
 from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import Pending
 from medxlate.inference.finite import is_finite, no_number

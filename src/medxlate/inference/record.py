@@ -10,9 +10,9 @@ from medxlate._version import __version__
 from medxlate.base.distributed import ranks
 from medxlate.base.files import write_json
 from medxlate.images.find import SUFFIXES, image_suffix
+from medxlate.images.grouping import FoundScans
 from medxlate.images.pseudonym import Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan
-from medxlate.images.scans import Scans
 from medxlate.inference.inputs import refuse_if_nothing, sort_out
 from medxlate.inference.journal import Entry, Work
 from medxlate.inference.names import clean_names
@@ -40,7 +40,7 @@ def patients_of(scans: Sequence[Scan], phi: Phi, key: bytes) -> dict[str, str]:
 def finish(
     work: Work,
     entries: Sequence[Entry],
-    found: Scans,
+    found: FoundScans,
     inputs: Path,
     made: Made,
     patients: Mapping[str, str],

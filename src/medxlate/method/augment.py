@@ -16,6 +16,7 @@ from torch.nn import functional as functional
 from torchvision.transforms import v2
 
 from medxlate.base.errors import ConfigError, nearest
+from medxlate.base.grey_levels import from_stored_tensor, to_stored_tensor
 from medxlate.config import AugmentConfig
 
 TRIES = 10  # to draw a rectangle that fits
@@ -111,7 +112,7 @@ class AutoAugment:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Return an augmented copy of images [B, 1, S, S] in [-1, 1]."""
-        levels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        levels = to_stored_tensor(images)
         drawn = [self._policy.draw(levels.shape[1:]) for _ in range(len(levels))]
         for turn in range(max((len(operations) for operations in drawn), default=0)):
             alike: dict[_Operation, list[int]] = {}  # and applied to all of them at once
@@ -121,7 +122,7 @@ class AutoAugment:
             for operation, numbers in alike.items():
                 chosen = there(torch.tensor(numbers), levels.device)
                 levels[chosen] = self._policy.apply(operation, levels[chosen])
-        return levels.to(images.dtype) / 127.5 - 1
+        return from_stored_tensor(levels).to(images.dtype)
 
 
 _Operation = tuple[str, float]  # its name and strength

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from medxlate.base.grey_levels import from_stored
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.splits import MEANING
 from medxlate.report.figures import Row, image_rows
@@ -122,7 +122,7 @@ def _translations(work: Opened, finished: Sequence[Cell], place: Path) -> Iterat
             file = work.folder.cell(cell) / f"translated-{source}.npy"
             if file.is_file() and cell.sources == (source,):
                 images = open_array(file)[some]
-                rows.append(Row(cell.method, list(images.astype(np.float32) / 127.5 - 1), blank))
+                rows.append(Row(cell.method, list(from_stored(images)), blank))
         if len(rows) > 1:
             path = place / f"translations-{source}.png"
             image_rows(path, rows, note=f"test patients' {source} translated to {work.target}")

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medxlate.base.grey_levels import from_stored_tensor
 from medxlate.dataset.index import Rows
 from medxlate.dataset.loading import Batch, RawPixels, Slices
 from medxlate.method.matching import orders
@@ -228,12 +229,7 @@ def to_images(kept: Tensor) -> Tensor:
     """
     if kept.dtype == torch.float32:
         return kept.unsqueeze(1)
-    peak = 255.0
-    if kept.dtype == torch.int16:
-        kept, peak = kept.to(torch.int32).bitwise_and_(0xFFFF), 65535.0
-    # A GPU multiplies with the reciprocal of a number, which gives other bits; not of a tensor.
-    unit = kept.float().div_(torch.full((), peak, device=kept.device))
-    return unit.mul_(2).sub_(1).unsqueeze(1)
+    return from_stored_tensor(kept).unsqueeze(1)
 
 
 def as_tensor(kept: RawPixels) -> Tensor:

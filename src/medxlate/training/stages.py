@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from medxlate.artifacts.runs import RunFolder
@@ -17,6 +16,7 @@ from medxlate.base.distributed import ranks
 from medxlate.base.errors import ModelError
 from medxlate.base.events import Listener
 from medxlate.base.files import locked, remove_stale, whole_file
+from medxlate.base.grey_levels import PEAKS, to_stored
 from medxlate.config import Config
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.loading import Read, Slices
@@ -30,7 +30,6 @@ from medxlate.training.setup import TrainingSetup
 
 TRANSLATED = "translated.npy"
 BATCH = 16
-PEAK = 65535  # of the stored 16-bit integers: a step is 3e-5 of the range [-1, 1]
 
 Stages = Mapping[str, RunFolder]
 
@@ -126,8 +125,7 @@ def write_translated(
         done = 0
         for batch in slices.batches(BATCH):
             images = run_network(generator, [batch.images], compute=compute)[:, 0]
-            unit = (images.clamp(-1, 1) + 1) / 2
-            stored[done : done + len(images)] = (unit * PEAK).round().to(torch.int32).numpy()
+            stored[done : done + len(images)] = to_stored(images.numpy(), 16)
             done += len(images)
         stored.flush()
         del stored
@@ -144,6 +142,7 @@ def read_translated(path: Path) -> Read:
     """Return how the images that ``write_translated`` wrote are read, by their position."""
 
     def read(index: int) -> FloatArray:
-        return np.asarray(_open(path)[index], dtype=np.float32) * np.float32(2 / PEAK) - 1
+        levels = np.asarray(_open(path)[index], dtype=np.float32)
+        return levels * np.float32(2 / PEAKS[16]) - 1  # not from_stored: other last bits
 
     return read

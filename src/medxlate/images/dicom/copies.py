@@ -51,7 +51,7 @@ def divide_copies(members: Sequence[Header]) -> tuple[dict[str, str], dict[str, 
 
 
 def _same(one: Header, other: Header) -> bool:
-    """Whether two files hold the same frames; one that cannot be read is like no other."""
+    """Whether two files hold the same frames; one that cannot be read equals no other."""
     try:
         if filecmp.cmp(one.file.path, other.file.path, shallow=False):
             return True

@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 
 from medxlate._version import __version__
 from medxlate.images.dicom import phi as privacy
+from medxlate.images.dicom.rescale import decimals
 from medxlate.images.dicom.source import (
     pixel_measures,
     read_source,
@@ -29,7 +30,6 @@ from medxlate.images.dicom.source import (
     set_position,
 )
 from medxlate.images.dicom.tags import new_uid
-from medxlate.images.dicom.target import decimals
 from medxlate.images.dicom.write import (
     IMAGE_TYPE_3,
     NO_DATE,
@@ -61,8 +61,8 @@ class Derivation:
         phi: Policy for the patient's attributes.
         key: The secret of pseudonyms and replaced UIDs.
         software: Name and version of the program.
-        run: What tells this derivation from others: UIDs are the same for the same run, key and
-            source.
+        run: What distinguishes this derivation from others: UIDs are the same for the same run,
+            key and source.
         when: When it was begun.
     """
 

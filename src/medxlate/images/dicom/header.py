@@ -10,7 +10,7 @@ import numpy as np
 from pydicom.datadict import dictionary_VR
 
 from medxlate.base.errors import ImageError
-from medxlate.images.dicom.groups import Groups
+from medxlate.images.dicom.functional_groups import FunctionalGroups
 from medxlate.images.dicom.identity import ID_SEQUENCES, identifiers, identifying_tags
 from medxlate.images.dicom.layout import Layout, read_layout
 from medxlate.images.dicom.parse import (
@@ -74,7 +74,7 @@ class Header:
     Attributes:
         file: The file.
         series: SeriesInstanceUID, "" where it has none.
-        patient: PatientID, or, where it is absent, name and birth date; "" where nothing tells.
+        patient: PatientID, or, where it is absent, name and birth date; "" where it names neither.
         sop_class: SOPClassUID.
         modality: CT, MR, PT...
         acquisition: AcquisitionNumber, "" where it has none.
@@ -113,12 +113,12 @@ def read_header(found: FoundImage, tags: Iterable[str] = ()) -> Header:
 
     Args:
         found: The file.
-        tags: Keywords of attributes to bring along, for instance ``PatientAge``.
+        tags: Keywords of attributes to read as well, for instance ``PatientAge``.
 
     Raises:
         RefusedError: Damaged, truncated, too large, in colour, without an image, or compressed in
             a way that cannot be decoded.
-        UsageError: ``tags`` holds a word that is no keyword.
+        UsageError: ``tags`` holds a word that is not a keyword.
     """
     with without_warnings():  # pydicom warns of values that break the standard's form
         keywords = tuple(tags)
@@ -148,7 +148,7 @@ def _header(
     modality = values.text("Modality")
     suv, no_suv = suv_factor(values) if modality == "PT" else (None, "")
     texts = {key: text for key in tags if (text := _tag_text(values, key))}
-    groups = Groups(values, layout.frames)
+    groups = FunctionalGroups(values, layout.frames)
     unit = _unit(modality, groups)
     frames = _frames(found, layout, groups, _Fixed(unit != "HU", suv, texts))
     return Header(
@@ -189,7 +189,9 @@ class _Fixed:
     tags: Mapping[str, str]
 
 
-def _frames(found: FoundImage, layout: Layout, groups: Groups, fixed: _Fixed) -> tuple[Frame, ...]:
+def _frames(
+    found: FoundImage, layout: Layout, groups: FunctionalGroups, fixed: _Fixed
+) -> tuple[Frame, ...]:
     values = groups.values
     instance, order = values.text("SOPInstanceUID"), values.integer("InstanceNumber") or 0
     frames = []
@@ -233,7 +235,7 @@ def _patient(values: Elements) -> str:
     return known or f"{values.text('PatientName')}\n{values.text('PatientBirthDate')}".strip()
 
 
-def _unit(modality: str, groups: Groups) -> str:
+def _unit(modality: str, groups: FunctionalGroups) -> str:
     values = groups.transformation(0)
     rescaled = bool(values.text("RescaleSlope") and values.text("RescaleIntercept"))
     is_hu = modality == "CT" and rescaled and "ModalityLUTSequence" not in groups.values

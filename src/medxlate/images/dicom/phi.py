@@ -101,7 +101,7 @@ def set_patient(header: Dataset, source: Dataset, phi: Phi, key: bytes) -> None:
 
 
 def patient_of(source: Dataset) -> str:
-    """Return what tells the patient: the PatientID or, without one, the study, series or file."""
+    """Return what identifies the patient: PatientID or, without one, the study, series or file."""
     for keyword in ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         if found := str(value_of(source, keyword) or "").strip():
             return found

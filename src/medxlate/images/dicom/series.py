@@ -37,8 +37,8 @@ class Grouped:
 
     Attributes:
         scans: Sorted by name.
-        skipped: Relative path of a file none of whose slices is used, and why.
-        notes: Relative path of a file that is used, and what is to be known about it.
+        skipped: Relative path of a file of which no slice is used, and why.
+        notes: Relative path of a file that is used, and what a user should know about it.
     """
 
     scans: list[Scan]
@@ -47,7 +47,7 @@ class Grouped:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slice:
+class _PlacedFrame:
     """A frame with the header of its file."""
 
     header: Header
@@ -66,13 +66,13 @@ class _Slice:
 def group_series(headers: Iterable[Header]) -> Grouped:
     """Put the slices of each series together, in order along their normal.
 
-    Slices are grouped by patient and SeriesInstanceUID; a file without the UID is a scan of its
-    own, and so is a file that says nothing about its place. One UID in files of several patients
-    is noted. The position along the normal, the cross product of
-    the directions of rows and columns (PS3.3 C.7.6.2.1.1), decides the order, not InstanceNumber.
-    Copies, localizers, slices of another orientation, size or spacing, and further slices at a
-    position are left out; a file with the SOPInstanceUID of another one and other pixels is no
-    copy (see ``divide_copies``): it is noted, or left out where it lies at the other's position.
+    Slices are grouped by patient and SeriesInstanceUID; a file without the UID, or without a
+    place in space, is a scan of its own. One UID in files of several patients is noted. The
+    position along the normal, the cross product of the directions of rows and columns
+    (PS3.3 C.7.6.2.1.1), decides the order, not InstanceNumber. Copies, localizers, slices of
+    another orientation, size or spacing, and further slices at a position are left out. A file
+    with the SOPInstanceUID of another one but other pixels is not a copy (see
+    ``divide_copies``): it is noted, or left out where it lies at the other's position.
     The result does not depend on the order of the headers.
     """
     found = sorted(headers, key=lambda header: header.file.relative)
@@ -104,7 +104,7 @@ def _scans(
     members: list[Header], reasons: dict[str, list[str]], notes: dict[str, str]
 ) -> list[Scan]:
     """Return the scans of one series."""
-    slices: list[_Slice] = []
+    slices: list[_PlacedFrame] = []
     scans: list[Scan] = []
     copies, conflicts = divide_copies(members)
     for header in members:
@@ -112,7 +112,7 @@ def _scans(
             original = copies[header.file.relative]
             reasons[header.file.relative].append(f"a copy of another file: {original}")
             continue
-        placed = [_Slice(header, frame) for frame in header.frames]
+        placed = [_PlacedFrame(header, frame) for frame in header.frames]
         if header.localizer:
             reasons[header.file.relative].append("a localizer")
         elif all(item.has_place for item in placed):
@@ -134,9 +134,9 @@ def _scans(
     return scans
 
 
-def _largest(slices: list[_Slice], reasons: dict[str, list[str]]) -> list[_Slice]:
+def _largest(slices: list[_PlacedFrame], reasons: dict[str, list[str]]) -> list[_PlacedFrame]:
     """Return the largest set of slices that are alike; where two are, the one acquired first."""
-    groups: list[list[_Slice]] = []
+    groups: list[list[_PlacedFrame]] = []
     for item in sorted(slices, key=lambda item: item.acquired):
         for group in groups:
             if not _difference(item, group[0]):
@@ -153,7 +153,7 @@ def _largest(slices: list[_Slice], reasons: dict[str, list[str]]) -> list[_Slice
     return largest
 
 
-def _difference(item: _Slice, series: _Slice) -> str:
+def _difference(item: _PlacedFrame, series: _PlacedFrame) -> str:
     """Return what distinguishes a slice from those of its series, "" for nothing."""
     one, other = item.frame, series.frame
     if not _near(one.orientation, other.orientation, SAME_DIRECTION):
@@ -179,11 +179,13 @@ def _near(one: Sequence[float] | None, other: Sequence[float] | None, tolerance:
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) <= tolerance
 
 
-def _one_per_position(slices: list[_Slice], reasons: dict[str, list[str]]) -> list[_Slice]:
+def _one_per_position(
+    slices: list[_PlacedFrame], reasons: dict[str, list[str]]
+) -> list[_PlacedFrame]:
     """Return one slice at each position, in order along the normal: the one acquired first."""
     heights = _positions(slices) @ _axes(slices[0].frame)[:, 2]
     tolerance = SAME_PLACE * min(slices[0].frame.spacing or (1.0,))
-    places: list[list[_Slice]] = []
+    places: list[list[_PlacedFrame]] = []
     lowest = 0.0
     for index in np.argsort(heights, kind="stable"):
         if places and heights[index] - lowest <= tolerance:
@@ -202,7 +204,7 @@ def _one_per_position(slices: list[_Slice], reasons: dict[str, list[str]]) -> li
     return kept
 
 
-def _stack(slices: list[_Slice], notes: dict[str, str]) -> Scan:
+def _stack(slices: list[_PlacedFrame], notes: dict[str, str]) -> Scan:
     """Return the scan of slices in order along their normal."""
     first = slices[0].frame
     axes = _axes(first)
@@ -226,8 +228,10 @@ def _stack(slices: list[_Slice], notes: dict[str, str]) -> Scan:
     return _scan(slices, geometry, problem)
 
 
-def _irregular(steps: npt.NDArray[np.float64], slices: list[_Slice], notes: dict[str, str]) -> str:
-    """Return why distances along the normal make no volume; note after which file slices miss."""
+def _irregular(
+    steps: npt.NDArray[np.float64], slices: list[_PlacedFrame], notes: dict[str, str]
+) -> str:
+    """Return why slices at these distances are not a volume; note after which file slices miss."""
     usual = float(np.sort(steps)[(len(steps) - 1) // 2])
     missing = 0
     after = ""
@@ -262,7 +266,7 @@ def _sideways(places: Vector, axes: Vector) -> str:
     return f"its slices drift sideways by {drift.max():.4g} mm (a tilted gantry)"
 
 
-def _scan(slices: Sequence[_Slice], geometry: Geometry | None, problem: str) -> Scan:
+def _scan(slices: Sequence[_PlacedFrame], geometry: Geometry | None, problem: str) -> Scan:
     header = min(slices, key=lambda item: item.acquired).header
     factors = {item.frame.suv for item in slices}
     frames = tuple(item.frame for item in slices)
@@ -284,7 +288,7 @@ def _scan(slices: Sequence[_Slice], geometry: Geometry | None, problem: str) -> 
     )
 
 
-def _full_range(slices: Sequence[_Slice]) -> tuple[float, float]:
+def _full_range(slices: Sequence[_PlacedFrame]) -> tuple[float, float]:
     """Return what the slices' stored types can hold; their slopes may differ."""
     ranges = [item.header.full_range for item in slices]
     return min(low for low, _ in ranges), max(high for _, high in ranges)
@@ -336,7 +340,7 @@ def _axes(frame: Frame) -> Vector:
     return np.stack([cosines[:3], cosines[3:], normal / np.linalg.norm(normal)], axis=1)
 
 
-def _positions(slices: Sequence[_Slice]) -> Vector:
+def _positions(slices: Sequence[_PlacedFrame]) -> Vector:
     return np.array([item.frame.position for item in slices], dtype=np.float64)
 
 

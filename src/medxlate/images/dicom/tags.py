@@ -21,7 +21,7 @@ def check_keyword(keyword: str) -> None:
 
 
 def new_uid(*entropy: str) -> str:
-    """Return a DICOM UID: the same for the same strings, a random one for none."""
+    """Return a DICOM UID: the same for the same strings; without strings, a random one."""
     return str(generate_uid(entropy_srcs=list(entropy) or None))
 
 

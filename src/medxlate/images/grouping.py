@@ -22,13 +22,13 @@ CHUNK = 16  # files whose headers are read at once
 
 
 @dataclass
-class Scans:
+class FoundScans:
     """What was found, and what was not taken.
 
     Attributes:
         scans: Sorted by name.
         skipped: Files that cannot be used, and why.
-        notes: Files that are used although something about them is odd.
+        notes: Files that are used although something about them is odd, and what.
         left_out: How many files the user's choices left out, by reason.
         files: How many files looked like images.
         others: How many other files there are.
@@ -45,7 +45,7 @@ class Scans:
 
 
 def by_header(relative: str, tags: Mapping[str, str]) -> None:
-    """Leave it to a DICOM file's header whose it is: the usual ``patient_of``."""
+    """Leave the patient to the header of a DICOM file: the usual ``patient_of``."""
 
 
 def find_scans(
@@ -59,7 +59,7 @@ def find_scans(
     force: bool = False,
     mapper: Mapper = in_this_process,
     done: Callable[[int, int], None] = lambda done, total: None,
-) -> Scans:
+) -> FoundScans:
     """Read the headers of the files found and put together what belongs together.
 
     Args:
@@ -67,7 +67,7 @@ def find_scans(
         name: The medxlate modality's name: where the DICOM files are of several Modalities, it
             says which of them belong to it.
         dicom_modality: Take only DICOM files of this Modality (CT, MR, PT...).
-        tags: DICOM attributes to bring along, by keyword.
+        tags: DICOM attributes to read as well, by keyword.
         volume: Which volume of 4-D files is meant, from 0.
         patient_of: Gives the patient of a DICOM file from its relative path and tags, or None:
             the one that its header names. Files of different patients are never one scan.
@@ -79,7 +79,7 @@ def find_scans(
         UsageError: It is not known which of several DICOM Modalities are meant, or the only one
             is not what ``name`` says.
     """
-    found = Scans(
+    found = FoundScans(
         files=len(search.images) + len(search.not_images),
         others=search.others,
         skipped=dict(search.not_images),
@@ -111,11 +111,11 @@ def find_scans(
 def _headers(
     files: Sequence[FoundImage],
     tags: tuple[str, ...],
-    found: Scans,
+    found: FoundScans,
     mapper: Mapper,
     done: Callable[[int, int], None],
 ) -> Iterator[Header]:
-    """Yield headers; equal values of theirs are kept once, for there may be a million."""
+    """Yield headers; equal values are kept once, since there may be a million headers."""
     held: dict[Any, Any] = {}
     read = 0
     for headers, failed in mapper(partial(_read_headers, tags), _chunks(files, CHUNK), _crashed):
@@ -200,7 +200,7 @@ def _check_modality(headers: Sequence[Header], name: str) -> None:
         )
 
 
-def _add_series(found: Scans, headers: Sequence[Header], patient_of: PatientOf) -> None:
+def _add_series(found: FoundScans, headers: Sequence[Header], patient_of: PatientOf) -> None:
     from medxlate.images.dicom.series import group_series
 
     headers = [
@@ -219,13 +219,12 @@ def _add_series(found: Scans, headers: Sequence[Header], patient_of: PatientOf) 
         add_note(found.notes, name, note)
 
 
-def _single(image: FoundImage, volume: int | None, found: Scans) -> Scan:
+def _single(image: FoundImage, volume: int | None, found: FoundScans) -> Scan:
     """Return the scan of a file that stands for itself."""
     if image.format not in VOLUME_FORMATS:
         return Scan(image.relative, image.format, (image,))
-    from medxlate.images.texts import identifying_texts
-    from medxlate.images.volume_headers import read_volume_header
-    from medxlate.images.volumes import read_sidecar  # SimpleITK only where it is needed
+    from medxlate.images.texts import identifying_texts, read_sidecar
+    from medxlate.images.volumes import read_volume_header
 
     found.identifiers |= identifying_texts(image.path)
     header = read_volume_header(image.path, volume)

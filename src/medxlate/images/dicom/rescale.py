@@ -1,4 +1,4 @@
-"""What kind of DICOM image a target modality becomes, and how its values are stored."""
+"""How the values of a derived image are stored: by rescale slope and intercept."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from medxlate.images.orientation import MAX_POSITION, is_spacing
 ORTHONORMAL = 1e-3  # how far from it the directions of rows and columns may be
 
 
-class Groups:
+class FunctionalGroups:
     """Attributes of each frame: of multi-frame functional groups (PS3.3 C.7.6.16) or of the file.
 
     A classic multi-frame file says nothing about the place of each frame.
@@ -34,7 +34,7 @@ class Groups:
         return self.values
 
     def orientation(self, number: int) -> tuple[float, ...] | None:
-        """Return ImageOrientationPatient, or None where it is absent or no pair of directions."""
+        """Return ImageOrientationPatient; None where it is absent or not two directions."""
         keyword = "ImageOrientationPatient"
         cosines = self.find(number, "PlaneOrientationSequence", keyword).numbers(keyword, 6)
         if self.classic or cosines is None:
