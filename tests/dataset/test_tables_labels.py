@@ -14,7 +14,8 @@ from medxlate.dataset.fields import parse_field
 from medxlate.dataset.index import COLUMNS
 from medxlate.dataset.labels import parse_label
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
+from medxlate.dataset.rows import RowFinder, SessionTables
+from medxlate.dataset.table import Table, read_table
 from medxlate.images.pseudonym import pseudonym
 from medxlate.images.scan import Format, FoundImage, Scan
 

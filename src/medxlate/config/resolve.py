@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from medxlate.base.errors import ConfigError, closest, nearest, shown
 from medxlate.base.records import read_object
 from medxlate.base.toml import parse_toml, read_toml
-from medxlate.config.section import Section
-from medxlate.config.sections import Config
+from medxlate.config.sections import Config, ConfigSection
 
 MAX_DEPTH = 8  # of tables; the configuration has two levels
 
@@ -165,7 +164,7 @@ def keys() -> list[str]:
     names: list[str] = []
     for name, field in Config.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
+        if isinstance(section, type) and issubclass(section, ConfigSection):
             names += [f"{name}.{key}" for key in section.model_fields]
         else:
             names.append(name)

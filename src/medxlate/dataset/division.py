@@ -16,11 +16,10 @@ import pandas as pd
 
 from medxlate.base.errors import DataError
 from medxlate.config import SplitConfig
-from medxlate.dataset.duplicates import Link, linked_patients
+from medxlate.dataset.links import Group, Link, linked_patients, patient_groups
 from medxlate.dataset.splits import PARTS, Part, Split, generator_of, slice_names
 
 T = TypeVar("T")
-Group = tuple[str, ...]
 CHAIN = 20  # patients in one group, from which on it may not hold most of the target
 
 
@@ -161,26 +160,6 @@ def place_others(
     for part in PARTS:
         parts |= {patient: part for group in drawn[part] for patient in group}
     return parts
-
-
-def patient_groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[Group]:
-    """Return groups of patients connected by shared images, in order of first appearance."""
-    patients = dict.fromkeys(p for table in slices for p in table["patient"].unique().tolist())
-    leader: dict[str, str] = {}
-
-    def find(patient: str) -> str:
-        while (above := leader.get(patient, patient)) != patient:
-            leader[patient] = leader.get(above, above)
-            patient = above
-        return patient
-
-    for link in links:
-        leader[find(link.patient)] = find(link.other)
-    members: dict[str, list[str]] = {}
-    for patient in patients:
-        first = find(patient) if patient in leader else patient
-        members.setdefault(first, []).append(patient)
-    return [tuple(group) for group in members.values()]
 
 
 def _source_shares(config: SplitConfig) -> tuple[float, float]:

@@ -15,10 +15,9 @@ import pandas as pd
 from medxlate.base.errors import DataError, UsageError, nearest
 from medxlate.base.records import read_object
 from medxlate.config import SplitConfig
-from medxlate.dataset.division import patient_groups, place_others
-from medxlate.dataset.duplicates import Link
+from medxlate.dataset.division import place_others
 from medxlate.dataset.index import Dataset, Modality, load_key
-from medxlate.dataset.links import find_links
+from medxlate.dataset.links import Link, find_links, patient_groups
 from medxlate.dataset.spellings import patient_finder
 from medxlate.dataset.splits import PARTS, Part, Split
 from medxlate.dataset.table import read_table

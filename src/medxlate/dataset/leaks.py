@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from medxlate.base.errors import DataError
-from medxlate.dataset.duplicates import Link, linked_patients
+from medxlate.dataset.links import Link, linked_patients
 from medxlate.dataset.splits import PARTS, Part, Split
 
 

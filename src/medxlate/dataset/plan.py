@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,15 +23,15 @@ from medxlate.dataset.fields import parse_field
 from medxlate.dataset.identifiers import is_placeholder
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
+from medxlate.dataset.recipe_guess import choose_recipe
 from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
-from medxlate.dataset.volumes import Place, picture_volumes
+from medxlate.dataset.volumes import VolumePosition, picture_volumes
 from medxlate.images.find import Search, image_suffix
 from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
-from medxlate.images.modality import PROJECTIONS, dicom_modality
 from medxlate.images.open import cut_of
 from medxlate.images.pseudonym import normal_id
-from medxlate.images.recipes import Kind, Recipe, make_recipe
+from medxlate.images.recipes import Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
 
 
@@ -54,7 +53,7 @@ class Plan:
     annotations: Mapping[str, Annotation]
     recipe: Recipe
     found: FoundScans
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, VolumePosition] = field(default_factory=dict)
     across: frozenset[str] = frozenset()
     where: tuple[str, ...] = ()
 
@@ -116,7 +115,7 @@ def make_plan(
         _leave_out_mixed(found, annotations, same)
     annotations = _select(annotations, options, found)
     scans = _used(found.scans, annotations)
-    recipe = _recipe(scans or found.scans, modality, options, listener)
+    recipe = choose_recipe(scans or found.scans, modality, options, listener)
     across = frozenset(scan.name for scan in scans if _is_cut_across(scan, recipe))
     _leave_out_disagreeing(found, annotations, across)
     scans = _used(scans, annotations)
@@ -302,60 +301,3 @@ def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
         if value is not None and scans and not any(scan.format in formats for scan in scans):
             kinds = ", ".join(sorted(formats))
             raise UsageError(f"{option} is for {kinds}; there are only other files.")
-
-
-def _recipe(
-    scans: Sequence[Scan], modality: str, options: PrepareOptions, listener: Listener
-) -> Recipe:
-    """Return how the scans are read; where that is guessed, the guess that fits most of them."""
-    guesses = Counter(_guess(scan, modality) for scan in scans)
-    guess = guesses.most_common(1)[0][0] if guesses else _guess(None, modality)
-    if options.recipe == "auto" and (doubtful := _doubtful(guesses, guess, scans)):
-        listener(Warned(f"{doubtful} Choose with --recipe."))
-    return make_recipe(
-        options.recipe,
-        modality=modality,
-        guess=guess,
-        bits=8 if scans and all(_is_8_bit(scan) for scan in scans) else 16,
-        window=options.window,
-        percentiles=options.percentiles,
-        n4=options.n4,
-        channel=options.channel,
-        plane=options.plane,
-        volume=options.volume,
-        dicom_modality=(options.dicom_modality or "").upper(),
-    )
-
-
-def _doubtful(guesses: Mapping[Kind, int], guess: Kind, scans: Sequence[Scan]) -> str:
-    """Say where a guessed recipe may not be what is meant; "" where nothing is odd."""
-    if len(guesses) > 1:
-        counts = ", ".join(f"{kind} for {count}" for kind, count in sorted(guesses.items()))
-        return f"The scans call for different recipes ({counts}): {guess} is taken for all."
-    if guess != "ct" and any(scan.modality == "CT" for scan in scans):
-        return f"The CT files are not in Hounsfield units: the recipe is {guess}."
-    return ""
-
-
-def _guess(scan: Scan | None, modality: str) -> Kind:
-    """Return the recipe that fits what a scan says of itself, or else the name."""
-    if scan is not None and scan.unit == "HU":
-        return "ct"
-    if scan is not None and scan.modality == "PT":
-        return "pet"
-    if scan is not None and scan.modality in PROJECTIONS:
-        return "xray"
-    volumes = scan is not None and scan.format in VOLUME_FORMATS
-    said = dicom_modality(modality)
-    if volumes and said == "CT":
-        return "ct"
-    dicom = scan is not None and scan.format == "dicom"
-    return "mr" if volumes or dicom or said == "MR" else "xray"
-
-
-def _is_8_bit(scan: Scan) -> bool:
-    if scan.format not in RASTER_FORMATS:
-        return False
-    from medxlate.images.raster import stored_bits
-
-    return stored_bits(scan.files[0].path) == 8

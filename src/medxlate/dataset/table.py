@@ -1,29 +1,26 @@
-"""Label tables: CSV, TSV, semicolons or XLSX, matched to images by file, patient or session."""
+"""Label tables: CSV, TSV, semicolons or XLSX.
+
+Tables come from others: what a file would take of memory and time is checked before it is read.
+"""
 
 from __future__ import annotations
 
 import csv
-import re
-import unicodedata
+import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from medxlate.base.errors import DataError, UsageError, nearest
-from medxlate.dataset.labels import MISSING
-from medxlate.dataset.table_limits import (
-    check_cells,
-    check_rows,
-    check_spreadsheet,
-    check_text,
-)
-from medxlate.images.pseudonym import normal_id
 
 Row = dict[str, str]
-RESPELLED = "the label table writes the patient's id otherwise"
+MAX_TEXT_BYTES = 64 << 20  # of a CSV or TSV file
+MAX_SHEET_BYTES = 64 << 20  # of a spreadsheet, unpacked
+MAX_CELLS = 5_000_000  # columns of the first row times rows
+MAX_CELL = 4096  # characters
+_BLOCK = 1 << 20
 HEAD = 1 << 14  # characters in which the separator is looked for
 
 
@@ -121,148 +118,67 @@ def _separator(path: Path) -> str:
         return ","  # a single column
 
 
-class RowFinder:
-    """Find the row of an image.
+def check_text(path: Path, separator: str) -> None:
+    """Raise DataError where a text file is too large, or its rows would be made too long.
 
-    Args:
-        table: The label table.
-        column: The column that names images (by file name, stem or relative path) or patients.
-        by_patient: Whether ``column`` names patients.
-        relevant: The columns that are read from the row.
-        images: Relative paths of all images: a name that several share finds no row.
-        normal: Ids of patients for which it returns the same are one patient's.
-
-    Rows that agree in the columns ``relevant`` count once; where they contradict each other, the
-    image has no row and ``find`` raises.
+    A row shorter than the first is filled up, so that a small file may claim any number of cells.
     """
-
-    def __init__(
-        self,
-        table: Table,
-        column: str,
-        *,
-        by_patient: bool,
-        relevant: Iterable[str],
-        images: Iterable[str],
-        normal: Callable[[str], str] = normal_id,
-    ) -> None:
-        self._normal = normal if by_patient else str
-        self._by_patient = by_patient
-        self._column = column
-        self._path = table.path
-        self._relevant = tuple(relevant)
-        self._rows: dict[str, list[Row]] = {}
-        for row in table.rows:
-            if row[column]:
-                self._rows.setdefault(self._normal(_path(row[column])), []).append(row)
-        self._claims = Counter(self._key(_names(image)) for image in images)
-
-    def find(self, relative: str, patient: str | None) -> Row:
-        """Return the row for an image.
-
-        Raises:
-            DataError: There is none, several contradict each other, or it fits several images.
-        """
-        names = [self._normal(patient or "")] if self._by_patient else _names(relative)
-        key = self._key(names)
-        if key is None:
-            who = self._who(names[0])
-            raise DataError(f"{self._path} has no row in column '{self._column}': {who}.")
-        if self._claims[key] > 1:
-            raise DataError(
-                f"{self._path} names several images by one name, which a relative path would tell "
-                f"apart: {self._claims[key]} images are called '{key}'"
-            )
-        rows = self._rows[key]
-        if len({tuple(row[column] for column in self._relevant) for row in rows}) > 1:
-            who = self._who(key)
-            spelled = len({row[self._column] for row in rows}) > 1 and self._by_patient
-            ways = ", under several spellings of one id (--distinct-ids keeps them apart)" * spelled
-            raise DataError(
-                f"{self._path} has rows that contradict each other: {len(rows)} rows for "
-                f"{who}{ways}."
-            )
-        return rows[0]
-
-    def note(self, patient: str) -> str:
-        """Say so where the rows of a patient are found by another spelling of the id; else ""."""
-        if not self._by_patient:
-            return ""
-        rows = self._rows.get(self._normal(patient), [])
-        written = {normal_id(_path(row[self._column])) for row in rows}
-        return "" if normal_id(patient) in written or not rows else RESPELLED
-
-    def _who(self, name: str) -> str:
-        """Say whose row it is; a patient's id must not get into a message or record."""
-        return (
-            f"the image's patient in column '{self._column}'" if self._by_patient else f"'{name}'"
-        )
-
-    def _key(self, names: Iterable[str]) -> str | None:
-        """Return the first of an image's names that the table knows."""
-        return next((name for name in names if name in self._rows), None)
+    _check_bytes(path.stat().st_size, MAX_TEXT_BYTES)
+    lines = 1
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            lines += max(block.count(b"\n"), block.count(b"\r"))
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        columns = len(next(csv.reader(text, delimiter=separator), ()))
+    _check_cells(lines, columns)
 
 
-def _path(name: str) -> str:
-    return unicodedata.normalize("NFC", name.replace("\\", "/").removeprefix("./"))
+def check_rows(path: Path, separator: str) -> None:
+    """Raise DataError where a row has more cells than the first, which names the columns.
 
-
-def _names(relative: str) -> list[str]:
-    """Return what a table may call an image: relative path, file name, both without suffix."""
-    relative = _path(relative)  # macOS writes é as two signs, tables as one
-    path = PurePosixPath(relative)
-    suffix = path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
-    return [relative, path.name, relative.removesuffix(suffix), path.name.removesuffix(suffix)]
-
-
-class SessionTables:
-    """What the sessions tables of a BIDS data set say: ``sub-X/sub-X_sessions.tsv``.
-
-    Each has a column ``session_id`` and a row a session (BIDS, "Data summary files"). A table
-    that cannot be read concerns only its own subject: ``complete`` raises for it.
-
-    Args:
-        root: The folder that holds the subjects' folders.
-
-    Attributes:
-        columns: The columns that at least one of them has.
+    Pandas takes further cells for an index of as many levels, and time with them.
     """
-
-    def __init__(self, root: Path) -> None:
-        self._rows: dict[tuple[str, str], Row] = {}
-        self._unusable: set[str] = set()
-        for path in sorted(root.glob("sub-*/sub-*_sessions.tsv")):
-            subject = path.name.removesuffix("_sessions.tsv")
-            try:
-                self._add(subject, read_table(path))
-            except DataError:
-                self._unusable.add(subject)
-        self.columns = frozenset(column for row in self._rows.values() for column in row)
-
-    def complete(self, relative: str, row: Row) -> Row:
-        """Return the row with the values of the image's session where that has any.
-
-        Raises:
-            DataError: The table of the subject's sessions cannot be used.
-        """
-        found = re.search(r"(?:^|/)(sub-[^/]+)/ses-([^/]+)/", relative)
-        if found is None:
-            return row
-        subject, session = found.groups()
-        if subject in self._unusable:
-            raise DataError("the table of the sessions of the image's patient cannot be used")
-        return row | _known(self._rows.get((subject, session), {}))
-
-    def _add(self, subject: str, table: Table) -> None:
-        if "session_id" not in table.columns:
-            raise DataError(f"{table.path} has no column 'session_id'.")
-        rows: dict[tuple[str, str], Row] = {}
-        for row in table.rows:
-            key = subject, row["session_id"].removeprefix("ses-")
-            if rows.setdefault(key, row) != row:
-                raise DataError(f"{table.path} has several rows for one session.")
-        self._rows |= rows
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        rows = csv.reader(text, delimiter=separator)
+        columns = len(next(rows, ()))
+        for row in rows:
+            if len(row) > columns:
+                raise DataError(f"line {rows.line_num} has more cells than there are columns")
 
 
-def _known(row: Mapping[str, str]) -> Row:
-    return {column: text for column, text in row.items() if text.lower() not in MISSING}
+def check_spreadsheet(path: Path) -> None:
+    """Raise DataError where an XLSX file unpacks to too much, or names a cell too far away.
+
+    All cells up to the last one are made, also those that are not there; here they are counted
+    row by row, and none is kept.
+    """
+    import openpyxl  # slow to load
+
+    with zipfile.ZipFile(path) as archive:
+        _check_bytes(sum(member.file_size for member in archive.infolist()), MAX_SHEET_BYTES)
+    book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    try:
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()
+        rows = columns = 0
+        for row in sheet.iter_rows(values_only=True):
+            rows, columns = rows + 1, max(columns, len(row))
+            _check_cells(rows, columns)
+    finally:
+        book.close()
+
+
+def check_cells(texts: list[str]) -> None:
+    """Raise DataError where a cell is longer than any label or name."""
+    if any(len(text) > MAX_CELL for text in texts):
+        raise DataError(f"a cell has more than {MAX_CELL} characters")
+
+
+def _check_bytes(there: int, most: int) -> None:
+    if there > most:
+        raise DataError(f"it holds {there >> 20} MiB; at most {most >> 20} MiB are read")
+
+
+def _check_cells(rows: int, columns: int) -> None:
+    if rows * columns > MAX_CELLS:
+        raise DataError(f"it has {rows} rows of {columns} cells; at most {MAX_CELLS} are read")

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from medxlate.base.errors import ConfigError, DataError
 from medxlate.config import Config, OptimizerConfig
 from medxlate.dataset.division import draw_split
-from medxlate.dataset.duplicates import Link
 from medxlate.dataset.given_split import configured_split
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak, check_part
-from medxlate.dataset.links import find_links
+from medxlate.dataset.links import Link, find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.selection import by_modality, selected
 from medxlate.dataset.splits import Part, Split, training_share

@@ -20,8 +20,8 @@ _NUMBER = re.compile("([0-9]+)")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a picture belongs.
+class VolumePosition:
+    """Which slice of which volume a picture is.
 
     Attributes:
         volume: A name of the volume, unique within the modality.
@@ -37,8 +37,8 @@ def picture_volumes(
     found: FoundScans,
     annotations: Mapping[str, Annotation],
     same: Callable[[str], str],
-) -> dict[str, Place]:
-    """Return the place of each picture by its relative path; of those without a volume none.
+) -> dict[str, VolumePosition]:
+    """Return the position of each picture by its relative path, but for those without a volume.
 
     Slices follow each other in the natural order of their paths (2 before 10). Pictures that
     cannot be used keep their positions, so that a gap stays a gap. Where the paths of a volume
@@ -80,7 +80,7 @@ def picture_volumes(
         if len(files) > 1 and len({_NUMBER.sub("0", name) for name in known}) > 1:
             add_note(found.notes, min(known, key=_natural), UNLIKE)
     return {
-        file: Place(volume, position)
+        file: VolumePosition(volume, position)
         for volume, files in members.items()
         for position, file in enumerate(sorted(files, key=_natural))
     }
