@@ -263,7 +263,7 @@ def test_a_dataset_may_move_after_training(
     monkeypatch.chdir(tmp_path)
     missing = call("evaluate", "--metric", "mse")
     assert missing.exit_code == 1
-    assert "data is no dataset" in text(missing)
+    assert "data is not a dataset" in text(missing)
     assert call("evaluate", "--metric", "mse", "--data", "moved").exit_code == 0
     assert call("train", "--resume", "--data", "moved").exit_code == 0
 

@@ -292,7 +292,7 @@ def test_a_bare_name_is_a_tag_where_there_is_no_table():
     [
         ("folder:0", "whole number other than 0"),
         ("folder:x", "whole number other than 0"),
-        ("regex:(", "no regular expression"),
+        ("regex:(", "not a regular expression"),
         ("tag:PatientAgee", "'PatientAgee' is no DICOM attribute"),
         ("age", "'age' is no DICOM attribute.*--labels"),
         ("column:age", "--patient column:age names a column.*--labels"),

@@ -43,7 +43,7 @@ def compare(
     offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Train every method on the same patients and say what helps.
+    """Train every method on the same patients and report what helps.
 
     A study that was interrupted goes on: the same command again, or without any option but --out.
 
@@ -98,8 +98,8 @@ def show(reporter: Reporter, result: CompareResult) -> None:
     lines: list[Any] = []
     if findings is not None:
         first = () if findings.primary is None else (findings.primary,)
-        told = [*first, *(each for each in findings.comparisons if not each.primary)]
-        lines += [f"- {each.sentence}" for each in told]
+        sentences = [*first, *(each for each in findings.comparisons if not each.primary)]
+        lines += [f"- {each.sentence}" for each in sentences]
         lines += [each.sentence for each in findings.equivalents]
         lines += [each.sentence for each in findings.saturation]
         lines.append(_overview(result))
@@ -148,15 +148,15 @@ def _overview(result: CompareResult) -> Table:
     for names, cells in frame.groupby(["method", "sources", *shares], sort=False):
         spent = (cells["seconds"] + cells["shared_seconds"]).astype(float).mean()
         method, sources, *fractions = names
-        told = dict(zip(shares, fractions, strict=True))
-        if drawn and "target_fraction" in told:
-            told["target_fraction"] = cells["train_patients"].mean()
+        values = dict(zip(shares, fractions, strict=True))
+        if drawn and "target_fraction" in values:
+            values["target_fraction"] = cells["train_patients"].mean()
         if not sources:
-            told["source_fraction"] = None
+            values["source_fraction"] = None
         rows.append(
             [
                 f"{method} ({sources})" if sources else str(method),
-                *("-" if told[key] is None else f"{told[key]:.3g}" for key in shares),
+                *("-" if values[key] is None else f"{values[key]:.3g}" for key in shares),
                 str(len(cells)),
                 number(float(cells["loss"].mean())),
                 number(cells["loss"].std(ddof=1) if len(cells) > 1 else None),

@@ -246,7 +246,7 @@ def _shares(text: str | None, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} {text} is no list of numbers.", "Such as 0.25,0.5,1.0."
+            f"{option} {text} is not a list of numbers.", "Such as 0.25,0.5,1.0."
         ) from None
 
 
@@ -257,5 +257,5 @@ def _counts(text: str | None, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} {text} is no list of whole numbers.", "Such as 3,5,10,25."
+            f"{option} {text} is not a list of whole numbers.", "Such as 3,5,10,25."
         ) from None

@@ -86,7 +86,7 @@ DicomModality = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", help="Read DICOM although its Modality is not what the modality's name says."
+        "--force", help="Read DICOM although its Modality disagrees with the modality's name."
     ),
 ]
 Volume = Annotated[

@@ -112,7 +112,7 @@ def train(
     ] = None,
     track: Annotated[
         list[str] | None,
-        typer.Option("--track", help="Tell tensorboard, wandb or mlflow of it; repeat."),
+        typer.Option("--track", help="Send it to tensorboard, wandb or mlflow; repeat."),
     ] = None,
     verify: Annotated[
         bool,

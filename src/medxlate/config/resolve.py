@@ -113,7 +113,7 @@ def resolve(
 def configured(
     source: str | Sequence[str], target: str, preset: str | None, settings: Mapping[str, Any]
 ) -> Config:
-    """Build the configuration of a training from its few words.
+    """Build the configuration of a training from modalities, preset and settings.
 
     Args:
         source: The source modality, or several.
@@ -149,7 +149,7 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Return all values by key, as ``section.key``, as JSON says them."""
+    """Return all values as JSON would hold them, by ``section.key``."""
     values: dict[str, Any] = {}
     for name, section in config.model_dump(mode="json").items():
         if isinstance(section, dict):
@@ -206,7 +206,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
+        raise ConfigError(f"'{text}' is not an assignment.", "Write --set section.key=value.")
     try:
         parsed: Any = parse_toml(f"value = {value}")["value"]
     except ValueError:

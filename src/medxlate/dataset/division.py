@@ -1,9 +1,9 @@
 """Drawing who is in training, validation and test.
 
-The target's patients are divided by shares or by numbers. A source is there to be learned from:
-its patients train, unless they are patients of the target in validation or test, or share an
-image with one; a small share is held out (``split.source_val``, ``split.source_test``), by which
-a predictor of the source is chosen and translations are judged.
+The target's patients are divided by shares or by numbers. Sources serve training: their
+patients train, unless they are target patients in validation or test, or share an image with one. A
+small share is held out (``split.source_val``, ``split.source_test``) to choose a predictor of the
+source and to judge translations.
 """
 
 from __future__ import annotations
@@ -133,10 +133,10 @@ def place_others(
     links: Iterable[Link],
     config: SplitConfig,
 ) -> dict[str, Part]:
-    """Place the patients whom a given split does not name, by ``config.sources``.
+    """Place the patients that a given split does not name, by ``config.sources``.
 
-    Who shares an image with a named patient goes where that one is; of several parts, to the
-    latest: test, else validation.
+    A patient who shares an image with a named one follows it; with several named ones, into the
+    latest of their parts: test, else validation.
 
     Args:
         slices: The tables of all modalities.
@@ -218,7 +218,7 @@ def _check_numbers(
 
 
 def _check_chain(groups: list[Group], patients: set[str], target: str) -> None:
-    """Refuse groups of which one holds most patients: its part would hold most of the data."""
+    """Refuse groups where one holds most patients: its part would hold most of the data."""
     largest = max((len(patients.intersection(group)) for group in groups), default=0)
     if largest >= CHAIN and 2 * largest > len(patients):
         raise DataError(

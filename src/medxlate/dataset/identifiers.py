@@ -136,11 +136,11 @@ class Identifiers:
 
 @dataclass(frozen=True)
 class Form:
-    """A way in which a value may be written.
+    """A spelling of a value.
 
     Attributes:
         text: In the spelling of ``canonical``.
-        kind: What it is.
+        kind: What kind of value it is.
         whole: Whether it counts only where no letter or digit stands beside it.
     """
 
@@ -156,25 +156,25 @@ def canonical(text: str) -> str:
 
 
 def is_uid(value: str) -> bool:
-    """Whether the value is a DICOM UID (PS3.5, section 9) of at least four components."""
+    """Return whether the value is a DICOM UID (PS3.5, section 9) of at least four components."""
     return _UID.fullmatch(value) is not None
 
 
 def is_generic(value: str) -> bool:
-    """Whether the value says nothing about a patient: a placeholder, or a UID of the standard."""
+    """Return whether the value tells nothing of a patient: a placeholder, or DICOM's own UID."""
     return canonical(
         value.strip(" ^=")
     ) in _PLACEHOLDERS | _OWN_WORDS | NOT_NAMES or value.startswith(_STANDARD_UIDS)
 
 
 def is_placeholder(patient: str) -> bool:
-    """Whether an id stands for nobody in particular: ``ANONYMOUS``, ``unknown``, ``0``, ``-``."""
+    """Return whether an id is a placeholder: ``ANONYMOUS``, ``unknown``, ``0``, ``-``."""
     text = canonical(patient.strip(" ^="))
     return text in _PLACEHOLDERS or not text.strip("0-?._ ")
 
 
 def forms(value: str) -> Iterator[Form]:
-    """Yield the ways in which a value, not a UID, may be written; none where it is too short.
+    """Yield the spellings of a value that is not a UID; none where it is too short.
 
     A date with and without separators, in three orders; a name or id with other signs between its
     parts, a name of two parts also in the other order; a path as it is.
@@ -204,13 +204,13 @@ def forms(value: str) -> Iterator[Form]:
 
 
 def short_words(value: str) -> set[str]:
-    """Return what of a name or id has 2 or 3 letters and digits: it itself, or the family name."""
+    """Return words of 2 or 3 letters and digits: the name or id itself, or the family name."""
     text = canonical(value.strip(" ^="))
     return {each for each in (text, text.partition("^")[0].strip()) if is_short_word(each)}
 
 
 class Needles:
-    """Identifying values, ready to be found in text however many they are.
+    """Identifying values, prepared for a search whose time does not depend on their number.
 
     Args:
         values: As they were.
@@ -219,9 +219,9 @@ class Needles:
         key: The key of the pseudonyms, or "".
 
     Attributes:
-        count: How many values are looked for.
-        too_short: How many are not because they are too short.
-        generic: How many are not because they say nothing about a patient.
+        count: Number of values that are looked for.
+        too_short: Number of values left out because they are too short.
+        generic: Number of values left out because they say nothing about a patient.
         is_ascii: Whether all values are, so that bytes need one reading only.
     """
 
@@ -312,13 +312,13 @@ class Needles:
                 yield match.start(), "an id or name"
 
     def _is_uid(self, text: str) -> bool:
-        """Whether this UID, or one from which it was made by adding to its end, is a value."""
+        """Return whether this UID, or one of which it is an extension, is a value."""
         parts = text.split(".")
         return any(".".join(parts[:n]) in self._uids for n in range(4, len(parts) + 1))
 
 
 def _stands_alone(text: str, start: int, end: int) -> bool:
-    """Whether no letter or digit is beside it; a number also neither a fraction's nor our own."""
+    """Return whether a match is a word by itself, not part of a fraction or a number of ours."""
     before, after = text[max(start - 2, 0) : start], text[end : end + 2]
     if before[-1:].isalnum() or after[:1].isalnum():
         return False

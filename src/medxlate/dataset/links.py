@@ -43,7 +43,7 @@ class Link:
 def linked_patients(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
     """Return the patients who share an exact or a near duplicate, or an id, in sorted order.
 
-    The answer for the same slices is kept, so that drawing a split and checking it search once.
+    The result for the same slices is cached, so that drawing and checking a split search once.
 
     Raises:
         DataError: A table has no column ``perceptual_hash``.
@@ -86,7 +86,7 @@ def patient_groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> lis
 def save_links(
     folder: Path, name: str, prints: Mapping[str, str], links: Mapping[str, tuple[Link, ...]]
 ) -> None:
-    """Keep what was found in a modality's folder.
+    """Write the links into a modality's folder.
 
     Args:
         folder: The modality's.
@@ -108,10 +108,10 @@ def save_links(
 def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ...]:
     """Return patients of these modalities who share an exact or a near duplicate, or an id.
 
-    Kept ones where they hold for every two of the modalities; they join the same patients as a
-    search over all of them does, perhaps through others. A split of slices asks for none. Of a
-    selection, those of the whole modality hold: who is joined through somebody who was not
-    selected is joined still.
+    These are the stored links where they hold for every two of the modalities; they join the same
+    patients as a search over all of them, perhaps through others. A split of slices needs none. A
+    selection takes the links of the whole modality: two patients who are joined through a third
+    stay joined although the third was not selected.
 
     Raises:
         DataError: Nothing is kept, and a table has no column ``perceptual_hash``.
@@ -133,7 +133,7 @@ def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ..
 
 
 def _among(links: set[Link], tables: Mapping[str, Modality]) -> set[Link]:
-    """Return links that join the same patients of these tables, and nobody else."""
+    """Return links that join the same patients of these tables, and only those."""
     slices = [modality.slices for modality in tables.values()]
     known = {patient for table in slices for patient in table["patient"].unique().tolist()}
     direct = {link for link in links if known.issuperset((link.patient, link.other))}

@@ -1,4 +1,4 @@
-"""What ``prepare`` is going to do: which scans, with which labels, by which recipe."""
+"""What ``prepare`` is about to do: which scans, with which labels, by which recipe."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Plan:
         found: What the search came to; its ``skipped`` lists also files without label or patient.
         places: Volume and position of pictures that are slices, by relative path.
         across: Names of the series that are cut across their files; all of these have one label.
-        where: By what they were selected.
+        where: The expressions that selected them.
     """
 
     scans: tuple[Scan, ...]
@@ -58,14 +58,14 @@ class Plan:
     where: tuple[str, ...] = ()
 
     def annotation_of(self, scan: Scan, file: str) -> Annotation | None:
-        """Return label and patient of a slice; None where its file has none or is left out."""
+        """Return label and patient of a slice; None where its file lacks them or is left out."""
         if scan.name in self.across:  # a series may be called like its first file
             file = scan.files[0].relative
         return self.annotations.get(file)
 
     @property
     def series(self) -> int:
-        """How many series, volumes and single images the scans come to."""
+        """Number of series, volumes and single images."""
         volumes = {self.places[s.name].volume for s in self.scans if s.name in self.places}
         return len(volumes) + sum(scan.name not in self.places for scan in self.scans)
 
@@ -108,7 +108,7 @@ def make_plan(
             annotations[file.relative] = annotation
             if annotation.note:
                 add_note(found.notes, file.relative, annotation.note)
-    _warn_nobody(annotations, listener)
+    _warn_placeholders(annotations, listener)
     same = normal_id if options.as_spelled else fold
     places = picture_volumes(options.volume_from, found, annotations, same)
     if options.patient != "file":
@@ -141,7 +141,7 @@ def _leave_out_disagreeing(
 ) -> None:
     """Leave out series that are cut across files of several labels, or of which some are left out.
 
-    A slice of theirs shows something of every file, and has one label.
+    Each of their slices shows something of every file, and has one label.
     """
     for scan in found.scans:
         if scan.name not in across:
@@ -158,14 +158,14 @@ def _leave_out_disagreeing(
                 found.skipped[name] = reason
 
 
-def _warn_nobody(annotations: Mapping[str, Annotation], listener: Listener) -> None:
-    """Say where an id stands for nobody: all files with it count as one patient's."""
+def _warn_placeholders(annotations: Mapping[str, Annotation], listener: Listener) -> None:
+    """Warn about placeholder ids: all files with one count as one patient's."""
     count = sum(is_placeholder(annotation.patient) for annotation in annotations.values())
     if count > 1:
         listener(
             Warned(
                 f"{count} files have a placeholder (anonymous, unknown, 0...) for the patient: "
-                "they count as one. Say with --patient what tells people apart."
+                "they count as one. Name what tells people apart with --patient."
             )
         )
 
@@ -192,17 +192,17 @@ def _select(
     """
     if not options.where or not annotations:
         return annotations
-    every = list(annotations.values())
-    frame = pd.DataFrame([each.asked for each in every], index=range(len(every)))
+    known = list(annotations.values())
+    frame = pd.DataFrame([each.asked for each in known], index=range(len(known)))
     for name in options.label_names:
-        frame[name] = [each.label for each in every]
+        frame[name] = [each.label for each in known]
     mask = combined(frame, [parse_selection(text) for text in options.where])
     if not mask.any():
         raise UsageError(
-            f"--where {' --where '.join(options.where)} selects none of {len(every)} files.",
+            f"--where {' --where '.join(options.where)} selects none of {len(known)} files.",
             "Check the values: texts are matched letter by letter.",
         )
-    left_out = len(every) - int(mask.sum())
+    left_out = len(known) - int(mask.sum())
     if left_out:
         found.left_out["not selected (--where)"] = left_out
     return {
@@ -242,7 +242,7 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that the result depends on, as JSON can hold them."""
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
-    # What was prepared without them stays what it was.
+    # So that datasets prepared before these options existed keep their hash.
     for name in ("where", "force", "distinct_ids", "volume_from"):
         if not values[name]:
             del values[name]
@@ -281,7 +281,7 @@ def _tags(search: Search, options: PrepareOptions) -> tuple[str, ...]:
 
 
 def _patient_of(options: PrepareOptions) -> PatientOf:
-    """Return what tells a DICOM file's patient before its series is put together."""
+    """Return the function that finds a DICOM file's patient before series are put together."""
     if options.patient is not None:
         with suppress(UsageError):  # the annotator raises it, or reads a key of JSON files
             has_table = options.labels is not None
@@ -290,7 +290,7 @@ def _patient_of(options: PrepareOptions) -> PatientOf:
 
 
 def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
-    """Raise UsageError where an option speaks of files that are not there."""
+    """Raise UsageError where an option is for files that are not there."""
     for option, value, formats in (
         ("--channel", options.channel, RASTER_FORMATS),
         ("--volume", options.volume, VOLUME_FORMATS),

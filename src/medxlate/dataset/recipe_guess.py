@@ -19,9 +19,9 @@ def choose_recipe(
 
     Args:
         scans: Those of the modality.
-        modality: Its name, which counts where the scans say nothing of themselves.
+        modality: Its name, which counts where the scans' headers tell nothing.
         options: Which recipe is asked for, if any, and its parameters.
-        listener: Is warned where a guess may not be what is meant.
+        listener: Receives a warning where the guess is doubtful.
     """
     guesses = Counter(_guess(scan, modality) for scan in scans)
     guess = guesses.most_common(1)[0][0] if guesses else _guess(None, modality)
@@ -43,7 +43,7 @@ def choose_recipe(
 
 
 def _doubtful(guesses: Mapping[Kind, int], guess: Kind, scans: Sequence[Scan]) -> str:
-    """Say where a guessed recipe may not be what is meant; "" where nothing is odd."""
+    """Return why a guessed recipe may not be the one that is meant; "" where nothing is odd."""
     if len(guesses) > 1:
         counts = ", ".join(f"{kind} for {count}" for kind, count in sorted(guesses.items()))
         return f"The scans call for different recipes ({counts}): {guess} is taken for all."
@@ -53,7 +53,7 @@ def _doubtful(guesses: Mapping[Kind, int], guess: Kind, scans: Sequence[Scan]) -
 
 
 def _guess(scan: Scan | None, modality: str) -> Kind:
-    """Return the recipe that fits what a scan says of itself, or else the name."""
+    """Return the recipe that fits a scan's own headers, or else the modality's name."""
     if scan is not None and scan.unit == "HU":
         return "ct"
     if scan is not None and scan.modality == "PT":

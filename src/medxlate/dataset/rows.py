@@ -17,15 +17,15 @@ RESPELLED = "the label table writes the patient's id otherwise"
 
 
 class RowFinder:
-    """Find the row of an image.
+    """Finds the row of an image.
 
     Args:
         table: The label table.
         column: The column that names images (by file name, stem or relative path) or patients.
         by_patient: Whether ``column`` names patients.
         relevant: The columns that are read from the row.
-        images: Relative paths of all images: a name that several share finds no row.
-        normal: Ids of patients for which it returns the same are one patient's.
+        images: Relative paths of all images; a name that several share matches no row.
+        normal: Returns the same text for ids that mean one patient.
 
     Rows that agree in the columns ``relevant`` count once; where they contradict each other, the
     image has no row and ``find`` raises.
@@ -56,7 +56,7 @@ class RowFinder:
         """Return the row for an image.
 
         Raises:
-            DataError: There is none, several contradict each other, or it fits several images.
+            DataError: There is none, several contradict each other, or it matches several images.
         """
         names = [self._normal(patient or "")] if self._by_patient else _names(relative)
         key = self._key(names)
@@ -80,7 +80,7 @@ class RowFinder:
         return rows[0]
 
     def note(self, patient: str) -> str:
-        """Say so where the rows of a patient are found by another spelling of the id; else ""."""
+        """Return a note where the table spells the patient's id otherwise; else ""."""
         if not self._by_patient:
             return ""
         rows = self._rows.get(self._normal(patient), [])
@@ -88,7 +88,7 @@ class RowFinder:
         return "" if normal_id(patient) in written or not rows else RESPELLED
 
     def _who(self, name: str) -> str:
-        """Say whose row it is; a patient's id must not get into a message or record."""
+        """Return words for an image or patient; an id must not get into a message or record."""
         return (
             f"the image's patient in column '{self._column}'" if self._by_patient else f"'{name}'"
         )
@@ -103,7 +103,7 @@ def _path(name: str) -> str:
 
 
 def _names(relative: str) -> list[str]:
-    """Return what a table may call an image: relative path, file name, both without suffix."""
+    """Return the names a table may use for an image: path and file name, with suffix or without."""
     relative = _path(relative)  # macOS writes é as two signs, tables as one
     path = PurePosixPath(relative)
     suffix = path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
@@ -111,7 +111,7 @@ def _names(relative: str) -> list[str]:
 
 
 class SessionTables:
-    """What the sessions tables of a BIDS data set say: ``sub-X/sub-X_sessions.tsv``.
+    """The sessions tables of a BIDS data set: ``sub-X/sub-X_sessions.tsv``.
 
     Each has a column ``session_id`` and a row a session (BIDS, "Data summary files"). A table
     that cannot be read concerns only its own subject: ``complete`` raises for it.

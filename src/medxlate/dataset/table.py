@@ -53,10 +53,10 @@ def read_table(path: Path, kind: str = "label table") -> Table:
 
     Args:
         path: CSV, TSV, semicolons or XLSX.
-        kind: What it is called in messages.
+        kind: Its name in messages.
 
     Raises:
-        DataError: The file is missing, no table, or names a column twice.
+        DataError: The file is missing or not a table, is too large, or names a column twice.
     """
     try:
         if path.suffix.lower() in (".xlsx", ".xlsm"):

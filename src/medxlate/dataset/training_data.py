@@ -23,11 +23,11 @@ class Data:
     """Training and validation slices by modality.
 
     Attributes:
-        train: What a step shows; a method may put other images in a source's place.
-        val: By what the best predictor is chosen.
-        oracle: True target images of source patients in training; None: no pairs are named.
-        largest: Images of the largest modality before any was replaced; None: none was.
-        follow: The modality whose labels the others' images follow in each step; "": none.
+        train: What a step shows; a method may replace a source's images.
+        val: What chooses the best predictor.
+        oracle: True target images of source patients in training; None where no pairs are named.
+        largest: Images of the largest modality before any was replaced; None without replacement.
+        follow: The modality whose labels the others' images follow in each step; "" for none.
     """
 
     train: Mapping[str, Slices]
@@ -37,7 +37,7 @@ class Data:
     follow: str = ""
 
     def showing(self, instead: Mapping[str, Slices]) -> Data:
-        """Return the data with other slices in the place of some modalities' own."""
+        """Return the data with other slices in place of some modalities'."""
         largest = self.largest or _largest(self.train)
         return replace(self, train={**self.train, **instead}, largest=largest)
 

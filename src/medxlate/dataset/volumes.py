@@ -49,10 +49,10 @@ def picture_volumes(
             relative path; None: every picture stands for itself.
         found: The scans, and the files that cannot be used; its notes grow.
         annotations: Of the files, by relative path.
-        same: Returns equal texts for ids that mean one patient.
+        same: Returns the same text for ids that mean one patient.
 
     Raises:
-        UsageError: ``text`` is neither, names a volume of no picture, or puts those of two patients
+        UsageError: ``text`` has another form, matches no picture, or puts pictures of two patients
             into one volume.
     """
     if text is None:
@@ -87,12 +87,12 @@ def picture_volumes(
 
 
 def _is_picture(name: str) -> bool:
-    """Whether a name claims to be that of a picture."""
+    """Return whether a file name is that of a picture."""
     return SUFFIXES.get(image_suffix(name).lower()) in RASTER_FORMATS
 
 
 def parse_volume_from(text: str) -> Field:
-    """Read what ``--volume-from`` says.
+    """Read the value of ``--volume-from``.
 
     Raises:
         UsageError: It is not ``folder``, ``folder:N`` or ``regex:PATTERN``.
@@ -114,7 +114,7 @@ def _volume(field: Field, relative: str) -> str | None:
 
 
 def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
-    """Return a key by which 2 comes before 10."""
+    """Return a sorting key that puts 2 before 10."""
     pieces = _NUMBER.split(path)
     numbered = [
         (int(piece), "") if _NUMBER.fullmatch(piece) else (-1, piece) for piece in pieces if piece

@@ -1,8 +1,8 @@
-"""Whether anything that identifies a patient is in a folder that is to be shared.
+"""The search for anything that identifies a patient in a folder before it is shared.
 
-Every value of the raw data that ``prepare`` kept in the dataset's ``identifiers.json`` is looked
-for in every name, text, header and metadata below a folder. Findings are reported by file, place
-and kind, never by the value, so that the report can be shared too.
+``scrub`` looks for every value of the raw data that ``prepare`` kept in the dataset's
+``identifiers.json``, in every name, text, header and metadata below a folder. A finding names file,
+place and kind, never the value, so that the report can be shared too.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class ScrubResult:
-    """What was looked for, and what was found.
+    """The findings, and what was searched.
 
     Attributes:
         found: Every place, in the order of the files' paths.
-        files: How many files were looked into.
-        values: How many identifying values were looked for.
-        too_short: How many have one character, or fewer than 4 digits, and were not looked for.
-        generic: How many say nothing about a patient ("ANONYMOUS", "TEST") and were not looked for.
+        files: Number of files that were searched.
+        values: Number of identifying values that were looked for.
+        too_short: Number of values left out: one character, or fewer than 4 digits.
+        generic: Number of values left out because they say nothing about a patient ("ANONYMOUS").
     """
 
     found: list[Finding]
@@ -133,7 +133,7 @@ def _dataset_of(folder: Path) -> Path:
 
     Raises:
         UsageError: There is no run.
-        DataError: What lies there is another dataset, whose values would be looked for in vain.
+        DataError: The folder holds another dataset, so that the search would be in vain.
     """
     for place in (folder, folder.absolute().parent):
         run = RunFolder(place)
@@ -151,7 +151,7 @@ def _dataset_of(folder: Path) -> Path:
 
 
 def _check_same(run: RunFolder, dataset: Path, expressions: Sequence[str]) -> None:
-    """Raise DataError where a run was trained on other slices than a dataset holds."""
+    """Raise DataError where a run was trained on slices that the dataset does not hold."""
     split = read_object(run.split, error=DataError) if run.split.is_file() else {}
     prints = split.get("slices")
     if not isinstance(prints, dict):
@@ -183,5 +183,5 @@ def _key(dataset: Path) -> str:
 
 
 def _text_of(path: Path) -> str:
-    """Return a path as text, also one whose bytes are not UTF-8."""
+    """Return a path as text, even if its bytes are not UTF-8."""
     return path.as_posix().encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
