@@ -37,7 +37,7 @@ def scrub(
 
     with reporting(json=json) as reporter:
         from medxlate.base.errors import UsageError
-        from medxlate.scrub import scrub as look
+        from medxlate.scrub.scrub import scrub as look
 
         if not check:
             raise UsageError(
