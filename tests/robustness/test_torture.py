@@ -8,12 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-KILLS = 2
+KILLS = 1
 
 
-@pytest.mark.slow
 def test_killed_commands_end_as_if_nothing_had_been(tmp_path: Path):
     out = tmp_path / "torture"
     done = subprocess.run(
