@@ -16,13 +16,10 @@ test: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not alone and not nightly"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and not nightly"
 
-# What takes long or needs a quiet machine: one after the other, until the first that fails.
+# What takes long or needs a quiet machine, one after the other; ends at what fails.
 nightly: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --count 20000
-	rm -rf torture-out
-	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m torture --kills 20 --out torture-out
-	rm -rf torture-out
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
