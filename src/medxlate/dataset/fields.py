@@ -10,7 +10,7 @@ from typing import Literal
 
 from medxlate.base.errors import UsageError
 
-Kind = Literal["column", "tag", "folder", "regex", "file"]
+FieldKind = Literal["column", "tag", "folder", "regex", "file"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Field:
         name: Column, keyword, level or pattern.
     """
 
-    kind: Kind
+    kind: FieldKind
     name: str
 
     def from_path(self, relative: str) -> str | None:

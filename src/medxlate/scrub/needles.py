@@ -21,7 +21,7 @@ HIDDEN = "***"
 SHORTEST = 4
 BOUNDED = 8  # shorter values count only as whole words
 
-Kind = Literal["a date", "an id or name", "a UID", "a path", "the key of the pseudonyms"]
+ValueKind = Literal["a date", "an id or name", "a UID", "a path", "the key of the pseudonyms"]
 
 _STANDARD_UIDS = "1.2.840.10008."  # of DICOM itself: SOP classes, transfer syntaxes
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
@@ -56,7 +56,7 @@ class Form:
     """
 
     text: str
-    kind: Kind
+    kind: ValueKind
     whole: bool
 
 
@@ -157,7 +157,7 @@ class Needles:
 
     def find(
         self, text: str, *, long_only: bool = False, is_name: bool = False
-    ) -> Iterator[tuple[int, Kind]]:
+    ) -> Iterator[tuple[int, ValueKind]]:
         """Yield the line, from 0, and the kind of every value in a text.
 
         Args:
@@ -189,7 +189,7 @@ class Needles:
         suffix = _FORMAT_SUFFIX.search(part)
         return HIDDEN + suffix[0] if suffix else HIDDEN
 
-    def _find(self, text: str, *, long_only: bool) -> Iterator[tuple[int, Kind]]:
+    def _find(self, text: str, *, long_only: bool) -> Iterator[tuple[int, ValueKind]]:
         if self._own and self._own in text:
             own = rf"(?<![\w./-]){re.escape(self._own)}(?![\w./-])"
             text = re.sub(own, lambda found: " " * len(found[0]), text)
@@ -204,7 +204,7 @@ class Needles:
                 if not form.whole or _stands_alone(text, start, start + length):
                     yield start, form.kind
 
-    def _find_short(self, text: str, *, any_case: bool) -> Iterator[tuple[int, Kind]]:
+    def _find_short(self, text: str, *, any_case: bool) -> Iterator[tuple[int, ValueKind]]:
         for match in _SHORT_WORD.finditer(text) if self._short else ():
             word = match[0]
             if word.lower() in self._short and (any_case or not word[0].islower()):
