@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from medxlate.base.errors import DataError
+from medxlate.dataset.label_table import Table, read_table
 from medxlate.dataset.rows import RowFinder, SessionTables
-from medxlate.dataset.table import Table, read_table
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:

@@ -24,7 +24,7 @@ from medxlate.base.errors import ConfigError, DataError, ModelError
 from medxlate.base.files import whole_file, whole_folder
 from medxlate.base.records import is_plain, safe_join
 from medxlate.config import resolve
-from medxlate.dataset import job, slice_table, table
+from medxlate.dataset import job, label_table, slice_table
 from medxlate.dataset.index import Dataset, load_key, save_key
 from medxlate.dataset.parts import write_part
 from medxlate.images import limits, text_headers, texts, volumes
@@ -174,9 +174,9 @@ LIMITS: dict[str, int] = {
     "256 MiB | `images/volumes.py": volumes.MAX_SKIP,
     "4 MiB | `images": texts.SIDECAR_BYTES,
     "8,192 pixels": limits.MAX_SQUARE,
-    "64 MiB | `dataset": table.MAX_TEXT_BYTES,
-    "5,000,000 |": table.MAX_CELLS,
-    "4,096 characters": table.MAX_CELL,
+    "64 MiB | `dataset": label_table.MAX_TEXT_BYTES,
+    "5,000,000 |": label_table.MAX_CELLS,
+    "4,096 characters": label_table.MAX_CELL,
     "16 KiB": slice_table.MAX_ROW_BYTES,
     "16 MiB | `records": records.MAX_RECORD_BYTES,
     "1 GiB | `records": records.MAX_JSON_BYTES,

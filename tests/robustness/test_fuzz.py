@@ -37,9 +37,9 @@ from medxlate.config import resolve
 from medxlate.dataset import job
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.label_table import read_table
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.table import read_table
 from medxlate.images.raster import read_raster
 from medxlate.study.study import Study
 

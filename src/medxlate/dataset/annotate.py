@@ -9,12 +9,12 @@ from functools import partial
 from medxlate.base.errors import DataError, UsageError
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.dataset.index import COLUMNS
+from medxlate.dataset.label_table import Table, read_table
 from medxlate.dataset.labels import MISSING, TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.rows import RowFinder, SessionTables
 from medxlate.dataset.selection import parse_selection
 from medxlate.dataset.spellings import fold
-from medxlate.dataset.table import Table, read_table
 from medxlate.images.pseudonym import normal_id
 from medxlate.images.scan import VOLUME_FORMATS, Scan
 

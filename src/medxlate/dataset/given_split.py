@@ -17,10 +17,10 @@ from medxlate.base.records import read_object
 from medxlate.config import SplitConfig
 from medxlate.dataset.division import place_others
 from medxlate.dataset.index import Dataset, Modality, load_key
+from medxlate.dataset.label_table import read_table
 from medxlate.dataset.links import Link, find_links, patient_groups
 from medxlate.dataset.spellings import patient_finder
 from medxlate.dataset.splits import PARTS, Part, Split
-from medxlate.dataset.table import read_table
 
 Named = dict[str, tuple[Part, str]]  # by pseudonym: the part, and where it says so
 Row = tuple[str, str, str]  # pseudonym, part, and where it stands

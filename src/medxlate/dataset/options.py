@@ -41,7 +41,7 @@ class PrepareOptions:
         plane: The plane along which volumes are cut: ``axial``, ``coronal`` or ``sagittal``.
         volume: Which volume of 4-D files is read, from 0.
         volume_from: Which pictures (PNG, JPEG, WebP, TIFF) are slices of one volume: ``folder``,
-            ``folder:N`` or ``regex:X``; default: each stands for itself. See ``dataset.volumes``.
+            ``folder:N`` or ``regex:X`` (``dataset.picture_volumes``); default: none.
         channel: Channel of colour images, from 0.
         recipe: ``auto``, ``ct``, ``mr``, ``pet``, ``xray`` or ``as-is``.
         window: A preset's name or level and width, HU for the recipe ct, SUVbw for pet.

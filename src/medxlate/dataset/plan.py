@@ -23,10 +23,10 @@ from medxlate.dataset.fields import parse_field
 from medxlate.dataset.identifiers import is_placeholder
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
+from medxlate.dataset.picture_volumes import VolumePosition, picture_volumes
 from medxlate.dataset.recipe_guess import choose_recipe
 from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
-from medxlate.dataset.volumes import VolumePosition, picture_volumes
 from medxlate.images.find import Search, image_suffix
 from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
 from medxlate.images.open import cut_of

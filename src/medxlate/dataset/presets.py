@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.dataset.label_table import read_table
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.table import read_table
 
 BRAIN = "brain"
 DICOM_MODALITIES = {"ct": "CT", "pet": "PT"}

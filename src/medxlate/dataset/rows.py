@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 from medxlate.base.errors import DataError
+from medxlate.dataset.label_table import Row, Table, read_table
 from medxlate.dataset.labels import MISSING
-from medxlate.dataset.table import Row, Table, read_table
 from medxlate.images.pseudonym import normal_id
 
 RESPELLED = "the label table writes the patient's id otherwise"

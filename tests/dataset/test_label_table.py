@@ -8,7 +8,7 @@ import openpyxl
 import pytest
 
 from medxlate.base.errors import DataError, UsageError
-from medxlate.dataset.table import read_table
+from medxlate.dataset.label_table import read_table
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> Path:
