@@ -108,6 +108,7 @@ def test_an_input_follows_from_seed_kind_and_number(corpus: Path) -> None:
     assert len(some) > 12
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("body", "why"),
     [
