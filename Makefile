@@ -6,15 +6,20 @@ WORKERS ?= auto
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test check docs tutorial package release-check lower-bounds bench clean
+.PHONY: demo test nightly check docs tutorial package release-check lower-bounds bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medxlate demo --overwrite
 
-# Tests that measure time run alone, after the others.
+# Tests that measure time run alone, after the others; the longest are left to nightly.
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not alone"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist loadfile -m "not alone and not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "alone and not nightly"
+
+# What takes long or needs a quiet machine, one after the other; ends at what fails.
+nightly: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --count 20000
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -20,7 +20,7 @@ from medxlate.artifacts.calibration import Calibration
 from medxlate.artifacts.greys import Greys
 from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.cli.app import app
-from medxlate.config import PRESETS, Config, Section
+from medxlate.config import PRESETS, Config, ConfigSection
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.judge import JudgeRecord
@@ -84,7 +84,7 @@ def config_page() -> str:
     ]
     for name, field in Config.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
+        if isinstance(section, type) and issubclass(section, ConfigSection):
             for key, inner in section.model_fields.items():
                 lines.append(_row(f"{name}.{key}", inner))
         else:

@@ -1,4 +1,4 @@
-"""What this machine can do: each thing that medxlate needs or uses, looked at quickly."""
+"""What this machine can do: quick checks of everything that medxlate needs or uses."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_CPUS_PER_TASK", "SLURM_GP
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at and found.
+    """What was checked, and the outcome.
 
     Attributes:
-        name: What.
-        state: ok; note (something is slower or is missing that not everybody needs); problem
-            (medxlate, or a part of it, will not work).
-        found: What there is, for people.
-        fix: What to do; "" where nothing is.
+        name: What was checked.
+        state: ok; note (something is slower, or an optional part is missing); problem (medxlate, or
+            a part of it, will not work).
+        found: The outcome, for people.
+        fix: What to do about it; "" for nothing.
     """
 
     name: str
@@ -56,10 +56,10 @@ class Check:
 
 
 def examine(folder: Path | str = ".", environ: Mapping[str, str] = os.environ) -> list[Check]:
-    """Look at this machine.
+    """Check this machine.
 
     Args:
-        folder: Where data and runs will lie: its disk and whether it can be written.
+        folder: Where data and runs will be: its disk and its write access are checked.
         environ: The environment.
     """
     checks = [_python(), *_packages(), _cores(), _memory(), *_disk(Path(folder)), _shared_memory()]
@@ -74,7 +74,7 @@ def _python() -> Check:
 
 
 def _packages() -> list[Check]:
-    """Hold the installed packages against what medxlate asks for."""
+    """Compare the installed packages with what medxlate requires."""
     try:
         version = metadata.version("medxlate")
         asked = [Requirement(text) for text in metadata.requires("medxlate") or []]
@@ -222,7 +222,7 @@ def _extras() -> list[Check]:
 
 
 def _weights(environ: Mapping[str, str]) -> list[Check]:
-    """Look where evaluate and train look for published weights."""
+    """Check the places where evaluate and train look for published weights."""
     inception = pretrained.checkpoints_folder() / pretrained.REGISTRY["inception"].file
     if inception.is_file():
         first = Check("weights inception", "ok", str(inception))

@@ -48,17 +48,17 @@ SETTINGS: Values = {"runtime": {"log_every": 50, "samples_every": 10}}
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to.
+    """The results of the demo.
 
     Attributes:
         out: The folder with everything.
         dataset: What was prepared.
-        methods: How each of METHODS does on the test patients; `joint` with its images and audits.
-        runs: Where each of them is.
-        translation: What ``translate`` did.
-        predictions: What ``predict`` did.
+        methods: The evaluation of each of METHODS on test patients; `joint` with images and audits.
+        runs: The run of each.
+        translation: The result of ``translate``.
+        predictions: The result of ``predict``.
         picture: Source, translated and true target images.
-        seconds: How long it took.
+        seconds: Wall time.
     """
 
     out: Path
@@ -130,7 +130,7 @@ def demo(
 
 
 def demo_split(data: Path) -> Split:
-    """Return who is in training, validation and test: the first patients, the next, the others."""
+    """Return the demo's split: the first patients train, the next validate, the others test."""
     parts: dict[Part, list[str]] = {"train": [], "val": [], "test": []}
     for name in ("ct", "mri"):
         ends = [0, TRAIN[name], TRAIN[name] + VALIDATE[name], PATIENTS[name]]
@@ -257,8 +257,8 @@ def prepare_phantoms(
 ) -> DatasetInfo:
     """Prepare what ``write_phantoms`` wrote: CT, MRI and PET, with ages, into one dataset.
 
-    What was not written is left out; CT scans of MRI and PET patients are the modality ``oracle``,
-    whose patients are those of ``mri`` and ``pet``.
+    Modalities that were not written are left out. CT scans of MRI and PET patients become the
+    modality ``oracle``, with the patients of ``mri`` and ``pet``.
 
     Args:
         raw: The folder of generated patients.

@@ -20,7 +20,7 @@ from medxlate.base.events import Event, Warned
 from medxlate.config import resolve
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
-from medxlate.scrub import scrub
+from medxlate.scrub.scrub import scrub
 from medxlate.training.train import train
 
 MEDXLATE = (sys.executable, "-m", "medxlate")

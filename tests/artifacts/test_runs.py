@@ -162,6 +162,7 @@ def test_what_is_not_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.alone
+@pytest.mark.nightly
 def test_five_hundred_runs_are_listed_quickly(tmp_path: Path) -> None:
     for number in range(500):
         make(tmp_path, f"run-{number:03d}", epochs=20)

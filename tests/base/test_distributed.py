@@ -118,6 +118,7 @@ def test_a_killed_process_is_restarted_and_the_run_ends_where_it_should(data: Pa
     assert losses[0] == losses[1]
 
 
+@pytest.mark.nightly
 def test_two_machines_restart_together(data: Path, tmp_path: Path):
     """Torchrun counts restarts for each machine apart, and its store remembers the dead."""
     words = ["--source", "mri", "--target", "ct", "--preset", "debug", "--data", str(data)]

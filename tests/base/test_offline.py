@@ -52,8 +52,13 @@ def namespace() -> list[str]:
     return command
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("isolated", [False, True], ids=["patched", "without a network"])
+@pytest.mark.parametrize(
+    "isolated",
+    [
+        pytest.param(False, id="patched"),
+        pytest.param(True, id="without a network", marks=pytest.mark.nightly),
+    ],
+)
 def test_the_whole_way_opens_no_connection(tmp_path: Path, isolated: bool) -> None:
     done = go(tmp_path, *(namespace() if isolated else ()))
     assert done.returncode == 0, done.stderr[-3000:]

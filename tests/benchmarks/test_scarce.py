@@ -93,7 +93,7 @@ def translated(*sets: str) -> tuple[float, float]:
     return (fakes - true).abs()[around].mean().item(), structure_loss(fakes, y).item()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_skips_keep_the_anatomy_and_a_discriminator_of_heads_their_size():
     """Measured once: 0.54 and 0.23; 0.28 without skips for 0.23, 0.74 by small patches for 0.54."""
     size, anatomy = translated()

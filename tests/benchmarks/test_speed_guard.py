@@ -30,8 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.reference import ReferenceTraining, Sizes
 
-pytestmark = pytest.mark.alone
-
 CPU = torch.device("cpu")
 SIZES = Sizes(width=24, blocks=3, discriminator_width=24, predictor="resnet18")
 SIDE, BATCH = 64, 4
@@ -92,7 +90,8 @@ def timed(run: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-@pytest.mark.slow
+@pytest.mark.alone
+@pytest.mark.nightly
 @pytest.mark.parametrize("precision", LEADS)
 def test_the_fast_step_keeps_its_lead(precision: Precision):
     if precision == "bf16" and not has_native_bf16(CPU):

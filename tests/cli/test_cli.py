@@ -19,6 +19,8 @@ from medxlate.base.errors import MedxlateError
 from medxlate.base.parallel import cores
 from medxlate.cli.app import app
 from medxlate.dataset.options import PrepareOptions
+from medxlate.study.begin import Grid
+from medxlate.study.compare import Where
 from medxlate.training.validation import Validation
 from tiny import SIZE, write_dataset
 
@@ -263,7 +265,7 @@ def test_a_dataset_may_move_after_training(
     monkeypatch.chdir(tmp_path)
     missing = call("evaluate", "--metric", "mse")
     assert missing.exit_code == 1
-    assert "data is no dataset" in text(missing)
+    assert "data is not a dataset" in text(missing)
     assert call("evaluate", "--metric", "mse", "--data", "moved").exit_code == 0
     assert call("train", "--resume", "--data", "moved").exit_code == 0
 
@@ -457,12 +459,61 @@ def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPat
     assert (seen["args"], seen["seed"], seen["overwrite"]) == ((Path("o"),), 4, True)
 
 
-def test_offline_reaches_every_cell_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_of_compare_and_plan_arrives(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").write_text("[objective]\nlambda_cycle = 5\n")
+    words = [
+        "--target", "ct", "--source", "mri", "--source", "mri+pet", "--method", "joint",
+        "--method", "target-only", "--repeats", "4", "--policy", "patient",
+        "--target-fraction", "0.5,1", "--source-fraction", "0.25", "--test-patients", "6",
+        "--val-patients", "2", "--where", "age > 1", "--primary", "joint:target-only",
+        "--preset", "small", "--config", tmp_path / "c.toml", "--set", "optimizer.epochs=7",
+        "--seed", "9", "--data", "d", "--jobs", "3", "--device", "cpu",
+    ]  # fmt: skip
+    grid = Grid(
+        methods=["joint", "target-only"],
+        sources=["mri", "mri+pet"],
+        target_fractions=[0.5, 1.0],
+        source_fractions=[0.25],
+        target_patients=[],
+        repeats=4,
+        primary="joint:target-only",
+    )
     seen = spy(monkeypatch, "medxlate.study.compare.compare")
-    call("compare", "--target", "ct", "--offline")
-    assert seen["args"][0].runtime.offline
-    call("compare", "--target", "ct")
-    assert not seen["args"][0].runtime.offline
+    call(
+        "compare", *words, "--out", "o", "--cell", "5", "--ray", "auto", "--predictions", "p.csv",
+        "--inception", "i.pth", "--keep-models", "--offline",
+    )  # fmt: skip
+    config, asked = seen["args"]
+    assert asked == grid
+    assert (config.data.target, config.data.folder, config.data.where) == ("ct", "d", ("age > 1",))
+    assert (config.data.image_size, config.objective.lambda_cycle) == (64, 5)
+    assert config.optimizer.epochs == 7
+    assert (config.split.test_patients, config.split.val_patients) == (6, 2)
+    assert (config.split.seed, config.runtime.seed, config.runtime.device) == (9, 9, "cpu")
+    assert config.runtime.offline
+    assert seen["where"] == Where(jobs=3, ray="auto", cell=5, device="cpu", keep_models=True)
+    assert (seen["out"], seen["inception"]) == (Path("o"), Path("i.pth"))
+    assert seen["predictions"] == [Path("p.csv")]
+    seen = spy(monkeypatch, "medxlate.study.plan.plan")
+    call("plan", *words, "--spread-from", "before")
+    assert seen["args"] == (config.model_copy(update={"runtime": seen["args"][0].runtime}), grid)
+    assert (seen["jobs"], seen["spread_from"]) == (3, Path("before"))
+
+
+def test_a_study_takes_a_given_split_or_numbers_of_patients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = spy(monkeypatch, "medxlate.study.compare.compare")
+    call(
+        "compare", "--target", "ct", "--split", "s.csv", "--target-patients", "3,5", "--draws", "6"
+    )
+    config, grid = seen["args"]
+    assert (config.split.file, config.runtime.offline) == ("s.csv", False)
+    assert (list(grid.target_patients), grid.repeats) == ([3, 5], 6)
+    call("compare", "--target", "ct", "--split-column", "part")
+    assert seen["args"][0].split.column == "part"
 
 
 def test_version_and_help() -> None:

@@ -7,26 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
 from typer.testing import CliRunner
 
 from medxlate.cli import complete
 from medxlate.cli.app import app
-
-
-def commands(group: Any = None, prefix: str = "") -> dict[str, Any]:
-    """All commands by name, those of groups too."""
-    group = group or typer.main.get_command(app)
-    found: dict[str, Any] = {}
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            found |= commands(command, f"{prefix}{name} ")
-        else:
-            found[prefix + name] = command
-    return found
 
 
 @pytest.fixture
@@ -101,9 +87,10 @@ def test_completion_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 0, result.output
     script = tmp_path / ".bash_completions" / "medxlate.sh"
     assert "_MEDXLATE_COMPLETE=complete_bash" in script.read_text()
-    from medxlate.doctor import _completion
+    from medxlate.doctor import examine
 
-    assert _completion().state == "ok"
+    (completion,) = (check for check in examine(tmp_path) if check.name == "completion")
+    assert completion.state == "ok"
 
 
 def test_the_names_that_are_offered_exist() -> None:
@@ -119,9 +106,3 @@ def test_the_names_that_are_offered_exist() -> None:
     assert set(complete.METHODS) == {*METHODS, *mixed}
     assert {*REGRESSION, *CLASSIFICATION, *NAMES, *PAIRED, TSTR} == set(complete.METRICS)
     assert set(complete.PRETRAINED) == set(REGISTRY)
-
-
-@pytest.mark.parametrize("name", commands())
-def test_every_command_speaks_json(name: str) -> None:
-    options = {option for each in commands()[name].params for option in each.opts}
-    assert "--json" in options

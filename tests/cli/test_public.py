@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import medxlate
-from medxlate.config import Section
+from medxlate.config import ConfigSection
 
 PLAIN = ("Return ", "Load ")  # a first line that says what is returned
 
@@ -46,7 +46,7 @@ def described(text: str) -> set[str]:
 
 
 def parameters(thing: Any) -> dict[str, inspect.Parameter]:
-    if isinstance(thing, property) or (inspect.isclass(thing) and issubclass(thing, Section)):
+    if isinstance(thing, property) or (inspect.isclass(thing) and issubclass(thing, ConfigSection)):
         return {}  # of the configuration: docs/reference/config.md, from the fields themselves
     found = inspect.signature(thing).parameters
     return {name: each for name, each in found.items() if name != "self"}

@@ -175,7 +175,7 @@ def test_a_wrong_value_names_its_key_and_the_reason(assignment, key, reason):
 
 @pytest.mark.parametrize("text", ["optimizer.epochs", "=3", ""])
 def test_a_set_without_key_or_value_is_refused(text):
-    with pytest.raises(ConfigError, match="is no assignment"):
+    with pytest.raises(ConfigError, match="is not an assignment"):
         resolve(sets=[text])
 
 

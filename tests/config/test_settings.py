@@ -23,6 +23,7 @@ from tiny import debug_config, write_dataset
 # Another value of each setting that is none of target-only's.
 OTHERS: dict[str, dict[str, Any]] = {
     "model": {
+        "generator": "another",  # never built
         "generator_width": 12,
         "generator_blocks": 1,
         "upsample": "bilinear",

@@ -14,13 +14,13 @@ import PIL.Image
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medxlate.dataset import duplicates
+from medxlate.dataset import duplicates, links
 from medxlate.dataset.duplicates import (
     NEAR,
     Duplicate,
-    linked_patients,
     near_duplicates,
 )
+from medxlate.dataset.links import linked_patients
 from medxlate.images.perceptual import perceptual_hash
 
 Array = np.ndarray[Any, Any]
@@ -225,7 +225,7 @@ def test_links_do_not_depend_on_the_order_of_tables_and_are_searched_once(
     one, two = clustered(90, seed=1), clustered(90, seed=2)
     two = two.assign(pixel_hash=[f"other {i}" for i in range(len(two))])
     first = linked_patients([one, two])
-    monkeypatch.setattr(duplicates, "_pairs", lambda rows: pytest.fail("searched again"))
+    monkeypatch.setattr(links, "shared_images", lambda rows: pytest.fail("searched again"))
     assert linked_patients([two, one]) == first
 
 

@@ -10,9 +10,9 @@ import pytest
 import tiny
 from medxlate.base.errors import DataError
 from medxlate.dataset import given_split as module
-from medxlate.dataset.duplicates import Link
 from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset, load_key
+from medxlate.dataset.links import Link
 from medxlate.dataset.splits import Part, Split
 from medxlate.images.pseudonym import pseudonym
 

@@ -13,12 +13,12 @@ import pytest
 
 import tiny
 from medxlate.base.errors import DataError
-from medxlate.dataset import duplicates
+from medxlate.dataset import links
 from medxlate.dataset.division import draw_split
-from medxlate.dataset.duplicates import Duplicate, Link, linked_patients, links_of
+from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.leaks import check_no_leak
-from medxlate.dataset.links import FILE, find_links
+from medxlate.dataset.links import FILE, Link, find_links, linked_patients, links_of
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import PARTS
@@ -84,7 +84,7 @@ def test_kept_links_join_whom_a_search_joins(data: Path, names, monkeypatch) -> 
     assert len(joined(truth)) == {1: 0, 2: 1, 3: 2}[len(names)] + ("pet" in names) + (
         names == ("ct", "mri")
     )
-    monkeypatch.setattr(duplicates, "_pairs", lambda rows: pytest.fail("searched"))
+    monkeypatch.setattr(links, "shared_images", lambda rows: pytest.fail("searched"))
     assert joined(find_links(tables, "patient")) == joined(truth)
     assert find_links(tables, "image") == ()
 

@@ -82,7 +82,7 @@ def test_every_picture_stands_for_itself_unless_asked(raw, tmp_path):
         ("folder:3", "fits the path of no PNG"),
         ("regex:^eve", "fits the path of no PNG"),
         ("folder:0", "whole number other than 0"),
-        ("regex:(", "no regular expression"),
+        ("regex:(", "not a regular expression"),
         ("ann", "must be folder, folder:N or regex:PATTERN"),
         ("file", "must be folder, folder:N or regex:PATTERN"),
     ],

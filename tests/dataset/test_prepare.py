@@ -747,7 +747,7 @@ def test_a_damaged_dataset_is_called_so(raw, tmp_path, damage, reason):
 
 
 def test_what_is_no_dataset_and_an_unknown_modality_are_named(raw, tmp_path):
-    with pytest.raises(DataError, match=r"is no dataset: it holds no dataset\.json"):
+    with pytest.raises(DataError, match=r"is not a dataset: it holds no dataset\.json"):
         Dataset(raw)
     run(raw, tmp_path / "data")
     with pytest.raises(DataError, match=r"'mr' was not prepared .* Did you mean 'mri'\?"):

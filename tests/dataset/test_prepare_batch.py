@@ -556,7 +556,7 @@ def parts(data: Path) -> int:
     return len(list(data.glob(".ct.parts/*.json")))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_killed_at_ten_random_moments_and_continued_it_ends_with_the_same_bytes(
     mixed: Path,

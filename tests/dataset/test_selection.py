@@ -14,9 +14,8 @@ import tiny
 from medxlate.base.errors import UsageError
 from medxlate.base.records import read_object
 from medxlate.dataset import links as links_module
-from medxlate.dataset.duplicates import Link
 from medxlate.dataset.index import Dataset, load_key
-from medxlate.dataset.links import find_links
+from medxlate.dataset.links import Link, find_links
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.selection import by_modality, parse_selection, selected

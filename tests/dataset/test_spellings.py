@@ -16,12 +16,11 @@ import tiny
 from medxlate.artifacts.runs import RunFolder
 from medxlate.base.errors import DataError
 from medxlate.cli.app import app
-from medxlate.dataset.division import draw_split, patient_groups
-from medxlate.dataset.duplicates import Link
+from medxlate.dataset.division import draw_split
 from medxlate.dataset.given_split import given_split
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.leaks import check_no_leak
-from medxlate.dataset.links import find_links
+from medxlate.dataset.links import Link, find_links, patient_groups
 from medxlate.dataset.spellings import fold, how_ids_count
 from medxlate.dataset.splits import PARTS, Split
 from medxlate.report.patients import parts_of

@@ -229,6 +229,7 @@ def test_slices_with_labels_of_their_own_are_no_patients() -> None:
     )
 
 
+@pytest.mark.nightly
 def test_the_test_over_patients_holds_its_level_where_labels_differ_within_them() -> None:
     """Slices of a patient err together: a test that takes each for a patient is wrong too often."""
     random, ours, naive = np.random.default_rng(0), 0, 0

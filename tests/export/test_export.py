@@ -29,7 +29,7 @@ from medxlate.cli.app import app
 from medxlate.config import Skip, Upsample
 from medxlate.evaluation.results import Audit, Metric, Results, write_results
 from medxlate.export import onnx as onnx_module
-from medxlate.scrub import scrub
+from medxlate.scrub.scrub import scrub
 from medxlate.training.train import train
 
 

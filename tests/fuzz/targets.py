@@ -24,14 +24,15 @@ from medxlate.config import parse, resolve
 from medxlate.dataset.division import draw_split
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.label_table import read_table
 from medxlate.dataset.labels import parse_label
 from medxlate.dataset.links import find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import stamp
 from medxlate.dataset.prepare import prepare
+from medxlate.dataset.rows import RowFinder
 from medxlate.dataset.splits import read_split
-from medxlate.dataset.table import RowFinder, read_table
 from medxlate.images.find import find_images
 from medxlate.images.grouping import find_scans
 from medxlate.images.open import open_slices

@@ -27,7 +27,7 @@ from medxlate.images.dicom.write import SECONDARY_CAPTURE, SOP_CLASSES, write_di
 from medxlate.images.modality import dicom_modality
 from medxlate.images.pseudonym import PHI, Phi, clean_path, keyed_hash, pseudonym
 from medxlate.images.scan import FoundImage, Frame, Scan
-from medxlate.scrub import scrub
+from medxlate.scrub.scrub import scrub
 
 KEY = b"a secret"
 TILT = np.deg2rad(20)

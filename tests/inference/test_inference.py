@@ -486,7 +486,6 @@ def test_a_network_that_does_not_compile_runs_eagerly(
         assert (tmp_path / "on" / name).read_bytes() == (tmp_path / "off" / name).read_bytes()
 
 
-@pytest.mark.slow
 def test_a_compiled_translation_is_the_same(tmp_path: Path, model: Path) -> None:
     """Five slices in batches of two: the last one is filled up, and nothing is compiled again."""
     translator = Translator(model, compute=CPU, batch_size=2)

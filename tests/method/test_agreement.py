@@ -29,6 +29,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.nightly
 def test_figures_are_those_of_other_tools(tmp_path: Path, weights: Path) -> None:
     # As wide as Inception sees them, so that no tool's way of resizing counts.
     folders = agreement.write_folders(tmp_path, 12, 299)

@@ -177,7 +177,6 @@ def distances(
     return losses, updates
 
 
-@pytest.mark.slow
 def test_in_float32_each_step_is_the_textbooks():
     losses, updates = distances(Shape(size=32, batch=2, width=8), "fp32", STEPS)
     ratio = losses.pop("mri.gradient_ratio")  # of two gradients
@@ -190,7 +189,7 @@ def test_in_float32_each_step_is_the_textbooks():
     assert sum(updates) / STEPS < 0.01  # of the way that Adam goes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_in_float32_with_winograds_algorithm_too(monkeypatch: pytest.MonkeyPatch):
     used = []
     whole = winograd_module.winograd
@@ -203,7 +202,7 @@ def test_in_float32_with_winograds_algorithm_too(monkeypatch: pytest.MonkeyPatch
     assert sum(updates) / len(updates) < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not has_native_bf16(CPU), reason="emulated bf16 takes minutes here")
 def test_in_bf16_each_step_is_near_the_textbooks():
     """Mean distance over 200 steps: cycle losses 1 %, adversarial 5 %, what P says 10 %."""

@@ -75,8 +75,13 @@ def batches(kind: str, step: int) -> dict[str, Batch]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "years",
+        *(pytest.param(kind, marks=pytest.mark.nightly) for kind in LABELS if kind != "years"),
+    ],
+)
 def test_one_weight_serves_every_label(kind: str):
     """The predictor's gradient is heard and does not decide, whatever is predicted."""
     learner, ratios = make(kind), []
@@ -86,8 +91,7 @@ def test_one_weight_serves_every_label(kind: str):
     assert 0.05 < np.median(ratios[40:]) < 0.5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["years", "classes"])
+@pytest.mark.parametrize("kind", ["years", pytest.param("classes", marks=pytest.mark.nightly)])
 def test_the_joint_predictor_learns_as_fast_as_one_alone(kind: str):
     """Real images are not drowned by translated ones, which change all the while.
 

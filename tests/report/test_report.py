@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from medxlate.base.errors import ModelError, UsageError
 from medxlate.cli.app import app
-from medxlate.dataset.duplicates import Link
+from medxlate.dataset.links import Link
 from medxlate.dataset.splits import Split
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.results import Metric, Results

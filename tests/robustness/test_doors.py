@@ -24,7 +24,7 @@ from medxlate.base.errors import ConfigError, DataError, ModelError
 from medxlate.base.files import whole_file, whole_folder
 from medxlate.base.records import is_plain, safe_join
 from medxlate.config import resolve
-from medxlate.dataset import arrays, job, slice_table, table_limits
+from medxlate.dataset import job, label_table, slice_table
 from medxlate.dataset.index import Dataset, load_key, save_key
 from medxlate.dataset.parts import write_part
 from medxlate.images import limits, text_headers, texts, volumes
@@ -174,12 +174,10 @@ LIMITS: dict[str, int] = {
     "256 MiB | `images/volumes.py": volumes.MAX_SKIP,
     "4 MiB | `images": texts.SIDECAR_BYTES,
     "8,192 pixels": limits.MAX_SQUARE,
-    "64 MiB | `dataset": table_limits.MAX_TEXT_BYTES,
-    "5,000,000 |": table_limits.MAX_CELLS,
-    "4,096 characters": table_limits.MAX_CELL,
-    "10,000 bytes": arrays.MAX_HEADER,
-    "16 KiB": slice_table.MOST_BYTES,
-    "4,096 bytes": slice_table.MOST_TEXT,
+    "64 MiB | `dataset": label_table.MAX_TEXT_BYTES,
+    "5,000,000 |": label_table.MAX_CELLS,
+    "4,096 characters": label_table.MAX_CELL,
+    "16 KiB": slice_table.MAX_ROW_BYTES,
     "16 MiB | `records": records.MAX_RECORD_BYTES,
     "1 GiB | `records": records.MAX_JSON_BYTES,
     "1 MiB, 100 dots": toml.MAX_BYTES,

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
@@ -38,10 +37,9 @@ from medxlate.config import resolve
 from medxlate.dataset import job
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.index import Dataset
+from medxlate.dataset.label_table import read_table
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.parquet_pages import claimed_bytes
 from medxlate.dataset.prepare import prepare
-from medxlate.dataset.table import read_table
 from medxlate.images.raster import read_raster
 from medxlate.study.study import Study
 
@@ -49,7 +47,7 @@ pytestmark = [
     pytest.mark.alone,
     pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and rlimits"),
 ]
-COUNT = 1500
+COUNT = 600
 GIBIBYTE = 1 << 30
 
 
@@ -80,7 +78,6 @@ def within(seconds: float = 5, memory: int = GIBIBYTE) -> Iterator[None]:
     assert time.monotonic() - begun < seconds
 
 
-@pytest.mark.slow
 def test_damaged_files_are_read_or_refused(corpus: Path) -> None:
     """Within 5 s and 1 GiB each; seed, kind and number of a failure make its input again."""
     report = runner.fuzz(corpus, count=COUNT, seed=0)
@@ -111,6 +108,7 @@ def test_an_input_follows_from_seed_kind_and_number(corpus: Path) -> None:
     assert len(some) > 12
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("body", "why"),
     [
@@ -353,7 +351,7 @@ def test_arrays_whose_header_is_odd(tmp_path: Path, head: bytes) -> None:
     text = head.ljust(117) + b"\n"
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(99))
-    with pytest.raises(ValueError, match=r"damaged header|no rows of numbers"):
+    with pytest.raises(ValueError, match=r"damaged or truncated"):
         open_array(path)
 
 
@@ -400,40 +398,15 @@ def test_a_table_of_another_length_than_the_shards(tmp_path: Path) -> None:
         Dataset(data).modality("ct")
 
 
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [("x" * (32 << 20), "claims more than slices need"), ("x" * 5000, "more than 4096 bytes")],
-)
-def test_texts_of_a_table_that_unpack_to_much(tmp_path: Path, text: str, why: str) -> None:
-    """One is a bomb by itself; the other would be one where a million rows share it."""
+def test_a_table_that_claims_to_unpack_to_much(tmp_path: Path) -> None:
     data = tiny.write_dataset(tmp_path)
     path = data / "ct" / "slices.parquet"
     frame = pd.read_parquet(path)
-    frame["file"] = text
+    frame["file"] = "x" * (32 << 20)
     frame.to_parquet(path, index=False, compression="zstd")
     assert path.stat().st_size < 30_000
-    with within(memory=100 << 20), pytest.raises(DataError, match=why):
+    with within(memory=100 << 20), pytest.raises(DataError, match="claims more than slices need"):
         Dataset(data).modality("ct")
-
-
-@pytest.mark.parametrize("packing", ["snappy", "zstd", "gzip", "none"])
-@pytest.mark.parametrize("version", ["1.0", "2.0"])
-def test_pages_claim_what_the_metadata_says(tmp_path: Path, packing: str, version: str) -> None:
-    """Pyarrow's own sum counts the pages' headers as well, of which each takes some 20 bytes."""
-    path, rows = tmp_path / "a.parquet", 50_000
-    frame = pd.DataFrame({"a": np.arange(rows), "b": [f"p{row % 999}" for row in range(rows)]})
-    options = {"compression": packing, "data_page_version": version, "row_group_size": 20_000}
-    frame.to_parquet(path, index=False, **options)
-    metadata = pq.read_metadata(path)
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    known = sum(group.column(i).total_uncompressed_size for group in groups for i in range(2))
-    with path.open("rb") as stream:
-        assert 0.99 * known < claimed_bytes(stream, metadata) < known
-    content = bytearray(path.read_bytes())
-    content[4:12] = b"\xff" * 8
-    path.write_bytes(content)
-    with path.open("rb") as stream, pytest.raises(ValueError, match="damaged pages"):
-        claimed_bytes(stream, metadata)
 
 
 def load(model: Path) -> None:

@@ -25,8 +25,9 @@ from typer.testing import CliRunner, Result
 from conftest import save_dicom, save_tiff
 from medxlate.base.errors import DataError, UsageError
 from medxlate.cli.scrub import scrub as command
-from medxlate.dataset.identifiers import Identifiers, Needles
-from medxlate.scrub import Finding, ScrubResult, scrub
+from medxlate.dataset.identifiers import Identifiers
+from medxlate.scrub.needles import Needles
+from medxlate.scrub.scrub import Finding, ScrubResult, scrub
 
 NAME = "Zebrowski^Anna Éva"
 SHORT = "Q7X1"

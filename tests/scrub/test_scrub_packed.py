@@ -26,7 +26,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from conftest import save_dicom
 from medxlate.dataset.identifiers import Identifiers
-from medxlate.scrub import Finding, pieces, scrub, texts
+from medxlate.scrub import pieces, texts
+from medxlate.scrub.scrub import Finding, scrub
 
 VALUE = "Q7X1"
 NAME = "Li"

@@ -649,7 +649,7 @@ def test_classes_are_compared_too(tmp_path_factory: pytest.TempPathFactory, tmp_
 # ----- Size and cost -----
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not PROC, reason="needs /proc")
 def test_a_hundred_and_ten_cells_take_no_memory(data: Path, tmp_path: Path) -> None:
     resident: dict[int, int] = {}

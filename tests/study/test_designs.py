@@ -294,9 +294,9 @@ def test_file_and_column_give_the_same_split_in_every_repeat(kept: Path, tmp_pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({21: "holdout"}, "'holdout', which is no part: row 13 of"),
+        ({21: "holdout"}, "'holdout', which is not a part: row 13 of"),
         ({21: ""}, "no part: row 13"),
-        ({99: "test"}, "1 patients of whom .* holds no image, the first in row 14"),
+        ({99: "test"}, "1 patients without an image in .*, the first in row 14"),
         ({0: "train"}, "gives 9 of 12 mri patients no part, such as the one of slice 000002"),
         (dict.fromkeys((13, 17, 21), "train"), "no ct patient for val"),
     ],
@@ -380,7 +380,7 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
         (["--target-patients", "3", "--repeats", 4], "--repeats counts splits"),
         (["--target-patients", "3", "--target-fraction", "0.5"], "both say how many"),
         (["--target-patients", "3", "--policy", "image"], "needs the policy patient"),
-        (["--target-patients", "3,x"], "3,x is no list of whole numbers"),
+        (["--target-patients", "3,x"], "3,x is not a list of whole numbers"),
         (["--target-patients", "0"], "0 target patients cannot train"),
         (["--target-patients", "3", "--split", "s.csv"], "drawn anew from a given split"),
         (["--split", "s.csv", "--split-column", "fold"], "two splits"),

@@ -116,12 +116,12 @@ def kinds(alarms: list[Alarmed]) -> set[str]:
     return {alarm.kind for alarm in alarms}
 
 
-@pytest.mark.slow
-def test_a_sound_training_raises_no_alarm():
-    assert train(make_joint(), 320) == []
+@pytest.mark.parametrize("steps", [80, pytest.param(320, marks=pytest.mark.nightly)])
+def test_a_sound_training_raises_no_alarm(steps: int):
+    assert train(make_joint(), steps) == []
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_discriminator_with_an_absurd_rate_explodes():
     learner = make_joint(width=4, blocks=1, predictor=False)
     set_rate(learner.optimizers["discriminators"], 0.1)
@@ -130,14 +130,13 @@ def test_a_discriminator_with_an_absurd_rate_explodes():
     assert {alarm.modality for alarm in alarms} == {"mri"}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_discriminator_wins_against_generators_that_stand_still():
     learner = make_joint(width=4, blocks=1, predictor=False)
     set_rate(learner.optimizers["generators"], 0)
     assert "discriminator-won" in kinds(train(learner, 500))
 
 
-@pytest.mark.slow
 def test_translators_with_a_rate_of_a_tenth_give_one_grey():
     learner = make_joint(predictor=False)
     for name in ("generators", "discriminators"):

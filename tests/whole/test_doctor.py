@@ -36,13 +36,16 @@ def test_this_machine_has_no_problem_and_everything_is_looked_at(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_packages_are_held_against_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_are_compared_with_the_requirements(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     asked = ["numpy>=9999", "no-such-package>=2", "pandas>=1", "ray>=9; extra == 'cluster'"]
     monkeypatch.setattr(metadata, "requires", lambda _: asked)
-    found = [check.found for check in doctor._packages()]
-    fixes = [check.fix for check in doctor._packages()]
-    assert found == [f"numpy is {metadata.version('numpy')}", "no-such-package is missing"]
-    assert fixes == ["pip install 'numpy>=9999'", "pip install 'no-such-package>=2'"]
+    found = {check.found: check.fix for check in examine(tmp_path) if check.name == "packages"}
+    assert found == {
+        f"numpy is {metadata.version('numpy')}": "pip install 'numpy>=9999'",
+        "no-such-package is missing": "pip install 'no-such-package>=2'",
+    }
 
 
 def test_little_of_everything_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -62,25 +65,31 @@ def test_weights_are_looked_for_where_they_are_used(
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     file = tmp_path / "torch/hub/checkpoints" / pretrained.REGISTRY["inception"].file
+
+    def states(environ: dict[str, str]) -> list[str]:
+        found = by_name(examine(tmp_path, environ))
+        return [found[f"weights {name}"].state for name in ("inception", "resnet50")]
+
     environ = {"HF_HOME": str(tmp_path)}
-    assert [check.state for check in doctor._weights(environ)] == ["note", "note"]
+    assert states(environ) == ["note", "note"]
     file.parent.mkdir(parents=True)
     file.touch()
     snapshot = tmp_path / "hub/models--timm--resnet50.a1_in1k/snapshots/0123"
     snapshot.mkdir(parents=True)
     (snapshot / "model.safetensors").touch()
-    assert [check.state for check in doctor._weights(environ)] == ["ok", "ok"]
+    assert states(environ) == ["ok", "ok"]
     if not {"HF_HOME", "HF_HUB_CACHE", "XDG_CACHE_HOME", "HUGGINGFACE_HUB_CACHE"} & set(os.environ):
-        assert doctor._weights({})[1].found in (
+        assert by_name(examine(tmp_path, {}))["weights resnet50"].found in (
             f"not in {constants.HF_HUB_CACHE}",
             *map(str, Path(constants.HF_HUB_CACHE).rglob("model.safetensors")),
         )
 
 
-def test_a_torch_that_does_not_load_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_torch_that_does_not_load_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    [check] = doctor._of_torch()
-    assert (check.name, check.state) == ("torch", "problem")
+    assert by_name(examine(tmp_path, {}))["torch"].state == "problem"
 
 
 def test_the_command_ends_with_one_where_there_is_a_problem(
@@ -91,8 +100,8 @@ def test_the_command_ends_with_one_where_there_is_a_problem(
     assert json.loads(result.stdout)["problems"] == 0
     result = CliRunner().invoke(app, ["doctor", str(tmp_path / "missing"), "--json"])
     assert result.exit_code == 1
-    told = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
-    assert told["write access"]["state"] == "problem"
+    found = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+    assert found["write access"]["state"] == "problem"
     assert CliRunner().invoke(app, ["doctor", str(tmp_path)]).exit_code == 0
 
 

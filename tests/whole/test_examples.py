@@ -42,6 +42,7 @@ def test_python_api(out: Path) -> None:
     assert len(list((out / "fake_ct").glob("*.nii.gz"))) == 16
 
 
+@pytest.mark.nightly
 def test_compare_methods(out: Path, tmp_path: Path) -> None:
     script = EXAMPLES / "compare_methods.py"
     printed = run(script, out / "data", tmp_path / "study", "ct", home=tmp_path)
@@ -56,6 +57,7 @@ def test_translated_volumes(out: Path, tmp_path: Path) -> None:
     assert printed.count("(2, 48, 48), same size True") == 16
 
 
+@pytest.mark.nightly
 def test_notebook(tmp_path: Path) -> None:
     """Its cells run in order; what they printed once is not kept."""
     path = EXAMPLES / "look_at_translations.ipynb"

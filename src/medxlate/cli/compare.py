@@ -2,61 +2,27 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medxlate.cli.grid import (
-    ConfigFile,
-    DataFolder,
-    DeviceName,
-    Draws,
-    GivenSplit,
-    Jobs,
-    Methods,
-    Out,
-    Policy,
-    Primary,
-    Repeats,
-    Seed,
-    Sets,
-    Source,
-    SourceFraction,
-    SplitColumn,
-    Target,
-    TargetFraction,
-    TargetPatients,
-    TestPatients,
-    ValPatients,
-    asked,
-)
-from medxlate.cli.options import Json, Offline, Preset, Where
+from medxlate.cli.grid import GridOptions, takes_grid
+from medxlate.cli.options import Json, Offline
+
+if TYPE_CHECKING:
+    from medxlate.cli.console import Reporter, Table
+    from medxlate.study.compare import CompareResult
+    from medxlate.study.comparison import Comparison
+
+SHARES = {"target_fraction": "target", "source_fraction": "source"}
 
 
+@takes_grid
 def compare(
-    target: Target = None,
-    source: Source = None,
-    method: Methods = None,
-    repeats: Repeats = None,
-    policy: Policy = None,
-    target_fraction: TargetFraction = None,
-    source_fraction: SourceFraction = None,
-    target_patients: TargetPatients = None,
-    draws: Draws = None,
-    test_patients: TestPatients = None,
-    val_patients: ValPatients = None,
-    split: GivenSplit = None,
-    split_column: SplitColumn = None,
-    where: Where = None,
-    primary: Primary = None,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    sets: Sets = None,
-    seed: Seed = None,
-    data: DataFolder = None,
-    out: Out = Path("compare"),
-    jobs: Jobs = 1,
+    grid: GridOptions,
+    out: Annotated[Path, typer.Option("--out", help="The study folder.")] = Path("compare"),
     cell: Annotated[
         int | None,
         typer.Option("--cell", help="Train this cell alone, from 0: for a job array."),
@@ -75,10 +41,9 @@ def compare(
         bool, typer.Option("--keep-models", help="Keep the trained model of every cell.")
     ] = False,
     offline: Offline = False,
-    device: DeviceName = None,
     json: Json = False,
 ) -> None:
-    """Train every method on the same patients and say what helps.
+    """Train every method on the same patients and report what helps.
 
     A study that was interrupted goes on: the same command again, or without any option but --out.
 
@@ -96,39 +61,15 @@ def compare(
 
     hint = "Finished cells are kept; go on with the same command."
     with reporting(json=json, interrupted=hint) as reporter:
-        settings, grid = asked(
-            target=target,
-            source=source,
-            method=method,
-            repeats=repeats,
-            policy=policy,
-            target_fraction=target_fraction,
-            source_fraction=source_fraction,
-            target_patients=target_patients,
-            draws=draws,
-            test_patients=test_patients,
-            val_patients=val_patients,
-            split=split,
-            split_column=split_column,
-            where=where,
-            primary=primary,
-            preset=preset,
-            config=config,
-            sets=sets,
-            seed=seed,
-            data=data,
-            device=device,
-            offline=offline,
-        )
-        from medxlate.cli.findings import show
+        settings, wanted = grid.read(offline=offline)
         from medxlate.study.compare import Where as Place
         from medxlate.study.compare import compare as run
 
         result = run(
             settings,
-            grid,
+            wanted,
             out=out,
-            where=Place(jobs, ray, cell, device=device or "", keep_models=keep_models),
+            where=Place(grid.jobs, ray, cell, device=grid.device or "", keep_models=keep_models),
             predictions=predictions or (),
             inception=inception,
             listener=reporter,
@@ -139,3 +80,90 @@ def compare(
             hint = "The same command tries them again."
             reporter.error(message, hint, details=failures(result.failed))
             raise typer.Exit(1)
+
+
+def show(reporter: Reporter, result: CompareResult) -> None:
+    """Show verdicts first, then errors and what the study took."""
+    findings = result.findings
+    value = {
+        "folder": str(result.folder),
+        "cells": result.cells,
+        "failed": result.failed,
+        "training_seconds": result.training_seconds,
+        "seconds": result.seconds,
+        "overhead": result.overhead,
+        "primary": _verdict(findings.primary) if findings and findings.primary else None,
+        "verdicts": [_verdict(each) for each in (findings.comparisons if findings else ())],
+    }
+    lines: list[Any] = []
+    if findings is not None:
+        first = () if findings.primary is None else (findings.primary,)
+        sentences = [*first, *(each for each in findings.comparisons if not each.primary)]
+        lines += [f"- {each.sentence}" for each in sentences]
+        lines += [each.sentence for each in findings.equivalents]
+        lines += [each.sentence for each in findings.saturation]
+        lines.append(_overview(result))
+        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
+    if result.overhead is not None:
+        lines.append(
+            f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
+            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
+        )
+    reporter.result(value, *lines)
+
+
+def _verdict(found: Comparison) -> dict[str, Any]:
+    return {
+        "method": found.system.method,
+        "sources": found.system.sources,
+        "reference": found.reference.method,
+        "verdict": found.verdict,
+        "mean": found.mean,
+        "reference_mean": found.reference_mean,
+        "difference": found.difference,
+        "interval": [found.interval.low, found.interval.high] if found.interval else None,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "detectable": found.detectable,
+        "beats_constant": found.beats_constant,
+        "seconds": found.seconds,
+        "reference_seconds": found.reference_seconds,
+        "sentence": found.sentence,
+    }
+
+
+def _overview(result: CompareResult) -> Table:
+    from medxlate.cli.console import number, table
+    from medxlate.study.measured import design_of, judged, level_of
+    from medxlate.study.tables import BESIDE
+
+    assert result.findings is not None
+    frame = judged(result.findings.results)
+    shares = {key: SHARES[key] for key in SHARES if frame[key].nunique() > 1}
+    drawn = design_of(frame) == "redrawn"  # patients were asked for, not shares
+    if drawn and "target_fraction" in shares:
+        shares["target_fraction"] = "patients"
+    beside = [name for name in BESIDE if name in frame and frame[name].notna().any()]
+    rows = []
+    for names, cells in frame.groupby(["method", "sources", *shares], sort=False):
+        spent = (cells["seconds"] + cells["shared_seconds"]).astype(float).mean()
+        method, sources, *fractions = names
+        values = dict(zip(shares, fractions, strict=True))
+        if drawn and "target_fraction" in values:
+            values["target_fraction"] = cells["train_patients"].mean()
+        if not sources:
+            values["source_fraction"] = None
+        rows.append(
+            [
+                f"{method} ({sources})" if sources else str(method),
+                *("-" if values[key] is None else f"{values[key]:.3g}" for key in shares),
+                str(len(cells)),
+                number(float(cells["loss"].mean())),
+                number(cells["loss"].std(ddof=1) if len(cells) > 1 else None),
+                *(number(float(cells[name].mean())) for name in beside),
+                number(None if isnan(spent) else float(spent)),
+            ]
+        )
+    columns = ["method", *shares.values(), "cells", "error", "std"]
+    columns += [*(BESIDE[name] for name in beside), "seconds"]
+    return table(f"Test errors per {level_of(frame)}, {result.folder}", columns, rows)

@@ -56,7 +56,7 @@ __all__ = [
 
 
 class _PlainConsole(Console):
-    """A console that takes no text for markup, and shows no character that would command it."""
+    """A console that never reads text as markup, and prints control characters escaped."""
 
     def __init__(self, file: IO[str]) -> None:
         super().__init__(file=file, highlight=False, markup=False, emoji=False)
@@ -72,8 +72,8 @@ class Reporter:
     With ``json``, stdout gets one object: the result, and where the command fails ``error``,
     ``hint`` and ``code``, the exit code, beside it or alone.
 
-    Of several processes of a job, only the first renders. Errors are rendered by each, but one that
-    all processes meet by the first alone: torchrun has ended the others before they would.
+    In a job of several processes only the first renders events. Each renders its own errors; one
+    that all meet comes from the first alone, for torchrun has ended the others by then.
 
     Args:
         json: Whether the result is printed as JSON.
@@ -135,26 +135,26 @@ class Reporter:
         self.failed(message, hint, code)
         if not self.ranks.is_first:
             time.sleep(FIRST_TELLS)
-        whose = "" if self.ranks.is_alone else f" (process {self.ranks.rank})"
-        for line in (f"Error{whose}: {message}", *details):
+        process = "" if self.ranks.is_alone else f" (process {self.ranks.rank})"
+        for line in (f"Error{process}: {message}", *details):
             self._err.print(line, style="red", soft_wrap=True)
         if hint:
             self._err.print(hint, soft_wrap=True)
 
     def failed(self, message: str, hint: str, code: int) -> None:
-        """Note for the object on stdout that, and why, the command fails."""
+        """Record the failure for the object on stdout."""
         self._value |= {"error": message, "hint": hint, "code": code}
 
     def end_with(
         self, failed: dict[str, str], what: str, hint: str, *, whats: str = "files"
     ) -> None:
-        """Name the files that failed and end with exit code 1, where there are any.
+        """Where files failed, name them and end with exit code 1.
 
         Args:
             failed: Files and reasons.
             what: What could not be done with them.
             hint: Where the others are.
-            whats: What they are, where they are no files.
+            whats: The plural of what they are, if not files.
         """
         if failed and not self.ranks.is_first:
             raise typer.Exit(1)
@@ -164,7 +164,7 @@ class Reporter:
             raise typer.Exit(1)
 
     def close(self) -> None:
-        """Leave the terminal as it was found; print the object, where one was asked for."""
+        """Restore the terminal; print the JSON object, where one was asked for."""
         self._stop_bar()
         if self._json and self.ranks.is_first and self._value:
             print_object(self._value)
@@ -243,7 +243,7 @@ def reporting(
 
     Args:
         json: Whether the result is printed as JSON.
-        interrupted: What Ctrl-C left, and what to do.
+        interrupted: What Ctrl-C leaves behind, and what to do.
         shared: Whether processes started by torchrun share the command's work.
     """
     reporter = Reporter(json=json)
@@ -264,7 +264,7 @@ def reporting(
     except typer.Exit:
         raise
     except OSError as problem:
-        if problem.errno in (None, errno.EPIPE):  # a mistake of ours; or nobody reads any more
+        if problem.errno in (None, errno.EPIPE):  # a bug; or nobody reads the output any more
             raise
         reporter.error(*_in_words(problem))
         raise typer.Exit(1) from None
@@ -283,7 +283,7 @@ def reporting(
 
 
 def _check_place() -> None:
-    """Raise UsageError where the working directory is gone, without which nothing is found."""
+    """Raise UsageError where the working directory was removed."""
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -291,7 +291,7 @@ def _check_place() -> None:
 
 
 def _in_words(problem: OSError) -> tuple[str, str]:
-    """Return what the operating system refused, naming the file, and what to do."""
+    """Return a message for a refusal of the operating system, naming the file, and a hint."""
     place = final_name(problem.filename) if problem.filename else ""
     if problem.errno in FULL:
         where = f" for {place}" if place else ""
@@ -303,7 +303,7 @@ def _in_words(problem: OSError) -> tuple[str, str]:
 
 
 def print_object(value: dict[str, Any]) -> None:
-    """Print the object that ``--json`` asks for: ASCII, whatever it says."""
+    """Print the object for ``--json``, in ASCII."""
     print(jsonlib.dumps(value, indent=2, allow_nan=False))  # noqa: T201
 
 
@@ -319,7 +319,7 @@ def _together(shared: bool) -> Iterator[Ranks]:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table whose first column is text and whose others are figures.
+    """Return a table of figures, with text in the first column.
 
     On a narrow screen names of usual length stay whole, and the figures' columns are folded.
     """
@@ -357,7 +357,7 @@ def failures(failed: dict[str, str], *, most: int = 5) -> list[str]:
 
 
 def left_out(files: dict[str, str]) -> list[str]:
-    """Return a line that says what sound data leaves out, by kind of reason; none for nothing."""
+    """Return a line that counts the files left out, by kind of reason; empty without any."""
     kinds = Counter(reason.partition(":")[0] for reason in files.values())
     named = "; ".join(f"{count}: {kind}" for kind, count in kinds.items())
     return [f"Left out: {named}."] if named else []

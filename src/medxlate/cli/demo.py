@@ -82,7 +82,7 @@ def demo(
 
 
 def _demonstrate(reporter: Reporter, out: Path, *, seed: int, overwrite: bool) -> None:
-    """Run every stage, and say what came out."""
+    """Run every stage, and show the results."""
     from medxlate.cli.console import number, table
     from medxlate.cli.evaluate import as_json, tables
     from medxlate.cli.prepare import dataset_table
@@ -125,7 +125,7 @@ def _write_data(
     seed: int,
     overwrite: bool,
 ) -> None:
-    """Write generated patients, and say where they are."""
+    """Write generated patients, and show where they are."""
     from medxlate.phantoms.files import PAIRED
     from medxlate.walkthrough import PATIENTS, generate
 
@@ -160,7 +160,7 @@ def _figures(evaluation: Evaluation, of: str) -> list[float | None]:
 
 
 def _verdict(errors: Mapping[str, float | None], constant: float | None) -> str:
-    """Say what one split shows, and what it cannot.
+    """Return sentences on what one split shows, and what it cannot.
 
     Args:
         errors: Mean squared error per patient, by method; None where it could not be taken.

@@ -13,14 +13,14 @@ from medxlate.cli.options import Json
 
 def doctor(
     folder: Annotated[
-        Path, typer.Argument(help="Where data and runs will lie.", show_default=True)
+        Path, typer.Argument(help="Where data and runs will be.", show_default=True)
     ] = Path(),
     json: Json = False,
 ) -> None:
-    """Say what this machine can do, what is missing, and what to do about it.
+    """Show what this machine can do, what is missing, and what to do about it.
 
     Looks at Python, packages, torch, devices, memory, disk, codecs, weights and SLURM, and changes
-    nothing. Exit code 1 where there is a problem; notes are none.
+    nothing. Exit code 1 where there is a problem; a note is not one.
 
     `medxlate doctor`
     """
@@ -45,5 +45,5 @@ def doctor(
         }
         reporter.result(value, shown, f"{problems} problems, {notes} notes.")
         if problems:
-            reporter.error(f"{problems} problems.", "Beside each stands what to do about it.")
+            reporter.error(f"{problems} problems.", "The table says what to do about each.")
             raise typer.Exit(1)

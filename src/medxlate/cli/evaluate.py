@@ -56,7 +56,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--model",
-            help="A model folder whose translators are measured in place of the run's: fid, kid... "
+            help="Measure the translators of this model folder in place of the run's: fid, kid... "
             "on the run's test patients.",
         ),
     ] = None,
@@ -77,7 +77,7 @@ def evaluate(
     in the run's judge/. Figures by its features are called fid[predictor]...: another scale, not
     comparable with published figures, which are by Inception's. tstr trains another one on
     translated images alone and tests it on real ones. All of it is kept in the run's evaluation/. A
-    figure asked for by name that cannot be taken is said, with exit code 1.
+    figure that was asked for by name and cannot be taken gives exit code 1.
 
     `medxlate evaluate --metric fid`
 

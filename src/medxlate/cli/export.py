@@ -64,7 +64,7 @@ def export(
             figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
             reporter.result(
                 {**asdict(made), "out": str(made.out)},
-                f"{len(made.files)} files in {made.out}{figures}. Before you hand it on: "
+                f"{len(made.files)} files in {made.out}{figures}. Before you share it: "
                 f"`medxlate scrub --check {made.out} --data DATASET`.",
             )
             return

@@ -30,7 +30,7 @@ def fetch(
         Path | None,
         typer.Option("--out", help="The folder. Default: where torch.hub keeps weights."),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Say what there is.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List them.")] = False,
     check: Annotated[
         Path | None, typer.Option("--check", help="Check a file that was carried here.")
     ] = None,

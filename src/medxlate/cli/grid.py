@@ -2,208 +2,226 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from medxlate.base.errors import UsageError
 from medxlate.cli import complete
+from medxlate.cli.options import (
+    ConfigFile,
+    DataOverride,
+    DeviceOverride,
+    Preset,
+    Target,
+    Where,
+    given_sections,
+)
 
 if TYPE_CHECKING:
     from medxlate.config import Config
     from medxlate.study.begin import Grid
 
-Target = Annotated[
-    str | None,
-    typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
-]
-Source = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--source",
-        help="Sources used together, such as mri or mri+pet; repeat for several sets. Default: "
-        "each other modality alone, and all together.",
-        autocompletion=complete.modalities,
-    ),
-]
-Methods = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--method",
-        help="A method; repeat. Default: all that docs/how-to/compare.md lists.",
-        autocompletion=complete.methods,
-    ),
-]
-Repeats = Annotated[
-    int | None,
-    typer.Option(
-        "--repeats", min=1, help="How many splits or, of a given one, seeds. Default: 10; 5."
-    ),
-]
-Policy = Annotated[
-    str | None,
-    typer.Option(
-        "--policy",
-        help="patient (default): nobody on two sides. image: slices are divided, as in the paper.",
-    ),
-]
-TargetFraction = Annotated[
-    str | None,
-    typer.Option(
-        "--target-fraction",
-        help="Shares of the target's training patients (policy image: slices). Default: 1.0.",
-    ),
-]
-SourceFraction = Annotated[
-    str | None,
-    typer.Option(
-        "--source-fraction",
-        help="Shares of the sources' training patients (policy image: slices). Default: 1.0.",
-    ),
-]
-TargetPatients = Annotated[
-    str | None,
-    typer.Option(
-        "--target-patients",
-        help="Numbers of target patients to train on, such as 3,5,10,25: drawn anew in each of "
-        "--draws, while those who test and validate stay, and all sources train.",
-    ),
-]
-Draws = Annotated[
-    int | None,
-    typer.Option("--draws", min=1, help="How many draws of --target-patients. Default: 8."),
-]
-TestPatients = Annotated[
-    int | None,
-    typer.Option(
-        "--test-patients", min=1, help="Target patients to test. Default: the share split.test."
-    ),
-]
-ValPatients = Annotated[
-    int | None,
-    typer.Option(
-        "--val-patients",
-        min=1,
-        help="Target patients to validate. Default: the share split.val; 5 with --target-patients.",
-    ),
-]
-GivenSplit = Annotated[
-    Path | None,
-    typer.Option(
-        "--split",
-        help="A given split: a run's split.json, or a table with columns patient and part (train, "
-        "val, test).",
-    ),
-]
-SplitColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--split-column",
-        help="A given split: a column of `prepare --keep` with train, val and test.",
-    ),
-]
-Primary = Annotated[
-    str | None,
-    typer.Option(
-        "--primary",
-        help="The one contrast that counts by itself, METHOD[/SOURCES]:REFERENCE, such as "
-        "joint:target-only: named before, its p-value is not adjusted for the others.",
-    ),
-]
-Out = Annotated[Path, typer.Option("--out", help="The study folder.")]
-DataFolder = Annotated[
-    Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
-]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
-]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", help="section.key=value, for every cell; method and sources are the grid's."
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")
-]
-DeviceName = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
-    ),
-]
-Jobs = Annotated[
-    int, typer.Option("--jobs", min=1, help="Cells at the same time; GPUs are dealt out in turn.")
-]
+
+@dataclass(frozen=True, kw_only=True)
+class GridOptions:
+    """The options; ``takes_grid`` gives them to a command."""
+
+    target: Target = None
+    source: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--source",
+            help="Sources used together, such as mri or mri+pet; repeat for several sets. Default: "
+            "each other modality alone, and all together.",
+            autocompletion=complete.modalities,
+        ),
+    ] = None
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            help="A method; repeat. Default: all that docs/how-to/compare.md lists.",
+            autocompletion=complete.methods,
+        ),
+    ] = None
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            "--repeats", min=1, help="How many splits or, of a given one, seeds. Default: 10; 5."
+        ),
+    ] = None
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            "--policy",
+            help="patient (default): nobody on two sides. image: slices are divided, as in the "
+            "paper.",
+        ),
+    ] = None
+    target_fraction: Annotated[
+        str | None,
+        typer.Option(
+            "--target-fraction",
+            help="Shares of the target's training patients (policy image: slices). Default: 1.0.",
+        ),
+    ] = None
+    source_fraction: Annotated[
+        str | None,
+        typer.Option(
+            "--source-fraction",
+            help="Shares of the sources' training patients (policy image: slices). Default: 1.0.",
+        ),
+    ] = None
+    target_patients: Annotated[
+        str | None,
+        typer.Option(
+            "--target-patients",
+            help="Numbers of target patients to train on, such as 3,5,10,25: drawn anew in each of "
+            "--draws, while those who test and validate stay, and all sources train.",
+        ),
+    ] = None
+    draws: Annotated[
+        int | None,
+        typer.Option("--draws", min=1, help="How many draws of --target-patients. Default: 8."),
+    ] = None
+    test_patients: Annotated[
+        int | None,
+        typer.Option(
+            "--test-patients",
+            min=1,
+            help="Target patients to test. Default: the share split.test.",
+        ),
+    ] = None
+    val_patients: Annotated[
+        int | None,
+        typer.Option(
+            "--val-patients",
+            min=1,
+            help="Target patients to validate. Default: the share split.val; 5 with "
+            "--target-patients.",
+        ),
+    ] = None
+    split: Annotated[
+        Path | None,
+        typer.Option(
+            "--split",
+            help="A given split: a run's split.json, or a table with columns patient and part "
+            "(train, val, test).",
+        ),
+    ] = None
+    split_column: Annotated[
+        str | None,
+        typer.Option(
+            "--split-column",
+            help="A given split: a column of `prepare --keep` with train, val and test.",
+        ),
+    ] = None
+    where: Where = None
+    primary: Annotated[
+        str | None,
+        typer.Option(
+            "--primary",
+            help="The one contrast that counts by itself, METHOD[/SOURCES]:REFERENCE, such as "
+            "joint:target-only: named before, its p-value is not adjusted for the others.",
+        ),
+    ] = None
+    preset: Preset = None
+    config: ConfigFile = None
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="section.key=value, for every cell; method and sources are the grid's."
+        ),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")
+    ] = None
+    data: DataOverride = None
+    jobs: Annotated[
+        int,
+        typer.Option("--jobs", min=1, help="Cells at the same time; GPUs are dealt out in turn."),
+    ] = 1
+    device: DeviceOverride = None
+
+    def read(self, *, offline: bool = False) -> tuple[Config | None, Grid | None]:
+        """Return the configuration and the grid; None for a study that was begun before.
+
+        Raises:
+            UsageError: No target is named although other options are, or options contradict each
+                other.
+            ConfigError: The configuration cannot be read.
+        """
+        if self.target is None and self.config is None:
+            elsewhere = {"jobs", "device"}  # not part of what a study is
+            named = (getattr(self, f.name) for f in fields(self) if f.name not in elsewhere)
+            if offline or any(value not in (None, []) for value in named):
+                raise UsageError("No target modality is given.", "Name it with --target.")
+            return None, None
+        from medxlate.config import resolve
+        from medxlate.study.begin import Grid
+
+        overrides = given_sections(
+            data={
+                "target": self.target,
+                "folder": None if self.data is None else str(self.data),
+                "where": self.where,
+            },
+            split={
+                "policy": self.policy,
+                "seed": self.seed,
+                "test_patients": self.test_patients,
+                "val_patients": self.val_patients,
+                "file": None if self.split is None else str(self.split),
+                "column": self.split_column,
+            },
+            runtime={"seed": self.seed, "device": self.device, "offline": offline or None},
+        )
+        settings = resolve(
+            preset=self.preset, file=self.config, sets=self.sets or (), overrides=overrides
+        )
+        grid = Grid(
+            methods=self.method or (),
+            sources=self.source or (),
+            target_fractions=_shares(self.target_fraction, "--target-fraction"),
+            source_fractions=_shares(self.source_fraction, "--source-fraction"),
+            target_patients=_counts(self.target_patients, "--target-patients"),
+            repeats=_repeats(self.repeats, self.draws, self.target_patients),
+            primary=self.primary or "",
+        )
+        return settings, grid
 
 
-def asked(
-    *,
-    target: str | None,
-    source: list[str] | None,
-    method: list[str] | None,
-    repeats: int | None,
-    policy: str | None,
-    target_fraction: str | None,
-    source_fraction: str | None,
-    target_patients: str | None,
-    draws: int | None,
-    test_patients: int | None,
-    val_patients: int | None,
-    split: Path | None,
-    split_column: str | None,
-    where: list[str] | None,
-    primary: str | None,
-    preset: str | None,
-    config: Path | None,
-    sets: list[str] | None,
-    seed: int | None,
-    data: Path | None,
-    device: str | None,
-    offline: bool = False,
-) -> tuple[Config | None, Grid | None]:
-    """Return the configuration and the grid; None for a study that was begun before."""
-    from medxlate.config import resolve
-    from medxlate.study.begin import Grid
+def takes_grid(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's first parameter, its ``GridOptions``, by an option for each field.
 
-    if target is None and config is None:
-        shape = (source, method, repeats, policy, target_fraction, source_fraction, primary)
-        design = (target_patients, draws, test_patients, val_patients, split, split_column, where)
-        if any((*shape, *design, preset, sets, data, offline)) or seed is not None:
-            raise UsageError("No target modality is given.", "Name it with --target.")
-        return None, None
-    sections: dict[str, dict[str, Any]] = {
-        "data": {
-            "target": target,
-            "folder": None if data is None else str(data),
-            "where": where or None,
-        },
-        "split": {
-            "policy": policy,
-            "seed": seed,
-            "test_patients": test_patients,
-            "val_patients": val_patients,
-            "file": None if split is None else str(split),
-            "column": split_column,
-        },
-        "runtime": {"seed": seed, "device": device, "offline": offline or None},
-    }
-    overrides = {
-        name: {key: value for key, value in section.items() if value is not None}
-        for name, section in sections.items()
-    }
-    settings = resolve(preset=preset, file=config, sets=sets or (), overrides=overrides)
-    grid = Grid(
-        methods=method or (),
-        sources=source or (),
-        target_fractions=_shares(target_fraction, "--target-fraction"),
-        source_fractions=_shares(source_fraction, "--source-fraction"),
-        target_patients=_counts(target_patients, "--target-patients"),
-        repeats=_repeats(repeats, draws, target_patients),
-        primary=primary or "",
-    )
-    return settings, grid
+    Typer builds a command from a function's signature, and knows no groups of options.
+    """
+    kinds = get_type_hints(GridOptions, include_extras=True)
+    shared = [
+        Parameter(
+            each.name,
+            Parameter.POSITIONAL_OR_KEYWORD,
+            default=each.default,
+            annotation=kinds[each.name],
+        )
+        for each in fields(GridOptions)
+    ]
+    own = list(signature(command, eval_str=True).parameters.values())[1:]
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        options = GridOptions(**{each.name: values.pop(each.name) for each in shared})
+        command(options, **values)
+
+    run.__dict__["__signature__"] = Signature([*shared, *own])
+    run.__annotations__ = {each.name: each.annotation for each in (*shared, *own)}
+    return run
 
 
 def _repeats(repeats: int | None, draws: int | None, target_patients: str | None) -> int | None:
@@ -228,7 +246,7 @@ def _shares(text: str | None, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} {text} is no list of numbers.", "Such as 0.25,0.5,1.0."
+            f"{option} {text} is not a list of numbers.", "Such as 0.25,0.5,1.0."
         ) from None
 
 
@@ -239,5 +257,5 @@ def _counts(text: str | None, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} {text} is no list of whole numbers.", "Such as 3,5,10,25."
+            f"{option} {text} is not a list of whole numbers.", "Such as 3,5,10,25."
         ) from None

@@ -15,14 +15,14 @@ RECIPES = "ct, mr, pet, xray or as-is"
 
 
 def import_(
-    code: Annotated[str, typer.Argument(help="Whose checkpoint it is: cyclegan.")],
+    code: Annotated[str, typer.Argument(help="The code that wrote the checkpoint: cyclegan.")],
     checkpoint: Annotated[Path, typer.Argument(help="The file, such as latest_net_G_A.pth.")],
     source: Annotated[str, typer.Option("--source", help="Modality it translates from.")],
     target: Annotated[str, typer.Option("--target", help="Modality it translates to.")],
     out: Annotated[Path, typer.Option("--out", help="The model folder to write.")],
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="A dataset with both, whose recipes and size are taken."),
+        typer.Option("--data", help="A dataset with both: its recipes and size are taken."),
     ] = None,
     source_recipe: Annotated[
         str | None,
@@ -51,7 +51,7 @@ def import_(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make a model folder for `translate` of a generator that other code trained.
+    """Make a model folder for `translate` from a generator that other code trained.
 
     `medxlate import cyclegan latest_net_G_A.pth --source mri --target ct --out model --size 256
     --source-recipe as-is --target-recipe as-is`

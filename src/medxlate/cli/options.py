@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,6 +17,9 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what medxlate wrote there before.")
 ]
 Data = Annotated[Path, typer.Option("--data", help="The dataset folder.", show_default=True)]
+DataOverride = Annotated[
+    Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
+]
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.", show_default=True)]
 Model = Annotated[
     Path,
@@ -31,6 +34,19 @@ Device = Annotated[
     typer.Option(
         "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
     ),
+]
+DeviceOverride = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
+    ),
+]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
 ]
 Preset = Annotated[
     str | None,
@@ -70,7 +86,7 @@ DicomModality = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", help="Read DICOM although its Modality is not what the modality's name says."
+        "--force", help="Read DICOM although its Modality disagrees with the modality's name."
     ),
 ]
 Volume = Annotated[
@@ -92,3 +108,12 @@ def pair(text: str | None, option: str) -> tuple[float, float] | None:
     except ValueError:
         raise UsageError(f"{option} {text} must be two numbers, as in {option} 40,400.") from None
     return first, second
+
+
+def given_sections(**sections: dict[str, Any]) -> dict[str, Any]:
+    """Return what the command line gives of the configuration, section by section."""
+    given = {
+        name: {key: value for key, value in values.items() if value not in (None, [])}
+        for name, values in sections.items()
+    }
+    return {name: values for name, values in given.items() if values}

@@ -9,36 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medxlate.base.errors import UsageError
-from medxlate.cli import grid
-from medxlate.cli.options import Json, Preset, Where
+from medxlate.cli.grid import GridOptions, takes_grid
+from medxlate.cli.options import Json
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Table
     from medxlate.study.plan import Forecast
 
 
+@takes_grid
 def plan(
-    target: grid.Target = None,
-    source: grid.Source = None,
-    method: grid.Methods = None,
-    repeats: grid.Repeats = None,
-    policy: grid.Policy = None,
-    target_fraction: grid.TargetFraction = None,
-    source_fraction: grid.SourceFraction = None,
-    target_patients: grid.TargetPatients = None,
-    draws: grid.Draws = None,
-    test_patients: grid.TestPatients = None,
-    val_patients: grid.ValPatients = None,
-    split: grid.GivenSplit = None,
-    split_column: grid.SplitColumn = None,
-    where: Where = None,
-    primary: grid.Primary = None,
-    preset: Preset = None,
-    config: grid.ConfigFile = None,
-    sets: grid.Sets = None,
-    seed: grid.Seed = None,
-    data: grid.DataFolder = None,
-    jobs: grid.Jobs = 1,
+    grid: GridOptions,
     spread_from: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +28,6 @@ def plan(
             "Without it that is guessed from the label.",
         ),
     ] = None,
-    device: grid.DeviceName = None,
     json: Json = False,
 ) -> None:
     """Forecast what `compare` will cost, and what it could show, with the same options.
@@ -61,34 +41,14 @@ def plan(
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        settings, wanted = grid.asked(
-            target=target,
-            source=source,
-            method=method,
-            repeats=repeats,
-            policy=policy,
-            target_fraction=target_fraction,
-            source_fraction=source_fraction,
-            target_patients=target_patients,
-            draws=draws,
-            test_patients=test_patients,
-            val_patients=val_patients,
-            split=split,
-            split_column=split_column,
-            where=where,
-            primary=primary,
-            preset=preset,
-            config=config,
-            sets=sets,
-            seed=seed,
-            data=data,
-            device=device,
-        )
+        settings, wanted = grid.read()
         if settings is None:
             raise UsageError("No target modality is given.", "Name it with --target.")
         from medxlate.study.plan import plan as forecast
 
-        result = forecast(settings, wanted, jobs=jobs, spread_from=spread_from, listener=reporter)
+        result = forecast(
+            settings, wanted, jobs=grid.jobs, spread_from=spread_from, listener=reporter
+        )
         reporter.result(
             {
                 "cells": result.cells,
@@ -100,7 +60,7 @@ def plan(
             },
             _table(result),
             f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
-            f"with {jobs} at the same time {duration(result.wall_seconds)} at best.",
+            f"with {grid.jobs} at the same time {duration(result.wall_seconds)} at best.",
             f"On disk: about {result.disk_bytes / 2**30:.2g} GiB.",
             *(result.outlook.sentences if result.outlook else ()),
         )

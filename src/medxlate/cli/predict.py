@@ -41,9 +41,7 @@ def predict(
     ] = None,
     level: Annotated[
         float,
-        typer.Option(
-            "--level", help="Share of new patients whose label is to lie from low to high."
-        ),
+        typer.Option("--level", help="Share of new patients with a label between low and high."),
     ] = 0.9,
     tta: Annotated[
         bool,
@@ -134,9 +132,9 @@ def _summary(table: pd.DataFrame, level: str, label: str) -> dict[str, Any]:
             "min": float(values.min()),
             "max": float(values.max()),
         }
-    every = sorted(table[label].unique())
+    classes = sorted(table[label].unique())
     found = values.value_counts().to_dict()
-    return {str(name): int(found.get(name, 0)) for name in every}
+    return {str(name): int(found.get(name, 0)) for name in classes}
 
 
 def _text(value: Any) -> str:

@@ -69,7 +69,7 @@ def prepare(
         str, typer.Option("--task", help="regression or classification.")
     ] = "regression",
     label_name: Annotated[
-        str | None, typer.Option("--label-name", help="What to call the label.")
+        str | None, typer.Option("--label-name", help="The label's name.")
     ] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="The label's unit.")] = None,
     preset: Annotated[
@@ -143,7 +143,7 @@ def prepare(
 
     `medxlate prepare kaggle_3m --modality mri --preset lgg-mri`
 
-    A run that was stopped is continued by the same command; on unchanged input it does nothing.
+    The same command continues a run that was stopped; on unchanged input it does nothing.
     """  # noqa: E501
     from medxlate.cli.console import failures, reporting
 
@@ -227,7 +227,7 @@ def prepare(
 
 
 def _last_line(result: PrepareResult) -> str:
-    """Say what was done."""
+    """Return the line that says what was done."""
     what = f"{result.modality}: {result.images}"
     if result.state == "unchanged":
         return f"{what} images, from the same files with the same options as before: nothing to do."

@@ -1,4 +1,4 @@
-"""How fast a task goes, and the plain lines that say so where there is not a terminal."""
+"""The rate of a task, and the plain lines that report it where there is no terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pace:
         self._clock = clock
         self._began: dict[str, tuple[float, int]] = {}
         self._last: dict[str, int] = {}
-        self._told = clock()
+        self._reported = clock()
 
     def rate(self, event: Progress) -> float | None:
         """Return units a second; None while nothing is known."""
@@ -36,9 +36,9 @@ class Pace:
     def line(self, event: Progress) -> str | None:
         """Return a line for a log; None where one was returned in the last 30 seconds."""
         rate = self.rate(event)
-        if self._clock() - self._told < EVERY:
+        if self._clock() - self._reported < EVERY:
             return None
-        self._told = self._clock()
+        self._reported = self._clock()
         text = f"{event.task}: {event.done}/{event.total}"
         if rate is None:
             return text

@@ -55,8 +55,8 @@ def report(
         from medxlate.report.run import write_report as write
 
         made = write(folder, baseline=baseline, out=out)
-        told = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
-        reporter.result(told, *made.verdict, f"Report: {made.path}")
+        value = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
+        reporter.result(value, *made.verdict, f"Report: {made.path}")
 
 
 def is_study(folder: Path) -> bool:

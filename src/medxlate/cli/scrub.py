@@ -37,12 +37,12 @@ def scrub(
 
     with reporting(json=json) as reporter:
         from medxlate.base.errors import UsageError
-        from medxlate.scrub import scrub as look
+        from medxlate.scrub.scrub import scrub as look
 
         if not check:
             raise UsageError(
-                "scrub only checks; it takes nothing out of a folder.",
-                f"Say so: `medxlate scrub --check {folder}`.",
+                "scrub only checks; it removes nothing from a folder.",
+                f"Write `medxlate scrub --check {folder}`.",
             )
         result = look(folder, data=data, listener=reporter)
         left = f"{result.too_short} too short"

@@ -18,23 +18,23 @@ NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 
 @dataclass
 class Signals:
-    """Which signal came first, and whether a training will look at it soon.
+    """The signals that came, and whether a training will soon check for them.
 
     Attributes:
         came: Their names, in order.
-        awaited: Whether steps are being taken, between which a training looks.
+        awaited: Whether steps are being taken: a training checks between two of them.
     """
 
     came: list[str]
     awaited: bool = False
 
     def first(self) -> str:
-        """Return the name of the first one, or "": what a training asks between two steps."""
+        """Return the name of the first signal, or ""; a training calls this between two steps."""
         self.awaited = True
         return self.came[0] if self.came else ""
 
     def watching(self, listener: Listener) -> Listener:
-        """Return a listener that also notices where another stage begins, without steps yet."""
+        """Return a listener that also notes the beginning of a stage, before its first step."""
 
         def watch(event: Event) -> None:
             if isinstance(event, Stage):
@@ -48,8 +48,8 @@ class Signals:
 def stopping() -> Iterator[Signals]:
     """Yield the signals that come meanwhile.
 
-    Ctrl-C interrupts at once where no step would notice it: while data are read or networks
-    compiled, and when it comes for the second time.
+    Ctrl-C interrupts at once while data are read or networks compiled, where no step would notice
+    it, and when it comes for the second time.
     """
     signals = Signals([])
 

@@ -1,4 +1,4 @@
-"""Text on its way to a terminal whose encoding may lack letters of it."""
+"""Text for terminals with an encoding that lacks some letters."""
 
 from __future__ import annotations
 

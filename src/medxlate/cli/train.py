@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medxlate.base.distributed import restarts
 from medxlate.base.errors import ModelError, UsageError
 from medxlate.cli import complete
-from medxlate.cli.options import Json, Offline, Preset, Runs, Where
+from medxlate.cli.options import (
+    ConfigFile,
+    DataOverride,
+    DeviceOverride,
+    Json,
+    Offline,
+    Preset,
+    Runs,
+    Target,
+    Where,
+    given_sections,
+)
 from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
 
@@ -32,10 +43,7 @@ def train(
             autocompletion=complete.modalities,
         ),
     ] = None,
-    target: Annotated[
-        str | None,
-        typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
-    ] = None,
+    target: Target = None,
     where: Where = None,
     preset: Preset = None,
     method: Annotated[
@@ -58,20 +66,13 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of weights, order, split.")] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
-    ] = None,
+    data: DataOverride = None,
     runs: Runs = Path("runs"),
     name: Annotated[
         str | None,
         typer.Option("--name", help="The run's name.", autocompletion=complete.run_names),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
-        ),
-    ] = None,
+    device: DeviceOverride = None,
     precision: Annotated[
         str | None, typer.Option("--precision", help="auto, fp32 or bf16.")
     ] = None,
@@ -79,9 +80,7 @@ def train(
         str | None,
         typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
-    ] = None,
+    config: ConfigFile = None,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
@@ -113,7 +112,7 @@ def train(
     ] = None,
     track: Annotated[
         list[str] | None,
-        typer.Option("--track", help="Tell tensorboard, wandb or mlflow of it; repeat."),
+        typer.Option("--track", help="Send it to tensorboard, wandb or mlflow; repeat."),
     ] = None,
     verify: Annotated[
         bool,
@@ -142,7 +141,7 @@ def train(
     with reporting(json=json, interrupted=hint, shared=True) as reporter:
         from medxlate.config import resolve
 
-        overrides = _overrides(
+        overrides = given_sections(
             data={"sources": source, "target": target, "where": where},
             optimizer={"epochs": epochs, "batch_size": batch_size},
             model={"pretrained": pretrained},
@@ -240,12 +239,3 @@ def _show(reporter: Reporter, result: TrainResult) -> None:
         *large,
         f"The model is in {result.run / 'model'}; next: medxlate evaluate",
     )
-
-
-def _overrides(**sections: dict[str, Any]) -> dict[str, Any]:
-    """Return what was given on the command line, section by section."""
-    given = {
-        name: {key: value for key, value in values.items() if value not in (None, [])}
-        for name, values in sections.items()
-    }
-    return {name: values for name, values in given.items() if values}

@@ -1,22 +1,21 @@
 """The configuration of a training: the only home of defaults."""
 
-from medxlate.config.data import DataConfig, SplitConfig
-from medxlate.config.networks import (
-    DiscriminatorNorm,
-    ModelConfig,
-    PredictorNorm,
-    Skip,
-    Upsample,
-)
 from medxlate.config.resolve import PRESETS, Values, configured, flat, keys, parse, resolve
-from medxlate.config.section import Section
 from medxlate.config.sections import (
     AugmentConfig,
     BaselinesConfig,
     Config,
+    ConfigSection,
+    DataConfig,
+    DiscriminatorNorm,
+    ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PredictorNorm,
     RuntimeConfig,
+    Skip,
+    SplitConfig,
+    Upsample,
 )
 
 __all__ = [
@@ -24,6 +23,7 @@ __all__ = [
     "AugmentConfig",
     "BaselinesConfig",
     "Config",
+    "ConfigSection",
     "DataConfig",
     "DiscriminatorNorm",
     "ModelConfig",
@@ -31,7 +31,6 @@ __all__ = [
     "OptimizerConfig",
     "PredictorNorm",
     "RuntimeConfig",
-    "Section",
     "Skip",
     "SplitConfig",
     "Upsample",

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 from medxlate.base.errors import ConfigError, closest, nearest, shown
 from medxlate.base.records import read_object
 from medxlate.base.toml import parse_toml, read_toml
-from medxlate.config.section import Section
-from medxlate.config.sections import Config
+from medxlate.config.sections import Config, ConfigSection
 
 MAX_DEPTH = 8  # of tables; the configuration has two levels
 
@@ -114,7 +113,7 @@ def resolve(
 def configured(
     source: str | Sequence[str], target: str, preset: str | None, settings: Mapping[str, Any]
 ) -> Config:
-    """Build the configuration of a training from its few words.
+    """Build the configuration of a training from modalities, preset and settings.
 
     Args:
         source: The source modality, or several.
@@ -150,7 +149,7 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 
 def flat(config: Config) -> dict[str, Any]:
-    """Return all values by key, as ``section.key``, as JSON says them."""
+    """Return all values as JSON would hold them, by ``section.key``."""
     values: dict[str, Any] = {}
     for name, section in config.model_dump(mode="json").items():
         if isinstance(section, dict):
@@ -165,7 +164,7 @@ def keys() -> list[str]:
     names: list[str] = []
     for name, field in Config.model_fields.items():
         section = field.annotation
-        if isinstance(section, type) and issubclass(section, Section):
+        if isinstance(section, type) and issubclass(section, ConfigSection):
             names += [f"{name}.{key}" for key in section.model_fields]
         else:
             names.append(name)
@@ -207,7 +206,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"'{text}' is no assignment.", "Write --set section.key=value.")
+        raise ConfigError(f"'{text}' is not an assignment.", "Write --set section.key=value.")
     try:
         parsed: Any = parse_toml(f"value = {value}")["value"]
     except ValueError:

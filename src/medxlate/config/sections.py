@@ -10,14 +10,218 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from medxlate.config.data import DataConfig, SplitConfig
-from medxlate.config.networks import ModelConfig
-from medxlate.config.section import Section
+from medxlate.base.records import is_plain
+
+Width = Literal[0] | Annotated[int, Field(ge=4)]
+Upsample = Literal["transposed", "nearest", "bilinear"]
+Skip = Literal["none", "global", "unet", "both"]
+DiscriminatorNorm = Literal["instance", "none"]
+PredictorNorm = Literal["batch", "group"]
 
 
-class ObjectiveConfig(Section):
+class ConfigSection(BaseModel):
+    """Base of all sections: immutable; unknown keys and infinite numbers are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class DataConfig(ConfigSection):
+    """What is read."""
+
+    folder: str = Field("data", description="The dataset folder that `prepare` wrote.")
+    sources: tuple[str, ...] = Field((), description="Source modalities, as prepared.")
+    target: str = Field("", description="Target modality, as prepared.")
+    oracle: str = Field(
+        "",
+        description="Modality of the dataset with true target images of the source patients, where "
+        "a paired set has them: the method `oracle` shows them, and nothing else sees them.",
+    )
+    where: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Which images are used, of every modality: expressions over the label and the "
+        "columns of `prepare --keep`, such as `age >= 18` or, for one modality alone, "
+        "`ct: site in ['A', 'B']`; all of them must hold.",
+    )
+    image_size: int | None = Field(
+        None,
+        ge=32,
+        multiple_of=4,
+        description="Side of the square images in training, pixels; none: the dataset's.",
+    )
+    target_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of the target's training patients that are used."
+    )
+    source_fraction: float = Field(
+        1.0, gt=0, le=1, description="Share of each source's training patients that are used."
+    )
+    match_labels: bool = Field(
+        False,
+        description="Label-matched sampling: each target image of a step brings a source image of "
+        "its class, or of the nearest value, so that discriminators do not take a difference of "
+        "labels for one of modality (Cohen et al. 2018, Jiang et al. 2020). Sources with labels "
+        "that the target does not have are left out. Not in the paper.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> DataConfig:
+        if len(set(self.sources)) != len(self.sources):
+            raise ValueError("sources names a modality twice")
+        if not all(map(is_plain, filter(None, (*self.sources, self.target, self.oracle)))):
+            raise ValueError("a modality's name is a path")
+        if self.target and self.target in self.sources:
+            raise ValueError(f"'{self.target}' is both source and target")
+        if self.oracle and self.oracle in (*self.sources, self.target):
+            raise ValueError(f"oracle '{self.oracle}' is a source or the target itself")
+        return self
+
+
+class SplitConfig(ConfigSection):
+    """How patients are divided."""
+
+    policy: Literal["patient", "image"] = Field(
+        "patient",
+        description="patient: nobody is on two sides. image: slices are divided, as in the paper, "
+        "so that a patient's slices can fall on both sides: another, easier question.",
+    )
+    train: float = Field(
+        0.7, gt=0, lt=1, description="Share of the target's patients for training."
+    )
+    val: float = Field(
+        0.1, gt=0, lt=1, description="Share of them for choosing the best predictor."
+    )
+    test: float = Field(0.2, gt=0, lt=1, description="Share of them for the final evaluation.")
+    val_patients: int | None = Field(
+        None, ge=1, description="Number of target patients in place of the share `val`."
+    )
+    test_patients: int | None = Field(
+        None, ge=1, description="Number of target patients in place of the share `test`."
+    )
+    file: str = Field(
+        "",
+        description="A given split: a run's split.json, or a table with the columns patient (ids "
+        "as in the files) and part (train, val or test).",
+    )
+    column: str = Field(
+        "",
+        description="A given split: a column of `prepare --keep` with train, val or test.",
+    )
+    sources: Literal["all", "divided"] = Field(
+        "all",
+        description="Patients who have no target image. all: they train, but for `source_val` and "
+        "`source_test`; divided: by the target's shares, so that a large test part costs sources. "
+        "Who has a target image, or shares an image with such a patient, always goes with it.",
+    )
+    source_val: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="sources = all: share of them by which a predictor of the source is chosen "
+        "(`transfer`), and that audits look at.",
+    )
+    source_test: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="sources = all: share of them whose translations are judged (FID, audits, "
+        "figures); with 0 only those of the target's test patients are.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the division.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> SplitConfig:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:
+            raise ValueError("train, val and test must add up to 1")
+        if self.source_val + self.source_test >= 1:
+            raise ValueError("source_val and source_test leave no source patient to train on")
+        if self.policy == "image" and (self.val_patients or self.test_patients):
+            raise ValueError("val_patients and test_patients need the policy patient")
+        if self.file and self.column:
+            raise ValueError("file and column give two splits")
+        if self.is_given and (self.val_patients or self.test_patients):
+            raise ValueError("val_patients and test_patients are for a split that is drawn")
+        if self.column and self.policy == "image":
+            raise ValueError("a column divides patients, not images")
+        return self
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the split is given, instead of drawn."""
+        return bool(self.file or self.column)
+
+
+class ModelConfig(ConfigSection):
+    """The networks (paper, section 4.2)."""
+
+    generator: str = Field(
+        "resnet",
+        description="Architecture of the generators, by its name in `method/generator.py`: resnet.",
+    )
+    generator_width: Width = Field(
+        64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
+    )
+    generator_blocks: int | None = Field(
+        None,
+        ge=0,
+        description="Residual blocks; none: 6 up to 128 px, 9 above; 0: as none on a GPU, else 3.",
+    )
+    upsample: Upsample = Field(
+        "transposed",
+        description="How the generators double height and width: a transposed convolution, as "
+        "published, or interpolation and a convolution, which leaves no checkerboard (Odena et "
+        "al. 2016).",
+    )
+    skip: Skip = Field(
+        "none",
+        description="What bypasses the generators' layers. global: they begin at their input and "
+        "learn the difference; unet: features before a halving join those after the doubling "
+        "(Ronneberger et al. 2015); both; none: as published.",
+    )
+    discriminator_width: Width = Field(
+        64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
+    )
+    discriminator_layers: int = Field(
+        3,
+        ge=0,
+        le=6,
+        description="Convolutions of stride 2 in the discriminators, which judge patches of 16, "
+        "34, 70 (as published, for 256 px), 142 pixels for 1, 2, 3, 4; 0: the most whose patches "
+        "take up to 30 % of the image's side, at least 1 and at most 3.",
+    )
+    discriminator_norm: DiscriminatorNorm = Field(
+        "instance",
+        description="instance: as published; none: the discriminators see grey levels, which "
+        "instance norm hides from them.",
+    )
+    predictor: str = Field(
+        "resnet50",
+        description="The predictor, by its name in timm; auto: resnet50 on a GPU, else the small "
+        "test_resnet.",
+    )
+    predictor_norm: PredictorNorm = Field(
+        "batch",
+        description="batch: as timm has the predictor, and as published. group: group norm in the "
+        "place of batch norm (Wu and He 2018), which knows no batch: for optimizer.batch_size = 1, "
+        "where batch norm takes the statistics of single images.",
+    )
+    batch_norm: Literal["joint", "separate"] = Field(
+        "joint",
+        description="Whose statistics the predictor's batch norm takes in training. joint: of "
+        "translated and real images as one batch, the combined training set of the paper; "
+        "separate: of each by themselves, and predictions then go by the real ones' (Chang et al. "
+        "2019). Of no effect on multitask and dann, and with "
+        "predictor_norm = group.",
+    )
+    pretrained: str | None = Field(
+        None,
+        description="Initial predictor weights: none (random), `imagenet` (timm's, which timm "
+        "downloads or has cached), or a local .safetensors file of them.",
+    )
+
+
+class ObjectiveConfig(ConfigSection):
     """The weights of the objective (paper, equations 1 to 3), and what helps with few images."""
 
     lambda_cycle: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
@@ -92,7 +296,7 @@ class ObjectiveConfig(Section):
         return self
 
 
-class OptimizerConfig(Section):
+class OptimizerConfig(ConfigSection):
     """Adam and its schedule (paper, section 4.2)."""
 
     epochs: int = Field(200, ge=1, description="Passes over the largest modality.")
@@ -189,7 +393,7 @@ class OptimizerConfig(Section):
         return value
 
 
-class AugmentConfig(Section):
+class AugmentConfig(ConfigSection):
     """The augmentations that are baselines, or go on top of other methods (paper, section 4.3)."""
 
     flip: float = Field(0.5, ge=0, le=1, description="simple-augment: chance of a mirrored image.")
@@ -219,7 +423,7 @@ class AugmentConfig(Section):
         return value
 
 
-class BaselinesConfig(Section):
+class BaselinesConfig(ConfigSection):
     """The baselines' own settings (paper, section 4.3)."""
 
     first_epochs: int | None = Field(
@@ -243,7 +447,7 @@ class BaselinesConfig(Section):
     )
 
 
-class RuntimeConfig(Section):
+class RuntimeConfig(ConfigSection):
     """What does not change the method."""
 
     seed: int = Field(0, ge=0, description="Seed of weights, order and image buffer.")
@@ -303,7 +507,7 @@ class RuntimeConfig(Section):
     )
 
 
-class Config(Section):
+class Config(ConfigSection):
     """Everything that decides a training run."""
 
     method: str = Field(

@@ -9,25 +9,26 @@ from functools import partial
 from medxlate.base.errors import DataError, UsageError
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.dataset.index import COLUMNS
+from medxlate.dataset.label_table import Table, read_table
 from medxlate.dataset.labels import MISSING, TaskKind, parse_label
 from medxlate.dataset.options import PrepareOptions
+from medxlate.dataset.rows import RowFinder, SessionTables
 from medxlate.dataset.selection import parse_selection
 from medxlate.dataset.spellings import fold
-from medxlate.dataset.table import RowFinder, SessionTables, Table, read_table
 from medxlate.images.pseudonym import normal_id
 from medxlate.images.scan import VOLUME_FORMATS, Scan
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """What is known of an image.
+    """What is known about an image.
 
     Attributes:
         label: Its label.
         patient: Its patient's real id.
         kept: Further values, which go into the index.
         asked: Those that a selection asks for.
-        note: What is odd about where it comes from; "" for nothing.
+        note: What is odd about its source; "" where nothing is.
     """
 
     label: float | str
@@ -43,7 +44,7 @@ class Annotator:
     Args:
         options: Where they come from.
         scans: The scans found: they decide the default source of patients and whether a tag may
-            be a key of a JSON file, and a name in the table must fit only one of their files.
+            be a key of a JSON file, and a name in the table must match only one of their files.
 
     Raises:
         UsageError: The options contradict each other or name what does not exist.
@@ -95,7 +96,7 @@ class Annotator:
         return tuple(field.name for _, field in self._fields() if field.kind == "tag")
 
     def annotate(self, relative: str, tags: Mapping[str, str]) -> Annotation:
-        """Return what is known of the image at a relative path.
+        """Return what is known about the image at a relative path.
 
         Args:
             relative: The file's path below the folder that was searched.
@@ -135,7 +136,7 @@ class Annotator:
 
 
 def _check_kept(kept: Mapping[str, Field], options: PrepareOptions, label: Field) -> None:
-    """Raise UsageError where a kept column would be called like another one."""
+    """Raise UsageError where a kept column would be named like another one."""
     for name, field in kept.items():
         if name in COLUMNS:
             raise UsageError(
@@ -144,8 +145,8 @@ def _check_kept(kept: Mapping[str, Field], options: PrepareOptions, label: Field
             )
         if name == options.task_name and field != label:
             raise UsageError(
-                f"--keep {name}: the label, which comes from elsewhere, is called so.",
-                "Call the label something else with --label-name.",
+                f"--keep {name}: the label, which comes from elsewhere, has that name.",
+                "Give the label another name with --label-name.",
             )
 
 
@@ -170,7 +171,7 @@ def _row_finder(
     relevant: Sequence[str],
     scans: Iterable[Scan],
 ) -> RowFinder:
-    """Choose how rows are matched: by file or by patient."""
+    """Return the finder that matches rows by file or by patient."""
     if options.file is not None:
         table.check_column(options.file, option="--file")
         names = [file.relative for scan in scans for file in scan.files]

@@ -24,7 +24,7 @@ class Assembled:
 
     Attributes:
         table: A row a slice; see ``index.COLUMNS``. Patients stand under their real ids.
-        info: Its entry in dataset.json; None where there is no slice.
+        info: Its entry in dataset.json; None without slices.
         skipped: What could not be used, and why.
         notes: Scans that are used although something about them is odd.
     """
@@ -39,7 +39,7 @@ def assemble(folder: Path, plan: Plan, jobs: Iterable[PartJob], *, size: int) ->
     """Write ``shards/`` from the parts, in the order of the scans, and gather the table.
 
     Args:
-        folder: Where they go.
+        folder: Where to write them.
         plan: Labels and patients, and the recipe.
         jobs: The parts, one a scan of the plan.
         size: Side of the slices, pixels.

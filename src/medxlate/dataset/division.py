@@ -1,9 +1,9 @@
 """Drawing who is in training, validation and test.
 
-The target's patients are divided by shares or by numbers. A source is there to be learned from:
-its patients train, unless they are patients of the target in validation or test, or share an
-image with one; a small share is held out (``split.source_val``, ``split.source_test``), by which
-a predictor of the source is chosen and translations are judged.
+The target's patients are divided by shares or by numbers. Sources serve training: their
+patients train, unless they are target patients in validation or test, or share an image with one. A
+small share is held out (``split.source_val``, ``split.source_test``) to choose a predictor of the
+source and to judge translations.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import pandas as pd
 
 from medxlate.base.errors import DataError
 from medxlate.config import SplitConfig
-from medxlate.dataset.duplicates import Link, linked_patients
+from medxlate.dataset.links import Group, Link, linked_patients, patient_groups
 from medxlate.dataset.splits import PARTS, Part, Split, generator_of, slice_names
 
 T = TypeVar("T")
-Group = tuple[str, ...]
 CHAIN = 20  # patients in one group, from which on it may not hold most of the target
 
 
@@ -134,10 +133,10 @@ def place_others(
     links: Iterable[Link],
     config: SplitConfig,
 ) -> dict[str, Part]:
-    """Place the patients whom a given split does not name, by ``config.sources``.
+    """Place the patients that a given split does not name, by ``config.sources``.
 
-    Who shares an image with a named patient goes where that one is; of several parts, to the
-    latest: test, else validation.
+    A patient who shares an image with a named one follows it; with several named ones, into the
+    latest of their parts: test, else validation.
 
     Args:
         slices: The tables of all modalities.
@@ -161,26 +160,6 @@ def place_others(
     for part in PARTS:
         parts |= {patient: part for group in drawn[part] for patient in group}
     return parts
-
-
-def patient_groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[Group]:
-    """Return groups of patients connected by shared images, in order of first appearance."""
-    patients = dict.fromkeys(p for table in slices for p in table["patient"].unique().tolist())
-    leader: dict[str, str] = {}
-
-    def find(patient: str) -> str:
-        while (above := leader.get(patient, patient)) != patient:
-            leader[patient] = leader.get(above, above)
-            patient = above
-        return patient
-
-    for link in links:
-        leader[find(link.patient)] = find(link.other)
-    members: dict[str, list[str]] = {}
-    for patient in patients:
-        first = find(patient) if patient in leader else patient
-        members.setdefault(first, []).append(patient)
-    return [tuple(group) for group in members.values()]
 
 
 def _source_shares(config: SplitConfig) -> tuple[float, float]:
@@ -239,7 +218,7 @@ def _check_numbers(
 
 
 def _check_chain(groups: list[Group], patients: set[str], target: str) -> None:
-    """Refuse groups of which one holds most patients: its part would hold most of the data."""
+    """Refuse groups where one holds most patients: its part would hold most of the data."""
     largest = max((len(patients.intersection(group)) for group in groups), default=0)
     if largest >= CHAIN and 2 * largest > len(patients):
         raise DataError(

@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -40,7 +39,6 @@ import numpy.typing as npt
 import pandas as pd
 
 from medxlate.base.errors import DataError
-from medxlate.dataset.spellings import respelled_patients
 from medxlate.images.perceptual import BITS
 
 NEAR = 32  # differing bits of 512; see above
@@ -48,8 +46,7 @@ KEPT_PAIRS = 200_000  # beyond this only the nearest pair of two patients is kep
 _FIRST = 256  # bits compared for every pair; the others only where these differ in NEAR or fewer
 _BLOCK = 512
 
-Kind = Literal["exact", "near"]
-LinkKind = Literal["exact", "near", "id"]
+DuplicateKind = Literal["exact", "near"]
 Row = tuple[str, str, str]  # patient, pixel_hash, perceptual_hash
 Bits = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
@@ -70,7 +67,7 @@ class Duplicate:
         other_patient: Pseudonym.
     """
 
-    kind: Kind
+    kind: DuplicateKind
     distance: int
     modality: str
     file: str
@@ -96,15 +93,6 @@ class Duplicates:
     within_patients: int
 
 
-@dataclass(frozen=True, order=True)
-class Link:
-    """Two patients who share an image, and how alike the most alike are, or (``id``) one id."""
-
-    patient: str
-    other: str
-    kind: LinkKind
-
-
 def near_duplicates(tables: Mapping[str, pd.DataFrame]) -> Duplicates:
     """List the slices that different patients share, within and across modalities.
 
@@ -115,61 +103,22 @@ def near_duplicates(tables: Mapping[str, pd.DataFrame]) -> Duplicates:
     Raises:
         DataError: A table has no column ``perceptual_hash``.
     """
-    rows = [row for name in sorted(tables) for row in _rows(tables[name])]
+    rows = [row for name in sorted(tables) for row in image_rows(tables[name])]
     places = [(name, str(file)) for name in sorted(tables) for file in tables[name]["file"]]
 
-    def duplicate(i: int, j: int, distance: int) -> Duplicate:
-        kind: Kind = "exact" if rows[i][1] == rows[j][1] else "near"
-        return Duplicate(kind, distance, *places[i], rows[i][0], *places[j], rows[j][0])
-
-    pairs = sorted(duplicate(*pair) for pair in _pairs(rows))
+    pairs = sorted(
+        Duplicate(kind, distance, *places[i], rows[i][0], *places[j], rows[j][0])
+        for i, j, kind, distance in shared_images(rows)
+    )
     return Duplicates(tuple(pairs), len(rows) - len({row[:2] for row in rows}))
 
 
-def linked_patients(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
-    """Return the patients who share an exact or a near duplicate, or an id, in sorted order.
-
-    The answer for the same slices is kept, so that drawing a split and checking it search once.
+def image_rows(table: pd.DataFrame) -> Iterator[Row]:
+    """Return patient, pixel hash and perceptual hash of each slice of a table.
 
     Raises:
-        DataError: A table has no column ``perceptual_hash``.
+        DataError: It has no column ``perceptual_hash``.
     """
-    tables = list(tables)
-    found = _links(tuple(sorted({row for table in tables for row in _rows(table)})))
-    return tuple(sorted({*found, *id_links(tables)}))
-
-
-def id_links(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
-    """Return the patients who are one by their ids: see ``spellings.respelled_patients``."""
-    return tuple(Link(*pair, "id") for pair in respelled_patients(tables))
-
-
-def links_of(pairs: Iterable[Duplicate]) -> tuple[Link, ...]:
-    """Return the patients who share these images, in sorted order."""
-    return _linked((pair.patient, pair.other_patient, pair.kind) for pair in pairs)
-
-
-@lru_cache(maxsize=1)
-def _links(rows: tuple[Row, ...]) -> tuple[Link, ...]:
-    return _linked(
-        (rows[i][0], rows[j][0], "exact" if rows[i][1] == rows[j][1] else "near")
-        for i, j, _ in _pairs(rows)
-    )
-
-
-def _linked(found: Iterable[tuple[str, str, Kind]]) -> tuple[Link, ...]:
-    """Return a link for any two patients; an exact duplicate outweighs a near one."""
-    kinds: dict[tuple[str, str], Kind] = {}
-    for patient, another, kind in found:
-        one, other = sorted((patient, another))
-        if kind == "exact":
-            kinds[one, other] = kind
-        else:
-            kinds.setdefault((one, other), kind)
-    return tuple(sorted(Link(*patients, kind) for patients, kind in kinds.items()))
-
-
-def _rows(table: pd.DataFrame) -> Iterator[Row]:
     if "perceptual_hash" not in table.columns:
         raise DataError(
             "The dataset holds no perceptual hashes; an older medxlate prepared it.",
@@ -179,8 +128,8 @@ def _rows(table: pd.DataFrame) -> Iterator[Row]:
     return zip(*columns, strict=True)
 
 
-def _pairs(rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
-    """Yield first row, second row and distance of images that different patients share."""
+def shared_images(rows: Iterable[Row]) -> Iterator[tuple[int, int, DuplicateKind, int]]:
+    """Yield first row, second row, kind and distance of images that different patients share."""
     firsts: dict[str, int] = {}
     seen: set[tuple[str, str]] = set()
     patients: list[str] = []
@@ -190,14 +139,14 @@ def _pairs(rows: Iterable[Row]) -> Iterator[tuple[int, int, int]]:
         hashes.append(perceptual)
         first = firsts.setdefault(pixels, i)
         if patient != patients[first] and (patient, pixels) not in seen:
-            yield first, i, 0
+            yield first, i, "exact", 0
         seen.add((patient, pixels))
     # A constant image resembles nothing, and one copy of the same pixels is enough.
     kept = [i for i in firsts.values() if hashes[i].strip("0")]
     numbers = {patient: n for n, patient in enumerate(dict.fromkeys(patients))}
     owners = np.array([numbers[patients[i]] for i in kept], dtype=np.intp)
     for a, b, distance in _near_pairs(_signs([hashes[i] for i in kept]), owners):
-        yield kept[a], kept[b], distance
+        yield kept[a], kept[b], "near", distance
 
 
 def _signs(hashes: list[str]) -> Bits:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from medxlate.base.errors import UsageError
 
-Kind = Literal["column", "tag", "folder", "regex", "file"]
+FieldKind = Literal["column", "tag", "folder", "regex", "file"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Field:
         name: Column, keyword, level or pattern.
     """
 
-    kind: Kind
+    kind: FieldKind
     name: str
 
     def from_path(self, relative: str) -> str | None:
@@ -65,9 +65,9 @@ def parse_field(text: str, *, has_table: bool, option: str, sidecars: bool = Fal
     A bare name is a column where there is a table, else a DICOM tag.
 
     Args:
-        text: What the user said.
+        text: As the user gave it.
         has_table: Whether there is a label table.
-        option: Where it was said, for messages.
+        option: The option that gave it, for messages.
         sidecars: Whether ``tag:X`` may name a key of the JSON files beside volumes; else it
             must be a DICOM attribute.
 
@@ -99,5 +99,5 @@ def parse_field(text: str, *, has_table: bool, option: str, sidecars: bool = Fal
     try:
         re.compile(name)
     except re.error as problem:
-        raise UsageError(f"{option} {text} is no regular expression: {problem}.") from None
+        raise UsageError(f"{option} {text} is not a regular expression: {problem}.") from None
     return Field("regex", name)

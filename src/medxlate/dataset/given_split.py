@@ -1,6 +1,6 @@
 """A split that is given, instead of drawn: a run's split.json, a table, or a column.
 
-What does not fit is named by rows of the table or by slices, never by who the patient is.
+Errors name rows of the table or slices, never the patient.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import pandas as pd
 from medxlate.base.errors import DataError, UsageError, nearest
 from medxlate.base.records import read_object
 from medxlate.config import SplitConfig
-from medxlate.dataset.division import patient_groups, place_others
-from medxlate.dataset.duplicates import Link
+from medxlate.dataset.division import place_others
 from medxlate.dataset.index import Dataset, Modality, load_key
-from medxlate.dataset.links import find_links
+from medxlate.dataset.label_table import read_table
+from medxlate.dataset.links import Link, find_links, patient_groups
 from medxlate.dataset.spellings import patient_finder
 from medxlate.dataset.splits import PARTS, Part, Split
-from medxlate.dataset.table import read_table
 
 Named = dict[str, tuple[Part, str]]  # by pseudonym: the part, and where it says so
 Row = tuple[str, str, str]  # pseudonym, part, and where it stands
@@ -42,7 +41,7 @@ def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequen
 
     Args:
         data: The dataset folder.
-        names: Its modalities, all of whose patients are named.
+        names: The modalities; all of their patients must be named.
         patients: Ids, as in the files, of each part's patients.
 
     Raises:
@@ -87,20 +86,20 @@ def configured_split(
 ) -> Split:
     """Return the split that ``config.file`` or ``config.column`` gives.
 
-    Every patient of the target has a part. Of a source either all patients have one, or nobody
-    but patients of the others: the rest is then placed by ``config.sources``.
+    Every patient of the target has a part. Of a source, either all patients have one, or only those
+    who are in other modalities too; ``config.sources`` then places the rest.
 
     Args:
         dataset: The dataset.
         tables: The modalities that are used.
         target: The modality that is validated and tested.
-        config: Where the split stands; how sources are divided; the seed.
+        config: Where to find the split, how to divide sources, and the seed.
         links: Patients who share images.
 
     Raises:
         UsageError: There is no such column, or the file divides by another policy.
-        DataError: A patient is on two sides, unknown or without part; two patients who share an
-            image are on two sides; or a part holds no patient of the target.
+        DataError: A patient is on two sides, unknown or without a part; two patients who share an
+            image are on two sides; or a part has no target patient.
     """
     links = list(links)
     seed = config.seed
@@ -166,13 +165,13 @@ def _of_column(tables: Mapping[str, Modality], target: str, column: str) -> Iter
 
 
 def _gather(rows: Iterable[Row]) -> Named:
-    """Return the part of each patient; refuse other parts, and two of them for one patient."""
+    """Return the part of each patient; refuse unknown parts, and two parts for one patient."""
     named: Named = {}
     known = {str(part): part for part in PARTS}
     for patient, text, where in rows:
         part = known.get(text.strip().lower())
         if part is None:
-            said = f"'{text}', which is no part" if text.strip() else "no part"
+            said = f"'{text}', which is not a part" if text.strip() else "no part"
             raise DataError(f"The split has {said}: {where}.", NAME_ALL)
         first, at = named.setdefault(patient, (part, where))
         if first != part:
@@ -193,7 +192,7 @@ def _patients(tables: Iterable[pd.DataFrame]) -> set[str]:
 
 
 def _check_known(named: Named, dataset: Dataset, tables: Mapping[str, Modality]) -> None:
-    """Refuse patients of whom there is no image; those who were not selected may be named."""
+    """Refuse patients without an image; a split may name those who were not selected."""
     here = {p for each in tables.values() for p in each.slices["patient"].unique().tolist()}
     strangers = named.keys() - here
     if strangers:
@@ -201,14 +200,14 @@ def _check_known(named: Named, dataset: Dataset, tables: Mapping[str, Modality])
     if strangers:
         where = next(at for patient, (_, at) in named.items() if patient in strangers)
         raise DataError(
-            f"The split names {len(strangers)} patients of whom {dataset.folder} holds no image, "
+            f"The split names {len(strangers)} patients without an image in {dataset.folder}, "
             f"the first in {where}.",
             "Prepare their images, or take these patients out.",
         )
 
 
 def _check_whole(named: Named, tables: Mapping[str, Modality], target: str) -> None:
-    """Refuse a split that leaves out some of a modality's own patients, or a part of the target."""
+    """Refuse a split without some of a modality's own patients, or a part without the target's."""
     own = {name: set(each.slices["patient"].unique()) for name, each in tables.items()}
     for name, patients in own.items():
         others = {p for other, some in own.items() if other != name for p in some}

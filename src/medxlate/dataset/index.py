@@ -53,17 +53,17 @@ Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class ModalityInfo(BaseModel):
-    """What dataset.json says of a modality (paper, table 1).
+    """What dataset.json says about a modality (paper, table 1).
 
     Attributes:
         recipe: Its intensity recipe.
-        images: How many slices there are.
-        series: From how many series, volumes or single images.
-        patients: From how many patients.
+        images: Number of slices.
+        series: Number of series, volumes and single images that they come from.
+        patients: Number of patients.
         widths: Smallest and largest original width, pixels.
         heights: Smallest and largest original height, pixels.
         labels: Lowest and highest label, or images per class.
-        where: Which of the files were taken (``prepare --where``).
+        where: Expressions that selected the files (``prepare --where``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -86,7 +86,7 @@ class DatasetInfo(BaseModel):
         medxlate: The version that wrote it.
         image_size: Side of the stored squares, pixels.
         task: What is predicted.
-        modalities: What there is, by modality.
+        modalities: An entry a modality, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -110,11 +110,11 @@ class Modality:
     """One prepared modality.
 
     Attributes:
-        name: As given to ``prepare --modality``.
+        name: The one given to ``prepare --modality``.
         info: Its entry in dataset.json.
         slices: A row a slice: slice_id, shard, row, patient, label, file, pixel_hash...
-        reader: Of its shards.
-        folder: Where it lies.
+        reader: The reader of its shards.
+        folder: Its folder.
         whole: The modality as prepared, where ``slices`` is a selection of its rows.
     """
 
@@ -143,7 +143,7 @@ class Modality:
         return self.reader.read(shards[chosen].tolist(), within[chosen].tolist())
 
     def fingerprint(self) -> str:
-        """Return a hash of pixels, labels, patients and recipe: of what a training depends on."""
+        """Return a hash of pixels, labels, patients and recipe: all that a training depends on."""
         return self._fingerprint
 
     def column(self, name: str) -> list[Any]:
@@ -174,7 +174,7 @@ def free_name(name: str, taken: Collection[str], prefix: str) -> str:
 
 
 def kept_columns(slices: pd.DataFrame, taken: Collection[str] = ()) -> pd.DataFrame:
-    """Return what ``prepare --keep`` kept, a row a slice, under names that are free; see above."""
+    """Return the columns of ``prepare --keep``, a row a slice, under names that are free."""
     kept = slices[[name for name in slices.columns if name not in COLUMNS]]
     return kept.rename(columns=lambda name: free_name(name, taken, "kept") if taken else name)
 
@@ -182,7 +182,7 @@ def kept_columns(slices: pd.DataFrame, taken: Collection[str] = ()) -> pd.DataFr
 def fingerprint(recipe: Recipe, slices: pd.DataFrame) -> str:
     """Return the hash of a modality's pixels, labels, patients and recipe.
 
-    It is that of the columns as JSON, a block of rows at a time.
+    The hash is over the columns as JSON, taken a block of rows at a time.
     """
     facts = hashlib.sha256(recipe.model_dump_json().encode())
     for name in ("pixel_hash", "label", "patient"):
@@ -209,7 +209,7 @@ class Dataset:
         info = read_info(self.folder)
         if info is None:
             raise DataError(
-                f"{folder} is no dataset: it holds no dataset.json.",
+                f"{folder} is not a dataset: it holds no dataset.json.",
                 "Make one with `medxlate prepare`, or name it with --data.",
             )
         self.info = info

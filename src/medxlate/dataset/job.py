@@ -18,7 +18,7 @@ from medxlate.base.events import Listener, Progress, Stage, Warned
 from medxlate.base.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.base.parallel import Mapper, processes
 from medxlate.dataset.assemble import Assembled, assemble
-from medxlate.dataset.duplicates import Duplicate, links_of, near_duplicates
+from medxlate.dataset.duplicates import Duplicate, near_duplicates
 from medxlate.dataset.identifiers import Identifiers
 from medxlate.dataset.index import (
     KEY_FILE,
@@ -35,7 +35,7 @@ from medxlate.dataset.index import (
 )
 from medxlate.dataset.join import agreed_size, check_task, joined
 from medxlate.dataset.labels import count_labels, label_notes
-from medxlate.dataset.links import save_links
+from medxlate.dataset.links import links_of, save_links
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import PartJob, crashed_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain

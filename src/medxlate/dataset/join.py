@@ -1,4 +1,4 @@
-"""Whether a modality fits a dataset, and the dataset with it."""
+"""Whether a modality fits a dataset, and the dataset that includes it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_task(existing: DatasetInfo | None, modality: str, options: PrepareOpti
 
 
 def _how_to_agree(options: PrepareOptions, known: Task) -> str:
-    """Say what to do where labels of two modalities differ."""
+    """Return the hint for two modalities with different labels."""
     units = (options.task_unit, known.unit)
     if options.age_in is not None and len(set(units)) == 2 and AGE_UNITS.keys() >= set(units):
         return f"Give the ages of both in {known.unit}: the option --unit names a unit, no more."

@@ -61,15 +61,15 @@ def parse_label(
     DICOM's age strings (``018M``) come in the unit of the label, or else in years.
 
     Args:
-        text: As it stands in the table or the file; None: there is none.
+        text: As in the table or the file; None where it is absent.
         kind: Of the task.
         decimal_comma: Whether 67,5 is a number.
-        age_in: The unit where the label is an age, which no person has below 0 or above
-            ``OLDEST``; None: it is something else.
+        age_in: The unit where the label is an age, which must lie between 0 and ``OLDEST``; None
+            for other labels.
 
     Raises:
-        DataError: The label is missing, no number, or no age. What stands before the colon is the
-            same for all labels with that fault.
+        DataError: The label is missing, not a number or not an age. The text before the colon is
+            the same for all labels with that fault.
     """
     if text is None or text.strip().lower() in MISSING:
         raise DataError("the label is missing")
@@ -94,20 +94,20 @@ def parse_label(
 
 
 def _age(found: re.Match[str], unit: str | None) -> float:
-    """Return an age string in a unit; in years where there is none."""
+    """Return an age string in a unit, by default in years."""
     unit = unit or "years"
     if unit not in AGE_UNITS:
-        raise DataError(f"the label is an age, and '{unit}' is no unit of one: '{found[0]}'")
+        raise DataError(f"the label is an age, and '{unit}' is not a unit of age: '{found[0]}'")
     given = next(name for name in AGE_UNITS if name[0].upper() == found[2])
     return int(found[1]) * (AGE_UNITS[given] / AGE_UNITS[unit] if given != unit else 1.0)
 
 
 def label_notes(labels: Mapping[float | str, int], kind: TaskKind, name: str) -> tuple[str, ...]:
-    """Return what is odd about labels that are valid one by one; sentences.
+    """Return sentences on what is odd about labels that are valid one by one.
 
     Args:
-        labels: How many images of a modality have each label, at least one; classes that only
-            other modalities have count 0.
+        labels: Number of a modality's images by label, at least one; classes that only other
+            modalities have count 0.
         kind: Of the task.
         name: The label's name.
     """
@@ -142,7 +142,7 @@ def count_labels(
 
 
 def _spelled_alike(name: str) -> str:
-    """Return what names have in common that a reader takes for the same."""
+    """Return a form that is the same for names which a reader takes for the same."""
     plain = "".join(unicodedata.normalize("NFKC", name).casefold().split())
     if NUMBER.fullmatch(plain) and math.isfinite(float(plain)):
         return repr(float(plain) + 0.0)

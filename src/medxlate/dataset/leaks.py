@@ -1,4 +1,4 @@
-"""The guard over a split: nothing is on two sides that its policy keeps on one."""
+"""The guard against leaks: nothing that a split's policy keeps together is on two sides."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping
 import pandas as pd
 
 from medxlate.base.errors import DataError
-from medxlate.dataset.duplicates import Link, linked_patients
+from medxlate.dataset.links import Link, linked_patients
 from medxlate.dataset.splits import PARTS, Part, Split
 
 
 def check_no_leak(
     split: Split, slices: Mapping[str, pd.DataFrame], links: Iterable[Link] | None = None
 ) -> None:
-    """Refuse a split that does not hold what its policy promises.
+    """Refuse a split that breaks its policy's promise.
 
     No unit is on two sides, and every row of every table is in the split. With the policy
     ``patient``, no (nearly) identical image of two patients is on two sides either, and no
@@ -23,7 +23,7 @@ def check_no_leak(
     Args:
         split: As drawn or read.
         slices: The table of each modality.
-        links: As ``links.find_links`` gives them; None: they are searched.
+        links: As ``links.find_links`` returns them; None to search.
 
     Raises:
         DataError: Naming the patient, the slice or the parts.
@@ -50,12 +50,12 @@ def check_no_leak(
 
 
 def check_part(split: Split, part: Part, units: Iterable[str]) -> None:
-    """Refuse images that are about to be used in a part to which they do not belong.
+    """Refuse images in a part to which they do not belong.
 
     Args:
         split: As drawn or read.
-        part: Where the images are about to be used.
-        units: Theirs, as ``Split.units`` gives them.
+        part: The part that is about to use the images.
+        units: Their units, as ``Split.units`` returns them.
 
     Raises:
         DataError: Naming the patient or slice.

@@ -1,4 +1,4 @@
-"""Which patients share images, as ``prepare`` found it, so that a training need not search.
+"""Which patients belong together: they share an image, or one id in two spellings.
 
 Comparing all slices takes time with the square of their number: a matter of ``prepare``, not of
 every start. ``<modality>/links.json`` lists the patients who share an image within the modality,
@@ -8,25 +8,85 @@ modality has changed since, all are searched again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations_with_replacement, pairwise
 from pathlib import Path
+from typing import Literal
+
+import pandas as pd
 
 from medxlate.base.errors import DataError
 from medxlate.base.files import write_json
 from medxlate.base.records import read_object
-from medxlate.dataset.division import patient_groups
-from medxlate.dataset.duplicates import Link, id_links, linked_patients
+from medxlate.dataset.duplicates import Duplicate, DuplicateKind, Row, image_rows, shared_images
 from medxlate.dataset.index import Modality
+from medxlate.dataset.spellings import respelled_patients
 from medxlate.dataset.splits import Policy
 
 FILE = "links.json"
+
+LinkKind = Literal["exact", "near", "id"]
+Group = tuple[str, ...]
+
+
+@dataclass(frozen=True, order=True)
+class Link:
+    """Two patients who share an image, and how alike the most alike are, or (``id``) one id."""
+
+    patient: str
+    other: str
+    kind: LinkKind
+
+
+def linked_patients(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
+    """Return the patients who share an exact or a near duplicate, or an id, in sorted order.
+
+    The result for the same slices is cached, so that drawing and checking a split search once.
+
+    Raises:
+        DataError: A table has no column ``perceptual_hash``.
+    """
+    tables = list(tables)
+    found = _links(tuple(sorted({row for table in tables for row in image_rows(table)})))
+    return tuple(sorted({*found, *id_links(tables)}))
+
+
+def id_links(tables: Iterable[pd.DataFrame]) -> tuple[Link, ...]:
+    """Return the patients who are one by their ids: see ``spellings.respelled_patients``."""
+    return tuple(Link(*pair, "id") for pair in respelled_patients(tables))
+
+
+def links_of(pairs: Iterable[Duplicate]) -> tuple[Link, ...]:
+    """Return the patients who share these images, in sorted order."""
+    return _linked((pair.patient, pair.other_patient, pair.kind) for pair in pairs)
+
+
+def patient_groups(slices: Iterable[pd.DataFrame], links: Iterable[Link]) -> list[Group]:
+    """Return groups of patients connected by shared images, in order of first appearance."""
+    patients = dict.fromkeys(p for table in slices for p in table["patient"].unique().tolist())
+    leader: dict[str, str] = {}
+
+    def find(patient: str) -> str:
+        while (above := leader.get(patient, patient)) != patient:
+            leader[patient] = leader.get(above, above)
+            patient = above
+        return patient
+
+    for link in links:
+        leader[find(link.patient)] = find(link.other)
+    members: dict[str, list[str]] = {}
+    for patient in patients:
+        first = find(patient) if patient in leader else patient
+        members.setdefault(first, []).append(patient)
+    return [tuple(group) for group in members.values()]
 
 
 def save_links(
     folder: Path, name: str, prints: Mapping[str, str], links: Mapping[str, tuple[Link, ...]]
 ) -> None:
-    """Keep what was found in a modality's folder.
+    """Write the links into a modality's folder.
 
     Args:
         folder: The modality's.
@@ -48,10 +108,10 @@ def save_links(
 def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ...]:
     """Return patients of these modalities who share an exact or a near duplicate, or an id.
 
-    Kept ones where they hold for every two of the modalities; they join the same patients as a
-    search over all of them does, perhaps through others. A split of slices asks for none. Of a
-    selection, those of the whole modality hold: who is joined through somebody who was not
-    selected is joined still.
+    These are the stored links where they hold for every two of the modalities; they join the same
+    patients as a search over all of them, perhaps through others. A split of slices needs none. A
+    selection takes the links of the whole modality: two patients who are joined through a third
+    stay joined although the third was not selected.
 
     Raises:
         DataError: Nothing is kept, and a table has no column ``perceptual_hash``.
@@ -73,7 +133,7 @@ def find_links(tables: Mapping[str, Modality], policy: Policy) -> tuple[Link, ..
 
 
 def _among(links: set[Link], tables: Mapping[str, Modality]) -> set[Link]:
-    """Return links that join the same patients of these tables, and nobody else."""
+    """Return links that join the same patients of these tables, and only those."""
     slices = [modality.slices for modality in tables.values()]
     known = {patient for table in slices for patient in table["patient"].unique().tolist()}
     direct = {link for link in links if known.issuperset((link.patient, link.other))}
@@ -98,3 +158,20 @@ def _kept(one: Modality, other: Modality) -> tuple[Link, ...] | None:
         return tuple(Link(*link) for link in entry["links"])
     except (AttributeError, KeyError, TypeError):
         raise DataError(f"{path} is damaged.", "Remove it, or prepare again.") from None
+
+
+@lru_cache(maxsize=1)
+def _links(rows: tuple[Row, ...]) -> tuple[Link, ...]:
+    return _linked((rows[i][0], rows[j][0], kind) for i, j, kind, _ in shared_images(rows))
+
+
+def _linked(found: Iterable[tuple[str, str, DuplicateKind]]) -> tuple[Link, ...]:
+    """Return a link for any two patients; an exact duplicate outweighs a near one."""
+    kinds: dict[tuple[str, str], DuplicateKind] = {}
+    for patient, another, kind in found:
+        one, other = sorted((patient, another))
+        if kind == "exact":
+            kinds[one, other] = kind
+        else:
+            kinds.setdefault((one, other), kind)
+    return tuple(sorted(Link(*patients, kind) for patients, kind in kinds.items()))

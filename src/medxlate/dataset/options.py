@@ -1,4 +1,4 @@
-"""What the caller of ``prepare`` says about a folder of images."""
+"""The options of ``prepare``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class PrepareOptions:
         distinct_ids: Whether ids that differ in case, separators or leading zeros alone are
             different patients.
         sessions: The folder of BIDS subjects whose ``sub-X/sub-X_sessions.tsv`` complete the
-            table: what they say of an image's session wins.
+            table; their values win for an image's session.
         keep: Further columns or tags to keep in the index (sex, site...).
         where: Expressions over the label and columns or tags, such as ``age >= 18``; only images
             for which all of them hold are taken. See ``dataset.selection``.
         task: ``regression`` or ``classification``.
-        label_name: What the label is called; default: ``age`` for ages, else as in ``label``.
+        label_name: The label's name; default: ``age`` for ages, else as in ``label``.
         unit: The label's unit; default: years for ages.
         include: Glob patterns; where there are any, only files that match one are taken. A
             pattern with a slash is held against the relative path (``**`` stands for any number
@@ -41,7 +41,7 @@ class PrepareOptions:
         plane: The plane along which volumes are cut: ``axial``, ``coronal`` or ``sagittal``.
         volume: Which volume of 4-D files is read, from 0.
         volume_from: Which pictures (PNG, JPEG, WebP, TIFF) are slices of one volume: ``folder``,
-            ``folder:N`` or ``regex:X``; default: each stands for itself. See ``dataset.volumes``.
+            ``folder:N`` or ``regex:X`` (``dataset.picture_volumes``); default: none.
         channel: Channel of colour images, from 0.
         recipe: ``auto``, ``ct``, ``mr``, ``pet``, ``xray`` or ``as-is``.
         window: A preset's name or level and width, HU for the recipe ct, SUVbw for pet.
@@ -91,12 +91,12 @@ class PrepareOptions:
 
     @property
     def label_names(self) -> frozenset[str]:
-        """What the label may be called in a selection: its name, and its column's or tag's."""
+        """The names of the label in a selection: its own, and its column's or tag's."""
         return frozenset((self.task_name, (self.label or "").rpartition(":")[2]))
 
     @property
     def task_unit(self) -> str:
-        """The label's unit: of ages, where nothing is said, that in the label's name, or years."""
+        """The label's unit; of ages, by default, the one in the label's name, or years."""
         name = (self.label or "").rpartition(":")[2]
         is_age = any(map(self._is_age, (self.task_name, name)))
         if self.unit is not None:
@@ -107,7 +107,7 @@ class PrepareOptions:
 
     @property
     def age_in(self) -> str | None:
-        """The unit of the label where it is an age; "" where that is unknown, None for others."""
+        """The unit of the label where it is an age; "" if the unit is unknown, None for others."""
         names = (self.task_name, (self.label or "").rpartition(":")[2])
         is_age = self.task == "regression" and any(map(self._is_age, names))
         return self.task_unit if is_age else None

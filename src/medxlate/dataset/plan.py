@@ -1,11 +1,10 @@
-"""What ``prepare`` is going to do: which scans, with which labels, by which recipe."""
+"""What ``prepare`` is about to do: which scans, with which labels, by which recipe."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -24,15 +23,15 @@ from medxlate.dataset.fields import parse_field
 from medxlate.dataset.identifiers import is_placeholder
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.parts import state_of
+from medxlate.dataset.picture_volumes import VolumePosition, picture_volumes
+from medxlate.dataset.recipe_guess import choose_recipe
 from medxlate.dataset.selection import combined, parse_selection
 from medxlate.dataset.spellings import fold
-from medxlate.dataset.volumes import Place, picture_volumes
 from medxlate.images.find import Search, image_suffix
 from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
-from medxlate.images.modality import PROJECTIONS, dicom_modality
 from medxlate.images.open import cut_of
 from medxlate.images.pseudonym import normal_id
-from medxlate.images.recipes import Kind, Recipe, make_recipe
+from medxlate.images.recipes import Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
 
 
@@ -47,26 +46,26 @@ class Plan:
         found: What the search came to; its ``skipped`` lists also files without label or patient.
         places: Volume and position of pictures that are slices, by relative path.
         across: Names of the series that are cut across their files; all of these have one label.
-        where: By what they were selected.
+        where: The expressions that selected them.
     """
 
     scans: tuple[Scan, ...]
     annotations: Mapping[str, Annotation]
     recipe: Recipe
     found: FoundScans
-    places: Mapping[str, Place] = field(default_factory=dict)
+    places: Mapping[str, VolumePosition] = field(default_factory=dict)
     across: frozenset[str] = frozenset()
     where: tuple[str, ...] = ()
 
     def annotation_of(self, scan: Scan, file: str) -> Annotation | None:
-        """Return label and patient of a slice; None where its file has none or is left out."""
+        """Return label and patient of a slice; None where its file lacks them or is left out."""
         if scan.name in self.across:  # a series may be called like its first file
             file = scan.files[0].relative
         return self.annotations.get(file)
 
     @property
     def series(self) -> int:
-        """How many series, volumes and single images the scans come to."""
+        """Number of series, volumes and single images."""
         volumes = {self.places[s.name].volume for s in self.scans if s.name in self.places}
         return len(volumes) + sum(scan.name not in self.places for scan in self.scans)
 
@@ -109,14 +108,14 @@ def make_plan(
             annotations[file.relative] = annotation
             if annotation.note:
                 add_note(found.notes, file.relative, annotation.note)
-    _warn_nobody(annotations, listener)
+    _warn_placeholders(annotations, listener)
     same = normal_id if options.as_spelled else fold
     places = picture_volumes(options.volume_from, found, annotations, same)
     if options.patient != "file":
         _leave_out_mixed(found, annotations, same)
     annotations = _select(annotations, options, found)
     scans = _used(found.scans, annotations)
-    recipe = _recipe(scans or found.scans, modality, options, listener)
+    recipe = choose_recipe(scans or found.scans, modality, options, listener)
     across = frozenset(scan.name for scan in scans if _is_cut_across(scan, recipe))
     _leave_out_disagreeing(found, annotations, across)
     scans = _used(scans, annotations)
@@ -142,7 +141,7 @@ def _leave_out_disagreeing(
 ) -> None:
     """Leave out series that are cut across files of several labels, or of which some are left out.
 
-    A slice of theirs shows something of every file, and has one label.
+    Each of their slices shows something of every file, and has one label.
     """
     for scan in found.scans:
         if scan.name not in across:
@@ -159,14 +158,14 @@ def _leave_out_disagreeing(
                 found.skipped[name] = reason
 
 
-def _warn_nobody(annotations: Mapping[str, Annotation], listener: Listener) -> None:
-    """Say where an id stands for nobody: all files with it count as one patient's."""
+def _warn_placeholders(annotations: Mapping[str, Annotation], listener: Listener) -> None:
+    """Warn about placeholder ids: all files with one count as one patient's."""
     count = sum(is_placeholder(annotation.patient) for annotation in annotations.values())
     if count > 1:
         listener(
             Warned(
                 f"{count} files have a placeholder (anonymous, unknown, 0...) for the patient: "
-                "they count as one. Say with --patient what tells people apart."
+                "they count as one. Name what tells people apart with --patient."
             )
         )
 
@@ -193,17 +192,17 @@ def _select(
     """
     if not options.where or not annotations:
         return annotations
-    every = list(annotations.values())
-    frame = pd.DataFrame([each.asked for each in every], index=range(len(every)))
+    known = list(annotations.values())
+    frame = pd.DataFrame([each.asked for each in known], index=range(len(known)))
     for name in options.label_names:
-        frame[name] = [each.label for each in every]
+        frame[name] = [each.label for each in known]
     mask = combined(frame, [parse_selection(text) for text in options.where])
     if not mask.any():
         raise UsageError(
-            f"--where {' --where '.join(options.where)} selects none of {len(every)} files.",
+            f"--where {' --where '.join(options.where)} selects none of {len(known)} files.",
             "Check the values: texts are matched letter by letter.",
         )
-    left_out = len(every) - int(mask.sum())
+    left_out = len(known) - int(mask.sum())
     if left_out:
         found.left_out["not selected (--where)"] = left_out
     return {
@@ -243,7 +242,7 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     """Return the options that the result depends on, as JSON can hold them."""
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
-    # What was prepared without them stays what it was.
+    # So that datasets prepared before these options existed keep their hash.
     for name in ("where", "force", "distinct_ids", "volume_from"):
         if not values[name]:
             del values[name]
@@ -282,7 +281,7 @@ def _tags(search: Search, options: PrepareOptions) -> tuple[str, ...]:
 
 
 def _patient_of(options: PrepareOptions) -> PatientOf:
-    """Return what tells a DICOM file's patient before its series is put together."""
+    """Return the function that finds a DICOM file's patient before series are put together."""
     if options.patient is not None:
         with suppress(UsageError):  # the annotator raises it, or reads a key of JSON files
             has_table = options.labels is not None
@@ -291,7 +290,7 @@ def _patient_of(options: PrepareOptions) -> PatientOf:
 
 
 def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
-    """Raise UsageError where an option speaks of files that are not there."""
+    """Raise UsageError where an option is for files that are not there."""
     for option, value, formats in (
         ("--channel", options.channel, RASTER_FORMATS),
         ("--volume", options.volume, VOLUME_FORMATS),
@@ -302,60 +301,3 @@ def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
         if value is not None and scans and not any(scan.format in formats for scan in scans):
             kinds = ", ".join(sorted(formats))
             raise UsageError(f"{option} is for {kinds}; there are only other files.")
-
-
-def _recipe(
-    scans: Sequence[Scan], modality: str, options: PrepareOptions, listener: Listener
-) -> Recipe:
-    """Return how the scans are read; where that is guessed, the guess that fits most of them."""
-    guesses = Counter(_guess(scan, modality) for scan in scans)
-    guess = guesses.most_common(1)[0][0] if guesses else _guess(None, modality)
-    if options.recipe == "auto" and (doubtful := _doubtful(guesses, guess, scans)):
-        listener(Warned(f"{doubtful} Choose with --recipe."))
-    return make_recipe(
-        options.recipe,
-        modality=modality,
-        guess=guess,
-        bits=8 if scans and all(_is_8_bit(scan) for scan in scans) else 16,
-        window=options.window,
-        percentiles=options.percentiles,
-        n4=options.n4,
-        channel=options.channel,
-        plane=options.plane,
-        volume=options.volume,
-        dicom_modality=(options.dicom_modality or "").upper(),
-    )
-
-
-def _doubtful(guesses: Mapping[Kind, int], guess: Kind, scans: Sequence[Scan]) -> str:
-    """Say where a guessed recipe may not be what is meant; "" where nothing is odd."""
-    if len(guesses) > 1:
-        counts = ", ".join(f"{kind} for {count}" for kind, count in sorted(guesses.items()))
-        return f"The scans call for different recipes ({counts}): {guess} is taken for all."
-    if guess != "ct" and any(scan.modality == "CT" for scan in scans):
-        return f"The CT files are not in Hounsfield units: the recipe is {guess}."
-    return ""
-
-
-def _guess(scan: Scan | None, modality: str) -> Kind:
-    """Return the recipe that fits what a scan says of itself, or else the name."""
-    if scan is not None and scan.unit == "HU":
-        return "ct"
-    if scan is not None and scan.modality == "PT":
-        return "pet"
-    if scan is not None and scan.modality in PROJECTIONS:
-        return "xray"
-    volumes = scan is not None and scan.format in VOLUME_FORMATS
-    said = dicom_modality(modality)
-    if volumes and said == "CT":
-        return "ct"
-    dicom = scan is not None and scan.format == "dicom"
-    return "mr" if volumes or dicom or said == "MR" else "xray"
-
-
-def _is_8_bit(scan: Scan) -> bool:
-    if scan.format not in RASTER_FORMATS:
-        return False
-    from medxlate.images.raster import stored_bits
-
-    return stored_bits(scan.files[0].path) == 8

@@ -67,12 +67,12 @@ def prepare(
     """Read a folder of images of one modality into a dataset folder.
 
     The same files and options give the same bytes, whatever the number of processes, here or of a
-    job of torchrun. A run that was stopped is continued by the next one; on unchanged input nothing
-    is done.
+    job of torchrun. The next run continues one that was stopped; on unchanged input nothing is
+    done.
 
     Args:
         raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, WebP, TIFF.
-        modality: What to call it: ct, mri, pet, xray...
+        modality: Its name: ct, mri, pet, xray...
         data: The dataset folder; further modalities are added to the same one.
         options: Labels, patients, intensities.
         preset: A public data set's layout; see ``presets.PRESETS``.
@@ -84,7 +84,7 @@ def prepare(
 
     Raises:
         UsageError: Options that contradict each other.
-        DataError, ImageError: Nothing usable, or under ``strict`` anything unusable.
+        DataError, ImageError: No file can be used, or under ``strict`` some cannot.
         OutputError: The modality exists already, made from something else.
     """
     began = time.monotonic()
@@ -147,7 +147,7 @@ def _run(job: Job, search: Search) -> PrepareResult:
 
 
 def _help(job: Job, search: Search) -> PrepareResult:
-    """Read this process's share for the first one, where anything is to be done."""
+    """Read this process's share for the first process, where there is work to do."""
     if ranks().broadcast(None):
         job.help(search)
     return _RESULT.validate_python(ranks().broadcast(None))
@@ -200,7 +200,7 @@ _RESPELLED = TypeAdapter(tuple[Respelled, ...])
 
 
 def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareResult | None:
-    """Return what is there, if it is whole and was made from the same."""
+    """Return the existing result, if it is whole and was made from the same input."""
     if _made_from(data, modality) != mark:
         return None
     record = read_object(data / modality / MARKER, error=DataError)

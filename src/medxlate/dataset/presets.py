@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.dataset.label_table import read_table
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.table import read_table
 
 BRAIN = "brain"
 DICOM_MODALITIES = {"ct": "CT", "pet": "PT"}
@@ -170,9 +170,9 @@ def apply_preset(name: str, modality: str, raw: Path, options: PrepareOptions) -
 
     Args:
         name: One of PRESETS.
-        modality: What the modality will be called in the dataset.
-        raw: The folder that is to be searched.
-        options: What the user said.
+        modality: Its name in the dataset.
+        raw: The folder to search.
+        options: Those of the user.
 
     Raises:
         UsageError: There is no such preset, or it has no such modality.

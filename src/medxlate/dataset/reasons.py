@@ -1,4 +1,4 @@
-"""Why files cannot be used: not the first file's reason, but the most frequent ones."""
+"""Why files cannot be used: the most frequent reasons, not the first file's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Mapping
 MOST = 3  # reasons that a message names
 NO_ROW = "has no row in column"
 NO_NUMBER = "the label is not a number"
-# By what stands in a reason, the most telling first. That a table lists fewer files than there are
-# may be meant, so that it is the last to be mended.
+# By words of a reason, the most telling first. A table may list fewer files than there are on
+# purpose, so that hint comes last.
 _HINTS = {
     NO_NUMBER: "For classes, add --task classification.",
     "years: '": "If the ages have another unit, say so with --unit; if not, mend the table.",
@@ -38,18 +38,18 @@ def by_reason(failed: Mapping[str, str]) -> list[list[str]]:
 def in_words(failed: Mapping[str, str]) -> str:
     """Return the most frequent reasons, each with its count and an example; no full stop."""
     groups = by_reason(failed)
-    told = []
+    shown = []
     for names in groups[:MOST]:
         reason = failed[names[0]].rstrip(".")
         count = f"{len(names)} files, such as" if len(names) > 1 else "1 file,"
-        told.append(f"{count} {names[0]}: {reason}")
+        shown.append(f"{count} {names[0]}: {reason}")
     if left := sum(map(len, groups[MOST:])):
-        told.append(f"{left} more for {len(groups) - MOST} other reasons")
-    return "; ".join(told)
+        shown.append(f"{left} more for {len(groups) - MOST} other reasons")
+    return "; ".join(shown)
 
 
 def hint_of(failed: Mapping[str, str]) -> str:
-    """Return what to do about the most frequent reason that options can mend; "" for none."""
+    """Return what to do about the most frequent reason that options can fix; "" without one."""
     reasons = [failed[names[0]] for names in by_reason(failed)]
     for reason in reasons:
         for words, hint in _HINTS.items():

@@ -1,9 +1,9 @@
-"""Choosing rows by what is known of them: ``age >= 18``, ``ct: sex == "F" and site in [1, 2]``.
+"""Choosing rows by label and columns: ``age >= 18``, ``ct: sex == "F" and site in [1, 2]``.
 
 Expressions are those of pandas' ``DataFrame.query``, of which only comparisons of columns with
-numbers, texts and lists of them, ``and``, ``or`` and ``not`` are let through: nothing can be called
-or reached into. A text is never compared with a number, which would quietly be true
-or false of everybody, and a row without a value in a column that is named is not selected.
+numbers, texts and lists of them, ``and``, ``or`` and ``not`` are allowed: nothing can be called
+or reached into. Comparing a text with a number, which would quietly be true or false for every row,
+is an error, and a row without a value in a named column is not selected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Selection:
-    """An expression that was let through.
+    """An expression that passed the check.
 
     Attributes:
         text: As it was given.
@@ -82,7 +82,7 @@ def parse_selection(text: str) -> Selection:
     """Check an expression.
 
     Raises:
-        UsageError: It is none, or holds something else than columns, values and comparisons.
+        UsageError: It is not an expression, or holds more than columns, values and comparisons.
     """
     names: dict[str, str] = {}
 
@@ -96,7 +96,7 @@ def parse_selection(text: str) -> Selection:
             raise ValueError(f"longer than {LONGEST} characters")
         tree = ast.parse(plain.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UsageError(f"'{text}' is no expression that selects rows.", HOW) from None
+        raise UsageError(f"'{text}' is not an expression that selects rows.", HOW) from None
     if not _is_condition(tree.body):
         raise UsageError(
             f"'{text}': only comparisons of columns with values and and, or, not, in are allowed.",
@@ -125,7 +125,7 @@ def by_modality(texts: Sequence[str], prepared: Sequence[str]) -> dict[str, list
         prepared: The modalities of the dataset.
 
     Raises:
-        UsageError: An expression is none, or names a modality that was not prepared.
+        UsageError: An expression cannot be used, or names a modality that was not prepared.
     """
     found: dict[str, list[Selection]] = {name: [] for name in prepared}
     for text in texts:
@@ -186,7 +186,7 @@ def _typed(values: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _is_value(node: ast.AST) -> bool:
-    """Say whether something is a number, with a sign or without, or a text."""
+    """Return whether a node is a number, with a sign or without, or a text."""
     if isinstance(node, ast.UnaryOp):
         operand = node.operand
         signed = isinstance(operand, ast.Constant) and not isinstance(operand.value, str)
@@ -198,7 +198,7 @@ def _is_value(node: ast.AST) -> bool:
 
 
 def _is_condition(node: ast.expr) -> bool:
-    """Say whether an expression is made of comparisons, each with a column, and nothing else."""
+    """Return whether an expression holds comparisons, each with a column, and nothing else."""
     if isinstance(node, ast.BoolOp):
         return all(map(_is_condition, node.values))
     if isinstance(node, ast.UnaryOp):

@@ -23,7 +23,7 @@ class ShardWriter:
     """Writes ``00000.npy``, ``00001.npy``... of slices [n, S, S], one slice after the other.
 
     Args:
-        folder: Where the shards go.
+        folder: Where to write the shards.
         size: Side of the slices, pixels.
         dtype: uint8 or uint16.
         shard_bytes: A shard is closed once it holds this much.
@@ -51,7 +51,7 @@ class ShardWriter:
         return self
 
     def __exit__(self, problem: type[BaseException] | None, *_: object) -> None:
-        """Finish what was written; after a failure, only let go of the file."""
+        """Finish the shard; after a failure, only close the file."""
         if problem is None:
             self.close()
         elif self._stream is not None:
@@ -99,8 +99,8 @@ class ShardReader:
     as fast as a map made for the slice, and without the pages of a standing map, which count as
     resident memory until all of the dataset does.
 
-    A shard that is no longer the file that was opened is never read: another ``prepare`` replaced
-    it, and its slices are others.
+    A shard that is not the file that was opened is never read: another ``prepare`` replaced it
+    with other slices.
 
     Args:
         paths: The shards, by number.
@@ -142,7 +142,7 @@ class ShardReader:
         """Return the stored integers [B, S, S] of the slices at these shards and rows.
 
         Raises:
-            DataError: A shard is gone, or another one than it was.
+            DataError: A shard was removed, replaced or cut off.
         """
         pixels = np.empty((len(rows), self.size, self.size), self.dtype)
         step = self.size**2 * self.dtype.itemsize
@@ -173,5 +173,5 @@ class ShardReader:
 
 
 def _state(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells a file from another one that came into its place."""
+    """Return what differs once another file takes this one's place."""
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -1,33 +1,26 @@
-"""The table of a modality's slices, ``slices.parquet``, read with distrust."""
+"""The table of a modality's slices, ``slices.parquet``, checked for damage while it is read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medxlate.dataset.labels import Task
-from medxlate.dataset.parquet_pages import claimed_bytes
 
 NUMBERS = ("shard", "row", "series", "position", "height", "width")
 TEXTS = ("slice_id", "patient", "file", "pixel_hash")
 HASH_DIGITS = 128  # of a perceptual hash
 NEEDED = ("shard", "row", "patient", "label")
-MOST_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
-_TEXT_TYPES = (pa.string(), pa.large_string())
-MOST_TEXT = 4096  # bytes
-FEW = 100_000  # rows up to which texts are looked at: with more it takes longer than reading
+MAX_ROW_BYTES = 1 << 14  # of a row, unpacked; names of files are the longest
 SPARE_BYTES = 1 << 20  # of a table, beside its rows
 
 
 def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFrame:
-    """Read the table and hold it against the shards.
+    """Read the table and compare it with the shards.
 
     Args:
         path: The parquet file.
@@ -36,15 +29,14 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is damaged, has another length than the shards (seen before a row is read),
-            lacks a column, or names a slice or a label that does not exist.
+        ValueError: It is damaged, has another length than the shards, claims more memory than
+            slices need (both by its metadata, before a row is read), lacks a column, or names a
+            slice or a label that does not exist.
     """
     try:
-        schema = pq.read_schema(path) if sum(counts) <= FEW else ()
-        texts = [each.name for each in schema if each.type in _TEXT_TYPES]
-        with pq.ParquetFile(path, read_dictionary=texts) as file, path.open("rb") as stream:
-            _check_claims(file.metadata, stream, sum(counts))
-            table = _plain(file.read())
+        with pq.ParquetFile(path) as file:
+            _check_claims(file.metadata, sum(counts))
+            table = file.read()
         table.validate(full=True)  # or broken text would be found much later
         frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     except (OSError, ValueError):
@@ -59,27 +51,12 @@ def read_slice_table(path: Path, counts: Sequence[int], task: Task) -> pd.DataFr
     return frame
 
 
-def _check_claims(metadata: pq.FileMetaData, stream: BinaryIO, rows: int) -> None:
+def _check_claims(metadata: pq.FileMetaData, rows: int) -> None:
     if metadata.num_rows != rows:
         raise ValueError("slices.parquet and shards differ in length")
-    if claimed_bytes(stream, metadata) > MOST_BYTES * rows + SPARE_BYTES:
+    groups = map(metadata.row_group, range(metadata.num_row_groups))
+    if sum(group.total_byte_size for group in groups) > MAX_ROW_BYTES * rows + SPARE_BYTES:
         raise ValueError("slices.parquet claims more than slices need")
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """Return the table with texts in place of numbers of texts, once none of these is long.
-
-    A text that many rows share is stored once; filled in, it might take any memory.
-    """
-    for number, column in enumerate(table.columns):
-        if not pa.types.is_dictionary(column.type):
-            continue
-        for chunk in column.chunks:
-            if (pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0) > MOST_TEXT:
-                raise ValueError(f"slices.parquet holds a text of more than {MOST_TEXT} bytes")
-        plain = column.cast(pa.large_string())
-        table = table.set_column(number, table.schema.field(number).name, plain)
-    return table
 
 
 def _check_columns(frame: pd.DataFrame) -> None:
@@ -97,13 +74,10 @@ def _check_columns(frame: pd.DataFrame) -> None:
 
 
 def _check_hashes(frame: pd.DataFrame) -> None:
-    if (
-        "perceptual_hash" in frame
-        and not frame["perceptual_hash"]
-        .astype(str)
-        .str.fullmatch(f"[0-9a-f]{{{HASH_DIGITS}}}")
-        .all()
-    ):
+    if "perceptual_hash" not in frame:  # as an older medxlate left it
+        return
+    digits = f"[0-9a-f]{{{HASH_DIGITS}}}"
+    if not frame["perceptual_hash"].astype(str).str.fullmatch(digits).all():
         raise ValueError("slices.parquet holds a broken perceptual_hash")
 
 

@@ -1,8 +1,8 @@
-"""One patient whose id is written in several ways: ``P-001``, ``P_001`` and ``p 1``.
+"""Several spellings of one patient's id: ``P-001``, ``P_001`` and ``p 1``.
 
-Beside the pseudonym, which is a hash of the id as it is written, the table of slices has a column
-``folded_id``: a keyed hash of what is left of the id without case, separators and leading zeros.
-It tells a modality that is prepared later that two spellings are one patient, and holds no id.
+Beside the pseudonym, a hash of the id as written, the table of slices has a column ``folded_id``: a
+keyed hash of the id without case, separators and leading zeros. It shows a modality prepared later
+that two spellings are one patient, and holds no id.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDED, DISTINCT = "f", "d"  # how a value of the column begins: spellings are o
 
 
 def fold(patient: str) -> str:
-    """Return what is left of an id where case, separators and leading zeros do not count.
+    """Return an id without case, separators and leading zeros.
 
     It is the id in Unicode's form NFKC with case folded (NFKC_Casefold, but that marks stay);
     everything but letters, marks and digits is taken out, and so are leading zeros of each group
@@ -59,7 +59,7 @@ def folded_id(patient: str, key: bytes, *, distinct: bool = False) -> str:
 
 @dataclass(frozen=True, order=True)
 class Respelled:
-    """A patient whose id is written in more than one way.
+    """A patient with more than one spelling of the id.
 
     Attributes:
         patient: Pseudonym.
@@ -74,12 +74,12 @@ class Respelled:
 
 @dataclass(frozen=True)
 class Named:
-    """What the patients of a modality are called.
+    """The names of a modality's patients.
 
     Attributes:
         patients: The pseudonym of each row.
         folded: ``folded_id`` of each row.
-        respelled: Patients whose id is written in more than one way.
+        respelled: Patients with more than one spelling of the id.
         spellings: The ids of each of ``respelled``; for the console alone.
     """
 
@@ -92,7 +92,7 @@ class Named:
 def name_patients(
     table: pd.DataFrame, others: Mapping[str, pd.DataFrame], key: bytes, *, distinct: bool
 ) -> Named:
-    """Give every patient one pseudonym, however the id is written.
+    """Give every patient one pseudonym, whatever the spelling of the id.
 
     It is the one that another modality has for the patient, or that of the first spelling here. A
     spelling whose own pseudonym another modality has keeps that: so it stays the same patient
@@ -142,8 +142,8 @@ def name_patients(
 def respelled_patients(tables: Iterable[pd.DataFrame]) -> list[tuple[str, str]]:
     """Return pairs of pseudonyms that are one patient by their folded ids, in sorted order.
 
-    Of modalities that were prepared with ``--distinct-ids`` alone, there are none; where one was
-    prepared without, its word holds for the ids that it has.
+    Modalities that were all prepared with ``--distinct-ids`` have none; where one was prepared
+    without, its ids are joined.
     """
     joined: dict[str, set[str]] = {}
     merged: set[str] = set()
@@ -157,9 +157,9 @@ def respelled_patients(tables: Iterable[pd.DataFrame]) -> list[tuple[str, str]]:
 
 
 def patient_finder(tables: Sequence[pd.DataFrame], key: bytes) -> Callable[[str], str]:
-    """Return what gives the pseudonym for an id however it is written.
+    """Return a function from an id, in any spelling, to the pseudonym.
 
-    Of an id that no table has, or that fits several patients, it is the id's own pseudonym.
+    For an id that no table has, or that matches several patients, it is the id's own pseudonym.
     """
     known = {patient for table in tables for patient in table["patient"].unique().tolist()}
     by_fold: dict[str, set[str]] = {}
@@ -191,9 +191,9 @@ def refuse_respelled(
 
 
 def warn_respelled(named: Named, others: Mapping[str, Modality], listener: Listener) -> None:
-    """Tell which ids are taken for one patient, and in which modalities they were not looked at.
+    """Warn which ids count as one patient, and which modalities could not be checked.
 
-    The ids go to the listener, and so to the console, and are kept nowhere.
+    The ids go to the listener, and so to the console; nothing keeps them.
     """
     if named.respelled:
         several = sum(len(spellings) > 1 for spellings in named.spellings)
@@ -223,7 +223,7 @@ def _shown(spellings: Sequence[Sequence[str]]) -> str:
 
 
 def how_ids_count(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Say in sentences how far spellings of the patients' ids were looked at."""
+    """Return sentences on how spellings of the patients' ids were checked."""
     unchecked, distinct, folded = [], [], []
     for name, table in tables.items():
         if COLUMN not in table:

@@ -77,7 +77,7 @@ class Split:
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Split:
-        """Rebuild a split from split.json.
+        """Read a split from the content of split.json.
 
         Raises:
             DataError: It is damaged or was changed by hand.
@@ -143,8 +143,8 @@ def training_share(
     random = generator_of(split.seed, "share", name)
     order = random.permutation(len(firsts))
     kept = np.isin(numbers, order[: max(round(share * len(firsts)), 1)])
-    some: list[int] = chosen[kept].tolist()
-    return some
+    share_rows: list[int] = chosen[kept].tolist()
+    return share_rows
 
 
 def slice_names(name: str, slices: pd.DataFrame) -> pd.Series[str]:
@@ -152,15 +152,15 @@ def slice_names(name: str, slices: pd.DataFrame) -> pd.Series[str]:
     return f"{name}/" + slices["slice_id"].astype(str)
 
 
-def _among(units: pd.Series[str], some: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return which of the units are among some of them; pandas' ``isin`` is far slower."""
+def _among(units: pd.Series[str], chosen: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Return which units are among the chosen; pandas' ``isin`` is far slower."""
     numbers, known = pd.factorize(units)
-    wanted = set(some)
+    wanted = set(chosen)
     return np.fromiter((unit in wanted for unit in known.tolist()), np.bool_, len(known))[numbers]
 
 
 def generator_of(seed: int, purpose: str, name: str) -> np.random.Generator:
-    """Return a generator of its own for each purpose and modality."""
+    """Return a separate random generator for each purpose and modality."""
     text = f"{purpose} {name}"
     return np.random.default_rng([seed, *hashlib.sha256(text.encode()).digest()[:8]])
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from medxlate.base.errors import ConfigError, DataError
 from medxlate.config import Config, OptimizerConfig
 from medxlate.dataset.division import draw_split
-from medxlate.dataset.duplicates import Link
 from medxlate.dataset.given_split import configured_split
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.leaks import check_no_leak, check_part
-from medxlate.dataset.links import find_links
+from medxlate.dataset.links import Link, find_links
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.selection import by_modality, selected
 from medxlate.dataset.splits import Part, Split, training_share
@@ -24,11 +23,11 @@ class Data:
     """Training and validation slices by modality.
 
     Attributes:
-        train: What a step shows; a method may put other images in a source's place.
-        val: By what the best predictor is chosen.
-        oracle: True target images of source patients in training; None: no pairs are named.
-        largest: Images of the largest modality before any was replaced; None: none was.
-        follow: The modality whose labels the others' images follow in each step; "": none.
+        train: What a step shows; a method may replace a source's images.
+        val: What chooses the best predictor.
+        oracle: True target images of source patients in training; None where no pairs are named.
+        largest: Images of the largest modality before any was replaced; None without replacement.
+        follow: The modality whose labels the others' images follow in each step; "" for none.
     """
 
     train: Mapping[str, Slices]
@@ -38,7 +37,7 @@ class Data:
     follow: str = ""
 
     def showing(self, instead: Mapping[str, Slices]) -> Data:
-        """Return the data with other slices in the place of some modalities' own."""
+        """Return the data with other slices in place of some modalities'."""
         largest = self.largest or _largest(self.train)
         return replace(self, train={**self.train, **instead}, largest=largest)
 

@@ -13,9 +13,8 @@ from medxlate.artifacts.runs import RunFolder
 from medxlate.base.errors import MedxlateError, ModelError
 from medxlate.base.records import read_object
 from medxlate.config import Config
-from medxlate.dataset.duplicates import Link
 from medxlate.dataset.index import Dataset, Modality
-from medxlate.dataset.links import find_links
+from medxlate.dataset.links import Link, find_links
 from medxlate.dataset.spellings import COLUMN, how_ids_count
 from medxlate.dataset.splits import MEANING, PARTS, Split, read_split
 from medxlate.dataset.training_data import open_modalities

@@ -1,4 +1,4 @@
-"""What is looked into, piece by piece, and how much of it may be unpacked."""
+"""The pieces of a file that are searched, and how much of it may be unpacked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Piece:
     Attributes:
         where: Where it stands.
         text: What is searched.
-        long_only: Whether bytes are random, so that short values would be found by chance.
-        line: The number of its first line; None: it has none.
+        long_only: Whether bytes are random, so that short values would turn up by chance.
+        line: The number of its first line; None without lines.
         is_name: Whether it is the name of a file.
     """
 
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Unseen:
-    """A part that is not looked into, or not completely."""
+    """A part that is not searched, or not completely."""
 
     where: str
     why: str
@@ -82,7 +82,7 @@ class Source:
         name: Its name, for the kinds that are known by their suffix.
         where: Where it lies inside the file; "" for the file itself.
         depth: Inside how many archives.
-        allowance: None for a file on disk, whose size is what it seems to be.
+        allowance: How much may still be unpacked.
         is_pixels: Whether a header beside it says that these bytes are pixels.
         readings: The encodings in which bytes are read.
     """
@@ -168,7 +168,7 @@ def _all(stream: IO[bytes]) -> bytes:
 
 
 class _Continued:
-    """A stream whose beginning was read already."""
+    """A stream with a beginning that was read before."""
 
     def __init__(self, start: bytes, read: Callable[[int], bytes]) -> None:
         self._start = start

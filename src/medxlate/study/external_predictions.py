@@ -14,9 +14,9 @@ import pandas as pd
 from medxlate.base.errors import DataError
 from medxlate.base.records import in_csv
 from medxlate.dataset.index import Dataset, Modality
+from medxlate.dataset.label_table import check_rows, check_text
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split, training_share
-from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.method.registry import METHODS
 from medxlate.study.opened import Opened
 from medxlate.study.predictions import add_predictions, image_rows

@@ -1,136 +1,31 @@
-"""Label tables: CSV, TSV, semicolons or XLSX, matched to images by file, patient or session."""
+"""Which row of a label table belongs to an image: by its file, its patient or its session."""
 
 from __future__ import annotations
 
-import csv
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
-from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.base.errors import DataError
+from medxlate.dataset.label_table import Row, Table, read_table
 from medxlate.dataset.labels import MISSING
-from medxlate.dataset.table_limits import (
-    check_cells,
-    check_rows,
-    check_spreadsheet,
-    check_text,
-)
 from medxlate.images.pseudonym import normal_id
 
-Row = dict[str, str]
 RESPELLED = "the label table writes the patient's id otherwise"
-HEAD = 1 << 14  # characters in which the separator is looked for
-
-
-@dataclass(frozen=True)
-class Table:
-    """A label table.
-
-    Attributes:
-        path: Where it came from.
-        columns: Column names, trimmed.
-        rows: A mapping a row, values as trimmed text; empty where missing.
-        decimal_comma: Whether semicolons separate the columns, so that 67,5 is a number.
-    """
-
-    path: Path
-    columns: tuple[str, ...]
-    rows: tuple[Row, ...]
-    decimal_comma: bool
-
-    def check_column(self, column: str, *, option: str) -> None:
-        """Raise UsageError, naming the nearest column, unless the table has it."""
-        if column not in self.columns:
-            raise UsageError(
-                f"{self.path} has no column '{column}' ({option}).", nearest(column, self.columns)
-            )
-
-
-def read_table(path: Path, kind: str = "label table") -> Table:
-    """Read a table; the separator of a text file is found from its first lines.
-
-    Args:
-        path: CSV, TSV, semicolons or XLSX.
-        kind: What it is called in messages.
-
-    Raises:
-        DataError: The file is missing, no table, or names a column twice.
-    """
-    try:
-        if path.suffix.lower() in (".xlsx", ".xlsm"):
-            check_spreadsheet(path)
-            frame = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
-            separator = ""
-        else:
-            separator = _separator(path)
-            check_text(path, separator)
-            check_rows(path, separator)
-            frame = pd.read_csv(
-                path,
-                sep=separator,
-                header=None,
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                skipinitialspace=True,
-                index_col=False,
-            )
-        lines = _lines(frame)
-    except FileNotFoundError:
-        raise DataError(f"The {kind} {path} does not exist.") from None
-    except UnicodeError:
-        raise DataError(f"The {kind} {path} is not in UTF-8.", "Save it as CSV UTF-8.") from None
-    except DataError as problem:
-        raise DataError(f"The {kind} {path} is not read: {problem.message}.") from None
-    except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
-        raise DataError(f"The {kind} {path} cannot be read: {problem}.") from None
-    columns = lines[0] if lines else ()
-    twice = sorted(column for column, times in Counter(columns).items() if column and times > 1)
-    if twice:
-        raise DataError(f"The {kind} {path} names the column '{twice[0]}' twice.")
-    rows = tuple(dict(zip(columns, values, strict=True)) for values in lines[1:])
-    if not rows:
-        raise DataError(f"The {kind} {path} has no rows.")
-    return Table(path, columns, rows, separator == ";")
-
-
-def _lines(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    """Return the rows as trimmed text; equal cells are one string."""
-    trimmed: dict[str, str] = {}
-    rows = []
-    for values in frame.itertuples(index=False, name=None):
-        texts = [str(value) for value in values]
-        check_cells(texts)
-        rows.append(tuple(trimmed.setdefault(text, text.strip()) for text in texts))
-    return rows
-
-
-def _separator(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        head = "".join(stream.read(HEAD).splitlines(keepends=True)[:20])
-    if path.suffix.lower() == ".tsv":
-        return "\t"
-    try:
-        return csv.Sniffer().sniff(head, delimiters=",;\t|").delimiter
-    except csv.Error:
-        return ","  # a single column
 
 
 class RowFinder:
-    """Find the row of an image.
+    """Finds the row of an image.
 
     Args:
         table: The label table.
         column: The column that names images (by file name, stem or relative path) or patients.
         by_patient: Whether ``column`` names patients.
         relevant: The columns that are read from the row.
-        images: Relative paths of all images: a name that several share finds no row.
-        normal: Ids of patients for which it returns the same are one patient's.
+        images: Relative paths of all images; a name that several share matches no row.
+        normal: Returns the same text for ids that mean one patient.
 
     Rows that agree in the columns ``relevant`` count once; where they contradict each other, the
     image has no row and ``find`` raises.
@@ -161,7 +56,7 @@ class RowFinder:
         """Return the row for an image.
 
         Raises:
-            DataError: There is none, several contradict each other, or it fits several images.
+            DataError: There is none, several contradict each other, or it matches several images.
         """
         names = [self._normal(patient or "")] if self._by_patient else _names(relative)
         key = self._key(names)
@@ -185,7 +80,7 @@ class RowFinder:
         return rows[0]
 
     def note(self, patient: str) -> str:
-        """Say so where the rows of a patient are found by another spelling of the id; else ""."""
+        """Return a note where the table spells the patient's id otherwise; else ""."""
         if not self._by_patient:
             return ""
         rows = self._rows.get(self._normal(patient), [])
@@ -193,7 +88,7 @@ class RowFinder:
         return "" if normal_id(patient) in written or not rows else RESPELLED
 
     def _who(self, name: str) -> str:
-        """Say whose row it is; a patient's id must not get into a message or record."""
+        """Return words for an image or patient; an id must not get into a message or record."""
         return (
             f"the image's patient in column '{self._column}'" if self._by_patient else f"'{name}'"
         )
@@ -208,7 +103,7 @@ def _path(name: str) -> str:
 
 
 def _names(relative: str) -> list[str]:
-    """Return what a table may call an image: relative path, file name, both without suffix."""
+    """Return the names a table may use for an image: path and file name, with suffix or without."""
     relative = _path(relative)  # macOS writes é as two signs, tables as one
     path = PurePosixPath(relative)
     suffix = path.name[-7:] if path.name.lower().endswith(".nii.gz") else path.suffix
@@ -216,7 +111,7 @@ def _names(relative: str) -> list[str]:
 
 
 class SessionTables:
-    """What the sessions tables of a BIDS data set say: ``sub-X/sub-X_sessions.tsv``.
+    """The sessions tables of a BIDS data set: ``sub-X/sub-X_sessions.tsv``.
 
     Each has a column ``session_id`` and a row a session (BIDS, "Data summary files"). A table
     that cannot be read concerns only its own subject: ``complete`` raises for it.

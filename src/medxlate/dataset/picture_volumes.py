@@ -20,8 +20,8 @@ _NUMBER = re.compile("([0-9]+)")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a picture belongs.
+class VolumePosition:
+    """Which slice of which volume a picture is.
 
     Attributes:
         volume: A name of the volume, unique within the modality.
@@ -37,8 +37,8 @@ def picture_volumes(
     found: FoundScans,
     annotations: Mapping[str, Annotation],
     same: Callable[[str], str],
-) -> dict[str, Place]:
-    """Return the place of each picture by its relative path; of those without a volume none.
+) -> dict[str, VolumePosition]:
+    """Return the position of each picture by its relative path, but for those without a volume.
 
     Slices follow each other in the natural order of their paths (2 before 10). Pictures that
     cannot be used keep their positions, so that a gap stays a gap. Where the paths of a volume
@@ -49,10 +49,10 @@ def picture_volumes(
             relative path; None: every picture stands for itself.
         found: The scans, and the files that cannot be used; its notes grow.
         annotations: Of the files, by relative path.
-        same: Returns equal texts for ids that mean one patient.
+        same: Returns the same text for ids that mean one patient.
 
     Raises:
-        UsageError: ``text`` is neither, names a volume of no picture, or puts those of two patients
+        UsageError: ``text`` has another form, matches no picture, or puts pictures of two patients
             into one volume.
     """
     if text is None:
@@ -80,19 +80,19 @@ def picture_volumes(
         if len(files) > 1 and len({_NUMBER.sub("0", name) for name in known}) > 1:
             add_note(found.notes, min(known, key=_natural), UNLIKE)
     return {
-        file: Place(volume, position)
+        file: VolumePosition(volume, position)
         for volume, files in members.items()
         for position, file in enumerate(sorted(files, key=_natural))
     }
 
 
 def _is_picture(name: str) -> bool:
-    """Whether a name claims to be that of a picture."""
+    """Return whether a file name is that of a picture."""
     return SUFFIXES.get(image_suffix(name).lower()) in RASTER_FORMATS
 
 
 def parse_volume_from(text: str) -> Field:
-    """Read what ``--volume-from`` says.
+    """Read the value of ``--volume-from``.
 
     Raises:
         UsageError: It is not ``folder``, ``folder:N`` or ``regex:PATTERN``.
@@ -114,7 +114,7 @@ def _volume(field: Field, relative: str) -> str | None:
 
 
 def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
-    """Return a key by which 2 comes before 10."""
+    """Return a sorting key that puts 2 before 10."""
     pieces = _NUMBER.split(path)
     numbered = [
         (int(piece), "") if _NUMBER.fullmatch(piece) else (-1, piece) for piece in pieces if piece
