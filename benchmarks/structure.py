@@ -1,6 +1,6 @@
 """How large the code is, and how far a pixel and a call go through it.
 
-    python tests/structure.py [CHECKOUT]
+    python -m benchmarks.structure [CHECKOUT]
 
 Counts lines and modules; then runs a small ``prepare`` and three steps of a training, and reports
 which modules ran while an image was read, and which calls lie between ``train`` and the gradients
@@ -10,7 +10,6 @@ of ``joint``.
 from __future__ import annotations
 
 import ast
-import subprocess
 import sys
 import tempfile
 import types
