@@ -22,8 +22,8 @@ from medxlate.dataset.duplicates import Link
 from medxlate.dataset.splits import Split
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.results import Metric, Results
-from medxlate.report.run import write_report
-from medxlate.report.verdict import of_run
+from medxlate.report.run_report import write_report
+from medxlate.report.run_verdict import of_run
 from medxlate.training.train import train
 from tiny import KEY, PREFIX, debug_config, write_dataset
 
@@ -122,9 +122,9 @@ def test_shared_images_in_two_parts_are_a_leak(
     run = copy_of(project, tmp_path)
     parts = json.loads((run / "split.json").read_text())["patients"]
     pairs = [Link(*parts["test"][:2], "exact"), Link(parts["test"][0], parts["train"][0], "near")]
-    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs[:1])
+    monkeypatch.setattr("medxlate.report.split_section.find_links", lambda *_: pairs[:1])
     assert "1 pair of patients with a shared image" in write_report(run).path.read_text()
-    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs)
+    monkeypatch.setattr("medxlate.report.split_section.find_links", lambda *_: pairs)
     assert "leaks: 1 pair" in write_report(run).verdict[0]
 
 

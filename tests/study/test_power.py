@@ -23,7 +23,7 @@ from medxlate.study.plan import plan
 from medxlate.study.power import Design, Spread, chance, detectable, spread_of
 from medxlate.study.study import Study, read_study
 from medxlate.study.ttests import crossed_t, estimate, overlap_of, splits_t
-from medxlate.study.verdict import compare_to
+from medxlate.study.verdicts import compare_to
 from studies import BRIEF, call, dataset
 from tiny import AGE, GROUP, debug_config
 

@@ -9,20 +9,19 @@ import pandas as pd
 import pytest
 
 from medxlate.base.errors import ConfigError, DataError
-from medxlate.report.table import Table
-from medxlate.study.answers import answers, in_order
-from medxlate.study.comparison import Comparison
-from medxlate.study.contrast import Contrast, find_contrast
+from medxlate.report.printing import PrintedTable
+from medxlate.study.comparison import Comparison, Contrast, find_contrast
 from medxlate.study.measured import judged, patient_losses, pool
 from medxlate.study.power import detectable
 from medxlate.study.statistics import holm
 from medxlate.study.ttests import corrected_resampled_t, crossed_t, overlap_of, splits_t
-from medxlate.study.verdict import (
+from medxlate.study.verdicts import (
     against_baselines,
     compare_primary,
     compare_to,
     with_fewer_patients,
 )
+from medxlate.study.wording import answers, in_order
 
 PATIENTS, REPEATS = 12, 6
 MEANS = {"constant": 200.0, "target-only": 100.0, "joint/mri": 60.0, "raw-mix/mri": 61.0}
@@ -312,7 +311,7 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
     entries = in_order(statistics)
     assert [each["system"]["method"] for each in entries] == ["joint", "cyclegan"]
     table = answers(entries)
-    assert isinstance(table, Table)
+    assert isinstance(table, PrintedTable)
     assert [str(cell) for cell in table.rows[0]] == [
         *("joint (mri), primary", "helps", "-2", "-3 to -1", "target-only", "0.2", "0.5"),
         *("90.0", "-"),

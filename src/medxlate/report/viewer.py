@@ -19,7 +19,7 @@ from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
 from medxlate.evaluation.results import EXAMPLES_FILE, Example
 from medxlate.images.recipes import WINDOWS, Recipe
-from medxlate.report.svg import tag
+from medxlate.report.page import tag
 
 MOST = 16  # examples of a source
 BYTES = 12 << 20  # of all images of a page, as text; the page stays below 15 MB with its charts

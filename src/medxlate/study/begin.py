@@ -23,7 +23,7 @@ from medxlate.dataset.training_data import Data, image_size, open_modalities, pa
 from medxlate.method.registry import METHODS, find_method
 from medxlate.method.stand_ins import check_covered
 from medxlate.study.checks import check_classes, label_warnings
-from medxlate.study.contrast import find_contrast
+from medxlate.study.comparison import find_contrast
 from medxlate.study.designs import (
     LARGE,
     MUCH,

@@ -35,7 +35,7 @@ from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.method.registry import find_method, first_stages
-from medxlate.study.predictions import add_predictions, image_rows
+from medxlate.study.prediction_rows import add_predictions, image_rows
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.train import TrainResult, resume, train, train_stage
 

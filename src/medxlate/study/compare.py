@@ -24,10 +24,9 @@ from medxlate.study.cell import RESULT, STAGE_RECORD, Assignment, Done, carry_ou
 from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
 from medxlate.study.external_predictions import score_outsiders
-from medxlate.study.opened import Opened
-from medxlate.study.page import PAGE, write_study_page
 from medxlate.study.study import (
     Cell,
+    OpenStudy,
     Study,
     StudyFolder,
     cell_stages,
@@ -36,6 +35,7 @@ from medxlate.study.study import (
     read_study,
     stage_name,
 )
+from medxlate.study.study_report import PAGE, write_study_page
 from medxlate.study.summary import write_findings
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
 
@@ -186,7 +186,7 @@ def _check_extras(
 ) -> None:
     """Refuse, before anything is trained, a dataset that changed and files that are of no use."""
     find_inception(inception, download=False)
-    score_outsiders(predictions, Opened(study, folder))
+    score_outsiders(predictions, OpenStudy(study, folder))
 
 
 def _runner(device: str, where: Where) -> Runner:

@@ -21,7 +21,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from medxlate.study.comparison import system_name
-from medxlate.study.curves import FloatArray, draws, last_helpful, needed, too_coarse
+from medxlate.study.learning_curves import FloatArray, draws, last_helpful, needed, too_coarse
 from medxlate.study.measured import design_of, level_of, pool
 
 Bound = Literal["at", "more", "fewer"]

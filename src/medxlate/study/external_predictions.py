@@ -18,9 +18,8 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split, training_share
 from medxlate.dataset.table_limits import check_rows, check_text
 from medxlate.method.registry import METHODS
-from medxlate.study.opened import Opened
-from medxlate.study.predictions import add_predictions, image_rows
-from medxlate.study.study import Study
+from medxlate.study.prediction_rows import add_predictions, image_rows
+from medxlate.study.study import OpenStudy, Study
 
 ID_DIGITS = 6
 
@@ -38,7 +37,7 @@ class Outside:
     predictions: pd.DataFrame
 
 
-def score_outsiders(paths: Sequence[Path], work: Opened) -> list[Outside]:
+def score_outsiders(paths: Sequence[Path], work: OpenStudy) -> list[Outside]:
     """Score tables of predictions, each under its file's name; see ``score_outside``.
 
     Raises:

@@ -18,13 +18,11 @@ from medxlate.base.errors import DataError
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Part, Split
-from medxlate.study.comparison import CONSTANT, REPEATS, TARGET_ONLY, System
-from medxlate.study.contrast import find_contrast
+from medxlate.study.comparison import CONSTANT, OWN, REPEATS, TARGET_ONLY, System, find_contrast
 from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, POWER, Spread, chance, detectable, spread_of
 from medxlate.study.study import Study, StudyFolder, cells, read_study
 
-OWN = "joint"
 GUESSED_REPEATS = 0.2  # of the constant's mean error: what trainings differ by, where unknown
 
 

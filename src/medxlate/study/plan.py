@@ -25,7 +25,7 @@ KEPT = 2  # checkpoints that a training holds at once, the last and the best
 
 
 @dataclass(frozen=True)
-class Line:
+class TrainingCost:
     """One kind of training in a study.
 
     Attributes:
@@ -65,7 +65,7 @@ class Forecast:
 
     study: Study
     cells: int
-    lines: tuple[Line, ...]
+    lines: tuple[TrainingCost, ...]
     seconds: float
     wall_seconds: float
     disk_bytes: int
@@ -164,11 +164,11 @@ def _material(
     return make_inputs(config, dataset, tables, split)
 
 
-def _line(kind: Kind, count: int, config: Config, trial: Trial) -> Line:
+def _line(kind: Kind, count: int, config: Config, trial: Trial) -> TrainingCost:
     optimizer = config.optimizer
     steps = optimizer.epochs * (optimizer.steps_per_epoch or 1)
     each = steps * trial.step_seconds + optimizer.epochs * trial.validation_seconds
-    return Line(*kind, count, steps, trial.step_seconds, count * each, trial.memory_bytes)
+    return TrainingCost(*kind, count, steps, trial.step_seconds, count * each, trial.memory_bytes)
 
 
 def _kept(material: RunInputs, trial: Trial) -> int:

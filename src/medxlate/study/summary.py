@@ -16,12 +16,12 @@ from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
 from medxlate.method.registry import find_method
 from medxlate.method.settings import concerns
-from medxlate.study.answers import answers, in_order
 from medxlate.study.collect import Findings
 from medxlate.study.comparison import REPEATS
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
+from medxlate.study.wording import answers, in_order
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule

@@ -7,33 +7,40 @@ Reasons of failures are left out, for they may name files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from medxlate.base.errors import DataError, MedxlateError
 from medxlate.base.records import read_json
 from medxlate.dataset.index import Dataset
-from medxlate.evaluation.results import Line, Picture
-from medxlate.report.blocks import bullets, figure, paragraph, printed, table
-from medxlate.report.charts import draw
-from medxlate.report.interval_chart import interval_chart
-from medxlate.report.page import Section, write_page
-from medxlate.report.study_figures import Curve, errors_of, source_curves, target_curves
-from medxlate.study.answers import answers, in_order
+from medxlate.report.charts import curves_chart, interval_chart
+from medxlate.report.page import (
+    Chapter,
+    bullets,
+    figure,
+    joined,
+    paragraph,
+    printed,
+    table,
+    tag,
+    with_code,
+    write_page,
+)
 from medxlate.study.comparison import REPEATS, system_name
-from medxlate.study.drawing import REFERENCES, intervals
-from medxlate.study.measured import judged, level_of
+from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells, read_study
+from medxlate.study.study_charts import measure, patient_panels, references, systems_of
 from medxlate.study.summary import setting, settings
 from medxlate.study.tables import main_comparison, tables
+from medxlate.study.verdicts import headline
+from medxlate.study.wording import answers, in_order
 
 PAGE = "report.html"
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
-OWN = "joint"
 SHOWN = ("value", "patients", "images", "loss", "std")  # of a subgroup
 
 
@@ -50,30 +57,27 @@ def write_study_page(study_folder: Path) -> Path:
     study = read_study(study_folder)
     statistics = _statistics(study_folder / "statistics.json")
     results = _frame(study_folder / "results.parquet")
+    predictions = _frame(study_folder / "predictions.parquet")
     unit = _unit(study)
-    measure = f"Mean squared error ({unit}²)" if unit else "Mean squared error"
-    if "mse" not in results:
-        measure = "Error rate"
-    failed = _failed(study, folder)
-    parts = {
-        "Does it help?": _answers(statistics, level_of(results)),
-        "Errors by method": _errors(study_folder, results, measure),
+    loss = measure(unit, results)
+    verdict = headline(statistics)
+    bodies = {
+        "Does it help?": _answers(statistics, level_of(results), said=verdict.sentences),
+        "Errors by method": _errors(results, predictions, loss),
         "joint against the others": bullets(_sentences(statistics, "joint_against_baselines")),
-        "Dose and response": _dose(study, statistics, results, measure),
+        "Dose and response": _dose(statistics, results, loss),
         "Tables": _tables(study, results, unit),
-        "Subgroups": _subgroups(study_folder / "subgroups.csv", measure),
+        "Subgroups": _subgroups(study_folder / "subgroups.csv", loss),
         "Settings": _settings(study, results),
         "Costs": _costs(results),
-        "Cells that failed": _failures(failed),
+        "Cells that failed": _failures(_failed(study, folder)),
     }
     path = study_folder / PAGE
-    verdict, tone = _verdict(statistics)
     write_page(
         path,
         title=f"Comparison of methods: {study.config.data.target.upper()}",
         verdict=verdict,
-        tone=tone,
-        sections=[Section(_key(name), name, body) for name, body in parts.items() if body],
+        chapters=[Chapter(title, body) for title, body in bodies.items() if body],
         facts={
             "Target": study.config.data.target,
             "Sources": ", ".join("+".join(each) for each in study.source_sets) or "none",
@@ -83,10 +87,6 @@ def write_study_page(study_folder: Path) -> Path:
         },
     )
     return path
-
-
-def _key(title: str) -> str:
-    return re.sub(r"[^a-z]+", "-", title.lower()).strip("-")
 
 
 def _statistics(path: Path) -> Mapping[str, Any]:
@@ -128,46 +128,25 @@ def _sentences(statistics: Mapping[str, Any], *keys: str) -> list[str]:
     return [str(each["sentence"]) for each in entries if each.get("sentence")]
 
 
-def _is_own(entry: Mapping[str, Any]) -> bool:
-    return str(entry.get("system", {}).get("method", "")).partition("+")[0] == OWN
-
-
-def _verdict(statistics: Mapping[str, Any]) -> tuple[list[str], Literal["good", "bad", "unsure"]]:
-    """Return what is said first, of the primary contrast or else of joint, and its tone."""
-    every = in_order(statistics)
-    own = statistics.get("primary") or [each for each in every if _is_own(each)] or every
-    said = {str(each.get("verdict")) for each in own}
-    sentences = [str(each["sentence"]) for each in own if each.get("sentence")]
-    sentences = sentences or ["There is nothing to compare: target-only is not in the study."]
-    if said == {"helps"} and all(each.get("beats_constant") is not False for each in own):
-        return sentences, "good"
-    return sentences, "bad" if "hurts" in said and "helps" not in said else "unsure"
-
-
-def _answers(statistics: Mapping[str, Any], unit: str) -> Markup:
-    """Return what a reader asks first as a table, then in sentences."""
+def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -> Markup:
+    """Return what a reader asks first as a table, then the sentences that were not ``said`` yet."""
     body = Markup("")
     for title, entries in (
         ("", in_order(statistics)),
         ("With fewer target patients", statistics.get("with_fewer_target_patients") or []),
     ):
         if found := answers(entries, unit=unit):
-            heading = Markup("<h3>") + escape(title) + Markup("</h3>") if title else Markup("")
-            body += heading + printed(found)
-    said = [str(each["sentence"]) for each in in_order(statistics) if each.get("sentence")]
-    return body + bullets(said)
+            body += (tag("h3", title) if title else Markup("")) + printed(found)
+    sentences = _sentences({"": in_order(statistics)}, "")
+    return body + bullets([each for each in sentences if each not in said])
 
 
-def _errors(folder: Path, results: pd.DataFrame, measure: str) -> Markup:
-    level, results = level_of(results), judged(results)
-    main = main_comparison(results)
-    means = main.groupby("method")["loss"].mean()
-    found = intervals(main_comparison(_frame(folder / "predictions.parquet")), level)
+def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Markup:
     svg = interval_chart(
-        errors_of(main, system_name, found),
+        systems_of(results, predictions),
         title="Test error of each method",
-        label=f"{measure} per {level}, lower is better",
-        thresholds={each: float(means[each]) for each in REFERENCES if each in means},
+        label=f"{loss} per {level_of(results)}, lower is better",
+        references=references(results),
     )
     caption = (
         "Small dots are repeats, the large sign their mean, the line its 95 % interval from a "
@@ -176,39 +155,21 @@ def _errors(folder: Path, results: pd.DataFrame, measure: str) -> Markup:
     return figure(svg, caption=caption)
 
 
-def _dose(
-    study: Study, statistics: Mapping[str, Any], results: pd.DataFrame, measure: str
-) -> Markup:
+def _dose(statistics: Mapping[str, Any], results: pd.DataFrame, loss: str) -> Markup:
     body = bullets(_sentences(statistics, "equivalents", "saturation"))
-    if study.config.split.policy != "patient":
-        return body
-    results = judged(results)
-    panels = {
-        "Real target patients in training": target_curves(results, system_name),
-        "Source patients in training": source_curves(results, system_name),
-        "Source images to one real target image": source_curves(results, system_name, over="ratio"),
-    }
-    caption = "Means over repeats; lower is better."
-    for label, found in panels.items():
-        if found:
-            body += figure(draw(_picture(label, found, measure)), caption=caption)
+    caption = "Means over repeats, in bands of one standard deviation; lower is better."
+    for panel in patient_panels(results):
+        title = f"Error over {panel.label[0].lower()}{panel.label[1:]}"
+        body += figure(curves_chart(panel, title=title, label=loss), caption=caption)
     return body
-
-
-def _picture(label: str, found: list[Curve], measure: str) -> Picture:
-    lines = tuple(
-        Line(name=each.name, x=tuple(each.patients), y=tuple(each.means)) for each in found
-    )
-    title = f"Error over {label[0].lower()}{label[1:]}"
-    return Picture(kind="lines", title=title, x_label=label, y_label=measure, lines=lines)
 
 
 def _tables(study: Study, results: pd.DataFrame, unit: str) -> Markup:
     found = tables(results, target=study.config.data.target, unit=f"{unit}²" if unit else "")
-    return Markup("").join(printed(each) for each in found)
+    return joined(printed(each) for each in found)
 
 
-def _subgroups(path: Path, measure: str) -> Markup:
+def _subgroups(path: Path, loss: str) -> Markup:
     """Return a table a kind of subgroup, without those in which a group is a few patients."""
     if not path.is_file():
         return Markup("")
@@ -216,15 +177,15 @@ def _subgroups(path: Path, measure: str) -> Markup:
         {"sources": ""}
     )
     body, hidden = Markup(""), []
-    for kind, every in frame.groupby("subgroup", sort=False):
-        if (every["patients"] < FEW).any():
+    for kind, groups in frame.groupby("subgroup", sort=False):
+        if (groups["patients"] < FEW).any():
             hidden.append(str(kind))
             continue
         rows = [
             (system_name(row["method"], row["sources"]), *(row[name] for name in SHOWN))
-            for row in main_comparison(every).to_dict("records")
+            for row in main_comparison(groups).to_dict("records")
         ]
-        columns = ("Method", str(kind).capitalize(), "Patients", "Images", measure, "Std")
+        columns = ("Method", str(kind).capitalize(), "Patients", "Images", loss, "Std")
         body += table(columns, rows, caption=f"Error by {kind}")
     if hidden:
         words = f"Not shown, for a group has fewer than {FEW} patients: {', '.join(hidden)}."
@@ -233,18 +194,13 @@ def _subgroups(path: Path, measure: str) -> Markup:
 
 
 def _settings(study: Study, results: pd.DataFrame) -> Markup:
-    body = Markup("").join(paragraph(_code(each)) for each in setting(study, results))
+    body = joined(paragraph(with_code(each)) for each in setting(study, results))
     rows = [
         (methods, key, _value(study, key))
         for methods, names in settings(study).items()
         for key in names
     ]
     return body + table(("Methods", "Setting", "Value"), rows, caption="Settings")
-
-
-def _code(words: str) -> Markup:
-    """Return text with what stands between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(words.strip()))))
 
 
 def _value(study: Study, key: str) -> str:
@@ -274,4 +230,4 @@ def _failures(failed: list[str]) -> Markup:
     if not failed:
         return Markup("")
     words = "The same command tries them again. `report.md` in the study folder has the reasons."
-    return bullets(failed) + paragraph(_code(words))
+    return bullets(failed) + paragraph(with_code(words))

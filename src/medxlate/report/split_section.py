@@ -19,11 +19,11 @@ from medxlate.dataset.links import find_links
 from medxlate.dataset.spellings import COLUMN, how_ids_count
 from medxlate.dataset.splits import MEANING, PARTS, Split, read_split
 from medxlate.dataset.training_data import open_modalities
-from medxlate.report.blocks import bullets, table
+from medxlate.report.page import bullets, table
 
 
 @dataclass(frozen=True)
-class Parts:
+class Division:
     """What a report says of the division.
 
     Attributes:
@@ -35,7 +35,7 @@ class Parts:
     leak: str
 
 
-def parts_of(run: RunFolder, config: Config) -> Parts:
+def division_of(run: RunFolder, config: Config) -> Division:
     """Count who is in which part, and look anew for units and duplicates on two sides.
 
     Where the dataset is elsewhere or has changed, only split.json is read.
@@ -68,7 +68,7 @@ def parts_of(run: RunFolder, config: Config) -> Parts:
         _shared(tables),
         f"Split seed {split.seed}, hash {str(values['hash'])[:12]}.",
     ]
-    return Parts(_counts(split, tables) + bullets([each for each in said if each]), leak)
+    return Division(_counts(split, tables) + bullets([each for each in said if each]), leak)
 
 
 def _crossing(split: Split, links: Iterable[Link]) -> list[Link]:

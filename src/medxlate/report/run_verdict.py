@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,30 +27,12 @@ from medxlate.evaluation.results import (
 )
 from medxlate.method.registry import find_method
 from medxlate.method.settings import concerns
-from medxlate.report.axes import short
-from medxlate.report.page import Tone
+from medxlate.report.page import Tone, Verdict
+from medxlate.report.printing import short
 
 Array = npt.NDArray[Any]
 # Settings that are not counted: the verdict names the methods, and the others are no cause.
 NOT_COUNTED = ("method", "data.folder", "runtime.")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Sentences, and what they come to."""
-
-    sentences: tuple[str, ...]
-    tone: Tone
-
-    def then(self, sentence: str) -> Verdict:
-        """Return the verdict with a sentence more, the second one."""
-        first, *others = self.sentences
-        return Verdict((first, sentence, *others), self.tone)
-
-    def doubted(self, sentence: str, tone: Tone = "unsure") -> Verdict:
-        """Return the verdict behind a sentence by which it does not hold as it stands."""
-        worst: Tone = "bad" if "bad" in (self.tone, tone) else tone
-        return Verdict((sentence, *self.sentences), worst)
 
 
 def of_run(results: Results | None, policy: str) -> Verdict:

@@ -11,9 +11,8 @@ from functools import partial
 from typing import Any
 
 from medxlate.evaluation.results import Line, Picture
-from medxlate.report.axes import thin
+from medxlate.report.charts import LINE_POINTS, thin
 
-LIMIT = 300  # points of a line
 DECIDES = "val_error"  # of the validation metrics: by it the kept model is chosen
 # By the parts of a loss's name: title, and the names that belong to it.
 FAMILIES = (
@@ -123,7 +122,7 @@ def _mapping(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
-    xs, ys = thin([x for x, _ in points], [y for _, y in points], LIMIT)
+    xs, ys = thin([x for x, _ in points], [y for _, y in points], LINE_POINTS)
     return Line(name=name, x=tuple(xs), y=tuple(ys))
 
 
