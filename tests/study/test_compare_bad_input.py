@@ -103,15 +103,15 @@ def refused(kind: type[MedxlateError], *words: str, out: Path, **arguments: Any)
         (Grid(sources=("mri+mri",)), ConfigError, ["mri+mri", "twice"]),
         (Grid(sources=("mrt",)), DataError, ["mrt", "mri"]),
         (Grid(sources=("",)), MedxlateError, ["modality"]),
-        (Grid(primary="jont:target-only"), ConfigError, ["'jont'", "no method of this study"]),
-        (Grid(primary="joint"), ConfigError, ["'joint' names no two methods", "--primary"]),
+        (Grid(primary="jont:target-only"), ConfigError, ["'jont'", "not a method of this study"]),
+        (Grid(primary="joint"), ConfigError, ["'joint' does not name two methods", "--primary"]),
         (Grid(repeats=0), UsageError, ["0 repeats"]),
         (Grid(repeats=-1), UsageError, ["-1 repeats"]),
         *(
             (
                 Grid(**{f"{whose}_fractions": (1.0, bad)}),
                 ConfigError,
-                [f"{bad:g} is no share", whose],
+                [f"{bad:g} is not a share", whose],
             )
             for whose in ("target", "source")
             for bad in (0.0, -0.5, 1.5, float("nan"), float("inf"))
@@ -417,7 +417,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
     own = pd.read_parquet(out / "predictions.parquet")
     path = tmp_path / "other.csv"
     own.assign(prediction="aged")[["repeat", "slice_id", "prediction"]].to_csv(path, index=False)
-    words = ["predicts 'aged', which is no class", "middle, old, young"]
+    words = ["predicts 'aged', which is not a class", "middle, old, young"]
     refused(DataError, *words, out=out, predictions=[path])
     shares = own[["repeat", "slice_id", "p(middle)", "p(old)", "p(young)"]]
     shares.assign(**{"p(old)": np.nan}).to_csv(path, index=False)
@@ -437,7 +437,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
         (["--method", "something", "--target", "ct"], 2, "target-only"),
         (["--repeats", "0", "--target", "ct"], 2, "repeats"),
         (["--target-fraction", "half", "--target", "ct"], 2, "no list of numbers"),
-        (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is no share"),
+        (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is not a share"),
         (["--source", "ct", "--target", "ct"], 2, "target"),
         (["--policy", "volume", "--target", "ct"], 2, "split.policy"),
         (["--method", "joint"], 2, "No target modality"),

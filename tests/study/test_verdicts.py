@@ -244,8 +244,8 @@ def test_the_primary_contrast_is_free_of_holm_and_in_no_family() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("joint", "names no two methods"),
-        ("joint:", "names no two methods"),
+        ("joint", "does not name two methods"),
+        ("joint:", "does not name two methods"),
         ("jont:target-only", "'jont'.*"),
         ("joint:joint", "against itself"),
         ("joint:constant", "with every method anyway"),

@@ -40,7 +40,7 @@ OPACITIES = (0.9, 0.25, 0.6, 0.1, 0.75, 0.4)  # of bars
 WIDTH, PAPER, PANEL = 400, 640, 340  # points: a chart of a page, a figure, a panel of several
 HEIGHT = 190  # points of a field
 ROW = 18  # points of a line of text
-LETTER = 7.2  # points, the mean width of a letter
+LETTER = 7  # points, the mean width of a letter
 DPI = 130  # of PNG
 LARGEST = 1e300  # beyond it differences overflow
 DOTS, SHAPES, LINE_POINTS, BINS = 2400, 1200, 300, 30  # at most; of a chart, of a line
@@ -562,7 +562,7 @@ def _legend(figure: Figure, *axes: Axes) -> None:
 def _columns(width: float, names: Sequence[str]) -> int:
     """Return how many columns a legend has."""
     longest = max(len(_name(name)) for name in names)
-    return max(min(int((width + 15) // (46 + LETTER * longest)), len(names)), 1)
+    return max(min(int((width + 15) // (45 + LETTER * longest)), len(names)), 1)
 
 
 def _name(name: str) -> str:

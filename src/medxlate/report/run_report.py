@@ -86,8 +86,8 @@ def write_report(
 ) -> Report:
     """Write ``report.html`` and ``report.json`` of a run.
 
-    The page holds all it needs, loads nothing, and names no patient. It holds test images of
-    patients, where the run was evaluated.
+    The page loads nothing and names no patient. Where the run was evaluated, it holds test images
+    of patients.
 
     Args:
         run: A run folder or ``runs/latest``.
@@ -145,7 +145,7 @@ def _model(folder: RunFolder, results: Results | None) -> ModelInfo | None:
 def _page(out: Path) -> Path:
     """Return where the page goes; raises UsageError where its JSON would replace a file."""
     if out.suffix != ".html" or out.is_dir():
-        raise UsageError(f"--out {out} is no name of a page.", "Let it end in .html.")
+        raise UsageError(f"--out {out} is not the name of a page.", "Let it end in .html.")
     beside = out.with_suffix(".json")
     if out.stem != "report" and beside.exists() and not out.exists():
         raise UsageError(f"{beside} exists and is not a report's.", "Choose another --out.")
@@ -219,8 +219,8 @@ def _technical(config: Config, results: Results | None, info: ModelInfo | None) 
     changed = [[k, v, default[k]] for k, v in _shown(flat(config), hidden) if v != default[k]]
     body = tag("h3", "Changed from the defaults")
     body += table(["key", "value", "default"], [[k, str(v), str(d)] for k, v, d in changed])
-    every = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
-    body += tag("details", tag("summary", "All settings"), every)
+    settings = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
+    body += tag("details", tag("summary", "All settings"), settings)
     hashes = dict(results.model) if results is not None else {}
     if info is not None:
         hashes = weights_hashes(info)

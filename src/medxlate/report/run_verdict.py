@@ -1,4 +1,4 @@
-"""What comes first in a report: a few plain sentences, and how good the news is."""
+"""The verdict on a run: whether its predictor learned something, and whether it beats another."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NOT_COUNTED = ("method", "data.folder", "runtime.")
 
 
 def of_run(results: Results | None, policy: str) -> Verdict:
-    """Say whether the predictor beats a constant prediction, how sure that is, what audits found.
+    """Return whether the predictor beats a constant prediction, how sure that is, and the audits.
 
     Args:
         results: The evaluation; None: there is none yet.
@@ -74,7 +74,7 @@ def _skill(metrics: Sequence[Metric]) -> Metric | None:
 
 
 def _taught(metrics: Sequence[Metric]) -> list[str]:
-    """Say what translated images teach a predictor by themselves, beside real ones."""
+    """Return in words what translated images teach a predictor by themselves, beside real ones."""
     found = [each for each in metrics if each.group == "tstr"]
     real, constant = (
         next((each for each in found if each.of == of), None) for of in ("judge", "constant")
@@ -92,7 +92,7 @@ def _taught(metrics: Sequence[Metric]) -> list[str]:
 
 
 def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
-    """Say what the predictor's skill over a constant prediction is worth."""
+    """Return what the predictor's skill over a constant prediction is worth, and its tone."""
     assert skill.value is not None
     over = f"Over {skill.n} test {skill.level}s"
     is_regression = results.task is None or results.task.kind == "regression"
@@ -113,7 +113,7 @@ def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
 
 
 def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
-    """Say whether a run predicts better than another on the same test patients.
+    """Return in words whether a run predicts better than another on the same test patients.
 
     Paired: the share of the other's error that is gained, on the same images, both resampled over
     patients together. Translated images are credited only where they are all that differed.
@@ -122,8 +122,8 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
         ModelError: One was not evaluated since it was trained, or its predictions are missing.
         UsageError: They were not tested on the same patients.
     """
-    mine, other = (read_results(each.evaluation) for each in (run, baseline))
-    if mine.split != other.split or mine.target != other.target:
+    own, other = (read_results(each.evaluation) for each in (run, baseline))
+    if own.split != other.split or own.target != other.target:
         raise UsageError(
             f"{run.path} and {baseline.path} were not tested on the same patients.",
             "Train both on one dataset with one split.seed.",
@@ -133,7 +133,7 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
             f"The evaluation of {baseline.path} is of other weights than it has now.",
             f"Evaluate it again: `medxlate evaluate --run {baseline.path}`.",
         )
-    losses = [_losses(each, found) for each, found in ((run, mine), (baseline, other))]
+    losses = [_losses(each, found) for each, found in ((run, own), (baseline, other))]
     table = losses[0].merge(losses[1], on=["slice_id", "patient"], suffixes=("", "_other"))
     if not len(table) == len(losses[0]) == len(losses[1]):
         raise ModelError(
@@ -161,7 +161,7 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
     if low <= 0 <= high:
         return f"{said}that may be chance. One split only."
     differing = _differing(run, baseline)
-    if mine.sources and other.method == "target-only" and not differing:
+    if own.sources and other.method == "target-only" and not differing:
         helped = "translated images helped here" if low > 0 else "they did harm here"
         return f"{said}{helped}. One split only."
     also = f"; they differ in {', '.join(differing)} too" if differing else ""
@@ -173,13 +173,11 @@ def _differing(run: RunFolder, baseline: RunFolder) -> list[str]:
 
     Of `target-only`, these are the settings by which translated images are not the only cause.
     """
-    mine, other = (
-        flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline)
-    )
-    added = [find_method(each["method"]).augmentation for each in (mine, other)]
+    own, other = (flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline))
+    added = [find_method(each["method"]).augmentation for each in (own, other)]
     return ["augmentation"] * (added[0] != added[1]) + [
         key
-        for key, value in mine.items()
+        for key, value in own.items()
         if value != other[key]
         and not key.startswith(NOT_COUNTED)
         and concerns(key, other["method"])

@@ -85,8 +85,8 @@ def _pairs(links: Iterable[Link], *, by_id: bool) -> int:
 
 def _leak(split: Split, crossing: Sequence[Link]) -> str:
     unit = "patient" if split.policy == "patient" else "image"
-    every = [unit for part in PARTS for unit in set(split.parts[part])]
-    twice = len(every) - len(set(every))
+    units = [unit for part in PARTS for unit in set(split.parts[part])]
+    twice = len(units) - len(set(units))
     if twice:
         return f"The split leaks: {_count(twice, unit)} in two parts at once."
     for by_id, what in ((False, "with a shared image"), (True, "with one id in two spellings")):
@@ -100,7 +100,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _kept_apart(split: Split, tables: Mapping[str, Modality]) -> str:
-    """Say what was looked up: patients, or only ids as they are written."""
+    """Return which check was made: of patients, or only of ids as they are written."""
     if split.policy == "image":
         return MEANING["image"]
     slices = {name: modality.slices for name, modality in tables.items()}

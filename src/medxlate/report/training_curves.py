@@ -14,27 +14,24 @@ from medxlate.evaluation.results import Line, Picture
 from medxlate.report.charts import LINE_POINTS, thin
 
 DECIDES = "val_error"  # of the validation metrics: by it the kept model is chosen
-# By the parts of a loss's name: title, and the names that belong to it.
-FAMILIES = (
-    ("Loss of the predictor", ("predict", "predict_real", "predict_fake", "predict_augmented")),
-    ("Adversarial losses of the translators", ("adv_t", "adv_s")),
-    ("Losses of the discriminators", ("d_s", "d_t", "domain")),
-    ("Cycle loss, of images in \u22121 to 1", ("cycle_s", "cycle_t", "identity", "reproduce")),
-)
-MEANINGS = {
-    "predict_real": "real",
-    "predict_fake": "translated",
-    "predict_augmented": "augmented",
-    "adv_t": "to the target (G)",
-    "adv_s": "to the source (F)",
-    "d_t": "of target images",
-    "d_s": "of source images",
-    "domain": "of the modality",
-    "cycle_s": "source and back",
-    "cycle_t": "target and back",
-    "identity": "identity",
-    "reproduce": "reproduced, before translating",
-    "predict": "predictor",
+PREDICTOR = "Loss of the predictor"
+TRANSLATORS = "Adversarial losses of the translators"
+DISCRIMINATORS = "Losses of the discriminators"
+CYCLE = "Cycle loss, of images in \u22121 to 1"
+LOSSES = {  # the picture of each loss, and the name of its line
+    "predict": (PREDICTOR, "predictor"),
+    "predict_real": (PREDICTOR, "real"),
+    "predict_fake": (PREDICTOR, "translated"),
+    "predict_augmented": (PREDICTOR, "augmented"),
+    "adv_t": (TRANSLATORS, "to the target (G)"),
+    "adv_s": (TRANSLATORS, "to the source (F)"),
+    "d_s": (DISCRIMINATORS, "of source images"),
+    "d_t": (DISCRIMINATORS, "of target images"),
+    "domain": (DISCRIMINATORS, "of the modality"),
+    "cycle_s": (CYCLE, "source and back"),
+    "cycle_t": (CYCLE, "target and back"),
+    "identity": (CYCLE, "identity"),
+    "reproduce": (CYCLE, "reproduced, before translating"),
 }
 
 
@@ -70,33 +67,34 @@ def _validation(epochs: Sequence[Mapping[str, Any]]) -> list[Picture]:
     return [_lines("Validation error", lines, x="Epoch")]
 
 
+def _described(name: str) -> tuple[str, str, str] | None:
+    """Return picture, source and line of a loss such as ``mri.adv_t``; None for an unknown one."""
+    source, _, term = name.rpartition(".")
+    if term not in LOSSES:
+        return None
+    title, words = LOSSES[term]
+    return title, source, f"{words}, {source}" if source else words
+
+
 def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    names = sorted({name for each in steps for name in _mapping(each, "losses")})
+    found: dict[str, dict[str, list[Line]]] = {title: {} for title, _ in LOSSES.values()}
+    for name in sorted({name for each in steps for name in _mapping(each, "losses")}):
+        points = _points(steps, "step", partial(_loss, name))
+        if points and (described := _described(name)):
+            title, source, words = described
+            found[title].setdefault(source, []).append(_line(words, points))
     pictures = []
-    for title, members in FAMILIES:
-        found: dict[str, list[Line]] = {}
-        for name in names:
-            source, member = _parts(name)
-            points = _points(steps, "step", partial(_loss, name))
-            if member in members and points:
-                words = MEANINGS[member] + (f", {source}" if source else "")
-                found.setdefault(source, []).append(_line(words, points))
-        lines = [line for each in found.values() for line in each]
-        if len(lines) <= 6:
-            pictures += [_lines(title, lines)] if lines else []
-        else:
-            pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in found.items()]
+    for title, by_source in found.items():
+        lines = [line for each in by_source.values() for line in each]
+        if len(lines) > 6:
+            pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in by_source.items()]
+        elif lines:
+            pictures.append(_lines(title, lines))
     return pictures
 
 
 def _loss(name: str, event: Mapping[str, Any]) -> Any:
     return _mapping(event, "losses").get(name)
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """Return source and member of a loss's name, such as ``mri.adv_t``."""
-    source, _, member = name.rpartition(".")
-    return source, member
 
 
 def _single(steps: Sequence[Mapping[str, Any]], key: str, title: str, label: str) -> list[Picture]:

@@ -55,7 +55,7 @@ def viewer(folder: Path, source: str, target: str, recipe: Recipe, *, most: int 
         source: The source modality.
         target: The target modality.
         recipe: The target's, for the values of level and width.
-        most: Bytes that its images may take; later examples are left out, and that is said.
+        most: Bytes that its images may take; the viewer says how many later examples it leaves out.
 
     Raises:
         ModelError: A file is missing or damaged.

@@ -16,7 +16,7 @@ from medxlate.study.cell import PREDICTIONS, RESULT
 from medxlate.study.comparison import OWN, Comparison, find_contrast
 from medxlate.study.data_efficiency import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.designs import pool_size
-from medxlate.study.external_predictions import score_outsiders
+from medxlate.study.external_predictions import score_tables
 from medxlate.study.measured import judged
 from medxlate.study.prediction_rows import COLUMNS
 from medxlate.study.quality import measure_quality
@@ -94,7 +94,7 @@ def collect(
     if not finished:
         raise DataError(f"No cell of the study {folder.path} is finished.")
     work = OpenStudy(study, folder)
-    others = score_outsiders(predictions, work)
+    others = score_tables(predictions, work)
     quality = measure_quality(
         study,
         folder,
@@ -114,8 +114,8 @@ def collect(
     results["design"] = study.design
     pools = [pool_size(split, work.tables[work.target]) for split in work.splits]
     results["pool_patients"] = [pools[repeat] for repeat in results["repeat"]]
-    every = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
-    images = pd.concat([*every, *(each.predictions for each in others)], ignore_index=True)
+    own_images = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
+    images = pd.concat([*own_images, *(each.predictions for each in others)], ignore_index=True)
     primary = find_contrast(study.primary, study.methods, study.source_sets)
     sets = ["+".join(each) for each in study.source_sets]
     task, by_level = work.dataset.info.task, judged(results)

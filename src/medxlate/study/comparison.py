@@ -66,7 +66,7 @@ class Contrast:
     reference: str
 
     def is_of(self, system: System, reference: System) -> bool:
-        """Return whether these two are compared in it."""
+        """Return whether it compares these two."""
         return (
             (system.method, system.sources) == (self.method, self.sources)
             and reference.method == self.reference
@@ -104,13 +104,13 @@ def find_contrast(
     method, slash, sources = left.partition("/")
     if not (colon and method and reference):
         raise ConfigError(
-            f"The primary contrast '{text}' names no two methods.",
+            f"The primary contrast '{text}' does not name two methods.",
             "Such as --primary joint:target-only.",
         )
     for name in (method, reference):
         if name not in methods:
             raise ConfigError(
-                f"The primary contrast names '{name}', which is no method of this study.",
+                f"The primary contrast names '{name}', which is not a method of this study.",
                 nearest(name, methods),
             )
         if name == CONSTANT:

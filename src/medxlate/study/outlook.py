@@ -71,7 +71,7 @@ class Outlook:
     sentences: tuple[str, ...]
 
 
-def foresee(
+def outlook_of(
     study: Study, target: Modality, splits: Sequence[Split], task: Task, earlier: Path | None = None
 ) -> Outlook | None:
     """Return what a study could show.
@@ -156,7 +156,7 @@ def _from_study(folder: Path, study: Study, task: Task) -> Guess:
         ) from None
     if ("mse" in results and bool(results["mse"].notna().any())) != (task.kind == "regression"):
         raise DataError(
-            f"The study {folder} predicted another kind of label, so its errors tell nothing here.",
+            f"The study {folder} predicted another kind of label, so its errors say nothing here.",
             "Name a study of the same label, or leave --spread-from out.",
         )
     measured = Measured(results, predictions, "patient")

@@ -69,7 +69,7 @@ class Study(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, values: Any) -> Any:
-        """Say of a study from before there was a choice that its sources were divided."""
+        """Read a study from before ``split.sources`` as one that divided its sources."""
         config = values.get("config") if isinstance(values, Mapping) else None
         split = config.get("split") if isinstance(config, Mapping) else None
         if isinstance(config, Mapping) and isinstance(split, Mapping) and "sources" not in split:

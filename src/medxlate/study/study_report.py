@@ -1,4 +1,4 @@
-"""A study's ``report.html``: what ``report.md`` says, with charts, and nothing of a patient.
+"""A study's ``report.html``: what ``report.md`` says, with charts, and nothing of single patients.
 
 It is made of the study folder alone; the dataset, where it is still there, adds the label's unit.
 Reasons of failures are left out, for they may name files.
@@ -93,11 +93,13 @@ def _statistics(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise DataError(
             f"{path} is not there: the study is not finished.",
-            "Go on with `medxlate compare --out` and the folder.",
+            "Continue it with `medxlate compare --out` and the folder.",
         )
     value = read_json(path, error=DataError)
     if not isinstance(value, dict):
-        raise DataError(f"{path} is no study's statistics.", "Run `medxlate compare` again.")
+        raise DataError(
+            f"{path} does not hold the statistics of a study.", "Run `medxlate compare` again."
+        )
     return value
 
 
@@ -129,7 +131,7 @@ def _sentences(statistics: Mapping[str, Any], *keys: str) -> list[str]:
 
 
 def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -> Markup:
-    """Return what a reader asks first as a table, then the sentences that were not ``said`` yet."""
+    """Return what a reader asks first as a table; folded, the sentences that were not ``said``."""
     body = Markup("")
     for title, entries in (
         ("", in_order(statistics)),
@@ -138,7 +140,10 @@ def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -
         if found := answers(entries, unit=unit):
             body += (tag("h3", title) if title else Markup("")) + printed(found)
     sentences = _sentences({"": in_order(statistics)}, "")
-    return body + bullets([each for each in sentences if each not in said])
+    others = [each for each in sentences if each not in said]
+    if others:
+        body += tag("details", tag("summary", "The others in sentences"), bullets(others))
+    return body
 
 
 def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Markup:

@@ -319,7 +319,7 @@ def _policy(results: pd.DataFrame) -> str:
 
 
 def _features(cells: pd.DataFrame) -> str:
-    """Say where IS and FID come from and what they may be held against."""
+    """Return where IS and FID come from and what they may be compared with."""
     cells = cells[cells[list(QUALITY)].notna().any(axis=1)]
     names = sorted(set(cells["features"].dropna()))
     text = f"IS and FID are from the features of: {', '.join(names) or 'unknown'}"

@@ -2,7 +2,7 @@
 
 The repeats of a study share patients, so their results are not independent, and an ordinary t-test
 finds differences that are not there. Each test below adds up what the mean difference varies by:
-patients, repeats, and what a repeat does to single patients. ``medxlate.study.power`` foretells the
+patients, repeats, and what a repeat does to single patients. ``medxlate.study.power`` predicts the
 same sums. A difference is always the loss of a method minus that of its reference: negative is
 better. ``docs/benchmarks.md`` has what these tests find in simulated studies.
 """

@@ -45,8 +45,8 @@ def compare_to(
 ) -> list[Comparison]:
     """Compare every system at the largest fractions with one reference method.
 
-    Holm's family is every system but the constant and the primary contrast. The constant is no
-    candidate: it is the row that the others have to beat, and counting it would only make their
+    Holm's family is every system but the constant and the primary contrast. The constant is not
+    a candidate: it is the row that the others have to beat, and counting it would only make their
     tests harder. Its own row says whether the reference tells more than a prediction that ignores
     the image. A system that is better than the reference but not than the constant does not help.
 
@@ -337,7 +337,7 @@ def headline(statistics: Mapping[str, Any], method: str = "joint") -> Verdict:
     answers = in_order(statistics)
     own = [each for each in answers if _is_of(each, method)]
     chosen = statistics.get("primary") or own or answers
-    # The constant is there to be beaten: that it is worse is no bad news.
+    # The constant is there to be beaten: it is no bad news that it is worse.
     words = {str(each.get("verdict")) for each in chosen if not _is_of(each, CONSTANT)}
     sentences = tuple(str(each["sentence"]) for each in chosen if each.get("sentence"))
     if not sentences:

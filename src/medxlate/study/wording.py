@@ -42,7 +42,7 @@ NOTE = (
 
 
 def predicate(verdict: str, method: str, reference: str) -> str:
-    """Return a verdict as it is said of a method.
+    """Return a verdict as the predicate of a sentence about a method.
 
     "Helps" and "hurts" are of what is added to real target images. The constant adds nothing to
     them and is there to be beaten, so it does better or worse, as a method does than any other
@@ -60,7 +60,7 @@ def predicate(verdict: str, method: str, reference: str) -> str:
 
 
 def sentence(c: Comparison, metric: str, *, by_image: bool, alpha: float) -> str:
-    """Say the verdict in one sentence, with the numbers that carry it.
+    """Return the verdict in one sentence, with the numbers that carry it.
 
     It answers in this order: did it help, by how much, against what, could it have been seen, what
     did it cost.
@@ -137,7 +137,7 @@ def _over(c: Comparison) -> str:
 
 
 def _visible(c: Comparison) -> Iterator[str]:
-    """Say what could have been seen, where nothing was."""
+    """Yield what could have been seen, where nothing was."""
     if c.verdict == "no difference shown" and c.detectable is not None:
         yield (
             f"with this spread only a difference of {c.detectable:.3g} or more would be found in "
@@ -146,7 +146,7 @@ def _visible(c: Comparison) -> Iterator[str]:
 
 
 def _standing(c: Comparison, metric: str, alpha: float) -> Iterator[str]:
-    """Say how both stand to the constant: nothing that loses to it means anything."""
+    """Yield how both compare with the constant: nothing that loses to it means anything."""
     shown = c.constant_p is not None and c.constant_p < alpha
     if c.beats_constant is False:
         yield f"{c.system.name} does not beat {_constant(c, metric)}, so its result means nothing"
@@ -163,7 +163,7 @@ def _constant(c: Comparison, metric: str) -> str:
 
 
 def _translation(c: Comparison) -> Iterator[str]:
-    """Say of a system with translations whether it is they that help: it may be the patients."""
+    """Yield whether a system's translations help, or only its source patients."""
     if c.controls is None:
         return
     beaten = [each for each in c.controls if each.beaten]
