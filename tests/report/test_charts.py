@@ -128,6 +128,17 @@ def test_intervals_stand_on_the_axis() -> None:
     assert "No values." in interval_chart([], title="t", label="l")
 
 
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e300])
+def test_trainings_that_diverged_are_passed_over(loss) -> None:
+    systems = [Errors("joint", [60, loss], (55, loss)), Errors("cyclegan", [loss])]
+    drawn = [interval_chart(systems, title="t", label="l", references={"constant": loss})]
+    curve = Curve("joint", [5, 10], [loss, 7.0], [loss, 0.5])
+    drawn.append(curves_chart(Panel("patients", [curve]), title="t", label="Error"))
+    for root in map(parsed, drawn):
+        places = " ".join(each.get("d") for each in paths(root))
+        assert not re.search("nan|inf", places)
+
+
 def test_a_band_is_a_standard_deviation_wide() -> None:
     curve = Curve("joint", [5, 10, 20, 40], [9.0, 7.0, 6.0, 5.5], [1.0, 0.5, 0.5, float("nan")])
     root = parsed(curves_chart(Panel("patients", [curve]), title="t", label="Error"))

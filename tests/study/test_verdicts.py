@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from medxlate.study.verdicts import (
     against_baselines,
     compare_primary,
     compare_to,
+    headline,
     with_fewer_patients,
 )
 from medxlate.study.wording import answers, in_order
@@ -318,6 +320,23 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
     ]
     assert str(table.rows[1][5]) == "< 0.001"
     assert answers([]) is None
+
+
+def test_the_constant_is_worse_or_better_and_neither_hurts_nor_helps() -> None:
+    results, images = study(MEANS)
+    found = named(compare_to(results, images))
+    entries = [asdict(found[name]) for name in ("constant", "joint")]
+    assert [each["verdict"] for each in entries] == ["hurts", "helps"]
+    table = answers(entries)
+    assert table is not None
+    assert [row[1] for row in table.rows] == ["does worse", "helps"]
+    assert entries[0]["sentence"].startswith("constant does worse than target-only")
+    assert headline({"against_target_only": entries[:1]}).tone == "unsure"
+    assert headline({"against_target_only": entries}).tone == "good"
+    others = [asdict(c) for c in against_baselines(results, images)]
+    words = {row[4]: row[1] for row in answers(others).rows}  # type: ignore[union-attr]
+    assert words["constant"] == "does better"
+    assert words["target-only"] == "helps"
 
 
 def test_the_cost_stands_in_the_sentence() -> None:

@@ -239,7 +239,7 @@ def _points(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
             min(axis.get_xlim()[0], axis.get_ylim()[0]),
             max(axis.get_xlim()[1], axis.get_ylim()[1]),
         )
-        axis.plot(ends, ends, color=MUTED, linewidth=1, scalex=False, scaley=False, gid="diagonal")
+        axis.plot(ends, ends, color=MUTED, linewidth=1, scalex=False, scaley=False)
         axis.set(xlim=ends, ylim=ends)
     whole = all(float(value).is_integer() for line in lines for value in line.x)
     _fields(axis, picture.x_label, picture.y_label, whole=whole)

@@ -99,8 +99,7 @@ class PageRenderer(RendererBase):
     ) -> None:
         """Add a path; what would not be seen is left out."""
         style = {**_stroke(gc), **_fill(gc, rgbFace)}
-        if style:
-            self.parts.append(tag("path", d=_path_data(path, self._from_top(transform)), **style))
+        self._add(_path_data(path, self._from_top(transform)), style)
 
     def draw_markers(
         self,
@@ -113,6 +112,7 @@ class PageRenderer(RendererBase):
     ) -> None:
         """Add all markers of a line as one path; discs and squares are strokes without length."""
         places = self._from_top(trans).transform(path.vertices)
+        places = places[np.isfinite(places).all(axis=1)]
         upright = not marker_trans.get_affine().get_matrix()[1, 0]  # else a square is a diamond
         cap = next((name for name, shape in CAPS.items() if _same(marker_path, shape)), None)
         if rgbFace is not None and cap and upright:
@@ -124,9 +124,7 @@ class PageRenderer(RendererBase):
             style = {**_stroke(gc), **_fill(gc, rgbFace)}
             flipped = marker_trans + Affine2D().scale(1, -1)
             shape = _path_data(marker_path, flipped, relative=True)
-        self.parts.append(
-            tag("path", d="".join(f"M{_pair(place)}{shape}" for place in places), **style)
-        )
+        self._add("".join(f"M{_pair(place)}{shape}" for place in places), style)
 
     def draw_text(
         self,
@@ -153,6 +151,10 @@ class PageRenderer(RendererBase):
         }
         place = {"x": f"{x:.1f}", "y": f"{y:.1f}"}
         self.parts.append(tag("text", s, **place, fill=_colour(gc.get_rgb()), **style))
+
+    def _add(self, path: str, style: dict[str, Any]) -> None:
+        if path and style:
+            self.parts.append(tag("path", d=path, **style))
 
     def _from_top(self, transform: Transform) -> Transform:
         """Return the transform to a drawing that is measured from its upper end."""
