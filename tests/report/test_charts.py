@@ -129,7 +129,7 @@ def test_intervals_stand_on_the_axis() -> None:
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1e300])
-def test_trainings_that_diverged_are_passed_over(loss) -> None:
+def test_trainings_that_diverged_are_skipped(loss) -> None:
     systems = [Errors("joint", [60, loss], (55, loss)), Errors("cyclegan", [loss])]
     drawn = [interval_chart(systems, title="t", label="l", references={"constant": loss})]
     curve = Curve("joint", [5, 10], [loss, 7.0], [loss, 0.5])
@@ -163,7 +163,7 @@ def test_colours_are_those_of_the_page() -> None:
         assert not re.search(r"#[0-9a-f]{3}", draw(picture(kind, *lines, thresholds={"a": 1})))
 
 
-def test_a_chart_is_the_same_each_time_whatever_matplotlib_is_told() -> None:
+def test_a_chart_is_the_same_each_time_whatever_matplotlibrc_says() -> None:
     same = picture("lines", line("a", [0, 1, 2], [1, 2, 3]), thresholds={"limit": 2})
 
     def drawn() -> str:
@@ -190,7 +190,7 @@ def test_odd_values_are_drawn(kind, values) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_words_are_escaped_and_a_reader_is_told(kind) -> None:
+def test_words_are_escaped_and_read_aloud(kind) -> None:
     whole = Picture(
         kind=kind, title=EVIL, x_label=EVIL, y_label=EVIL, thresholds={EVIL[:20]: 1.5},
         lines=(line(EVIL, [0, 1, 2], [1, 2, 3]), line("b", [0, 1], [3, 1])), ticks=(EVIL,) * 3,
@@ -274,7 +274,7 @@ def test_thinning_loses_no_peak() -> None:
 def events(steps: int, sources=("mri",)) -> list[dict]:
     names = [f"{s}.{n}" for s in sources for n in ("adv_t", "adv_s", "cycle_s", "cycle_t", "d_t")]
     speed = {"images_per_second": 9.5, "data_wait": 0.1}
-    told = [
+    recorded = [
         {"event": "step", "step": k, "losses": dict.fromkeys(names, 1 / k) | {"predict_real": k}}
         for k in range(1, steps + 1)
     ]
@@ -282,7 +282,7 @@ def events(steps: int, sources=("mri",)) -> list[dict]:
         {"event": "epoch", "epoch": k, "metrics": {"val_error": v, "val_mse": 7.0}, "best": k < 3}
         for k, v in ((1, 5.0), (2, 3.0), (3, 4.0))
     ]
-    return [each | speed for each in told] + ended
+    return [each | speed for each in recorded] + ended
 
 
 def test_what_was_recorded_becomes_curves() -> None:
@@ -307,7 +307,7 @@ def test_many_sources_are_drawn_apart_and_long_runs_thinned() -> None:
     assert max(len(each.x) for one in found for each in one.lines) <= 300
 
 
-def test_damaged_events_are_passed_over() -> None:
+def test_damaged_events_are_skipped() -> None:
     odd = [{"event": "step", "step": 1, "losses": None}, {"event": "epoch", "step": 1}, {"step": 2},
            {"event": "step", "step": 2, "losses": {"predict_real": float("nan")}}]  # fmt: skip
     assert curves([]) == curves(odd) == []

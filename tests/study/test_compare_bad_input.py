@@ -188,7 +188,9 @@ def test_a_class_that_is_absent_from_training_or_test_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["range", "prevalence"])
-def test_unlike_labels_are_told_with_both_histograms(data: Path, tmp_path: Path, kind: str) -> None:
+def test_unlike_labels_are_reported_with_both_histograms(
+    data: Path, tmp_path: Path, kind: str
+) -> None:
     if kind == "range":
         config, grid = debug_config(data, split={"seed": 1}), Grid(("raw-mix",), repeats=1)
         words = ["labels (age) of mri are unlike those of ct", "outside the range of ct"]
@@ -431,7 +433,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["--method", "dan", "--target", "ct"], 2, "Did you mean"),
         (["--method", "something", "--target", "ct"], 2, "target-only"),
@@ -447,12 +449,12 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_ends_with_its_code_and_words(
-    data: Path, tmp_path: Path, words: Sequence[str], code: int, told: str
+    data: Path, tmp_path: Path, words: Sequence[str], code: int, message: str
 ) -> None:
     place = ["--data", data, "--out", tmp_path / "compare", "--preset", "debug", "--device", "cpu"]
     result = call("compare", *words, *place, "--json")
     assert result.exit_code == code, result.output
-    assert told in flat(result.stderr), result.stderr
+    assert message in flat(result.stderr), result.stderr
     assert json.loads(result.stdout)["code"] == code
     assert not (tmp_path / "compare").exists()
 

@@ -350,7 +350,7 @@ def test_nothing_is_read_beyond_the_patients_there_were():
     assert "is not given: the interval reaches beyond" in far.sentence
 
 
-def test_a_method_that_does_harm_is_said_to():
+def test_a_method_that_does_harm_is_reported():
     readings = equivalents(dose_response(-4), sources="mri")
     assert readings[0].bound == "fewer"
     assert readings[0].interval == (0, 0)

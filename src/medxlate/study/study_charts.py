@@ -68,7 +68,7 @@ def measure(unit: str, results: pd.DataFrame) -> str:
         unit: Of the label; "" for none.
         results: A row a cell.
     """
-    if "mse" not in results or results["mse"].isna().all():
+    if "mse" not in results:
         return "Error rate"
     return f"Mean squared error ({unit}²)" if unit else "Mean squared error"
 

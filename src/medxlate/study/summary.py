@@ -1,4 +1,4 @@
-"""A study's findings as files: tables, statistics, and a page in words."""
+"""A study's findings as files: tables, statistics, and ``report.md``."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ what else a step shows does not change them.
 """
 BATCH_NORM = {  # by model.batch_norm
     "joint": """\
-With it differs the batch norm: methods that
+The batch norm differs with it: methods that
 show more than target images learn its statistics from all of them together.
 """,
     "separate": """\
-With it differs the batch norm of `multitask`
-and `dann`, which learn its statistics from all images together; the others learn those of target
+The batch norm of `multitask` and `dann`
+differs with it, for they learn its statistics from all images together; the others learn those of target
 images by themselves.
 """,
 }
