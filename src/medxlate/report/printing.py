@@ -126,7 +126,7 @@ class PrintedTable:
         return "\n".join(lines) + "\n"
 
     def _latex_size(self) -> tuple[str, bool]:
-        """Return the largest type in which the table fits a page; the smallest if none does."""
+        """Return the largest type in which the table fits a page, and whether there is one."""
         rows = [self.columns[-1], *(tuple(map(str, row)) for row in self.rows)]
         letters = sum(max(map(len, column)) for column in zip(*rows, strict=True))
         room = TEXT_WIDTH - 2 * TABCOLSEP * len(self.columns[0])

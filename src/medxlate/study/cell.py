@@ -255,7 +255,7 @@ class _Stage:
 
 
 def _train_stage(work: _CellInputs, name: str, listener: Listener) -> _Stage:
-    """Train what cells share, unless it is finished; who comes second waits for the first."""
+    """Train what cells share, unless it is finished; a second process waits for the first."""
     config = first_stages(work.config)[name]
     run = work.folder.stage(config)
     record = run.path / STAGE_RECORD

@@ -34,7 +34,7 @@ from medxlate.study.comparison import REPEATS, system_name
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells, read_study
 from medxlate.study.study_charts import measure, patient_panels, references, systems_of
-from medxlate.study.summary import setting, settings
+from medxlate.study.summary import design_paragraphs, settings
 from medxlate.study.tables import main_comparison, tables
 from medxlate.study.verdicts import headline
 from medxlate.study.wording import answers, in_order
@@ -199,7 +199,7 @@ def _subgroups(path: Path, loss: str) -> Markup:
 
 
 def _settings(study: Study, results: pd.DataFrame) -> Markup:
-    body = joined(paragraph(with_code(each)) for each in setting(study, results))
+    body = joined(paragraph(with_code(each)) for each in design_paragraphs(study, results))
     rows = [
         (methods, key, _value(study, key))
         for methods, names in settings(study).items()

@@ -39,8 +39,8 @@ show more than target images learn its statistics from all of them together.
 """,
     "separate": """\
 The batch norm of `multitask` and `dann`
-differs with it, for they learn its statistics from all images together; the others learn those of target
-images by themselves.
+differs with it, for they learn its statistics from all images together; the others learn those of
+target images by themselves.
 """,
 }
 NOT_SHOWN = (  # where a study is carried out, and what its grid decides
@@ -111,7 +111,7 @@ def _report(
             yield f"\n## {title}\n"
             yield table.markdown()
     yield "## What was compared\n"
-    yield from setting(study, findings.results)
+    yield from design_paragraphs(study, findings.results)
     if findings.baselines:
         yield "## joint against the others\n"
         yield from (f"- {each.sentence}" for each in findings.baselines)
@@ -136,8 +136,8 @@ def _report(
         yield from (in_markdown(f"- {name}: {error}") for name, error in failed.items())
 
 
-def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
-    """Yield paragraphs on what was compared and what makes it fair."""
+def design_paragraphs(study: Study, results: pd.DataFrame) -> Iterator[str]:
+    """Yield what was compared, and what makes it fair, a paragraph each."""
     config = study.config
     grid = cells(study)
     sources = ", ".join("+".join(each) for each in study.source_sets) or "none"
