@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from medxlate.study.study_charts import measure, patient_panels, references, sys
 from medxlate.study.summary import design_paragraphs, settings
 from medxlate.study.tables import main_comparison, tables
 from medxlate.study.verdicts import headline
-from medxlate.study.wording import answers, in_order
+from medxlate.study.wording import answer_tables, in_order, sentences
 
 PAGE = "report.html"
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
@@ -64,7 +65,9 @@ def write_study_page(study_folder: Path) -> Path:
     bodies = {
         "Does it help?": _answers(statistics, level_of(results), said=verdict.sentences),
         "Errors by method": _errors(results, predictions, loss),
-        "joint against the others": bullets(_sentences(statistics, "joint_against_baselines")),
+        "joint against the others": bullets(
+            sentences(statistics.get("joint_against_baselines") or ())
+        ),
         "Dose and response": _dose(statistics, results, loss),
         "Tables": _tables(study, results, unit),
         "Subgroups": _subgroups(study_folder / "subgroups.csv", loss),
@@ -125,22 +128,12 @@ def _failed(study: Study, folder: StudyFolder) -> list[str]:
     return [each.name for each in cells(study) if folder.failure(each).is_file()]
 
 
-def _sentences(statistics: Mapping[str, Any], *keys: str) -> list[str]:
-    entries = [each for key in keys for each in statistics.get(key) or ()]
-    return [str(each["sentence"]) for each in entries if each.get("sentence")]
-
-
 def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -> Markup:
-    """Return what a reader asks first as a table; folded, the sentences that were not ``said``."""
+    """Return what a reader asks first as tables; folded, the sentences that were not ``said``."""
     body = Markup("")
-    for title, entries in (
-        ("", in_order(statistics)),
-        ("With fewer target patients", statistics.get("with_fewer_target_patients") or []),
-    ):
-        if found := answers(entries, unit=unit):
-            body += (tag("h3", title) if title else Markup("")) + printed(found)
-    sentences = _sentences({"": in_order(statistics)}, "")
-    others = [each for each in sentences if each not in said]
+    for title, found in answer_tables(statistics, unit=unit):
+        body += tag("h3", title) + printed(found)
+    others = [each for each in sentences(in_order(statistics)) if each not in said]
     if others:
         body += tag("details", tag("summary", "The others in sentences"), bullets(others))
     return body
@@ -161,7 +154,8 @@ def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Mark
 
 
 def _dose(statistics: Mapping[str, Any], results: pd.DataFrame, loss: str) -> Markup:
-    body = bullets(_sentences(statistics, "equivalents", "saturation"))
+    readings = [statistics.get(key) or [] for key in ("equivalents", "saturation")]
+    body = bullets(sentences(chain(*readings)))
     caption = "Means over repeats, in bands of one standard deviation; lower is better."
     for panel in patient_panels(results):
         title = f"Error over {panel.label[0].lower()}{panel.label[1:]}"

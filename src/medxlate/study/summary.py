@@ -21,7 +21,7 @@ from medxlate.study.comparison import REPEATS
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
-from medxlate.study.wording import answers, in_order
+from medxlate.study.wording import answer_tables, in_order, sentences
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule
@@ -101,25 +101,18 @@ def _report(
     yield "# Comparison\n"
     yield "## Does it help?\n"
     statistics = _statistics(findings)
-    yield from (f"- {each['sentence']}" for each in in_order(statistics))
-    unit = level_of(findings.results)
-    for title, entries in (
-        ("By how much, against what, and at what cost?", in_order(statistics)),
-        ("With fewer target patients", statistics["with_fewer_target_patients"]),
-    ):
-        if table := answers(entries, unit=unit):
-            yield f"\n## {title}\n"
-            yield table.markdown()
+    yield from (f"- {each}" for each in sentences(in_order(statistics)))
+    for title, table in answer_tables(statistics, unit=level_of(findings.results)):
+        yield f"\n## {title}\n"
+        yield table.markdown()
     yield "## What was compared\n"
     yield from design_paragraphs(study, findings.results)
-    if findings.baselines:
+    if found := sentences(statistics["joint_against_baselines"]):
         yield "## joint against the others\n"
-        yield from (f"- {each.sentence}" for each in findings.baselines)
-    readings = [each.sentence for each in findings.equivalents]
-    readings += [each.sentence for each in findings.saturation]
-    if readings:
+        yield from (f"- {each}" for each in found)
+    if found := sentences([*statistics["equivalents"], *statistics["saturation"]]):
         yield "\n## Dose and response\n"
-        yield from (f"- {sentence}" for sentence in readings)
+        yield from (f"- {each}" for each in found)
     yield "\n## Tables\n"
     yield from (table.markdown() for table in findings.tables)
     if len(findings.subgroups):

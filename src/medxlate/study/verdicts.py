@@ -32,7 +32,7 @@ from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, detectable
 from medxlate.study.statistics import difference_interval, effect_size, holm, wilcoxon
 from medxlate.study.ttests import Tested
-from medxlate.study.wording import in_order, sentence
+from medxlate.study.wording import in_order, sentence, sentences
 
 
 def compare_to(
@@ -339,12 +339,12 @@ def headline(statistics: Mapping[str, Any], method: str = "joint") -> Verdict:
     chosen = statistics.get("primary") or own or answers
     # The constant is there to be beaten: it is no bad news that it is worse.
     words = {str(each.get("verdict")) for each in chosen if not _is_of(each, CONSTANT)}
-    sentences = tuple(str(each["sentence"]) for each in chosen if each.get("sentence"))
-    if not sentences:
-        sentences = ("There is nothing to compare: target-only is not in the study.",)
+    said = tuple(sentences(chosen))
+    if not said:
+        said = ("There is nothing to compare: target-only is not in the study.",)
     if words == {"helps"} and all(each.get("beats_constant") is not False for each in chosen):
-        return Verdict(sentences, "good")
-    return Verdict(sentences, "bad" if "hurts" in words and "helps" not in words else "unsure")
+        return Verdict(said, "good")
+    return Verdict(said, "bad" if "hurts" in words and "helps" not in words else "unsure")
 
 
 def _is_of(entry: Mapping[str, Any], method: str) -> bool:

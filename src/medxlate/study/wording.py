@@ -7,7 +7,7 @@ have been seen, and what did it cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medxlate.report.printing import Cell, Number, PrintedTable
@@ -215,6 +215,29 @@ def in_order(statistics: Mapping[str, Any]) -> list[Entry]:
     primary = list(statistics.get("primary") or [])
     others = statistics.get("against_target_only") or []
     return [*primary, *(each for each in others if not (primary and each.get("primary")))]
+
+
+def answer_tables(
+    statistics: Mapping[str, Any], *, unit: str = "patient"
+) -> Iterator[tuple[str, PrintedTable]]:
+    """Yield the tables that answer, each with its heading.
+
+    Args:
+        statistics: The content of ``statistics.json``.
+        unit: What losses are taken over.
+    """
+    fewer = statistics.get("with_fewer_target_patients") or []
+    for title, entries in (
+        ("By how much, against what, and at what cost?", in_order(statistics)),
+        ("With fewer target patients", fewer),
+    ):
+        if found := answers(entries, unit=unit):
+            yield title, found
+
+
+def sentences(entries: Iterable[Entry]) -> list[str]:
+    """Return the sentences of comparisons or readings, as far as they have one."""
+    return [str(each["sentence"]) for each in entries if each.get("sentence")]
 
 
 def _row(entry: Entry, several: bool) -> tuple[Cell, ...]:
