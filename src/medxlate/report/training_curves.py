@@ -11,28 +11,10 @@ from functools import partial
 from typing import Any
 
 from medxlate.evaluation.results import Line, Picture
+from medxlate.method.terms import FAMILIES, Family, find_term
 from medxlate.report.charts import LINE_POINTS, thin
 
 DECIDES = "val_error"  # of the validation metrics: by it the kept model is chosen
-PREDICTOR = "Loss of the predictor"
-TRANSLATORS = "Adversarial losses of the translators"
-DISCRIMINATORS = "Losses of the discriminators"
-CYCLE = "Cycle loss, of images in \u22121 to 1"
-LOSSES = {  # the picture of each loss, and the name of its line
-    "predict": (PREDICTOR, "predictor"),
-    "predict_real": (PREDICTOR, "real"),
-    "predict_fake": (PREDICTOR, "translated"),
-    "predict_augmented": (PREDICTOR, "augmented"),
-    "adv_t": (TRANSLATORS, "to the target (G)"),
-    "adv_s": (TRANSLATORS, "to the source (F)"),
-    "d_s": (DISCRIMINATORS, "of source images"),
-    "d_t": (DISCRIMINATORS, "of target images"),
-    "domain": (DISCRIMINATORS, "of the modality"),
-    "cycle_s": (CYCLE, "source and back"),
-    "cycle_t": (CYCLE, "target and back"),
-    "identity": (CYCLE, "identity"),
-    "reproduce": (CYCLE, "reproduced, before translating"),
-}
 
 
 def curves(events: Sequence[Mapping[str, Any]]) -> list[Picture]:
@@ -67,25 +49,19 @@ def _validation(epochs: Sequence[Mapping[str, Any]]) -> list[Picture]:
     return [_lines("Validation error", lines, x="Epoch")]
 
 
-def _described(name: str) -> tuple[str, str, str] | None:
-    """Return picture, source and line of a loss such as ``mri.adv_t``; None for an unknown one."""
-    source, _, term = name.rpartition(".")
-    if term not in LOSSES:
-        return None
-    title, words = LOSSES[term]
-    return title, source, f"{words}, {source}" if source else words
-
-
 def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    found: dict[str, dict[str, list[Line]]] = {title: {} for title, _ in LOSSES.values()}
+    """Return a picture a family of terms; those of families with many lines are a source's each."""
+    found: dict[Family, dict[str, list[Line]]] = {family: {} for family in FAMILIES}
     for name in sorted({name for each in steps for name in _mapping(each, "losses")}):
+        source, term = find_term(name)
         points = _points(steps, "step", partial(_loss, name))
-        if points and (described := _described(name)):
-            title, source, words = described
-            found[title].setdefault(source, []).append(_line(words, points))
+        if term is not None and points:
+            words = f"{term.label}, {source}" if source else term.label
+            found[term.family].setdefault(source, []).append(_line(words, points))
     pictures = []
-    for title, by_source in found.items():
+    for family, by_source in found.items():
         lines = [line for each in by_source.values() for line in each]
+        title = FAMILIES[family]
         if len(lines) > 6:
             pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in by_source.items()]
         elif lines:
