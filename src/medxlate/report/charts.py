@@ -301,6 +301,7 @@ def _apart(xs: Values, ys: Values, most: int) -> tuple[Values, Values]:
 
 
 def _finite(values: Sequence[float]) -> Values:
+    """Return values that can be subtracted; NaN stays, and is not drawn."""
     return np.clip(np.asarray(values, dtype=np.float64), -LARGEST, LARGEST)
 
 
@@ -366,11 +367,13 @@ def _intervals(
     axis = figure.add_subplot()
     for row, system in enumerate(systems):
         colour = COLOURS[1] if system.ours else COLOURS[0]
-        losses = np.asarray(system.losses, dtype=float)
+        losses = _finite(system.losses)
         axis.plot(losses, np.full(len(losses), row), "o", color=colour, alpha=0.5, markersize=4.5)
         if system.interval is not None:
-            axis.plot(system.interval, [row, row], color=colour, marker="|", markeredgewidth=2)
-        axis.plot(system.mean, row, "D" if system.ours else "o", color=colour, markersize=9)
+            axis.plot(
+                _finite(system.interval), [row, row], color=colour, marker="|", markeredgewidth=2
+            )
+        axis.plot(losses.mean(), row, "D" if system.ours else "o", color=colour, markersize=9)
     _draw_thresholds(axis, references, upright=True)
     _fields(axis, label, "", rows=[each.name for each in systems], width=width)
     _legend(figure, axis)
@@ -415,7 +418,7 @@ def _curves(
     for panel, axis in zip(panels, axes, strict=True):
         for curve in panel.curves:
             i = names.index(curve.name)
-            means, stds = np.asarray(curve.means, float), np.nan_to_num(curve.stds)
+            means, stds = _finite(curve.means), np.nan_to_num(_finite(curve.stds))
             look: dict[str, Any] = {"linestyle": DASHES[i % 6], "marker": MARKERS[i % 6]}
             look |= {"linewidth": 3 if curve.ours else 1.8, "color": COLOURS[i % 6]}
             look |= {"markeredgewidth": 1.6 if i % 6 > 3 else 0, "label": _name(curve.name)}
@@ -529,7 +532,7 @@ def _draw_thresholds(axis: Axes, thresholds: Mapping[str, float], *, upright: bo
     for i, (name, value) in enumerate(thresholds.items()):
         look: dict[str, Any] = {"color": INK, "linewidth": 1.3, "linestyle": DASHES[i % 5 + 1]}
         line = axis.axvline if upright else axis.axhline
-        line(value, label=_name(_threshold(name, value)), **look)
+        line(float(_finite([value])[0]), label=_name(_threshold(name, value)), **look)
 
 
 def _threshold(name: str, value: float) -> str:
@@ -573,6 +576,5 @@ def _name(name: str) -> str:
 
 def _save(figure: Figure, path: Path, *, dpi: int = DPI) -> None:
     """Write a figure as a PNG without a date."""
-    FigureCanvasAgg(figure)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=dpi, metadata={"Software": "medxlate"})
