@@ -226,9 +226,7 @@ def _translations(work: OpenStudy, finished: Sequence[Cell], place: Path) -> Ite
             file = work.folder.cell(cell) / f"translated-{source}.npy"
             if file.is_file() and cell.sources == (source,):
                 images = open_array(file)[some]
-                rows.append(
-                    ImageRow(cell.method, list(from_stored(images)), blank)
-                )
+                rows.append(ImageRow(cell.method, list(from_stored(images)), blank))
         if len(rows) > 1:
             path = place / f"translations-{source}.png"
             image_rows(path, rows, note=f"test patients' {source} translated to {work.target}")
