@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medxlate.export.onnx import export_onnx
     from medxlate.inference.predict import Prediction, Predictor, predict
     from medxlate.inference.translate import Translator, translate
-    from medxlate.report.run import write_report
+    from medxlate.report.run_report import write_report
     from medxlate.study.compare import compare
     from medxlate.study.plan import plan
     from medxlate.training.train import resume, train
@@ -46,7 +46,7 @@ _HOMES = {
     "resume": "medxlate.training.train",
     "train": "medxlate.training.train",
     "translate": "medxlate.inference.translate",
-    "write_report": "medxlate.report.run",
+    "write_report": "medxlate.report.run_report",
 }
 
 __all__ = [

@@ -28,7 +28,7 @@ from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.phantoms.files import PAIRED, check_counts, identity, write_phantoms
-from medxlate.report.figures import Row, image_rows
+from medxlate.report.charts import ImageRow, image_rows
 from medxlate.training.train import train
 
 PATIENTS = {"ct": 95, "mri": 110, "pet": 12}
@@ -219,9 +219,9 @@ def draw(run: RunFolder, path: Path) -> Path:
     target = config.data.target.upper()
     blank = [""] * len(some)
     rows = [
-        Row(source.upper(), list(chosen.images[:, 0].numpy()), ages),
-        Row(f"translated\nto {target}", list(fakes[:, 0].numpy()), blank),
-        Row(f"true {target}", list(true.images[:, 0].numpy()), blank),
+        ImageRow(source.upper(), list(chosen.images[:, 0].numpy()), ages),
+        ImageRow(f"translated\nto {target}", list(fakes[:, 0].numpy()), blank),
+        ImageRow(f"true {target}", list(true.images[:, 0].numpy()), blank),
     ]
     image_rows(path, rows, note="generated phantoms; test patients, never seen in training")
     return path

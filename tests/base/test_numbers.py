@@ -26,8 +26,8 @@ from medxlate.inference.predict import predict
 from medxlate.method.generator import Generator
 from medxlate.method.label_transform import fit_label_transform
 from medxlate.method.predictor import PredictorNetwork
-from medxlate.study.predictions import COLUMNS as STUDY_COLUMNS
-from medxlate.study.predictions import add_predictions, image_rows
+from medxlate.study.prediction_rows import COLUMNS as STUDY_COLUMNS
+from medxlate.study.prediction_rows import add_predictions, image_rows
 from preparing import ROWS, run, save_nifti, slices, write_raw, write_table
 
 BRIGHT = 200  # the network is broken for images that are as bright, and only for them

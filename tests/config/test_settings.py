@@ -14,7 +14,7 @@ from medxlate.config import Config, flat, keys, resolve
 from medxlate.method.registry import METHODS
 from medxlate.method.settings import concerns
 from medxlate.study.study import Study
-from medxlate.study.summary import setting, settings
+from medxlate.study.summary import design_paragraphs, settings
 from medxlate.training.checkpoints import load_part
 from medxlate.training.stages import checkpoint_of
 from medxlate.training.train import train
@@ -157,7 +157,7 @@ def test_a_study_names_each_setting_beside_the_methods_that_it_concerns() -> Non
 
 def test_what_is_said_of_batch_norm_is_of_the_configured_one() -> None:
     joint, separate = (
-        " ".join(setting(study_of("joint", batch_norm=kind), pd.DataFrame()))
+        " ".join(design_paragraphs(study_of("joint", batch_norm=kind), pd.DataFrame()))
         for kind in ("joint", "separate")
     )
     assert "from all of them together" in joint

@@ -23,7 +23,7 @@ from medxlate.dataset.leaks import check_no_leak
 from medxlate.dataset.links import Link, find_links, patient_groups
 from medxlate.dataset.spellings import fold, how_ids_count
 from medxlate.dataset.splits import PARTS, Split
-from medxlate.report.patients import parts_of
+from medxlate.report.split_section import division_of
 
 PEOPLE = range(1, 41)
 WAYS = ("Pé-{:03d}", "Pé_{:03d}", "pé {}", "PÉ{:02d}", "pÉ.{}")
@@ -277,7 +277,7 @@ def test_a_report_claims_what_was_looked_up(tmp_path: Path, kind: str) -> None:
     prints = {name: table.fingerprint() for name, table in tables.items()}
     run.split.write_text(json.dumps({**split.to_json(), "slices": prints}))
     config = tiny.debug_config(tmp_path / "data")
-    found = parts_of(run, config)
+    found = division_of(run, config)
     if kind == "leak":
         assert found.leak == (
             "The split leaks: 3 pairs of patients in two parts with one id in two spellings."

@@ -32,8 +32,8 @@ from medxlate.evaluation.judge import Judge, Lesson, find_judge, learned, made_f
 from medxlate.evaluation.results import Audit, read_results, write_results
 from medxlate.evaluation.subject import Subject, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
-from medxlate.report.run import write_report
-from medxlate.report.verdict import of_run
+from medxlate.report.run_report import write_report
+from medxlate.report.run_verdict import of_run
 from medxlate.training.setup import RunInputs, TrainingSetup, set_up
 from medxlate.training.stages import read_translated, write_translated
 from medxlate.training.train import train

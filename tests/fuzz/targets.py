@@ -40,7 +40,7 @@ from medxlate.images.recipes import Recipe
 from medxlate.inference.translate import translate
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.registry import build_learner
-from medxlate.study.external_predictions import score_outside
+from medxlate.study.external_predictions import score_table
 from medxlate.study.study import cell_config, cells, read_study
 from medxlate.training.checkpoints import last_position, load_part, pointed, read_checkpoint
 from medxlate.training.state import restore
@@ -328,7 +328,7 @@ def predictions(place: Place, content: bytes) -> None:
     dataset = Dataset(place.home / "data")
     target = dataset.modality("ct")
     split = read_split(place.home / "run" / "split.json", {"ct": target})
-    score_outside(path, study=study, dataset=dataset, target=target, splits=[split, split])
+    score_table(path, study=study, dataset=dataset, target=target, splits=[split, split])
 
 
 def config(place: Place, content: bytes) -> None:

@@ -22,8 +22,8 @@ from medxlate.dataset.links import Link
 from medxlate.dataset.splits import Split
 from medxlate.evaluation.evaluate import evaluate
 from medxlate.evaluation.results import Metric, Results
-from medxlate.report.run import write_report
-from medxlate.report.verdict import of_run
+from medxlate.report.run_report import write_report
+from medxlate.report.run_verdict import of_run
 from medxlate.training.train import train
 from tiny import KEY, PREFIX, debug_config, write_dataset
 
@@ -70,7 +70,7 @@ def test_the_verdict_follows_the_interval(results: Results | None, tone: str, sa
     assert re.search(said, verdict.sentences[0])
 
 
-def test_a_division_by_image_is_said_at_once() -> None:
+def test_a_division_by_image_is_reported_at_once() -> None:
     assert "slices" in " ".join(of_run(None, "image").sentences)
 
 
@@ -86,9 +86,9 @@ def test_the_page_is_one_file_that_loads_nothing_and_names_nobody(
     )
     for secret in (PREFIX, KEY, str(project), *slices["patient"], *slices["slice_id"]):
         assert secret not in content
-    told = json.loads(page.with_suffix(".json").read_text())
-    assert told["evaluation"]["method"] == "joint"
-    assert PREFIX not in json.dumps(told)
+    written = json.loads(page.with_suffix(".json").read_text())
+    assert written["evaluation"]["method"] == "joint"
+    assert PREFIX not in json.dumps(written)
 
 
 def copy_of(project: Path, tmp_path: Path, name: str = "joint") -> Path:
@@ -122,9 +122,9 @@ def test_shared_images_in_two_parts_are_a_leak(
     run = copy_of(project, tmp_path)
     parts = json.loads((run / "split.json").read_text())["patients"]
     pairs = [Link(*parts["test"][:2], "exact"), Link(parts["test"][0], parts["train"][0], "near")]
-    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs[:1])
+    monkeypatch.setattr("medxlate.report.split_section.find_links", lambda *_: pairs[:1])
     assert "1 pair of patients with a shared image" in write_report(run).path.read_text()
-    monkeypatch.setattr("medxlate.report.patients.find_links", lambda *_: pairs)
+    monkeypatch.setattr("medxlate.report.split_section.find_links", lambda *_: pairs)
     assert "leaks: 1 pair" in write_report(run).verdict[0]
 
 
@@ -139,7 +139,7 @@ def test_figures_of_other_weights_are_no_verdict(project: Path, tmp_path: Path) 
         write_report(run)
 
 
-def test_a_dataset_elsewhere_is_said(project: Path, tmp_path: Path) -> None:
+def test_a_dataset_elsewhere_is_reported(project: Path, tmp_path: Path) -> None:
     run = copy_of(project, tmp_path)
     config = json.loads((run / "config.json").read_text())
     config["data"]["folder"] = str(tmp_path / "gone")
@@ -259,7 +259,7 @@ def test_runs_on_other_patients_are_not_compared(project: Path, tmp_path: Path) 
         write_report(project / "runs" / "joint", baseline=tmp_path / "other")
 
 
-def test_only_translated_images_are_said_to_have_helped(project: Path, tmp_path: Path) -> None:
+def test_only_translated_images_are_credited(project: Path, tmp_path: Path) -> None:
     better, worse = copy_of(project, tmp_path), copy_of(project, tmp_path, "alone")
     for run, error in ((better, 1.0), (worse, 9.0)):
         path = run / "evaluation" / "predictions.parquet"
@@ -318,7 +318,7 @@ def test_nothing_but_a_report_is_replaced(project: Path, tmp_path: Path) -> None
     assert (tmp_path / "page.json").is_file()
 
 
-def test_alarms_are_told_without_curves(project: Path, tmp_path: Path) -> None:
+def test_alarms_are_listed_without_curves(project: Path, tmp_path: Path) -> None:
     run = copy_of(project, tmp_path)
     alarm = {"event": "alarm", "step": 3, "kind": "identity", "text": "a text", "advice": "advice."}
     (run / "metrics.jsonl").write_text(json.dumps(alarm) + "\n")

@@ -29,7 +29,7 @@ from medxlate.dataset.index import Dataset, load_key, save_key
 from medxlate.dataset.parts import write_part
 from medxlate.images import limits, text_headers, texts, volumes
 from medxlate.images.dicom import parse
-from medxlate.report.table import Table
+from medxlate.report.printing import PrintedTable
 from medxlate.study import study
 from medxlate.study.study import read_study
 
@@ -314,7 +314,7 @@ NAMES = ["a|b", "<script>alert(1)</script>", "a\nb", r"\input{/etc/passwd}", "a 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_names_in_tables_are_text(name: str) -> None:
-    table = Table("t", name, (("x", name),), ((name, "1"),), note=name)
+    table = PrintedTable("t", name, (("x", name),), ((name, "1"),), note=name)
     lines = table.markdown().splitlines()
     rows = [line for line in lines if line.startswith("|")]
     cells = [row.replace(r"\|", "").count("|") for row in rows]

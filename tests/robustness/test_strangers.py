@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
+from markupsafe import escape
 from matplotlib.mathtext import MathTextParser
 from typer.testing import CliRunner, Result
 
@@ -20,10 +21,18 @@ from medxlate.artifacts.info import ModelInfo, read_model
 from medxlate.base.records import for_csv, in_csv, in_markdown, visible
 from medxlate.cli.app import app
 from medxlate.dataset.labels import Task
-from medxlate.report.figures import Row, image_rows
-from medxlate.report.interval_chart import Errors
-from medxlate.report.study_figures import Curve, dose_plot, error_plot
-from medxlate.report.table import Number, Table
+from medxlate.report.charts import (
+    Curve,
+    Errors,
+    ImageRow,
+    Panel,
+    curves_chart,
+    dose_plot,
+    error_plot,
+    image_rows,
+    interval_chart,
+)
+from medxlate.report.printing import Number, PrintedTable
 from medxlate.study.external_predictions import _values
 
 # Unicode's bidirectional algorithm (UAX 9, section 2), byte order mark, line and paragraph
@@ -187,7 +196,9 @@ def test_predictions_hold_no_formula(tmp_path: Path):
 
 
 def test_tables_for_papers_hold_no_formula():
-    made = Table("t", "=x", (("=a", "b"),), (("=1+1", Number(-3.25)), ("-", Number(1.0, std=0.1))))
+    made = PrintedTable(
+        "t", "=x", (("=a", "b"),), (("=1+1", Number(-3.25)), ("-", Number(1.0, std=0.1)))
+    )
     assert list(csv.reader(made.csv().splitlines())) == [
         ["'=a", "b"],
         ["'=1+1", "-3.25"],
@@ -303,8 +314,13 @@ def test_what_stands_between_dollars_is_no_formula_of_a_figure(tmp_path: Path):
     with pytest.raises(ValueError, match="frac"):
         MathTextParser("agg").parse(name)
     systems = [Errors(name, [1.0, 2.0], None, ours=False)]
-    error_plot(tmp_path / "e.png", systems, measure=name, references=[(name, 1.5)], title=name)
-    curve = Curve(name, [3, 5], [1.0, 2.0], [0.1, 0.1], ours=False)
-    dose_plot(tmp_path / "d.png", measure=name, target=[curve], note=name)
-    image_rows(tmp_path / "r.png", [Row(name, [np.zeros((4, 4))], [name])], note=name)
+    error_plot(tmp_path / "e.png", systems, label=name, references={name: 1.5}, note=name)
+    panel = Panel(name, [Curve(name, [3, 5], [1.0, 2.0], [0.1, 0.1], ours=False)])
+    dose_plot(tmp_path / "d.png", [panel], label=name, note=name)
+    for chart in (
+        interval_chart(systems, title=name, label=name, references={name: 1.5}),
+        curves_chart(panel, title=name, label=name),
+    ):
+        assert chart.count(str(escape(name))) >= 5
+    image_rows(tmp_path / "r.png", [ImageRow(name, [np.zeros((4, 4))], [name])], note=name)
     assert len(list(tmp_path.glob("*.png"))) == 3

@@ -102,7 +102,7 @@ def copy(whole: Run, tmp_path: Path) -> Path:
 # ----- Every method -----
 
 
-def test_every_method_is_trained_and_told(whole: Run) -> None:
+def test_every_method_is_trained_and_reported(whole: Run) -> None:
     assert not whole.result.failed
     assert whole.result.cells == len(whole.results) == 2 * len(EVERY)
     assert set(whole.results["method"]) == set(EVERY)
@@ -111,8 +111,10 @@ def test_every_method_is_trained_and_told(whole: Run) -> None:
     counted = whole.results.groupby("method")[["source_patients", "source_images"]].min()
     assert not counted.loc[["target-only", "duplicate-real"]].any(axis=None)  # nobody new is shown
     assert (counted.loc[["raw-mix", "histogram", "joint", "transfer"]] > 0).all(axis=None)
-    told = {(each.system.method, each.system.sources) for each in whole.result.findings.comparisons}
-    assert told == {
+    compared = {
+        (each.system.method, each.system.sources) for each in whole.result.findings.comparisons
+    }
+    assert compared == {
         (name, "mri" if registry.find_method(name).uses_sources else "")
         for name in EVERY
         if name != "target-only"
@@ -328,7 +330,7 @@ def test_work_that_cells_share_is_done_once(doses: Run) -> None:
 
 
 @pytest.mark.parametrize("policy", ["patient", "image"])
-def test_the_policy_is_told_beside_the_numbers(data: Path, tmp_path: Path, policy: str) -> None:
+def test_the_policy_is_reported_beside_the_numbers(data: Path, tmp_path: Path, policy: str) -> None:
     config = debug_config(data, optimizer=BRIEF, split={"policy": policy})
     heard, out = Heard(), tmp_path / "compare"
     wanted = Grid(methods=("constant", "raw-mix"), sources=("mri",), repeats=2)
@@ -337,14 +339,14 @@ def test_the_policy_is_told_beside_the_numbers(data: Path, tmp_path: Path, polic
     assert set(result.findings.results["policy"]) == {policy}
     written = pd.read_csv(out / "splits" / "r00.csv", dtype=str)
     sides = {part: set(rows["patient"]) for part, rows in written.groupby("part")}
-    told = [event.text for event in heard.of(Warned) if "Policy image" in event.text]
+    warned = [event.text for event in heard.of(Warned) if "Policy image" in event.text]
     places = [out / "report.md", *(out / "tables").glob("*.md"), *(out / "tables").glob("*.tex")]
     assert len(places) > 2
     for path in places:
         text = flat(path.read_text())
         assert ("measure something else than new patients" in text) == (policy == "image")
         assert ("The figures hold for new patients" in text) == (policy == "patient")
-    assert bool(sides["train"] & sides["test"]) == bool(told) == (policy == "image")
+    assert bool(sides["train"] & sides["test"]) == bool(warned) == (policy == "image")
 
 
 # ----- The same numbers -----
@@ -522,11 +524,11 @@ def test_a_cell_that_fails_costs_what_depends_on_it_and_is_tried_again(
         "multitask": "RuntimeError: no luck",
         "transfer": "what it needs trained first failed: RuntimeError: no luck",
     }
-    told = flat(result.stderr)
-    assert "2 of 4 cells failed" in told
-    assert "tries them again" in told
+    text = flat(result.stderr)
+    assert "2 of 4 cells failed" in text
+    assert "tries them again" in text
     for name, error in failed.items():
-        assert told.count(f"{name} failed: {error}") == 1
+        assert text.count(f"{name} failed: {error}") == 1
         assert read_json(out / "cells" / f"{name}.failed.json")["error"] == error
     assert set(pd.read_csv(out / "results.csv")["method"]) == {"target-only", "cyclegan"}
 
@@ -596,8 +598,8 @@ def test_another_tool_with_the_predictions_of_a_cell_gets_its_row(
     rest = results.drop("elsewhere").reset_index()
     expected = by_cell(whole.results)
     pd.testing.assert_frame_equal(by_cell(rest), expected, check_exact=True, check_dtype=False)
-    told = {each.system.method: each for each in result.findings.comparisons}
-    assert told["elsewhere"].mean == told["joint"].mean
+    comparisons = {each.system.method: each for each in result.findings.comparisons}
+    assert comparisons["elsewhere"].mean == comparisons["joint"].mean
     assert "elsewhere" in (copy / "report.md").read_text()
 
 

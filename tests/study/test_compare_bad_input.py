@@ -103,15 +103,15 @@ def refused(kind: type[MedxlateError], *words: str, out: Path, **arguments: Any)
         (Grid(sources=("mri+mri",)), ConfigError, ["mri+mri", "twice"]),
         (Grid(sources=("mrt",)), DataError, ["mrt", "mri"]),
         (Grid(sources=("",)), MedxlateError, ["modality"]),
-        (Grid(primary="jont:target-only"), ConfigError, ["'jont'", "no method of this study"]),
-        (Grid(primary="joint"), ConfigError, ["'joint' names no two methods", "--primary"]),
+        (Grid(primary="jont:target-only"), ConfigError, ["'jont'", "not a method of this study"]),
+        (Grid(primary="joint"), ConfigError, ["'joint' does not name two methods", "--primary"]),
         (Grid(repeats=0), UsageError, ["0 repeats"]),
         (Grid(repeats=-1), UsageError, ["-1 repeats"]),
         *(
             (
                 Grid(**{f"{whose}_fractions": (1.0, bad)}),
                 ConfigError,
-                [f"{bad:g} is no share", whose],
+                [f"{bad:g} is not a share", whose],
             )
             for whose in ("target", "source")
             for bad in (0.0, -0.5, 1.5, float("nan"), float("inf"))
@@ -188,7 +188,9 @@ def test_a_class_that_is_absent_from_training_or_test_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["range", "prevalence"])
-def test_unlike_labels_are_told_with_both_histograms(data: Path, tmp_path: Path, kind: str) -> None:
+def test_unlike_labels_are_reported_with_both_histograms(
+    data: Path, tmp_path: Path, kind: str
+) -> None:
     if kind == "range":
         config, grid = debug_config(data, split={"seed": 1}), Grid(("raw-mix",), repeats=1)
         words = ["labels (age) of mri are unlike those of ct", "outside the range of ct"]
@@ -417,7 +419,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
     own = pd.read_parquet(out / "predictions.parquet")
     path = tmp_path / "other.csv"
     own.assign(prediction="aged")[["repeat", "slice_id", "prediction"]].to_csv(path, index=False)
-    words = ["predicts 'aged', which is no class", "middle, old, young"]
+    words = ["predicts 'aged', which is not a class", "middle, old, young"]
     refused(DataError, *words, out=out, predictions=[path])
     shares = own[["repeat", "slice_id", "p(middle)", "p(old)", "p(young)"]]
     shares.assign(**{"p(old)": np.nan}).to_csv(path, index=False)
@@ -431,13 +433,13 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(
-    ("words", "code", "told"),
+    ("words", "code", "message"),
     [
         (["--method", "dan", "--target", "ct"], 2, "Did you mean"),
         (["--method", "something", "--target", "ct"], 2, "target-only"),
         (["--repeats", "0", "--target", "ct"], 2, "repeats"),
         (["--target-fraction", "half", "--target", "ct"], 2, "no list of numbers"),
-        (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is no share"),
+        (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is not a share"),
         (["--source", "ct", "--target", "ct"], 2, "target"),
         (["--policy", "volume", "--target", "ct"], 2, "split.policy"),
         (["--method", "joint"], 2, "No target modality"),
@@ -447,12 +449,12 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_use_ends_with_its_code_and_words(
-    data: Path, tmp_path: Path, words: Sequence[str], code: int, told: str
+    data: Path, tmp_path: Path, words: Sequence[str], code: int, message: str
 ) -> None:
     place = ["--data", data, "--out", tmp_path / "compare", "--preset", "debug", "--device", "cpu"]
     result = call("compare", *words, *place, "--json")
     assert result.exit_code == code, result.output
-    assert told in flat(result.stderr), result.stderr
+    assert message in flat(result.stderr), result.stderr
     assert json.loads(result.stdout)["code"] == code
     assert not (tmp_path / "compare").exists()
 

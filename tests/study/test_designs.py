@@ -120,7 +120,7 @@ def test_what_cells_of_a_draw_share_is_trained_once(redrawn: Run) -> None:
     assert counted["cyclegan"] == counted["target-only"] == 3 * len(NUMBERS)
 
 
-def test_other_tools_are_told_whom_to_train_on(redrawn: Run) -> None:
+def test_other_tools_learn_whom_to_train_on(redrawn: Run) -> None:
     for draw in range(3):
         table = pd.read_csv(redrawn.folder / "splits" / f"r{draw:02d}.csv", dtype=str)
         who = table.groupby("part")["patient"].nunique().to_dict()

@@ -18,12 +18,12 @@ from medxlate.config import resolve
 from medxlate.dataset.splits import Split
 from medxlate.study.begin import Grid
 from medxlate.study.compare import compare
-from medxlate.study.outlook import foresee
+from medxlate.study.outlook import outlook_of
 from medxlate.study.plan import plan
 from medxlate.study.power import Design, Spread, chance, detectable, spread_of
 from medxlate.study.study import Study, read_study
 from medxlate.study.ttests import crossed_t, estimate, overlap_of, splits_t
-from medxlate.study.verdict import compare_to
+from medxlate.study.verdicts import compare_to
 from studies import BRIEF, call, dataset
 from tiny import AGE, GROUP, debug_config
 
@@ -360,7 +360,7 @@ def test_a_perfect_predictor_helps_where_plan_does_not_despair() -> None:
         table = patients(test + pool)
         splits = divided(table, design, test, pool, repeats)
         study = planned(design, test=test, pool=pool, repeats=repeats)
-        outlook = foresee(study, SimpleNamespace(slices=table), splits, AGE)  # type: ignore[arg-type]
+        outlook = outlook_of(study, SimpleNamespace(slices=table), splits, AGE)  # type: ignore[arg-type]
         assert outlook is not None
         despaired.append(outlook.hopeless)
         assert outlook.hopeless == any("Hopeless" in each for each in outlook.sentences)
@@ -400,7 +400,7 @@ def test_plan_takes_the_family_and_the_label_into_account() -> None:
     found = []
     for methods in (2, 4):
         study = planned("redrawn", test=40, pool=40, repeats=8, methods=methods)
-        found.append(foresee(study, SimpleNamespace(slices=table), splits, AGE))  # type: ignore[arg-type]
+        found.append(outlook_of(study, SimpleNamespace(slices=table), splits, AGE))  # type: ignore[arg-type]
     alone, among = found
     assert alone is not None
     assert among is not None
@@ -418,7 +418,7 @@ def test_plan_guesses_for_classes_too() -> None:
     table = patients(60).assign(label=lambda t: np.where(t["label"] > 65, "ill", "healthy"))
     splits = divided(table, "redrawn", 20, 30, 5)
     study = planned("redrawn", test=20, pool=30, repeats=5)
-    found = foresee(study, SimpleNamespace(slices=table), splits, GROUP)  # type: ignore[arg-type]
+    found = outlook_of(study, SimpleNamespace(slices=table), splits, GROUP)  # type: ignore[arg-type]
     assert found is not None
     assert found.reference_error == pytest.approx((table["label"] == "ill").mean())
 
@@ -431,20 +431,20 @@ def test_the_spread_of_an_earlier_study(tmp_path: Path) -> None:
     target = SimpleNamespace(slices=table)
     (tmp_path / "study.json").write_text(study.model_dump_json())
     with pytest.raises(DataError, match="no results yet"):
-        foresee(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
+        outlook_of(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
     results.to_parquet(tmp_path / "results.parquet")
     predictions.to_parquet(tmp_path / "predictions.parquet")
-    found = foresee(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
+    found = outlook_of(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
     assert found is not None
     assert "measured in" in found.sentences[1]
     (perfect,) = (c for c in compare_to(results, predictions) if c.system.method == "perfect")
     assert found.detectable == pytest.approx(perfect.detectable, rel=0.1)  # the same design again
     assert found.reference_error == pytest.approx(perfect.reference_mean)
     with pytest.raises(DataError, match="another kind of label"):
-        foresee(study, target, splits, GROUP, tmp_path)  # type: ignore[arg-type]
+        outlook_of(study, target, splits, GROUP, tmp_path)  # type: ignore[arg-type]
     results[results["method"] != "target-only"].to_parquet(tmp_path / "results.parquet")
     with pytest.raises(DataError, match="compares nothing with target-only"):
-        foresee(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
+        outlook_of(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
 
 
 def test_plan_says_it_on_the_command_line(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -470,5 +470,5 @@ def test_a_study_from_before_there_were_designs_opens(tmp_path: Path) -> None:
     assert (old.design, old.primary) == ("resampled", "")
     values["primary"] = "joint:target-only"
     (tmp_path / "study.json").write_text(json.dumps(values))
-    with pytest.raises(DataError, match="no method of this study"):
+    with pytest.raises(DataError, match="not a method of this study"):
         read_study(tmp_path)

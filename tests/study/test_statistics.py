@@ -20,7 +20,7 @@ from medxlate.study.statistics import (
 )
 from medxlate.study.subgroups import subgroups
 from medxlate.study.ttests import corrected_resampled_t
-from medxlate.study.verdict import Comparison, against_baselines, compare_to
+from medxlate.study.verdicts import Comparison, against_baselines, compare_to
 
 # Mean losses of a method minus its reference, ten repeats.
 DIFFERENCES = [-3.1, -1.2, 0.4, -2.6, -4.0, -0.3, -1.9, -2.2, 0.8, -2.7]

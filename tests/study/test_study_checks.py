@@ -89,7 +89,7 @@ def test_a_class_absent_from_validation_alone_is_no_reason():
     check_classes(STAGE, frame, "ct", [split])
 
 
-def test_the_number_of_gaps_is_told():
+def test_the_number_of_gaps_is_reported():
     frame, split = planted(train="hh", test="ll")
     with pytest.raises(DataError, match=r"repeat 0 .*There are 3 more such gaps"):
         check_classes(STAGE, frame, "ct", [split, split])
@@ -180,13 +180,13 @@ def test_labels_that_are_alike_cause_no_warning():
     assert label_warnings(AGE, target, "ct", {"mri": alike, "same": target}) == []
 
 
-def test_labels_outside_the_targets_range_are_told():
+def test_labels_outside_the_targets_range_are_reported():
     target = table(spread(20, 60, 40))
     # 5 of 100 outside: not more than 5 %; 6: more.
-    for count, told in ((5, False), (6, True)):
+    for count, warned in ((5, False), (6, True)):
         source = table([*spread(20, 60, 100 - count), *[61.0] * count], prefix="q")
         texts = label_warnings(AGE, target, "ct", {"mri": source})
-        assert bool(texts) is told
+        assert bool(texts) is warned
     assert "6 of 100 patients lie outside the range of ct, 20 to 60 years." in texts[0]
     assert "Kolmogorov" not in texts[0]
 
@@ -208,7 +208,7 @@ def test_the_slices_of_a_patient_cause_no_rounding():
     assert label_warnings(AGE, target, "ct", {"mri": source}) == []
 
 
-def test_a_shifted_mean_is_told_with_the_tests_own_figures():
+def test_a_shifted_mean_is_reported_with_the_tests_own_figures():
     target, source = spread(20, 60, 12), spread(30, 60, 10)
     texts = label_warnings(AGE, table(target), "ct", {"mri": table(source, prefix="q")})
     pooled = (11 * np.var(target, ddof=1) + 9 * np.var(source, ddof=1)) / 20
@@ -231,7 +231,7 @@ def test_a_shifted_mean_is_told_with_the_tests_own_figures():
     )
 
 
-def test_another_shape_with_the_same_mean_and_range_is_told():
+def test_another_shape_with_the_same_mean_and_range_is_reported():
     target = table(spread(0, 100, 60))
     source = table([0.0, 100.0, *[50.0] * 58], prefix="q")
     (text,) = label_warnings(AGE, target, "ct", {"mri": source})
@@ -263,15 +263,15 @@ def stages(high: int, low: int, prefix: str = "p") -> pd.DataFrame:
     return table(["high"] * high + ["low"] * low, prefix=prefix)
 
 
-def test_prevalences_that_differ_are_told():
+def test_prevalences_that_differ_are_reported():
     target = stages(50, 50)
-    for high, told in ((60, False), (61, True)):  # more than 10 percentage points
+    for high, warned in ((60, False), (61, True)):  # more than 10 percentage points
         texts = label_warnings(STAGE, target, "ct", {"mri": stages(high, 100 - high, "q")})
-        assert bool(texts) is told
+        assert bool(texts) is warned
     assert "The class 'high' makes 61 % of mri and 50 % of ct; chi-square" in texts[0]
 
 
-def test_a_significant_difference_is_told_though_it_is_small():
+def test_a_significant_difference_is_reported_though_it_is_small():
     target, source = stages(3000, 3000), stages(3300, 2700, "q")
     (text,) = label_warnings(STAGE, target, "ct", {"mri": source})
     # Pearson's statistic of [[3300, 2700], [3000, 3000]], less Yates's half, by hand.
@@ -281,7 +281,7 @@ def test_a_significant_difference_is_told_though_it_is_small():
     assert label_warnings(STAGE, target, "ct", {"mri": stages(3090, 2910, "q")}) == []
 
 
-def test_a_class_that_only_the_source_has_is_told():
+def test_a_class_that_only_the_source_has_is_reported():
     task = Task(kind="classification", name="stage", classes=("high", "low", "none"))
     source = pd.concat([stages(49, 49, "q"), table(["none"] * 2, prefix="r")], ignore_index=True)
     (text,) = label_warnings(task, stages(50, 50), "ct", {"mri": source})

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from medxlate.base.errors import ConfigError, DataError
-from medxlate.report.table import Table
-from medxlate.study.answers import answers, in_order
-from medxlate.study.comparison import Comparison
-from medxlate.study.contrast import Contrast, find_contrast
+from medxlate.report.printing import PrintedTable
+from medxlate.study.comparison import Comparison, Contrast, find_contrast
 from medxlate.study.measured import judged, patient_losses, pool
 from medxlate.study.power import detectable
 from medxlate.study.statistics import holm
 from medxlate.study.ttests import corrected_resampled_t, crossed_t, overlap_of, splits_t
-from medxlate.study.verdict import (
+from medxlate.study.verdicts import (
     against_baselines,
     compare_primary,
     compare_to,
+    headline,
     with_fewer_patients,
 )
+from medxlate.study.wording import answers, in_order
 
 PATIENTS, REPEATS = 12, 6
 MEANS = {"constant": 200.0, "target-only": 100.0, "joint/mri": 60.0, "raw-mix/mri": 61.0}
@@ -245,8 +246,8 @@ def test_the_primary_contrast_is_free_of_holm_and_in_no_family() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("joint", "names no two methods"),
-        ("joint:", "names no two methods"),
+        ("joint", "does not name two methods"),
+        ("joint:", "does not name two methods"),
         ("jont:target-only", "'jont'.*"),
         ("joint:joint", "against itself"),
         ("joint:constant", "with every method anyway"),
@@ -312,13 +313,30 @@ def test_answers_come_in_the_order_of_the_questions() -> None:
     entries = in_order(statistics)
     assert [each["system"]["method"] for each in entries] == ["joint", "cyclegan"]
     table = answers(entries)
-    assert isinstance(table, Table)
+    assert isinstance(table, PrintedTable)
     assert [str(cell) for cell in table.rows[0]] == [
         *("joint (mri), primary", "helps", "-2", "-3 to -1", "target-only", "0.2", "0.5"),
         *("90.0", "-"),
     ]
     assert str(table.rows[1][5]) == "< 0.001"
     assert answers([]) is None
+
+
+def test_the_constant_is_worse_or_better_and_neither_hurts_nor_helps() -> None:
+    results, images = study(MEANS)
+    found = named(compare_to(results, images))
+    entries = [asdict(found[name]) for name in ("constant", "joint")]
+    assert [each["verdict"] for each in entries] == ["hurts", "helps"]
+    table = answers(entries)
+    assert table is not None
+    assert [row[1] for row in table.rows] == ["does worse", "helps"]
+    assert entries[0]["sentence"].startswith("constant does worse than target-only")
+    assert headline({"against_target_only": entries[:1]}).tone == "unsure"
+    assert headline({"against_target_only": entries}).tone == "good"
+    others = [asdict(c) for c in against_baselines(results, images)]
+    words = {row[4]: row[1] for row in answers(others).rows}  # type: ignore[union-attr]
+    assert words["constant"] == "does better"
+    assert words["target-only"] == "helps"
 
 
 def test_the_cost_stands_in_the_sentence() -> None:

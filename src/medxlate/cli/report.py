@@ -42,7 +42,7 @@ def report(
 
     with reporting(json=json) as reporter:
         if is_study(folder):
-            from medxlate.study.page import write_study_page
+            from medxlate.study.study_report import write_study_page
 
             if baseline is not None or out is not None:
                 raise UsageError(
@@ -52,7 +52,7 @@ def report(
             path = write_study_page(folder)
             reporter.result({"report": str(path)}, f"Report: {path}")
             return
-        from medxlate.report.run import write_report as write
+        from medxlate.report.run_report import write_report as write
 
         made = write(folder, baseline=baseline, out=out)
         value = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
@@ -67,7 +67,7 @@ def is_study(folder: Path) -> bool:
 def leave_report(reporter: Reporter, run: Path, *, baseline: Path | None = None) -> None:
     """Write the page of a run that a command has just made; a page that fails is only reported."""
     from medxlate.base.events import Stage, Warned
-    from medxlate.report.run import write_report as write
+    from medxlate.report.run_report import write_report as write
 
     if not reporter.ranks.is_first:
         return

@@ -1,183 +1,217 @@
-"""The elements that charts are made of, and a chart's frame: title, legend, description."""
+"""Figures of matplotlib as SVG inside a page: themed by the page, read aloud, without script.
+
+matplotlib's own SVG has style attributes, which the content security policy of a page refuses,
+ids that meet on a page, colours that no theme changes, and about three times the bytes. So a
+small renderer writes the elements: colours of ``THEME`` become the page's CSS variables.
+"""
 
 from __future__ import annotations
 
 import itertools
-import textwrap
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
-from markupsafe import Markup, escape
+import numpy as np
+from markupsafe import Markup
+from matplotlib.backend_bases import GraphicsContextBase, RendererBase
+from matplotlib.colors import to_hex, to_rgba
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.path import Path
+from matplotlib.text import Text
+from matplotlib.transforms import Affine2D, Transform
+from matplotlib.typing import ColorType
 
-WIDTH = 400  # of every drawing; letters of 12.5 units stay legible on a screen of 360 pixels
-LETTER, ROW = 6.7, 18  # mean width of a letter; a line of text
-DASHES = ("", "7 4", "2 3", "9 3 2 3", "4 2", "1 4")
-# A marker around the point that the pen is at.
-MARKERS = (
-    "m-3.2 0a3.2 3.2 0 1 0 6.4 0a3.2 3.2 0 1 0-6.4 0",
-    "m-3-3h6v6h-6z",
-    "m0-4l3.8 6.8h-7.6z",
-    "m0-4.4l4.4 4.4l-4.4 4.4l-4.4-4.4z",
-    "m-3-3l6 6m0-6l-6 6",
-    "m-4 0h8m-4-4v8",
-)
+from medxlate.report.page import tag
+
+# The light colours of page.css by the names of its variables; figures on white are drawn in them.
+THEME = {
+    "surface": "#ffffff", "ink": "#1d2328", "muted": "#56616b", "grid": "#dfe3e6",
+    "c1": "#0b5f8a", "c2": "#b0500a", "c3": "#1c6b3c", "c4": "#7b3f98", "c5": "#8a6500",
+}  # fmt: skip
+VARIABLES = {colour: f"var(--{name})" for name, colour in THEME.items()}
+LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
+CAPS = {"round": Path.unit_circle(), "square": Path.unit_rectangle()}
+ANCHORS = {"left": None, "center": "middle", "right": "end"}
+FONT_SIZE = 12.5  # of most texts; legible on a screen of 360 pixels
 _numbers = itertools.count(1)  # ids of charts are unique in a process, and so on a page
 
 
-VOID = ("img", "input")  # elements of HTML that have no end
-
-
-def tag(name: str, /, *inside: str | Markup, **attributes: Any) -> Markup:
-    """Return an element; texts are escaped, ``stroke_width`` becomes ``stroke-width``."""
-    words = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"'
-        for key, value in attributes.items()
-        if value not in ("", None)
-    )
-    if name in VOID:
-        return Markup(f"<{name}{words}>")
-    return Markup(f"<{name}{words}>{''.join(escape(each) for each in inside)}</{name}>")
-
-
-def text(x: float, y: float, words: str, **attributes: Any) -> Markup:
-    """Return a text; by default in the page's muted colour."""
-    return tag("text", words, x=round(x, 1), y=round(y, 1), **{"fill": "var(--muted)"} | attributes)
-
-
-def rule(x1: float, y1: float, x2: float, y2: float, **attributes: Any) -> Markup:
-    """Return a straight line, by default a thin one of the grid."""
-    style = {"stroke": "var(--grid)", "stroke_width": 1} | attributes
-    style = {"d": f"M{x1:g} {y1:g}L{x2:g} {y2:g}"} | style
-    return tag("path", fill="none", **style)
-
-
-def colour(index: int) -> str:
-    """Return the colour of the line with that number."""
-    return f"var(--c{index % 6 + 1})"
-
-
-def frame(
-    title: str,
-    description: str,
-    inside: Callable[[float], tuple[list[Markup], float]],
-    *,
-    names: Sequence[str],
-    dashed: Sequence[bool] = (),
-    marked: Sequence[bool] = (),
-) -> Markup:
-    """Return an ``svg`` with title and legend above what ``inside`` draws from a height on.
+def svg(figure: Figure, *, title: str, description: str) -> Markup:
+    """Return a figure of 72 dots an inch as an ``svg`` element to put into a page.
 
     Args:
-        title: Above the chart, and what it is called for those who do not see it.
+        figure: What is drawn; its background is left to the page.
+        title: What it is called for those who do not see it.
         description: What it shows, in words.
-        inside: From the upper end of the free room to elements and their lower end.
-        names: Of the lines, for the legend; none for no legend.
-        dashed: Whether each is shown as a stroke.
-        marked: Whether each is shown with its marker.
     """
-    heading = textwrap.wrap(title, 46) or [""]
-    parts = [
-        text(0, 14 + ROW * i, line, fill="var(--ink)", font_weight="600", font_size=14)
-        for i, line in enumerate(heading)
-    ]
-    top = 8 + ROW * len(heading)
-    x = 0.0
-    for i, name in enumerate(names):
-        label = textwrap.shorten(name, 44, placeholder="…")
-        room = 30 + LETTER * len(label) + 14
-        if x and x + room - 14 > WIDTH:
-            x, top = 0.0, top + ROW
-        parts += _swatch(x, top + 8, i, dashed=dashed[i], marked=marked[i])
-        parts.append(text(x + 30, top + 12, label, fill="var(--ink)"))
-        x += room
-    top += ROW + 3 if names else 2
-    drawn, bottom = inside(top)
+    figure.patch.set_visible(False)
+    renderer = PageRenderer(*figure.get_size_inches() * 72)
+    with warnings.catch_warnings():  # the reader's browser has the letters that DejaVu lacks
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.draw(renderer)
     key = f"chart-{next(_numbers)}"
     return tag(
         "svg",
         tag("title", title, id=f"{key}-title"),
         tag("desc", description, id=f"{key}-desc"),
-        *parts,
-        *drawn,
+        *renderer.parts,
         xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {WIDTH} {bottom:g}",
+        viewBox=f"0 0 {renderer.width:g} {renderer.height:g}",
         width="100%",
         role="img",
         aria_labelledby=f"{key}-title {key}-desc",
         class_="chart",
-        font_size=12.5,
+        font_size=FONT_SIZE,
         font_family="system-ui, sans-serif",
-    )
-
-
-def _swatch(x: float, y: float, index: int, *, dashed: bool, marked: bool) -> list[Markup]:
-    parts = []
-    if dashed:
-        parts.append(stroke(f"M{x:g} {y:g}h24", index))
-    if marked:
-        parts.append(marker(f"M{x + 12:g} {y:g}{MARKERS[index % 6]}", index))
-    if not dashed and not marked:
-        parts.append(block(x + 5, y - 5, 14, 10, index))
-    return parts
-
-
-def stroke(path: str, index: int) -> Markup:
-    """Return a line in the colour and dashes of its number."""
-    return tag(
-        "path",
-        d=path,
-        fill="none",
-        stroke=colour(index),
-        stroke_width=2,
         stroke_linejoin="round",
-        stroke_dasharray=DASHES[index % 6],
-    )
-
-
-def dots(places: Sequence[tuple[float, float]], index: int) -> Markup:
-    """Return many points in few bytes: strokes without length, round or square at their ends."""
-    return tag(
-        "path",
-        d="".join(f"M{x:g} {y:g}h0" for x, y in places),
         fill="none",
-        stroke=colour(index),
-        stroke_width=4.5,
-        stroke_linecap="square" if index % 2 else "round",
-        opacity=0.5,
     )
 
 
-def marker(path: str, index: int) -> Markup:
-    """Return markers in the colour of their line's number."""
-    filled = index % 6 < 4
-    return tag(
-        "path",
-        d=path,
-        fill=colour(index) if filled else "none",
-        stroke="var(--surface)" if filled else colour(index),
-        stroke_width=0.7 if filled else 1.6,
-    )
+class PageRenderer(RendererBase):
+    """Collects what a figure draws as elements of SVG.
+
+    Args:
+        width: Of the figure, points.
+        height: Of the figure, points.
+
+    Attributes:
+        parts: The elements so far.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        super().__init__()
+        self.width, self.height = width, height
+        self.parts: list[Markup] = []
+
+    def get_canvas_width_height(self) -> tuple[float, float]:
+        """Return the size of the figure, points."""
+        return self.width, self.height
+
+    def draw_path(
+        self,
+        gc: GraphicsContextBase,
+        path: Path,
+        transform: Transform,
+        rgbFace: ColorType | None = None,  # noqa: N803
+    ) -> None:
+        """Add a path; what would not be seen is left out."""
+        style = {**_stroke(gc), **_fill(gc, rgbFace)}
+        self._add(_path_data(path, self._from_top(transform)), style)
+
+    def draw_markers(
+        self,
+        gc: GraphicsContextBase,
+        marker_path: Path,
+        marker_trans: Transform,
+        path: Path,
+        trans: Transform,
+        rgbFace: ColorType | None = None,  # noqa: N803
+    ) -> None:
+        """Add all markers of a line as one path; discs and squares are strokes without length."""
+        places = self._from_top(trans).transform(path.vertices)
+        places = places[np.isfinite(places).all(axis=1)]
+        upright = not marker_trans.get_affine().get_matrix()[1, 0]  # else a square is a diamond
+        cap = next((name for name, shape in CAPS.items() if _same(marker_path, shape)), None)
+        if rgbFace is not None and cap and upright:
+            width = marker_path.get_extents(marker_trans).width
+            style: dict[str, Any] = {"stroke": _colour(rgbFace), "stroke_width": f"{width:.3g}"}
+            style |= {"stroke_linecap": cap, "opacity": _opacity(gc, rgbFace)}
+            shape = "h0"
+        else:
+            style = {**_stroke(gc), **_fill(gc, rgbFace)}
+            flipped = marker_trans + Affine2D().scale(1, -1)
+            shape = _path_data(marker_path, flipped, relative=True)
+        self._add("".join(f"M{_pair(place)}{shape}" for place in places), style)
+
+    def draw_text(
+        self,
+        gc: GraphicsContextBase,
+        x: float,
+        y: float,
+        s: str,
+        prop: FontProperties,
+        angle: float,
+        ismath: Any = False,
+        mtext: Text | None = None,
+    ) -> None:
+        """Add a line of text, anchored as it is aligned, for browsers have other fonts."""
+        anchor = None
+        if mtext is not None and not angle:
+            anchor = ANCHORS[mtext.get_horizontalalignment()]
+            x = float(mtext.get_transform().transform(mtext.get_unitless_position())[0])
+        size = prop.get_size_in_points()
+        style = {
+            "font_size": None if size == FONT_SIZE else f"{size:g}",
+            "font_weight": None if prop.get_weight() in ("normal", 400) else prop.get_weight(),
+            "text_anchor": anchor,
+            "transform": f"rotate({-angle:g} {_pair((x, y))})" if angle else None,
+        }
+        place = {"x": f"{x:.1f}", "y": f"{y:.1f}"}
+        self.parts.append(tag("text", s, **place, fill=_colour(gc.get_rgb()), **style))
+
+    def _add(self, path: str, style: dict[str, Any]) -> None:
+        if path and style:
+            self.parts.append(tag("path", d=path, **style))
+
+    def _from_top(self, transform: Transform) -> Transform:
+        """Return the transform to a drawing that is measured from its upper end."""
+        return transform + Affine2D().scale(1, -1).translate(0, self.height)
 
 
-def block(x: float, y: float, width: float, height: float, index: int) -> Markup:
-    """Return a bar; those of the second line are hollow, of the third dotted at the edge..."""
-    return tag(
-        "rect",
-        x=round(x, 1),
-        y=round(y, 1),
-        width=round(max(width, 0.5), 1),
-        height=round(height, 1),
-        rx=1.5,
-        fill=colour(index),
-        fill_opacity=(0.9, 0.25, 0.6, 0.1, 0.75, 0.4)[index % 6],
-        stroke=colour(index),
-        stroke_dasharray=DASHES[index % 6],
-    )
+def _same(one: Path, other: Path) -> bool:
+    return np.array_equal(one.vertices, other.vertices)
 
 
-def over(x: float, y: float, words: str, *, right: bool) -> Markup:
-    """Return a text that stays legible over what is drawn."""
-    return text(
-        x, y, words, text_anchor="start" if right else "end", fill="var(--ink)", font_size=11.5,
-        paint_order="stroke", stroke="var(--surface)", stroke_width=3, stroke_linejoin="round",
-    )  # fmt: skip
+def _colour(colour: ColorType) -> str:
+    found = to_hex(colour)
+    return VARIABLES.get(found, found)
+
+
+def _opacity(gc: GraphicsContextBase, colour: ColorType) -> str | None:
+    alpha = gc.get_alpha() if gc.get_forced_alpha() else to_rgba(colour)[3]
+    return None if alpha == 1 else f"{alpha:.3g}"
+
+
+def _stroke(gc: GraphicsContextBase) -> dict[str, Any]:
+    rgba, width = gc.get_rgb(), gc.get_linewidth()
+    dashes = np.asarray(gc.get_dashes()[1] or (), dtype=np.float64)
+    if not width or _opacity(gc, rgba) == "0":
+        return {}
+    return {
+        "stroke": _colour(rgba),
+        "stroke_width": None if width == 1 else f"{width:.3g}",
+        "stroke_opacity": _opacity(gc, rgba),
+        "stroke_dasharray": " ".join(f"{each:.3g}" for each in dashes),
+    }
+
+
+def _fill(gc: GraphicsContextBase, face: ColorType | None) -> dict[str, Any]:
+    if face is None or _opacity(gc, face) == "0":
+        return {}
+    return {"fill": _colour(face), "fill_opacity": _opacity(gc, face)}
+
+
+def _path_data(path: Path, transform: Transform, *, relative: bool = False) -> str:
+    """Return a path as SVG writes it; a relative one begins where the pen is."""
+    words, pen = [], np.zeros(2)
+    for vertices, code in path.iter_segments(transform, simplify=False):
+        if code == Path.CLOSEPOLY:
+            words.append("z")
+            continue
+        pairs = list(vertices.reshape(-1, 2))
+        letter = LETTERS[code]
+        if relative:
+            letter, shift = letter.lower(), pen
+            pen = pairs[-1]
+            pairs = [pair - shift for pair in pairs]
+        words.append(letter + " ".join(_pair(pair) for pair in pairs))
+    return "".join(words)
+
+
+def _pair(place: Iterable[float]) -> str:
+    """Return a place, in tenths of a point."""
+    x, y = (round(float(each), 1) + 0.0 for each in place)
+    return f"{x:g} {y:g}"

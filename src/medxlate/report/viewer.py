@@ -19,7 +19,7 @@ from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
 from medxlate.evaluation.results import EXAMPLES_FILE, Example
 from medxlate.images.recipes import WINDOWS, Recipe
-from medxlate.report.svg import tag
+from medxlate.report.page import tag
 
 MOST = 16  # examples of a source
 BYTES = 12 << 20  # of all images of a page, as text; the page stays below 15 MB with its charts
@@ -55,7 +55,7 @@ def viewer(folder: Path, source: str, target: str, recipe: Recipe, *, most: int 
         source: The source modality.
         target: The target modality.
         recipe: The target's, for the values of level and width.
-        most: Bytes that its images may take; later examples are left out, and that is said.
+        most: Bytes that its images may take; the viewer says how many later examples it leaves out.
 
     Raises:
         ModelError: A file is missing or damaged.

@@ -23,7 +23,7 @@ from medxlate.dataset.training_data import Data, image_size, open_modalities, pa
 from medxlate.method.registry import METHODS, find_method
 from medxlate.method.stand_ins import check_covered
 from medxlate.study.checks import check_classes, label_warnings
-from medxlate.study.contrast import find_contrast
+from medxlate.study.comparison import find_contrast
 from medxlate.study.designs import (
     LARGE,
     MUCH,
@@ -142,7 +142,7 @@ def _checked(**values: Any) -> Study:
 
 
 def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
-    """Check a study, draw its splits and write both; one that was begun before is gone on with.
+    """Check a study, draw its splits and write both; continue one that was begun before.
 
     Args:
         study: Of ``plan_study``.
@@ -173,11 +173,11 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
             for repeat, split in enumerate(splits):
                 _write_split(folder.split(repeat), split, study, tables)
             write_study(folder.path, study)
-    _tell(study, dataset, tables, listener)
+    _warn(study, dataset, tables, listener)
 
 
 def _same_folder(one: Study, other: Study) -> bool:
-    """Whether two studies name the same dataset folder, however they write it."""
+    """Return whether two studies name the same dataset folder, however they write it."""
     places = {os.path.realpath(each.config.data.folder) for each in (one, other)}
     return len(places) == 1
 
@@ -189,7 +189,7 @@ _ANYWHERE = (
 
 
 def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
-    """Refuse to go on with a study that was begun with another configuration.
+    """Refuse to continue a study that was begun with another configuration.
 
     Device, folders and connections may be others: they decide where, not what.
 
@@ -208,7 +208,7 @@ def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
         raise OutputError(
             f"The study {folder.path} was begun with another configuration: "
             f"{'; '.join(differing[:5])}.",
-            "Begin another one with --out, or go on with `medxlate compare --out "
+            "Begin another one with --out, or continue with `medxlate compare --out "
             f"{folder.path}` and nothing else.",
         )
 
@@ -218,7 +218,7 @@ def _methods(names: Sequence[str], config: Config) -> list[str]:
     for name in names:
         if name not in METHODS and "+" not in name:
             find_method(name)  # raises, naming the nearest
-            raise ConfigError(f"{name} is the first stage of a method, and no method of its own.")
+            raise ConfigError(f"{name} is the first stage of a method, not a method of its own.")
         find_method(name)
     order = list(METHODS)
     paired = config.data.oracle and config.split.policy == "patient"
@@ -241,11 +241,12 @@ def _source_sets(
     return list(dict.fromkeys(sets))
 
 
-def _fractions(values: Sequence[float], whose: str) -> tuple[float, ...]:
+def _fractions(values: Sequence[float], modality: str) -> tuple[float, ...]:
     for value in values:
         if not 0 < value <= 1:
             raise ConfigError(
-                f"{value:g} is no share of the {whose}'s patients.", "Give shares above 0, up to 1."
+                f"{value:g} is not a share of the {modality}'s patients.",
+                "Give shares above 0, up to 1.",
             )
     return tuple(sorted(set(values))) or (1.0,)
 
@@ -307,7 +308,7 @@ def _check_covered(study: Study, tables: Mapping[str, Modality], splits: Sequenc
             check_covered(patients, paired, name, oracle)
 
 
-def _tell(
+def _warn(
     study: Study, dataset: Dataset, tables: Mapping[str, Modality], listener: Listener
 ) -> None:
     target = study.config.data.target
@@ -343,7 +344,7 @@ def _check_empty(path: Path) -> None:
     left = [name for name in names if name != "splits" and not name.startswith(".")]
     if left:
         raise OutputError(
-            f"The folder {path} holds no {MARKER}, so it is no study, and is not empty.",
+            f"The folder {path} is not empty, and is not a study: it has no {MARKER}.",
             "Name another one with --out.",
         )
 

@@ -35,7 +35,7 @@ from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.inference.translate import Translator
 from medxlate.method.registry import find_method, first_stages
-from medxlate.study.predictions import add_predictions, image_rows
+from medxlate.study.prediction_rows import add_predictions, image_rows
 from medxlate.study.study import Cell, StudyFolder, cell_config, find_cell, read_study
 from medxlate.training.train import TrainResult, resume, train, train_stage
 
@@ -84,7 +84,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class _Material:
+class _CellInputs:
     """What a cell works on."""
 
     folder: StudyFolder
@@ -120,7 +120,7 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     folder = StudyFolder(assignment.folder)
     split = read_split(folder.split(cell.repeat), everything)
     tables = {name: everything[name] for name in named_modalities(config)}
-    work = _Material(folder, cell, config, dataset, tables, split)
+    work = _CellInputs(folder, cell, config, dataset, tables, split)
     loss = None
     if assignment.stage:
         seconds = _train_stage(work, assignment.stage, assignment.listener).now
@@ -129,7 +129,7 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     return Done(seconds, time.monotonic() - began - seconds, loss)
 
 
-def _run_cell(work: _Material, assignment: Assignment) -> tuple[float, float]:
+def _run_cell(work: _CellInputs, assignment: Assignment) -> tuple[float, float]:
     """Return the seconds of the training, and the cell's loss."""
     final, working = work.folder.cell(work.cell), work.folder.working(work.cell)
     with locked(final.with_name(f".{final.name}.lock"), wait=True):
@@ -149,7 +149,7 @@ def _run_cell(work: _Material, assignment: Assignment) -> tuple[float, float]:
     return seconds, read_object(final / RESULT, error=DataError, needs=["loss"])["loss"]
 
 
-def _tidy(work: _Material, working: Path, assignment: Assignment) -> None:
+def _tidy(work: _CellInputs, working: Path, assignment: Assignment) -> None:
     """Drop what takes space; only once the result is written, for it cannot be trained from."""
     run = RunFolder(working / RUN)
     shutil.rmtree(run.checkpoints, ignore_errors=True)
@@ -158,7 +158,7 @@ def _tidy(work: _Material, working: Path, assignment: Assignment) -> None:
         shutil.rmtree(run.model, ignore_errors=True)
 
 
-def _constant(work: _Material, working: Path) -> dict[str, Any]:
+def _constant(work: _CellInputs, working: Path) -> dict[str, Any]:
     """Predict the mean training label, or the majority class, and return the cell's facts."""
     train, test = work.slices("train"), work.slices("test")
     target = work.config.data.target
@@ -171,7 +171,7 @@ def _constant(work: _Material, working: Path) -> dict[str, Any]:
 
 
 def _trained(
-    work: _Material, working: Path, assignment: Assignment
+    work: _CellInputs, working: Path, assignment: Assignment
 ) -> tuple[dict[str, Any], float]:
     """Train, predict, and translate the test patients' images.
 
@@ -213,7 +213,7 @@ def _trained(
 
 
 def _train(
-    work: _Material, working: Path, stages: Mapping[str, _Stage], listener: Listener
+    work: _CellInputs, working: Path, stages: Mapping[str, _Stage], listener: Listener
 ) -> tuple[TrainResult, bool]:
     """Train, or go on where it was interrupted; return whether it was."""
     run = RunFolder(working / RUN)
@@ -254,8 +254,8 @@ class _Stage:
     now: float
 
 
-def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
-    """Train what cells share, unless it is finished; who comes second waits for the first."""
+def _train_stage(work: _CellInputs, name: str, listener: Listener) -> _Stage:
+    """Train what cells share, unless it is finished; a second process waits for the first."""
     config = first_stages(work.config)[name]
     run = work.folder.stage(config)
     record = run.path / STAGE_RECORD
@@ -271,7 +271,7 @@ def _train_stage(work: _Material, name: str, listener: Listener) -> _Stage:
 
 
 def _write_predictions(
-    work: _Material, working: Path, values: Values, test: Slices
+    work: _CellInputs, working: Path, values: Values, test: Slices
 ) -> dict[str, float | None]:
     """Write a row an image, with what the index knows of it; return the scores."""
     task = work.dataset.info.task
@@ -284,7 +284,7 @@ def _write_predictions(
 
 
 def _counts(
-    work: _Material, train: Mapping[str, Slices], test: Mapping[str, Slices]
+    work: _CellInputs, train: Mapping[str, Slices], test: Mapping[str, Slices]
 ) -> dict[str, int]:
     target = work.config.data.target
     shows_them = find_method(work.cell.method).shows_source_patients

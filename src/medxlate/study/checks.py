@@ -150,7 +150,7 @@ def _gaps(
     fractions: Sequence[float],
     where: str,
 ) -> list[str]:
-    """Say which classes are absent from which part; of the fractions, the largest without."""
+    """Return which classes are absent from which part; of the fractions, the largest without."""
     rows: dict[Part, list[int]] = {
         "train": split.rows(name, target, "train"),
         "test": split.rows(name, target, "test"),

@@ -11,29 +11,25 @@ import pandas as pd
 from medxlate.base.errors import DataError
 from medxlate.base.records import read_json
 from medxlate.dataset.index import kept_columns
-from medxlate.report.table import Table
+from medxlate.report.printing import PrintedTable
 from medxlate.study.cell import PREDICTIONS, RESULT
-from medxlate.study.contrast import find_contrast
+from medxlate.study.comparison import OWN, Comparison, find_contrast
 from medxlate.study.data_efficiency import Equivalent, Saturation, equivalents, saturation
 from medxlate.study.designs import pool_size
-from medxlate.study.drawing import draw
-from medxlate.study.external_predictions import score_outsiders
+from medxlate.study.external_predictions import score_tables
 from medxlate.study.measured import judged
-from medxlate.study.opened import Opened
-from medxlate.study.predictions import COLUMNS
+from medxlate.study.prediction_rows import COLUMNS
 from medxlate.study.quality import measure_quality
-from medxlate.study.study import Cell, Study, StudyFolder, cells
+from medxlate.study.study import Cell, OpenStudy, Study, StudyFolder, cells
+from medxlate.study.study_charts import write_figures
 from medxlate.study.subgroups import subgroups
 from medxlate.study.tables import tables
-from medxlate.study.verdict import (
-    Comparison,
+from medxlate.study.verdicts import (
     against_baselines,
     compare_primary,
     compare_to,
     with_fewer_patients,
 )
-
-OWN = "joint"
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class Findings:
 
     results: pd.DataFrame
     predictions: pd.DataFrame
-    tables: tuple[Table, ...]
+    tables: tuple[PrintedTable, ...]
     primary: Comparison | None
     comparisons: tuple[Comparison, ...]
     image_comparisons: tuple[Comparison, ...]
@@ -97,8 +93,8 @@ def collect(
     finished = finished_cells(study, folder)
     if not finished:
         raise DataError(f"No cell of the study {folder.path} is finished.")
-    work = Opened(study, folder)
-    others = score_outsiders(predictions, work)
+    work = OpenStudy(study, folder)
+    others = score_tables(predictions, work)
     quality = measure_quality(
         study,
         folder,
@@ -118,8 +114,8 @@ def collect(
     results["design"] = study.design
     pools = [pool_size(split, work.tables[work.target]) for split in work.splits]
     results["pool_patients"] = [pools[repeat] for repeat in results["repeat"]]
-    every = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
-    images = pd.concat([*every, *(each.predictions for each in others)], ignore_index=True)
+    own_images = [_predictions(folder.cell(cell) / PREDICTIONS) for cell in finished]
+    images = pd.concat([*own_images, *(each.predictions for each in others)], ignore_index=True)
     primary = find_contrast(study.primary, study.methods, study.source_sets)
     sets = ["+".join(each) for each in study.source_sets]
     task, by_level = work.dataset.info.task, judged(results)
@@ -137,7 +133,7 @@ def collect(
         subgroups(images, kept, label_name=task.name, regression=task.kind == "regression"),
         tuple(each for s in sets for each in equivalents(by_level, OWN, sources=s) or ()),
         tuple(each for s in sets if (each := saturation(by_level, OWN, sources=s))),
-        tuple(draw(work, finished, results, images)),
+        tuple(write_figures(work, finished, results, images)),
     )
 
 

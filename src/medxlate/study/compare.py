@@ -1,4 +1,4 @@
-"""``medxlate compare``: every method on the same patients, and what may be said of it."""
+"""``medxlate compare``: every method on the same patients, and what the results allow to say."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from medxlate.study.begin import Grid, begin_study, plan_study
 from medxlate.study.cell import RESULT, STAGE_RECORD, Assignment, Done, carry_out
 from medxlate.study.cluster import ray_runner
 from medxlate.study.collect import Findings, collect, finished_cells
-from medxlate.study.external_predictions import score_outsiders
-from medxlate.study.opened import Opened
-from medxlate.study.page import PAGE, write_study_page
+from medxlate.study.external_predictions import score_tables
 from medxlate.study.study import (
     Cell,
+    OpenStudy,
     Study,
     StudyFolder,
     cell_stages,
@@ -36,6 +35,7 @@ from medxlate.study.study import (
     read_study,
     stage_name,
 )
+from medxlate.study.study_report import PAGE, write_study_page
 from medxlate.study.summary import write_findings
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
 
@@ -174,7 +174,7 @@ def compare(
 
 
 def _write_page(folder: StudyFolder, listener: Listener) -> None:
-    """Write report.html; a study whose numbers are there does not fail over its page."""
+    """Write report.html; a study with results does not fail because of its page."""
     try:
         write_study_page(folder.path)
     except Exception as problem:
@@ -186,7 +186,7 @@ def _check_extras(
 ) -> None:
     """Refuse, before anything is trained, a dataset that changed and files that are of no use."""
     find_inception(inception, download=False)
-    score_outsiders(predictions, Opened(study, folder))
+    score_tables(predictions, OpenStudy(study, folder))
 
 
 def _runner(device: str, where: Where) -> Runner:
@@ -276,8 +276,8 @@ class _Work:
         self, assignments: Sequence[Assignment], costs: dict[Assignment, float]
     ) -> Iterator[Outcome[Assignment, Done]]:
         """Carry assignments out and count their time; each costs its share of all steps."""
-        telling = [self._telling(assignment) for assignment in assignments]
-        with closing(self._runner.run(carry_out, telling)) as outcomes:
+        listening = [self._listening(assignment) for assignment in assignments]
+        with closing(self._runner.run(carry_out, listening)) as outcomes:
             for outcome in outcomes:
                 if outcome.result:
                     self.training_seconds += outcome.result.seconds
@@ -285,7 +285,7 @@ class _Work:
                 self._advance(costs[outcome.item])
                 yield outcome
 
-    def _telling(self, assignment: Assignment) -> Assignment:
+    def _listening(self, assignment: Assignment) -> Assignment:
         """Return the assignment with a listener, where it is carried out in this process."""
         return replace(assignment, listener=self._inside) if self._in_this_process else assignment
 

@@ -1,24 +1,26 @@
-"""One system of a study against another: the figures, and the sentence that they make."""
+"""What a study compares: systems, the contrast that is named before, and what was found.
+
+``verdicts`` decides, ``wording`` says it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from medxlate.study.power import POWER, Design
+from medxlate.base.errors import ConfigError, nearest
+from medxlate.method.registry import find_method
+from medxlate.study.power import Design
 from medxlate.study.statistics import Interval
 
 Level = Literal["patient", "image"]
-Verdict = Literal["helps", "does not help", "no difference shown", "hurts"]
+VerdictWord = Literal["helps", "does not help", "no difference shown", "hurts"]
 CONSTANT = "constant"
 TARGET_ONLY = "target-only"
+OWN = "joint"  # the method that studies are about
 UNTRANSLATED = ("raw-mix", "histogram")  # source patients without a translation
 CONTROLS = (*UNTRANSLATED, "duplicate-real")  # what translation has to beat as well
-IMAGE_POLICY = (
-    "the splits divide images, so slices of one patient may be in training and in test, and this "
-    "measures something else than how well new patients are predicted"
-)
 REPEATS: dict[Design, str] = {"resampled": "repeat", "redrawn": "draw", "given": "seed"}
 
 
@@ -50,6 +52,99 @@ def system_name(method: str, sources: str) -> str:
 
 
 @dataclass(frozen=True)
+class Contrast:
+    """A comparison that was named before the study: its p-value stands for itself.
+
+    Attributes:
+        method: What is judged.
+        sources: Its sources; "" for a method without.
+        reference: The method that it is compared with, with the same sources or without.
+    """
+
+    method: str
+    sources: str
+    reference: str
+
+    def is_of(self, system: System, reference: System) -> bool:
+        """Return whether it compares these two."""
+        return (
+            (system.method, system.sources) == (self.method, self.sources)
+            and reference.method == self.reference
+            and reference.sources in ("", self.sources)
+        )
+
+    def __str__(self) -> str:
+        """As it is written on the command line: ``joint/mri:target-only``."""
+        method = f"{self.method}/{self.sources}" if self.sources else self.method
+        return f"{method}:{self.reference}"
+
+    @property
+    def words(self) -> str:
+        """As it is read: ``joint (mri) against target-only``."""
+        return f"{system_name(self.method, self.sources)} against {self.reference}"
+
+
+def find_contrast(
+    text: str, methods: Sequence[str], source_sets: Sequence[Sequence[str]]
+) -> Contrast | None:
+    """Return the contrast that ``METHOD[/SOURCES]:REFERENCE`` names; None for no text.
+
+    Args:
+        text: Such as ``joint:target-only``; ``joint/mri+pet:target-only`` with several source sets.
+        methods: Those of the study.
+        source_sets: Those of the study.
+
+    Raises:
+        ConfigError: It names a method or sources that the study does not have, or none, or two
+            that are not compared.
+    """
+    if not text:
+        return None
+    left, colon, reference = text.partition(":")
+    method, slash, sources = left.partition("/")
+    if not (colon and method and reference):
+        raise ConfigError(
+            f"The primary contrast '{text}' does not name two methods.",
+            "Such as --primary joint:target-only.",
+        )
+    for name in (method, reference):
+        if name not in methods:
+            raise ConfigError(
+                f"The primary contrast names '{name}', which is not a method of this study.",
+                nearest(name, methods),
+            )
+        if name == CONSTANT:
+            raise ConfigError(
+                "The constant is compared with every method anyway.",
+                "Name another one with --primary, such as joint:target-only.",
+            )
+    if method == reference:
+        raise ConfigError(
+            f"The primary contrast '{text}' holds a method against itself.",
+            "Such as --primary joint:target-only.",
+        )
+    return Contrast(method, _sources(text, method, sources, slash, source_sets), reference)
+
+
+def _sources(
+    text: str, method: str, sources: str, slash: str, source_sets: Sequence[Sequence[str]]
+) -> str:
+    sets = ["+".join(each) for each in source_sets]
+    if not find_method(method).uses_sources:
+        if slash:
+            raise ConfigError(f"{method} has no sources ({text}).", f"Leave /{sources} out.")
+        return ""
+    if not slash and len(sets) == 1:
+        return sets[0]
+    if sources not in sets:
+        raise ConfigError(
+            f"The primary contrast '{text}' does not say with which of the study's sources.",
+            f"Such as --primary {method}/{sets[0]}:target-only; there are {', '.join(sets)}.",
+        )
+    return sources
+
+
+@dataclass(frozen=True)
 class Control:
     """Whether a system with translations also beats one of the controls.
 
@@ -75,7 +170,7 @@ class Comparison:
 
     Attributes:
         system: What is judged.
-        reference: What it is held against.
+        reference: What it is compared with.
         design: What the repeats are.
         repeats: Repeats that both finished with a finite loss; all figures are over these.
         study_repeats: Repeats in the study.
@@ -143,139 +238,5 @@ class Comparison:
     seconds: float | None
     reference_seconds: float | None
     controls: tuple[Control, ...] | None = None
-    verdict: Verdict = "no difference shown"
+    verdict: VerdictWord = "no difference shown"
     sentence: str = ""
-
-
-def sentence(c: Comparison, metric: str, *, by_image: bool, alpha: float) -> str:
-    """Say the verdict in one sentence, with the numbers that carry it.
-
-    It answers in this order: did it help, by how much, against what, could it have been seen, what
-    did it cost.
-
-    Args:
-        c: The comparison, its verdict included.
-        metric: What the loss is called: ``MSE per patient``, ``error rate``.
-        by_image: Whether the splits divide images, which the sentence then says.
-        alpha: The verdict's.
-    """
-    clauses = [
-        f"{_opening(c)}: {metric} {_spread(c.mean, c.std)} against "
-        f"{_spread(c.reference_mean, c.reference_std)} for {c.reference.name}, {_change(c)}, "
-        f"{_evidence(c)}, {_over(c)}",
-        *_visible(c),
-        *_standing(c, metric, alpha),
-        *_translation(c),
-        *_cost(c),
-    ]
-    if by_image:
-        clauses.append(IMAGE_POLICY)
-    return "; ".join(clauses) + "."
-
-
-def _opening(c: Comparison) -> str:
-    if c.verdict == "no difference shown":
-        return f"No difference between {c.system.name} and {c.reference.name} is shown"
-    if c.reference.method == TARGET_ONLY and c.system.method != CONSTANT:
-        return f"{c.system.name} {c.verdict}"
-    kind = "worse" if c.verdict == "hurts" else "better"
-    return f"{c.system.name} does {kind} than {c.reference.name}"
-
-
-def _spread(mean: float, std: float | None) -> str:
-    return f"{mean:.4g}" if std is None else f"{mean:.4g} ± {std:.3g}"
-
-
-def _change(c: Comparison) -> str:
-    text = f"a difference of {c.difference:+.3g}"
-    if c.interval is None:
-        return text
-    ends = f"{c.interval.low:+.3g} to {c.interval.high:+.3g}"
-    return f"{text} ({100 * c.interval.level:.0f} % interval {ends})"
-
-
-def _evidence(c: Comparison) -> str:
-    if c.p is None:
-        return f"no test, as {_no_test(c)}"
-    if c.primary:
-        return f"{p_text(c.p)} (the primary contrast, named before)"
-    if c.p_holm is None:
-        return f"{p_text(c.p)} (not in Holm's family)"
-    return f"{p_text(c.p_holm)} after Holm"
-
-
-def _no_test(c: Comparison) -> str:
-    if c.repeats == 1 and c.design != "given":
-        return f"one {REPEATS[c.design]} has no spread"
-    if c.design != "resampled" and c.difference_interval is None:
-        return "the losses of at least three single patients are not known"
-    return "the difference is the same in every repeat"
-
-
-def p_text(p: float) -> str:
-    """Return a p-value as it is printed."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
-def _over(c: Comparison) -> str:
-    of = "" if c.repeats == c.study_repeats else f" of {c.study_repeats}"
-    text = f"over {c.repeats}{of} {REPEATS[c.design]}{'s' * (c.study_repeats > 1)}"
-    if c.design != "resampled" and c.test_patients is not None:
-        text += f" and {c.test_patients:.0f} test patients"
-    return text
-
-
-def _visible(c: Comparison) -> Iterator[str]:
-    """Say what could have been seen, where nothing was."""
-    if c.verdict == "no difference shown" and c.detectable is not None:
-        yield (
-            f"with this spread only a difference of {c.detectable:.3g} or more would be found in "
-            f"{100 * POWER:.0f} of 100 such studies"
-        )
-
-
-def _standing(c: Comparison, metric: str, alpha: float) -> Iterator[str]:
-    """Say how both stand to the constant: nothing that loses to it means anything."""
-    shown = c.constant_p is not None and c.constant_p < alpha
-    if c.beats_constant is False:
-        yield f"{c.system.name} does not beat {_constant(c, metric)}, so its result means nothing"
-    elif c.beats_constant and not shown and c.reference.method != CONSTANT:
-        yield f"its lead over {_constant(c, metric)} is not shown"
-    if c.reference_beats_constant is False:
-        yield f"{c.reference.name} does not beat the constant"
-
-
-def _constant(c: Comparison, metric: str) -> str:
-    if c.reference.method == CONSTANT:
-        return "the constant"
-    return f"the constant ({metric} {c.constant_mean:.4g})"
-
-
-def _translation(c: Comparison) -> Iterator[str]:
-    """Say of a system with translations whether it is they that help: it may be the patients."""
-    if c.controls is None:
-        return
-    beaten = [each for each in c.controls if each.beaten]
-    equal = [each for each in c.controls if not each.beaten]
-    if beaten:
-        yield f"it beats {_list(beaten)}"
-    if equal:
-        yield f"it is not shown to beat {_list(equal)}"
-    if c.verdict != "helps":
-        return
-    if any(each.method in UNTRANSLATED for each in equal):
-        yield "source patients may be all that helps: that their translation does is not shown"
-    if not any(each.method in UNTRANSLATED for each in c.controls):
-        yield f"without {' or '.join(UNTRANSLATED)} it is not known whether translation helps"
-
-
-def _list(controls: Sequence[Control]) -> str:
-    return ", ".join(
-        f"{each.method} ({each.difference:+.3g}{'' if each.p is None else f', {p_text(each.p)}'})"
-        for each in controls
-    )
-
-
-def _cost(c: Comparison) -> Iterator[str]:
-    if c.seconds is not None and c.reference_seconds is not None:
-        yield f"a training took {c.seconds:.3g} s against {c.reference_seconds:.3g} s"

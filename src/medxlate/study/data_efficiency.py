@@ -1,11 +1,18 @@
 """Dose and response: what a translated source patient is worth, and where more stops helping.
 
 The error of the reference (a predictor on real target images alone) over its number of patients is
-made monotone and read backwards (`medxlate.study.curves`). Nothing is read beyond the patients
-there were.
+made monotone and read backwards (`medxlate.study.learning_curves`). Nothing is read beyond the
+patients there were.
 
 Intervals treat repeats as Nadeau and Bengio (Machine Learning 52, 2003) do: overlapping splits
 make means vary by ``1 / repeats + test / training`` of the variance, and few repeats make a wide t.
+The variance components of `medxlate.study.ttests` do not fit here. They are of the differences of
+two systems at one share of the patients, and the weight of what trainings do to single patients
+was chosen by simulation for that. A curve is drawn anew as a whole, for which the components'
+covariances between shares would be needed; nobody has simulated those. Where few patients train,
+Nadeau and Bengio's variance is too large rather than too small (``docs/benchmarks.md``), so these
+readings claim too little rather than too much.
+
 Draws of the training patients are independent; their intervals are for the test patients at hand.
 On a given split nothing is read: its repeats are seeds, which say nothing of other patients.
 """
@@ -21,7 +28,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from medxlate.study.comparison import system_name
-from medxlate.study.curves import FloatArray, draws, last_helpful, needed, too_coarse
+from medxlate.study.learning_curves import FloatArray, draws, last_helpful, needed, too_coarse
 from medxlate.study.measured import design_of, level_of, pool
 
 Bound = Literal["at", "more", "fewer"]
@@ -122,16 +129,15 @@ def equivalents(
     """
     if not _readable(results):
         return None
-    mine = _cells(results, method, sources)
-    mine = mine[mine["source_fraction"] == mine["source_fraction"].max()]
+    own = _cells(results, method, sources)
+    own = own[own["source_fraction"] == own["source_fraction"].max()]
     real = _cells(results, reference, "")
     patients = real.groupby("target_fraction")["train_patients"].mean()
-    shares = [share for share in sorted(mine["target_fraction"].unique()) if share in patients]
+    shares = [share for share in sorted(own["target_fraction"].unique()) if share in patients]
     if not shares or patients.nunique() < 2:
         return None
     return tuple(
-        _equivalent(mine[mine["target_fraction"] == share], real, patients, seed)
-        for share in shares
+        _equivalent(own[own["target_fraction"] == share], real, patients, seed) for share in shares
     )
 
 
@@ -156,20 +162,20 @@ def saturation(
     """
     if not _readable(results):
         return None
-    mine = _cells(results, method, sources)
-    mine = mine[mine["target_fraction"] == mine["target_fraction"].max()]
-    if mine["source_fraction"].nunique() < 2:
+    own = _cells(results, method, sources)
+    own = own[own["target_fraction"] == own["target_fraction"].max()]
+    if own["source_fraction"].nunique() < 2:
         return None
-    share = float(mine["target_fraction"].iloc[0])
+    share = float(own["target_fraction"].iloc[0])
     none = _cells(results, reference, "")
     none = none[none["target_fraction"] == share].assign(source_fraction=0.0, source_patients=0.0)
-    cells = pd.concat([none, mine]) if len(none) else mine
+    cells = pd.concat([none, own]) if len(none) else own
     patients = cells.groupby("source_fraction")["source_patients"].mean()
     losses = _by_repeat(cells, "source_fraction").dropna()
     values = losses.to_numpy()
     why, place, gain, error = _few(len(losses)), 0, 0.0, 0.0
     if len(losses) > 1:
-        place, gain, error = last_helpful(values, _spread(mine, len(values)))
+        place, gain, error = last_helpful(values, _spread(own, len(values)))
         why = _coarse(gain, error) if too_coarse(values, place, gain, error) else ""
     if why:
         sentence = f"Where more source patients stop helping {CANNOT}: {why}"
@@ -183,19 +189,19 @@ def saturation(
 
 
 def _equivalent(
-    mine: pd.DataFrame, real: pd.DataFrame, patients: pd.Series, seed: int
+    own: pd.DataFrame, real: pd.DataFrame, patients: pd.Series, seed: int
 ) -> Equivalent:
     """Read one target fraction."""
-    share = float(mine["target_fraction"].iloc[0])
+    share = float(own["target_fraction"].iloc[0])
     losses = _by_repeat(real, "target_fraction")
-    here, source = float(patients[share]), float(mine["source_patients"].mean())
-    together = losses.assign(mine=mine.set_index("repeat")["loss"]).dropna()
-    both = together if len(together) else losses.assign(mine=mine["loss"].mean())
-    system = (str(mine["method"].iloc[0]), str(mine["sources"].iloc[0]), share, here, source)
-    errors = (float(both["mine"].mean()), float(both[share].mean()))
+    here, source = float(patients[share]), float(own["source_patients"].mean())
+    together = losses.assign(own=own.set_index("repeat")["loss"]).dropna()
+    both = together if len(together) else losses.assign(own=own["loss"].mean())
+    system = (str(own["method"].iloc[0]), str(own["sources"].iloc[0]), share, here, source)
+    errors = (float(both["own"].mean()), float(both[share].mean()))
     curve = together[patients.index].T.groupby(patients).mean().T
     numbers = curve.columns.to_numpy(dtype=float)
-    values = np.column_stack([curve.to_numpy(), together["mine"].to_numpy()])
+    values = np.column_stack([curve.to_numpy(), together["own"].to_numpy()])
     name, spread = str(real["method"].iloc[0]), _spread(real, len(values))
     interval = _interval(values, numbers, spread, here, seed)
     why = _unreadable(values, numbers, spread, name)
@@ -238,7 +244,7 @@ def _interval(
 
 
 def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, reference: str) -> str:
-    """Say why the reference's curve [R, N + 1] cannot be read, or nothing where it can."""
+    """Return why the reference's curve [R, N + 1] cannot be read; "" where it can."""
     if len(values) < 2:
         return _few(len(values))
     falls = values[:, 0] - values[:, -2]

@@ -18,15 +18,14 @@ from medxlate.dataset.label_table import check_rows, check_text
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Split, training_share
 from medxlate.method.registry import METHODS
-from medxlate.study.opened import Opened
-from medxlate.study.predictions import add_predictions, image_rows
-from medxlate.study.study import Study
+from medxlate.study.prediction_rows import add_predictions, image_rows
+from medxlate.study.study import OpenStudy, Study
 
 ID_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Outside:
+class Scored:
     """What another tool came to.
 
     Attributes:
@@ -38,8 +37,8 @@ class Outside:
     predictions: pd.DataFrame
 
 
-def score_outsiders(paths: Sequence[Path], work: Opened) -> list[Outside]:
-    """Score tables of predictions, each under its file's name; see ``score_outside``.
+def score_tables(paths: Sequence[Path], work: OpenStudy) -> list[Scored]:
+    """Score tables of predictions, each under its file's name; see ``score_table``.
 
     Raises:
         DataError: One cannot be scored, or is named like another one or like a method.
@@ -50,17 +49,17 @@ def score_outsiders(paths: Sequence[Path], work: Opened) -> list[Outside]:
         if path.stem in [other.stem for other in paths[:number]]:
             raise DataError(f"Two tables of predictions are named {path.stem}.", "Rename one.")
     target = work.tables[work.target]
-    return [score_outside(path, work.study, work.dataset, target, work.splits) for path in paths]
+    return [score_table(path, work.study, work.dataset, target, work.splits) for path in paths]
 
 
-def score_outside(
+def score_table(
     path: Path, study: Study, dataset: Dataset, target: Modality, splits: Sequence[Split]
-) -> Outside:
+) -> Scored:
     """Score a table of predictions on the study's test images.
 
     The table (CSV) has the columns ``repeat``, ``slice_id`` and ``prediction``: a number, or a
     class name; for a classification ``p(class)`` columns of probabilities may stand in its place.
-    ``splits/rNN.csv`` in the study folder says which slices are whose test images. It counts as
+    ``splits/rNN.csv`` in the study folder lists the test slices of each repeat. It counts as
     trained on the largest share of the target's training patients that the study has.
 
     Args:
@@ -71,7 +70,7 @@ def score_outside(
         splits: Of each repeat.
 
     Raises:
-        DataError: A column or a test image is missing, or a value is no prediction.
+        DataError: A column or a test image is missing, or a value is not a prediction.
     """
     name = path.stem
     table = _read(path)
@@ -103,7 +102,7 @@ def score_outside(
         }
         results.append({**keys, "policy": split.policy, **scores, **counts})
         predictions.append(frame)
-    return Outside(pd.DataFrame(results), pd.concat(predictions, ignore_index=True))
+    return Scored(pd.DataFrame(results), pd.concat(predictions, ignore_index=True))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -153,7 +152,7 @@ def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
     unknown = set(own["prediction"]) - set(known)
     if unknown:
         raise DataError(
-            f"{path} predicts '{min(map(str, unknown))}', which is no class.",
+            f"{path} predicts '{min(map(str, unknown))}', which is not a class.",
             f"Known: {', '.join(task.classes)}.",
         )
     certain: np.ndarray[Any, Any] = np.zeros((len(own), len(task.classes)))

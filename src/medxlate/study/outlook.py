@@ -18,13 +18,11 @@ from medxlate.base.errors import DataError
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Part, Split
-from medxlate.study.comparison import CONSTANT, REPEATS, TARGET_ONLY, System
-from medxlate.study.contrast import find_contrast
+from medxlate.study.comparison import CONSTANT, OWN, REPEATS, TARGET_ONLY, System, find_contrast
 from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, POWER, Spread, chance, detectable, spread_of
 from medxlate.study.study import Study, StudyFolder, cells, read_study
 
-OWN = "joint"
 GUESSED_REPEATS = 0.2  # of the constant's mean error: what trainings differ by, where unknown
 
 
@@ -73,7 +71,7 @@ class Outlook:
     sentences: tuple[str, ...]
 
 
-def foresee(
+def outlook_of(
     study: Study, target: Modality, splits: Sequence[Split], task: Task, earlier: Path | None = None
 ) -> Outlook | None:
     """Return what a study could show.
@@ -158,7 +156,7 @@ def _from_study(folder: Path, study: Study, task: Task) -> Guess:
         ) from None
     if ("mse" in results and bool(results["mse"].notna().any())) != (task.kind == "regression"):
         raise DataError(
-            f"The study {folder} predicted another kind of label, so its errors tell nothing here.",
+            f"The study {folder} predicted another kind of label, so its errors say nothing here.",
             "Name a study of the same label, or leave --spread-from out.",
         )
     measured = Measured(results, predictions, "patient")

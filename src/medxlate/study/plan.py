@@ -16,7 +16,7 @@ from medxlate.method.registry import STAGES, find_method
 from medxlate.study.begin import Grid, plan_study
 from medxlate.study.cell import JUDGE
 from medxlate.study.designs import draw_splits
-from medxlate.study.outlook import Outlook, foresee
+from medxlate.study.outlook import Outlook, outlook_of
 from medxlate.study.study import Study, cell_config, cell_stages, cells, stage_name
 from medxlate.training.setup import RunInputs, make_inputs
 from medxlate.training.trial import Trial, try_steps
@@ -25,7 +25,7 @@ KEPT = 2  # checkpoints that a training holds at once, the last and the best
 
 
 @dataclass(frozen=True)
-class Line:
+class TrainingCost:
     """One kind of training in a study.
 
     Attributes:
@@ -65,7 +65,7 @@ class Forecast:
 
     study: Study
     cells: int
-    lines: tuple[Line, ...]
+    lines: tuple[TrainingCost, ...]
     seconds: float
     wall_seconds: float
     disk_bytes: int
@@ -104,7 +104,7 @@ def plan(
     dataset = Dataset(Path(study.config.data.folder))
     tables = open_modalities(dataset, study.config)
     splits = draw_splits(study, dataset, tables)
-    outlook = foresee(
+    outlook = outlook_of(
         study,
         tables[study.config.data.target],
         splits,
@@ -115,11 +115,11 @@ def plan(
     lines, largest, kept = [], 0, 0
     for done, (kind, settings) in enumerate(kinds.items()):
         listener(Progress("trying", done, len(kinds)))
-        material = _material(dataset, tables, splits[0], settings)
-        trial = try_steps(material)
+        inputs = _run_inputs(dataset, tables, splits[0], settings)
+        trial = try_steps(inputs)
         lines.append(_line(kind, counts[kind], settings, trial))
         largest = max(largest, trial.checkpoint_bytes)
-        kept += counts[kind] * _kept(material, trial)
+        kept += counts[kind] * _kept(inputs, trial)
     listener(Progress("trying", len(kinds), len(kinds)))
     seconds = sum(line.seconds for line in lines)
     return Forecast(
@@ -157,34 +157,34 @@ def _count(config: Config, kinds: dict[Kind, Config], counts: Counter[Kind]) -> 
     counts[kind] += 1
 
 
-def _material(
+def _run_inputs(
     dataset: Dataset, everything: Mapping[str, Modality], split: Split, config: Config
 ) -> RunInputs:
     tables = {name: everything[name] for name in named_modalities(config)}
     return make_inputs(config, dataset, tables, split)
 
 
-def _line(kind: Kind, count: int, config: Config, trial: Trial) -> Line:
+def _line(kind: Kind, count: int, config: Config, trial: Trial) -> TrainingCost:
     optimizer = config.optimizer
     steps = optimizer.epochs * (optimizer.steps_per_epoch or 1)
     each = steps * trial.step_seconds + optimizer.epochs * trial.validation_seconds
-    return Line(*kind, count, steps, trial.step_seconds, count * each, trial.memory_bytes)
+    return TrainingCost(*kind, count, steps, trial.step_seconds, count * each, trial.memory_bytes)
 
 
-def _kept(material: RunInputs, trial: Trial) -> int:
+def _kept(inputs: RunInputs, trial: Trial) -> int:
     """Return what stays of one training until the study has ended, bytes."""
-    method, size = material.config.method, image_size(material.dataset, material.config)
+    method, size = inputs.config.method, image_size(inputs.dataset, inputs.config)
     if method in STAGES:
-        translated = _count_images(material, "train") if method == "translator" else 0
+        translated = _count_images(inputs, "train") if method == "translator" else 0
         return trial.checkpoint_bytes * KEPT + translated * size**2 * 2
     judging = trial.checkpoint_bytes // 3 if method == JUDGE else 0  # weights without moments
-    translated = _count_images(material, "test") if find_method(method).translates else 0
+    translated = _count_images(inputs, "test") if find_method(method).translates else 0
     return judging + translated * size**2
 
 
-def _count_images(material: RunInputs, part: Part) -> int:
+def _count_images(inputs: RunInputs, part: Part) -> int:
     """Return how many source images a part has."""
     return sum(
-        len(material.split.rows(name, material.tables[name].slices, part))
-        for name in material.config.data.sources
+        len(inputs.split.rows(name, inputs.tables[name].slices, part))
+        for name in inputs.config.data.sources
     )

@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 
 from medxlate.study.ttests import (
     LEAST_REPEATS,
-    Parts,
+    VarianceComponents,
     crossed_error,
     estimate,
     overlap_of,
@@ -117,11 +117,13 @@ class Spread:
             means = shared + (own + each) / patients - own / total
             if repeats < LEAST_REPEATS or patients < 2:
                 return math.sqrt((1 / repeats + patients / pool) * means), repeats - 1
-            return splits_error(Parts(means, own, each, patients), repeats, train / pool, total)
+            return splits_error(
+                VarianceComponents(means, own, each, patients), repeats, train / pool, total
+            )
         if patients < 2 or (design == "redrawn" and repeats < 2):
             return None
         overlap = overlap_of(train, pool) if design == "redrawn" else 0.0
-        parts = Parts(shared + each / patients, own, each, patients)
+        parts = VarianceComponents(shared + each / patients, own, each, patients)
         return crossed_error(parts, repeats, overlap)
 
 

@@ -17,8 +17,12 @@ from medxlate.base.errors import ConfigError, DataError, UsageError
 from medxlate.base.files import write_json
 from medxlate.base.records import read_record
 from medxlate.config import Config
+from medxlate.dataset.index import Dataset
+from medxlate.dataset.loading import Slices
+from medxlate.dataset.splits import Split, read_split
+from medxlate.dataset.training_data import open_modalities, part_slices
 from medxlate.method.registry import find_method, first_stages
-from medxlate.study.contrast import find_contrast
+from medxlate.study.comparison import find_contrast
 from medxlate.study.power import Design
 
 SCHEMA_VERSION = 1
@@ -65,7 +69,7 @@ class Study(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, values: Any) -> Any:
-        """Say of a study from before there was a choice that its sources were divided."""
+        """Read a study from before ``split.sources`` as one that divided its sources."""
         config = values.get("config") if isinstance(values, Mapping) else None
         split = config.get("split") if isinstance(config, Mapping) else None
         if isinstance(config, Mapping) and isinstance(split, Mapping) and "sources" not in split:
@@ -267,3 +271,33 @@ def find_cell(study: Study, index: int) -> Cell:
             f"Name one from 0 to {len(grid) - 1}.",
         )
     return grid[index]
+
+
+class OpenStudy:
+    """A study with its data: its modalities, its splits and its test slices.
+
+    Args:
+        study: The study.
+        folder: Where it lies.
+
+    Attributes:
+        dataset: Its dataset.
+        tables: The modalities, the target last.
+        target: The target's name.
+        splits: Of each repeat.
+        tests: Test slices of each repeat, by modality.
+    """
+
+    def __init__(self, study: Study, folder: StudyFolder) -> None:
+        self.study = study
+        self.folder = folder
+        self.dataset = Dataset(Path(study.config.data.folder))
+        self.tables = open_modalities(self.dataset, study.config)
+        self.target = study.config.data.target
+        self.splits: list[Split] = [
+            read_split(folder.split(repeat), self.tables) for repeat in range(study.repeats)
+        ]
+        self.tests: list[dict[str, Slices]] = [
+            part_slices(self.dataset, self.tables, split, study.config, "test")
+            for split in self.splits
+        ]

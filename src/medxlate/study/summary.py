@@ -1,4 +1,4 @@
-"""A study's findings as files: tables, statistics, and a page in words."""
+"""A study's findings as files: tables, statistics, and ``report.md``."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
 from medxlate.method.registry import find_method
 from medxlate.method.settings import concerns
-from medxlate.study.answers import answers, in_order
 from medxlate.study.collect import Findings
 from medxlate.study.comparison import REPEATS
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
+from medxlate.study.wording import answer_tables, in_order, sentences
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule
@@ -34,13 +34,13 @@ what else a step shows does not change them.
 """
 BATCH_NORM = {  # by model.batch_norm
     "joint": """\
-With it differs the batch norm: methods that
+The batch norm differs with it: methods that
 show more than target images learn its statistics from all of them together.
 """,
     "separate": """\
-With it differs the batch norm of `multitask`
-and `dann`, which learn its statistics from all images together; the others learn those of target
-images by themselves.
+The batch norm of `multitask` and `dann`
+differs with it, for they learn its statistics from all images together; the others learn those of
+target images by themselves.
 """,
 }
 NOT_SHOWN = (  # where a study is carried out, and what its grid decides
@@ -101,25 +101,18 @@ def _report(
     yield "# Comparison\n"
     yield "## Does it help?\n"
     statistics = _statistics(findings)
-    yield from (f"- {each['sentence']}" for each in in_order(statistics))
-    unit = level_of(findings.results)
-    for title, entries in (
-        ("By how much, against what, and at what cost?", in_order(statistics)),
-        ("With fewer target patients", statistics["with_fewer_target_patients"]),
-    ):
-        if table := answers(entries, unit=unit):
-            yield f"\n## {title}\n"
-            yield table.markdown()
+    yield from (f"- {each}" for each in sentences(in_order(statistics)))
+    for title, table in answer_tables(statistics, unit=level_of(findings.results)):
+        yield f"\n## {title}\n"
+        yield table.markdown()
     yield "## What was compared\n"
-    yield from setting(study, findings.results)
-    if findings.baselines:
+    yield from design_paragraphs(study, findings.results)
+    if found := sentences(statistics["joint_against_baselines"]):
         yield "## joint against the others\n"
-        yield from (f"- {each.sentence}" for each in findings.baselines)
-    readings = [each.sentence for each in findings.equivalents]
-    readings += [each.sentence for each in findings.saturation]
-    if readings:
+        yield from (f"- {each}" for each in found)
+    if found := sentences([*statistics["equivalents"], *statistics["saturation"]]):
         yield "\n## Dose and response\n"
-        yield from (f"- {sentence}" for sentence in readings)
+        yield from (f"- {each}" for each in found)
     yield "\n## Tables\n"
     yield from (table.markdown() for table in findings.tables)
     if len(findings.subgroups):
@@ -136,8 +129,8 @@ def _report(
         yield from (in_markdown(f"- {name}: {error}") for name, error in failed.items())
 
 
-def setting(study: Study, results: pd.DataFrame) -> Iterator[str]:
-    """Yield paragraphs on what was compared and what makes it fair."""
+def design_paragraphs(study: Study, results: pd.DataFrame) -> Iterator[str]:
+    """Yield what was compared, and what makes it fair, a paragraph each."""
     config = study.config
     grid = cells(study)
     sources = ", ".join("+".join(each) for each in study.source_sets) or "none"

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from medxlate.dataset.splits import MEANING
-from medxlate.report.table import Cell, Number, Table
+from medxlate.report.printing import Cell, Number, PrintedTable
 
 OURS = "Our method"
 BASELINES = {
@@ -44,7 +44,7 @@ METHODS = ("constant", "target-only", *CONTROLS, *AUGMENTATIONS, *BASELINES)
 SMALL = 2048  # images, below which FID's covariance of Inception's 2048 features has no full rank
 
 
-def tables(results: pd.DataFrame, *, target: str, unit: str = "") -> list[Table]:
+def tables(results: pd.DataFrame, *, target: str, unit: str = "") -> list[PrintedTable]:
     """Return the paper's tables 2 to 5, the ratios and the overview; none without a figure.
 
     Args:
@@ -85,7 +85,7 @@ def paper_name(method: str, sources: str, target: str) -> str:
     return f"{name} ({arrow(sources, target)})" if sources else name
 
 
-def _settings_table(results: pd.DataFrame, target: str, measure: _Measure) -> Table | None:
+def _settings_table(results: pd.DataFrame, target: str, measure: _Measure) -> PrintedTable | None:
     """Return table 2: the target's images alone, and with each set of translated sources."""
     main = main_comparison(results)
     named = {f"PURE-{target.upper()}": _losses(main, "target-only", "")}
@@ -97,7 +97,7 @@ def _settings_table(results: pd.DataFrame, target: str, measure: _Measure) -> Ta
     return _mean_and_std("table-2", title, columns, measure.note(results, columns))
 
 
-def _baselines_table(results: pd.DataFrame, target: str, measure: _Measure) -> Table | None:
+def _baselines_table(results: pd.DataFrame, target: str, measure: _Measure) -> PrintedTable | None:
     """Return table 3: other uses of the source beside the paper's method, per set of sources."""
     main = main_comparison(results)
     others = [method for method in BASELINES if method != "joint"]
@@ -111,7 +111,9 @@ def _baselines_table(results: pd.DataFrame, target: str, measure: _Measure) -> T
     return _mean_and_std("table-3", title, columns, measure.note(results, columns), "Method")
 
 
-def _augmentations_table(results: pd.DataFrame, target: str, measure: _Measure) -> Table | None:
+def _augmentations_table(
+    results: pd.DataFrame, target: str, measure: _Measure
+) -> PrintedTable | None:
     """Return table 4: augmentations of the target's own images beside the paper's method."""
     main = main_comparison(results)
     named = {name: _losses(main, method, "") for method, name in AUGMENTATIONS.items()}
@@ -125,7 +127,7 @@ def _augmentations_table(results: pd.DataFrame, target: str, measure: _Measure) 
     return _mean_and_std("table-4", title, columns, measure.note(results, columns))
 
 
-def _quality_table(results: pd.DataFrame, target: str) -> Table | None:
+def _quality_table(results: pd.DataFrame, target: str) -> PrintedTable | None:
     """Return table 5: IS and FID of translated images.
 
     The number of images comes from the column ``fid_images``, where there is one.
@@ -145,10 +147,10 @@ def _quality_table(results: pd.DataFrame, target: str) -> Table | None:
     top, names = zip(*heads, strict=True)
     title = "Quality of the translated images: inception score (IS) and Fréchet distance (FID)"
     note = f"Mean ± standard deviation over repeats. {_features(main)} {_policy(main)}"
-    return Table("table-5", title, (("", *top), ("", *names)), tuple(rows), note)
+    return PrintedTable("table-5", title, (("", *top), ("", *names)), tuple(rows), note)
 
 
-def _ratios_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
+def _ratios_table(results: pd.DataFrame, measure: _Measure) -> PrintedTable | None:
     """Return errors over the ratio of source images to real ones, where several ratios were run."""
     swept = results[(results["sources"] != "") & (results["source_images"] > 0)]
     if swept["source_fraction"].nunique() < 2:
@@ -184,10 +186,10 @@ def _ratios_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
         f"Error over the ratio of source images, translated or not, to real ones: {measure.name}"
     )
     note = f"Test patients. A step shows as many of both, whatever the ratio. {_policy(results)}"
-    return Table("ratios", title, (heads,), tuple(rows), note)
+    return PrintedTable("ratios", title, (heads,), tuple(rows), note)
 
 
-def _overview_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
+def _overview_table(results: pd.DataFrame, measure: _Measure) -> PrintedTable | None:
     """Return a row a system, all fractions included: errors, images and time."""
     systems = sorted(
         (cells for _, cells in results.groupby(SYSTEM, sort=False)),
@@ -206,7 +208,7 @@ def _overview_table(results: pd.DataFrame, measure: _Measure) -> Table | None:
     if quality:
         note += f" {_features(results)}"
     rows = tuple(tuple(line.values()) for line in lines)
-    return Table("overview", f"All systems: {measure.name}", heads, rows, note)
+    return PrintedTable("overview", f"All systems: {measure.name}", heads, rows, note)
 
 
 def _overview_line(
@@ -266,7 +268,7 @@ _Columns = Sequence[tuple[tuple[str, ...], pd.Series]]
 
 def _mean_and_std(
     name: str, title: str, columns: _Columns, note: str, corner: str = ""
-) -> Table | None:
+) -> PrintedTable | None:
     if not columns:
         return None
     digits = _digits(float(losses.mean()) for _, losses in columns)
@@ -274,7 +276,7 @@ def _mean_and_std(
     stds = tuple(Number(float(losses.std(ddof=1)), digits) for _, losses in columns)
     first, *others = zip(*(head for head, _ in columns), strict=True)
     heads = ((corner, *first), *(("", *row) for row in others))
-    return Table(name, title, heads, (("Mean", *means), ("Std", *stds)), note)
+    return PrintedTable(name, title, heads, (("Mean", *means), ("Std", *stds)), note)
 
 
 def _losses(cells: pd.DataFrame, method: str, sources: str, figure: str = "loss") -> pd.Series:
@@ -317,7 +319,7 @@ def _policy(results: pd.DataFrame) -> str:
 
 
 def _features(cells: pd.DataFrame) -> str:
-    """Say where IS and FID come from and what they may be held against."""
+    """Return where IS and FID come from and what they may be compared with."""
     cells = cells[cells[list(QUALITY)].notna().any(axis=1)]
     names = sorted(set(cells["features"].dropna()))
     text = f"IS and FID are from the features of: {', '.join(names) or 'unknown'}"

@@ -2,7 +2,7 @@
 
 The repeats of a study share patients, so their results are not independent, and an ordinary t-test
 finds differences that are not there. Each test below adds up what the mean difference varies by:
-patients, repeats, and what a repeat does to single patients. ``medxlate.study.power`` foretells the
+patients, repeats, and what a repeat does to single patients. ``medxlate.study.power`` predicts the
 same sums. A difference is always the loss of a method minus that of its reference: negative is
 better. ``docs/benchmarks.md`` has what these tests find in simulated studies.
 """
@@ -40,7 +40,7 @@ class Tested:
 
 
 @dataclass(frozen=True)
-class Parts:
+class VarianceComponents:
     """Variances of paired differences, as estimated from a study.
 
     Attributes:
@@ -56,7 +56,9 @@ class Parts:
     tests: float
 
 
-def estimate(differences: Values, repeats: Clusters, patients: Clusters) -> Parts | None:
+def estimate(
+    differences: Values, repeats: Clusters, patients: Clusters
+) -> VarianceComponents | None:
     """Estimate variances from differences of which any patient may lack any repeat.
 
     Within a repeat, patients differ by themselves and by what the repeat does to them. The latter
@@ -80,7 +82,7 @@ def estimate(differences: Values, repeats: Clusters, patients: Clusters) -> Part
     if len(values) == len(sizes):
         return None
     if all_equal(values):
-        return Parts(0.0, 0.0, 0.0, tests)
+        return VarianceComponents(0.0, 0.0, 0.0, tests)
     means = np.bincount(repeat, weights=values) / sizes
     within = float(((values - means[repeat]) ** 2).sum()) / (len(values) - len(sizes))
     # Patients are fitted by taking their means from everything, repeats by least squares then.
@@ -92,7 +94,7 @@ def estimate(differences: Values, repeats: Clusters, patients: Clusters) -> Part
     free = len(values) - len(tested) - int(rank)
     both = min(float(((rest - rows @ fitted) ** 2).sum()) / free, within) if free else 0.0
     between = 0.0 if all_equal(means) else float(means.var(ddof=1))
-    return Parts(between, within - both, both, tests)
+    return VarianceComponents(between, within - both, both, tests)
 
 
 def corrected_resampled_t(
@@ -162,7 +164,9 @@ def splits_t(
     return _t_test(mean, *splits_error(parts, len(splits), fraction, total), level)
 
 
-def splits_error(parts: Parts, repeats: int, fraction: float, total: float) -> tuple[float, float]:
+def splits_error(
+    parts: VarianceComponents, repeats: int, fraction: float, total: float
+) -> tuple[float, float]:
     """Return standard error and degrees of freedom of ``splits_t``.
 
     What a training does to single patients is shared between splits only as far as the same
@@ -207,7 +211,7 @@ def crossed_t(differences: Values, *, overlap: float = 0.0, level: float = 0.95)
     return _t_test(float(table.mean()), *crossed_error(parts, table.shape[1], overlap), level)
 
 
-def crossed_error(parts: Parts, repeats: int, overlap: float) -> tuple[float, float]:
+def crossed_error(parts: VarianceComponents, repeats: int, overlap: float) -> tuple[float, float]:
     """Return standard error and degrees of freedom of ``crossed_t``."""
     own, both = parts.patients / parts.tests, parts.both / parts.tests
     if repeats == 1:

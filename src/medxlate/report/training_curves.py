@@ -11,32 +11,10 @@ from functools import partial
 from typing import Any
 
 from medxlate.evaluation.results import Line, Picture
-from medxlate.report.axes import thin
+from medxlate.method.terms import FAMILIES, Family, find_term
+from medxlate.report.charts import LINE_POINTS, thin
 
-LIMIT = 300  # points of a line
 DECIDES = "val_error"  # of the validation metrics: by it the kept model is chosen
-# By the parts of a loss's name: title, and the names that belong to it.
-FAMILIES = (
-    ("Loss of the predictor", ("predict", "predict_real", "predict_fake", "predict_augmented")),
-    ("Adversarial losses of the translators", ("adv_t", "adv_s")),
-    ("Losses of the discriminators", ("d_s", "d_t", "domain")),
-    ("Cycle loss, of images in \u22121 to 1", ("cycle_s", "cycle_t", "identity", "reproduce")),
-)
-MEANINGS = {
-    "predict_real": "real",
-    "predict_fake": "translated",
-    "predict_augmented": "augmented",
-    "adv_t": "to the target (G)",
-    "adv_s": "to the source (F)",
-    "d_t": "of target images",
-    "d_s": "of source images",
-    "domain": "of the modality",
-    "cycle_s": "source and back",
-    "cycle_t": "target and back",
-    "identity": "identity",
-    "reproduce": "reproduced, before translating",
-    "predict": "predictor",
-}
 
 
 def curves(events: Sequence[Mapping[str, Any]]) -> list[Picture]:
@@ -72,32 +50,27 @@ def _validation(epochs: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 
 def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    names = sorted({name for each in steps for name in _mapping(each, "losses")})
+    """Return a picture a family of terms; those of families with many lines are a source's each."""
+    found: dict[Family, dict[str, list[Line]]] = {family: {} for family in FAMILIES}
+    for name in sorted({name for each in steps for name in _mapping(each, "losses")}):
+        source, term = find_term(name)
+        points = _points(steps, "step", partial(_loss, name))
+        if term is not None and points:
+            words = f"{term.label}, {source}" if source else term.label
+            found[term.family].setdefault(source, []).append(_line(words, points))
     pictures = []
-    for title, members in FAMILIES:
-        found: dict[str, list[Line]] = {}
-        for name in names:
-            source, member = _parts(name)
-            points = _points(steps, "step", partial(_loss, name))
-            if member in members and points:
-                words = MEANINGS[member] + (f", {source}" if source else "")
-                found.setdefault(source, []).append(_line(words, points))
-        lines = [line for each in found.values() for line in each]
-        if len(lines) <= 6:
-            pictures += [_lines(title, lines)] if lines else []
-        else:
-            pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in found.items()]
+    for family, by_source in found.items():
+        lines = [line for each in by_source.values() for line in each]
+        title = FAMILIES[family]
+        if len(lines) > 6:
+            pictures += [_lines(f"{title}: {s or 'all'}", each) for s, each in by_source.items()]
+        elif lines:
+            pictures.append(_lines(title, lines))
     return pictures
 
 
 def _loss(name: str, event: Mapping[str, Any]) -> Any:
     return _mapping(event, "losses").get(name)
-
-
-def _parts(name: str) -> tuple[str, str]:
-    """Return source and member of a loss's name, such as ``mri.adv_t``."""
-    source, _, member = name.rpartition(".")
-    return source, member
 
 
 def _single(steps: Sequence[Mapping[str, Any]], key: str, title: str, label: str) -> list[Picture]:
@@ -123,7 +96,7 @@ def _mapping(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
-    xs, ys = thin([x for x, _ in points], [y for _, y in points], LIMIT)
+    xs, ys = thin([x for x, _ in points], [y for _, y in points], LINE_POINTS)
     return Line(name=name, x=tuple(xs), y=tuple(ys))
 
 

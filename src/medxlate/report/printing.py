@@ -1,4 +1,4 @@
-"""Tables for papers and reports: Markdown, LaTeX and CSV."""
+"""How numbers and tables are printed: in words, and as Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -51,8 +51,21 @@ class Number:
 Cell = str | Number
 
 
+def short(value: float) -> str:
+    """Return a number in at most four digits, with a real minus sign: ``1e6`` for ``1e+06``."""
+    mantissa, mark, power = f"{value:.4g}".partition("e")
+    text = mantissa + (f"e{int(power)}" if mark else "")
+    zero = not any(letter in "123456789" for letter in text)  # there is no minus zero
+    return text.replace("-", "" if zero else "\u2212")
+
+
+def between(low: float | None, high: float | None) -> str:
+    """Return the two ends of an interval; a dash where there are none."""
+    return f"{short(low)} to {short(high)}" if low is not None and high is not None else "\u2013"
+
+
 @dataclass(frozen=True)
-class Table:
+class PrintedTable:
     """A table to print.
 
     Attributes:
@@ -113,7 +126,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def _latex_size(self) -> tuple[str, bool]:
-        """Return the largest type in which the table is about as wide as a page, and whether."""
+        """Return the largest type in which the table fits a page, and whether there is one."""
         rows = [self.columns[-1], *(tuple(map(str, row)) for row in self.rows)]
         letters = sum(max(map(len, column)) for column in zip(*rows, strict=True))
         room = TEXT_WIDTH - 2 * TABCOLSEP * len(self.columns[0])

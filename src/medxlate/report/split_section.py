@@ -18,11 +18,11 @@ from medxlate.dataset.links import Link, find_links
 from medxlate.dataset.spellings import COLUMN, how_ids_count
 from medxlate.dataset.splits import MEANING, PARTS, Split, read_split
 from medxlate.dataset.training_data import open_modalities
-from medxlate.report.blocks import bullets, table
+from medxlate.report.page import bullets, table
 
 
 @dataclass(frozen=True)
-class Parts:
+class Division:
     """What a report says of the division.
 
     Attributes:
@@ -34,7 +34,7 @@ class Parts:
     leak: str
 
 
-def parts_of(run: RunFolder, config: Config) -> Parts:
+def division_of(run: RunFolder, config: Config) -> Division:
     """Count who is in which part, and look anew for units and duplicates on two sides.
 
     Where the dataset is elsewhere or has changed, only split.json is read.
@@ -67,7 +67,7 @@ def parts_of(run: RunFolder, config: Config) -> Parts:
         _shared(tables),
         f"Split seed {split.seed}, hash {str(values['hash'])[:12]}.",
     ]
-    return Parts(_counts(split, tables) + bullets([each for each in said if each]), leak)
+    return Division(_counts(split, tables) + bullets([each for each in said if each]), leak)
 
 
 def _crossing(split: Split, links: Iterable[Link]) -> list[Link]:
@@ -84,8 +84,8 @@ def _pairs(links: Iterable[Link], *, by_id: bool) -> int:
 
 def _leak(split: Split, crossing: Sequence[Link]) -> str:
     unit = "patient" if split.policy == "patient" else "image"
-    every = [unit for part in PARTS for unit in set(split.parts[part])]
-    twice = len(every) - len(set(every))
+    units = [unit for part in PARTS for unit in set(split.parts[part])]
+    twice = len(units) - len(set(units))
     if twice:
         return f"The split leaks: {_count(twice, unit)} in two parts at once."
     for by_id, what in ((False, "with a shared image"), (True, "with one id in two spellings")):
@@ -99,7 +99,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _kept_apart(split: Split, tables: Mapping[str, Modality]) -> str:
-    """Say what was looked up: patients, or only ids as they are written."""
+    """Return which check was made: of patients, or only of ids as they are written."""
     if split.policy == "image":
         return MEANING["image"]
     slices = {name: modality.slices for name, modality in tables.items()}

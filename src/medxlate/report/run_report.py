@@ -23,18 +23,28 @@ from medxlate.evaluation.results import (
     Results,
     prediction_table,
     read_results,
+    taught_in,
+    trained_on,
     value_text,
 )
-from medxlate.report.axes import short
-from medxlate.report.blocks import badge, bullets, figure, paragraph, table
-from medxlate.report.charts import draw
-from medxlate.report.curves import curves
-from medxlate.report.interval_chart import Errors, interval_chart
-from medxlate.report.likeness import between, images_table, notes_of, taught_table
-from medxlate.report.page import Section, write_page
-from medxlate.report.patients import parts_of
-from medxlate.report.svg import tag
-from medxlate.report.verdict import Verdict, against_baseline, of_run
+from medxlate.report.charts import Errors, draw, interval_chart
+from medxlate.report.page import (
+    Chapter,
+    Verdict,
+    badge,
+    bullets,
+    charts,
+    figure,
+    joined,
+    paragraph,
+    table,
+    tag,
+    write_page,
+)
+from medxlate.report.printing import between, short
+from medxlate.report.run_verdict import against_baseline, of_run
+from medxlate.report.split_section import division_of
+from medxlate.report.training_curves import curves
 from medxlate.report.viewer import BYTES, Viewer, viewer
 from medxlate.training.record import read_events
 
@@ -76,8 +86,8 @@ def write_report(
 ) -> Report:
     """Write ``report.html`` and ``report.json`` of a run.
 
-    The page holds all it needs, loads nothing, and names no patient. It holds test images of
-    patients, where the run was evaluated.
+    The page loads nothing and names no patient. Where the run was evaluated, it holds test images
+    of patients.
 
     Args:
         run: A run folder or ``runs/latest``.
@@ -93,18 +103,18 @@ def write_report(
     config = read_config(folder)
     results = read_results(folder.evaluation) if folder.evaluation.exists() else None
     info = _model(folder, results)
-    parts = parts_of(folder, config)
+    division = division_of(folder, config)
     verdict = of_run(results, config.split.policy)
     if baseline is not None:
         verdict = verdict.then(against_baseline(folder, find_run(Path(baseline))))
     if info is not None and results is not None and results.model != weights_hashes(info):
         verdict = verdict.doubted(OUTDATED)
-    if parts.leak:
-        verdict = verdict.doubted(f"{parts.leak} Do not trust these figures.", "bad")
+    if division.leak:
+        verdict = verdict.doubted(f"{division.leak} Do not trust these figures.", "bad")
     events = read_events(folder.metrics)
-    sections = [*_evaluated(folder, results, info), *_trained(events)]
-    sections += [
-        Section("patients", "Patients and leaks", parts.body),
+    chapters = [*_evaluated(folder, results, info), *_trained(events)]
+    chapters += [
+        Chapter("Patients and leaks", division.body, "patients"),
         _technical(config, results, info),
     ]
     path = folder.report if out is None else _page(Path(out))
@@ -113,9 +123,8 @@ def write_report(
         title=f"{', '.join(config.data.sources)} to {config.data.target}"
         if info is None or info.translators
         else f"Prediction from {config.data.target}",
-        verdict=verdict.sentences,
-        tone=verdict.tone,
-        sections=sections,
+        verdict=verdict,
+        chapters=chapters,
         facts=_facts(folder, config, results, events),
     )
     write_json(path.with_suffix(".json"), _as_json(verdict, results))
@@ -136,18 +145,18 @@ def _model(folder: RunFolder, results: Results | None) -> ModelInfo | None:
 def _page(out: Path) -> Path:
     """Return where the page goes; raises UsageError where its JSON would replace a file."""
     if out.suffix != ".html" or out.is_dir():
-        raise UsageError(f"--out {out} is no name of a page.", "Let it end in .html.")
+        raise UsageError(f"--out {out} is not the name of a page.", "Let it end in .html.")
     beside = out.with_suffix(".json")
     if out.stem != "report" and beside.exists() and not out.exists():
         raise UsageError(f"{beside} exists and is not a report's.", "Choose another --out.")
     return out
 
 
-def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | None) -> list[Section]:
+def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | None) -> list[Chapter]:
     """Return what an evaluation found."""
     if results is None or info is None:
         return []
-    found: list[Section] = []
+    found: list[Chapter] = []
     audited = {audit.source for audit in results.audits}
     places = {source: folder.evaluation / EXAMPLES / source for source in results.sources}
     # Audits leave examples; an evaluation without audits has none.
@@ -164,32 +173,32 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
         )
         unseen = "Test patients, whom training never saw. "
         hint = (unseen if results.policy == "patient" else "") + hint
-        body = paragraph(hint) + Markup("").join(each.body for each in viewers.values())
-        found.append(Section("images", "Images", body))
+        body = paragraph(hint) + joined(each.body for each in viewers.values())
+        found.append(Chapter("Images", body, "images"))
     drawn = [figure(draw(each)) for each in results.pictures.values()]
     predictions = [m for m in results.metrics if m.group == "prediction"]
     if predictions:
-        body = _charts(drawn) + _predictions(predictions) + _groups(results)
-        found.append(Section("predictions", "Predictions", body))
+        body = charts(drawn) + _predictions(predictions) + _groups(results)
+        found.append(Chapter("Predictions", body, "predictions"))
     images = [m for m in results.metrics if m.group == "translation"]
     if images:
         windows = [f"{name}: {text}" for name, text in results.windows.items()]
-        body = images_table(images) + notes_of(images) + bullets(windows)
-        found.append(Section("likeness", "Translated images as a set", body))
+        body = _images_table(images) + _notes(images) + bullets(windows)
+        found.append(Chapter("Translated images as a set", body, "likeness"))
     taught = [m for m in results.metrics if m.group == "tstr" and m.value is not None]
     if taught:
-        found.append(Section("tstr", "Train on translated, test on real", taught_table(taught)))
+        found.append(Chapter("Train on translated, test on real", _taught_table(taught), "tstr"))
     if results.audits:
-        body = Markup("").join(_audit(each, viewers.get(each.source)) for each in results.audits)
-        found.append(Section("audits", "Audits of the translator", body))
+        body = joined(_audit(each, viewers.get(each.source)) for each in results.audits)
+        found.append(Chapter("Audits of the translator", body, "audits"))
     missing = [m for m in results.metrics if m.value is None]
     if missing:
         said = [f"{m.label} ({m.level or m.source}): {m.reason} {m.remedy}" for m in missing]
-        found.append(Section("missing", "What could not be taken", bullets(said)))
+        found.append(Chapter("What could not be taken", bullets(said), "missing"))
     return found
 
 
-def _trained(events: Sequence[Mapping[str, Any]]) -> list[Section]:
+def _trained(events: Sequence[Mapping[str, Any]]) -> list[Chapter]:
     """Return how the training went."""
     found = []
     drawn = [figure(draw(each)) for each in curves(events)]
@@ -200,25 +209,25 @@ def _trained(events: Sequence[Mapping[str, Any]]) -> list[Section]:
     ]
     said = bullets(alarms) if alarms else paragraph("The training raised no alarm.")
     if drawn or alarms:
-        found.append(Section("training", "Training", _charts(drawn) + said))
+        found.append(Chapter("Training", charts(drawn) + said, "training"))
     return found
 
 
-def _technical(config: Config, results: Results | None, info: ModelInfo | None) -> Section:
+def _technical(config: Config, results: Results | None, info: ModelInfo | None) -> Chapter:
     default = flat(Config())
     hidden = ("data.folder", "model.pretrained")
     changed = [[k, v, default[k]] for k, v in _shown(flat(config), hidden) if v != default[k]]
     body = tag("h3", "Changed from the defaults")
     body += table(["key", "value", "default"], [[k, str(v), str(d)] for k, v, d in changed])
-    every = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
-    body += tag("details", tag("summary", "All settings"), every)
+    settings = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
+    body += tag("details", tag("summary", "All settings"), settings)
     hashes = dict(results.model) if results is not None else {}
     if info is not None:
         hashes = weights_hashes(info)
     if hashes:
         body += tag("h3", "Weights")
         body += table(["file", "SHA-256"], list(hashes.items()))
-    return Section("technical", "Settings, versions, hashes", body)
+    return Chapter("Settings, versions, hashes", body, "technical")
 
 
 def _shown(values: Mapping[str, Any], hidden: Sequence[str]) -> list[tuple[str, Any]]:
@@ -250,10 +259,6 @@ def _facts(
     return facts
 
 
-def _charts(drawn: Sequence[Markup]) -> Markup:
-    return tag("div", *drawn, class_="charts") if drawn else Markup("")
-
-
 def _predictions(metrics: Sequence[Metric]) -> Markup:
     titles, found = prediction_table(metrics)
     rows = [
@@ -264,6 +269,36 @@ def _predictions(metrics: Sequence[Metric]) -> Markup:
     intervals = f"with 95 % intervals ({how})" if how else "without intervals"
     caption = f"Figures of the test part, {intervals}; beside each what a constant "
     return table(["figure", *titles], rows, caption=f"{caption}prediction has")
+
+
+def _images_table(metrics: Sequence[Metric]) -> Markup:
+    """Return the figures of translated images as a set, beside those of real ones."""
+    rows = [
+        [f"{m.source}: {m.label}", m.value, between(m.low, m.high), m.floor, m.n, m.reference]
+        for m in metrics
+        if m.value is not None
+    ]
+    columns = ["figure", "value", "95 % interval", "real against real", "translated", "real"]
+    return table(columns, rows, caption="Translated against real test images")
+
+
+def _taught_table(metrics: Sequence[Metric]) -> Markup:
+    """Return how small predictors do on real test patients, by what they were trained on."""
+    rows = [[trained_on(m), m.value, between(m.low, m.high), m.n] for m in metrics]
+    unit = f", {metrics[0].unit}" if metrics[0].unit else ""
+    caption = "A small predictor on real test patients, by what it was trained on"
+    columns = ["trained on", f"{taught_in(metrics[0])}{unit}", "95 % interval", "test patients"]
+    return table(columns, rows, caption=caption) + _notes(metrics)
+
+
+def _notes(metrics: Sequence[Metric]) -> Markup:
+    """Return what a reader of some figures must know, and how their intervals were found."""
+    ways: dict[str, list[str]] = {}
+    for m in metrics:
+        if m.interval and m.label not in ways.setdefault(m.interval, []):
+            ways[m.interval].append(m.label)
+    intervals = [f"Interval of {', '.join(names)}: {how}." for how, names in ways.items()]
+    return bullets(list(dict.fromkeys([*(n for m in metrics for n in m.notes), *intervals])))
 
 
 def _groups(results: Results) -> Markup:
@@ -282,9 +317,8 @@ def _groups(results: Results) -> Markup:
         [Errors(g.name, (g.error,), _pair(g.low, g.high)) for g in results.groups],
         title="Errors by label, with 95 % intervals over patients",
         label=what,
-        thresholds={},
     )
-    return table(columns, rows, caption="Errors by label") + _charts([figure(drawn)])
+    return table(columns, rows, caption="Errors by label") + charts([figure(drawn)])
 
 
 def _audit(audit: Audit, viewer: Viewer | None) -> Markup:

@@ -1,9 +1,8 @@
-"""What comes first in a report: a few plain sentences, and how good the news is."""
+"""The verdict on a run: whether its predictor learned something, and whether it beats another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,34 +27,16 @@ from medxlate.evaluation.results import (
 )
 from medxlate.method.registry import find_method
 from medxlate.method.settings import concerns
-from medxlate.report.axes import short
-from medxlate.report.page import Tone
+from medxlate.report.page import Tone, Verdict
+from medxlate.report.printing import short
 
 Array = npt.NDArray[Any]
 # Settings that are not counted: the verdict names the methods, and the others are no cause.
 NOT_COUNTED = ("method", "data.folder", "runtime.")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Sentences, and what they come to."""
-
-    sentences: tuple[str, ...]
-    tone: Tone
-
-    def then(self, sentence: str) -> Verdict:
-        """Return the verdict with a sentence more, the second one."""
-        first, *others = self.sentences
-        return Verdict((first, sentence, *others), self.tone)
-
-    def doubted(self, sentence: str, tone: Tone = "unsure") -> Verdict:
-        """Return the verdict behind a sentence by which it does not hold as it stands."""
-        worst: Tone = "bad" if "bad" in (self.tone, tone) else tone
-        return Verdict((sentence, *self.sentences), worst)
-
-
 def of_run(results: Results | None, policy: str) -> Verdict:
-    """Say whether the predictor beats a constant prediction, how sure that is, what audits found.
+    """Return whether the predictor beats a constant prediction, how sure that is, and the audits.
 
     Args:
         results: The evaluation; None: there is none yet.
@@ -93,7 +74,7 @@ def _skill(metrics: Sequence[Metric]) -> Metric | None:
 
 
 def _taught(metrics: Sequence[Metric]) -> list[str]:
-    """Say what translated images teach a predictor by themselves, beside real ones."""
+    """Return in words what translated images teach a predictor by themselves, beside real ones."""
     found = [each for each in metrics if each.group == "tstr"]
     real, constant = (
         next((each for each in found if each.of == of), None) for of in ("judge", "constant")
@@ -111,7 +92,7 @@ def _taught(metrics: Sequence[Metric]) -> list[str]:
 
 
 def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
-    """Say what the predictor's skill over a constant prediction is worth."""
+    """Return what the predictor's skill over a constant prediction is worth, and its tone."""
     assert skill.value is not None
     over = f"Over {skill.n} test {skill.level}s"
     is_regression = results.task is None or results.task.kind == "regression"
@@ -132,7 +113,7 @@ def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
 
 
 def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
-    """Say whether a run predicts better than another on the same test patients.
+    """Return in words whether a run predicts better than another on the same test patients.
 
     Paired: the share of the other's error that is gained, on the same images, both resampled over
     patients together. Translated images are credited only where they are all that differed.
@@ -141,8 +122,8 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
         ModelError: One was not evaluated since it was trained, or its predictions are missing.
         UsageError: They were not tested on the same patients.
     """
-    mine, other = (read_results(each.evaluation) for each in (run, baseline))
-    if mine.split != other.split or mine.target != other.target:
+    own, other = (read_results(each.evaluation) for each in (run, baseline))
+    if own.split != other.split or own.target != other.target:
         raise UsageError(
             f"{run.path} and {baseline.path} were not tested on the same patients.",
             "Train both on one dataset with one split.seed.",
@@ -152,7 +133,7 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
             f"The evaluation of {baseline.path} is of other weights than it has now.",
             f"Evaluate it again: `medxlate evaluate --run {baseline.path}`.",
         )
-    losses = [_losses(each, found) for each, found in ((run, mine), (baseline, other))]
+    losses = [_losses(each, found) for each, found in ((run, own), (baseline, other))]
     table = losses[0].merge(losses[1], on=["slice_id", "patient"], suffixes=("", "_other"))
     if not len(table) == len(losses[0]) == len(losses[1]):
         raise ModelError(
@@ -180,7 +161,7 @@ def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
     if low <= 0 <= high:
         return f"{said}that may be chance. One split only."
     differing = _differing(run, baseline)
-    if mine.sources and other.method == "target-only" and not differing:
+    if own.sources and other.method == "target-only" and not differing:
         helped = "translated images helped here" if low > 0 else "they did harm here"
         return f"{said}{helped}. One split only."
     also = f"; they differ in {', '.join(differing)} too" if differing else ""
@@ -192,13 +173,11 @@ def _differing(run: RunFolder, baseline: RunFolder) -> list[str]:
 
     Of `target-only`, these are the settings by which translated images are not the only cause.
     """
-    mine, other = (
-        flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline)
-    )
-    added = [find_method(each["method"]).augmentation for each in (mine, other)]
+    own, other = (flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline))
+    added = [find_method(each["method"]).augmentation for each in (own, other)]
     return ["augmentation"] * (added[0] != added[1]) + [
         key
-        for key, value in mine.items()
+        for key, value in own.items()
         if value != other[key]
         and not key.startswith(NOT_COUNTED)
         and concerns(key, other["method"])

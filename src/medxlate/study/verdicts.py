@@ -1,42 +1,38 @@
-"""From the results of a study to one plain verdict per method, with the numbers behind it."""
+"""From the results of a study to one plain verdict per method, with the numbers behind it.
+
+The only place where a verdict is decided: of each comparison (``_verdict``), and of the whole study
+(``headline``). ``wording`` says it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from medxlate.method.registry import METHODS
+from medxlate.report.page import Verdict
 from medxlate.study.comparison import (
     CONSTANT,
     CONTROLS,
     TARGET_ONLY,
     Comparison,
+    Contrast,
     Control,
     Level,
     System,
-    Verdict,
-    sentence,
+    VerdictWord,
 )
-from medxlate.study.contrast import Contrast
 from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, detectable
 from medxlate.study.statistics import difference_interval, effect_size, holm, wilcoxon
 from medxlate.study.ttests import Tested
-
-__all__ = [
-    "Comparison",
-    "Contrast",
-    "System",
-    "against_baselines",
-    "compare_primary",
-    "compare_to",
-    "with_fewer_patients",
-]
+from medxlate.study.wording import in_order, sentence, sentences
 
 
 def compare_to(
@@ -49,8 +45,8 @@ def compare_to(
 ) -> list[Comparison]:
     """Compare every system at the largest fractions with one reference method.
 
-    Holm's family is every system but the constant and the primary contrast. The constant is no
-    candidate: it is the row that the others have to beat, and counting it would only make their
+    Holm's family is every system but the constant and the primary contrast. The constant is not
+    a candidate: it is the row that the others have to beat, and counting it would only make their
     tests harder. Its own row says whether the reference tells more than a prediction that ignores
     the image. A system that is better than the reference but not than the constant does not help.
 
@@ -218,7 +214,7 @@ def _adjusted(
     return dict(zip(family, holm(values), strict=True))
 
 
-def _verdict(c: Comparison, alpha: float) -> Verdict:
+def _verdict(c: Comparison, alpha: float) -> VerdictWord:
     p = c.p if c.p_holm is None else c.p_holm
     if p is None or p >= alpha:
         return "no difference shown"
@@ -234,7 +230,7 @@ def _controls(
     alpha: float,
     primary: Contrast | None,
 ) -> tuple[Control, ...] | None:
-    """Hold a system with translations against the controls, in the family of its baselines."""
+    """Compare a system with translations with the controls, in the family of its baselines."""
     base = system.method.partition("+")[0]
     if reference.method != TARGET_ONLY or base not in METHODS or not METHODS[base].translates:
         return None
@@ -329,3 +325,27 @@ def _against_constant(
 
 def _std(losses: npt.NDArray[np.float64]) -> float | None:
     return float(losses.std(ddof=1)) if len(losses) > 1 else None
+
+
+def headline(statistics: Mapping[str, Any], method: str = "joint") -> Verdict:
+    """Return what a study says first: of the primary contrast, or else of one method.
+
+    Args:
+        statistics: The content of ``statistics.json``.
+        method: The method that the study is about, with or without an augmentation.
+    """
+    answers = in_order(statistics)
+    own = [each for each in answers if _is_of(each, method)]
+    chosen = statistics.get("primary") or own or answers
+    # The constant is there to be beaten: it is no bad news that it is worse.
+    words = {str(each.get("verdict")) for each in chosen if not _is_of(each, CONSTANT)}
+    said = tuple(sentences(chosen))
+    if not said:
+        said = ("There is nothing to compare: target-only is not in the study.",)
+    if words == {"helps"} and all(each.get("beats_constant") is not False for each in chosen):
+        return Verdict(said, "good")
+    return Verdict(said, "bad" if "hurts" in words and "helps" not in words else "unsure")
+
+
+def _is_of(entry: Mapping[str, Any], method: str) -> bool:
+    return str(entry.get("system", {}).get("method", "")).partition("+")[0] == method

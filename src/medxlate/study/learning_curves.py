@@ -97,9 +97,9 @@ def last_helpful(losses: FloatArray, spread: float) -> tuple[int, float, float]:
 
 
 def too_coarse(losses: FloatArray, place: int, gain: float, error: float) -> bool:
-    """Say whether a further gain as large as the one up to a column [R, N] could hide in noise.
+    """Return whether a further gain as large as the one up to a column [R, N] could hide in noise.
 
-    Where there is none to compare with, ``FINE`` of the loss stands for it.
+    Where there is no gain to compare with, ``FINE`` of the loss takes its place.
 
     Args:
         losses: [R, N], a row a repeat.

@@ -12,8 +12,9 @@ import medxlate.study.compare as comparing
 from medxlate.base.errors import DataError
 from medxlate.base.events import Warned
 from medxlate.cli.report import is_study
+from medxlate.report.page import Verdict
 from medxlate.study.begin import Grid
-from medxlate.study.page import write_study_page
+from medxlate.study.study_report import write_study_page
 from studies import BRIEF, Heard, dataset
 from tiny import PREFIX, debug_config
 
@@ -106,13 +107,15 @@ def test_the_tone_is_that_of_joint(
     statistics["against_target_only"].append({**entry, "sentence": "<b>joint</b> was compared."})
     path.write_text(json.dumps(statistics))
     seen: dict[str, object] = {}
-    monkeypatch.setattr("medxlate.study.page.write_page", lambda _, **given: seen.update(given))
+    monkeypatch.setattr(
+        "medxlate.study.study_report.write_page", lambda _, **given: seen.update(given)
+    )
     write_study_page(copy)
-    assert seen["tone"] == tone
-    assert seen["verdict"] == ["<b>joint</b> was compared."]
-    bodies = "".join(each.body for each in seen["sections"])  # type: ignore[attr-defined]
-    assert "&lt;b&gt;joint" in bodies
-    assert "<b>joint" not in bodies
+    assert seen["verdict"] == Verdict(("<b>joint</b> was compared.",), tone)
+    monkeypatch.undo()
+    page = write_study_page(copy).read_text(encoding="utf-8")
+    assert page.count("&lt;b&gt;joint") == 1
+    assert "<b>joint" not in page
 
 
 def test_a_study_is_known_and_an_unfinished_one_says_what_to_do(copy: Path, tmp_path: Path) -> None:

@@ -1,0 +1,232 @@
+"""A study's ``report.html``: what ``report.md`` says, with charts, and nothing of single patients.
+
+It is made of the study folder alone; the dataset, where it is still there, adds the label's unit.
+Reasons of failures are left out, for they may name files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from medxlate.base.errors import DataError, MedxlateError
+from medxlate.base.records import read_json
+from medxlate.dataset.index import Dataset
+from medxlate.report.charts import curves_chart, interval_chart
+from medxlate.report.page import (
+    Chapter,
+    bullets,
+    figure,
+    joined,
+    paragraph,
+    printed,
+    table,
+    tag,
+    with_code,
+    write_page,
+)
+from medxlate.study.comparison import REPEATS, system_name
+from medxlate.study.measured import level_of
+from medxlate.study.study import Study, StudyFolder, cells, read_study
+from medxlate.study.study_charts import measure, patient_panels, references, systems_of
+from medxlate.study.summary import design_paragraphs, settings
+from medxlate.study.tables import main_comparison, tables
+from medxlate.study.verdicts import headline
+from medxlate.study.wording import answer_tables, in_order, sentences
+
+PAGE = "report.html"
+FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
+SHOWN = ("value", "patients", "images", "loss", "std")  # of a subgroup
+
+
+def write_study_page(study_folder: Path) -> Path:
+    """Write ``report.html`` into a study folder and return its path.
+
+    Args:
+        study_folder: Of a study that ``compare`` has collected.
+
+    Raises:
+        DataError: The study has no statistics or results yet, or they cannot be read.
+    """
+    folder = StudyFolder(study_folder)
+    study = read_study(study_folder)
+    statistics = _statistics(study_folder / "statistics.json")
+    results = _frame(study_folder / "results.parquet")
+    predictions = _frame(study_folder / "predictions.parquet")
+    unit = _unit(study)
+    loss = measure(unit, results)
+    verdict = headline(statistics)
+    bodies = {
+        "Does it help?": _answers(statistics, level_of(results), said=verdict.sentences),
+        "Errors by method": _errors(results, predictions, loss),
+        "joint against the others": bullets(
+            sentences(statistics.get("joint_against_baselines") or ())
+        ),
+        "Dose and response": _dose(statistics, results, loss),
+        "Tables": _tables(study, results, unit),
+        "Subgroups": _subgroups(study_folder / "subgroups.csv", loss),
+        "Settings": _settings(study, results),
+        "Costs": _costs(results),
+        "Cells that failed": _failures(_failed(study, folder)),
+    }
+    path = study_folder / PAGE
+    write_page(
+        path,
+        title=f"Comparison of methods: {study.config.data.target.upper()}",
+        verdict=verdict,
+        chapters=[Chapter(title, body) for title, body in bodies.items() if body],
+        facts={
+            "Target": study.config.data.target,
+            "Sources": ", ".join("+".join(each) for each in study.source_sets) or "none",
+            f"{REPEATS[study.design].capitalize()}s": study.repeats,
+            "Cells": f"{len(results)} of {len(cells(study))}",
+            "medxlate": study.medxlate,
+        },
+    )
+    return path
+
+
+def _statistics(path: Path) -> Mapping[str, Any]:
+    if not path.is_file():
+        raise DataError(
+            f"{path} is not there: the study is not finished.",
+            "Continue it with `medxlate compare --out` and the folder.",
+        )
+    value = read_json(path, error=DataError)
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{path} does not hold the statistics of a study.", "Run `medxlate compare` again."
+        )
+    return value
+
+
+def _frame(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except Exception as problem:  # arrow has many kinds of its own
+        raise DataError(
+            f"{path} cannot be read: {problem}.", "Run `medxlate compare` again."
+        ) from None
+    return frame.assign(sources=frame["sources"].fillna(""))
+
+
+def _unit(study: Study) -> str:
+    """Return the label's unit; "" where the dataset is not there any more."""
+    try:
+        return Dataset(Path(study.config.data.folder)).info.task.unit or ""
+    except MedxlateError:
+        return ""
+
+
+def _failed(study: Study, folder: StudyFolder) -> list[str]:
+    return [each.name for each in cells(study) if folder.failure(each).is_file()]
+
+
+def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -> Markup:
+    """Return what a reader asks first as tables; folded, the sentences that were not ``said``."""
+    body = Markup("")
+    for title, found in answer_tables(statistics, unit=unit):
+        body += tag("h3", title) + printed(found)
+    others = [each for each in sentences(in_order(statistics)) if each not in said]
+    if others:
+        body += tag("details", tag("summary", "The others in sentences"), bullets(others))
+    return body
+
+
+def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Markup:
+    svg = interval_chart(
+        systems_of(results, predictions),
+        title="Test error of each method",
+        label=f"{loss} per {level_of(results)}, lower is better",
+        references=references(results),
+    )
+    caption = (
+        "Small dots are repeats, the large sign their mean, the line its 95 % interval from a "
+        "bootstrap over patients. The lowest mean is on top."
+    )
+    return figure(svg, caption=caption)
+
+
+def _dose(statistics: Mapping[str, Any], results: pd.DataFrame, loss: str) -> Markup:
+    readings = [statistics.get(key) or [] for key in ("equivalents", "saturation")]
+    body = bullets(sentences(chain(*readings)))
+    caption = "Means over repeats, in bands of one standard deviation; lower is better."
+    for panel in patient_panels(results):
+        title = f"Error over {panel.label[0].lower()}{panel.label[1:]}"
+        body += figure(curves_chart(panel, title=title, label=loss), caption=caption)
+    return body
+
+
+def _tables(study: Study, results: pd.DataFrame, unit: str) -> Markup:
+    found = tables(results, target=study.config.data.target, unit=f"{unit}²" if unit else "")
+    return joined(printed(each) for each in found)
+
+
+def _subgroups(path: Path, loss: str) -> Markup:
+    """Return a table a kind of subgroup, without those in which a group is a few patients."""
+    if not path.is_file():
+        return Markup("")
+    frame = pd.read_csv(path, dtype={"value": str, "sources": str, "method": str}).fillna(
+        {"sources": ""}
+    )
+    body, hidden = Markup(""), []
+    for kind, groups in frame.groupby("subgroup", sort=False):
+        if (groups["patients"] < FEW).any():
+            hidden.append(str(kind))
+            continue
+        rows = [
+            (system_name(row["method"], row["sources"]), *(row[name] for name in SHOWN))
+            for row in main_comparison(groups).to_dict("records")
+        ]
+        columns = ("Method", str(kind).capitalize(), "Patients", "Images", loss, "Std")
+        body += table(columns, rows, caption=f"Error by {kind}")
+    if hidden:
+        words = f"Not shown, for a group has fewer than {FEW} patients: {', '.join(hidden)}."
+        body += paragraph(words)
+    return body
+
+
+def _settings(study: Study, results: pd.DataFrame) -> Markup:
+    body = joined(paragraph(with_code(each)) for each in design_paragraphs(study, results))
+    rows = [
+        (methods, key, _value(study, key))
+        for methods, names in settings(study).items()
+        for key in names
+    ]
+    return body + table(("Methods", "Setting", "Value"), rows, caption="Settings")
+
+
+def _value(study: Study, key: str) -> str:
+    """Return a setting; of a path only the file's name."""
+    section, _, name = key.partition(".")
+    value = str(getattr(getattr(study.config, section), name))
+    return re.split(r"[/\\]", value)[-1]
+
+
+def _costs(results: pd.DataFrame) -> Markup:
+    def rows() -> Iterator[tuple[str | int | float, ...]]:
+        for (method, sources), found in results.groupby(["method", "sources"], sort=False):
+            seconds = found["seconds"].astype(float)
+            yield (
+                system_name(str(method), str(sources)),
+                len(found),
+                float(seconds.mean()),
+                float(seconds.sum() / 3600),
+            )
+
+    columns = ("Method", "Cells", "Seconds a cell", "Hours in all")
+    caption = "Time of training; what several cells share is not in it"
+    return table(columns, list(rows()), caption=caption)
+
+
+def _failures(failed: list[str]) -> Markup:
+    if not failed:
+        return Markup("")
+    words = "The same command tries them again. `report.md` in the study folder has the reasons."
+    return bullets(failed) + paragraph(with_code(words))
