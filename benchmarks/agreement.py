@@ -89,12 +89,8 @@ def by_medxlate(folders: Folders, weights: Path) -> dict[str, float]:
     """Take the figures as ``medxlate evaluate`` does."""
     import PIL.Image
 
-    from medxlate.evaluation.distribution import (
-        compare_features,
-        extract,
-        inception_features,
-        open_store,
-    )
+    from medxlate.evaluation.features import extract, inception_extractor, open_store
+    from medxlate.evaluation.fidelity import compare_features
 
     def batches(folder: Path) -> Iterator[torch.Tensor]:
         paths = sorted(folder.iterdir())
@@ -102,10 +98,12 @@ def by_medxlate(folders: Folders, weights: Path) -> dict[str, float]:
             images = [np.asarray(PIL.Image.open(path)) for path in paths[start : start + BATCH]]
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-    features, device = inception_features(weights), torch.device("cpu")
-    with open_store(None, features, device) as store:
-        sets = [extract(batches(folder), features, device, store) for folder in folders]
-        return compare_features(*sets, ["fid", "kid", "is"], features)
+    extractor, device = inception_extractor(weights), torch.device("cpu")
+    with open_store(None, extractor, device) as store:
+        sets = [extract(batches(folder), extractor, device, store) for folder in folders]
+        return compare_features(
+            *sets, ["fid", "kid", "is"], width=extractor.width, has_classes=extractor.has_classes
+        )
 
 
 def by_torch_fidelity(folders: Folders, weights: Path) -> dict[str, float]:

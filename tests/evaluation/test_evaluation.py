@@ -19,18 +19,18 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from medxlate.base.errors import DataError, ModelError, OutputError, UsageError
 from medxlate.base.events import Event
 from medxlate.dataset.labels import Task
-from medxlate.evaluation import fakes, subject
-from medxlate.evaluation.distribution import (
-    Features,
-    compare_features,
+from medxlate.evaluation import subject
+from medxlate.evaluation.evaluate import evaluate
+from medxlate.evaluation.features import (
+    Extractor,
     extract,
     find_inception,
-    inception_features,
+    inception_extractor,
     open_store,
-    predictor_features,
+    predictor_extractor,
     to_eight_bit,
 )
-from medxlate.evaluation.evaluate import evaluate
+from medxlate.evaluation.fidelity import compare_features
 from medxlate.evaluation.prediction_metrics import CLASSIFICATION, Cases, score_slices
 from medxlate.evaluation.results import read_results
 from medxlate.inference.predict import Predictor, predict
@@ -97,22 +97,23 @@ def some_images(count: int, seed: int, contrast: float = 1.0) -> torch.Tensor:
 
 
 def compare(
-    fakes: torch.Tensor, reals: torch.Tensor, metrics: list[str], features: Features
+    fakes: torch.Tensor, reals: torch.Tensor, metrics: list[str], extractor: Extractor
 ) -> dict[str, float]:
     cpu = torch.device("cpu")
-    with open_store(None, features, cpu) as store:
+    with open_store(None, extractor, cpu) as store:
         sets = [
-            extract(map(to_eight_bit, images.split(16)), features, cpu, store)
+            extract(map(to_eight_bit, images.split(16)), extractor, cpu, store)
             for images in (fakes, reals)
         ]
-        return compare_features(*sets, metrics, features)
+        width, has_classes = extractor.width, extractor.has_classes
+        return compare_features(*sets, metrics, width=width, has_classes=has_classes)
 
 
 def test_fid_and_kid_by_predictor_features_are_their_formulas(network: PredictorNetwork) -> None:
     fakes, reals = some_images(60, 1, 0.5), some_images(70, 2)
-    features = predictor_features(network, has_classes=True)
-    found = compare(fakes, reals, ["fid", "kid", "is"], features)
-    assert set(found) == {"fid[predictor]", "kid[predictor]", "is[predictor]"}
+    extractor = predictor_extractor(network, has_classes=True)
+    found = compare(fakes, reals, ["fid", "kid", "is"], extractor)
+    assert set(found) == {"fid", "kid", "is"}
 
     def pooled(images: torch.Tensor) -> np.ndarray:
         eight = ((images + 1) / 2 * 255).round() / 127.5 - 1
@@ -129,18 +130,18 @@ def test_fid_and_kid_by_predictor_features_are_their_formulas(network: Predictor
     one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     mixed = root(root(one) @ other @ root(one))
     fid = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(one + other - 2 * mixed)
-    assert found["fid[predictor]"] == pytest.approx(fid, rel=1e-3)
-    assert found["kid[predictor]"] > 0
+    assert found["fid"] == pytest.approx(fid, rel=1e-3)
+    assert found["kid"] > 0
 
 
 def test_fid_of_a_set_with_itself_is_zero_and_grows_with_distance(
     network: PredictorNetwork,
 ) -> None:
-    features = predictor_features(network, has_classes=True)
+    extractor = predictor_extractor(network, has_classes=True)
     reals = some_images(50, 3)
-    same = compare(reals, reals, ["fid"], features)["fid[predictor]"]
-    near = compare(some_images(50, 4, 0.9), reals, ["fid"], features)["fid[predictor]"]
-    far = compare(some_images(50, 4, 0.3), reals, ["fid"], features)["fid[predictor]"]
+    same = compare(reals, reals, ["fid"], extractor)["fid"]
+    near = compare(some_images(50, 4, 0.9), reals, ["fid"], extractor)["fid"]
+    far = compare(some_images(50, 4, 0.3), reals, ["fid"], extractor)["fid"]
     assert abs(same) < 1e-3 < near < far
 
 
@@ -148,7 +149,7 @@ def test_inception_weights_must_be_tensors_only(tmp_path: Path) -> None:
     trap = tmp_path / "trap.pth"
     torch.save({"weights": Path}, trap)  # a pickle that names a class
     with pytest.raises(ModelError, match=r"trap\.pth"):
-        inception_features(trap)
+        inception_extractor(trap)
 
 
 class Listed(torch.utils.data.Dataset):
@@ -174,7 +175,7 @@ def test_kid_and_is_of_inception_are_those_of_torch_fidelity(tmp_path: Path) -> 
         blank = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path="x")
     torch.save(blank.state_dict(), weights)
     fakes, reals = some_images(12, 5, 0.5), some_images(14, 6)
-    found = compare(fakes, reals, ["kid", "is"], inception_features(weights))
+    found = compare(fakes, reals, ["kid", "is"], inception_extractor(weights))
     theirs = torch_fidelity.calculate_metrics(
         input1=Listed(to_eight_bit(fakes)),
         input2=Listed(to_eight_bit(reals)),
@@ -304,8 +305,8 @@ def test_the_calibration_error_says_whether_probabilities_are_calibrated(tmp_pat
 
     def notes() -> str:
         metrics = evaluate(run, metrics=["ece"]).results.metrics
-        mine = [m for m in metrics if (m.name, m.level, m.of) == ("ece", "image", "model")]
-        return " ".join(mine[0].notes)
+        ece = next(m for m in metrics if (m.name, m.level, m.of) == ("ece", "image", "model"))
+        return " ".join(ece.notes)
 
     assert "not calibrated: there are" in notes()  # too few validation patients
     record = run / "model" / "model.json"
@@ -366,17 +367,17 @@ def test_some_figures_are_put_among_those_that_were_kept(folder: Path) -> None:
 def test_a_test_image_is_translated_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever asks for it: figures by several networks, pairs, audits, examples."""
     translated: list[int] = []
-    run = fakes.run
+    run = subject.run_network
 
     def counting(network: Any, images: Any, **options: Any) -> torch.Tensor:
         translated.append(sum(map(len, images)))
         return run(network, images, **options)
 
-    monkeypatch.setattr(fakes, "run", counting)
+    monkeypatch.setattr(subject, "run_network", counting)
     whole = evaluate(folder / "runs" / "joint").results
     assert sum(translated) == whole.translated["mri"]
     translated.clear()
-    monkeypatch.setattr(subject, "KEPT_FAKES", 2 * 4 * 32 * 32)  # two images of four bytes a pixel
+    monkeypatch.setattr(subject, "MOST_KEPT", 2 * 4 * 32 * 32)  # two images of four bytes a pixel
     again = evaluate(folder / "runs" / "joint").results
     assert sum(translated) > whole.translated["mri"]
     assert again.metrics == whole.metrics

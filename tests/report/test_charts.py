@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.report.axes import Axis, span, thin, tick_texts, ticks
 from medxlate.report.blocks import badge, figure, paragraph, printed, table
 from medxlate.report.charts import draw
@@ -22,8 +22,8 @@ KINDS = ("histogram", "scatter", "lines", "bars")
 LARGEST = 60_000  # bytes of a chart
 
 
-def line(name, x, y=()) -> Line:
-    return Line(name=name, x=tuple(map(float, x)), y=tuple(map(float, y)))
+def line(name, x, y=()) -> Points:
+    return Points(name=name, x=tuple(map(float, x)), y=tuple(map(float, y)))
 
 
 def picture(kind, *lines, **others) -> Picture:

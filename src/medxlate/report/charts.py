@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.report.axes import Axis, short, span, thin, tick_texts, ticks
 from medxlate.report.svg import (
     DASHES,
@@ -231,7 +231,7 @@ def _points(picture: Picture, top: float) -> tuple[list[Markup], float]:
     return parts, field.bottom
 
 
-def _is_dotted(index: int, line: Line) -> bool:
+def _is_dotted(index: int, line: Points) -> bool:
     """Say whether a scatter's points are small dots: round and square, as the markers 0 and 1."""
     return index < 2 and len(line.x) > 100
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.report.axes import thin
 
 LIMIT = 300  # points of a line
@@ -75,7 +75,7 @@ def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
     names = sorted({name for each in steps for name in _mapping(each, "losses")})
     pictures = []
     for title, members in FAMILIES:
-        found: dict[str, list[Line]] = {}
+        found: dict[str, list[Points]] = {}
         for name in names:
             source, member = _parts(name)
             points = _points(steps, "step", partial(_loss, name))
@@ -122,10 +122,10 @@ def _mapping(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
+def _line(name: str, points: Sequence[tuple[float, float]]) -> Points:
     xs, ys = thin([x for x, _ in points], [y for _, y in points], LIMIT)
-    return Line(name=name, x=tuple(xs), y=tuple(ys))
+    return Points(name=name, x=tuple(xs), y=tuple(ys))
 
 
-def _lines(title: str, lines: Sequence[Line], *, x: str = "Step", y: str = "") -> Picture:
+def _lines(title: str, lines: Sequence[Points], *, x: str = "Step", y: str = "") -> Picture:
     return Picture(kind="lines", title=title, x_label=x, y_label=y, lines=tuple(lines))

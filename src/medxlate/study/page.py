@@ -17,7 +17,7 @@ from markupsafe import Markup, escape
 from medxlate.base.errors import DataError, MedxlateError
 from medxlate.base.records import read_json
 from medxlate.dataset.index import Dataset
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.report.blocks import bullets, figure, paragraph, printed, table
 from medxlate.report.charts import draw
 from medxlate.report.interval_chart import interval_chart
@@ -197,7 +197,7 @@ def _dose(
 
 def _picture(label: str, found: list[Curve], measure: str) -> Picture:
     lines = tuple(
-        Line(name=each.name, x=tuple(each.patients), y=tuple(each.means)) for each in found
+        Points(name=each.name, x=tuple(each.patients), y=tuple(each.means)) for each in found
     )
     title = f"Error over {label[0].lower()}{label[1:]}"
     return Picture(kind="lines", title=title, x_label=label, y_label=measure, lines=lines)

@@ -14,21 +14,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch_fidelity.metric_isc import isc_features_to_metric
-from torch_fidelity.metric_kid import kid_features_to_metric
 
 from medxlate.base.errors import DataError
 from medxlate.base.events import Event, Warned
-from medxlate.evaluation import fakes as fakes_module
 from medxlate.evaluation import subject as subject_module
-from medxlate.evaluation.distribution import (
-    inception_score,
-    kernel_distance,
-    open_store,
-    predictor_features,
-)
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.evaluation.store import FOLDER, FeatureStore, image_key
+from medxlate.evaluation.feature_store import FOLDER, FeatureStore, image_key
+from medxlate.evaluation.features import open_store, predictor_extractor
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.training.train import train
 from tiny import debug_config, write_dataset
@@ -58,7 +50,7 @@ def take(folder: Path | None, images: Tensor, **options: Any) -> tuple[np.ndarra
     means = Means()
     with FeatureStore(folder, FACTS, **options) as store:
         found = store.features(images.split(7), means)
-        return found.rows(range(len(found))), means.shown
+        return found[np.arange(len(found))], means.shown
 
 
 def pieces(folder: Path) -> list[Path]:
@@ -120,8 +112,8 @@ def test_other_weights_or_another_device_have_features_of_their_own(tmp_path: Pa
         network = PredictorNetwork(architecture="test_resnet", outputs=1)
         with torch.no_grad():
             next(network.parameters())[0] += nudge
-        features = predictor_features(network, has_classes=False)
-        with open_store(tmp_path, features, torch.device(device)) as store:
+        extractor = predictor_extractor(network, has_classes=False)
+        with open_store(tmp_path, extractor, torch.device(device)) as store:
             return store.folder.name
 
     assert key(0) == key(0)
@@ -205,15 +197,15 @@ def test_remains_of_killed_processes_go(tmp_path: Path) -> None:
 def test_features_that_another_program_removes_are_missed_with_a_hint(tmp_path: Path) -> None:
     with FeatureStore(tmp_path, FACTS) as store:
         found = store.features([some_images(3)], Means())
-        found.rows([0])
+        found[np.array([0])]
         shutil.rmtree(pieces(tmp_path)[0].parent)
         with pytest.raises(DataError, match="Evaluate again"):
-            found.rows([0])
+            found[np.array([0])]
 
 
 def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
     script = (
-        "import sys, test_features as t\nfrom pathlib import Path\nimport numpy as np\n"
+        "import sys, test_feature_store as t\nfrom pathlib import Path\nimport numpy as np\n"
         "for seed in range(6):\n"
         "    images = t.some_images(40, seed)\n"
         "    rows, _ = t.take(Path(sys.argv[1]), images, largest=0)\n"
@@ -228,24 +220,6 @@ def test_two_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
         assert take(tmp_path, some_images(40, seed), listener=events.append)[1] == 0
     assert not events
     assert not list(tmp_path.glob("*/.*"))
-
-
-def test_kid_and_is_are_those_of_torch_fidelity_whatever_lies_in_memory() -> None:
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(256, 13, generator=generator)  # 8 features and 5 logits a grey value
-
-    def compute(images: Tensor) -> Tensor:
-        return table[images[:, 0, 0, 0].long()] + images[:, 0, 0, 1:2].float() / 100
-
-    sets = [some_images(1300, 1), some_images(1100, 2)]
-    with FeatureStore(None, FACTS) as store:
-        fakes, reals = (store.features(images.split(50), compute) for images in sets)
-        kid, score = kernel_distance(fakes, reals, 8), inception_score(fakes, 8)
-    one, other = map(compute, sets)
-    theirs = kid_features_to_metric(one[:, :8], other[:, :8], kid_subset_size=1000, verbose=False)
-    assert kid == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
-    theirs = isc_features_to_metric(one[:, 8:])
-    assert score == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +256,9 @@ def test_a_second_evaluation_computes_no_features(
     # Another run on the same real images, whose translator is another one.
     shutil.copytree(run, folder / "runs" / "other")
     monkeypatch.setattr(
-        fakes_module, "run", lambda _, images, **__: torch.zeros(len(images[0]), 1, 32, 32) - 0.5
+        subject_module,
+        "run_network",
+        lambda _, images, **__: torch.zeros(len(images[0]), 1, 32, 32) - 0.5,
     )
     evaluate(folder / "runs" / "other", metrics=["fid"])
     assert sum(shown) == 1  # equal images
@@ -300,7 +276,7 @@ def test_images_are_translated_as_their_features_are_taken(
     shutil.rmtree(folder / "data" / FOLDER, ignore_errors=True)
     monkeypatch.setattr(subject_module, "BATCHES", {"cpu": 1})
     order: list[str] = []
-    translate, features = fakes_module.run, PredictorNetwork.features
+    translate, features = subject_module.run_network, PredictorNetwork.features
 
     def translating(*args: Any, **options: Any) -> Tensor:
         order.append("translate")
@@ -310,7 +286,7 @@ def test_images_are_translated_as_their_features_are_taken(
         order.append("extract")
         return features(self, images)
 
-    monkeypatch.setattr(fakes_module, "run", translating)
+    monkeypatch.setattr(subject_module, "run_network", translating)
     monkeypatch.setattr(PredictorNetwork, "features", extracting)
     result = evaluate(folder / "runs" / "joint", metrics=["fid"])
     fakes = result.results.translated["mri"]
