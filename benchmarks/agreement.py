@@ -6,7 +6,8 @@ Two folders of generated grey PNGs, whose spectra differ, 299 px wide as Incepti
 that no tool's way of resizing counts. Without a file of the published weights, all tools get the
 same random ones. Every tool reads the PNGs itself: torch-fidelity by its own command, pytorch-fid
 and clean-fid (mode ``legacy_pytorch``) by their functions, which cannot be given a file otherwise
-than in place of their download. ``tests/method/test_agreement.py`` does the same with few images.
+than in place of their download. ``tests/evaluation/test_agreement.py`` does so with few
+images.
 
 torch-fidelity scales grey values to (x - 128) / 128, as the network was trained; the other two to
 x / 127.5 - 1. They are asked twice: with the same file, and with ``folded`` weights, whose first

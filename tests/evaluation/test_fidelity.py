@@ -149,7 +149,7 @@ def test_kid_and_is_are_those_of_torch_fidelity() -> None:
     found = compare_features(one, other, ["kid", "is"], width=8, has_classes=True)
     a, b = map(torch.from_numpy, (one, other))
     kid = kid_features_to_metric(a[:, :8], b[:, :8], kid_subset_size=1000, verbose=False)
-    assert found["kid"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-12)
+    assert found["kid"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-6)
     score = isc_features_to_metric(a[:, 8:])
     assert found["is"] == pytest.approx(score["inception_score_mean"], rel=1e-12)
 
