@@ -1,8 +1,8 @@
 """Networks whose features images are compared by, and how features are taken.
 
-A figure means nothing without the features that it was taken from, so every name carries them:
-``fid`` alone is Inception's, ``fid[predictor]`` that of a predictor of real target images alone
-(the judge; in a study that of `target-only`).
+The figures mean nothing without the features that they were taken from, so every name carries
+them: ``fid`` alone is Inception's, ``fid[predictor]`` that of a predictor of real target images
+alone (the judge; in a study that of `target-only`).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def find_extractors(
 def predictor_extractor(
     network: PredictorNetwork, *, has_classes: bool, name: str = "predictor"
 ) -> Extractor:
-    """Return an extractor from a trained predictor, or from another network of timm's.
+    """Return a trained predictor, or another network of timm's, as a source of features.
 
     Args:
         network: The network.
@@ -202,15 +202,9 @@ def open_store(
 def extract(
     images: Iterable[Tensor], extractor: Extractor, device: torch.device, store: FeatureStore
 ) -> StoredFeatures:
-    """Return the features [N, D + K] of images; always in float32.
+    """Return the features [N, D + K] of uint8 images [B, 3, S, S]; in float32, always.
 
     The network sees only images that are not in the store.
-
-    Args:
-        images: Batches uint8 [B, 3, S, S].
-        extractor: The network.
-        device: Where it is.
-        store: From ``open_store``.
     """
     compute = Compute(device, PRECISION)
 
