@@ -27,7 +27,14 @@ from medxlate.evaluation import judge as judges
 from medxlate.evaluation import tstr
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.evaluation.judge import Judge, Lesson, find_judge, learned, made_from, small_config
+from medxlate.evaluation.judge import (
+    Judge,
+    Lesson,
+    find_judge,
+    load_or_train,
+    made_from,
+    small_config,
+)
 from medxlate.evaluation.results import Audit, read_results, write_results
 from medxlate.evaluation.subject import Subject, TranslatedImages, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
@@ -133,7 +140,7 @@ def own_predictor(run: RunFolder, subject: Subject) -> Judge:
         return replace(work, data=Data({**work.data.train, "mri": fakes}, work.data.val))
 
     depends = {**made_from(cohort, config), "of": "its own"}
-    return learned(run, Lesson("own", config, depends, "both", prepare_), silent)
+    return load_or_train(run, Lesson("own", config, depends, "both", prepare_), silent)
 
 
 def preservation(subject: Subject, out: Path) -> Audit:

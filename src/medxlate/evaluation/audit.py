@@ -199,9 +199,11 @@ def _real_answers(subject: Subject) -> Answers | None:
     if subject.judge is None:
         return None
     slices, task = subject.cohort.test[subject.info.target], subject.cohort.dataset.info.task
-    said = subject.judge.predict(_images(slices, subject))
+    predicted = subject.judge.predict(_images(slices, subject))
     label = table(slices.labels.numpy(), task)
-    return Answers(label, table(said, task), label[:0], np.array(slices.patients, dtype=object))
+    return Answers(
+        label, table(predicted, task), label[:0], np.array(slices.patients, dtype=object)
+    )
 
 
 def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> Answers:

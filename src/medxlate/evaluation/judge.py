@@ -141,7 +141,9 @@ def find_judge(run: RunFolder, cohort: Cohort, device: torch.device, listener: L
         return set_up(make_inputs(config, cohort.dataset, tables, cohort.split))
 
     seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
-    return learned(run, Lesson(REAL, config, made_from(cohort, config), seen, prepare), listener)
+    return load_or_train(
+        run, Lesson(REAL, config, made_from(cohort, config), seen, prepare), listener
+    )
 
 
 def small_config(
@@ -195,7 +197,7 @@ def made_from(cohort: Cohort, config: Config) -> dict[str, Any]:
     }
 
 
-def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
+def load_or_train(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
     """Return the predictor of a lesson: the one that the run keeps, or a new one.
 
     Where another process trains it, this one waits and uses the result.
@@ -239,14 +241,14 @@ def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
 def _train(folder: Path, place: Path, lesson: Lesson, listener: Listener) -> None:
     """Train a lesson in ``place`` and write its files into ``folder``."""
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         if isinstance(event, Progress):
             listener(replace(event, task="judge's steps", values={}))
 
     with deterministic(lesson.config.runtime.deterministic):
         work = lesson.prepare(place)
         training = RunFolder(place)
-        loop = Loop(work, training, listener=tell)
+        loop = Loop(work, training, listener=report)
         seed_all(SEED)
         position = loop.run()
     if not ranks().is_first:

@@ -213,7 +213,7 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
             )
         }
     some = evenly_spaced(len(cases), MOST_POINTS)
-    label, said = cases.labels[some].astype(np.float64), cases.values[some].astype(np.float64)
+    label, value = cases.labels[some].astype(np.float64), cases.values[some].astype(np.float64)
     name = task.name
     order = np.array_split(np.argsort(cases.values, kind="stable"), min(10, len(cases)))
     means = [(cases.values[rows].mean(), cases.labels[rows].mean()) for rows in order]
@@ -223,7 +223,7 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
             title="Prediction against truth",
             x_label=f"{name}{unit}",
             y_label=f"predicted {name}{unit}",
-            lines=(_points("test images", list(zip(label, said, strict=True))),),
+            lines=(_points("test images", list(zip(label, value, strict=True))),),
             diagonal=True,
         ),
         "calibration": Picture(
@@ -239,7 +239,7 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
             title="Regression to the mean: error against truth",
             x_label=f"{name}{unit}",
             y_label=f"prediction less truth{unit}",
-            lines=(_points("test images", list(zip(label, said - label, strict=True))),),
+            lines=(_points("test images", list(zip(label, value - label, strict=True))),),
             thresholds={"no error": 0.0},
         ),
     }
@@ -403,11 +403,11 @@ def classification(
     accuracy = weights @ right / total
     recalls, scores, curves = [], [], []
     for k in classes:
-        is_k, says_k = (truth == k).astype(np.float64), (predicted == k).astype(np.float64)
-        actual, said, hits = (weights @ each for each in (is_k, says_k, is_k * says_k))
+        is_k, named_k = (truth == k).astype(np.float64), (predicted == k).astype(np.float64)
+        actual, named, hits = (weights @ each for each in (is_k, named_k, is_k * named_k))
         occurs = np.where(actual > 0, actual, np.nan)
         recalls.append(hits / occurs)
-        scores.append(2 * hits / (occurs + said))
+        scores.append(2 * hits / (occurs + named))
         curves.append(_auroc(probabilities[:, k], is_k, weights))
     return {
         "accuracy": accuracy,

@@ -23,7 +23,7 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.training_data import Data
 from medxlate.evaluation.batches import gather_predictions, some_of
-from medxlate.evaluation.judge import Judge, Lesson, learned, made_from, small_config
+from medxlate.evaluation.judge import Judge, Lesson, load_or_train, made_from, small_config
 from medxlate.evaluation.prediction_metrics import Array, Cases, constant_predictions, figures
 from medxlate.evaluation.results import Metric, taught_in
 from medxlate.evaluation.subject import Subject
@@ -112,7 +112,7 @@ def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) 
 
     seen = f"{len(train)} translated {source} images of {len(set(train.patients))} patients"
     name = f"{NAME}-{source}-{generator[:DIGEST]}"  # another model's has another name
-    return learned(run, Lesson(name, config, depends, seen, prepare), listener)
+    return load_or_train(run, Lesson(name, config, depends, seen, prepare), listener)
 
 
 def _translated(subject: Subject, slices: Slices, path: Path) -> Slices:

@@ -21,7 +21,7 @@ IDENTITY = Rule(
     f"Fires where G changes images by less than {CHANGED:.0%} of what the target's values and mean "
     f"image are away from the source's, though a classifier tells the modalities apart with an "
     f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval.",
-    "G hands its input through. Lower the weight of the identity or cycle loss, or train longer.",
+    "G passes its input through. Lower the weight of the identity or cycle loss, or train longer.",
     CHANGED,
 )
 LEAST_NEEDED = 0.02  # mean change over [-1, 1], 1 % of the range: below, noise decides
@@ -34,7 +34,7 @@ INVERSION = Rule(
     "Fires where the negative of the translated images, of all or of what is not background, is "
     "much nearer to real target images than they are, by the values that occur and by the mean "
     f"image: their own distance is above {INVERTED:g} of the sum of both. "
-    "A sign of correlation with the source alone says nothing: some contrasts truly turn over.",
+    "The sign of the correlation with the source alone means nothing: some contrasts do turn over.",
     "G may have turned the contrast over, which the cycle loss does not see. Train again with "
     "another seed, and look at structures whose brightness is known.",
     INVERTED,
@@ -115,7 +115,7 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
         why = (
             f"Images of {people} patients are too few to tell; {FEWEST} are needed."
             if people < FEWEST
-            else "Real target images are so much like their own negative that nothing can be said."
+            else "Real target images are too much like their own negative to tell."
         )
         return INVERSION.audit(source, "unknown", why, picture=picture)
     own = _apart(real, _values(translated), translated.small.mean(axis=0))

@@ -102,14 +102,14 @@ def label_preservation(
         worst: Examples of least agreement.
     """
     picture = _picture(translated, task)
-    truth, said, probed, people = _cases(translated)
+    truth, predicted, probed, people = _cases(translated)
     count = len(set(people.tolist()))
-    value, expected = agreement(said, truth), agreement(probed, truth)
+    value, expected = agreement(predicted, truth), agreement(probed, truth)
     unknown = _unknown(truth, probed, people, real)
     if unknown:
         return LABEL.audit(source, "unknown", unknown, value=value, picture=picture, worst=worst)
-    chance = chance_of(said, truth, people)
-    less = _less(said, probed, truth, people)
+    chance = chance_of(predicted, truth, people)
+    less = _less(predicted, probed, truth, people)
     lost = chance > SIGNAL and less > 1 - LOSS
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
@@ -117,12 +117,12 @@ def label_preservation(
         f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
         f"images themselves {expected:.2f}"
     )
-    said_so = {
+    sentence = {
         "fires": f"Translated images no longer show the label: {figures}.",
         "ok": f"Translated images still show the label: {figures}.",
         "unknown": f"Too few patients to tell whether the label is kept: {figures}.",
     }[status]
-    return LABEL.audit(source, status, said_so, value=value, picture=picture, worst=worst)
+    return LABEL.audit(source, status, sentence, value=value, picture=picture, worst=worst)
 
 
 def disagreement(answers: Answers) -> Array:
@@ -141,8 +141,8 @@ def _cases(answers: Answers) -> tuple[Array, Array, Array, Array]:
     A patient whose slices differ in label has several cases; tests are still over patients.
     """
     label, people, which = cases(answers.label, answers.patients)
-    said = (answers.predicted, answers.probed)
-    predicted, probed = (group_means(each, which) if len(each) else each for each in said)
+    both = (answers.predicted, answers.probed)
+    predicted, probed = (group_means(each, which) if len(each) else each for each in both)
     return label, predicted, probed, people
 
 
@@ -152,32 +152,32 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
     if count < FEWEST:
         return f"{count} test patients are too few to tell; at least {FEWEST} are needed."
     if not truth.std(axis=0).any():
-        return "All test patients have the same label, so nothing can be said."
+        return "All test patients have the same label, so the audit cannot tell."
     if chance_of(probed, truth, people) > SIGNAL:
         return (
-            "Even a probe of the source images finds no sure sign of the label in them, so nothing "
-            f"can be said of what translation keeps (correlation {agreement(probed, truth):.2f} "
-            f"over {count} patients)."
+            "Even a probe of the source images finds no sure sign of the label in them, so the audit "
+            "cannot tell what translation keeps (correlation "
+            f"{agreement(probed, truth):.2f} over {count} patients)."
         )
     known, seen, _, owners = _cases(real)
     held = len(set(owners.tolist()))
     if held < FEWEST or chance_of(seen, known, owners) > SIGNAL:
         return (
             "The judge finds no sure sign of the label in real target images either, so its "
-            f"answers for translated ones say nothing (correlation {agreement(seen, known):.2f} "
+            f"answers for translated ones mean nothing (correlation {agreement(seen, known):.2f} "
             f"over {held} patients)."
         )
     return ""
 
 
-def _less(said: Array, probed: Array, truth: Array, people: Array) -> float:
+def _less(predicted: Array, probed: Array, truth: Array, people: Array) -> float:
     """Return the share of bootstrap draws of patients where J(G(y)) agrees less than the probe."""
     random = np.random.default_rng(3)
     own = [np.flatnonzero(people == each) for each in np.unique(people)]
     draws = random.integers(len(own), size=(DRAWS, len(own)))
     drawn = (np.concatenate([own[i] for i in draw]) for draw in draws)
     return float(
-        np.mean([agreement(said[r], truth[r]) < agreement(probed[r], truth[r]) for r in drawn])
+        np.mean([agreement(predicted[r], truth[r]) < agreement(probed[r], truth[r]) for r in drawn])
     )
 
 

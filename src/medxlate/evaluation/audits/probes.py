@@ -148,10 +148,10 @@ def chance_of(predicted: Array, truth: Array, patients: Array) -> float:
         patients: The patient of each case [N].
     """
     random = np.random.default_rng(2)
-    names, whose = np.unique(patients, return_inverse=True)
+    names, owner = np.unique(patients, return_inverse=True)
     if len(names) < len(patients):
         products = (predicted - predicted.mean(axis=0)) * (truth - truth.mean(axis=0))
-        parts = np.bincount(whose, weights=products.sum(axis=1))
+        parts = np.bincount(owner, weights=products.sum(axis=1))
         signs = random.choice((-1.0, 1.0), size=(DRAWS, len(parts)))
         least = parts.sum() - 1e-12 * np.abs(parts).sum()
         return float(1 + (signs @ parts >= least).sum()) / (1 + DRAWS)

@@ -126,8 +126,8 @@ def cases(labels: Array, patients: Array) -> tuple[Array, Array, Array]:
         The label of each case [C, K], the number of its patient in sorted order [C], and the case
         to which each image belongs [N].
     """
-    _, whose = np.unique(patients.astype(str), return_inverse=True)
-    found, which = np.unique(np.column_stack([whose, labels]), axis=0, return_inverse=True)
+    _, owner = np.unique(patients.astype(str), return_inverse=True)
+    found, which = np.unique(np.column_stack([owner, labels]), axis=0, return_inverse=True)
     return found[:, 1:], found[:, 0].astype(int), which.reshape(-1)
 
 
