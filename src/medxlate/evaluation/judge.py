@@ -141,9 +141,8 @@ def find_judge(run: RunFolder, cohort: Cohort, device: torch.device, listener: L
         return set_up(make_inputs(config, cohort.dataset, tables, cohort.split))
 
     seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
-    return load_or_train(
-        run, Lesson(REAL, config, made_from(cohort, config), seen, prepare), listener
-    )
+    lesson = Lesson(REAL, config, made_from(cohort, config), seen, prepare)
+    return load_or_train(run, lesson, listener)
 
 
 def small_config(

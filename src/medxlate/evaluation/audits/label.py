@@ -155,8 +155,8 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
         return "All test patients have the same label, so the audit cannot tell."
     if chance_of(probed, truth, people) > SIGNAL:
         return (
-            "Even a probe of the source images finds no sure sign of the label in them, so the audit "
-            "cannot tell what translation keeps (correlation "
+            "Even a probe of the source images finds no sure sign of the label in them, so the "
+            "audit cannot tell what translation keeps (correlation "
             f"{agreement(probed, truth):.2f} over {count} patients)."
         )
     known, seen, _, owners = _cases(real)
