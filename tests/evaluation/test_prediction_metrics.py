@@ -1,4 +1,4 @@
-"""Figures of predictions against other libraries, and their intervals against simulation."""
+"""Figures of predictions against other libraries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torchmetrics.functional import classification as theirs
 from torchmetrics.functional import regression as their_regression
 
 from medxlate.dataset.labels import Task
-from medxlate.evaluation.intervals import bootstrap
 from medxlate.evaluation.prediction_metrics import (
     Cases,
     classification,
@@ -18,6 +17,7 @@ from medxlate.evaluation.prediction_metrics import (
     pictures,
     prediction_metrics,
     regression,
+    score_slices,
 )
 
 AGE = Task(kind="regression", name="age", unit="years")
@@ -93,37 +93,6 @@ def test_a_weight_is_as_many_copies(kind: str) -> None:
     assert {n: float(v[0]) for n, v in one.items()} == pytest.approx(
         {n: float(v[0]) for n, v in other.items()}
     )
-
-
-def test_intervals_over_patients_hold_the_truth_as_often_as_they_say() -> None:
-    """Slices of a patient err together; an interval over slices would hold far too seldom."""
-    random, held, naive = np.random.default_rng(0), 0, 0
-    for _ in range(200):
-        errors = np.repeat(random.normal(0, 1, 40), 8) + random.normal(0, 0.3, 320)
-        patients = [f"p{i // 8}" for i in range(320)]
-        for names in (patients, [str(i) for i in range(320)]):
-            low, high = bootstrap(
-                lambda w, e=errors: {"mean": w @ e / w.sum(axis=1)},  # type: ignore[misc]
-                names,
-            )["mean"] or (0, 0)
-            if names is patients:
-                held += low <= 0 <= high
-            else:
-                naive += low <= 0 <= high
-    assert 180 <= held <= 199
-    assert naive < 140
-
-
-def test_intervals_over_few_patients_are_not_too_narrow() -> None:
-    """Plain percentiles hold the mean of seven in 88 of 100 cases."""
-    random, held = np.random.default_rng(0), 0
-    people = list("abcdefg")
-    for _ in range(400):
-        values = random.normal(size=7)
-        low, high = bootstrap(lambda w, v=values: {"mean": w @ v / 7}, people)["mean"] or (0, 0)  # type: ignore[misc]
-        held += low <= 0 <= high
-    assert 0.92 < held / 400 < 0.98
-    assert bootstrap(lambda w: {"mean": w @ np.arange(4.0)}, people[:4]) == {"mean": None}
 
 
 def test_figures_of_volumes_and_patients_are_of_means() -> None:
@@ -213,3 +182,18 @@ def test_a_patient_of_two_visits_has_a_mean_for_each() -> None:
     patient = next(m for m in found if (m.level, m.of) == ("patient", "model"))
     # p: mean 12 of label 12, and 30 of label 20: (0 + 10) / 2; q: 0.
     assert (patient.n, patient.value) == (2, pytest.approx(2.5))
+
+
+def test_plain_figures_are_over_images_and_over_patients() -> None:
+    cases = Cases(np.array([25.0, 35, 50]), np.array([20.0, 20, 50]), ("p", "p", "q"))
+    images, patients = score_slices(cases, AGE)
+    assert images["mae"] == pytest.approx(20 / 3)
+    assert patients["mae"] == pytest.approx(5)  # the mean of p's is 30 of 20
+
+
+def test_plain_figures_that_are_not_defined_are_none() -> None:
+    equal = Cases(np.array([1.0, 2.0]), np.array([3.0, 3.0]), ("p", "q"))
+    assert score_slices(equal, AGE)[0]["r2"] is None
+    shares = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+    one_class = Cases(shares, np.array([1, 1]), ("p", "q"))
+    assert score_slices(one_class, CLASSES)[0]["auroc"] is None
