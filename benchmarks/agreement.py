@@ -6,7 +6,8 @@ Two folders of generated grey PNGs, whose spectra differ, 299 px wide as Incepti
 that no tool's way of resizing counts. Without a file of the published weights, all tools get the
 same random ones. Every tool reads the PNGs itself: torch-fidelity by its own command, pytorch-fid
 and clean-fid (mode ``legacy_pytorch``) by their functions, which cannot be given a file otherwise
-than in place of their download. ``tests/method/test_agreement.py`` does the same with few images.
+than in place of their download. ``tests/evaluation/test_agreement.py`` does so with few
+images.
 
 torch-fidelity scales grey values to (x - 128) / 128, as the network was trained; the other two to
 x / 127.5 - 1. They are asked twice: with the same file, and with ``folded`` weights, whose first
@@ -89,12 +90,8 @@ def by_medxlate(folders: Folders, weights: Path) -> dict[str, float]:
     """Take the figures as ``medxlate evaluate`` does."""
     import PIL.Image
 
-    from medxlate.evaluation.distribution import (
-        compare_features,
-        extract,
-        inception_features,
-        open_store,
-    )
+    from medxlate.evaluation.features import extract, inception_extractor, open_store
+    from medxlate.evaluation.fidelity import compare_features
 
     def batches(folder: Path) -> Iterator[torch.Tensor]:
         paths = sorted(folder.iterdir())
@@ -102,10 +99,12 @@ def by_medxlate(folders: Folders, weights: Path) -> dict[str, float]:
             images = [np.asarray(PIL.Image.open(path)) for path in paths[start : start + BATCH]]
             yield torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-    features, device = inception_features(weights), torch.device("cpu")
-    with open_store(None, features, device) as store:
-        sets = [extract(batches(folder), features, device, store) for folder in folders]
-        return compare_features(*sets, ["fid", "kid", "is"], features)
+    extractor, device = inception_extractor(weights), torch.device("cpu")
+    with open_store(None, extractor, device) as store:
+        sets = [extract(batches(folder), extractor, device, store) for folder in folders]
+        return compare_features(
+            *sets, ["fid", "kid", "is"], width=extractor.width, has_classes=extractor.has_classes
+        )
 
 
 def by_torch_fidelity(folders: Folders, weights: Path) -> dict[str, float]:

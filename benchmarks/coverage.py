@@ -25,7 +25,7 @@ import torch
 from medxlate.artifacts.calibration import LEVELS, calibrate, conformal_quantile
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.intervals import bootstrap
-from medxlate.evaluation.resampled_metrics import regression
+from medxlate.evaluation.prediction_metrics import regression
 from medxlate.method.label_transform import LabelTransform
 
 SIMULATIONS = 200

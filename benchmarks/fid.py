@@ -145,8 +145,8 @@ def run_evaluate(root: Path) -> dict[str, float]:
     from torch import nn
 
     from medxlate.cli.app import app
-    from medxlate.evaluation import fakes, subject, translation
-    from medxlate.evaluation.distribution import Features
+    from medxlate.evaluation import subject, translation
+    from medxlate.evaluation.features import Extractor
 
     imported = peak_mib()
     spent = {"networks": 0.0}
@@ -170,8 +170,8 @@ def run_evaluate(root: Path) -> dict[str, float]:
             self.network = Negative()
 
     subject.Translator = CheapTranslator
-    fakes.run = timed(fakes.run)
-    cheap = Features("patches", Negative(), timed(patch_features), WIDTH, has_classes=False)
+    subject.run_network = timed(subject.run_network)
+    cheap = Extractor("patches", Negative(), timed(patch_features), WIDTH, has_classes=False)
     translation.find_extractors = lambda *_, **__: ([cheap], {})
     command = ["evaluate", "--run", str(root / "run"), "--metric", "fid", "--device", "cpu"]
     app([*command, "--json"], standalone_mode=False)
@@ -188,14 +188,10 @@ def run_route(route: str, images: int) -> dict[str, float]:
     ]
     before = peak_mib()
     if route == "medxlate":
-        from medxlate.evaluation.gaussian import Moments, frechet_distance
+        from medxlate.evaluation.fidelity import frechet_distance, gaussian
 
         began = time.perf_counter()
-        pair = [Moments(WIDTH) for _ in sets]
-        for moments, rows in zip(pair, sets, strict=True):
-            for start in range(0, images, 16):
-                moments.add(rows[start : start + 16])
-        value = frechet_distance(*(moments.gaussian() for moments in pair))
+        value = frechet_distance(*(gaussian(rows, WIDTH) for rows in sets))
     elif route == "torch-fidelity":
         import torch
         from torch_fidelity import metric_fid as theirs

@@ -28,9 +28,9 @@ from medxlate.evaluation.results import (
     Audit,
     Example,
     GroupError,
-    Line,
     Metric,
     Picture,
+    Points,
     Results,
 )
 from medxlate.images.recipes import Recipe
@@ -110,7 +110,7 @@ RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
         TrainedOn,
     ),
     "study.json": (Study,),
-    "evaluation.json": (Results, Metric, GroupError, Audit, Picture, Line),
+    "evaluation.json": (Results, Metric, GroupError, Audit, Picture, Points),
     "examples.json, an entry an image": (Example,),
     "judge/real.json and judge/tstr-<source>-<digest>.json": (JudgeRecord,),
 }

@@ -15,11 +15,11 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from medxlate.dataset.labels import Task
-from medxlate.evaluation.audits.contrast import identity, inversion
 from medxlate.evaluation.audits.domain import domain_gap, prevalence
+from medxlate.evaluation.audits.intensity import identity, inversion
 from medxlate.evaluation.audits.jitter import jitter
 from medxlate.evaluation.audits.label import Answers, label_preservation, probe_source, table
-from medxlate.evaluation.audits.memory import Neighbours, memorisation
+from medxlate.evaluation.audits.memorisation import Neighbours, memorisation
 from medxlate.evaluation.audits.sample import Sample, look
 from medxlate.evaluation.audits.tissue import tissue
 from medxlate.evaluation.results import Audit

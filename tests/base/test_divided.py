@@ -19,7 +19,7 @@ import tiny
 from conftest import tree
 from medxlate.base.files import locked
 from medxlate.evaluation import subject as subject_module
-from medxlate.evaluation.store import FOLDER
+from medxlate.evaluation.feature_store import FOLDER
 from medxlate.images.recipes import Recipe
 from medxlate.inference import units as units_module
 from medxlate.training.train import train

@@ -14,7 +14,7 @@ import torch
 
 from medxlate.base.errors import ModelError, UsageError
 from medxlate.base.tensors import save_tensors
-from medxlate.evaluation.distribution import find_inception
+from medxlate.evaluation.features import find_inception
 from medxlate.method.predictor import PredictorNetwork
 
 HERE = Path(__file__).resolve().parents[1]

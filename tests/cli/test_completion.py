@@ -94,9 +94,9 @@ def test_completion_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_names_that_are_offered_exist() -> None:
+    from medxlate.evaluation.fidelity import NAMES
     from medxlate.evaluation.paired import NAMES as PAIRED
     from medxlate.evaluation.prediction_metrics import CLASSIFICATION, REGRESSION
-    from medxlate.evaluation.translation import NAMES
     from medxlate.evaluation.tstr import NAME as TSTR
     from medxlate.method.augment import AUGMENTATIONS
     from medxlate.method.registry import METHODS, MIXED

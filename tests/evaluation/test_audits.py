@@ -15,7 +15,7 @@ from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.domain import prevalence
 from medxlate.evaluation.audits.jitter import roughness
 from medxlate.evaluation.audits.label import Answers, label_preservation, table
-from medxlate.evaluation.audits.memory import Neighbours, shown
+from medxlate.evaluation.audits.memorisation import Neighbours, shown
 from medxlate.evaluation.audits.probes import agreement, auc, chance_of, fit_ridge, separability
 from medxlate.evaluation.audits.sample import CENTRES, look, transport
 from medxlate.evaluation.audits.tissue import tissue

@@ -27,10 +27,16 @@ from medxlate.evaluation import judge as judges
 from medxlate.evaluation import tstr
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.evaluation.fakes import Fakes
-from medxlate.evaluation.judge import Judge, Lesson, find_judge, learned, made_from, small_config
+from medxlate.evaluation.judge import (
+    Judge,
+    Lesson,
+    find_judge,
+    load_or_train,
+    made_from,
+    small_config,
+)
 from medxlate.evaluation.results import Audit, read_results, write_results
-from medxlate.evaluation.subject import Subject, open_subject
+from medxlate.evaluation.subject import Subject, TranslatedImages, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
 from medxlate.report.run_report import write_report
 from medxlate.report.run_verdict import of_run
@@ -102,7 +108,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, Subject]
     opened = open_subject(run, run.model, None, None, "cpu", "fp32", silent)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "STEPS", (90, 90))
-        yield run, replace(opened, judge=find_judge(run, opened.patients, CPU, silent))
+        yield run, replace(opened, judge=find_judge(run, opened.cohort, CPU, silent))
 
 
 def translating(subject: Subject, network: nn.Module, digest: str) -> Subject:
@@ -114,27 +120,27 @@ def translating(subject: Subject, network: nn.Module, digest: str) -> Subject:
     return replace(
         subject,
         info=subject.info.model_copy(update={"translators": {"mri": info}}),
-        fakes={"mri": Fakes(translator, subject.patients.test["mri"], most=1 << 26)},
+        translated={"mri": TranslatedImages(translator, subject.cohort.test["mri"], most=1 << 26)},
         backward={},
     )
 
 
 def own_predictor(run: RunFolder, subject: Subject) -> Judge:
     """Return what a run's own predictor is: one that learned from real and translated images."""
-    patients = subject.patients
-    config = small_config(patients, "raw-mix", ("mri",), 2 * PEOPLE, CPU)
+    cohort = subject.cohort
+    config = small_config(cohort, "raw-mix", ("mri",), 2 * PEOPLE, CPU)
 
     def prepare_(place: Path) -> TrainingSetup:
-        tables = dict(patients.tables)
-        work = set_up(RunInputs(config, patients.dataset, tables, patients.split))
+        tables = dict(cohort.tables)
+        work = set_up(RunInputs(config, cohort.dataset, tables, cohort.split))
         network = subject.translators["mri"].network
         compute = subject.compute
         write_translated(place / "x.npy", work.data.train["mri"], network, compute, SIZE)
         fakes = work.data.train["mri"].with_images(read_translated(place / "x.npy"))
         return replace(work, data=Data({**work.data.train, "mri": fakes}, work.data.val))
 
-    depends = {**made_from(patients, config), "of": "its own"}
-    return learned(run, Lesson("own", config, depends, "both", prepare_), silent)
+    depends = {**made_from(cohort, config), "of": "its own"}
+    return load_or_train(run, Lesson("own", config, depends, "both", prepare_), silent)
 
 
 def preservation(subject: Subject, out: Path) -> Audit:
@@ -174,7 +180,7 @@ def test_train_on_translated_test_on_real_tells_a_code_from_a_translation(
     assert real.source == ""
     assert "50 translated mri images of 25 patients" in kept.notes[0]
     # By hand: the judge's mean over each patient's images.
-    test = subject.patients.test["ct"]
+    test = subject.cohort.test["ct"]
     said = subject.judge.predict(batch.images for batch in test.batches(7))
     names, labels = np.array(test.patients), test.labels.numpy()
     errors = [
@@ -192,23 +198,21 @@ def test_the_judge_depends_on_real_images_and_the_split_alone(
     world: tuple[RunFolder, Subject], tmp_path: Path
 ) -> None:
     _, subject = world
-    config = subject.patients.config.model_copy(update={"method": "target-only"})
+    config = subject.cohort.config.model_copy(update={"method": "target-only"})
     train(config, runs=tmp_path, name="alone")
     other = find_run(tmp_path / "alone")
-    evaluated = find_judge(other, subject.patients, CPU, silent)
+    evaluated = find_judge(other, subject.cohort, CPU, silent)
     for name, weights in subject.judge.network.state_dict().items():
         assert torch.equal(weights, evaluated.network.state_dict()[name]), name
     kept = sorted(path.name for path in (other.path / "judge").iterdir())
     assert kept == ["real.json", "real.safetensors"]
     stamp = (other.path / "judge" / "real.safetensors").stat().st_mtime_ns
-    find_judge(other, subject.patients, CPU, silent)
+    find_judge(other, subject.cohort, CPU, silent)
     assert (other.path / "judge" / "real.safetensors").stat().st_mtime_ns == stamp
     record = other.path / "judge" / "real.json"
     values = json.loads(record.read_text())
     assert values["made_from"]["image_size"] == SIZE
-    assert values["made_from"]["fingerprints"] == {
-        "ct": subject.patients.tables["ct"].fingerprint()
-    }
+    assert values["made_from"]["fingerprints"] == {"ct": subject.cohort.tables["ct"].fingerprint()}
     settings = values["made_from"]["config"]
     assert settings["model.predictor"] == "test_resnet"
     assert not [key for key in settings if "folder" in key or "device" in key]
@@ -217,7 +221,7 @@ def test_the_judge_depends_on_real_images_and_the_split_alone(
         found = {**values["made_from"], key: changed}
         record.write_text(json.dumps({**values, "made_from": found}))
         events: list[Event] = []
-        find_judge(other, subject.patients, CPU, events.append)
+        find_judge(other, subject.cohort, CPU, events.append)
         assert isinstance(events[0], Stage), key
         assert json.loads(record.read_text()) == values
 
@@ -230,7 +234,7 @@ def test_who_comes_second_waits_and_takes_the_judge_of_the_first(
     folder = second.path / "judge"
     with ThreadPoolExecutor(1) as pool:
         with locked(folder / ".real.lock"):
-            waiting = pool.submit(find_judge, second, subject.patients, CPU, events.append)
+            waiting = pool.submit(find_judge, second, subject.cohort, CPU, events.append)
             time.sleep(0.5)
             assert not waiting.done()
             for name in ("real.safetensors", "real.json"):
@@ -271,7 +275,7 @@ def test_a_damaged_judge_is_told_of_and_trained_again(
         stream.seek(-4, 2)
         stream.write(b"\0\1\2\3")
     events: list[Event] = []
-    again = find_judge(copy, subject.patients, CPU, events.append)
+    again = find_judge(copy, subject.cohort, CPU, events.append)
     assert isinstance(events[0], Warned)
     assert "real.safetensors is damaged" in events[0].text
     for name, weights in subject.judge.network.state_dict().items():

@@ -1,4 +1,4 @@
-"""Figures of predictions against other libraries, and their intervals against simulation."""
+"""Figures of predictions against other libraries."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from torchmetrics.functional import classification as theirs
 from torchmetrics.functional import regression as their_regression
 
 from medxlate.dataset.labels import Task
-from medxlate.evaluation.intervals import bootstrap
-from medxlate.evaluation.prediction_metrics import Cases, errors_by_group, judge, pictures
-from medxlate.evaluation.resampled_metrics import classification, regression
+from medxlate.evaluation.prediction_metrics import (
+    Cases,
+    classification,
+    errors_by_group,
+    pictures,
+    prediction_metrics,
+    regression,
+    score_slices,
+)
 
 AGE = Task(kind="regression", name="age", unit="years")
 CLASSES = Task(kind="classification", name="group", classes=("a", "b", "c"))
@@ -89,45 +95,14 @@ def test_a_weight_is_as_many_copies(kind: str) -> None:
     )
 
 
-def test_intervals_over_patients_hold_the_truth_as_often_as_they_say() -> None:
-    """Slices of a patient err together; an interval over slices would hold far too seldom."""
-    random, held, naive = np.random.default_rng(0), 0, 0
-    for _ in range(200):
-        errors = np.repeat(random.normal(0, 1, 40), 8) + random.normal(0, 0.3, 320)
-        patients = [f"p{i // 8}" for i in range(320)]
-        for names in (patients, [str(i) for i in range(320)]):
-            low, high = bootstrap(
-                lambda w, e=errors: {"mean": w @ e / w.sum(axis=1)},  # type: ignore[misc]
-                names,
-            )["mean"] or (0, 0)
-            if names is patients:
-                held += low <= 0 <= high
-            else:
-                naive += low <= 0 <= high
-    assert 180 <= held <= 199
-    assert naive < 140
-
-
-def test_intervals_over_few_patients_are_not_too_narrow() -> None:
-    """Plain percentiles hold the mean of seven in 88 of 100 cases."""
-    random, held = np.random.default_rng(0), 0
-    people = list("abcdefg")
-    for _ in range(400):
-        values = random.normal(size=7)
-        low, high = bootstrap(lambda w, v=values: {"mean": w @ v / 7}, people)["mean"] or (0, 0)  # type: ignore[misc]
-        held += low <= 0 <= high
-    assert 0.92 < held / 400 < 0.98
-    assert bootstrap(lambda w: {"mean": w @ np.arange(4.0)}, people[:4]) == {"mean": None}
-
-
 def test_figures_of_volumes_and_patients_are_of_means() -> None:
     cases = ages(12)
     volumes = [f"v{i // 2}" for i in range(12)]
-    found = judge(cases, np.array([40.0, 60.0]), AGE, volumes, ["mae", "skill"])
+    found = prediction_metrics(cases, np.array([40.0, 60.0]), AGE, volumes, ["mae", "skill"])
     by = {(m.level, m.of, m.name): m for m in found}
     assert {m.level for m in found} == {"image", "volume", "patient"}
     same = Cases(cases.values, np.repeat(cases.labels[::3], 3), cases.patients)
-    patient = judge(same, np.array([40.0, 60.0]), AGE, volumes, ["mae"])
+    patient = prediction_metrics(same, np.array([40.0, 60.0]), AGE, volumes, ["mae"])
     mean = same.values.reshape(4, 3).mean(axis=1)
     wanted = np.abs(mean - same.labels[::3]).mean()
     found_patient = next(m for m in patient if (m.level, m.of) == ("patient", "model"))
@@ -140,7 +115,9 @@ def test_figures_of_volumes_and_patients_are_of_means() -> None:
 
 def test_what_is_not_defined_has_a_reason() -> None:
     one_class = Cases(groups().values, np.zeros(80, dtype=int), groups().patients)
-    found = judge(one_class, np.array([0, 1]), CLASSES, groups().patients, ["auroc", "accuracy"])
+    found = prediction_metrics(
+        one_class, np.array([0, 1]), CLASSES, groups().patients, ["auroc", "accuracy"]
+    )
     auroc = next(m for m in found if m.name == "auroc")
     assert auroc.value is None
     assert "one class" in auroc.reason
@@ -149,11 +126,11 @@ def test_what_is_not_defined_has_a_reason() -> None:
     # Of six patients, one of whom has the other class, a third of the resamples have one class.
     values = np.array([[0.2, 0.7, 0.1]] + [[0.7, 0.2, 0.1]] * 5)
     rare = Cases(values, np.array([1, 0, 0, 0, 0, 0]), tuple("pqrstu"))
-    found = judge(rare, np.array([0, 1]), CLASSES, list("pqrstu"), ["auroc"])
+    found = prediction_metrics(rare, np.array([0, 1]), CLASSES, list("pqrstu"), ["auroc"])
     assert (found[0].value, found[0].low) == (1.0, None)
     assert "Too few resamples" in found[0].notes[0]
     single = Cases(np.array([50.0]), np.array([40.0]), ("p",))
-    every = judge(single, np.array([45.0]), AGE, ["v"], ["mse", "r2"])
+    every = prediction_metrics(single, np.array([45.0]), AGE, ["v"], ["mse", "r2"])
     by = {m.name: m for m in every if (m.level, m.of) == ("image", "model")}
     assert by["mse"].value == pytest.approx(100)
     assert by["mse"].low is None
@@ -182,7 +159,9 @@ def test_a_patient_whose_slices_have_labels_of_their_own_is_one_patient() -> Non
     labels = random.uniform(0, 100, 24)
     values = labels + random.normal(0, 8, 24)
     patients = tuple("aaaaaaaaaabbbbccccccddee")  # of 10, 4, 6, 2 and 2 slices
-    found = judge(Cases(values, labels, patients), labels, AGE, list(patients), ["mse", "r2"])
+    found = prediction_metrics(
+        Cases(values, labels, patients), labels, AGE, list(patients), ["mse", "r2"]
+    )
     by = {(m.level, m.of, m.name): m for m in found}
     mse = by["patient", "model", "mse"]
     assert mse.n == 5
@@ -199,7 +178,22 @@ def test_a_patient_whose_slices_have_labels_of_their_own_is_one_patient() -> Non
 
 def test_a_patient_of_two_visits_has_a_mean_for_each() -> None:
     cases = Cases(np.array([10.0, 14, 30, 50]), np.array([12.0, 12, 20, 50]), ("p", "p", "p", "q"))
-    found = judge(cases, np.array([0.0]), AGE, list("uuvw"), ["mae"])
+    found = prediction_metrics(cases, np.array([0.0]), AGE, list("uuvw"), ["mae"])
     patient = next(m for m in found if (m.level, m.of) == ("patient", "model"))
     # p: mean 12 of label 12, and 30 of label 20: (0 + 10) / 2; q: 0.
     assert (patient.n, patient.value) == (2, pytest.approx(2.5))
+
+
+def test_plain_figures_are_over_images_and_over_patients() -> None:
+    cases = Cases(np.array([25.0, 35, 50]), np.array([20.0, 20, 50]), ("p", "p", "q"))
+    images, patients = score_slices(cases, AGE)
+    assert images["mae"] == pytest.approx(20 / 3)
+    assert patients["mae"] == pytest.approx(5)  # the mean of p's is 30 of 20
+
+
+def test_plain_figures_that_are_not_defined_are_none() -> None:
+    equal = Cases(np.array([1.0, 2.0]), np.array([3.0, 3.0]), ("p", "q"))
+    assert score_slices(equal, AGE)[0]["r2"] is None
+    shares = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]])
+    one_class = Cases(shares, np.array([1, 1]), ("p", "q"))
+    assert score_slices(one_class, CLASSES)[0]["auroc"] is None

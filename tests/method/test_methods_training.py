@@ -33,7 +33,7 @@ from medxlate.dataset.loading import Batch, Slices
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.prepare import prepare
 from medxlate.dataset.splits import Split
-from medxlate.evaluation.subject import open_patients
+from medxlate.evaluation.cohort import open_cohort
 from medxlate.inference.predict import Predictor, predict_batches
 from medxlate.method.augment import AUGMENTATIONS
 from medxlate.method.label_transform import LabelTransform
@@ -530,7 +530,7 @@ def test_oracle_shows_the_true_images_of_the_training_patients(
     )
     assert not everyone_else & images_of(everything)
     assert not prints(trained.main.validated) & images_of(everything)
-    assert set(open_patients(RunFolder(trained.run)).test) == {*SOURCES, "ct"}
+    assert set(open_cohort(RunFolder(trained.run)).test) == {*SOURCES, "ct"}
 
 
 def test_oracle_needs_pairs_of_every_training_patient(root: Path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.report.charts import Curve, Errors, Panel, curves_chart, draw, interval_chart, thin
 from medxlate.report.page import badge, figure, paragraph, printed, table
 from medxlate.report.printing import Number, PrintedTable, short
@@ -22,8 +22,8 @@ KINDS = ("histogram", "scatter", "lines", "bars")
 LARGEST = 60_000  # bytes of a chart
 
 
-def line(name, x, y=()) -> Line:
-    return Line(name=name, x=tuple(map(float, x)), y=tuple(map(float, y)))
+def line(name, x, y=()) -> Points:
+    return Points(name=name, x=tuple(map(float, x)), y=tuple(map(float, y)))
 
 
 def picture(kind, *lines, **others) -> Picture:

@@ -43,7 +43,7 @@ HOMES = {
     "SimpleITK": {"images.volumes", "images.bias"},
     "nibabel": {"images.nifti"},
     "tifffile": {"images.tiff"},
-    "torch_fidelity": {"evaluation"},
+    "torch_fidelity": {"evaluation.features", "evaluation.fidelity"},
     "matplotlib": {"report"},
     "jinja2": {"report.page"},
     "ray": {"study.cluster"},

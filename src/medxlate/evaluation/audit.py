@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from medxlate.base.events import Listener, Stage, counted, silent
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
-from medxlate.evaluation.audits.contrast import identity, inversion
 from medxlate.evaluation.audits.domain import domain_gap, prevalence
+from medxlate.evaluation.audits.intensity import identity, inversion
 from medxlate.evaluation.audits.jitter import jitter
 from medxlate.evaluation.audits.label import (
     Answers,
@@ -24,15 +23,14 @@ from medxlate.evaluation.audits.label import (
     probe_source,
     table,
 )
-from medxlate.evaluation.audits.memory import Neighbours, memorisation
+from medxlate.evaluation.audits.memorisation import Neighbours, memorisation
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.sample import Sample, look, shrink
 from medxlate.evaluation.audits.tissue import tissue
-from medxlate.evaluation.examples import Choice, choose, label_text, write_examples
-from medxlate.evaluation.results import EXAMPLES, Audit, Example
-from medxlate.evaluation.shared import some_of
+from medxlate.evaluation.batches import some_of
+from medxlate.evaluation.examples import choose, make_examples, write_examples
+from medxlate.evaluation.results import EXAMPLES, Audit
 from medxlate.evaluation.subject import Subject
-from medxlate.inference.engine import run
 
 PROBED = 2000  # source training images that the probe is fitted on, evenly spaced
 BLOCK = 256  # training images that are in memory at once
@@ -40,12 +38,12 @@ BLOCK = 256  # training images that are in memory at once
 
 @dataclass(frozen=True)
 class _Target:
-    """What does not depend on the source: real images of patients who did not train G.
+    """Real target images of patients whom G's training did not see; for all sources the same.
 
     Attributes:
-        held: Of validation and test patients.
+        held: The images of validation and test patients.
         distance: Of each of them to the nearest training image.
-        answers: The judge's, of the test images; None without one.
+        answers: The judge's, for the test images; None without a judge.
     """
 
     held: Sample
@@ -55,7 +53,13 @@ class _Target:
 
 @dataclass(frozen=True)
 class _Translated:
-    """A source's test images, before and after translation."""
+    """A source's test images, before and after translation.
+
+    Attributes:
+        original: Before.
+        translated: After.
+        predictions: The judge's answers for the translated images; None without a judge.
+    """
 
     original: Sample
     translated: Sample
@@ -67,18 +71,18 @@ def audit_translators(
 ) -> tuple[Audit, ...]:
     """Run every audit for every translator and write examples to look at.
 
-    One process computes all of it; of several, the first alone calls this. Beside small copies
-    (64 px) of test and validation images, a batch of images is in memory at a time.
+    One process does all of it; of several, only the first calls this. Beside small copies (64 px)
+    of test and validation images, one batch of images is in memory at a time.
 
     Args:
-        subject: What is judged. Without its judge label preservation is left out.
+        subject: What is judged. Without a judge, label preservation is left out.
         out: The folder ``<run>/evaluation``; ``examples/<source>/`` is written in it.
         listener: Receives stages and progress.
 
     Returns:
         The audits, source by source, each with the numbers of the examples that show it worst.
     """
-    sources = [name for name in subject.translators if len(subject.patients.test[name])]
+    sources = [name for name in subject.translators if len(subject.cohort.test[name])]
     if not sources:
         return ()
     listener(Stage("Auditing the translators"))
@@ -87,7 +91,7 @@ def audit_translators(
     seen = {name: _translate(subject, name, listener) for name in sources}
     near = {name: Neighbours(mean, each.translated.small) for name, each in seen.items()}
     of_held = Neighbours(mean, held.small)
-    train = subject.patients.train[subject.info.target]
+    train = subject.cohort.train[subject.info.target]
     for start in range(0, len(train), BLOCK):
         rows = np.arange(start, min(start + BLOCK, len(train)))
         small = shrink(train.batch(rows).images[:, 0])
@@ -105,13 +109,21 @@ def _audit(
     subject: Subject, source: str, seen: _Translated, near: Neighbours, target: _Target, out: Path
 ) -> Iterator[Audit]:
     """Yield the audits of a source, and write its examples."""
-    patients, task = subject.patients, subject.patients.dataset.info.task
+    cohort, task = subject.cohort, subject.cohort.dataset.info.task
     original, translated = seen.original, seen.translated
     answers = None if seen.predictions is None else _answers(subject, source, seen, task)
     apart = np.zeros(len(translated)) if answers is None else disagreement(answers)
     changes = np.abs(translated.small - original.small).mean(axis=(1, 2))
     chosen = choose(apart if answers is not None else None, near.distance)
-    _write(subject, source, seen, near, chosen, out)
+    made = make_examples(
+        subject,
+        source,
+        chosen,
+        nearest=near.index,
+        distance=near.distance,
+        predictions=seen.predictions,
+    )
+    write_examples(out / EXAMPLES / source, *made)
 
     def worst(badness: Array) -> tuple[int, ...]:
         order = sorted(range(len(chosen)), key=lambda number: -badness[chosen[number].row])
@@ -121,7 +133,7 @@ def _audit(
         yield label_preservation(source, answers, target.answers, task, worst(apart))
     found = memorisation(source, translated, near.distance, target.held, target.distance)
     yield found.model_copy(update={"worst": worst(-near.distance)})
-    own, other = patients.train[source], patients.train[subject.info.target]
+    own, other = cohort.train[source], cohort.train[subject.info.target]
     yield prevalence(
         source,
         subject.info.target,
@@ -138,10 +150,10 @@ def _audit(
 
 
 def _held(subject: Subject) -> Sample:
-    """Look at the real target images of validation and test patients."""
-    target, patients = subject.info.target, subject.patients
-    parts = [p for p in (patients.val[target], patients.test[target]) if len(p)]
-    seen = [_look(part, patients.tables[target], _images(part, subject)) for part in parts]
+    """Return a sample of the real target images of validation and test patients."""
+    target, cohort = subject.info.target, subject.cohort
+    parts = [p for p in (cohort.val[target], cohort.test[target]) if len(p)]
+    seen = [_look(part, cohort.tables[target], _images(part, subject)) for part in parts]
     return Sample(*(np.concatenate([getattr(s, name) for s in seen]) for name in _FIELDS))
 
 
@@ -164,8 +176,8 @@ def _look(slices: Slices, modality: Modality, batches: Iterable[Tensor]) -> Samp
 
 
 def _translate(subject: Subject, source: str, listener: Listener) -> _Translated:
-    """Look at a source's test images before and after, and ask the judge of the translated ones."""
-    slices, fakes = subject.patients.test[source], subject.fakes[source]
+    """Return a source's test images before and after translation, and the judge's answers."""
+    slices, fakes = subject.cohort.test[source], subject.translated[source]
     predicted: list[Array] = []
 
     def translated() -> Iterator[Tensor]:
@@ -176,33 +188,35 @@ def _translate(subject: Subject, source: str, listener: Listener) -> _Translated
                 predicted.append(subject.judge.predict([made]))
             yield made
 
-    modality = subject.patients.tables[source]
+    modality = subject.cohort.tables[source]
     after = _look(slices, modality, translated())
     before = _look(slices, modality, _images(slices, subject))
     return _Translated(before, after, np.concatenate(predicted) if predicted else None)
 
 
 def _real_answers(subject: Subject) -> Answers | None:
-    """Return what the judge says of real target test images."""
+    """Return the judge's answers for real target test images; None without a judge."""
     if subject.judge is None:
         return None
-    slices, task = subject.patients.test[subject.info.target], subject.patients.dataset.info.task
-    said = subject.judge.predict(_images(slices, subject))
+    slices, task = subject.cohort.test[subject.info.target], subject.cohort.dataset.info.task
+    predicted = subject.judge.predict(_images(slices, subject))
     label = table(slices.labels.numpy(), task)
-    return Answers(label, table(said, task), label[:0], np.array(slices.patients, dtype=object))
+    return Answers(
+        label, table(predicted, task), label[:0], np.array(slices.patients, dtype=object)
+    )
 
 
 def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> Answers:
-    """Put together what the judge says of G(y) and a probe of y."""
-    patients, modality = subject.patients, subject.patients.tables[source]
+    """Return the judge's answers for G(y), and a probe's for y."""
+    cohort, modality = subject.cohort, subject.cohort.tables[source]
 
     def part(slices: Slices) -> Sample:
         some = some_of(slices, PROBED)
         images = (batch.images for batch in some.batches(BLOCK))
         return look(images, patients=some.patients, labels=some.labels.numpy())
 
-    val = patients.val[source]
-    train = part(patients.train[source])
+    val = cohort.val[source]
+    train = part(cohort.train[source])
     held = _look(val, modality, _images(val, subject)) if len(val) else _none_of(train)
     assert seen.predictions is not None
     return Answers(
@@ -215,46 +229,3 @@ def _answers(subject: Subject, source: str, seen: _Translated, task: Task) -> An
 
 def _none_of(sample: Sample) -> Sample:
     return Sample(*(getattr(sample, name)[:0] for name in _FIELDS))
-
-
-def _write(
-    subject: Subject,
-    source: str,
-    seen: _Translated,
-    near: Neighbours,
-    chosen: list[Choice],
-    out: Path,
-) -> None:
-    """Write the chosen examples of a source; each is computed again, one at a time."""
-    task, patients = subject.patients.dataset.info.task, subject.patients
-    slices, train = patients.test[source], patients.train[subject.info.target]
-    backward = subject.backward.get(source)
-    images: dict[str, list[Tensor]] = {"source": [], "translated": [], "nearest": []}
-    if backward is not None:
-        images["cycled"] = []
-    examples = []
-    for choice in chosen:
-        row, nearest = choice.row, int(near.index[choice.row])
-        y = slices.batch([row]).images
-        made = subject.fakes[source].images([row])
-        images["source"].append(y)
-        images["translated"].append(made)
-        images["nearest"].append(train.batch([nearest]).images)
-        error = None
-        if backward is not None:
-            images["cycled"].append(run(backward, [made], compute=subject.compute))
-            error = float((images["cycled"][-1] - y).abs().mean())
-        said = None if seen.predictions is None else seen.predictions[row]
-        distance = float(near.distance[row])
-        examples.append(
-            Example(
-                why=choice.why,
-                label=label_text(slices.labels[row].item(), task),
-                predicted="" if said is None else label_text(said, task),
-                nearest_label=label_text(train.labels[nearest].item(), task),
-                nearest_distance=round(distance, 4) if np.isfinite(distance) else None,
-                cycle_error=error if error is None else round(error, 5),
-            )
-        )
-    arrays = {role: torch.cat(some)[:, 0].numpy() for role, some in images.items()}
-    write_examples(out / EXAMPLES / source, arrays, examples)

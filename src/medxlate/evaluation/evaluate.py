@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,26 +17,27 @@ from torch import Tensor
 
 from medxlate._version import __version__
 from medxlate.artifacts.info import predictor_of, read_model, weights_hashes
-from medxlate.artifacts.runs import find_model, find_run
+from medxlate.artifacts.runs import RunFolder, find_model, find_run
 from medxlate.base.errors import UsageError
 from medxlate.base.events import Listener, Stage, Warned, counted, silent
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
+from medxlate.evaluation.batches import gather_predictions, own_rows
+from medxlate.evaluation.fidelity import NAMES
 from medxlate.evaluation.judge import find_judge
-from medxlate.evaluation.kept import Clock, check_kept, keep
+from medxlate.evaluation.merge import Clock, check_replaceable, write_evaluation
 from medxlate.evaluation.paired import NAMES as PAIRED
 from medxlate.evaluation.paired import paired_metrics
 from medxlate.evaluation.prediction_metrics import (
     Cases,
     errors_by_group,
-    judge,
     metric_names,
     pictures,
+    prediction_metrics,
 )
 from medxlate.evaluation.results import Metric, Results
-from medxlate.evaluation.shared import batch_count, gather_predictions
 from medxlate.evaluation.subject import Subject, open_subject
-from medxlate.evaluation.translation import NAMES, eight_bit_windows, translation_metrics
+from medxlate.evaluation.translation import eight_bit_windows, translation_metrics
 from medxlate.evaluation.tstr import NAME as TSTR
 from medxlate.evaluation.tstr import is_cheap, tstr_metrics
 from medxlate.inference.engine import run as run_network
@@ -51,9 +53,9 @@ class Evaluation:
     Attributes:
         run: The run folder.
         results: All of it, as ``<run>/evaluation/evaluation.json`` keeps it; after an evaluation
-            of some metrics, with what was known before.
-        missing: Figures that were asked for by name and could not be taken, with the reason.
-        seconds: How long it took.
+            of some metrics, with the others of earlier ones.
+        missing: Figures that were requested by name and could not be taken, with the reason.
+        seconds: The time that it took.
     """
 
     run: Path
@@ -74,15 +76,15 @@ class Evaluation:
 
         Args:
             name: mse, fid...
-            level: image, volume or patient, of a figure of predictions.
+            level: image, volume or patient; of a figure of predictions.
             of: model or constant, likewise; judge, of tstr.
-            source: The source modality, of a figure of translated images.
-            features: What they were compared by; None: the first.
+            source: The source modality; of a figure of translated images.
+            features: What the images were compared by; None: the first.
         """
         for metric in self.results.metrics:
-            mine = (metric.name, metric.level, metric.source) == (name, level, source)
-            owner = source or metric.of == of
-            if mine and owner and features in (None, metric.features):
+            same = (metric.name, metric.level, metric.source) == (name, level, source)
+            same &= bool(source) or metric.of == of
+            if same and features in (None, metric.features):
                 return metric.value
         return None
 
@@ -112,27 +114,27 @@ def evaluate(
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, f1,
             ece, skill; fid, kid, is, precision, recall, paired_psnr, paired_ssim, paired_mae; tstr.
-            None: all that fit, tstr only where it is cheap (``tstr.is_cheap``). What cannot be
-            taken has no value but a reason.
+            None: all that fit, tstr only where it is cheap (``tstr.is_cheap``). A figure that
+            cannot be taken has a reason in place of a value.
         extractors: What images are compared by: ``inception``, ``predictor`` (the judge), or
-            ``NAME=FILE.safetensors`` (a network of timm's). None: Inception where its weights
-            are, and the judge.
+            ``NAME=FILE.safetensors`` (a network of timm's). None: the judge, and Inception where
+            its weights are.
         audits: Whether the translators are audited; None: where no metric is named.
         data: The dataset folder; None: where it was when the run was trained.
-        model: A model folder whose translators are measured in place of the run's, by the figures
-            of images alone: an imported one, say. No figure is kept. Its training images are not
-            known: that the run's test patients are not among them is for the caller to know.
+        model: A model folder, such as an imported one, whose translators are measured in place of
+            the run's, by the figures of images alone. No figure is kept. Its training images are
+            not known: the caller has to know that the run's test patients are not among them.
         inception: Inception's weights.
         download: Whether torch-fidelity may download Inception's weights.
-        offline: Whether that is refused all the same; also where the run's configuration says so.
+        offline: Whether a download is refused even so; also where the run's configuration says so.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto, fp32 or bf16.
         listener: Receives stages and warnings.
 
     Raises:
         UsageError: A metric is unknown or does not fit, or a foreign model is to be audited.
-        ModelError: The run is missing, damaged or not finished, a network gives no numbers, or
-            ``model`` cannot be compared with it.
+        ModelError: The run is missing, damaged or not finished, a network's outputs are not
+            finite, or ``model`` cannot be compared with it.
         OutputError: The run's evaluation/ lacks its evaluation.json, so it is not replaced.
         DataError: The dataset is gone or has changed.
     """
@@ -142,7 +144,7 @@ def evaluate(
     info = read_model(own)
     other = None if model is None else find_model(Path(model))
     if other is None:
-        check_kept(folder)
+        check_replaceable(folder)
     elif audits:
         raise UsageError(
             "Only a run's own translators are audited.", "Leave out --audit or --model."
@@ -150,50 +152,41 @@ def evaluate(
     task = predictor_of(own, info).head.task
     wanted = _wanted(metrics, task if other is None else None)
     subject = open_subject(folder, own, other, data, device, precision, listener)
-    if subject.patients.split.policy == "image":
+    if subject.cohort.split.policy == "image":
         listener(Warned(MEANING["image"]))
     audit = other is None and (not metrics if audits is None else audits)
+    if TSTR not in metrics and not is_cheap(subject):
+        wanted = [name for name in wanted if name != TSTR]
     clock = Clock()
-    compared = [name for name in wanted if name in NAMES]
-    tested = TSTR in wanted and (TSTR in metrics or is_cheap(subject))
-    by_judge = bool(compared) and "predictor" in (extractors or ("predictor",))
-    if subject.translators and (tested or audit or by_judge):
+    if subject.translators and (audit or _needs_judge(wanted, extractors)):
         with clock.timing("judge"):
-            found_judge = find_judge(folder, subject.patients, subject.compute.device, listener)
-            subject = replace(subject, judge=found_judge)
+            judge = find_judge(folder, subject.cohort, subject.compute.device, listener)
+            subject = replace(subject, judge=judge)
     found: list[Metric] = []
     cases = table = None
-    predicted = [name for name in wanted if name in metric_names(task) and other is None]
-    if predicted:
+    if predicted := [name for name in wanted if name in metric_names(task)]:
         with clock.timing("predictions"):
             cases, table = _predict(subject, listener)
             volumes = table["volume"].tolist()
-            labels = subject.patients.train[info.target].labels.numpy()
-            figures = judge(cases, labels, task, volumes, predicted)
-            found += [_saying_calibrated(figure, subject.predictor) for figure in figures]
-    if compared and subject.translators:
-        with clock.timing("images"):
-            found += translation_metrics(
-                subject,
-                compared,
-                extractors=extractors,
-                inception=None if inception is None else Path(inception),
-                download=download,
-                offline=offline or subject.patients.config.runtime.offline,
-                listener=listener,
-            )
-    paired = [name for name in wanted if name in PAIRED]
-    if paired and subject.translators:
-        with clock.timing("pairs"):
-            found += paired_metrics(subject, paired, listener=listener)
-    if tested and subject.translators:
-        with clock.timing("tstr"):
-            found += tstr_metrics(folder, subject, listener=listener)
-    if metrics and not subject.translators:
+            labels = subject.cohort.train[info.target].labels.numpy()
+            figures = prediction_metrics(cases, labels, task, volumes, predicted)
+            found += [_with_calibration(figure, subject.predictor) for figure in figures]
+    if subject.translators:
+        compare = partial(
+            translation_metrics,
+            extractors=extractors,
+            inception=None if inception is None else Path(inception),
+            download=download,
+            offline=offline or subject.cohort.config.runtime.offline,
+        )
+        found += _image_metrics(folder, subject, wanted, compare, clock, listener)
+    elif metrics:
         found += [_no_translator(name) for name in (*NAMES, *PAIRED, TSTR) if name in wanted]
     results = _results(subject, task, found, cases)
     if other is None:
-        results = keep(folder, subject, results, table, clock, audit=audit, listener=listener)
+        results = write_evaluation(
+            folder, subject, results, table, clock, audit=audit, listener=listener
+        )
     seconds = round(time.monotonic() - began, 3)
     missing = tuple(m for m in found if m.value is None and m.name in metrics)
     return Evaluation(folder.path, results, missing, seconds)
@@ -212,23 +205,60 @@ def _wanted(metrics: Sequence[str], task: Task | None) -> list[str]:
     return list(dict.fromkeys(metrics)) or fitting
 
 
+def _needs_judge(wanted: Sequence[str], extractors: Sequence[str]) -> bool:
+    """Return whether figures of translated images need the judge."""
+    compared = any(name in NAMES for name in wanted)
+    return TSTR in wanted or (compared and "predictor" in (extractors or ("predictor",)))
+
+
+def _image_metrics(
+    folder: RunFolder,
+    subject: Subject,
+    wanted: Sequence[str],
+    compare: Callable[..., tuple[Metric, ...]],
+    clock: Clock,
+    listener: Listener,
+) -> list[Metric]:
+    """Return the figures of translated images.
+
+    Args:
+        folder: The run.
+        subject: What is judged.
+        wanted: Figures of all kinds.
+        compare: ``translation_metrics`` with its options.
+        clock: Times each kind.
+        listener: Receives stages, progress and warnings.
+    """
+    found: list[Metric] = []
+    if compared := [name for name in wanted if name in NAMES]:
+        with clock.timing("images"):
+            found += compare(subject, compared, listener=listener)
+    if paired := [name for name in wanted if name in PAIRED]:
+        with clock.timing("pairs"):
+            found += paired_metrics(subject, paired, listener=listener)
+    if TSTR in wanted:
+        with clock.timing("tstr"):
+            found += tstr_metrics(folder, subject, listener=listener)
+    return found
+
+
 def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]:
     """Predict the target's test images; return them, and the table that is kept."""
     predictor, target = subject.predictor, subject.info.target
     assert predictor is not None  # of the run's own model
-    slices = subject.patients.test[target]
+    slices = subject.cohort.test[target]
     listener(Stage(f"Predicting {len(slices)} {target} images of test patients"))
 
     def predict(images: Iterable[Tensor]) -> np.ndarray[Any, Any]:
-        batches = batch_count(len(slices), subject.batch_size)
-        told = counted(images, "predicted batches", batches, listener)
-        outputs = run_network(predictor.network, told, compute=predictor.compute)
+        batches = len(own_rows(len(slices), subject.batch_size))
+        images = counted(images, "predicted batches", batches, listener)
+        outputs = run_network(predictor.network, images, compute=predictor.compute)
         return predictor.calibrated(outputs)
 
     values = gather_predictions(predict, slices, subject.batch_size)
     check_finite(values, "predictor", "test images")
     labels, task = slices.labels.numpy(), predictor.head.task
-    rows = subject.patients.tables[target].slices.iloc[slices.rows]
+    rows = subject.cohort.tables[target].slices.iloc[slices.rows]
     table = pd.DataFrame(
         {
             "slice_id": rows["slice_id"].tolist(),
@@ -250,8 +280,8 @@ def _predict(subject: Subject, listener: Listener) -> tuple[Cases, pd.DataFrame]
     return Cases(values.astype(np.float64), labels, tuple(slices.patients)), table
 
 
-def _saying_calibrated(metric: Metric, predictor: Predictor | None) -> Metric:
-    """Return a calibration error with a note of what the probabilities are."""
+def _with_calibration(metric: Metric, predictor: Predictor | None) -> Metric:
+    """Return a calibration error with a note whether the probabilities are calibrated."""
     if (metric.name, metric.of) != ("ece", "model") or predictor is None:
         return metric
     calibration = predictor.calibration
@@ -276,9 +306,9 @@ def _no_translator(name: str) -> Metric:
 def _results(
     subject: Subject, task: Task, metrics: Sequence[Metric], cases: Cases | None
 ) -> Results:
-    """Put together what was found."""
-    info, patients = subject.info, subject.patients
-    real = patients.test[info.target]
+    """Return the results without audits."""
+    info, cohort = subject.info, subject.cohort
+    real = cohort.test[info.target]
     return Results(
         versions={
             "medxlate": __version__,
@@ -289,13 +319,13 @@ def _results(
         target=info.target,
         sources=tuple(info.translators),
         task=task,
-        split=str(patients.split.to_json()["hash"]),
-        policy=patients.split.policy,
+        split=str(cohort.split.to_json()["hash"]),
+        policy=cohort.split.policy,
         model=weights_hashes(info),
-        windows=eight_bit_windows(patients.dataset.info, [info.target, *info.translators]),
+        windows=eight_bit_windows(cohort.dataset.info, [info.target, *info.translators]),
         images=len(real),
         patients=len(set(real.patients)),
-        translated={source: len(patients.test[source]) for source in info.translators},
+        translated={source: len(cohort.test[source]) for source in info.translators},
         metrics=tuple(metrics),
         groups=() if cases is None else errors_by_group(cases, task),
         pictures={} if cases is None else pictures(cases, task),

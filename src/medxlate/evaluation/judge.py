@@ -28,7 +28,7 @@ from medxlate.base.events import Event, Listener, Progress, Stage, Warned, silen
 from medxlate.base.files import locked, write_json
 from medxlate.base.records import read_record
 from medxlate.config import Config, ModelConfig, OptimizerConfig, RuntimeConfig, flat
-from medxlate.evaluation.patients import Patients
+from medxlate.evaluation.cohort import Cohort
 from medxlate.evaluation.results import Record
 from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import predict_batches
@@ -43,7 +43,7 @@ from medxlate.training.stages import checkpoint_of
 
 SCHEMA_VERSION = 1
 FOLDER = "judge"  # in the run
-REAL = "real"  # the judge's own name there
+REAL = "real"  # the judge's own files there
 ARCHITECTURE = "test_resnet"
 BATCH_SIZE = 16
 PASSES = 40  # over the training images, within STEPS
@@ -103,11 +103,11 @@ class Lesson:
     """What a small predictor learns.
 
     Attributes:
-        name: Of its files in the run's ``judge/``.
+        name: The name of its files in the run's ``judge/``.
         config: See ``small_config``.
         depends: All that it depends on; see ``made_from``.
         seen: What it learns from, in words.
-        prepare: Makes what is trained; it may put files into the folder that it is given.
+        prepare: Sets up the training; it may write files into the folder that it receives.
     """
 
     name: str
@@ -117,48 +117,47 @@ class Lesson:
     prepare: Callable[[Path], TrainingSetup]
 
 
-def find_judge(
-    run: RunFolder, patients: Patients, device: torch.device, listener: Listener
-) -> Judge:
-    """Return the judge of a run: the one that it keeps, or one that is trained now and kept.
+def find_judge(run: RunFolder, cohort: Cohort, device: torch.device, listener: Listener) -> Judge:
+    """Return the judge of a run: the one that the run keeps, or a new one, which it then keeps.
 
-    It learns from the target's training images as the run did, and the validation patients choose
-    its best state. The processes of a job train it together.
+    The judge learns from the target's training images as the run did, and the validation patients
+    choose its best state. The processes of a job train it together.
 
     Args:
-        run: The run; ``judge/`` in it is written.
-        patients: Its patients.
+        run: The run, whose folder ``judge/`` is written.
+        cohort: Its cohort.
         device: Where it is trained and used, in float32.
         listener: Receives progress.
 
     Raises:
         OutputError: The disk is full.
     """
-    target = patients.config.data.target
-    slices = patients.train[target]
-    config = small_config(patients, "target-only", (), len(slices), device)
+    target = cohort.config.data.target
+    slices = cohort.train[target]
+    config = small_config(cohort, "target-only", (), len(slices), device)
 
     def prepare(_: Path) -> TrainingSetup:
-        tables = {target: patients.tables[target]}
-        return set_up(make_inputs(config, patients.dataset, tables, patients.split))
+        tables = {target: cohort.tables[target]}
+        return set_up(make_inputs(config, cohort.dataset, tables, cohort.split))
 
     seen = f"{len(slices)} real {target} images of {len(set(slices.patients))} patients"
-    return learned(run, Lesson(REAL, config, made_from(patients, config), seen, prepare), listener)
+    lesson = Lesson(REAL, config, made_from(cohort, config), seen, prepare)
+    return load_or_train(run, lesson, listener)
 
 
 def small_config(
-    patients: Patients, method: str, sources: tuple[str, ...], images: int, device: torch.device
+    cohort: Cohort, method: str, sources: tuple[str, ...], images: int, device: torch.device
 ) -> Config:
     """Return how a small predictor is trained.
 
     Args:
-        patients: Of the run whose data it is.
-        method: By which.
+        cohort: That of the run whose data it learns from.
+        method: The way of training.
         sources: The source modalities that it learns from.
-        images: How many it learns from.
-        device: Where.
+        images: The number of images that it learns from.
+        device: Where it is trained.
     """
-    run = patients.config
+    run = cohort.config
     steps = min(max(PASSES * images // BATCH_SIZE, STEPS[0]), STEPS[1])
     return Config(
         method=method,
@@ -183,27 +182,27 @@ def small_config(
     )
 
 
-def made_from(patients: Patients, config: Config) -> dict[str, Any]:
-    """Return all that a small predictor depends on, as JSON says it."""
+def made_from(cohort: Cohort, config: Config) -> dict[str, Any]:
+    """Return all that a small predictor depends on, as values of JSON."""
     names = (config.data.target, *config.data.sources)
     place = ("data.folder", "runtime.")  # where and how it is computed, not what
     settings = {key: value for key, value in flat(config).items() if not key.startswith(place)}
     return {
-        "split": patients.split.to_json()["hash"],
-        "fingerprints": {name: patients.tables[name].fingerprint() for name in names},
-        "image_size": patients.train[config.data.target].shape[1],
-        "task": patients.dataset.info.task.model_dump(mode="json"),
+        "split": cohort.split.to_json()["hash"],
+        "fingerprints": {name: cohort.tables[name].fingerprint() for name in names},
+        "image_size": cohort.train[config.data.target].shape[1],
+        "task": cohort.dataset.info.task.model_dump(mode="json"),
         "config": {**settings, "runtime.seed": config.runtime.seed},
     }
 
 
-def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
-    """Return the predictor of a lesson: the one that the run keeps, or one that is trained now.
+def load_or_train(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
+    """Return the predictor of a lesson: the one that the run keeps, or a new one.
 
-    Where another process trains it, this one waits and takes what that one has trained.
+    Where another process trains it, this one waits and uses the result.
 
     Args:
-        run: The run; ``judge/`` in it is written.
+        run: The run, whose folder ``judge/`` is written.
         lesson: What it learns.
         listener: Receives progress, and a warning where a kept one is damaged.
     """
@@ -223,7 +222,7 @@ def learned(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
 
 
 def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
-    """Train a lesson in a folder of its own, which is removed again."""
+    """Train a lesson in a temporary folder."""
     listener(Stage(f"Training {ARCHITECTURE} on {lesson.seen}, to judge by"))
     first, place = ranks().is_first, folder / f".{lesson.name}.training"
     try:
@@ -241,14 +240,14 @@ def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
 def _train(folder: Path, place: Path, lesson: Lesson, listener: Listener) -> None:
     """Train a lesson in ``place`` and write its files into ``folder``."""
 
-    def tell(event: Event) -> None:
+    def report(event: Event) -> None:
         if isinstance(event, Progress):
             listener(replace(event, task="judge's steps", values={}))
 
     with deterministic(lesson.config.runtime.deterministic):
         work = lesson.prepare(place)
         training = RunFolder(place)
-        loop = Loop(work, training, listener=tell)
+        loop = Loop(work, training, listener=report)
         seed_all(SEED)
         position = loop.run()
     if not ranks().is_first:
@@ -268,7 +267,7 @@ def _train(folder: Path, place: Path, lesson: Lesson, listener: Listener) -> Non
 
 
 def _kept(folder: Path, lesson: Lesson, listener: Listener) -> Judge | None:
-    """Return the kept predictor; None where there is none, or it is of something else."""
+    """Return the kept predictor; None where there is none, or it was made from something else."""
     path = folder / f"{lesson.name}.json"
     if not path.is_file():
         return None

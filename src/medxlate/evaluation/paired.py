@@ -15,9 +15,9 @@ from torch import Tensor
 from medxlate.base.distributed import ranks
 from medxlate.base.events import Listener, Stage
 from medxlate.dataset.loading import Slices
+from medxlate.evaluation.batches import order_of_gathered, own_rows
 from medxlate.evaluation.intervals import REPLICATES, bootstrap
 from medxlate.evaluation.results import Metric
-from medxlate.evaluation.shared import shared_rows
 from medxlate.evaluation.subject import Subject
 
 NAMES = ("paired_psnr", "paired_ssim", "paired_mae")
@@ -36,7 +36,7 @@ class Pairs:
     Attributes:
         source: Rows of the source's table.
         target: As many of the target's.
-        rule: By what they are taken to be the same.
+        rule: What they have in common, in words.
     """
 
     source: list[int]
@@ -47,10 +47,10 @@ class Pairs:
 def find_pairs(source: pd.DataFrame, target: pd.DataFrame) -> Pairs | None:
     """Return the slices that exist in both modalities; None where there are none.
 
-    The same patient and original size, and either the same file (of several channels, or under
-    two folders) and position in it, or, where no file is the same, the same position in the only
-    series of each modality with as many slices. That two volumes of equal shape are registered is
-    then taken for granted.
+    Two slices show the same if they have the same patient and original size, and either the same
+    file (of several channels, or under two folders) and position in it, or, where no file is the
+    same, the same position in the only series of each modality, with as many slices. The latter
+    takes for granted that two volumes of equal shape are registered.
 
     Args:
         source: Rows of its table, indexed by their numbers.
@@ -82,7 +82,7 @@ def _within_files(table: pd.DataFrame) -> pd.DataFrame:
 def _joined(
     source: pd.DataFrame, target: pd.DataFrame, keys: list[str]
 ) -> tuple[list[int], list[int]] | None:
-    """Return the rows of both that are alone in agreeing by these columns."""
+    """Return the rows of both tables that agree in these columns, each unique in its table."""
     tables = []
     for table in (source, target):
         alone = table[~table.duplicated(keys, keep=False)]
@@ -113,8 +113,8 @@ def similarity(fakes: Tensor, reals: Tensor) -> Array:
 def _structure(one: Tensor, other: Tensor) -> Tensor:
     """Return ssim of each pair, [B] (Wang et al. 2004, equation 13), where the window fits whole.
 
-    Its window is a Gaussian of 1.5 pixels, cut at 5. Own, for torchmetrics' differs by 0.003 from
-    the authors' and scikit-image's, which leave out the border.
+    The window is a Gaussian of 1.5 pixels, cut at 5. The code is our own, for torchmetrics' result
+    differs by 0.003 from the authors' and scikit-image's, which leave out the border.
     """
     steps = torch.arange(-5, 6, dtype=torch.float64)
     line = torch.exp(-(steps**2) / (2 * 1.5**2))
@@ -141,12 +141,12 @@ def paired_metrics(
 
     Args:
         subject: What is judged.
-        wanted: Of NAMES.
+        wanted: Figures of NAMES.
         listener: Receives stages.
 
     Returns:
-        A figure a source and name: means over slices with intervals over patients; the absolute
-        error in the target's unit. Without a value where nobody has both.
+        A figure for each source and name: means over slices with intervals over patients; the
+        absolute error is in the target's unit. Without a value where no patient has both.
     """
     found: list[Metric] = []
     for source in subject.translators:
@@ -161,30 +161,29 @@ def paired_metrics(
 
 
 def _pairs(subject: Subject, source: str) -> Pairs | None:
-    patients = subject.patients
+    cohort = subject.cohort
     tables = [
-        patients.tables[name]
-        .slices.iloc[patients.test[name].rows]
-        .set_axis(patients.test[name].rows, axis=0)
+        cohort.tables[name]
+        .slices.iloc[cohort.test[name].rows]
+        .set_axis(cohort.test[name].rows, axis=0)
         for name in (source, subject.info.target)
     ]
     return find_pairs(*tables)
 
 
 def _values(subject: Subject, source: str, pairs: Pairs) -> tuple[Array, list[str]]:
-    """Return the figures of each pair, and whose it is."""
-    patients, task = subject.patients, subject.patients.dataset.info.task
-    size, target = patients.test[source].shape[1], patients.tables[subject.info.target]
+    """Return the figures of each pair, and its patient."""
+    cohort, task = subject.cohort, subject.cohort.dataset.info.task
+    size, target = cohort.test[source].shape[1], cohort.tables[subject.info.target]
     reals = Slices(target, pairs.target, task=task, image_size=size)
-    place = {int(row): i for i, row in enumerate(patients.test[source].rows)}
-    own = []
-    for rows in shared_rows(len(reals), subject.batch_size):
-        made = subject.fakes[source].images([place[pairs.source[i]] for i in rows])
-        own.append(similarity(made, reals.batch(rows).images).tolist())
-    every = ranks().gather(own)
-    # Batch k was taken by process k modulo their number.
-    order = [every[k % len(every)][k // len(every)] for k in range(sum(map(len, every)))]
-    return np.array([row for batch in order for row in batch]), reals.patients
+    place = {int(row): i for i, row in enumerate(cohort.test[source].rows)}
+    own: list[list[float]] = []
+    for rows in own_rows(len(reals), subject.batch_size):
+        made = subject.translated[source].images([place[pairs.source[i]] for i in rows])
+        own += similarity(made, reals.batch(rows).images).tolist()
+    gathered = [row for part in ranks().gather(own) for row in part]
+    order = order_of_gathered(len(reals), subject.batch_size)
+    return np.array(gathered)[order], reals.patients
 
 
 def _figures(
@@ -199,10 +198,15 @@ def _figures(
     low, high = recipe.output_range
     units = {"paired_psnr": "dB", "paired_mae": recipe.unit}
     values = values * [1, 1, (high - low) / 2]
+    columns = {name: values[:, NAMES.index(name)] for name in wanted}
+
+    def means(weights: Array) -> dict[str, Array]:
+        return {name: weights @ column / weights.sum(axis=1) for name, column in columns.items()}
+
+    intervals = bootstrap(means, patients)
     found = []
-    for name in wanted:
-        column = values[:, NAMES.index(name)]
-        interval = bootstrap(lambda w, c=column: {name: w @ c / w.sum(axis=1)}, patients)[name]  # type: ignore[misc]  # noqa: B023
+    for name, column in columns.items():
+        interval = intervals[name]
         ends = interval or (None, None)
         found.append(
             Metric(

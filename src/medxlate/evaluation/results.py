@@ -46,17 +46,18 @@ class Metric(Record):
         unit: Of the value; "" for a number without one.
         better: Which way is better; "" where neither is.
         level: Of a prediction: over images, volumes or patients.
-        of: Whose: the model's, or that of a constant prediction; ``translated`` images', compared
-            with real ones; of tstr also the ``judge``'s, which learned from real images alone.
+        of: Who is measured: the model, or a constant prediction; ``translated`` images, compared
+            with real ones; of tstr also the ``judge``, which learned from real images alone.
         source: The source modality of translated images.
-        features: Of an image metric: what extracted them: inception, predictor (the judge; before
-            there was one, the run's own predictor), a timm name.
+        features: Of an image metric, the extractor: inception, predictor (the judge; before there
+            was one, the run's own predictor), or a name in timm.
         value: The figure; None where it could not be taken.
         low: Lower end of the 95 % interval; None where there is none.
         high: Its upper end.
-        interval: How that was found, such as "bootstrap over 34 patients".
-        n: Images, volumes or patients that it was taken from.
-        reference: Real images that they were compared with; 0 where that does not apply.
+        interval: How it was found, such as "bootstrap over 34 patients".
+        n: The number of images, volumes or patients.
+        reference: The number of real images that they were compared with; 0 where that does not
+            apply.
         floor: The same figure of real against real images, in equal numbers; None where unknown.
         notes: What a reader must know, such as that there are under 2048 images; sentences.
         reason: Why there is no value; a sentence.
@@ -84,18 +85,18 @@ class Metric(Record):
 
     @property
     def label(self) -> str:
-        """The name with what it was taken by: ``fid`` (Inception), ``fid[predictor]``."""
+        """The name with its extractor: ``fid`` (Inception), ``fid[predictor]``."""
         plain = self.features in ("", "inception")
         return self.name if plain else f"{self.name}[{self.features}]"
 
 
-class Line(Record):
+class Points(Record):
     """A named set of points of a picture.
 
     Attributes:
-        name: As the legend has it.
+        name: As in the legend.
         x: Positions.
-        y: As many; of a histogram none.
+        y: As many; empty in a histogram.
     """
 
     name: str
@@ -122,27 +123,27 @@ class Picture(Record):
     title: str
     x_label: str
     y_label: str = ""
-    lines: tuple[Line, ...] = ()
+    lines: tuple[Points, ...] = ()
     thresholds: dict[str, float] = {}
     diagonal: bool = False
     ticks: tuple[str, ...] = ()
 
 
 class Audit(Record):
-    """What one audit says of a translator.
+    """The result of one audit of a translator.
 
     Attributes:
         kind: A stable name: label-preservation, memorisation, prevalence, domain-gap, identity,
             inversion, tissue, jitter.
         source: The source modality.
-        status: ``unknown`` where there is too little to say anything; the sentence says why.
+        status: ``unknown`` where there is too little to tell; the sentence says why.
         value: What was measured.
-        threshold: Where it begins to fire.
+        threshold: The value from which it fires.
         rule: The threshold in words.
         sentence: What was found, in words.
-        advice: What to do; "" where nothing is to be done.
+        advice: What to do; "" where there is nothing to do.
         picture: A diagram; None where there is nothing to draw.
-        worst: Numbers of ``Example``s of this source to look at, worst first.
+        worst: Numbers of the ``Example``s of this source to look at, worst first.
     """
 
     kind: str
@@ -160,7 +161,9 @@ class Audit(Record):
 def prediction_table(
     metrics: Sequence[Metric],
 ) -> tuple[list[str], dict[str, list[Metric | None]]]:
-    """Return figures of predictions as a table: a row a figure, a column a level and whose it is.
+    """Return figures of predictions as a table: a row for each figure, a column for each level.
+
+    The constant prediction has columns of its own.
 
     Returns:
         The columns' titles, such as "28 images" and "constant"; and the rows by name and unit.
@@ -177,14 +180,14 @@ def prediction_table(
 
 
 def trained_on(metric: Metric) -> str:
-    """Return what the predictor of a figure of tstr was trained on, in words."""
+    """Return what the predictor of a tstr figure was trained on, in words."""
     if metric.of == "translated":
         return f"translated {metric.source} images"
     return "real images (the judge)" if metric.of == "judge" else "nothing (a constant)"
 
 
 def taught_in(metric: Metric) -> str:
-    """Return what a figure of tstr is, in words."""
+    """Return what a tstr figure measures, in words."""
     return "mean squared error" if metric.better == "lower" else "accuracy"
 
 
@@ -194,7 +197,7 @@ def value_text(metric: Metric | None, shown: Callable[[float], str], none: str) 
     Args:
         metric: The figure.
         shown: Writes a number.
-        none: What is said where there is no value.
+        none: The text where there is no value.
     """
     if metric is None or metric.value is None:
         return none
@@ -208,12 +211,12 @@ class GroupError(Record):
 
     Attributes:
         name: Such as "40 to 49" or a class.
-        images: How many.
-        patients: Of how many patients.
+        images: Their number.
+        patients: The number of their patients.
         error: Mean absolute error in the label's unit, or error rate.
         low: Lower end of its 95 % interval over patients; None for fewer than five.
         high: Its upper end.
-        bias: Mean of prediction less label; None for classes.
+        bias: Mean of prediction minus label; None for classes.
     """
 
     name: str
@@ -230,24 +233,24 @@ class Results(Record):
 
     Attributes:
         schema_version: Of this file.
-        versions: Of medxlate, Python, torch and others that evaluated.
-        method: Of the run.
+        versions: Those of medxlate, Python, torch and other libraries.
+        method: The run's.
         target: The target modality.
         sources: The source modalities that have a translator.
         task: What is predicted.
-        split: The hash of the split, by which runs on the same patients are known.
+        split: The hash of the split; runs on the same patients have the same.
         policy: patient or image.
         model: SHA-256 of each file of weights that was evaluated.
-        windows: By modality, how its values became the 8 bits that feature networks see.
-        images: Real target images in the test part.
-        patients: Their patients.
-        translated: Translated test images by source.
+        windows: By modality, how its values became the 8 bits that feature extractors see.
+        images: The number of real target images in the test part.
+        patients: The number of their patients.
+        translated: The number of translated test images by source.
         metrics: All figures.
         groups: Errors by decade or class.
         pictures: Diagrams of the predictions, by name: errors, calibration, regression.
-        audits: Of each translator.
+        audits: Those of each translator.
         judge: The predictor of real images alone that judged translated ones, in words; "" where
-            it was not needed, or it was the run's own, as in older files.
+            none was needed, or, in older files, where it was the run's own.
         device: Where it was computed.
         precision: fp32 or bf16.
         seconds: By stage.
@@ -279,15 +282,15 @@ class Results(Record):
 class Example(Record):
     """A translated test image; image k of ``<role>.npy`` belongs to entry k of examples.json.
 
-    Stored values 0 to 65535 stand for -1 to 1. ``cycled`` is F(G(y)), and not there where F is
-    not; ``nearest`` is the real target training image that is most like the translated one.
+    Stored values 0 to 65535 stand for -1 to 1. ``cycled`` is F(G(y)) and missing where F is;
+    ``nearest`` is the real target training image that is most like the translated one.
 
     Attributes:
         why: Why it was chosen, such as "worst label agreement" or "evenly spaced".
         label: The patient's label as people read it, such as "63 years".
-        predicted: What the judge says of the translated image, likewise.
+        predicted: The judge's answer for the translated image, likewise.
         nearest_label: The label of the nearest image's patient.
-        nearest_distance: How far that is; the memorisation audit says by what.
+        nearest_distance: The distance to that image; the memorisation audit defines it.
         cycle_error: Mean |F(G(y)) - y| in [0, 2]; None without F.
     """
 

@@ -13,36 +13,28 @@ from medxlate.base.distributed import ranks
 from medxlate.base.events import Listener, Stage, counted
 from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
-from medxlate.evaluation.distribution import (
-    SMALL,
-    Features,
-    compare_features,
+from medxlate.evaluation.batches import evenly_spaced, own_batches, own_rows
+from medxlate.evaluation.feature_store import (
+    FOLDER,
+    FeatureStore,
+    StoredFeatures,
+    common_folder,
+    gather_features,
+)
+from medxlate.evaluation.features import (
+    Extractor,
     extract,
+    find_extractors,
     open_store,
     to_eight_bit,
 )
-from medxlate.evaluation.extractors import find_extractors
-from medxlate.evaluation.jackknife import (
-    MOST,
-    NEIGHBOURS,
-    NORMAL,
-    SAMPLE,
-    Set,
-    deviations,
-    statistics,
-)
+from medxlate.evaluation.fidelity import MOST_COMPARED, compare_features, deviations
+from medxlate.evaluation.intervals import NORMAL, group_count
 from medxlate.evaluation.results import Metric
-from medxlate.evaluation.shared import (
-    batch_count,
-    common_folder,
-    gather_features,
-    share,
-    shared_rows,
-)
-from medxlate.evaluation.store import FOLDER, FeatureStore, StoredFeatures
 from medxlate.evaluation.subject import Subject
 
-NAMES = ("fid", "kid", "is", "precision", "recall")
+FULL_RANK = 2048  # images below which the covariance of Inception's features has no full rank
+SAMPLE = 512  # images of each set for an interval: its time grows with the third power
 HIGHER = ("is", "precision", "recall")
 BOUNDS = {"fid": (0.0, np.inf), "is": (1.0, np.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0)}
 FETCH = "Fetch it with `medxlate fetch inception`, or name its file with --inception."
@@ -51,16 +43,13 @@ MORE = "Prepare more patients, or train again with another split.seed."
 
 @dataclass(frozen=True)
 class _Images:
-    """Features of some images, and whose they are."""
+    """Features of some images, and the patient of each."""
 
-    stored: StoredFeatures
+    features: StoredFeatures
     patients: Sequence[str]
 
-    def some(self, most: int) -> Set:
-        """Return at most so many of them, evenly spaced."""
-        keep = np.unique(np.linspace(0, len(self.stored) - 1, min(most, len(self.stored))))
-        rows = keep.astype(int)
-        return Set(self.stored.rows(rows), [self.patients[i] for i in rows])
+    def __len__(self) -> int:
+        return len(self.features)
 
 
 def translation_metrics(
@@ -79,104 +68,113 @@ def translation_metrics(
 
     Args:
         subject: What is judged.
-        wanted: Of NAMES.
+        wanted: Figures of ``fidelity.NAMES``.
         extractors: See ``find_extractors``.
         inception: Inception's weights.
         download: Whether they may be downloaded.
-        offline: Whether that is refused all the same.
+        offline: Whether a download is refused even so.
         listener: Receives stages and warnings.
 
     Returns:
-        A figure a source, name and extractor; without a value where it could not be taken.
+        A figure for each source, name and extractor; without a value where it could not be taken.
     """
-    found, lacking = find_extractors(
+    found, missing = find_extractors(
         subject, extractors, inception, download=download, offline=offline
     )
     metrics = [
-        _missing(name, source, features, why, FETCH)
-        for features, why in lacking.items()
+        _missing(name, source, extractor, why, FETCH)
+        for extractor, why in missing.items()
         for source in subject.translators
         for name in wanted
     ]
-    real = subject.patients.test[subject.info.target]
-    for features in found:
+    real = subject.cohort.test[subject.info.target]
+    for extractor in found:
         with (
-            common_folder(subject.patients.dataset.folder / FOLDER, listener) as place,
-            open_store(place, features, subject.compute.device, listener=listener) as store,
+            common_folder(subject.cohort.dataset.folder / FOLDER, listener) as folder,
+            open_store(folder, extractor, subject.compute.device, listener=listener) as store,
         ):
-            taker = _Taker(subject, features, store, listener)
-            listener(Stage(f"Taking the {features.name}'s features of {len(real)} real images"))
+            taker = _Taker(subject, extractor, store, listener)
+            listener(Stage(f"Taking the {extractor.name}'s features of {len(real)} real images"))
             reals = taker.real(real)
             for source in subject.translators:
-                slices = subject.patients.test[source]
+                slices = subject.cohort.test[source]
                 listener(Stage(f"Comparing {len(slices)} translated {source} images by features"))
                 if len(slices) < 2 or len(real) < 2:
                     why = f"there are {len(slices)} translated and {len(real)} real test images"
-                    metrics += [_missing(m, source, features.name, why, MORE) for m in wanted]
+                    metrics += [_missing(m, source, extractor.name, why, MORE) for m in wanted]
                     continue
                 fakes = taker.translated(source)
-                halves = taker.halves(min(len(slices), SMALL), min(len(real), SMALL))
+                halves = taker.halves(min(len(slices), FULL_RANK), min(len(real), FULL_RANK))
                 if ranks().is_first:
-                    metrics += _figures(fakes, reals, halves, features, wanted, source)
-    told = ranks().broadcast([each.model_dump(mode="json") for each in metrics])
-    return tuple(Metric.model_validate(each) for each in told)
+                    metrics += _figures(fakes, reals, halves, extractor, wanted, source)
+    shared = ranks().broadcast([each.model_dump(mode="json") for each in metrics])
+    return tuple(Metric.model_validate(each) for each in shared)
 
 
 class _Taker:
-    """Takes the features of images, shared between the processes of a job."""
+    """Takes the features of images; the processes of a job divide the batches."""
 
     def __init__(
-        self, subject: Subject, features: Features, store: FeatureStore, listener: Listener
+        self, subject: Subject, extractor: Extractor, store: FeatureStore, listener: Listener
     ) -> None:
         self._subject = subject
-        self._tell = listener
-        self._features = features
+        self._listener = listener
+        self._extractor = extractor
         self._store = store
 
     def real(self, slices: Slices) -> _Images:
-        """Take those of images as they are."""
-        return self._take(slices, (b.images for b in share(slices, self._subject.batch_size)))
+        """Take the features of images as they are."""
+        return self._take(slices, (b.images for b in own_batches(slices, self._subject.batch_size)))
 
     def translated(self, source: str) -> _Images:
-        """Take those of a source's test images, translated batch by batch."""
-        fakes = self._subject.fakes[source]
-        rows = shared_rows(len(fakes), self._subject.batch_size)
-        return self._take(self._subject.patients.test[source], map(fakes.images, rows))
+        """Take the features of a source's test images, translated batch by batch."""
+        fakes = self._subject.translated[source]
+        rows = own_rows(len(fakes), self._subject.batch_size)
+        return self._take(self._subject.cohort.test[source], map(fakes.images, rows))
 
     def halves(self, one: int, other: int) -> tuple[_Images, _Images] | None:
-        """Take those of two sets of real images of different patients, as large as is asked.
+        """Take the features of two sets of real images of different patients.
 
         Test patients come first, then those of validation and training. Where there are too few,
-        both sets are smaller in the same measure; None where that leaves less than 2.
+        both sets are smaller in the same proportion.
+
+        Args:
+            one: The number of images in the first set.
+            other: That in the second.
+
+        Returns:
+            None where fewer than 2 images would be in a set.
         """
-        patients, target = self._subject.patients, self._subject.info.target
-        parts = [each[target] for each in (patients.test, patients.val, patients.train)]
+        cohort, target = self._subject.cohort, self._subject.info.target
+        parts = [each[target] for each in (cohort.test, cohort.val, cohort.train)]
         rows = np.concatenate([part.rows for part in parts])
-        own: dict[str, list[int]] = {}
+        by_patient: dict[str, list[int]] = {}
         for i, owner in enumerate(owner for part in parts for owner in part.patients):
-            own.setdefault(owner, []).append(i)
+            by_patient.setdefault(owner, []).append(i)
         wanted = (one, other)
         sides: tuple[list[int], list[int]] = ([], [])
-        for images in own.values():
+        for images in by_patient.values():
             side = min((0, 1), key=lambda k: len(sides[k]) / wanted[k])
             sides[side].extend(images)
-        measure = min(1.0, *(len(each) / size for each, size in zip(sides, wanted, strict=True)))
-        counts = [int(measure * size) for size in wanted]
+        share = min(1.0, *(len(each) / size for each, size in zip(sides, wanted, strict=True)))
+        counts = [int(share * size) for size in wanted]
         if min(counts) < 2:
             return None
-        task, side_px = patients.dataset.info.task, parts[0].shape[1]
+        task, image_size = cohort.dataset.info.task, parts[0].shape[1]
+        table = cohort.tables[target]
         taken = [
-            Slices(patients.tables[target], rows[chosen[:count]], task=task, image_size=side_px)
+            Slices(table, rows[chosen[:count]], task=task, image_size=image_size)
             for chosen, count in zip(sides, counts, strict=True)
         ]
         return self.real(taken[0]), self.real(taken[1])
 
     def _take(self, slices: Slices, images: Iterable[Tensor]) -> _Images:
-        device = self._subject.compute.device
-        batches = batch_count(len(slices), self._subject.batch_size)
-        told = counted(images, f"{slices.name} batches, {self._features.name}", batches, self._tell)
-        own = extract(map(to_eight_bit, told), self._features, device, self._store)
-        gathered = gather_features(own, self._store, len(slices), self._subject.batch_size)
+        size, extractor = self._subject.batch_size, self._extractor
+        batches = len(own_rows(len(slices), size))
+        task = f"{slices.name} batches, {extractor.name}"
+        eight_bit = map(to_eight_bit, counted(images, task, batches, self._listener))
+        own = extract(eight_bit, extractor, self._subject.compute.device, self._store)
+        gathered = gather_features(own, self._store, len(slices), size)
         return _Images(gathered, slices.patients)
 
 
@@ -184,22 +182,27 @@ def _figures(
     fakes: _Images,
     reals: _Images,
     halves: tuple[_Images, _Images] | None,
-    features: Features,
+    extractor: Extractor,
     wanted: Sequence[str],
     source: str,
 ) -> list[Metric]:
     """Return the figures of a source by one extractor."""
-    values = _values(fakes, reals, wanted, features)
-    floors = {} if halves is None else _values(*halves, wanted, features)
-    sets = fakes.some(SAMPLE), reals.some(SAMPLE)
-    spread = deviations(*sets, features.width, list(values))
+
+    def compare(one: _Images, other: _Images) -> dict[str, float]:
+        width, has_classes = extractor.width, extractor.has_classes
+        pair = one.features, other.features
+        return compare_features(*pair, wanted, width=width, has_classes=has_classes)
+
+    values = compare(fakes, reals)
+    floors = {} if halves is None else compare(*halves)
+    spread, how = _spread(fakes, reals, extractor, list(values))
     notes = _notes(fakes, reals, halves)
     found = []
     for name in wanted:
         if name not in values:
             why = "these features have no classes" if name == "is" else "there are too few images"
             remedy = "Take Inception's features." if name == "is" else MORE
-            found.append(_missing(name, source, features.name, why, remedy))
+            found.append(_missing(name, source, extractor.name, why, remedy))
             continue
         low, high = _interval(name, values[name], spread[name])
         found.append(
@@ -209,13 +212,13 @@ def _figures(
                 better="higher" if name in HIGHER else "lower",
                 of="translated",
                 source=source,
-                features=features.name,
+                features=extractor.name,
                 value=values[name],
                 low=low,
                 high=high,
-                interval=_how(sets, fakes, reals) if low is not None else "",
-                n=len(fakes.stored),
-                reference=len(reals.stored),
+                interval=how if low is not None else "",
+                n=len(fakes),
+                reference=len(reals),
                 floor=floors.get(name),
                 notes=notes,
             )
@@ -223,19 +226,19 @@ def _figures(
     return found
 
 
-def _values(
-    fakes: _Images, reals: _Images, wanted: Sequence[str], features: Features
-) -> dict[str, float]:
-    """Return figures by name, without those that cannot be taken."""
-    plain = compare_features(fakes.stored, reals.stored, wanted, features)
-    found = {m: plain[features.label(m)] for m in wanted if features.label(m) in plain}
-    near = [name for name in wanted if name in ("precision", "recall")]
-    if near and min(len(fakes.stored), len(reals.stored)) > NEIGHBOURS:
-        sets = fakes.some(MOST), reals.some(MOST)
-        every = [np.ones(len(each.rows), dtype=bool) for each in sets]
-        figures = statistics(*sets, features.width, near)
-        found |= {name: figure(*every) for name, figure in figures.items()}
-    return found
+def _spread(
+    fakes: _Images, reals: _Images, extractor: Extractor, names: Sequence[str]
+) -> tuple[dict[str, float | None], str]:
+    """Return the standard deviation of each figure, and how it was found."""
+    p, q = (evenly_spaced(len(each), SAMPLE) for each in (fakes, reals))
+    one, other = [fakes.patients[i] for i in p], [reals.patients[i] for i in q]
+    spread = deviations(
+        fakes.features[p], reals.features[q], (one, other), names, width=extractor.width
+    )
+    how = f"jackknife over {group_count(one)} and {group_count(other)} groups of patients"
+    if max(len(fakes), len(reals)) > SAMPLE:
+        how += f", of {SAMPLE} of the images: wider than of all"
+    return spread, how
 
 
 def _interval(
@@ -244,58 +247,51 @@ def _interval(
     """Return a 95 % interval within the figure's bounds; none without a deviation."""
     if deviation is None:
         return None, None
-    apart = NORMAL * deviation
+    margin = NORMAL * deviation
     low, high = BOUNDS.get(name, (-np.inf, np.inf))
-    return float(max(value - apart, low)), float(min(value + apart, high))
-
-
-def _how(sets: tuple[Set, Set], fakes: _Images, reals: _Images) -> str:
-    how = f"jackknife over {sets[0].groups} and {sets[1].groups} groups of patients"
-    if max(len(fakes.stored), len(reals.stored)) > SAMPLE:
-        how += f", of {SAMPLE} of the images: wider than of all"
-    return how
+    return float(max(value - margin, low)), float(min(value + margin, high))
 
 
 def _notes(
     fakes: _Images, reals: _Images, halves: tuple[_Images, _Images] | None
 ) -> tuple[str, ...]:
     notes = []
-    counts = len(fakes.stored), len(reals.stored)
-    if min(counts) < SMALL:
+    counts = len(fakes), len(reals)
+    if min(counts) < FULL_RANK:
         notes.append(
             f"{counts[0]} translated and {counts[1]} real images are few: fid is biased upwards "
-            f"below {SMALL}; compare only figures of equal numbers."
+            f"below {FULL_RANK}; compare only figures of equal numbers."
         )
     if halves is None:
         notes.append("There are too few real images for a real-versus-real floor.")
     else:
-        own = tuple(len(each.stored) for each in halves)
-        enough = tuple(min(each, SMALL) for each in counts)
+        own = tuple(map(len, halves))
+        enough = tuple(min(each, FULL_RANK) for each in counts)
         few = "" if own == enough else ", all there are: fid of so few is larger"
         notes.append(
             f"Real against real compares {own[0]} real images with {own[1]} of other patients, of "
             f"training and validation too{few}."
         )
-    if max(counts) > MOST:
-        notes.append(f"Precision and recall are of {MOST} images, evenly spaced.")
+    if max(counts) > MOST_COMPARED:
+        notes.append(f"Precision and recall are of {MOST_COMPARED} images, evenly spaced.")
     return tuple(notes)
 
 
-def _missing(name: str, source: str, features: str, why: str, remedy: str) -> Metric:
+def _missing(name: str, source: str, extractor: str, why: str, remedy: str) -> Metric:
     return Metric(
         group="translation",
         name=name,
         better="higher" if name in HIGHER else "lower",
         of="translated",
         source=source,
-        features=features,
+        features=extractor,
         reason=f"{name} cannot be taken: {why}.",
         remedy=remedy,
     )
 
 
 def eight_bit_windows(info: DatasetInfo, modalities: Sequence[str]) -> dict[str, str]:
-    """Return by modality how its values became the 8 bits that networks of features see."""
+    """Return, by modality, how values became the 8 bits that feature extractors see."""
     found = {}
     for name in modalities:
         recipe = info.modalities[name].recipe

@@ -22,25 +22,25 @@ from medxlate.base.events import Listener, Stage
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.training_data import Data
-from medxlate.evaluation.judge import Judge, Lesson, learned, made_from, small_config
+from medxlate.evaluation.batches import gather_predictions, some_of
+from medxlate.evaluation.judge import Judge, Lesson, load_or_train, made_from, small_config
 from medxlate.evaluation.prediction_metrics import Array, Cases, constant_predictions, figures
 from medxlate.evaluation.results import Metric, taught_in
-from medxlate.evaluation.shared import gather_predictions, some_of
 from medxlate.evaluation.subject import Subject
 from medxlate.training.setup import TrainingSetup, make_inputs, set_up
 from medxlate.training.stages import read_translated, write_translated
 
 NAME = "tstr"
 MOST = 2000  # translated images of a part, evenly spaced
-DIGEST = 12  # digits of the generator's, in names
+DIGEST = 12  # digits of the generator's hash, in names
 CHEAP = 1000 * 64 * 64  # pixels of training images; a processor translates more only on request
 
 
 def is_cheap(subject: Subject) -> bool:
-    """Return whether the figure takes only a minute or two, so that it is taken by default."""
+    """Return whether the figure takes only a minute or two and so is taken by default."""
     if subject.compute.device.type != "cpu":
         return True
-    train = [subject.patients.train[source] for source in subject.translators]
+    train = [subject.cohort.train[source] for source in subject.translators]
     pixels = sum(prod((min(len(each), MOST), *each.shape[1:])) for each in train)
     return bool(train) and pixels <= CHEAP
 
@@ -48,16 +48,17 @@ def is_cheap(subject: Subject) -> bool:
 def tstr_metrics(run: RunFolder, subject: Subject, *, listener: Listener) -> tuple[Metric, ...]:
     """Return the figure of each source, of the judge and of a constant prediction.
 
-    Mean squared error or accuracy over the target's test patients, by their images' mean.
+    The figure is the mean squared error or the accuracy over the target's test patients, by the
+    mean of each one's images.
 
     Args:
-        run: The run; the predictors are kept in it.
+        run: The run, which keeps the predictors.
         subject: What is judged, with its judge.
         listener: Receives stages and progress.
     """
     assert subject.judge is not None  # callers have found it
-    task = subject.patients.dataset.info.task
-    labels = subject.patients.train[subject.info.target].labels.numpy()
+    task = subject.cohort.dataset.info.task
+    labels = subject.cohort.train[subject.info.target].labels.numpy()
     real = _tested(subject, subject.judge)
     constant = constant_predictions(labels, len(real), task)
     found = []
@@ -72,8 +73,8 @@ def tstr_metrics(run: RunFolder, subject: Subject, *, listener: Listener) -> tup
 
 
 def _tested(subject: Subject, predictor: Judge) -> Cases:
-    """Return what a predictor says of the real test patients."""
-    slices = subject.patients.test[subject.info.target]
+    """Return a predictor's answers for the real test patients."""
+    slices = subject.cohort.test[subject.info.target]
     values = gather_predictions(predictor.predict, slices, subject.batch_size)
     cases = Cases(values.astype(np.float64), slices.labels.numpy(), tuple(slices.patients))
     return cases.grouped(slices.patients)
@@ -92,31 +93,30 @@ def _figure(cases: Cases, task: Task, constant: Array, trained_on: str = "") -> 
 
 def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) -> Judge:
     """Return the predictor that learned from a source's translated training images alone."""
-    patients = subject.patients
-    train, val = (some_of(part[source], MOST) for part in (patients.train, patients.val))
+    cohort = subject.cohort
+    train, val = (some_of(part[source], MOST) for part in (cohort.train, cohort.val))
     device = subject.compute.device
-    config = small_config(patients, "source-only", (source,), len(train), device)
+    config = small_config(cohort, "source-only", (source,), len(train), device)
     generator = subject.info.translators[source].weights.sha256
-    depends = {**made_from(patients, config), "generator": generator}
+    depends = {**made_from(cohort, config), "generator": generator}
 
     def prepare(place: Path) -> TrainingSetup:
         listener(Stage(f"Translating {len(train) + len(val)} {source} images to learn from"))
-        tables = {name: patients.tables[name] for name in (source, subject.info.target)}
-        work = set_up(make_inputs(config, patients.dataset, tables, patients.split))
+        tables = {name: cohort.tables[name] for name in (source, subject.info.target)}
+        work = set_up(make_inputs(config, cohort.dataset, tables, cohort.split))
         data = Data(
             {**work.data.train, source: _translated(subject, train, place / "train.npy")},
             {**work.data.val, source: _translated(subject, val, place / "val.npy")},
         )
         return replace(work, data=data)
 
-    who = len(set(train.patients))
-    seen = f"{len(train)} translated {source} images of {who} patients"
-    name = f"{NAME}-{source}-{generator[:DIGEST]}"  # another model's has a place of its own
-    return learned(run, Lesson(name, config, depends, seen, prepare), listener)
+    seen = f"{len(train)} translated {source} images of {len(set(train.patients))} patients"
+    name = f"{NAME}-{source}-{generator[:DIGEST]}"  # another model's has another name
+    return load_or_train(run, Lesson(name, config, depends, seen, prepare), listener)
 
 
 def _translated(subject: Subject, slices: Slices, path: Path) -> Slices:
-    """Return slices with G(y) in place of y; the images lie on the disk while they are needed."""
+    """Return slices with G(y) in place of y; the images are on disk while they are needed."""
     if not len(slices):
         return slices
     translator = subject.translators[slices.name]

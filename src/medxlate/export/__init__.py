@@ -1,1 +1,1 @@
-"""A trained model in the forms that other programs and model hubs take."""
+"""A trained model in the formats of other programs and of model hubs."""

@@ -1,4 +1,4 @@
-"""``medxlate export hub``: a folder in the form that model hubs take. Nothing is uploaded."""
+"""``medxlate export hub``: a folder in the format of model hubs. Nothing is uploaded."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HubResult:
     Attributes:
         out: The folder.
         files: The names in it, in order.
-        metrics: How many figures of an evaluation are in the card.
+        metrics: The number of an evaluation's figures in the card.
     """
 
     out: Path
@@ -47,29 +47,29 @@ def export_hub(
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> HubResult:
-    """Write a model as a folder that a model hub takes, and that ``Translator.load`` loads.
+    """Write a model as a folder for a model hub, which ``Translator.load`` can load too.
 
-    README.md is the model card with YAML front matter, config.json says what hubs look for,
-    ``model.safetensors`` are the weights of the only translator, else of the predictor. Of a run
-    that was evaluated, the figures are in the card, where they are of these weights.
+    README.md is the model card with YAML front matter, config.json holds what hubs look for, and
+    ``model.safetensors`` the weights of the only translator, else of the predictor. The card has
+    the figures of the run's evaluation where that was of these weights.
 
     Args:
         model: A model folder, a run folder or ``runs/latest``.
         out: The folder to write.
-        license_: Identifier of the license under which the weights are given, such as
+        license_: Identifier of the weights' license, such as
             ``apache-2.0`` or ``other``.
         overwrite: Whether an older model folder in ``out`` is replaced.
-        listener: Warned where an evaluation is left out.
+        listener: Receives a warning where an evaluation is left out.
 
     Raises:
-        UsageError: The license is no identifier.
+        UsageError: The license is not an identifier.
         ModelError: The model cannot be used, or is damaged.
         OutputError: ``out`` exists.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_):
         raise UsageError(
-            f"--license {license_!r} is no license identifier.",
-            "Give one as hubs write them: apache-2.0, cc-by-nc-4.0, other...",
+            f"--license {license_!r} is not a license identifier.",
+            "Write it as hubs do: apache-2.0, cc-by-nc-4.0, other...",
         )
     folder, out = find_model(Path(model)), Path(out)
     old = read_model(folder)
@@ -106,10 +106,10 @@ def _main(weights: Weights) -> Weights:
 
 
 def _results(model: Path, info: ModelInfo, listener: Listener) -> Results | None:
-    """Return what an evaluation of the run found, where it is of these weights."""
+    """Return the results of the run's evaluation where it was of these weights; else None."""
     try:
         folder = find_run(model).evaluation
-    except MedxlateError:  # a model folder, which is no run
+    except MedxlateError:  # a model folder, not a run
         return None
     if not (folder / FILE).is_file():
         return None
@@ -176,7 +176,7 @@ def _eval_result(metric: Metric, kind: str) -> EvalResult:
 
 
 def _known(results: Results) -> list[Metric]:
-    """Return the figures of the model itself; those of constant predictions are to compare with."""
+    """Return the figures of the model itself, without the constant predictions' and tstr's."""
     own = [each for each in results.metrics if each.of != "constant" and each.group != "tstr"]
     return [each for each in own if each.value is not None]
 
@@ -187,7 +187,7 @@ def _name(metric: Metric) -> str:
 
 
 def _metric_lines(results: Results) -> list[str]:
-    """Return the figures as a table, then what the audits say."""
+    """Return the figures as a table, then the audits' sentences."""
     lines = [
         f"On {results.images} real {in_markdown(results.target)} images of {results.patients} test "
         "patients.",
@@ -201,7 +201,7 @@ def _metric_lines(results: Results) -> list[str]:
             value = f"{each.value:.4g} {in_markdown(each.unit)}".rstrip()
         ends = "" if each.low is None or each.high is None else f"{each.low:.4g} to {each.high:.4g}"
         lines.append(f"| {in_markdown(_name(each))} | {each.of} | {value} | {ends} | {each.n} |")
-    said = [
+    audits = [
         in_markdown(f"- {each.source}, {each.kind}: {each.sentence}") for each in results.audits
     ]
-    return [*lines, *(["", "Audits of the translators:", "", *said] if said else [])]
+    return [*lines, *(["", "Audits of the translators:", "", *audits] if audits else [])]

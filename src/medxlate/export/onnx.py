@@ -1,4 +1,4 @@
-"""``medxlate export onnx``: the networks as ONNX, held against torch in onnxruntime."""
+"""``medxlate export onnx``: the networks as ONNX, compared with torch in onnxruntime."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ SCHEMA_VERSION = 1
 MARKER = "onnx.json"
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE = 1e-3
-IMAGES = 8  # of each kind that the parity is checked with
-BATCHES = (1, 3)  # sizes in which they are computed: the number of images is free
+IMAGES = 8  # of each kind, for the parity check
+BATCHES = (1, 3)  # sizes, for a batch may have any number of images
 SEED = 0
 
 
@@ -38,7 +38,7 @@ class Parity:
 
     Attributes:
         random: For random images.
-        real: For images of the dataset; None where it is not there.
+        real: For images of the dataset; None where the dataset is gone.
     """
 
     random: float
@@ -51,7 +51,7 @@ class OnnxResult:
 
     Attributes:
         out: The folder.
-        parity: Of each file, by its name.
+        parity: That of each file, by name.
     """
 
     out: Path
@@ -68,13 +68,13 @@ def export_onnx(
 ) -> OnnxResult:
     """Write the networks of a model as ONNX, each checked in onnxruntime.
 
-    Each takes ``images`` [batch, 1, S, S] in [-1, 1], float32, of any number, and gives
-    ``outputs``: target images of the same form, or the predictor's [batch, outputs].
-    ``onnx.json`` says how an image comes to that form and what the outputs mean.
+    Each takes ``images`` [batch, 1, S, S] in [-1, 1], float32, any number of them, and returns
+    ``outputs``: target images of the same shape, or the predictor's [batch, outputs].
+    ``onnx.json`` explains how an image is prepared and what the outputs mean.
 
     Args:
-        model: A model folder, a run folder or ``runs/latest``. Of a run whose dataset is still
-            there, the networks are also compared on real images.
+        model: A model folder, a run folder or ``runs/latest``. Where the run's dataset still
+            exists, the networks are also compared on real images.
         out: The folder to write.
         tolerance: The largest ``Parity`` that is accepted.
         overwrite: Whether an older export in ``out`` is replaced.
@@ -82,7 +82,7 @@ def export_onnx(
 
     Raises:
         UsageError: The packages of the extra ``onnx`` are missing.
-        ModelError: The model cannot be used, exported, or gives other outputs in onnxruntime.
+        ModelError: The model cannot be used or exported, or has other outputs in onnxruntime.
         OutputError: ``out`` exists.
     """
     check_packages()
@@ -115,7 +115,7 @@ def check_packages() -> None:
 
 
 def _networks(folder: Path, info: ModelInfo) -> list[tuple[str, nn.Module, dict[str, Any]]]:
-    """Return each network, in eval mode, with its file's name and what onnx.json says of it."""
+    """Return each network, in eval mode, with its file's name and its facts for onnx.json."""
     found: list[tuple[str, nn.Module, dict[str, Any]]] = []
     side = ["batch", 1, info.image_size, info.image_size]
     images = {"name": "images", "type": "float32", "shape": side, "range": [-1, 1]}
@@ -171,14 +171,14 @@ def _sidecar(info: ModelInfo, files: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _write(network: nn.Module, path: Path, info: ModelInfo) -> None:
-    """Write a network, on the processor and in float32, without a trace of this machine."""
+    """Write a network, in float32 on the processor, without a trace of this machine."""
     import onnx
 
     example = torch.zeros(2, 1, info.image_size, info.image_size)
     batch = {"images": {0: torch.export.Dim("batch")}}
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of torch's own making; the parity is what counts
+            warnings.simplefilter("ignore")  # torch's own; the parity check decides
             program = torch.onnx.export(
                 network,
                 (example,),
@@ -193,17 +193,17 @@ def _write(network: nn.Module, path: Path, info: ModelInfo) -> None:
     except Exception as problem:  # torch's exporter has many kinds of its own
         first = (str(problem).splitlines() or [""])[0]
         raise ModelError(f"{path.name} cannot be exported to ONNX: {first}") from None
-    # Torch notes for each operation where in which file it was called.
-    _forget(proto.graph)
+    # Torch records the file and line in which each operation was called.
+    _remove_traces(proto.graph)
     for function in proto.functions:
-        _forget(function)
+        _remove_traces(function)
     del proto.metadata_props[:]
     proto.doc_string = "Made by medxlate; see onnx.json. Not for diagnosis."
     onnx.checker.check_model(proto)
     onnx.save(proto, path)
 
 
-def _forget(graph: Any) -> None:
+def _remove_traces(graph: Any) -> None:
     graph.doc_string = ""
     for node in graph.node:
         node.doc_string = ""
@@ -241,18 +241,18 @@ def _difference(network: nn.Module, path: Path, images: Tensor) -> float:
 
 
 def _check(name: str, parity: Parity, tolerance: float) -> None:
-    """Raise ModelError where outputs differ too much; also where one is not a number."""
+    """Raise ModelError where outputs differ too much or one is not a number."""
     worst = max(parity.random, parity.real or 0.0)
     if not worst <= tolerance:
         raise ModelError(
-            f"{name} gives other outputs in onnxruntime than in torch: they differ by {worst:.2g}, "
+            f"{name} has other outputs in onnxruntime than in torch: they differ by {worst:.2g}, "
             f"and {tolerance:g} is allowed.",
             "Raise --tolerance only where you know why they differ.",
         )
 
 
 def _real(folder: Path, info: ModelInfo, modality: str) -> Tensor | None:
-    """Return some slices of the run's dataset; None where it is not there."""
+    """Return some slices of the run's dataset; None where the dataset is gone."""
     try:
         config = read_config(RunFolder(folder.parent))
         opened = Dataset(Path(config.data.folder)).modality(modality)

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from medxlate.base.files import whole_file
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.images.stack import FloatArray
 from medxlate.report.printing import short
 from medxlate.report.svg import FONT_SIZE, THEME, svg
@@ -184,7 +184,7 @@ def draw(picture: Picture) -> Markup:
     return svg(figure, title=picture.title, description=_description(picture, lines))
 
 
-def _description(picture: Picture, lines: Sequence[Line]) -> str:
+def _description(picture: Picture, lines: Sequence[Points]) -> str:
     values = [value for line in lines for value in line.x]
     parts = [f"{line.name}: {len(line.x)} values" for line in lines]
     parts += [_threshold(*each) for each in picture.thresholds.items()]
@@ -196,7 +196,7 @@ def _description(picture: Picture, lines: Sequence[Line]) -> str:
     return "; ".join(parts) + "."
 
 
-def _histogram(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
+def _histogram(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
     """Draw the values of each line in the same bins; several as shares, for they differ in number.
 
     Bins are at most 30, of the width that Freedman and Diaconis give for all values together.
@@ -218,7 +218,7 @@ def _histogram(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
     _fields(axis, picture.x_label, (picture.y_label or "Number") + share)
 
 
-def _points(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
+def _points(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
     """Draw lines or a scatter; with a diagonal both axes show the same range."""
     scatter = picture.kind == "scatter"
     for i, line in enumerate(lines):
@@ -245,7 +245,7 @@ def _points(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
     _fields(axis, picture.x_label, picture.y_label, whole=whole)
 
 
-def _bars(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
+def _bars(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
     """Draw bars from left to right, so that long names have room."""
     groups = sorted({value for line in lines for value in line.x})
     thick = 0.8 / len(lines)
@@ -260,7 +260,7 @@ def _bars(axis: Axes, picture: Picture, lines: Sequence[Line]) -> None:
     _fields(axis, picture.y_label, picture.x_label, rows=[_tick(picture, each) for each in groups])
 
 
-def _label(line: Line, lines: Sequence[Line]) -> str | None:
+def _label(line: Points, lines: Sequence[Points]) -> str | None:
     """Return a line's name for the legend; one that is alone needs none."""
     return _name(line.name) if len(lines) > 1 else None
 

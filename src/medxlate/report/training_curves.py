@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from medxlate.evaluation.results import Line, Picture
+from medxlate.evaluation.results import Picture, Points
 from medxlate.method.terms import FAMILIES, Family, find_term
 from medxlate.report.charts import LINE_POINTS, thin
 
@@ -51,7 +51,7 @@ def _validation(epochs: Sequence[Mapping[str, Any]]) -> list[Picture]:
 
 def _losses(steps: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Return a picture a family of terms; those of families with many lines are a source's each."""
-    found: dict[Family, dict[str, list[Line]]] = {family: {} for family in FAMILIES}
+    found: dict[Family, dict[str, list[Points]]] = {family: {} for family in FAMILIES}
     for name in sorted({name for each in steps for name in _mapping(each, "losses")}):
         source, term = find_term(name)
         points = _points(steps, "step", partial(_loss, name))
@@ -95,10 +95,10 @@ def _mapping(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _line(name: str, points: Sequence[tuple[float, float]]) -> Line:
+def _line(name: str, points: Sequence[tuple[float, float]]) -> Points:
     xs, ys = thin([x for x, _ in points], [y for _, y in points], LINE_POINTS)
-    return Line(name=name, x=tuple(xs), y=tuple(ys))
+    return Points(name=name, x=tuple(xs), y=tuple(ys))
 
 
-def _lines(title: str, lines: Sequence[Line], *, x: str = "Step", y: str = "") -> Picture:
+def _lines(title: str, lines: Sequence[Points], *, x: str = "Step", y: str = "") -> Picture:
     return Picture(kind="lines", title=title, x_label=x, y_label=y, lines=tuple(lines))

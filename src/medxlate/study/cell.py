@@ -28,7 +28,7 @@ from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.loading import Slices
 from medxlate.dataset.splits import Part, Split, read_split
 from medxlate.dataset.training_data import named_modalities, open_modalities, part_slices
-from medxlate.evaluation.distribution import to_eight_bit
+from medxlate.evaluation.features import to_eight_bit
 from medxlate.evaluation.prediction_metrics import constant_predictions
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.finite import check_finite

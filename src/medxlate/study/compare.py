@@ -17,7 +17,7 @@ from medxlate.base.events import CellEnded, Event, Listener, Progress, Stage, Wa
 from medxlate.base.files import write_json
 from medxlate.config import Config
 from medxlate.dataset.splits import MEANING
-from medxlate.evaluation.distribution import find_inception
+from medxlate.evaluation.features import find_inception
 from medxlate.method.registry import find_method, single_images
 from medxlate.study.begin import Grid, begin_study, plan_study
 from medxlate.study.cell import RESULT, STAGE_RECORD, Assignment, Done, carry_out

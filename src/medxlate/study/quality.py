@@ -22,17 +22,17 @@ from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Slices
-from medxlate.evaluation.distribution import (
-    Features,
-    compare_features,
+from medxlate.evaluation.feature_store import FOLDER
+from medxlate.evaluation.features import (
+    Extractor,
     extract,
     find_inception,
-    inception_features,
+    inception_extractor,
     open_store,
-    predictor_features,
+    predictor_extractor,
     to_eight_bit,
 )
-from medxlate.evaluation.store import FOLDER
+from medxlate.evaluation.fidelity import compare_features
 from medxlate.inference.predict import Predictor
 from medxlate.study.cell import JUDGE, RUN
 from medxlate.study.study import Cell, Study, StudyFolder, cells
@@ -95,18 +95,18 @@ def _judge(
     task: Task,
     weights: Path | None,
     device: str,
-) -> Features | None:
+) -> Extractor | None:
     """Return where features come from; None where there is nothing to ask."""
     compute = choose_compute(device, "fp32")
     if weights is not None:
-        features = inception_features(weights)
-        features.network.to(compute.device)
-        return features
+        extractor = inception_extractor(weights)
+        extractor.network.to(compute.device)
+        return extractor
     model = _judging_model(study, folder, repeat)
     if model is None:
         return None
     predictor = Predictor(model, compute=compute)
-    return predictor_features(predictor.network, has_classes=task.kind == "classification")
+    return predictor_extractor(predictor.network, has_classes=task.kind == "classification")
 
 
 def _judging_model(study: Study, folder: StudyFolder, repeat: int) -> Path | None:
@@ -121,23 +121,28 @@ def _judging_model(study: Study, folder: StudyFolder, repeat: int) -> Path | Non
 
 
 def _measure(
-    study: Study, folder: StudyFolder, missing: Sequence[Cell], real: Slices, features: Features
+    study: Study, folder: StudyFolder, missing: Sequence[Cell], real: Slices, extractor: Extractor
 ) -> Iterator[tuple[Cell, dict[str, float | str | None]]]:
     """Yield the figures of cells of one repeat, whose real test images are the same."""
-    device = next(features.network.parameters()).device
-    with open_store(Path(study.config.data.folder) / FOLDER, features, device) as store:
+    device = next(extractor.network.parameters()).device
+    with open_store(Path(study.config.data.folder) / FOLDER, extractor, device) as store:
         images = (to_eight_bit(batch.images) for batch in real.batches(BATCH))
-        reals = extract(images, features, device, store)
+        reals = extract(images, extractor, device, store)
         for cell in missing:
-            fakes = extract(_batches(_images(folder, cell)), features, device, store)
+            fakes = extract(_batches(_images(folder, cell)), extractor, device, store)
             enough = min(len(fakes), len(reals)) >= 2
-            found = compare_features(fakes, reals, METRICS, features) if enough else {}
+            width, has_classes = extractor.width, extractor.has_classes
+            found = (
+                compare_features(fakes, reals, METRICS, width=width, has_classes=has_classes)
+                if enough
+                else {}
+            )
             yield (
                 cell,
                 {
-                    "fid": found.get(features.label("fid")),
-                    "inception_score": found.get(features.label("is")),
-                    "features": features.name,
+                    "fid": found.get("fid"),
+                    "inception_score": found.get("is"),
+                    "features": extractor.name,
                     "fid_images": len(fakes),
                 },
             )

@@ -1,1 +1,1 @@
-"""Experiment trackers: what a training tells, in TensorBoard, Weights & Biases or MLflow."""
+"""Experiment trackers: a training's figures in TensorBoard, Weights & Biases or MLflow."""

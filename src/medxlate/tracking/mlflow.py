@@ -11,11 +11,11 @@ from pathlib import Path
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 
-from medxlate.tracking.tracker import Place
+from medxlate.tracking.tracker import TrackedRun
 
 EXPERIMENT = "medxlate"
-MOST_PARAMS = 100  # that MLflow takes at once
-LONGEST = 500  # characters of a parameter that every version of it keeps
+MOST_PARAMS = 100  # MLflow's limit for one call
+LONGEST = 500  # characters of a parameter that all versions of MLflow keep
 
 
 class MLflow:
@@ -24,39 +24,39 @@ class MLflow:
     Images are kept where the database is the run folder's own.
 
     Args:
-        place: Where and as what.
+        run: Where and as what to keep it.
     """
 
-    def __init__(self, place: Place) -> None:
-        given = None if place.offline else os.environ.get("MLFLOW_TRACKING_URI")
-        folder = place.folder.resolve()
+    def __init__(self, run: TrackedRun) -> None:
+        given = None if run.offline else os.environ.get("MLFLOW_TRACKING_URI")
+        folder = run.folder.resolve()
         self._is_local = given is None
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the database library's, about MLflow
+            warnings.simplefilter("ignore")  # the database library's, about MLflow
             self._client = MlflowClient(tracking_uri=given or f"sqlite:///{folder / 'mlflow.db'}")
-            self._run = self._find_or_make(place, folder)
+            self._run_id = self._find_or_make(run, folder)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Keep figures after a step."""
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
-        self._client.log_batch(self._run, metrics=metrics)
+        self._client.log_batch(self._run_id, metrics=metrics)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Keep a sentence as a tag."""
-        self._client.set_tag(self._run, name.replace("/", "."), f"step {step}: {text}"[:LONGEST])
+        self._client.set_tag(self._run_id, name.replace("/", "."), f"step {step}: {text}"[:LONGEST])
 
     def image(self, step: int, name: str, path: Path) -> None:
         """Keep a picture beside the database."""
         if self._is_local:
-            self._client.log_artifact(self._run, str(path), "samples")
+            self._client.log_artifact(self._run_id, str(path), "samples")
 
     def finish(self) -> None:
         """End the run."""
-        self._client.set_terminated(self._run)
+        self._client.set_terminated(self._run_id)
 
-    def _find_or_make(self, place: Place, folder: Path) -> str:
-        """Return the id of the run of this name and place, which a continued training has."""
+    def _find_or_make(self, run: TrackedRun, folder: Path) -> str:
+        """Return the id of this run in MLflow; a resumed training keeps the one that it had."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             experiment = found.experiment_id
@@ -65,15 +65,15 @@ class MLflow:
             experiment = self._client.create_experiment(EXPERIMENT, artifact_location=artifacts)
         memo = folder / "run-id"
         if memo.is_file():
-            run = memo.read_text(encoding="utf-8").strip()
-            self._client.set_terminated(run, status="RUNNING")
-            return run
-        run = str(self._client.create_run(experiment, run_name=place.name).info.run_id)
-        params = [Param(k, str(v)[:LONGEST]) for k, v in place.settings.items()]
-        for at in range(0, len(params), MOST_PARAMS):
-            self._client.log_batch(run, params=params[at : at + MOST_PARAMS])
-        memo.write_text(run + "\n", encoding="utf-8")
-        return run
+            run_id = memo.read_text(encoding="utf-8").strip()
+            self._client.set_terminated(run_id, status="RUNNING")
+            return run_id
+        run_id = str(self._client.create_run(experiment, run_name=run.name).info.run_id)
+        params = [Param(k, str(v)[:LONGEST]) for k, v in run.settings.items()]
+        for start in range(0, len(params), MOST_PARAMS):
+            self._client.log_batch(run_id, params=params[start : start + MOST_PARAMS])
+        memo.write_text(run_id + "\n", encoding="utf-8")
+        return run_id
 
 
 start = MLflow

@@ -10,19 +10,19 @@ import numpy as np
 import PIL.Image
 from torch.utils.tensorboard import SummaryWriter
 
-from medxlate.tracking.tracker import Place
+from medxlate.tracking.tracker import TrackedRun
 
 
 class TensorBoard:
     """Keeps a run as event files; look at them with ``tensorboard --logdir``.
 
     Args:
-        place: Where and as what.
+        run: Where and as what to keep it.
     """
 
-    def __init__(self, place: Place) -> None:
-        self._writer = SummaryWriter(str(place.folder))
-        settings = json.dumps(dict(place.settings), indent=2)
+    def __init__(self, run: TrackedRun) -> None:
+        self._writer = SummaryWriter(str(run.folder))
+        settings = json.dumps(dict(run.settings), indent=2)
         self._writer.add_text("configuration", f"```json\n{settings}\n```", 0)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -42,7 +42,7 @@ class TensorBoard:
         self._writer.add_image(name, pixels, step, dataformats="HW")
 
     def finish(self) -> None:
-        """Write what waits and close the files."""
+        """Write what is buffered and close the files."""
         self._writer.close()
 
 

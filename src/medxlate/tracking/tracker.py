@@ -1,10 +1,11 @@
-"""What every tracker does, and the listener that tells it what happens in a training."""
+"""The interface of a tracker, and the listener that sends it the events of a training."""
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,31 +28,31 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "wandb": ("wandb",),
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
 }
-STATE = "told.json"
+STATE = "told.json"  # what a tracker has received
 
 
 class Tracker(Protocol):
-    """One library's way of keeping a run."""
+    """One library's way to keep a run."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Keep figures after a step; called once a step at most for each name."""
+        """Keep figures after a step, at most once a step for each name."""
 
     def text(self, step: int, name: str, text: str) -> None:
         """Keep a sentence."""
 
     def image(self, step: int, name: str, path: Path) -> None:
-        """Keep a picture, a PNG of grey validation images; only where that stays on this disk."""
+        """Keep a PNG of grey validation images, but only where it stays on this disk."""
 
     def finish(self) -> None:
-        """Write what waits and end."""
+        """Write what is buffered and end."""
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackedRun:
     """Where and as what a tracker keeps a run.
 
     Attributes:
-        folder: Of this tracker, in the run folder.
+        folder: The tracker's own, in the run folder.
         name: The run's.
         settings: The configuration by key, without paths.
         offline: Whether nothing may leave this machine, whatever the environment says.
@@ -64,8 +65,8 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What a tracker has received already: the last step of each kind of event."""
+class Received:
+    """What a tracker has received: the last step of each kind of event."""
 
     steps: int = 0
     epochs: int = 0
@@ -85,23 +86,23 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return configuration values by key without those that may hold a path."""
+    """Return configuration values by key, without those that may hold a path."""
     return {k: v for k, v in values.items() if k not in ("data.folder", "model.pretrained")}
 
 
 class Tracking:
-    """A listener that tells trackers what happens, and passes every event on; a context.
+    """A listener that sends events to trackers and passes each on to the next; a context.
 
-    A training that was killed repeats what came after its last checkpoint, with the same figures.
-    What a tracker received before is therefore not sent again. A tracker that fails is left alone
-    from then on, with one warning: it never stops a training.
+    A resumed training repeats what came after its last checkpoint, with the same figures; what a
+    tracker received before is not sent again. A tracker that fails causes one warning and receives
+    nothing more: it never stops a training.
 
     Args:
-        names: Which trackers.
+        names: The trackers, of NEEDS.
         root: The folder for all of them, in the run folder.
         run: The run's name.
         settings: The configuration by key; see ``settings_of``.
-        offline: See ``Place``.
+        offline: See ``TrackedRun``.
         then: The next listener.
     """
 
@@ -115,15 +116,15 @@ class Tracking:
         offline: bool,
         then: Listener,
     ) -> None:
-        self._places = {n: Place(root / n, run, settings, offline) for n in names}
+        self._runs = {n: TrackedRun(root / n, run, settings, offline) for n in names}
         self._trackers: dict[str, Tracker] = {}
-        self._before: dict[str, Told] = {}  # in an earlier part of the same training
-        self._told: dict[str, Told] = {}
+        self._before: dict[str, Received] = {}  # in an earlier part of the same training
+        self._received: dict[str, Received] = {}
         self._then = then
 
     def __enter__(self) -> Tracking:
-        for name, place in self._places.items():
-            self._try(name, lambda place=place, name=name: self._open(name, place))  # type: ignore[misc]
+        for name, run in self._runs.items():
+            self._try(name, partial(self._open, name, run))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -131,25 +132,25 @@ class Tracking:
             self._try(name, tracker.finish)
 
     def __call__(self, event: Event) -> None:
-        """Tell the trackers what is for them, and pass the event on."""
+        """Send the event to the trackers and pass it on."""
         for name in list(self._trackers):
-            self._try(name, lambda name=name: self._tell(name, event))  # type: ignore[misc]
+            self._try(name, partial(self._send, name, event))
         self._then(event)
 
-    def _open(self, name: str, place: Place) -> None:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        self._before[name] = self._told[name] = _read_told(place.folder / STATE)
-        self._trackers[name] = import_module(f"medxlate.tracking.{name}").start(place)
+    def _open(self, name: str, run: TrackedRun) -> None:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        self._before[name] = self._received[name] = _read_received(run.folder / STATE)
+        self._trackers[name] = import_module(f"medxlate.tracking.{name}").start(run)
 
-    def _tell(self, name: str, event: Event) -> None:
-        kind, tell = _telling(event, self._trackers[name])
+    def _send(self, name: str, event: Event) -> None:
+        kind, send = _sending(event, self._trackers[name])
         step = getattr(event, "step", 0)
-        # Not against what was sent just now: a step may bring several alarms.
-        if tell is None or step <= getattr(self._before[name], kind):
+        # Compared with an earlier part only: a step of this one may bring several alarms.
+        if send is None or step <= getattr(self._before[name], kind):
             return
-        tell()
-        self._told[name] = replace(self._told[name], **{kind: step})
-        write_json(self._places[name].folder / STATE, asdict(self._told[name]))
+        send()
+        self._received[name] = replace(self._received[name], **{kind: step})
+        write_json(self._runs[name].folder / STATE, asdict(self._received[name]))
 
     def _try(self, name: str, act: Callable[[], None]) -> None:
         try:
@@ -160,8 +161,8 @@ class Tracking:
             self._then(Warned(f"{name} receives nothing more of this training: {first}"))
 
 
-def _telling(event: Event, tracker: Tracker) -> tuple[str, Callable[[], None] | None]:
-    """Return the kind of an event and what tells the tracker of it; None for other events."""
+def _sending(event: Event, tracker: Tracker) -> tuple[str, Callable[[], None] | None]:
+    """Return an event's kind and the call that sends it to the tracker; None for other events."""
     if isinstance(event, StepLogged):
         values = {f"loss/{name}": value for name, value in event.losses.items()}
         values |= {
@@ -171,13 +172,14 @@ def _telling(event: Event, tracker: Tracker) -> tuple[str, Callable[[], None] | 
         }
         return "steps", lambda: tracker.scalars(event.step, values)
     if isinstance(event, EpochEnded):
-        told = {f"validation/{name.removeprefix('val_')}": v for name, v in event.metrics.items()}
-        return "epochs", lambda: tracker.scalars(event.step, {**told, "epoch": float(event.epoch)})
+        values = {f"validation/{name.removeprefix('val_')}": v for name, v in event.metrics.items()}
+        values["epoch"] = float(event.epoch)
+        return "epochs", lambda: tracker.scalars(event.step, values)
     if isinstance(event, SamplesWritten):
         return "pictures", lambda: _show(event, tracker)
     if isinstance(event, Alarmed):
-        said = f"{event.modality}: {event.text}. {event.advice}"
-        return "alarms", lambda: tracker.text(event.step, f"alarm/{event.kind}", said)
+        text = f"{event.modality}: {event.text}. {event.advice}"
+        return "alarms", lambda: tracker.text(event.step, f"alarm/{event.kind}", text)
     return "", None
 
 
@@ -186,11 +188,11 @@ def _show(event: SamplesWritten, tracker: Tracker) -> None:
         tracker.image(event.step, f"samples/{name}", path)
 
 
-def _read_told(path: Path) -> Told:
+def _read_received(path: Path) -> Received:
     if not path.is_file():
-        return Told()
+        return Received()
     try:
         values = read_object(path, error=DataError)
-        return Told(**{key: int(values.get(key, 0)) for key in asdict(Told())})
+        return Received(**{key: int(values.get(key, 0)) for key in asdict(Received())})
     except (DataError, TypeError, ValueError):
-        return Told()
+        return Received()

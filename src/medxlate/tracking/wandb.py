@@ -9,7 +9,7 @@ from pathlib import Path
 
 import wandb
 
-from medxlate.tracking.tracker import Place
+from medxlate.tracking.tracker import TrackedRun
 
 PROJECT = "medxlate"
 
@@ -17,26 +17,26 @@ PROJECT = "medxlate"
 class WeightsAndBiases:
     """Keeps a run in a folder that ``wandb sync`` can send later, or sends it at once.
 
-    A training that is continued has the same id, so that its parts are one run there. Images are
-    not given to it: they are patients', and are meant to leave the machine with the rest.
+    A resumed training has the same id, so that its parts are one run there. Images are not kept:
+    they are patients', and what is kept is meant to leave the machine.
 
     Args:
-        place: Where and as what.
+        run: Where and as what to keep it.
     """
 
-    def __init__(self, place: Place) -> None:
-        online = os.environ.get("WANDB_MODE") == "online" and not place.offline
-        memo = place.folder / "run-id"
+    def __init__(self, run: TrackedRun) -> None:
+        online = os.environ.get("WANDB_MODE") == "online" and not run.offline
+        memo = run.folder / "run-id"
         if not memo.is_file():
             memo.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=place.name,
+            name=run.name,
             id=memo.read_text(encoding="utf-8").strip(),
             resume="allow",
-            dir=str(place.folder),
+            dir=str(run.folder),
             mode="online" if online else "offline",
-            config=dict(place.settings),
+            config=dict(run.settings),
             settings=wandb.Settings(
                 silent=True,
                 console="off",
@@ -60,7 +60,7 @@ class WeightsAndBiases:
         """Keep nothing: see the class."""
 
     def finish(self) -> None:
-        """Write what waits and end."""
+        """Write what is buffered and end the run."""
         self._run.finish()
 
 

@@ -1,4 +1,4 @@
-"""What a translator was given and how well it hides it: prevalence and the domain gap."""
+"""How source and target differ before and after translation: prevalence and the domain gap."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from scipy.stats import chi2_contingency, ks_2samp
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.probes import Array, auc, auc_interval, separability
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import Sample, cases, group_means, line
+from medxlate.evaluation.audits.sample import Sample, cases, group_means, points
 from medxlate.evaluation.results import Audit, Picture
 
-FEWEST_PEOPLE = 10  # of each kind; below, a Kolmogorov-Smirnov test at 1 % sees next to nothing
+FEWEST_PATIENTS = 10  # of each kind; below, a Kolmogorov-Smirnov test at 1 % sees next to nothing
 # A fifth of the patients would have to be others: smaller differences hardly change what a
 # discriminator is shown.
 EFFECT = 0.2
@@ -48,9 +48,9 @@ def prevalence(
         source: The source modality.
         target: The target modality.
         labels: Of source [N] and target [M] training images.
-        patients: Theirs. Each counts once: by the mean of the different labels, or in equal parts
-            for each of the different classes.
-        task: What the labels are.
+        patients: The patient of each. A patient counts once: by the mean of the different labels,
+            or in equal parts for each of the different classes.
+        task: What the labels mean.
     """
     count, known = (len(set(each.tolist())) for each in patients)
     if task.kind == "regression":
@@ -58,7 +58,7 @@ def prevalence(
         picture = Picture(
             kind="histogram", title="Training patients by label", y_label="patients",
             x_label=f"{task.name}, {task.unit}" if task.unit else task.name,
-            lines=(line(source, own), line(target, other)),
+            lines=(points(source, own), points(target, other)),
         )  # fmt: skip
     else:
         indicators = [np.eye(len(task.classes))[each] for each in labels]
@@ -67,20 +67,20 @@ def prevalence(
             kind="bars", title="Training patients by class", x_label=task.name,
             y_label="share of patients", ticks=task.classes,
             lines=tuple(
-                line(name, np.arange(len(task.classes)), each.mean(axis=0))
+                points(name, np.arange(len(task.classes)), each.mean(axis=0))
                 for name, each in ((source, own), (target, other))
             ),
         )  # fmt: skip
-    who = f"{count} {source} and {known} {target} training patients"
-    if min(count, known) < FEWEST_PEOPLE:
-        few = f"{who} are too few to compare; {FEWEST_PEOPLE} of each are needed."
+    both = f"{count} {source} and {known} {target} training patients"
+    if min(count, known) < FEWEST_PATIENTS:
+        few = f"{both} are too few to compare; {FEWEST_PATIENTS} of each are needed."
         return PREVALENCE.audit(source, "unknown", few, picture=picture)
     effect, chance, middle = _difference(own, other, task)
     fires = effect >= EFFECT and chance < CHANCE
     return PREVALENCE.audit(
         source,
         "fires" if fires else "ok",
-        f"The labels of {who} differ by {effect:.0%} of the patients at most "
+        f"The labels of {both} differ by {effect:.0%} of the patients at most "
         f"(chance {chance:.2g}){middle}.",
         value=effect,
         picture=picture,
@@ -88,7 +88,7 @@ def prevalence(
 
 
 def domain_gap(source: str, original: Sample, translated: Sample, real: Sample) -> Audit:
-    """Measure how well translated images are told from real ones, and source images before.
+    """Measure how well translated images are told from real ones, and how well source images are.
 
     Args:
         source: The source modality.
@@ -96,10 +96,10 @@ def domain_gap(source: str, original: Sample, translated: Sample, real: Sample) 
         translated: The same, translated.
         real: Real target images of patients who are not among the training patients.
     """
-    if min(translated.people, real.people) < FEWEST_PEOPLE:
+    if min(translated.people, real.people) < FEWEST_PATIENTS:
         few = (
             f"Images of {translated.people} translated and {real.people} real patients are too few "
-            f"for a classifier; {FEWEST_PEOPLE} of each are needed."
+            f"for a classifier; {FEWEST_PATIENTS} of each are needed."
         )
         return DOMAIN_GAP.audit(source, "unknown", few)
     before, _, _, _ = gap(original, real)
@@ -116,26 +116,26 @@ def domain_gap(source: str, original: Sample, translated: Sample, real: Sample) 
             title="Score of a classifier that tells real from translated images",
             x_label="score, higher: more like a real image (log odds)",
             y_label="images",
-            lines=(line("translated", negatives), line("real", positives)),
+            lines=(points("translated", negatives), points("real", positives)),
         ),
     )
 
 
 def gap(first: Sample, real: Sample) -> tuple[float, tuple[float, float], Array, Array]:
-    """Return the area under the curve, its interval, and the scores of both kinds."""
+    """Return the area under the curve, its interval, and the scores of first and real images."""
     groups = first.patients, real.patients
     scores = separability(first.statistics, real.statistics, groups)
     return auc(*scores), auc_interval(*scores, groups), *scores
 
 
 def _once(labels: Array, patients: Array) -> Array:
-    """Return the mean [P, ...] of the different labels, or indicators of classes, of each."""
+    """Return the mean [P, ...] of each patient's different labels, or indicators of classes."""
     different, owners, _ = cases(labels.reshape(len(labels), -1), patients)
     return group_means(different, owners).reshape(-1, *labels.shape[1:])
 
 
 def _difference(own: Array, other: Array, task: Task) -> tuple[float, float, str]:
-    """Return the effect in [0, 1], its chance, and what else there is to say."""
+    """Return the effect in [0, 1], its chance, and a remark on the medians."""
     if task.kind == "regression":
         test = ks_2samp(own, other)
         unit = f" {task.unit}" if task.unit else ""

@@ -1,4 +1,4 @@
-"""Jitter: do the slices of a translated volume fit to each other?"""
+"""Jitter: do the slices of a translated volume fit each other?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import FEWEST, Sample, line, means_of_blocks
+from medxlate.evaluation.audits.sample import FEWEST, Sample, means_of_blocks, points
 from medxlate.evaluation.results import Audit, Picture
 
 SLICES = 3  # the fewest of a series that show whether the middle one fits
@@ -42,7 +42,7 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
     if len(names) < VOLUMES:
         few = (
             f"There are {len(names)} {source} test volumes of {SLICES} or more slices; {VOLUMES} "
-            "are needed to see whether slices fit to each other."
+            "are needed to see whether slices fit each other."
         )
         return JITTER.audit(source, "unknown", few)
     usual = float(np.median(list(truth.values()))) if len(truth) >= FEWEST else 0.0
@@ -53,9 +53,9 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
     against = (
         f"real target volumes {usual:.2f}" if usual else "and there are no real target volumes"
     )
-    lines = [line(source, given), line("translated", own)]
+    lines = [points(source, given), points("translated", own)]
     if usual:
-        lines.append(line("real target", list(truth.values())))
+        lines.append(points("real target", list(truth.values())))
     return JITTER.audit(
         source,
         "fires" if low > ROUGHER else "ok",

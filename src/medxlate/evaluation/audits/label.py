@@ -1,7 +1,7 @@
 """Label preservation: does G(y) still show what y shows of the label?
 
-J, the judge, answers: a predictor of real target images alone. The run's own P was trained together
-with G and may read a sign that nobody else knows.
+J, the judge, answers: a predictor trained on real target images alone. The run's own P was trained
+together with G and may read a sign that no other predictor knows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medxlate.evaluation.audits.probes import (
     fit_ridge,
 )
 from medxlate.evaluation.audits.rule import Rule, Status
-from medxlate.evaluation.audits.sample import Sample, cases, group_means, line, means_of_blocks
+from medxlate.evaluation.audits.sample import Sample, cases, group_means, means_of_blocks, points
 from medxlate.evaluation.results import Audit, Picture
 
 # Both are the usual level of a test; over the patients, for a patient's slices repeat each other.
@@ -41,13 +41,13 @@ _PROBE_SIDE = 16  # of the copies that the probe sees beside the statistics
 
 @dataclass(frozen=True)
 class Answers:
-    """What was said of the same images.
+    """Labels of the same images, from several sources.
 
     Attributes:
         label: The truth, [N, K]: values, K = 1, or indicators of classes.
-        predicted: By the judge of G(y) or of a real target image, likewise.
-        probed: By the probe of y, likewise; empty [0, K] for real target images.
-        patients: Who each image is of [N].
+        predicted: The judge's answers for G(y) or for real target images, likewise.
+        probed: The probe's for y, likewise; empty [0, K] for real target images.
+        patients: The patient of each image [N].
     """
 
     label: Array
@@ -67,14 +67,14 @@ def table(values: Array, task: Task) -> Array:
 def probe_source(train: Sample, validation: Sample, images: Sample, task: Task) -> Array:
     """Return the labels [N, K] that a probe reads from source images.
 
-    A ridge regression on fixed statistics and a copy of 16 x 16 means, fitted on the training
-    patients, its penalty chosen on the validation patients; without any of these, on a fifth of
-    the training patients.
+    The probe is a ridge regression on fixed statistics and a copy of 16 x 16 means. It is fitted on
+    the training patients, and its penalty chosen on the validation patients or, without any, on a
+    fifth of the training patients.
 
     Args:
         train: Source training images.
         validation: Source validation images; may be empty.
-        images: Those to judge.
+        images: Source images to read the labels from.
         task: What is predicted.
     """
     features, labels = _features(train), table(train.labels, task)
@@ -102,14 +102,14 @@ def label_preservation(
         worst: Examples of least agreement.
     """
     picture = _picture(translated, task)
-    truth, said, probed, people = _cases(translated)
+    truth, predicted, probed, people = _cases(translated)
     count = len(set(people.tolist()))
-    value, expected = agreement(said, truth), agreement(probed, truth)
+    value, expected = agreement(predicted, truth), agreement(probed, truth)
     unknown = _unknown(truth, probed, people, real)
     if unknown:
         return LABEL.audit(source, "unknown", unknown, value=value, picture=picture, worst=worst)
-    chance = chance_of(said, truth, people)
-    less = _less(said, probed, truth, people)
+    chance = chance_of(predicted, truth, people)
+    less = _less(predicted, probed, truth, people)
     lost = chance > SIGNAL and less > 1 - LOSS
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
@@ -117,12 +117,12 @@ def label_preservation(
         f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
         f"images themselves {expected:.2f}"
     )
-    said_so = {
+    sentence = {
         "fires": f"Translated images no longer show the label: {figures}.",
         "ok": f"Translated images still show the label: {figures}.",
         "unknown": f"Too few patients to tell whether the label is kept: {figures}.",
     }[status]
-    return LABEL.audit(source, status, said_so, value=value, picture=picture, worst=worst)
+    return LABEL.audit(source, status, sentence, value=value, picture=picture, worst=worst)
 
 
 def disagreement(answers: Answers) -> Array:
@@ -138,46 +138,46 @@ def disagreement(answers: Answers) -> Array:
 def _cases(answers: Answers) -> tuple[Array, Array, Array, Array]:
     """Return label, predicted, probed [C, K] and patient [C] of each patient's different labels.
 
-    A patient whose slices differ in label has more than one case; tests are still over patients.
+    A patient whose slices differ in label has several cases; tests are still over patients.
     """
     label, people, which = cases(answers.label, answers.patients)
-    said = (answers.predicted, answers.probed)
-    predicted, probed = (group_means(each, which) if len(each) else each for each in said)
+    both = (answers.predicted, answers.probed)
+    predicted, probed = (group_means(each, which) if len(each) else each for each in both)
     return label, predicted, probed, people
 
 
 def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
-    """Return why nothing can be said; "" where something can."""
+    """Return why the audit cannot tell; "" where it can."""
     count = len(set(people.tolist()))
     if count < FEWEST:
         return f"{count} test patients are too few to tell; at least {FEWEST} are needed."
     if not truth.std(axis=0).any():
-        return "All test patients have the same label, so nothing can be said."
+        return "All test patients have the same label, so the audit cannot tell."
     if chance_of(probed, truth, people) > SIGNAL:
         return (
-            "Even a probe of the source images finds no sure sign of the label in them, so nothing "
-            f"can be said of what translation keeps (correlation {agreement(probed, truth):.2f} "
-            f"over {count} patients)."
+            "Even a probe of the source images finds no sure sign of the label in them, so the "
+            "audit cannot tell what translation keeps (correlation "
+            f"{agreement(probed, truth):.2f} over {count} patients)."
         )
     known, seen, _, owners = _cases(real)
     held = len(set(owners.tolist()))
     if held < FEWEST or chance_of(seen, known, owners) > SIGNAL:
         return (
             "The judge finds no sure sign of the label in real target images either, so its "
-            f"answers for translated ones say nothing (correlation {agreement(seen, known):.2f} "
+            f"answers for translated ones mean nothing (correlation {agreement(seen, known):.2f} "
             f"over {held} patients)."
         )
     return ""
 
 
-def _less(said: Array, probed: Array, truth: Array, people: Array) -> float:
-    """Return in which share of bootstrap draws of patients J(G(y)) agrees less than the probe."""
+def _less(predicted: Array, probed: Array, truth: Array, people: Array) -> float:
+    """Return the share of bootstrap draws of patients where J(G(y)) agrees less than the probe."""
     random = np.random.default_rng(3)
     own = [np.flatnonzero(people == each) for each in np.unique(people)]
     draws = random.integers(len(own), size=(DRAWS, len(own)))
     drawn = (np.concatenate([own[i] for i in draw]) for draw in draws)
     return float(
-        np.mean([agreement(said[r], truth[r]) < agreement(probed[r], truth[r]) for r in drawn])
+        np.mean([agreement(predicted[r], truth[r]) < agreement(probed[r], truth[r]) for r in drawn])
     )
 
 
@@ -197,5 +197,5 @@ def _picture(answers: Answers, task: Task) -> Picture:
     return Picture(
         kind="scatter", title="What is read from an image before and after translation",
         x_label=f"{title}: probe of the source image", diagonal=True,
-        y_label="judge of the translated image", lines=(line("test images", x, y),),
+        y_label="judge of the translated image", lines=(points("test images", x, y),),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Small linear models that judge by features: of labels (ridge), of where images come from."""
+"""Small linear models on features: they read labels (ridge) or tell kinds of images (logistic)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def fit_ridge(
 
     Args:
         train: Features [N, D] and targets [N, K].
-        validation: Of other patients: the penalty of ``PENALTIES`` is the one with the least
-            squared error there.
+        validation: Those of other patients, on which the chosen of the ``PENALTIES`` has the least
+            squared error.
 
     Returns:
         From features [M, D] to predictions [M, K].
@@ -48,10 +48,10 @@ def fit_ridge(
 
 
 def separability(first: Array, second: Array, groups: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Return how a classifier that has not seen their patients scores images of two kinds.
+    """Return the scores of a classifier of two kinds of images, on patients it has not seen.
 
-    A logistic regression with penalty 1 on standardised features; patients in 5 folds, a patient
-    who has both kinds in one of them.
+    It is a logistic regression with penalty 1 on standardised features, over 5 folds of patients;
+    a patient who has both kinds is in one fold.
 
     Args:
         first: Features [N, D].
@@ -124,10 +124,10 @@ def auc_interval(
 
 
 def agreement(predicted: Array, truth: Array) -> float:
-    """Return Pearson's correlation of two tables [N, K] whose columns are centred, in [-1, 1].
+    """Return Pearson's correlation of two tables [N, K] with centred columns, in [-1, 1].
 
-    With one column that of two variables; of class probabilities and indicators it is 1 where they
-    are equal and 0 where they do not go together.
+    With one column, it is that of two variables; between class probabilities and indicators, it is
+    1 where they are equal and 0 where they are unrelated.
     """
     a, b = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
     norm = float(np.sqrt((a**2).sum() * (b**2).sum()))
@@ -135,7 +135,7 @@ def agreement(predicted: Array, truth: Array) -> float:
 
 
 def chance_of(predicted: Array, truth: Array, patients: Array) -> float:
-    """Return how often labels without any relation agree as well (one-sided, over patients).
+    """Return how often unrelated labels agree as well (one-sided, over patients).
 
     Where each patient is one case, labels are put in random order. Where labels differ within a
     patient, the patients' contributions to the agreement get random signs (Hemerik, Goeman and
@@ -145,13 +145,13 @@ def chance_of(predicted: Array, truth: Array, patients: Array) -> float:
     Args:
         predicted: [N, K].
         truth: [N, K].
-        patients: Whose each case is [N].
+        patients: The patient of each case [N].
     """
     random = np.random.default_rng(2)
-    names, whose = np.unique(patients, return_inverse=True)
+    names, owner = np.unique(patients, return_inverse=True)
     if len(names) < len(patients):
         products = (predicted - predicted.mean(axis=0)) * (truth - truth.mean(axis=0))
-        parts = np.bincount(whose, weights=products.sum(axis=1))
+        parts = np.bincount(owner, weights=products.sum(axis=1))
         signs = random.choice((-1.0, 1.0), size=(DRAWS, len(parts)))
         least = parts.sum() - 1e-12 * np.abs(parts).sum()
         return float(1 + (signs @ parts >= least).sum()) / (1 + DRAWS)

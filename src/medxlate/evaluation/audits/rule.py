@@ -1,4 +1,4 @@
-"""What an audit's rule is, and how what it finds is put."""
+"""The rule of an audit, and the record of its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Rule:
         kind: The audit's stable name.
         text: The rule in words.
         advice: What to do where it fires.
-        threshold: Where it begins to; None where it is no single number.
+        threshold: The value from which it fires; None where it is not a single number.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Rule:
         picture: Picture | None = None,
         worst: tuple[int, ...] = (),
     ) -> Audit:
-        """Return what was found of a source; see ``Audit``. Numbers are kept with four decimals."""
+        """Return the result for a source, numbers with four decimals; see ``Audit``."""
         return Audit(
             kind=self.kind,
             source=source,

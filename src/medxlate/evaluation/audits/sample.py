@@ -1,7 +1,7 @@
 """A set of images as the audits see it: small copies, histograms, and fixed statistics.
 
-Nothing here is learned, and least of all against a translator: a discriminator's features, or those
-of a predictor that was trained on G(y), may have been taught to overlook just what is looked for.
+Nothing here is learned. A discriminator's features, or those of a predictor that was trained on
+G(y), may have learned to overlook the very thing that an audit looks for.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from medxlate.evaluation.results import Line
+from medxlate.evaluation.results import Points
 
 Array = npt.NDArray[Any]
 SIDE = 64  # of the small copies, pixels
@@ -24,7 +24,7 @@ LEVELS = 256  # bins of the histogram of an image's values over [-1, 1]
 BANDS = 8  # rings of spatial frequency, and rings about the centre
 CENTRES = (np.arange(LEVELS) + 0.5) * 2 / LEVELS - 1  # the values that the bins stand for
 _COARSE = 16  # bins of the histogram among the statistics
-FEWEST = 5  # patients on either side below which nothing is said
+FEWEST = 5  # patients on either side, below which an audit cannot tell
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Sample:
 
     @property
     def people(self) -> int:
-        """How many patients."""
+        """The number of patients."""
         return len(set(self.patients.tolist()))
 
 
@@ -67,13 +67,13 @@ def look(
     series: Sequence[str] | None = None,
     positions: Sequence[float] | None = None,
 ) -> Sample:
-    """Return what the audits need of images; of the images themselves one batch is in memory.
+    """Return what the audits need of images, of which one batch is in memory at a time.
 
     Args:
         batches: float32 [B, 1, S, S] in [-1, 1].
         patients: [N].
         labels: [N].
-        series: [N]; None: every image is one of its own.
+        series: [N]; None: each image is a series of its own.
         positions: [N] within the series.
     """
     small, histograms, statistics = [], [], []
@@ -120,14 +120,14 @@ def cases(labels: Array, patients: Array) -> tuple[Array, Array, Array]:
 
     Args:
         labels: Of images, [N, K].
-        patients: Whose each image is, [N].
+        patients: The patient of each image, [N].
 
     Returns:
         The label of each case [C, K], the number of its patient in sorted order [C], and the case
         to which each image belongs [N].
     """
-    _, whose = np.unique(patients.astype(str), return_inverse=True)
-    found, which = np.unique(np.column_stack([whose, labels]), axis=0, return_inverse=True)
+    _, owner = np.unique(patients.astype(str), return_inverse=True)
+    found, which = np.unique(np.column_stack([owner, labels]), axis=0, return_inverse=True)
     return found[:, 1:], found[:, 0].astype(int), which.reshape(-1)
 
 
@@ -146,9 +146,9 @@ def transport(first: Array, second: Array) -> float:
     return float(np.abs(np.cumsum(first - second)).sum() * 2 / LEVELS)
 
 
-def line(name: str, x: Array | Sequence[float], y: Array | Sequence[float] = ()) -> Line:
-    """Return points of a picture, with four digits."""
-    return Line(name=name, x=_short(x), y=_short(y))
+def points(name: str, x: Array | Sequence[float], y: Array | Sequence[float] = ()) -> Points:
+    """Return points of a picture, rounded to four digits."""
+    return Points(name=name, x=_short(x), y=_short(y))
 
 
 def _short(values: Array | Sequence[float]) -> tuple[float, ...]:

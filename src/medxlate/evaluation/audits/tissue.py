@@ -1,4 +1,4 @@
-"""Tissue: are air, fat, soft tissue and bone of a translated CT where CT has them, in HU?"""
+"""Tissue: have air, fat, soft tissue and bone of a translated CT the HU that CT has?"""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter1d
 
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, line, patient_means
+from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, patient_means, points
 from medxlate.evaluation.results import Audit, Picture
 from medxlate.images.recipes import Recipe
 
@@ -20,7 +20,7 @@ CLASSES = {
     "bone": (150.0, np.inf),
 }
 SOFT = (-100.0, 120.0)  # where the peak of soft tissue is looked for, as far as the window goes
-NEEDED = (0.0, 80.0)  # what a window must hold: fluids, brain, muscle, organs with contrast
+NEEDED = (0.0, 80.0)  # values that a window must hold: fluids, brain, muscle, enhanced organs
 PEAK_HU = 15.0  # half of what lies between blood (45) and fluid (10 to 15)
 SHARE = 0.1  # of all pixels in another class
 CHANCE = 0.01  # that patients dealt out at random differ as much
@@ -84,7 +84,7 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
             x_label="HU",
             y_label="share of pixels",
             lines=tuple(
-                line(name, values, sample.histograms.mean(axis=0))
+                points(name, values, sample.histograms.mean(axis=0))
                 for name, sample in (("translated", translated), ("real", real))
             ),
         ),
@@ -92,7 +92,7 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
 
 
 def _within(ends: tuple[float, float], low: float, high: float) -> bool:
-    """Whether a window tells a class from its neighbours: it holds its finite ends."""
+    """Return whether a window tells a class from its neighbours: it holds the finite ends."""
     return all(low < end < high for end in ends if np.isfinite(end))
 
 
@@ -100,7 +100,7 @@ def _figures(sample: Sample, values: Array, classes: list[str]) -> Array:
     """Return the peak of soft tissue, HU, and the share of each class, by patient [P, 1 + C]."""
     histograms = patient_means(sample.histograms, sample.patients)
     soft = (values >= SOFT[0]) & (values <= SOFT[1])
-    # At the ends lies whatever is beyond the window, and that is no peak.
+    # The ends hold whatever is beyond the window, which is not a peak.
     within = histograms * ((CENTRES > -0.98) & (CENTRES < 0.98))
     width = 5 / (values[1] - values[0])  # 5 HU
     smooth = gaussian_filter1d(within, max(width, 0.5), axis=1)[:, soft]

@@ -1,13 +1,13 @@
-"""Whether G changes too little (identity) or turns what is bright dark (inversion)."""
+"""Whether G changes images too little (identity) or turns bright into dark (inversion)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from medxlate.evaluation.audits.domain import FEWEST_PEOPLE, gap
+from medxlate.evaluation.audits.domain import FEWEST_PATIENTS, gap
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, line, transport
+from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, points, transport
 from medxlate.evaluation.results import Audit, Picture
 from medxlate.images.recipes import DARK
 
@@ -21,11 +21,11 @@ IDENTITY = Rule(
     f"Fires where G changes images by less than {CHANGED:.0%} of what the target's values and mean "
     f"image are away from the source's, though a classifier tells the modalities apart with an "
     f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval.",
-    "G hands its input through. Lower the weight of the identity or cycle loss, or train longer.",
+    "G passes its input through. Lower the weight of the identity or cycle loss, or train longer.",
     CHANGED,
 )
 LEAST_NEEDED = 0.02  # mean change over [-1, 1], 1 % of the range: below, noise decides
-# 0.5 is where both are as like the real images. Measured on phantoms: images of another modality
+# At 0.5 both are equally like the real images. Measured on phantoms: images of another modality
 # up to 0.58, sound translators up to 0.1, inverted ones from 0.67 on.
 INVERTED = 0.6
 SYMMETRIC = 0.1  # distance of real images from their negative below which the two are alike
@@ -34,7 +34,7 @@ INVERSION = Rule(
     "Fires where the negative of the translated images, of all or of what is not background, is "
     "much nearer to real target images than they are, by the values that occur and by the mean "
     f"image: their own distance is above {INVERTED:g} of the sum of both. "
-    "A sign of correlation with the source alone says nothing: some contrasts truly turn over.",
+    "The sign of the correlation with the source alone means nothing: some contrasts do turn over.",
     "G may have turned the contrast over, which the cycle loss does not see. Train again with "
     "another seed, and look at structures whose brightness is known.",
     INVERTED,
@@ -43,10 +43,11 @@ _BACKGROUND = 2 * DARK - 1
 
 
 def identity(source: str, original: Sample, translated: Sample, real: Sample) -> Audit:
-    """Compare how much G changes images with how much has to change.
+    """Compare how much G changes images with how much they have to change.
 
-    The mean change of a pixel is no smaller than the earth mover's distance of the values before
-    and after, nor than that of the mean images: both to the real images are what has to change.
+    The mean change of a pixel is at least the earth mover's distance of the values before and
+    after, and at least the distance of the mean images. The larger of the two, taken between source
+    and real images, is what has to change.
 
     Args:
         source: The source modality.
@@ -63,13 +64,13 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     picture = Picture(
         kind="histogram", title="How much translation changes images",
         x_label="mean |G(y) - y|, of a range of 2", y_label="images",
-        lines=(line("test images", changes),), thresholds={"needed": round(needed, 4)},
+        lines=(points("test images", changes),), thresholds={"needed": round(needed, 4)},
     )  # fmt: skip
-    few = min(original.people, real.people) < FEWEST_PEOPLE
+    few = min(original.people, real.people) < FEWEST_PATIENTS
     if few or needed < LEAST_NEEDED:
         why = (
             f"{original.people} {source} and {real.people} real patients are too few to say how "
-            f"far the modalities are apart; {FEWEST_PEOPLE} of each are needed"
+            f"far the modalities are apart; {FEWEST_PATIENTS} of each are needed"
             if few
             else "The modalities' values are too much alike to say how much should change"
         )
@@ -88,7 +89,7 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
 
 
 def inversion(source: str, original: Sample, translated: Sample, real: Sample) -> Audit:
-    """Ask whether real target images look like G(y) or like its negative.
+    """Tell whether real target images look like G(y) or like its negative.
 
     Args:
         source: The source modality.
@@ -100,7 +101,7 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
         kind="lines", title="How often values occur", x_label="value, -1 black to 1 white",
         y_label="share of pixels up to it",
         lines=tuple(
-            line(name, CENTRES[::4], np.cumsum(values)[::4])
+            points(name, CENTRES[::4], np.cumsum(values)[::4])
             for name, values in (
                 ("translated", _values(translated)),
                 ("its negative", _values(translated)[::-1]),
@@ -114,7 +115,7 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
         why = (
             f"Images of {people} patients are too few to tell; {FEWEST} are needed."
             if people < FEWEST
-            else "Real target images are so much like their own negative that nothing can be said."
+            else "Real target images are too much like their own negative to tell."
         )
         return INVERSION.audit(source, "unknown", why, picture=picture)
     own = _apart(real, _values(translated), translated.small.mean(axis=0))
@@ -151,7 +152,7 @@ def _apart(real: Sample, values: Array, mean: Array) -> float:
 
 
 def _negative_within(sample: Sample) -> tuple[Array, Array]:
-    """Return histogram and mean image where only what is no background is turned over."""
+    """Return histogram and mean image with everything but the background turned over."""
     values = _values(sample)
     back = np.where(CENTRES <= _BACKGROUND, values, 0)
     turned = np.where(sample.small > _BACKGROUND, -sample.small, sample.small)

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in the run folder, together with what was known before."""
+"""An evaluation's results, merged in the run folder with those of an earlier one."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ class Clock:
 
     @contextmanager
     def timing(self, stage: str) -> Iterator[None]:
-        """Time what is done within."""
+        """Time the body."""
         began = time.monotonic()
         yield
         self.seconds[stage] = round(time.monotonic() - began, 2)
 
 
-def check_kept(run: RunFolder) -> None:
-    """Refuse before anything is computed what ``keep`` could not replace.
+def check_replaceable(run: RunFolder) -> None:
+    """Refuse, before anything is computed, a folder that ``write_evaluation`` cannot replace.
 
     Raises:
         OutputError: ``<run>/evaluation`` holds files, but no evaluation.json.
@@ -59,7 +59,7 @@ def check_kept(run: RunFolder) -> None:
         ) from None
 
 
-def keep(
+def write_evaluation(
     run: RunFolder,
     subject: Subject,
     results: Results,
@@ -69,33 +69,43 @@ def keep(
     audit: bool,
     listener: Listener,
 ) -> Results:
-    """Audit, and write ``<run>/evaluation``; all processes return what it then holds."""
-    told = None
+    """Audit, and write ``<run>/evaluation``; return, in all processes, what it then holds.
+
+    Args:
+        run: The run.
+        subject: What was evaluated.
+        results: What was found, without audits.
+        table: The predictions of test images; None keeps the earlier ones.
+        clock: The seconds so far.
+        audit: Whether the translators are audited; else earlier audits are kept.
+        listener: Receives stages and warnings.
+    """
+    values = None
     if ranks().is_first:
-        before = _known(run, results, listener)
+        before = _earlier(run, results, listener)
         with whole_folder(run.evaluation, marker=FILE, overwrite=True) as partial:
             audits: tuple[Audit, ...] = ()
             if audit and subject.translators:
                 with clock.timing("audits"):
                     audits = audit_translators(subject, partial, listener=listener)
             if before is not None:
-                results = _joined(before, results, audit=audit, listener=listener)
+                results = _merged(before, results, audit=audit, listener=listener)
                 if not audit:
-                    _take_over(run.evaluation / EXAMPLES, partial / EXAMPLES)
+                    _copy(run.evaluation / EXAMPLES, partial / EXAMPLES)
                 if table is None:
-                    _take_over(run.evaluation / PREDICTIONS, partial / PREDICTIONS)
+                    _copy(run.evaluation / PREDICTIONS, partial / PREDICTIONS)
             if audit:
                 results = results.model_copy(update={"audits": audits})
             if table is not None:
                 table.to_parquet(partial / PREDICTIONS, index=False)
             results = results.model_copy(update={"seconds": {**results.seconds, **clock.seconds}})
             write_results(partial, results)
-        told = results.model_dump(mode="json")
-    return Results.model_validate(ranks().broadcast(told))
+        values = results.model_dump(mode="json")
+    return Results.model_validate(ranks().broadcast(values))
 
 
-def _known(run: RunFolder, results: Results, listener: Listener) -> Results | None:
-    """Return what was found before of the same model on the same patients; None without it."""
+def _earlier(run: RunFolder, results: Results, listener: Listener) -> Results | None:
+    """Return earlier results of the same model on the same patients; None if there are none."""
     if not (run.evaluation / FILE).exists():
         return None
     try:
@@ -111,11 +121,11 @@ def _known(run: RunFolder, results: Results, listener: Listener) -> Results | No
     return before if same else None
 
 
-def _joined(before: Results, results: Results, *, audit: bool, listener: Listener) -> Results:
-    """Put what is new in the place of the same figures of before.
+def _merged(before: Results, results: Results, *, audit: bool, listener: Listener) -> Results:
+    """Return the earlier results with new figures in the place of the same older ones.
 
-    Figures that another judge took, or the run's own predictor before there was a judge, do not
-    stay beside those of the new one.
+    Figures that another judge took, or the run's own predictor before there was a judge, are
+    dropped.
     """
 
     def key(metric: Metric) -> tuple[str, ...]:
@@ -148,7 +158,7 @@ def _joined(before: Results, results: Results, *, audit: bool, listener: Listene
     return results.model_copy(update=update)
 
 
-def _take_over(old: Path, new: Path) -> None:
+def _copy(old: Path, new: Path) -> None:
     if old.is_dir():
         shutil.copytree(old, new)
     elif old.is_file():

@@ -26,7 +26,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     train(debug_config(write_dataset(root)), runs=root / "runs", name="joint")
     run = find_run(root / "runs" / "joint")
     opened = open_subject(run, run.model, None, None, "cpu", "fp32", silent)
-    return replace(opened, judge=find_judge(run, opened.patients, torch.device("cpu"), silent))
+    return replace(opened, judge=find_judge(run, opened.cohort, torch.device("cpu"), silent))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_every_audit_is_there_and_says_why_it_knows_nothing(
     assert {each.status for each in audits if each.kind != "prevalence"} == {"unknown"}
     assert all(each.sentence.endswith(".") and each.rule.endswith(".") for each in audits)
     assert isinstance(events[0], Stage)
-    count = len(subject.patients.test["mri"])
+    count = len(subject.cohort.test["mri"])
     batches = -(-count // subject.batch_size)
     assert events[-1] == Progress("audited mri batches", batches, batches)
     assert audit_translators(subject, out) == audits
@@ -64,7 +64,7 @@ def test_examples_are_the_test_images_and_what_the_networks_make_of_them(
     roles = {name: np.load(folder / f"{name}.npy") for name in
              ("source", "translated", "cycled", "nearest")}  # fmt: skip
     examples = [Example(**each) for each in json.loads((folder / "examples.json").read_text())]
-    test = subject.patients.test["mri"]
+    test = subject.cohort.test["mri"]
     count = min(12, len(test))
     assert len(examples) == count
     assert all(a.shape == (count, SIZE, SIZE) and a.dtype == np.uint16 for a in roles.values())
@@ -81,7 +81,7 @@ def test_examples_are_the_test_images_and_what_the_networks_make_of_them(
         assert example.cycle_error == pytest.approx(error, abs=1e-3)
         shown = roles["translated"][number] / 65535 * 2 - 1
         assert np.abs(shown - made[0, 0].numpy()).max() < 1e-2
-    train_ = subject.patients.train["ct"].stored(range(len(subject.patients.train["ct"])))
+    train_ = subject.cohort.train["ct"].stored(range(len(subject.cohort.train["ct"])))
     scaled = train_.astype(np.int64) * (65535 // np.iinfo(train_.dtype).max)
     for image in roles["nearest"]:  # all are real training images
         assert (np.abs(scaled - image.astype(np.int64)).max(axis=(1, 2)) <= 1).any()

@@ -1,4 +1,4 @@
-"""Memorisation: does G give back images that it was trained on?"""
+"""Memorisation: does G return images that it was trained on?"""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from medxlate.evaluation.audits.rule import Rule
-from medxlate.evaluation.audits.sample import FEWEST, Sample, line, patient_means
+from medxlate.evaluation.audits.sample import FEWEST, Sample, patient_means, points
 from medxlate.evaluation.results import Audit, Picture
 from medxlate.images.recipes import DARK, LEAST_SHOWN
 
 Array = npt.NDArray[Any]
-# A copy lies at a small part of the distance between two patients; half of what the nearest 5 % of
-# real images have is left by neither of them: docs/explanation/audits.md has the measurement.
+# A copy lies at a small part of the distance between two patients. Neither copies nor other images
+# cross half of what the nearest 5 % of real images have (measured in docs/explanation/audits.md).
 NEAR_PERCENTILE = 5.0
 NEAR = 0.5
-SHARE = 0.1  # of the patients: where a tenth of the images are copies, somebody is recognised
-CHANCE = 0.01  # of so many, were one patient in fifty as near by accident
+SHARE = 0.1  # of the patients: where a tenth of them are copied, somebody is recognised
+CHANCE = 0.01  # of as many copies, if one patient in fifty were as near by accident
 _BY_ACCIDENT = 0.02
 MEMORISATION = Rule(
     "memorisation",
@@ -35,9 +35,9 @@ MEMORISATION = Rule(
 class Neighbours:
     """The nearest training image of each image, found a batch of training images at a time.
 
-    The distance is 1 less the correlation of two small copies from which the mean real image was
-    taken: in [0, 2], 0 for a copy, about 1 for images that have no more in common than their
-    modality. Brightness and contrast do not change it, nor does how blurred an image is.
+    The distance is 1 - the correlation of two small copies less the mean real image: in [0, 2], 0
+    for a copy, about 1 for images that have no more in common than their modality. Brightness,
+    contrast and blur do not change it.
 
     Args:
         mean: The mean real image, float32 [s, s].
@@ -51,9 +51,9 @@ class Neighbours:
         self.index = np.zeros(len(small), dtype=np.intp)
 
     def see(self, small: Array, indices: Array) -> None:
-        """Compare with training images [M, s, s] that have these numbers [M]; empty ones are not.
+        """Compare with training images [M, s, s] of these numbers [M], without empty ones.
 
-        An image without content is near to every other such image, which says nothing.
+        An image without content is near to every other such image, which means nothing.
         """
         full = shown(small)
         if not full.any():
@@ -73,7 +73,7 @@ class Neighbours:
 
 
 def shown(small: Array) -> Array:
-    """Return which images [N, s, s] are more than background: the rule of prepared data."""
+    """Return whether each image [N, s, s] is more than background, by the rule of ``prepare``."""
     shares: Array = (small > 2 * DARK - 1).mean(axis=(1, 2))
     return shares >= LEAST_SHOWN
 
@@ -120,8 +120,8 @@ def memorisation(
             x_label="1 - correlation",
             y_label="images",
             lines=(
-                line("translated", distance[own]),
-                line("real, other patients", real_distance[others]),
+                points("translated", distance[own]),
+                points("real, other patients", real_distance[others]),
             ),
             thresholds={"near": round(limit, 4)},
         ),

@@ -1,4 +1,4 @@
-"""How close translated images are to real ones as a set: FID, KID, IS (torch-fidelity).
+"""Networks whose features images are compared by, and how features are taken.
 
 The figures mean nothing without the features that they were taken from, so every name carries
 them: ``fid`` alone is Inception's, ``fid[predictor]`` that of a predictor of real target images
@@ -7,42 +7,35 @@ alone (the judge; in a study that of `target-only`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch_fidelity
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torch_fidelity.metric_kid import kernel_mmd
+from torch_fidelity import FeatureExtractorInceptionV3
 
 from medxlate import pretrained
 from medxlate.base.device import Compute, Precision
-from medxlate.base.errors import ModelError
+from medxlate.base.errors import ModelError, UsageError
 from medxlate.base.events import Listener, silent
 from medxlate.base.grey_levels import from_stored_tensor, to_stored
-from medxlate.evaluation.gaussian import Gaussian, Moments, frechet_distance
-from medxlate.evaluation.store import FeatureStore, StoredFeatures, network_key
+from medxlate.evaluation.feature_store import FeatureStore, StoredFeatures, network_key
+from medxlate.evaluation.subject import Subject
 from medxlate.inference.engine import run
 from medxlate.method.predictor import PredictorNetwork
 
-NAMES = ("fid", "kid", "is")
-SMALL = 2048  # below it the covariance of Inception's 2048 features has no full rank
-PREPARATION = "1"  # of images for a network; another way of it makes other features
+PREPARATION = "1"  # of images for a network; to prepare them otherwise makes other features
 PRECISION: Precision = "fp32"  # in which features are computed
-KID_SUBSETS, KID_SIZE, SEED = 100, 1000, 2020  # torch-fidelity's
-BLOCK = 512  # images whose features are in memory at once
 
 
 @dataclass(frozen=True)
-class Features:
-    """Where features come from.
+class Extractor:
+    """A network that images are compared by.
 
     Attributes:
-        name: ``inception`` or ``predictor``.
+        name: ``inception``, ``predictor``, or the name of a network of timm's.
         network: The network, on the device.
         extract: From uint8 images [B, 3, S, S] to pooled features and, behind them, class logits.
         width: Number of pooled features.
@@ -55,14 +48,63 @@ class Features:
     width: int
     has_classes: bool
 
-    def label(self, metric: str) -> str:
-        """Return the metric's name with its features: ``fid``, ``fid[predictor]``."""
-        return metric if self.name == "inception" else f"{metric}[{self.name}]"
+
+def find_extractors(
+    subject: Subject, specs: Sequence[str], inception: Path | None, *, download: bool, offline: bool
+) -> tuple[list[Extractor], dict[str, str]]:
+    """Return the networks to compare images by, and those that are missing, with the reason.
+
+    Args:
+        subject: Its judge may serve.
+        specs: ``inception``, ``predictor`` (the judge), or ``NAME=FILE.safetensors``, a network of
+            timm's with its weights. None: those of the first two that are there.
+        inception: Inception's weights.
+        download: Whether they may be downloaded.
+        offline: Whether a download is refused even so.
+
+    Returns:
+        The extractors, and the reasons by spec. Without ``specs``, a reason is given only where
+        there is no extractor.
+
+    Raises:
+        UsageError: A spec is of another form.
+        ModelError: A named file does not hold such weights.
+    """
+    found: list[Extractor] = []
+    missing: dict[str, str] = {}
+    for spec in dict.fromkeys(specs or ("inception", "predictor")):
+        name, _, file = spec.partition("=")
+        if spec == "inception":
+            weights = find_inception(inception, download=download, offline=offline)
+            if weights is None:
+                missing[spec] = "Inception's weights are not here"
+            else:
+                found.append(inception_extractor(weights))
+        elif spec == "predictor":
+            if subject.judge is None:
+                missing[spec] = "there is no judge"
+            else:
+                has_classes = subject.judge.head.task.kind == "classification"
+                network = subject.judge.network
+                found.append(predictor_extractor(network, has_classes=has_classes))
+        elif file:
+            if not Path(file).is_file():
+                raise ModelError(f"The weights {file} do not exist.")
+            network = PredictorNetwork(architecture=name, outputs=1, pretrained=file).eval()
+            found.append(predictor_extractor(network, has_classes=False, name=name))
+        else:
+            raise UsageError(
+                f"--features {spec} is unknown.",
+                "Choose inception, predictor, or NAME=FILE.safetensors of a network of timm's.",
+            )
+    for extractor in found:
+        extractor.network.to(subject.compute.device)
+    return found, missing if specs or not found else {}
 
 
-def predictor_features(
+def predictor_extractor(
     network: PredictorNetwork, *, has_classes: bool, name: str = "predictor"
-) -> Features:
+) -> Extractor:
     """Return a trained predictor, or another network of timm's, as a source of features.
 
     Args:
@@ -75,10 +117,10 @@ def predictor_features(
         pooled = network.features(from_stored_tensor(eight_bit[:, :1]))
         return torch.cat([pooled, network.classify(pooled)], dim=1)
 
-    return Features(name, network, extract, network.feature_width, has_classes)
+    return Extractor(name, network, extract, network.feature_width, has_classes)
 
 
-def inception_features(weights: Path) -> Features:
+def inception_extractor(weights: Path) -> Extractor:
     """Return torch-fidelity's Inception with weights from a file.
 
     Raises:
@@ -100,7 +142,7 @@ def inception_features(weights: Path) -> Features:
     def extract(eight_bit: Tensor) -> Tensor:
         return torch.cat(network(eight_bit), dim=1)
 
-    return Features("inception", network, extract, 2048, has_classes=True)
+    return Extractor("inception", network, extract, 2048, has_classes=True)
 
 
 def find_inception(weights: Path | None, *, download: bool, offline: bool = False) -> Path | None:
@@ -108,8 +150,8 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
 
     Args:
         weights: A file that the user named.
-        download: Whether torch-fidelity's copy may be downloaded where it is not there yet.
-        offline: Whether a download is refused all the same.
+        download: Whether torch-fidelity's copy may be downloaded where it is not here yet.
+        offline: Whether a download is refused even so.
 
     Raises:
         ModelError: The named file does not exist, or the download failed or was refused.
@@ -133,22 +175,22 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
 
 def open_store(
     folder: Path | None,
-    features: Features,
+    extractor: Extractor,
     device: torch.device,
     *,
     listener: Listener = silent,
 ) -> FeatureStore:
-    """Return where the features of images are kept under all that they depend on.
+    """Return the store of features under all that they depend on.
 
     Args:
         folder: See ``FeatureStore``.
-        features: Where they come from.
+        extractor: The network that computes them.
         device: Where the network is: another kind of device rounds differently.
         listener: See ``FeatureStore``.
     """
     facts = {
-        "name": features.name,
-        "network": network_key(features.network),
+        "name": extractor.name,
+        "network": network_key(extractor.network),
         "preparation": PREPARATION,
         "precision": PRECISION,
         "device": device.type,
@@ -158,90 +200,18 @@ def open_store(
 
 
 def extract(
-    images: Iterable[Tensor], features: Features, device: torch.device, store: FeatureStore
+    images: Iterable[Tensor], extractor: Extractor, device: torch.device, store: FeatureStore
 ) -> StoredFeatures:
-    """Return the features [N, D] of uint8 images [B, 3, S, S]; in float32, whatever was trained.
+    """Return the features [N, D + K] of uint8 images [B, 3, S, S]; in float32, always.
 
     The network sees only images that are not in the store.
     """
     compute = Compute(device, PRECISION)
 
     def call(batch: Tensor) -> Tensor:
-        return run(features.network, [batch], compute=compute, call=features.extract)
+        return run(extractor.network, [batch], compute=compute, call=extractor.extract)
 
     return store.features(images, call)
-
-
-def compare_features(
-    fakes: StoredFeatures, reals: StoredFeatures, metrics: Sequence[str], features: Features
-) -> dict[str, float]:
-    """Compare the features of translated and of real images.
-
-    Args:
-        fakes: Features of translated images.
-        reals: Features of real target images.
-        metrics: Of NAMES.
-        features: Where they come from.
-
-    Returns:
-        The metrics under their names with features; IS (of the fakes) is left out where the
-        features have no class logits. KID is a mean over 100 random subsets of up to 1000 images.
-    """
-    width = features.width
-    found: dict[str, float] = {}
-    if "fid" in metrics:
-        value = frechet_distance(_gaussian(fakes, width), _gaussian(reals, width))
-        found[features.label("fid")] = value
-    if "kid" in metrics:
-        found[features.label("kid")] = kernel_distance(fakes, reals, width)
-    if "is" in metrics and features.has_classes:
-        found[features.label("is")] = inception_score(fakes, width)
-    return found
-
-
-def kernel_distance(fakes: StoredFeatures, reals: StoredFeatures, width: int) -> float:
-    """Return KID over the subsets that torch-fidelity draws; one of each is in memory at a time."""
-    size = min(KID_SIZE, len(fakes), len(reals))
-    random = np.random.RandomState(SEED)
-    values = []
-    for _ in range(KID_SUBSETS):
-        pair = [
-            each.rows(random.choice(len(each), size, replace=False))[:, :width]
-            for each in (fakes, reals)
-        ]
-        values.append(kernel_mmd(*pair))
-    return float(np.mean(values))
-
-
-def inception_score(fakes: StoredFeatures, width: int) -> float:
-    """Return IS over the splits that torch-fidelity draws, from sums over blocks of images.
-
-    The mean of KL(p || q) over a split, q being its mean p, is that of sum(p log p) less
-    sum(q log q).
-    """
-    count = len(fakes)
-    splits = min(10, count)
-    order = np.random.RandomState(SEED).permutation(count)
-    scores = []
-    for i in range(splits):
-        chosen = order[i * count // splits : (i + 1) * count // splits]
-        sharpness, total = 0.0, torch.zeros(1, dtype=torch.float64)
-        for start in range(0, len(chosen), BLOCK):
-            rows = fakes.rows(chosen[start : start + BLOCK])[:, width:]
-            logits = torch.from_numpy(rows).double()
-            shares = logits.softmax(dim=1)
-            sharpness += float((shares * logits.log_softmax(dim=1)).sum())
-            total = total + shares.sum(dim=0)
-        mean = total / len(chosen)
-        scores.append(math.exp(sharpness / len(chosen) - float(torch.xlogy(mean, mean).sum())))
-    return float(np.mean(scores))
-
-
-def _gaussian(stored: StoredFeatures, width: int) -> Gaussian:
-    moments = Moments(width)
-    for start in range(0, len(stored), BLOCK):
-        moments.add(stored.rows(range(start, min(start + BLOCK, len(stored))))[:, :width])
-    return moments.gaussian()
 
 
 def to_eight_bit(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The patients that a run is judged by: its dataset, and the slices of each part."""
+"""The patients of a run: its dataset, and the slices of each part of its split."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Parts = Mapping[str, Slices]  # by modality
 
 
 @dataclass(frozen=True)
-class Patients:
+class Cohort:
     """A run's dataset and the slices of each part, by modality.
 
     Attributes:
         config: The run's configuration.
         dataset: The dataset.
         tables: The modalities, whose ``slices`` tables hold series, position and more.
-        split: Who is in which part.
-        train: As the run was trained with.
-        val: By which its best predictor was chosen.
-        test: Never seen in training.
+        split: Which patient is in which part.
+        train: The slices that the run was trained with.
+        val: Those by which its best predictor was chosen.
+        test: Those that training never saw.
     """
 
     config: Config
@@ -42,8 +42,8 @@ class Patients:
     test: Parts
 
 
-def open_patients(run: RunFolder, data: Path | str | None = None) -> Patients:
-    """Open a run's dataset, and refuse one that leaks or has changed.
+def open_cohort(run: RunFolder, data: Path | str | None = None) -> Cohort:
+    """Open a run's dataset; refuse one that leaks or has changed.
 
     Args:
         run: The run.
@@ -63,4 +63,4 @@ def open_patients(run: RunFolder, data: Path | str | None = None) -> Patients:
     )
     if not len(test[config.data.target]):
         raise DataError("The split has no test patient of the target modality.")
-    return Patients(config, dataset, tables, split, train, val, test)
+    return Cohort(config, dataset, tables, split, train, val, test)

@@ -1,4 +1,4 @@
-"""Metrics against closed forms, and evaluate on a tiny run."""
+"""``evaluate`` on tiny runs: what it measures, keeps and refuses."""
 
 from __future__ import annotations
 
@@ -12,190 +12,17 @@ import pandas as pd
 import pytest
 import timm
 import torch
-import torch_fidelity
 from safetensors.torch import save_file
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from medxlate.base.errors import DataError, ModelError, OutputError, UsageError
 from medxlate.base.events import Event
-from medxlate.dataset.labels import Task
-from medxlate.evaluation import fakes, subject
-from medxlate.evaluation.distribution import (
-    Features,
-    compare_features,
-    extract,
-    find_inception,
-    inception_features,
-    open_store,
-    predictor_features,
-    to_eight_bit,
-)
+from medxlate.evaluation import subject
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.evaluation.prediction_metrics import CLASSIFICATION, Cases, score_slices
+from medxlate.evaluation.prediction_metrics import CLASSIFICATION
 from medxlate.evaluation.results import read_results
 from medxlate.inference.predict import Predictor, predict
-from medxlate.method.predictor import PredictorNetwork
 from medxlate.training.train import train
-from tiny import AGE, GROUP, debug_config, write_dataset
-
-
-def score(
-    values: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: Task
-) -> dict[str, float | None]:
-    return score_slices(Cases(values, labels, tuple(map(str, range(len(labels))))), task)[0]
-
-
-def test_regression_scores_are_their_definitions() -> None:
-    truth = np.array([20.0, 35.0, 50.0, 80.0])
-    values = np.array([25.0, 30.0, 55.0, 70.0])
-    found = score(values, truth, AGE)
-    assert found["mse"] == pytest.approx(((values - truth) ** 2).mean())
-    assert found["mae"] == pytest.approx(6.25)
-    expected = 1 - ((values - truth) ** 2).sum() / ((truth - truth.mean()) ** 2).sum()
-    assert found["r2"] == pytest.approx(expected)
-
-
-def test_r2_of_equal_labels_is_not_defined() -> None:
-    assert score(np.array([1.0, 2.0]), np.array([3.0, 3.0]), AGE)["r2"] is None
-
-
-def test_classification_scores_against_counting() -> None:
-    random = np.random.default_rng(0)
-    truth = random.integers(0, 2, 40)  # the third class never occurs
-    values = random.dirichlet([1, 1, 0.2], 40).astype(np.float32)
-    found = score(values, truth, GROUP)
-    chosen = values.argmax(axis=1)
-    assert found["accuracy"] == pytest.approx((chosen == truth).mean())
-    brier = [(values[i, k] - (truth[i] == k)) ** 2 for i in range(40) for k in range(3)]
-    assert found["brier"] == pytest.approx(sum(brier) / 40, abs=1e-6)
-    f1, auroc = [], []
-    for k in (0, 1):
-        hit = ((chosen == k) & (truth == k)).sum()
-        f1.append(2 * hit / ((chosen == k).sum() + (truth == k).sum()))
-        positive, negative = values[truth == k, k], values[truth != k, k]
-        auroc.append((positive[:, None] > negative[None]).mean())
-    assert found["f1"] == pytest.approx(np.mean(f1), abs=1e-6)
-    assert found["auroc"] == pytest.approx(np.mean(auroc), abs=1e-6)
-
-
-def test_auroc_of_one_class_is_not_defined() -> None:
-    values = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1]], dtype=np.float32)
-    assert score(values, np.array([1, 1]), GROUP)["auroc"] is None
-
-
-@pytest.fixture(scope="module")
-def network() -> PredictorNetwork:
-    torch.manual_seed(0)
-    made = PredictorNetwork(architecture="test_resnet", outputs=3)
-    made.eval()
-    return made
-
-
-def some_images(count: int, seed: int, contrast: float = 1.0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(count, 1, 32, 32, generator=generator) * contrast * 2 - 1
-
-
-def compare(
-    fakes: torch.Tensor, reals: torch.Tensor, metrics: list[str], features: Features
-) -> dict[str, float]:
-    cpu = torch.device("cpu")
-    with open_store(None, features, cpu) as store:
-        sets = [
-            extract(map(to_eight_bit, images.split(16)), features, cpu, store)
-            for images in (fakes, reals)
-        ]
-        return compare_features(*sets, metrics, features)
-
-
-def test_fid_and_kid_by_predictor_features_are_their_formulas(network: PredictorNetwork) -> None:
-    fakes, reals = some_images(60, 1, 0.5), some_images(70, 2)
-    features = predictor_features(network, has_classes=True)
-    found = compare(fakes, reals, ["fid", "kid", "is"], features)
-    assert set(found) == {"fid[predictor]", "kid[predictor]", "is[predictor]"}
-
-    def pooled(images: torch.Tensor) -> np.ndarray:
-        eight = ((images + 1) / 2 * 255).round() / 127.5 - 1
-        with torch.inference_mode():
-            return network.features(eight).double().numpy()
-
-    a, b = pooled(fakes), pooled(reals)
-
-    def root(matrix: np.ndarray) -> np.ndarray:
-        values, vectors = np.linalg.eigh(matrix)
-        return (vectors * np.sqrt(values.clip(0))) @ vectors.T
-
-    # Frechet distance of two Gaussians (Dowson and Landau 1982), in its symmetric form.
-    one, other = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    mixed = root(root(one) @ other @ root(one))
-    fid = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(one + other - 2 * mixed)
-    assert found["fid[predictor]"] == pytest.approx(fid, rel=1e-3)
-    assert found["kid[predictor]"] > 0
-
-
-def test_fid_of_a_set_with_itself_is_zero_and_grows_with_distance(
-    network: PredictorNetwork,
-) -> None:
-    features = predictor_features(network, has_classes=True)
-    reals = some_images(50, 3)
-    same = compare(reals, reals, ["fid"], features)["fid[predictor]"]
-    near = compare(some_images(50, 4, 0.9), reals, ["fid"], features)["fid[predictor]"]
-    far = compare(some_images(50, 4, 0.3), reals, ["fid"], features)["fid[predictor]"]
-    assert abs(same) < 1e-3 < near < far
-
-
-def test_inception_weights_must_be_tensors_only(tmp_path: Path) -> None:
-    trap = tmp_path / "trap.pth"
-    torch.save({"weights": Path}, trap)  # a pickle that names a class
-    with pytest.raises(ModelError, match=r"trap\.pth"):
-        inception_features(trap)
-
-
-class Listed(torch.utils.data.Dataset):
-    """Images as torch-fidelity takes them."""
-
-    def __init__(self, images: torch.Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return self.images[index]
-
-
-@pytest.mark.nightly
-def test_kid_and_is_of_inception_are_those_of_torch_fidelity(tmp_path: Path) -> None:
-    """With random weights in a file: the published ones cannot be had without internet."""
-    weights = tmp_path / "inception.pth"
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "load", lambda *_, **__: {})
-        patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
-        blank = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path="x")
-    torch.save(blank.state_dict(), weights)
-    fakes, reals = some_images(12, 5, 0.5), some_images(14, 6)
-    found = compare(fakes, reals, ["kid", "is"], inception_features(weights))
-    theirs = torch_fidelity.calculate_metrics(
-        input1=Listed(to_eight_bit(fakes)),
-        input2=Listed(to_eight_bit(reals)),
-        feature_extractor_weights_path=str(weights),
-        cuda=False, kid=True, isc=True, kid_subset_size=12, batch_size=4,
-        save_cpu_ram=True, cache=False, verbose=False,
-    )  # fmt: skip
-    assert found["kid"] == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-3)
-    assert found["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-4)
-
-
-def test_inception_is_found_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    assert find_inception(None, download=False) is None
-    cached = tmp_path / "checkpoints" / "weights-inception-2015-12-05-6726825d.pth"
-    cached.parent.mkdir()
-    cached.write_bytes(b"x")
-    assert find_inception(None, download=False) == cached
-    with pytest.raises(ModelError, match="do not exist"):
-        find_inception(tmp_path / "no.pth", download=True)
+from tiny import GROUP, debug_config, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -305,8 +132,8 @@ def test_the_calibration_error_says_whether_probabilities_are_calibrated(tmp_pat
 
     def notes() -> str:
         metrics = evaluate(run, metrics=["ece"]).results.metrics
-        mine = [m for m in metrics if (m.name, m.level, m.of) == ("ece", "image", "model")]
-        return " ".join(mine[0].notes)
+        ece = next(m for m in metrics if (m.name, m.level, m.of) == ("ece", "image", "model"))
+        return " ".join(ece.notes)
 
     assert "not calibrated: there are" in notes()  # too few validation patients
     record = run / "model" / "model.json"
@@ -367,17 +194,17 @@ def test_some_figures_are_put_among_those_that_were_kept(folder: Path) -> None:
 def test_a_test_image_is_translated_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever asks for it: figures by several networks, pairs, audits, examples."""
     translated: list[int] = []
-    run = fakes.run
+    run = subject.run_network
 
     def counting(network: Any, images: Any, **options: Any) -> torch.Tensor:
         translated.append(sum(map(len, images)))
         return run(network, images, **options)
 
-    monkeypatch.setattr(fakes, "run", counting)
+    monkeypatch.setattr(subject, "run_network", counting)
     whole = evaluate(folder / "runs" / "joint").results
     assert sum(translated) == whole.translated["mri"]
     translated.clear()
-    monkeypatch.setattr(subject, "KEPT_FAKES", 2 * 4 * 32 * 32)  # two images of four bytes a pixel
+    monkeypatch.setattr(subject, "MOST_KEPT", 2 * 4 * 32 * 32)  # two images of four bytes a pixel
     again = evaluate(folder / "runs" / "joint").results
     assert sum(translated) > whole.translated["mri"]
     assert again.metrics == whole.metrics

@@ -14,9 +14,9 @@ from torch import Tensor
 from medxlate.base.distributed import Ranks
 from medxlate.base.errors import DataError
 from medxlate.base.events import Event, Warned
-from medxlate.evaluation import shared
-from medxlate.evaluation.shared import common_folder, gather_features, gather_predictions, share
-from medxlate.evaluation.store import FeatureStore
+from medxlate.evaluation import batches, feature_store
+from medxlate.evaluation.batches import gather_predictions, own_batches
+from medxlate.evaluation.feature_store import FeatureStore, common_folder, gather_features
 
 
 class Numbers:
@@ -56,7 +56,8 @@ class Fake(Ranks):
 def be(monkeypatch: pytest.MonkeyPatch, rank: int, count: int, said: Any = ()) -> None:
     team = Fake(rank, count)
     object.__setattr__(team, "said", list(said))
-    monkeypatch.setattr(shared, "ranks", lambda: team)
+    for module in (batches, feature_store):
+        monkeypatch.setattr(module, "ranks", lambda: team)
 
 
 def doubled(images: Iterable[Tensor]) -> np.ndarray[Any, Any]:
@@ -72,9 +73,9 @@ def test_predictions_come_in_the_order_of_the_slices_whoever_makes_them(
     made = []
     for rank in range(count):
         be(monkeypatch, rank, count)
-        batches = [batch.images.tolist() for batch in share(numbers, 2)]
-        assert all(images[0] % (2 * count) == 2 * rank for images in batches)
-        made.append([2 * value for images in batches for value in images])
+        own = [batch.images.tolist() for batch in own_batches(numbers, 2)]
+        assert all(images[0] % (2 * count) == 2 * rank for images in own)
+        made.append([2 * value for images in own for value in images])
     be(monkeypatch, count - 1, count, made)
     found = gather_predictions(doubled, numbers, 2)
     assert found.tolist() == [2 * i for i in range(slices)]
@@ -104,9 +105,9 @@ def test_features_that_no_process_kept_are_missed(
     strange = torch.full((1, 32), 7, dtype=torch.uint8)
     with FeatureStore(tmp_path, {"weights": "1"}) as store:
         own = store.features([image], lambda batch: torch.ones(len(batch), 2))
-        mine = torch.tensor([list(name) for name in own.names], dtype=torch.uint8)
-        be(monkeypatch, 0, 2, [mine, mine])
-        assert gather_features(own, store, 2, 1).rows([0, 1]).tolist() == [[1, 1], [1, 1]]
-        be(monkeypatch, 0, 2, [mine, strange])
+        keys = torch.tensor([list(name) for name in own.names], dtype=torch.uint8)
+        be(monkeypatch, 0, 2, [keys, keys])
+        assert gather_features(own, store, 2, 1)[np.arange(2)].tolist() == [[1, 1], [1, 1]]
+        be(monkeypatch, 0, 2, [keys, strange])
         with pytest.raises(DataError, match="lacks the features of 1 images"):
             gather_features(own, store, 2, 1)
