@@ -95,6 +95,7 @@ class Listed(torch.utils.data.Dataset):
         return self.images[index]
 
 
+@pytest.mark.nightly
 def test_kid_and_is_of_inception_are_those_of_torch_fidelity(tmp_path: Path) -> None:
     """With random weights in a file: the published ones cannot be had without internet."""
     weights = tmp_path / "inception.pth"
