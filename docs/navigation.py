@@ -60,7 +60,15 @@ def on_config(config: Any) -> Any:
         "tutorial.md",
         "real-data.md",
         *({title: _pages(folder)} for title, folder in SECTIONS.items()),
-        {"Project": ["results.md", "benchmarks.md", "architecture.md", *_taken_over()]},
+        {
+            "Project": [
+                "results.md",
+                "benchmarks.md",
+                "architecture.md",
+                "decisions.md",
+                *_taken_over(),
+            ]
+        },
     ]
     return config
 

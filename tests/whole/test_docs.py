@@ -113,3 +113,19 @@ def test_every_public_name_has_a_docstring() -> None:
     for name in medxlate.__all__:
         if name != "__version__":
             assert inspect.getdoc(getattr(medxlate, name)), name
+
+
+@pytest.mark.parametrize("page", ["architecture", "decisions", "how-to/extend"])
+def test_modules_that_a_page_names_are_there(page: str):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([a-z_/]+/[a-z_]+\.py)`", text))
+    assert len(named) > 3
+    homes = (ROOT / "src" / "medxlate", ROOT)
+    assert [name for name in sorted(named) if not any((h / name).is_file() for h in homes)] == []
+
+
+def test_every_room_is_in_the_architecture_and_in_the_readme():
+    rooms = {path.parent.name for path in (ROOT / "src" / "medxlate").glob("*/__init__.py")}
+    for page in ("docs/architecture.md", "README.md"):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert [room for room in sorted(rooms) if f"{room}/" not in text] == [], page
