@@ -239,7 +239,7 @@ def test_what_spreadsheets_write_is_a_number(text: str, value: float):
         ("121", "months", ""),
         ("130Y", "months", "more than 120 years"),
         ("1500", "months", "more than 120 years"),
-        ("060Y", "rings", "no unit of one"),
+        ("060Y", "rings", "is not a unit of age"),
         ("121", None, ""),
         ("-1", None, ""),
         ("0", "years", ""),

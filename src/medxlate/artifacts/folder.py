@@ -23,7 +23,7 @@ from medxlate.base.files import whole_folder, write_json
 from medxlate.base.records import safe_join
 from medxlate.base.tensors import load_tensors, save_tensors
 from medxlate.method.generator import build_generator
-from medxlate.method.predictor import PredictorNetwork
+from medxlate.method.predictor import PredictorNetwork, import_timm
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -112,6 +112,7 @@ def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
         ModelError: The model has none, or its weights are damaged.
     """
     found = predictor_of(folder, info)
+    import_timm()
     return load_network(lambda: build_predictor(found), folder, found.weights)
 
 

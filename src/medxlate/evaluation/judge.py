@@ -34,7 +34,7 @@ from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import predict_batches
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.placing import place
-from medxlate.method.predictor import PredictorNetwork
+from medxlate.method.predictor import PredictorNetwork, import_timm
 from medxlate.training.checkpoints import load_part
 from medxlate.training.loop import Loop
 from medxlate.training.randomness import seed_all
@@ -277,6 +277,7 @@ def _kept(folder: Path, lesson: Lesson, listener: Listener) -> Judge | None:
         )
         if record.made_from != lesson.depends:
             return None
+        import_timm()
         network = load_network(
             lambda: PredictorNetwork(architecture=record.architecture, outputs=record.head.outputs),
             folder,

@@ -54,7 +54,8 @@ class LabelTransform(BaseModel):
         """
         if self.task.kind == "classification":
             return F.cross_entropy(full_precision(outputs), labels)
-        return F.mse_loss(full_precision(outputs).squeeze(1), (labels - self.mean) / self.std)
+        answers = full_precision(outputs).squeeze(1)
+        return F.mse_loss(answers, ((labels - self.mean) / self.std).to(answers.dtype))
 
     @property
     def loss_unit(self) -> float:

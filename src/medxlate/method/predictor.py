@@ -136,6 +136,11 @@ class PredictorNetwork(nn.Module):
         return pooled
 
 
+def import_timm() -> None:
+    """Import timm now: not where networks are made without memory, for its modules make tensors."""
+    import timm  # noqa: F401
+
+
 def synchronise(predictor: PredictorNetwork) -> None:
     """Give batch norms the statistics of all processes' images; names and values of tensors stay.
 
