@@ -438,7 +438,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
         (["--method", "dan", "--target", "ct"], 2, "Did you mean"),
         (["--method", "something", "--target", "ct"], 2, "target-only"),
         (["--repeats", "0", "--target", "ct"], 2, "repeats"),
-        (["--target-fraction", "half", "--target", "ct"], 2, "no list of numbers"),
+        (["--target-fraction", "half", "--target", "ct"], 2, "not a list of numbers"),
         (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is not a share"),
         (["--source", "ct", "--target", "ct"], 2, "target"),
         (["--policy", "volume", "--target", "ct"], 2, "split.policy"),
