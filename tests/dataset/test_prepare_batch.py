@@ -23,7 +23,6 @@ import pytest
 
 import crashing
 import medxlate.base.files
-import medxlate.base.parallel
 import medxlate.dataset.assemble
 import medxlate.dataset.job
 import medxlate.dataset.parts
@@ -611,9 +610,6 @@ def test_a_scan_that_kills_its_process_is_skipped_and_the_others_are_read(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(medxlate.dataset.job, "write_part", crashing.die_of_s03)
-    monkeypatch.setattr(
-        medxlate.base.parallel, "AHEAD", 1
-    )  # each scan in question takes a new process
     result = run_mixed(mixed, plant_key(tmp_path / "data"), workers=2)
     assert result.skipped["s03"] == "reading it crashed the reader"
     assert result.scans == SCANS - 1

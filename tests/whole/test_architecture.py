@@ -54,8 +54,8 @@ HOMES = {
     "huggingface_hub": {"method.predictor", "export.hub"},
 }
 NO_TORCH = {
-    "base.errors", "base.events", "base.files", "base.parallel", "base.records", "base.toml",
-    "config", "images", "phantoms", "scrub", "cli", "pretrained",
+    "base.errors", "base.events", "base.files", "base.machine", "base.pool", "base.records",
+    "base.toml", "config", "images", "phantoms", "scrub", "cli", "pretrained",
 }  # fmt: skip
 
 

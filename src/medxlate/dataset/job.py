@@ -16,7 +16,7 @@ from medxlate.base.distributed import ranks
 from medxlate.base.errors import DataError
 from medxlate.base.events import Listener, Progress, Stage, Warned
 from medxlate.base.files import locked, remove_stale, whole_file, whole_folder, write_json
-from medxlate.base.parallel import Mapper, processes
+from medxlate.base.pool import Mapper, processes
 from medxlate.dataset.assemble import Assembled, assemble
 from medxlate.dataset.duplicates import Duplicate, near_duplicates
 from medxlate.dataset.identifiers import Identifiers
