@@ -35,6 +35,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 # A library that only these rooms and modules may import.
 HOMES = {
+    "filelock": {"base.files"},
     "typer": {"cli"},
     "rich": {"cli.console"},
     "timm": {"method.predictor"},
