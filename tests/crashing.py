@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
-from medxlate.dataset.parts import PartJob, write_part
+from medxlate.dataset.parts import PartJob, WrittenPart, write_part
 
 
-def die_of_s03(task: PartJob) -> int:
+def die_of_s03(task: PartJob) -> WrittenPart:
     """Read a scan; die, as a crashing decoder does, where it is called s03."""
     if task.scan.name == "s03":
         os._exit(9)

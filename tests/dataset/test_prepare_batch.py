@@ -298,6 +298,36 @@ def test_a_stopped_run_is_continued_with_what_is_missing(
     assert tree(data) == undisturbed
 
 
+@pytest.mark.parametrize("left", ["damaged", "of an older version"])
+def test_a_part_that_is_damaged_or_of_an_older_version_is_read_again(
+    mixed: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: list[str],
+    left: str,
+) -> None:
+    """A power cut leaves files that are empty; older versions had a JSON file for each part."""
+    data = plant_key(tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(medxlate.images.slices, "open_stack", stopping_at(7))
+        with pytest.raises(KeyboardInterrupt):
+            run_mixed(mixed, data)
+    work = data / ".ct.parts"
+    files = sorted((work / "parts").iterdir())
+    if left == "damaged":
+        files[0].write_bytes(b"")
+    else:
+        for file in files:
+            file.rename(work / file.name)
+            listing = {"limits": [0, 1], "slices": [], "skipped": {}, "notes": []}
+            (work / file.name).with_suffix(".json").write_text(json.dumps(listing))
+        (work / "journal-0.jsonl").unlink()
+    run_mixed(mixed, data)
+    assert len(opened) == SCANS - (5 if left == "damaged" else 0)
+    assert tree(data) == undisturbed
+
+
 def test_a_run_stopped_twice_in_several_processes_ends_with_the_same_bytes(
     mixed: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -410,11 +440,11 @@ def test_an_interrupted_first_prepare_leaves_only_what_it_can_go_on_with(
 
 
 def without_parts(data: Path, modality: str) -> dict[str, bytes]:
-    """Return a data folder's content but for the parts, which must be complete ones."""
+    """Return a data folder's content but for the parts."""
     content = tree(data)
     made = {name for name in content if name.startswith(f".{modality}.parts/")}
     files = {name for name in made if not name.endswith("/")}
-    assert {Path(name).suffix for name in files} <= {".bin", ".json"}
+    assert {Path(name).suffix for name in files} <= {".bin", ".jsonl"}
     return {name: text for name, text in content.items() if name not in made}
 
 
@@ -552,7 +582,9 @@ def prepared(process: subprocess.Popen[str]) -> str:
 
 
 def parts(data: Path) -> int:
-    return len(list(data.glob(".ct.parts/*.json")))
+    """Return how many parts are finished."""
+    journals = data.glob(".ct.parts/journal-*.jsonl")
+    return sum(len(journal.read_bytes().splitlines()) for journal in journals)
 
 
 @pytest.mark.nightly

@@ -167,13 +167,13 @@ def test_results_of_other_options_are_not_mixed(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A prediction that was stopped is begun anew with another level, model or ``tta``."""
-    from medxlate.inference import journal
     from medxlate.inference import predict as module
+    from medxlate.inference import work
 
     marks: list[str] = []
 
     def stamp(*args: Any) -> str:
-        marks.append(journal.stamp(*args))
+        marks.append(work.stamp(*args))
         return marks[-1]
 
     monkeypatch.setattr(module, "stamp", stamp)

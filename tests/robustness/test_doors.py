@@ -230,8 +230,8 @@ def test_pixels_and_secrets_are_private_while_a_dataset_is_made(
     """The parts that lie there for minutes, and the files that stay private for good."""
     seen: set[int] = set()
 
-    def looked_at(task: Any) -> int:
-        seen.add(mode(task.folder))
+    def looked_at(task: Any) -> Any:
+        seen.add(mode(task.folder.parent))
         return write_part(task)
 
     monkeypatch.setattr(job, "write_part", looked_at)

@@ -9,14 +9,15 @@ from typing import Any
 from medxlate._version import __version__
 from medxlate.base.distributed import ranks
 from medxlate.base.files import write_json
+from medxlate.base.journal import Entry
 from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.grouping import FoundScans
 from medxlate.images.pseudonym import Phi, clean_path, pseudonym
 from medxlate.images.scan import Scan
 from medxlate.inference.inputs import refuse_if_nothing, sort_out
-from medxlate.inference.journal import Entry, Work
 from medxlate.inference.names import clean_names
 from medxlate.inference.outputs import Made
+from medxlate.inference.work import Work
 
 SCHEMA_VERSION = 2
 MARKER = "translation.json"

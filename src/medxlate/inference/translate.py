@@ -18,7 +18,7 @@ from medxlate.artifacts.runs import find_model
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ImageError, UsageError, nearest
 from medxlate.base.events import Listener, Warned, silent
-from medxlate.base.files import check_free
+from medxlate.base.files import check_free, sha256
 from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.images.pseudonym import PHI, Phi
 from medxlate.inference.arrays import restored
@@ -30,15 +30,14 @@ from medxlate.inference.inputs import (
     SliceBatch,
     find_inputs,
 )
-from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
 from medxlate.inference.lookalike import Looks, total
 from medxlate.inference.names import output_names
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.record import MARKER, PATIENT_TAGS, finish, patients_of
-from medxlate.inference.stream import stream
+from medxlate.inference.stream import Unit, stream, units_of
 from medxlate.inference.tiles import MULTIPLE
 from medxlate.inference.translator import Translator
-from medxlate.inference.units import Unit, units_of
+from medxlate.inference.work import Work, stamp, work_folder, working
 
 __all__ = ["TranslateResult", "Translator", "translate"]
 
@@ -178,13 +177,13 @@ def translate(
         patients = patients_of(found.scans, phi, made.key)
         names = output_names(found.scans, phi=phi, patients=patients)
         if not work.placed:
-            tell_stage(
-                f"Translating {count} {made.source} slices to {made.target}", work, whole, listener
-            )
-            if work.drawn["compiled"] and work.missing(whole) and not translator.engine.padded:
+            text = f"Translating {count} {made.source} slices to {made.target}"
+            work.report(text, whole, listener)
+            missing = work.journal.missing(whole)
+            if work.drawn["compiled"] and missing and not translator.engine.padded:
                 translator.compile_where_it_pays("on", count, listener)
-            _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
-        entries = work.entries(whole)
+            _translate(work, missing, translator, reader, Outputs(work.out, names, made), listener)
+        entries = list(work.journal.entries(whole))
         files, failed, left_out = finish(work, entries, found, inputs, made, patients)
     notes = tuple(total(Looks.noted(each) for each in entries).notes(translator.source))
     for note in notes:
@@ -196,13 +195,13 @@ def translate(
 
 def _translate(
     work: Work,
-    whole: Sequence[Unit],
+    missing: Sequence[Unit],
     translator: Translator,
     reader: Reader,
     outputs: Outputs,
     listener: Listener,
 ) -> None:
-    """Translate this process's share of what is missing, and note each finished unit."""
+    """Translate the units that are missing, and note each when it is finished."""
     failed: dict[str, str] = {}
     looks: list[Looks] = []
 
@@ -217,19 +216,19 @@ def _translate(
             except ImageError as problem:
                 failed[item.slice.file] = str(problem)
 
-    with journal(work) as note:
+    with work.journal.noting() as note:
 
         def ended(unit: Unit) -> None:
             written, slices = outputs.taken()
             keys = [(*key, name) for key, name in written.items()]
-            files = list(written.values())
             entry = {"written": keys, "slices": slices, "failed": dict(failed)}
-            note(unit, {**entry, "files": files, "looks": asdict(total(looks))})
+            files = {name: sha256(work.out / name) for name in written.values()}
+            note(unit, {**entry, "looks": asdict(total(looks))}, files)
             failed.clear()
             looks.clear()
 
         stream(
-            work.missing(whole),
+            missing,
             reader,
             translator.engine,
             write,
