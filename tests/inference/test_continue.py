@@ -34,7 +34,6 @@ from medxlate.base.files import locked
 from medxlate.images.pseudonym import pseudonym
 from medxlate.images.recipes import Recipe
 from medxlate.inference import predict as predict_module
-from medxlate.inference import record as record_module
 from medxlate.inference import stream as stream_module
 from medxlate.inference import translate as translate_module
 from medxlate.inference import translator as translator_module
@@ -165,7 +164,7 @@ MOMENTS: dict[str, tuple[object, str, Callable[[Any], Any]]] = {
     "amid a series": (Outputs, "put", lambda f: after(9, f)),
     "amid a volume": (Outputs, "put", lambda f: after(SLICES - 2, f)),
     "in a volume": (medxlate.images.volumes, "write_nifti", lambda f: after(0, f, in_a_volume)),
-    "before the record": (record_module, "write_json", lambda f: after(0, f)),
+    "before the record": (translate_module, "write_json", lambda f: after(0, f)),
     "before it is placed": (work_module.Work, "put", lambda f: after(0, f)),
     "when it was placed": (work_module.Work, "put", then_kill),
 }

@@ -73,7 +73,7 @@ def whole_folder(
 
 @contextmanager
 def _parents(path: Path) -> Iterator[None]:
-    """Make the folders above ``path``; those that stay empty go again."""
+    """Make the folders above ``path``; those that stay empty are removed again."""
     check_parents(path)
     new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +240,7 @@ def _lock(stream: IO[str], path: Path, *, wait: bool) -> bool:
 def remove_stale(folder: Path, name: str = "*") -> None:
     """Remove what was left where ``folder / name`` was being written; call it under a lock.
 
-    A folder that was moved aside, and whose place is still empty, is put back.
+    A folder that was moved aside is put back where its place is still empty.
 
     Args:
         folder: Where it lies.

@@ -1,9 +1,9 @@
 """What has been done of a work, so that later calls and the processes of a job do what is missing.
 
-A work consists of *units*. Each has a key that says what it is made from, and is computed by one of
-the processes of the job. When the unit's files are written, a line with their check sums goes into
-the journal of that process; from then on the unit is done. So files need no sync of their own: one
-that a power cut damaged is made again.
+A work consists of *units*. Each has a key, and is computed by one of the processes of the job. When
+the unit's files are written, a line with their check sums goes into the journal of that process;
+from then on the unit is done. So files need no sync of their own: one that a power cut damaged is
+made again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Keyed(Protocol):
 
     @property
     def key(self) -> str:
-        """What the unit is made from, in so many words or as a hash."""
+        """What tells the unit from others: a number, or a hash of what it is made from."""
 
 
 Unit = TypeVar("Unit", bound=Keyed)
@@ -72,8 +72,8 @@ class Journal:
     def noting(self) -> Iterator[Note]:
         """Yield a function that notes a finished unit in this process's journal.
 
-        It takes the unit, an entry of JSON's values, and the SHA-256 of each of the unit's files by
-        its name below the results.
+        Its arguments are the unit, an entry that JSON can hold, and the SHA-256 of each of the
+        unit's files by its name below the results.
         """
         path = self._folder / f"journal-{ranks().rank}.jsonl"
         with naming_full_disk(path), path.open("ab") as stream:

@@ -21,11 +21,11 @@ from medxlate.base.records import for_csv
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.images.grouping import by_header
 from medxlate.images.scan import Scan
-from medxlate.inference.choices import validated_compute
-from medxlate.inference.engine import Pending
+from medxlate.inference.engine import Pending, validated_compute
 from medxlate.inference.finite import is_finite, no_number
 from medxlate.inference.inputs import Reader, SliceBatch, find_inputs, refuse_if_nothing, sort_out
-from medxlate.inference.lookalike import Looks, total
+from medxlate.inference.out_of_distribution import Looks, total
+from medxlate.inference.prediction_table import Columns, Item, make_table, outside
 from medxlate.inference.predictor import (
     COVERAGE,
     Ensemble,
@@ -34,7 +34,6 @@ from medxlate.inference.predictor import (
     predict_batches,
 )
 from medxlate.inference.stream import Unit, stream, units_of
-from medxlate.inference.table import Columns, Item, make_table, outside
 from medxlate.inference.work import Work, stamp, work_folder, working
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
@@ -119,7 +118,7 @@ def predict(
     Raises:
         OutputError: ``out`` exists, or another process is writing it.
         ModelError: The model cannot be used, or several cannot be combined.
-        UsageError: ``level`` is no share, or no model is named.
+        UsageError: ``level`` is not between 0 and 1, or no model is named.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a single image.
     """

@@ -1,9 +1,9 @@
 """A translation or prediction that is being made, maybe for the second time.
 
-Beside the result ``OUT`` lies, as long as it is being made, the folder ``.OUT.work`` that only its
-owner may read. It holds ``work.json`` (a hash of all that the result depends on, and what was drawn
-once), the unfinished result ``out``, and the journals of its units (``base/journal.py``). Nothing
-is taken from it that was made from something else.
+While ``OUT`` is being made, the folder ``.OUT.work`` lies beside it; only its owner may read it. It
+holds ``work.json`` (a hash of all that the result depends on, and what was drawn once), the
+unfinished result ``out``, and the journals of its units (``base/journal.py``). What was made from
+something else is not used.
 """
 
 from __future__ import annotations
