@@ -316,7 +316,9 @@ def test_a_part_that_is_damaged_is_named(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     lines[0]["limits"] = [1]
     journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(DataError, match=r"earlier prepare has read is damaged.*Remove"):
+    with pytest.raises(
+        DataError, match=r"The journal in .*\.ct\.parts is damaged.*Remove the folder"
+    ):
         prepare(tmp_path / "raw" / "ct", **known)
 
 

@@ -35,7 +35,7 @@ class Keyed(Protocol):
         """What tells the unit from others: a number, or a hash of what it is made from."""
 
 
-Unit = TypeVar("Unit", bound=Keyed)
+Item = TypeVar("Item", bound=Keyed)
 
 
 class Journal:
@@ -64,7 +64,7 @@ class Journal:
         """Whether a unit was done when the journal was opened, or was noted since then here."""
         return unit.key in self._done or unit.key in self._places
 
-    def missing(self, units: Sequence[Unit]) -> Sequence[Unit]:
+    def missing(self, units: Sequence[Item]) -> Sequence[Item]:
         """Return those of the missing units that are this process's to do."""
         return ranks().shard([unit for unit in units if unit.key not in self._done])
 

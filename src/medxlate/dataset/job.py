@@ -38,7 +38,7 @@ from medxlate.dataset.join import agreed_size, check_task, joined
 from medxlate.dataset.labels import count_labels, label_notes
 from medxlate.dataset.links import links_of, save_links
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.parts import Part, PartJob, crashed_part, write_part
+from medxlate.dataset.parts import Part, PartJob, crashed_part, noted_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
 from medxlate.dataset.reasons import hint_of, in_words
 from medxlate.dataset.spellings import (
@@ -176,12 +176,13 @@ class Job:
         with closing(self._read(journal, jobs, mapper)) as read:
             if not ranks().is_alone:
                 deque(read, maxlen=0)
-                yield from zip(jobs, map(Part.of, journal.entries(jobs)), strict=True)
+                for job, entry in zip(jobs, journal.entries(jobs), strict=True):
+                    yield job, noted_part(job, entry)
                 return
             for job in jobs:
-                if job not in journal:
+                while job not in journal:
                     next(read)
-                yield job, Part.of(journal.entry(job))
+                yield job, noted_part(job, journal.entry(job))
 
     def _read(
         self, journal: Journal, jobs: Sequence[PartJob], mapper: Mapper

@@ -115,27 +115,6 @@ class Part:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, entry: Entry) -> Part:
-        """Return the part of an entry of the journal.
-
-        Raises:
-            DataError: The entry is damaged.
-        """
-        try:
-            limits = entry["limits"]
-            return cls(
-                limits=None if limits is None else (float(limits[0]), float(limits[1])),
-                slices=tuple(PartSlice(**slice_) for slice_ in entry["slices"]),
-                skipped=dict(entry["skipped"]),
-                notes=tuple(map(str, entry["notes"])),
-            )
-        except (IndexError, KeyError, TypeError, ValueError):
-            raise DataError(
-                "What an earlier prepare has read is damaged.",
-                "Remove the folder of parts beside the modality's, and prepare again.",
-            ) from None
-
 
 @dataclass(frozen=True)
 class WrittenPart:
@@ -162,6 +141,28 @@ def crashed_part(job: PartJob) -> WrittenPart:
     job.pixels.write_bytes(b"")
     part = Part(None, skipped={job.scan.name: "reading it crashed the reader"})
     return WrittenPart(asdict(part), {job.pixels.name: sha256(job.pixels)})
+
+
+def noted_part(job: PartJob, entry: Entry) -> Part:
+    """Return a part from its entry in the journal.
+
+    Raises:
+        DataError: The entry is damaged.
+    """
+    try:
+        limits = entry["limits"]
+        return Part(
+            limits=None if limits is None else (float(limits[0]), float(limits[1])),
+            slices=tuple(PartSlice(**slice_) for slice_ in entry["slices"]),
+            skipped=dict(entry["skipped"]),
+            notes=tuple(map(str, entry["notes"])),
+        )
+    except (IndexError, KeyError, TypeError, ValueError):
+        folder = job.folder.parent
+        raise DataError(
+            f"The journal in {folder} is damaged: what it says of {job.scan.name} cannot be used.",
+            f"Remove the folder {folder} and prepare again.",
+        ) from None
 
 
 def pixels_of(job: PartJob, part: Part) -> Iterator[bytes]:
