@@ -129,7 +129,7 @@ class Job:
             plan = self._plan(search, mapper)
             shutil.rmtree(self._assembled, ignore_errors=True)  # of a run that was killed
             try:
-                parts = self._parts(plan, mapper)
+                parts = self._parts(self._journal(), self._jobs(plan), mapper)
                 content = assemble(self._assembled, plan, parts, size=self.size)
                 return self._write(plan, content, search)
             finally:
@@ -170,9 +170,10 @@ class Job:
     def _jobs(self, plan: Plan) -> list[PartJob]:
         return [PartJob(scan, plan.recipe, self.size, self._parts_folder) for scan in plan.scans]
 
-    def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[tuple[PartJob, Part]]:
+    def _parts(
+        self, journal: Journal, jobs: Sequence[PartJob], mapper: Mapper
+    ) -> Iterator[tuple[PartJob, Part]]:
         """Yield each part, in order, as soon as it is there; those that are missing are read."""
-        jobs, journal = self._jobs(plan), self._journal()
         with closing(self._read(journal, jobs, mapper)) as read:
             if not ranks().is_alone:
                 deque(read, maxlen=0)
