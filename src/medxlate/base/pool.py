@@ -3,11 +3,11 @@
 A ``Worker`` is one process that answers calls one after the other; a ``Pool`` shares calls among
 several; ``processes`` maps a function over items in order. Functions must be importable by name,
 and arguments and results picklable: pickles go through the worker's own pipes, as those of
-multiprocessing do, and come from nowhere else. A worker is a fresh interpreter: a fork would copy the locks
-of other libraries' threads. It does not import the caller's ``__main__``, so scripts need no guard.
+multiprocessing do, and come from nowhere else.
 
-A worker ends when its standard input does, and so with its parent, however that ends. What it
-prints goes to standard error.
+A worker is a fresh interpreter: a fork would copy the locks of other libraries' threads. It does
+not import the caller's ``__main__``, so scripts need no guard. It ends when its standard input
+does, and so with its parent, however that ends. What it prints goes to standard error.
 """
 
 from __future__ import annotations
