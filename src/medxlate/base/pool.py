@@ -16,7 +16,6 @@ import atexit
 import json
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import threading
@@ -41,7 +40,6 @@ PROGRAM = (
     "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); import json, sys; "
     "sys.path[:] = json.loads(sys.argv[1]); from medxlate.base.pool import serve; serve()"
 )
-LENGTH = struct.Struct(">Q")
 AHEAD = 2  # items that each process may be ahead of the reader
 PATIENCE = 1.0  # seconds between two looks whether a process lives
 GRACE = 5.0  # seconds a process has to end by itself
@@ -148,7 +146,6 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL if quiet or sys.stderr is None else None,
-                bufsize=0,
                 env=environment,
             )
         except OSError as problem:
@@ -169,7 +166,7 @@ class _Process:
             self._has_begun = True
         assert self._popen.stdin is not None
         with suppress(OSError, ValueError):  # it died or was stopped: nothing will be answered
-            _send(self._popen.stdin, request)
+            _send(self._popen.stdin.fileno(), request)
         answer = self._answer(deadline)
         if answer is None:
             raise DiedError(f"its process died ({self._cause()})")
@@ -201,17 +198,14 @@ class _Process:
                 return self._answers.get(timeout=max(0.0, left))
             except Empty:
                 if not self.is_alive:
-                    with suppress(Empty):
-                        return self._answers.get_nowait()
                     return None
             if deadline is not None and time.monotonic() >= deadline:
                 self._popen.kill()
                 raise DiedError("its process took too long")
 
     def _listen(self) -> None:
-        stdout = self._popen.stdout
-        assert stdout is not None
-        with stdout:
+        assert self._popen.stdout is not None
+        with self._popen.stdout as stdout:
             while (answer := _receive(stdout)) is not None:
                 self._answers.put(answer)
         self._answers.put(None)
@@ -244,7 +238,6 @@ class Pool:
         self._is_closed = False
         for thread in self._threads:
             thread.start()
-
         atexit.register(self.close)  # for a generator that is still open when Python ends
 
     def __enter__(self) -> Pool:
@@ -359,7 +352,7 @@ def processes(count: int) -> Iterator[Mapper]:
 
 def serve() -> None:
     """Answer calls until standard input ends; the life of a worker's process."""
-    requests, answers = os.fdopen(os.dup(0), "rb", 0), os.fdopen(os.dup(1), "wb", 0)
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.dup(1)
     with open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(2, 1)
@@ -399,36 +392,23 @@ def _packed(problem: Exception) -> bytes:
         packed = pickle.dumps((False, problem))
         pickle.loads(packed)
     except Exception:
-        text = "".join(traceback.format_exception_only(problem)).strip()
-        return pickle.dumps((False, RuntimeError(text)))
+        return pickle.dumps((False, RuntimeError(f"{type(problem).__name__}: {problem}")))
     return packed
 
 
-def _send(stream: IO[bytes], message: bytes) -> None:
-    for part in (LENGTH.pack(len(message)), message):
-        rest = memoryview(part)
-        while rest:
-            rest = rest[stream.write(rest) :]
+def _send(pipe: int, message: bytes) -> None:
+    rest = memoryview(pickle.dumps(message))
+    while rest:
+        rest = rest[os.write(pipe, rest) :]
 
 
 def _receive(stream: IO[bytes]) -> bytes | None:
     """Return the next message; None where the stream has ended."""
     try:
-        head = _exactly(stream, LENGTH.size)
-        return None if head is None else _exactly(stream, LENGTH.unpack(head)[0])
-    except OSError:
+        message: bytes = pickle.load(stream)
+    except (EOFError, OSError, pickle.UnpicklingError):
         return None
-
-
-def _exactly(stream: IO[bytes], count: int) -> bytes | None:
-    found = bytearray(count)
-    rest = memoryview(found)
-    while rest:
-        got = stream.readinto(rest)  # type: ignore[attr-defined]
-        if not got:
-            return None
-        rest = rest[got:]
-    return bytes(found)
+    return message
 
 
 def _cannot_start(why: str) -> UsageError:
