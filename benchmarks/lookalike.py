@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from medxlate.inference.lookalike import Looks
 
 from medxlate.artifacts.greys import Greys
 from medxlate.dataset.index import Dataset
 from medxlate.images.recipes import to_network
+from medxlate.inference.out_of_distribution import Looks
 
 Images = npt.NDArray[np.float32]
 SIDE = 64  # pixels

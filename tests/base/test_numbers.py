@@ -21,7 +21,7 @@ from medxlate.cli.app import app
 from medxlate.dataset.index import COLUMNS, Dataset
 from medxlate.dataset.labels import Task, count_labels, label_notes, parse_label
 from medxlate.dataset.options import PrepareOptions
-from medxlate.inference import table as prediction_table
+from medxlate.inference import prediction_table
 from medxlate.inference.predict import predict
 from medxlate.method.generator import Generator
 from medxlate.method.label_transform import fit_label_transform

@@ -25,9 +25,8 @@ from medxlate.base.files import write_json
 from medxlate.base.records import read_json
 from medxlate.images import slices as slices_module
 from medxlate.images.quiet import without_warnings
-from medxlate.inference import choices
 from medxlate.inference import translator as translator_module
-from medxlate.inference.engine import Engine, run, starting_size
+from medxlate.inference.engine import Engine, run, starting_size, validated_compute
 from medxlate.inference.inputs import Reader
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.pipeline import ahead, behind
@@ -426,7 +425,7 @@ def test_bf16_is_taken_on_request_or_where_validated(
     monkeypatch.setattr(device_module, "has_native_bf16", lambda _: native)
     events: list[Event] = []
     info = told(model, validated)
-    compute = choices.validated_compute(info, "cpu", asked, listener=events.append)
+    compute = validated_compute(info, "cpu", asked, listener=events.append)
     assert compute.precision == wanted
     assert len(events) == (asked == "bf16" and not native)  # it says that it is fp32
 
