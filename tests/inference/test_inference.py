@@ -399,7 +399,7 @@ def test_tiles_of_a_local_network_equal_the_whole_inside() -> None:
 # ---- choices
 
 
-def told(model: Path, precision: str) -> Any:
+def info_of(model: Path, precision: str) -> Any:
     return read_model(model).model_copy(update={"precision": precision})
 
 
@@ -424,7 +424,7 @@ def test_bf16_is_taken_on_request_or_where_validated(
 ) -> None:
     monkeypatch.setattr(device_module, "has_native_bf16", lambda _: native)
     events: list[Event] = []
-    info = told(model, validated)
+    info = info_of(model, validated)
     compute = validated_compute(info, "cpu", asked, listener=events.append)
     assert compute.precision == wanted
     assert len(events) == (asked == "bf16" and not native)  # it says that it is fp32
