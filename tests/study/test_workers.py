@@ -318,7 +318,7 @@ def test_a_cluster_yields_what_is_complete_and_closing_ends_the_rest(
 
 
 @needs_ray
-def test_an_item_on_a_cluster_is_told_its_threads_and_device(
+def test_an_item_on_a_cluster_receives_its_threads_and_device(
     head: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", head)
