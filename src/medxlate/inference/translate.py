@@ -21,8 +21,8 @@ from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import check_free, sha256, write_json
 from medxlate.base.journal import Entry
 from medxlate.dataset.index import KEY_BYTES, read_key
-from medxlate.images.pseudonym import PHI, Phi
 from medxlate.images.grouping import FoundScans
+from medxlate.images.pseudonym import PHI, Phi
 from medxlate.inference.engine import Pending, validated_compute
 from medxlate.inference.finite import no_number
 from medxlate.inference.in_memory import restored
