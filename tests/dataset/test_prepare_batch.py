@@ -310,7 +310,7 @@ def test_a_part_that_is_damaged_or_of_an_older_version_is_read_again(
     """A power cut leaves files that are empty; older versions had a JSON file for each part."""
     data = plant_key(tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(medxlate.images.slices, "open_stack", stopping_at(7))
+        patch.setattr(medxlate.images.open, "open_stack", stopping_at(7))
         with pytest.raises(KeyboardInterrupt):
             run_mixed(mixed, data)
     work = data / ".ct.parts"

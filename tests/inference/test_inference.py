@@ -23,7 +23,7 @@ from medxlate.base.errors import CapacityError, ImageError, UsageError
 from medxlate.base.events import Event, Progress, Stage, Warned
 from medxlate.base.files import write_json
 from medxlate.base.records import read_json
-from medxlate.images import slices as slices_module
+from medxlate.images import open as open_module
 from medxlate.images.quiet import without_warnings
 from medxlate.inference import translator as translator_module
 from medxlate.inference.engine import Engine, run, starting_size, validated_compute
@@ -605,7 +605,7 @@ def test_memory_does_not_grow_with_the_images(
     inputs_read: list[weakref.ref[Any]] = []
     stacks: list[weakref.ref[Any]] = []
     most: list[tuple[int, int]] = []
-    slices, open_stack, put = Reader.slices, slices_module.open_stack, Outputs.put
+    slices, open_stack, put = Reader.slices, open_module.open_stack, Outputs.put
 
     def watched(self: Reader, *args: Any) -> Iterator[Any]:
         for item in slices(self, *args):
@@ -623,7 +623,7 @@ def test_memory_does_not_grow_with_the_images(
         put(self, item, pixels)
 
     monkeypatch.setattr(Reader, "slices", watched)
-    monkeypatch.setattr(slices_module, "open_stack", opened)
+    monkeypatch.setattr(open_module, "open_stack", opened)
     monkeypatch.setattr(Outputs, "put", slow)
     inputs = write_images(tmp_path / "in", 60)
     translate(inputs, out=tmp_path / "out", model=model, device="cpu", batch_size=2)
