@@ -18,7 +18,7 @@ import numpy.typing as npt
 from medxlate.artifacts.greys import Greys
 from medxlate.dataset.index import Dataset
 from medxlate.images.recipes import to_network
-from medxlate.inference.lookalike import Looks
+from medxlate.inference.out_of_distribution import Looks
 
 Images = npt.NDArray[np.float32]
 SIDE = 64  # pixels

@@ -25,7 +25,7 @@ from medxlate.dataset.prepare import prepare
 from medxlate.evaluation import judge as judge_module
 from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.evaluate import evaluate
-from medxlate.inference import units as units_module
+from medxlate.inference import stream as stream_module
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.predict import predict
 from medxlate.inference.translate import translate
@@ -36,7 +36,7 @@ TAGS = PrepareOptions(label="tag:PatientAge", patient="tag:PatientID")
 def small_units() -> None:
     """Make units and batches so small that there are several, and a judge that takes a second."""
     judge_module.ARCHITECTURE, judge_module.STEPS = "test_resnet", (6, 6)
-    units_module.BATCHES = 1
+    stream_module.BATCHES = 1
     subject_module.BATCHES = {"cpu": 1}
 
 

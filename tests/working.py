@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +47,19 @@ def square(item: int, device: str, threads: int) -> object:
     return item * item
 
 
+def children() -> list[int]:
+    """Return the processes that this one started and that are not zombies."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == os.getpid() and state != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
@@ -83,12 +95,6 @@ def wait_for_the_others(item: tuple[Path, int], device: str, threads: int) -> in
 def note_and_wait(folder: Path, device: str, threads: int) -> None:
     (folder / str(os.getpid())).touch()
     time.sleep(60)
-
-
-def die_soon_after(item: int, device: str, threads: int) -> int:
-    """Return; the process dies a little later."""
-    threading.Timer(0.4, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    return os.getpid()
 
 
 def leave_a_grandchild(item: int, device: str, threads: int) -> None:

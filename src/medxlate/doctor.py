@@ -17,7 +17,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from medxlate import pretrained
-from medxlate.base import parallel
+from medxlate.base import machine
 
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
@@ -100,7 +100,7 @@ def _packages() -> list[Check]:
 
 
 def _cores() -> Check:
-    usable, all_ = parallel.cores(), os.cpu_count() or 1
+    usable, all_ = machine.cores(), os.cpu_count() or 1
     found = f"{usable} usable" + (f" of {all_}" if usable != all_ else "")
     if usable == 1:
         fix = "Ask for more cores if you can: images are read in several processes."
@@ -109,7 +109,7 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
-    left = parallel.memory_left()
+    left = machine.memory_left()
     if left is None:
         return Check("memory", "note", "this system does not say how much is free")
     found = f"{left / _GIB:.1f} GiB free"
@@ -252,7 +252,7 @@ def _completion() -> Check:
 def _slurm(environ: Mapping[str, str]) -> Check:
     held = [f"{name}={environ[name]}" for name in SLURM if name in environ]
     if held:
-        asked, usable = environ.get("SLURM_CPUS_PER_TASK", ""), parallel.cores()
+        asked, usable = environ.get("SLURM_CPUS_PER_TASK", ""), machine.cores()
         if asked.isdigit() and int(asked) > usable:
             fix = "Start it by srun with --cpus-per-task, or set SRUN_CPUS_PER_TASK."
             return Check("SLURM", "note", f"{', '.join(held)}, but {usable} cores usable", fix)

@@ -21,7 +21,7 @@ from medxlate.base.files import locked
 from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.feature_store import FOLDER
 from medxlate.images.recipes import Recipe
-from medxlate.inference import units as units_module
+from medxlate.inference import stream as stream_module
 from medxlate.training.train import train
 from preparing import KEY, plant_key, write_mixed
 
@@ -34,10 +34,10 @@ CT = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0)
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    before = units_module.BATCHES, subject_module.BATCHES
+    before = stream_module.BATCHES, subject_module.BATCHES
     dividing.small_units()
     yield
-    units_module.BATCHES, subject_module.BATCHES = before
+    stream_module.BATCHES, subject_module.BATCHES = before
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_when_one_of_them_is_killed_a_process_alone_goes_on_to_the_same_bits(roo
     assert "SIGKILL" in done.stderr or "Signal 9" in done.stderr
     work = root / ".killed.work"
     noted = [
-        json.loads(line)["unit"]
+        json.loads(line)["key"]
         for path in work.glob("journal-*.jsonl")
         for line in path.read_text().splitlines()
     ]

@@ -21,7 +21,7 @@ from medxlate.cli.app import app
 from medxlate.dataset.index import COLUMNS, Dataset
 from medxlate.dataset.labels import Task, count_labels, label_notes, parse_label
 from medxlate.dataset.options import PrepareOptions
-from medxlate.inference import table as prediction_table
+from medxlate.inference import prediction_table
 from medxlate.inference.predict import predict
 from medxlate.method.generator import Generator
 from medxlate.method.label_transform import fit_label_transform
@@ -176,11 +176,11 @@ def test_a_far_prediction_says_so_of_an_array_too(tmp_path: Path):
 def test_models_from_before_the_range_was_kept_still_predict_and_say_so(tmp_path: Path):
     write_images(tmp_path / "in")
     model = with_span(tiny.write_tiny_model(tmp_path), None)
-    told: list[Event] = []
-    result = predict(tmp_path / "in", model=model, out=tmp_path / "p.csv", listener=told.append)
+    heard: list[Event] = []
+    result = predict(tmp_path / "in", model=model, out=tmp_path / "p.csv", listener=heard.append)
     assert set(pd.read_csv(tmp_path / "p.csv", keep_default_na=False)["outside"]) == {""}
     assert any("not known" in note for note in result.notes)
-    assert any(isinstance(each, Warned) and "not known" in each.text for each in told)
+    assert any(isinstance(each, Warned) and "not known" in each.text for each in heard)
 
 
 def test_of_several_models_the_widest_range_counts(tmp_path: Path):
@@ -346,11 +346,11 @@ def test_prepare_notes_odd_labels_once_and_again_where_nothing_changed(tmp_path:
     labels = ["Male", "male", "female", "female"]
     rows = [(name, label, who) for (name, _, who), label in zip(ROWS, labels, strict=True)]
     write_table(raw / "t.csv", rows)
-    told: list[Event] = []
-    first = run(raw, tmp_path / "data", task="classification", listener=told.append)
+    heard: list[Event] = []
+    first = run(raw, tmp_path / "data", task="classification", listener=heard.append)
     (note,) = first.label_notes
     assert "'Male' (1 images), 'male' (1 images)" in note
-    assert [each.text for each in told if isinstance(each, Warned)] == [note]
+    assert [each.text for each in heard if isinstance(each, Warned)] == [note]
     again = run(raw, tmp_path / "data", task="classification")
     assert (again.state, again.label_notes) == ("unchanged", first.label_notes)
     planned = run(raw, tmp_path / "new", task="classification", dry_run=True)

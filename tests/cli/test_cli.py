@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from typer.testing import CliRunner, Result
 
 from medxlate.base.errors import MedxlateError
-from medxlate.base.parallel import cores
+from medxlate.base.machine import cores
 from medxlate.cli.app import app
 from medxlate.dataset.options import PrepareOptions
 from medxlate.study.begin import Grid

@@ -23,7 +23,6 @@ import pytest
 
 import crashing
 import medxlate.base.files
-import medxlate.base.parallel
 import medxlate.dataset.assemble
 import medxlate.dataset.job
 import medxlate.dataset.parts
@@ -299,6 +298,36 @@ def test_a_stopped_run_is_continued_with_what_is_missing(
     assert tree(data) == undisturbed
 
 
+@pytest.mark.parametrize("left", ["damaged", "of an older version"])
+def test_a_part_that_is_damaged_or_of_an_older_version_is_read_again(
+    mixed: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: list[str],
+    left: str,
+) -> None:
+    """A power cut leaves files that are empty; older versions had a JSON file for each part."""
+    data = plant_key(tmp_path / "data")
+    with monkeypatch.context() as patch:
+        patch.setattr(medxlate.images.open, "open_stack", stopping_at(7))
+        with pytest.raises(KeyboardInterrupt):
+            run_mixed(mixed, data)
+    work = data / ".ct.parts"
+    files = sorted((work / "parts").iterdir())
+    if left == "damaged":
+        files[0].write_bytes(b"")
+    else:
+        for file in files:
+            file.rename(work / file.name)
+            listing = {"limits": [0, 1], "slices": [], "skipped": {}, "notes": []}
+            (work / file.name).with_suffix(".json").write_text(json.dumps(listing))
+        (work / "journal-0.jsonl").unlink()
+    run_mixed(mixed, data)
+    assert len(opened) == SCANS - (5 if left == "damaged" else 0)
+    assert tree(data) == undisturbed
+
+
 def test_a_run_stopped_twice_in_several_processes_ends_with_the_same_bytes(
     mixed: Path, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -411,11 +440,11 @@ def test_an_interrupted_first_prepare_leaves_only_what_it_can_go_on_with(
 
 
 def without_parts(data: Path, modality: str) -> dict[str, bytes]:
-    """Return a data folder's content but for the parts, which must be complete ones."""
+    """Return a data folder's content but for the parts."""
     content = tree(data)
     made = {name for name in content if name.startswith(f".{modality}.parts/")}
     files = {name for name in made if not name.endswith("/")}
-    assert {Path(name).suffix for name in files} <= {".bin", ".json"}
+    assert {Path(name).suffix for name in files} <= {".bin", ".jsonl"}
     return {name: text for name, text in content.items() if name not in made}
 
 
@@ -553,7 +582,9 @@ def prepared(process: subprocess.Popen[str]) -> str:
 
 
 def parts(data: Path) -> int:
-    return len(list(data.glob(".ct.parts/*.json")))
+    """Return how many parts are finished."""
+    journals = data.glob(".ct.parts/journal-*.jsonl")
+    return sum(len(journal.read_bytes().splitlines()) for journal in journals)
 
 
 @pytest.mark.nightly
@@ -611,9 +642,6 @@ def test_a_scan_that_kills_its_process_is_skipped_and_the_others_are_read(
     mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(medxlate.dataset.job, "write_part", crashing.die_of_s03)
-    monkeypatch.setattr(
-        medxlate.base.parallel, "AHEAD", 1
-    )  # each scan in question takes a new process
     result = run_mixed(mixed, plant_key(tmp_path / "data"), workers=2)
     assert result.skipped["s03"] == "reading it crashed the reader"
     assert result.scans == SCANS - 1

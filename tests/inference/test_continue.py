@@ -33,15 +33,15 @@ from medxlate.base.events import Event, Progress, Stage, Warned
 from medxlate.base.files import locked
 from medxlate.images.pseudonym import pseudonym
 from medxlate.images.recipes import Recipe
-from medxlate.inference import journal as journal_module
 from medxlate.inference import predict as predict_module
-from medxlate.inference import record as record_module
+from medxlate.inference import stream as stream_module
+from medxlate.inference import translate as translate_module
 from medxlate.inference import translator as translator_module
-from medxlate.inference import units as units_module
+from medxlate.inference import work as work_module
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.predict import predict
+from medxlate.inference.stream import units_of
 from medxlate.inference.translate import translate
-from medxlate.inference.units import units_of
 from medxlate.method.label_transform import LabelTransform
 from preparing import save_nifti, tissue, write_series
 
@@ -63,7 +63,7 @@ class OfItsBatch(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _small_units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(units_module, "BATCHES", 1)
+    monkeypatch.setattr(stream_module, "BATCHES", 1)
     monkeypatch.setattr(
         translator_module, "load_generator", lambda *_: ("mri", OfItsBatch().eval())
     )
@@ -153,8 +153,8 @@ def in_a_volume(path: Path, *_: object, **__: object) -> None:
 
 
 MOMENTS: dict[str, tuple[object, str, Callable[[Any], Any]]] = {
-    "before anything": (journal_module, "_write_state", lambda f: after(0, f)),
-    "as the first unit is noted": (journal_module, "sha256", lambda f: after(0, f)),
+    "before anything": (work_module, "_write_state", lambda f: after(0, f)),
+    "as the first unit is noted": (translate_module, "sha256", lambda f: after(0, f)),
     "amid the images": (Outputs, "put", lambda f: after(5, f)),
     "in an image": (
         __import__("medxlate.inference.outputs").inference.outputs,
@@ -164,9 +164,9 @@ MOMENTS: dict[str, tuple[object, str, Callable[[Any], Any]]] = {
     "amid a series": (Outputs, "put", lambda f: after(9, f)),
     "amid a volume": (Outputs, "put", lambda f: after(SLICES - 2, f)),
     "in a volume": (medxlate.images.volumes, "write_nifti", lambda f: after(0, f, in_a_volume)),
-    "before the record": (record_module, "write_json", lambda f: after(0, f)),
-    "before it is placed": (journal_module.Work, "put", lambda f: after(0, f)),
-    "when it was placed": (journal_module.Work, "put", then_kill),
+    "before the record": (translate_module, "write_json", lambda f: after(0, f)),
+    "before it is placed": (work_module.Work, "put", lambda f: after(0, f)),
+    "when it was placed": (work_module.Work, "put", then_kill),
 }
 
 
@@ -238,7 +238,7 @@ def test_a_torn_line_and_a_damaged_file_are_done_again(
     out, work = tmp_path / "out", tmp_path / ".out.work"
 
     def struck() -> None:
-        journal_module.Work.put = kill  # type: ignore[method-assign]
+        work_module.Work.put = kill  # type: ignore[method-assign]
         run(inputs, out, model, key=key)
 
     assert killed(struck)
@@ -308,7 +308,7 @@ def test_what_was_made_from_something_else_is_not_taken_and_that_is_said(
         tiny.save(own / f"a{i}.png", tiny.noise(24, 24, seed=i))
 
     def struck() -> None:
-        journal_module.Work.put = kill  # type: ignore[method-assign]
+        work_module.Work.put = kill  # type: ignore[method-assign]
         run(own, tmp_path / "out", model, key=key)
 
     assert killed(struck)
@@ -334,7 +334,7 @@ def test_a_refused_call_does_not_throw_away_what_another_left(
     out = tmp_path / "out"
 
     def struck() -> None:
-        journal_module.Work.put = kill  # type: ignore[method-assign]
+        work_module.Work.put = kill  # type: ignore[method-assign]
         run(inputs, out, model, key=key)
 
     assert killed(struck)
@@ -356,7 +356,7 @@ def test_a_replacement_that_was_killed_loses_neither_the_old_nor_the_new(
 
     def struck() -> None:
         if moment == "before them":
-            journal_module.Work.put = kill  # type: ignore[method-assign]
+            work_module.Work.put = kill  # type: ignore[method-assign]
         else:
             rename = Path.replace
 
@@ -443,8 +443,8 @@ def test_on_a_full_disk_it_stops_and_goes_on_when_there_is_room(
 PREDICT_MOMENTS: dict[str, tuple[object, str, Callable[[Any], Any]]] = {
     "amid the batches": (LabelTransform, "predictions", lambda f: after(4, f)),
     "in the table": (predict_module.pd.DataFrame, "to_csv", lambda f: after(0, f, in_a_table)),
-    "before it is placed": (journal_module.Work, "put", lambda f: after(0, f)),
-    "when it was placed": (journal_module.Work, "put", then_kill),
+    "before it is placed": (work_module.Work, "put", lambda f: after(0, f)),
+    "when it was placed": (work_module.Work, "put", then_kill),
 }
 
 
@@ -482,7 +482,7 @@ def test_a_table_that_was_there_is_not_taken_for_ones_own(
     out = tmp_path / "p.csv"
 
     def struck() -> None:
-        journal_module.Work.put = kill  # type: ignore[method-assign]
+        work_module.Work.put = kill  # type: ignore[method-assign]
         predict(inputs, out=out, model=model, device="cpu", force=True)
 
     assert killed(struck)
@@ -498,7 +498,7 @@ def test_a_table_that_was_there_is_not_taken_for_ones_own(
 def test_units_are_the_whole_list_in_order_and_single_images_fill_their_batches(
     inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(units_module, "BATCHES", 2)
+    monkeypatch.setattr(stream_module, "BATCHES", 2)
     from medxlate.inference.inputs import find_inputs
 
     scans = find_inputs(inputs, MR, name="mri", exclude=[], tags=[]).scans

@@ -23,11 +23,10 @@ from medxlate.base.errors import CapacityError, ImageError, UsageError
 from medxlate.base.events import Event, Progress, Stage, Warned
 from medxlate.base.files import write_json
 from medxlate.base.records import read_json
-from medxlate.images import slices as slices_module
+from medxlate.images import open as open_module
 from medxlate.images.quiet import without_warnings
-from medxlate.inference import choices
 from medxlate.inference import translator as translator_module
-from medxlate.inference.engine import Engine, run, starting_size
+from medxlate.inference.engine import Engine, run, starting_size, validated_compute
 from medxlate.inference.inputs import Reader
 from medxlate.inference.outputs import Outputs
 from medxlate.inference.pipeline import ahead, behind
@@ -400,7 +399,7 @@ def test_tiles_of_a_local_network_equal_the_whole_inside() -> None:
 # ---- choices
 
 
-def told(model: Path, precision: str) -> Any:
+def info_of(model: Path, precision: str) -> Any:
     return read_model(model).model_copy(update={"precision": precision})
 
 
@@ -425,8 +424,8 @@ def test_bf16_is_taken_on_request_or_where_validated(
 ) -> None:
     monkeypatch.setattr(device_module, "has_native_bf16", lambda _: native)
     events: list[Event] = []
-    info = told(model, validated)
-    compute = choices.validated_compute(info, "cpu", asked, listener=events.append)
+    info = info_of(model, validated)
+    compute = validated_compute(info, "cpu", asked, listener=events.append)
     assert compute.precision == wanted
     assert len(events) == (asked == "bf16" and not native)  # it says that it is fp32
 
@@ -606,7 +605,7 @@ def test_memory_does_not_grow_with_the_images(
     inputs_read: list[weakref.ref[Any]] = []
     stacks: list[weakref.ref[Any]] = []
     most: list[tuple[int, int]] = []
-    slices, open_stack, put = Reader.slices, slices_module.open_stack, Outputs.put
+    slices, open_stack, put = Reader.slices, open_module.open_stack, Outputs.put
 
     def watched(self: Reader, *args: Any) -> Iterator[Any]:
         for item in slices(self, *args):
@@ -624,7 +623,7 @@ def test_memory_does_not_grow_with_the_images(
         put(self, item, pixels)
 
     monkeypatch.setattr(Reader, "slices", watched)
-    monkeypatch.setattr(slices_module, "open_stack", opened)
+    monkeypatch.setattr(open_module, "open_stack", opened)
     monkeypatch.setattr(Outputs, "put", slow)
     inputs = write_images(tmp_path / "in", 60)
     translate(inputs, out=tmp_path / "out", model=model, device="cpu", batch_size=2)

@@ -104,15 +104,15 @@ def test_rows_have_the_intervals_of_their_level(tmp_path: Path, model: Path):
 def test_models_without_calibration_still_predict_and_say_so(tmp_path: Path):
     model = tiny.write_tiny_model(tmp_path / "m")
     tiny.save(tmp_path / "in" / "x.png", tiny.noise(32, 32, seed=0, bits=16))
-    told: list[Event] = []
+    heard: list[Event] = []
     result = predict(
-        tmp_path / "in", out=tmp_path / "p.csv", model=model, device="cpu", listener=told.append
+        tmp_path / "in", out=tmp_path / "p.csv", model=model, device="cpu", listener=heard.append
     )
     assert result.table["low"].isna().all()
     assert result.table["high"].isna().all()
     (note,) = result.notes
     assert "before predictions were calibrated" in note
-    assert note in [event.text for event in told if isinstance(event, Warned)]
+    assert note in [event.text for event in heard if isinstance(event, Warned)]
 
 
 def test_probabilities_are_those_of_the_tempered_logits(tmp_path: Path):
@@ -167,13 +167,13 @@ def test_results_of_other_options_are_not_mixed(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A prediction that was stopped is begun anew with another level, model or ``tta``."""
-    from medxlate.inference import journal
     from medxlate.inference import predict as module
+    from medxlate.inference import work
 
     marks: list[str] = []
 
     def stamp(*args: Any) -> str:
-        marks.append(journal.stamp(*args))
+        marks.append(work.stamp(*args))
         return marks[-1]
 
     monkeypatch.setattr(module, "stamp", stamp)

@@ -312,9 +312,13 @@ def test_a_part_that_is_damaged_is_named(tmp_path: Path) -> None:
         patch.setattr(job.Job, "_write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare(tmp_path / "raw" / "ct", **known)
-    listing = min((tmp_path / "data" / ".ct.parts").glob("*.json"))
-    listing.write_text('{"limits": [1]}')
-    with pytest.raises(DataError, match=f"{listing.name} is damaged"):
+    (journal,) = (tmp_path / "data" / ".ct.parts").glob("journal-*.jsonl")
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    lines[0]["limits"] = [1]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(
+        DataError, match=r"The journal in .*\.ct\.parts is damaged.*Remove the folder"
+    ):
         prepare(tmp_path / "raw" / "ct", **known)
 
 

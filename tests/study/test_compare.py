@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
 import shutil
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ from studies import (
     read_json,
 )
 from tiny import debug_config
-from working import until
+from working import children, until
 
 AUGMENTED = "joint+autoaugment"
 EVERY = (*(name for name in METHODS if name != "oracle"), AUGMENTED)  # without pairs
@@ -370,8 +370,8 @@ def test_processes_give_the_same_numbers_though_two_are_killed(
 
     def kill() -> None:
         until(lambda: any(folder.cells.glob(".*.work/run/config.json")), 120)
-        for process in multiprocessing.active_children():
-            process.kill()
+        for pid in children():
+            os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()

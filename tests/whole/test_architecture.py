@@ -35,6 +35,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 
 # A library that only these rooms and modules may import.
 HOMES = {
+    "filelock": {"base.files"},
     "typer": {"cli"},
     "rich": {"cli.console"},
     "timm": {"method.predictor"},
@@ -54,8 +55,8 @@ HOMES = {
     "huggingface_hub": {"method.predictor", "export.hub"},
 }
 NO_TORCH = {
-    "base.errors", "base.events", "base.files", "base.parallel", "base.records", "base.toml",
-    "config", "images", "phantoms", "scrub", "cli", "pretrained",
+    "base.errors", "base.events", "base.files", "base.machine", "base.pool", "base.records",
+    "base.toml", "config", "images", "phantoms", "scrub", "cli", "pretrained",
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from medxlate import doctor, pretrained
-from medxlate.base import parallel
+from medxlate.base import machine
 from medxlate.cli.app import app
 from medxlate.doctor import Check, examine
 
@@ -29,7 +29,7 @@ def test_this_machine_has_no_problem_and_everything_is_looked_at(tmp_path: Path)
     found = by_name(examine(tmp_path, {}))
     assert not [check for check in found.values() if check.state == "problem"]
     assert torch.__version__ in found["torch"].found
-    assert f"{parallel.cores()} usable" in found["processor cores"].found
+    assert f"{machine.cores()} usable" in found["processor cores"].found
     assert "JPEG 2000" in found["DICOM codecs"].found
     assert str(tmp_path) in found["disk"].found
     assert {"write access", "memory", "shared memory", "completion", "SLURM"} <= set(found)
@@ -49,8 +49,8 @@ def test_packages_are_compared_with_the_requirements(
 
 
 def test_little_of_everything_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(parallel, "memory_left", lambda: 2**30)
-    monkeypatch.setattr(parallel, "cores", lambda: 1)
+    monkeypatch.setattr(machine, "memory_left", lambda: 2**30)
+    monkeypatch.setattr(machine, "cores", lambda: 1)
     monkeypatch.setattr(doctor, "LITTLE_DISK", 2**80)
     found = by_name(examine(tmp_path, {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "8"}))
     for name in ("memory", "processor cores", "disk", "SLURM"):

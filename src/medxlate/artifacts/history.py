@@ -11,22 +11,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 from medxlate.artifacts.runs import LATEST, RunFolder
 from medxlate.base.errors import MedxlateError, ModelError, OutputError, UsageError
-from medxlate.base.files import locked, whole_file
+from medxlate.base.files import is_locked, locked, whole_file
 from medxlate.base.records import is_plain, read_object, safe_join
 from medxlate.config import Config, flat, parse
 
 State = Literal["finished", "running", "stopped", "damaged"]
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 _EVALUATION = "evaluation.json"
 
 
@@ -149,7 +142,7 @@ def remove_run(runs: Path | str, name: str) -> int:
         each.exists() for each in (run.config, run.split, run.metrics, run.checkpoints, run.model)
     ):
         raise UsageError(f"{path} holds nothing of a run; it was not touched.")
-    if is_running(run):
+    if is_locked(run.lock):
         raise OutputError(
             f"The run {path} is being trained (its .lock is held).", "Stop the training first."
         )
@@ -163,22 +156,6 @@ def remove_run(runs: Path | str, name: str) -> int:
     if was_latest:
         _repoint(path.parent)
     return size
-
-
-def is_running(run: RunFolder) -> bool:
-    """Whether a process of this file system's locks trains a run."""
-    if not run.lock.is_file():
-        return False
-    if fcntl is None:
-        return True
-    try:
-        with run.lock.open("rb") as stream:
-            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # it ended just now, or a file system without locks
-        return False
-    return False
 
 
 def _find(runs: Path, name: str) -> RunFolder:
@@ -219,7 +196,7 @@ def _summary(run: RunFolder, *, latest: bool) -> RunSummary:
         problem = _missing(run)
     except MedxlateError as damage:
         problem = damage.message
-    running = is_running(run)
+    running = is_locked(run.lock)
     if running:  # what is not there yet is still to come
         problem = ""
     epochs = list(_epochs(run.metrics))

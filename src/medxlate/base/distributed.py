@@ -1,7 +1,7 @@
 """The processes of one job, as torchrun starts them; a process alone is a job of one.
 
-The *first* of them (rank 0) makes folders, records and prints. Nothing here is pickled: what the
-processes tell one another is JSON or tensors.
+The *first* of them (rank 0) makes folders, records and prints. Nothing here is pickled: the
+processes send one another JSON or tensors.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Ranks:
 
     @property
     def is_alone(self) -> bool:
-        """Whether there is no other process."""
+        """Whether this is the only process."""
         return self.count == 1
 
     def shard(self, items: Sequence[Item]) -> Sequence[Item]:
@@ -207,10 +207,11 @@ def joined() -> Iterator[Ranks]:
 def _agreed_prefix(store: Any, rank: int, count: int) -> str:
     """Return a prefix of keys in torchrun's store that exactly these processes share.
 
-    The store survives a restart, with the addresses of processes that are dead, and who finds these
-    waits for them; and torchrun counts restarts for each machine apart. So the first process
-    draws a new prefix, each answers below it with a token of its own, and the first says
-    whom it heard: who finds another's answers has met an earlier attempt, and looks again.
+    The store survives a restart, with the addresses of processes that are dead, and a process that
+    finds these waits for them; and torchrun counts restarts for each machine apart. So the first
+    process draws a new prefix, each answers below it with a token of its own, and the first says
+    whom it heard: a process that finds another's answers has met an earlier attempt, and looks
+    again.
 
     Raises:
         RuntimeError: Not all came in time.

@@ -1,4 +1,4 @@
-"""Errors that name what is wrong and how to mend it.
+"""Errors that name what is wrong and how to fix it.
 
 The library raises these; only the command line prints them. ``exit_code`` is what the command
 then returns: 1 where the work failed, 2 where the call itself was wrong, 3 where it was stopped and
@@ -15,7 +15,7 @@ NAMED = 40  # names in a hint
 
 
 class MedxlateError(Exception):
-    """A failure that the user can mend.
+    """A failure that the user can fix.
 
     Args:
         message: What is wrong, naming the file or key.
@@ -47,7 +47,7 @@ class ConfigError(UsageError):
 
 
 class ImageError(MedxlateError):
-    """A file is no image that medxlate can read."""
+    """A file is not an image that medxlate can read."""
 
 
 class DataError(MedxlateError):

@@ -12,16 +12,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import ModuleType
 from typing import IO, Any
 
-from medxlate.base.errors import OutputError
+from filelock import lock_descriptor
 
-fcntl: ModuleType | None
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+from medxlate.base.errors import OutputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)  # what the system says where no space is left
 SPARE_BYTES = 1 << 20  # beside what is written: names, small files
@@ -78,7 +73,7 @@ def whole_folder(
 
 @contextmanager
 def _parents(path: Path) -> Iterator[None]:
-    """Make the folders above ``path``; those that stay empty go again."""
+    """Make the folders above ``path``; those that stay empty are removed again."""
     check_parents(path)
     new = [parent for parent in path.parents if not parent.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,6 +185,10 @@ def _replace_folder(new: Path, path: Path) -> None:
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a lock file while the block runs; it is free again however the process ends.
 
+    The operating system keeps the lock, so it holds for all processes of this machine; over NFS
+    (Linux) and SMB also for those of others. On a file system without locks, the block runs as if
+    nobody else wrote.
+
     Args:
         path: The lock file; it is made and removed.
         wait: Whether to wait where another process holds it.
@@ -205,25 +204,32 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            if fcntl is None:  # Windows removes no file that is open
+            if os.name == "nt":  # where no file that is open can be removed
                 stream.close()
             with suppress(PermissionError):
                 path.unlink(missing_ok=True)
             stream.close()
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock file; False on a file system without locks."""
+    try:
+        # Over NFS, only a file that may be written can be locked.
+        with path.open("r+b" if os.access(path, os.W_OK) else "rb") as stream:
+            return not lock_descriptor(stream.fileno(), blocking=False)
+    except OSError:  # there is none, or it was removed just now
+        return False
+
+
 def _lock(stream: IO[str], path: Path, *, wait: bool) -> bool:
     """Lock an open file; return False where it is no longer the one at ``path``."""
-    if fcntl is None:
-        return True
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        stream.close()
-        raise OutputError(
-            f"Another medxlate is writing to {path.parent} (it holds {path.name}).",
-            "Wait until it has ended.",
-        ) from None
+        if not lock_descriptor(stream.fileno(), blocking=wait):
+            stream.close()
+            raise OutputError(
+                f"Another medxlate is writing to {path.parent} (it holds {path.name}).",
+                "Wait until it has ended.",
+            )
     except OSError:  # a file system without locks
         return True
     with suppress(FileNotFoundError):
@@ -234,7 +240,7 @@ def _lock(stream: IO[str], path: Path, *, wait: bool) -> bool:
 def remove_stale(folder: Path, name: str = "*") -> None:
     """Remove what was left where ``folder / name`` was being written; call it under a lock.
 
-    A folder that was moved aside, and whose place is still empty, is put back.
+    A folder that was moved aside is put back where its place is still empty.
 
     Args:
         folder: Where it lies.

@@ -16,8 +16,8 @@ from medxlate.base.errors import MedxlateError
 if TYPE_CHECKING:
     import pandas as pd
 
-# As people and programs write numbers. Python's float() also takes 4_5, infinity and the digits of
-# other scripts, where somebody else would read another number or none.
+# As people and programs write numbers. Python's float() also accepts 4_5, infinity and the digits
+# of other scripts, where somebody else would read another number or none.
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 Record = TypeVar("Record", bound=BaseModel)
 MAX_RECORD_BYTES = 16 << 20  # of a JSON file that describes a folder
@@ -157,7 +157,7 @@ def in_code(text: str) -> str:
 
 
 def in_csv(value: Any) -> Any:
-    """Return a cell that no spreadsheet takes for a formula: a text like one gets a quote in front.
+    """Return a cell that no spreadsheet reads as a formula: a text like one gets a quote in front.
 
     OWASP, "CSV Injection". Numbers, also as text, and a sign by itself stay as they are.
     """

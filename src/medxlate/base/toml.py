@@ -16,7 +16,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Return the content of a TOML file.
 
     Raises:
-        ConfigError: It cannot be read, is larger than 1 MiB, or is no TOML.
+        ConfigError: It cannot be read, is larger than 1 MiB, or is not TOML.
     """
     try:
         if path.stat().st_size > MAX_BYTES:

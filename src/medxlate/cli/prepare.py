@@ -152,7 +152,7 @@ def prepare(
         from dataclasses import asdict
 
         from medxlate.base.distributed import local_count
-        from medxlate.base.parallel import cores
+        from medxlate.base.machine import cores
         from medxlate.dataset.options import PrepareOptions
         from medxlate.dataset.prepare import prepare as run
         from medxlate.images.orientation import PLANES

@@ -12,7 +12,7 @@ import pandas as pd
 
 from medxlate.dataset.annotate import Annotation
 from medxlate.dataset.index import ModalityInfo
-from medxlate.dataset.parts import PartJob, PartSlice, load_part
+from medxlate.dataset.parts import Part, PartJob, PartSlice, pixels_of
 from medxlate.dataset.plan import Plan
 from medxlate.dataset.shards import ShardWriter
 from medxlate.images.recipes import Limits
@@ -35,13 +35,15 @@ class Assembled:
     notes: dict[str, str]
 
 
-def assemble(folder: Path, plan: Plan, jobs: Iterable[PartJob], *, size: int) -> Assembled:
+def assemble(
+    folder: Path, plan: Plan, parts: Iterable[tuple[PartJob, Part]], *, size: int
+) -> Assembled:
     """Write ``shards/`` from the parts, in the order of the scans, and gather the table.
 
     Args:
         folder: Where to write them.
         plan: Labels and patients, and the recipe.
-        jobs: The parts, one a scan of the plan.
+        parts: The parts, one a scan of the plan.
         size: Side of the slices, pixels.
     """
     dtype = np.uint8 if plan.recipe.bits == 8 else np.uint16
@@ -51,13 +53,12 @@ def assemble(folder: Path, plan: Plan, jobs: Iterable[PartJob], *, size: int) ->
     skipped: dict[str, str] = {}
     notes: dict[str, str] = {}
     with ShardWriter(folder / "shards", size=size, dtype=dtype) as shards:
-        for index, job in enumerate(jobs):
-            part, pixels = load_part(job)
+        for index, (job, part) in enumerate(parts):
             skipped |= part.skipped
             before = len(rows)
             name, place = job.scan.name, plan.places.get(job.scan.name)
             volume = f"scan {index}" if place is None else f"volume {place.volume}"
-            for slice_, content in zip(part.slices, pixels, strict=True):
+            for slice_, content in zip(part.slices, pixels_of(job, part), strict=True):
                 annotation = plan.annotation_of(job.scan, slice_.file)
                 if annotation is not None:
                     within = {

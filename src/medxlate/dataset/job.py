@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter, deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from medxlate.base.distributed import ranks
 from medxlate.base.errors import DataError
 from medxlate.base.events import Listener, Progress, Stage, Warned
 from medxlate.base.files import locked, remove_stale, whole_file, whole_folder, write_json
-from medxlate.base.parallel import Mapper, processes
+from medxlate.base.journal import Journal
+from medxlate.base.pool import Mapper, processes
 from medxlate.dataset.assemble import Assembled, assemble
 from medxlate.dataset.duplicates import Duplicate, near_duplicates
 from medxlate.dataset.identifiers import Identifiers
@@ -37,7 +38,7 @@ from medxlate.dataset.join import agreed_size, check_task, joined
 from medxlate.dataset.labels import count_labels, label_notes
 from medxlate.dataset.links import links_of, save_links
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.parts import PartJob, crashed_part, write_part
+from medxlate.dataset.parts import Part, PartJob, crashed_part, noted_part, write_part
 from medxlate.dataset.plan import Plan, make_plan, plain
 from medxlate.dataset.reasons import hint_of, in_words
 from medxlate.dataset.spellings import (
@@ -128,7 +129,7 @@ class Job:
             plan = self._plan(search, mapper)
             shutil.rmtree(self._assembled, ignore_errors=True)  # of a run that was killed
             try:
-                parts = self._parts(plan, mapper)
+                parts = self._parts(self._journal(), self._jobs(plan), mapper)
                 content = assemble(self._assembled, plan, parts, size=self.size)
                 return self._write(plan, content, search)
             finally:
@@ -141,7 +142,9 @@ class Job:
             UsageError, DataError: See ``prepare``.
         """
         with mapper_for(search, self.options) as mapper:
-            self._share(self._jobs(self._plan(search, mapper)), mapper)
+            jobs = self._jobs(self._plan(search, mapper))
+            deque(self._read(self._journal(), jobs, mapper), maxlen=0)
+            ranks().barrier()
 
     def _plan(self, search: Search, mapper: Mapper) -> Plan:
         return make_plan(
@@ -156,30 +159,47 @@ class Job:
     def _assembled(self) -> Path:
         return self.work / "assembled"
 
-    def _parts(self, plan: Plan, mapper: Mapper) -> Iterator[PartJob]:
-        """Yield each part, in order, as soon as it is there; those that are missing are read."""
-        jobs = self._jobs(plan)
-        if not ranks().is_alone:
-            self._share(jobs, mapper)
-        return self._read(jobs, mapper)
+    def _journal(self) -> Journal:
+        self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
+        return Journal(self.work, self._parts_folder)
+
+    @property
+    def _parts_folder(self) -> Path:
+        return self.work / "parts"
 
     def _jobs(self, plan: Plan) -> list[PartJob]:
-        self.work.mkdir(0o700, parents=True, exist_ok=True)  # patients' pixels
-        return [PartJob(scan, plan.recipe, self.size, self.work) for scan in plan.scans]
+        return [PartJob(scan, plan.recipe, self.size, self._parts_folder) for scan in plan.scans]
 
-    def _share(self, jobs: Sequence[PartJob], mapper: Mapper) -> None:
-        """Read every part that is this process's to read, and wait for the others."""
-        for _ in self._read(ranks().shard(jobs), mapper):
-            pass
-        ranks().barrier()
+    def _parts(
+        self, journal: Journal, jobs: Sequence[PartJob], mapper: Mapper
+    ) -> Iterator[tuple[PartJob, Part]]:
+        """Yield each part, in order, as soon as it is there; those that are missing are read."""
+        with closing(self._read(journal, jobs, mapper)) as read:
+            if not ranks().is_alone:
+                deque(read, maxlen=0)
+                for job, entry in zip(jobs, journal.entries(jobs), strict=True):
+                    yield job, noted_part(job, entry)
+                return
+            for job in jobs:
+                while job not in journal:
+                    next(read)
+                yield job, noted_part(job, journal.entry(job))
 
-    def _read(self, jobs: Sequence[PartJob], mapper: Mapper) -> Iterator[PartJob]:
-        total, done = sum(len(job.scan.files) for job in jobs), 0
+    def _read(
+        self, journal: Journal, jobs: Sequence[PartJob], mapper: Mapper
+    ) -> Generator[None, None, None]:
+        """Read this process's share of the missing parts in order; yield when one is noted."""
+        missing = journal.missing(jobs)
+        self._parts_folder.mkdir(exist_ok=True)
+        total, done = sum(len(job.scan.files) for job in missing), 0
         self.listener(Progress("files", 0, total))
-        for job, files in zip(jobs, mapper(write_part, jobs, crashed_part), strict=True):
-            yield job
-            done += files
-            self.listener(Progress("files", done, total))
+        with journal.noting() as note:
+            parts = mapper(write_part, missing, crashed_part)
+            for job, part in zip(missing, parts, strict=True):
+                note(job, part.entry, part.files)
+                done += len(job.scan.files)
+                self.listener(Progress("files", done, total))
+                yield
 
     def _write(self, plan: Plan, content: Assembled, search: Search) -> PrepareResult:
         """Put the modality into the dataset."""
@@ -326,7 +346,7 @@ def refuse_unusable(skipped: Mapping[str, str], *, strict: bool) -> None:
     if strict and bad:
         raise DataError(
             f"{len(bad)} files cannot be used (--strict). {in_words(bad)}.",
-            "Mend them, or leave --strict out to skip and list them.",
+            "Repair them, or leave --strict out to skip and list them.",
         )
 
 

@@ -1,7 +1,8 @@
 """The reading half of ``prepare``: each scan becomes a part on disk.
 
-A part is complete or absent, and named after what it was made from; a run that was stopped finds
-the parts of the last one and makes only those that are missing.
+A part is a unit of ``base/journal.py``: its slices' pixels in a file, and the rest in the journal.
+It is named after what it was made from, so that a run that was stopped finds the parts of the last
+one and makes only those that are missing.
 """
 
 from __future__ import annotations
@@ -9,17 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from medxlate.base.errors import DataError, ImageError
-from medxlate.base.files import naming_full_disk, write_json
-from medxlate.base.records import read_object
+from medxlate.base.files import naming_full_disk, sha256
+from medxlate.base.journal import Entry
 from medxlate.images.open import NEAR_EMPTY, open_slices
 from medxlate.images.perceptual import perceptual_hash
 from medxlate.images.recipes import Limits, Recipe
@@ -57,7 +57,7 @@ class PartJob:
         scan: The scan to read.
         recipe: Its modality's recipe.
         size: Side of the squares, pixels.
-        folder: Where parts lie.
+        folder: Where the parts' files lie.
     """
 
     scan: Scan
@@ -65,12 +65,17 @@ class PartJob:
     size: int
     folder: Path
 
-    @property
-    def name(self) -> str:
-        """A hash of all that the part depends on."""
+    @cached_property
+    def key(self) -> str:
+        """A hash of all that the part depends on, when it is first asked for."""
         files = [(file.relative, *state_of(file)) for file in self.scan.files]
         facts = [PARTS_VERSION, self.scan.name, files, self.size, self.recipe.model_dump()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+
+    @property
+    def pixels(self) -> Path:
+        """The file of the slices' pixels."""
+        return self.folder / f"{self.key}.bin"
 
 
 @dataclass(frozen=True)
@@ -111,56 +116,60 @@ class Part:
     notes: tuple[str, ...] = ()
 
 
-def write_part(job: PartJob) -> int:
-    """Read a scan and write its part, unless it is there; return how many files it had."""
-    name = job.name
-    listing = job.folder / f"{name}.json"
-    if not listing.exists():
-        pixels = job.folder / f"{name}.bin"
-        partial = pixels.with_suffix(f".{os.getpid()}.partial")
-        try:
-            with naming_full_disk(pixels):
-                part = _read(job, partial)
-                partial.replace(pixels)
-                text = json.dumps(asdict(part))
-                partial.write_text(text, encoding="utf-8")
-                partial.replace(listing)  # last: a part with a listing is complete
-        finally:
-            with suppress(FileNotFoundError):
-                partial.unlink()
-    return len(job.scan.files)
+@dataclass(frozen=True)
+class WrittenPart:
+    """A part whose file is there.
+
+    Attributes:
+        entry: The part, as the journal holds it.
+        files: The SHA-256 of its file, by name.
+    """
+
+    entry: Entry
+    files: Mapping[str, str]
 
 
-def crashed_part(job: PartJob) -> int:
+def write_part(job: PartJob) -> WrittenPart:
+    """Read a scan and write its part."""
+    with naming_full_disk(job.pixels):
+        part = _read(job, job.pixels)
+    return WrittenPart(asdict(part), {job.pixels.name: sha256(job.pixels)})
+
+
+def crashed_part(job: PartJob) -> WrittenPart:
     """Write the part of a scan that no process survives."""
+    job.pixels.write_bytes(b"")
     part = Part(None, skipped={job.scan.name: "reading it crashed the reader"})
-    (job.folder / f"{job.name}.bin").write_bytes(b"")
-    write_json(job.folder / f"{job.name}.json", asdict(part))
-    return len(job.scan.files)
+    return WrittenPart(asdict(part), {job.pixels.name: sha256(job.pixels)})
 
 
-def load_part(job: PartJob) -> tuple[Part, Iterator[bytes]]:
-    """Return a part and the bytes of its slices, one by one."""
-    name = job.name
-    listing = job.folder / f"{name}.json"
-    again = f"Remove the folder {job.folder} and prepare again."
-    values = read_object(listing, error=DataError, hint=again, needs=["limits"])
+def noted_part(job: PartJob, entry: Entry) -> Part:
+    """Return a part from its entry in the journal.
+
+    Raises:
+        DataError: The entry is damaged.
+    """
     try:
-        limits = values["limits"]
-        part = Part(
+        limits = entry["limits"]
+        return Part(
             limits=None if limits is None else (float(limits[0]), float(limits[1])),
-            slices=tuple(PartSlice(**slice_) for slice_ in values["slices"]),
-            skipped=dict(values["skipped"]),
-            notes=tuple(map(str, values["notes"])),
+            slices=tuple(PartSlice(**slice_) for slice_ in entry["slices"]),
+            skipped=dict(entry["skipped"]),
+            notes=tuple(map(str, entry["notes"])),
         )
     except (IndexError, KeyError, TypeError, ValueError):
-        raise DataError(f"{listing} is damaged.", again) from None
-    return part, _pixels(job.folder / f"{name}.bin", len(part.slices))
+        folder = job.folder.parent
+        raise DataError(
+            f"The journal in {folder} is damaged: what it says of {job.scan.name} cannot be used.",
+            f"Remove the folder {folder} and prepare again.",
+        ) from None
 
 
-def _pixels(path: Path, count: int) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        each = path.stat().st_size // max(count, 1)
+def pixels_of(job: PartJob, part: Part) -> Iterator[bytes]:
+    """Yield the bytes of each slice of a part."""
+    count = len(part.slices)
+    with job.pixels.open("rb") as stream:
+        each = job.pixels.stat().st_size // max(count, 1)
         for _ in range(count):
             yield stream.read(each)
 

@@ -17,7 +17,7 @@ from medxlate._version import __version__
 from medxlate.base.errors import DataError, ImageError, UsageError
 from medxlate.base.events import Listener, Progress, Warned
 from medxlate.base.files import sha256
-from medxlate.base.parallel import Mapper
+from medxlate.base.pool import Mapper
 from medxlate.dataset.annotate import Annotation, Annotator
 from medxlate.dataset.fields import parse_field
 from medxlate.dataset.identifiers import is_placeholder

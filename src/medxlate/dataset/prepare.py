@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,9 +11,10 @@ import pandas as pd
 from pydantic import TypeAdapter
 
 from medxlate.base.distributed import ranks
-from medxlate.base.errors import DataError, JobError, MedxlateError, OutputError
+from medxlate.base.errors import DataError, OutputError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import check_free, locked, remove_stale
+from medxlate.base.journal import drop, kept_until_done
 from medxlate.base.records import read_object
 from medxlate.dataset.duplicates import Duplicate
 from medxlate.dataset.index import (
@@ -120,29 +120,19 @@ def prepare(
         if done is not None:
             refuse_unusable(done.skipped, strict=strict)
             refuse_respelled(done.respelled, strict=strict)
-            shutil.rmtree(work_folder(data, modality), ignore_errors=True)
+            drop(work_folder(data, modality))
         else:
             # One that was stopped after its folder was placed is finished, not refused.
             overwrite = overwrite or _made_from(data, modality) == mark
             _check_free(data, modality, overwrite=overwrite)
             remove_stale(data, modality)
         team.broadcast(done is None)
-        result = done or _run(replace(job, overwrite=overwrite), search)
-    result = replace(result, seconds=round(time.monotonic() - began, 3))
+        if done is None:
+            # What was read stays where the next call can continue.
+            with kept_until_done(job.work):
+                done = replace(job, overwrite=overwrite).run(search)
+    result = replace(done, seconds=round(time.monotonic() - began, 3))
     team.broadcast(_RESULT.dump_python(result, mode="json"))
-    return result
-
-
-def _run(job: Job, search: Search) -> PrepareResult:
-    """Run a job; what was read stays where the next run can continue."""
-    try:
-        result = job.run(search)
-    except (OutputError, JobError):  # a full disk, say, or another process that was killed
-        raise
-    except MedxlateError:
-        shutil.rmtree(job.work, ignore_errors=True)
-        raise
-    shutil.rmtree(job.work, ignore_errors=True)
     return result
 
 

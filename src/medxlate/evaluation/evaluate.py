@@ -42,8 +42,8 @@ from medxlate.evaluation.tstr import NAME as TSTR
 from medxlate.evaluation.tstr import is_cheap, tstr_metrics
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.finite import check_finite
+from medxlate.inference.out_of_distribution import Span
 from medxlate.inference.predict import Predictor
-from medxlate.inference.span import Span
 
 
 @dataclass(frozen=True)

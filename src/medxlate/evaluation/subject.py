@@ -19,8 +19,8 @@ from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
 from medxlate.evaluation.cohort import Cohort, open_cohort
 from medxlate.evaluation.judge import Judge
-from medxlate.inference.choices import validated_compute
 from medxlate.inference.engine import run as run_network
+from medxlate.inference.engine import validated_compute
 from medxlate.inference.finite import check_finite
 from medxlate.inference.predict import Predictor
 from medxlate.inference.translate import Translator

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from medxlate.base.errors import ImageError, UsageError
-from medxlate.base.parallel import Mapper, in_this_process
+from medxlate.base.pool import Mapper, in_this_process
 from medxlate.images.find import Search
 from medxlate.images.modality import choose_modalities, contradicts
 from medxlate.images.scan import NO_IMAGE, VOLUME_FORMATS, FoundImage, Scan, add_note

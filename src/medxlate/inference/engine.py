@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from medxlate.base.device import Compute, is_out_of_memory
+from medxlate.artifacts.info import ModelInfo
+from medxlate.base.device import Compute, choose_compute, is_out_of_memory
 from medxlate.base.errors import CapacityError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.inference.pipeline import ahead
@@ -215,3 +216,29 @@ def starting_size(compute: Compute, image_size: int) -> int:
     """Return how many images of [image_size, image_size] are computed at once to begin with."""
     pixels = PIXELS.get(compute.device.type, PIXELS["cpu"])
     return max(1, min(MOST_IMAGES, pixels // image_size**2))
+
+
+def validated_compute(
+    info: ModelInfo,
+    device: str = "auto",
+    precision: str = "auto",
+    *,
+    listener: Listener = silent,
+) -> Compute:
+    """Choose device and precision for a trained model.
+
+    ``auto`` is bf16 only where the hardware multiplies it natively and the model was validated in
+    it; a model that was validated in fp32 is computed in fp32.
+
+    Args:
+        info: The model's model.json.
+        device: As ``choose_compute`` takes it.
+        precision: auto, fp32 or bf16.
+        listener: Warned where bf16 was asked for and fp32 is taken, for want of instructions.
+
+    Raises:
+        UsageError: The device or the precision does not exist.
+    """
+    if precision == "auto" and info.precision == "fp32":
+        precision = "fp32"
+    return choose_compute(device, precision, listener=listener)

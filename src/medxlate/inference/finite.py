@@ -1,4 +1,4 @@
-"""Outputs that are no numbers: never class 0, never the darkest grey, never an empty cell."""
+"""Outputs that are not finite: never class 0, never the darkest grey, never an empty cell."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ class Reader:
     image_size: int
 
     def choosing(self, dicom_modality: str, volume: int | None) -> Reader:
-        """Return a reader that takes other DICOM Modalities or volumes, where any are given."""
+        """Return a reader of other DICOM Modalities or volumes, where any are given."""
         changes: dict[str, object] = {}
         if dicom_modality:
             changes["dicom_modality"] = dicom_modality.upper()

@@ -1,19 +1,20 @@
-"""What each output is called: the input's tree, its stem, its format."""
+"""What each output is called: the input's tree, its stem, its format; and nothing of a patient."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from itertools import count
 
 from medxlate.images.find import image_suffix
-from medxlate.images.pseudonym import Phi, clean_path
+from medxlate.images.pseudonym import Phi, clean_path, pseudonym
 from medxlate.images.scan import Format, FoundImage, Scan
 
 Key = tuple[str, int]  # a file's relative path and the frame in it, 0 where it has one
 
+PATIENT_TAGS = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 MAX_NAME = 255  # bytes of a file's or folder's name, on the usual file systems
 
 # The suffixes that an output of a format may have; the first where the input has another.
@@ -29,10 +30,24 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
 }
 
 
+def patients_of(scans: Sequence[Scan], phi: Phi, key: bytes) -> dict[str, str]:
+    """Return what stands in the place of a patient in paths, by the name of the scan."""
+    patients: dict[str, str] = {}
+    numbers: dict[str, str] = {}
+    for scan in scans:
+        tags = scan.frames[0].tags if scan.frames else {}
+        patient = next((tags[tag] for tag in PATIENT_TAGS if tags.get(tag)), scan.name)
+        if phi == "remove":
+            patients[scan.name] = numbers.setdefault(patient, f"x{len(numbers) + 1}")
+        else:
+            patients[scan.name] = pseudonym(patient, key)
+    return patients
+
+
 def output_names(scans: Iterable[Scan], *, phi: Phi, patients: Mapping[str, str]) -> dict[Key, str]:
     """Return the output's relative path for each file, or each frame of a multi-frame file.
 
-    Only an image's suffix is taken off. Where two names would differ in nothing, or in upper and
+    Only an image's suffix is removed. Where two names would be equal, or differ in upper and
     lower case alone (a.png beside a.jpg), both keep the whole of theirs: a.png.png, a.jpg.png. A
     file's or folder's name of more than 255 bytes is shortened; a hash keeps it apart from others.
 

@@ -1,8 +1,8 @@
-"""Translated slices on disk, in the format of what they were translated from."""
+"""Translated slices on disk, in the format of what they were translated from, and their record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,14 +12,18 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate._version import __version__
+from medxlate.images.find import SUFFIXES, image_suffix
 from medxlate.images.orientation import Cut
-from medxlate.images.pseudonym import Phi
+from medxlate.images.pseudonym import Phi, clean_path
 from medxlate.images.recipes import Recipe
 from medxlate.images.scan import RASTER_FORMATS, Scan
 from medxlate.images.stack import FloatArray
 from medxlate.images.write import write_synthetic
 from medxlate.inference.inputs import Input
-from medxlate.inference.names import Key
+from medxlate.inference.names import Key, clean_names
+
+SCHEMA_VERSION = 2
+MARKER = "translation.json"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,6 @@ class Outputs:
         folder: Where to write.
         names: The output's path below it, by input file and frame.
         made: How the images were made.
-
     """
 
     def __init__(self, folder: Path, names: Mapping[Key, str], made: Made) -> None:
@@ -87,7 +90,7 @@ class Outputs:
             self._gather(item, network)
 
     def taken(self) -> tuple[dict[Key, str], int]:
-        """Return what was written since the last call; forget scans that are not complete.
+        """Return what was written since the last call; discard scans that are not complete.
 
         Returns:
             The name of each output, by its input's file and frame; how many slices they hold.
@@ -150,6 +153,57 @@ class Outputs:
         self._slices += slices
 
 
+def record(
+    made: Made,
+    written: Iterable[tuple[str, int, str]],
+    failed: Mapping[str, str],
+    scans: Sequence[Scan],
+    patients: Mapping[str, str],
+) -> dict[str, Any]:
+    """Return the content of translation.json; names follow the policy, as those of files do.
+
+    Args:
+        made: How the images were made.
+        written: Input file, frame (from 0) and output of each file.
+        failed: What could not be translated, and why.
+        scans: The inputs.
+        patients: See ``names.patients_of``.
+    """
+    clean: dict[str, str] = {}
+    for scan in scans:
+        for file, _, relative in clean_names(scan, patients[scan.name], made.phi):
+            clean[file.relative] = relative
+        folder = clean_path(scan.name, scan.identifiers, patients[scan.name], made.phi)
+        clean.setdefault(scan.name, folder)
+    others = {scan.name for scan in scans if not scan.frames}
+    listed: dict[str, str] = {}
+    for number, (name, reason) in enumerate(failed.items(), start=1):
+        if made.phi == "keep" or name in others or _is_no_dicom(name):
+            listed[name] = reason
+        else:  # nothing is known of a DICOM file that failed: neither name nor details get out
+            listed[f"file {number}"] = reason.partition(":")[0]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "synthetic": True,
+        "note": "Images made by a neural network. Not for diagnosis.",
+        "medxlate": __version__,
+        "source": made.source,
+        "target": made.target,
+        "unit": made.recipe.unit,
+        "phi": made.phi,
+        "generator_sha256": made.generator,
+        "files": [
+            {"input": clean[file], "frame": frame + 1, "output": name}
+            for file, frame, name in written
+        ],
+        "failed": listed,
+    }
+
+
+def _is_no_dicom(name: str) -> bool:
+    return SUFFIXES.get(image_suffix(name).lower(), "dicom") != "dicom"
+
+
 class _Series:
     """A derived DICOM series that is being written."""
 
@@ -190,7 +244,7 @@ class _Series:
 
 @dataclass
 class _Volume:
-    """A volume whose slices are being gathered; int16 for HU, else float32."""
+    """A volume that is being gathered slice by slice; int16 for HU, else float32."""
 
     scan: Scan
     cut: Cut

@@ -21,12 +21,11 @@ from medxlate.base.records import for_csv
 from medxlate.dataset.fields import Field, parse_field
 from medxlate.images.grouping import by_header
 from medxlate.images.scan import Scan
-from medxlate.inference.choices import validated_compute
-from medxlate.inference.engine import Pending
+from medxlate.inference.engine import Pending, validated_compute
 from medxlate.inference.finite import is_finite, no_number
 from medxlate.inference.inputs import Reader, SliceBatch, find_inputs, refuse_if_nothing, sort_out
-from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
-from medxlate.inference.lookalike import Looks, total
+from medxlate.inference.out_of_distribution import Looks, total
+from medxlate.inference.prediction_table import Columns, Item, make_table, outside
 from medxlate.inference.predictor import (
     COVERAGE,
     Ensemble,
@@ -34,9 +33,8 @@ from medxlate.inference.predictor import (
     Predictor,
     predict_batches,
 )
-from medxlate.inference.stream import stream
-from medxlate.inference.table import Columns, Item, make_table, outside
-from medxlate.inference.units import Unit, units_of
+from medxlate.inference.stream import Unit, stream, units_of
+from medxlate.inference.work import Work, stamp, work_folder, working
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
 
@@ -120,7 +118,7 @@ def predict(
     Raises:
         OutputError: ``out`` exists, or another process is writing it.
         ModelError: The model cannot be used, or several cannot be combined.
-        UsageError: ``level`` is no share, or no model is named.
+        UsageError: ``level`` is not between 0 and 1, or no model is named.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a single image.
     """
@@ -163,9 +161,9 @@ def predict(
         if not work.placed:
             _check_free(out, overwrite=overwrite)
             text = f"Predicting {predictor.head.task.name} of {count} slices"
-            tell_stage(text, work, whole, listener)
+            work.report(text, whole, listener)
             _predict(work, whole, predictor, reader, field, listener)
-        entries = work.entries(whole)
+        entries = list(work.journal.entries(whole))
         failed, left_out = sort_out(found.skipped)
         failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
         items = [Item(*item) for entry in entries for item in entry["items"]]
@@ -236,16 +234,16 @@ def _predict(
             else:
                 failed[item.slice.file] = no_number("predictor", item.number)
 
-    with journal(work) as note:
+    with work.journal.noting() as note:
 
         def ended(unit: Unit) -> None:
             entry = {"items": items, "values": values, "failed": failed}
-            note(unit, {**entry, "looks": asdict(total(looks))})
+            note(unit, {**entry, "looks": asdict(total(looks))}, {})
             for noted in (items, values, failed, looks):
                 noted.clear()
 
         stream(
-            work.missing(whole),
+            work.journal.missing(whole),
             reader,
             predictor.engine,
             collect,

@@ -21,14 +21,12 @@ from medxlate.artifacts.runs import find_model
 from medxlate.base.device import Compute
 from medxlate.base.errors import ImageError, ModelError
 from medxlate.base.events import Listener, silent
-from medxlate.inference.arrays import Spacing, Volume, outputs_of, squares_of
-from medxlate.inference.choices import validated_compute
-from medxlate.inference.engine import Engine, Pending, run, starting_size
+from medxlate.inference.engine import Engine, Pending, run, starting_size, validated_compute
 from medxlate.inference.finite import check_finite
+from medxlate.inference.in_memory import Spacing, Volume, outputs_of, squares_of
 from medxlate.inference.inputs import Input, Reader, stack
-from medxlate.inference.lookalike import Looks
+from medxlate.inference.out_of_distribution import Looks, Span
 from medxlate.inference.shifts import shifted
-from medxlate.inference.span import Span
 from medxlate.inference.uncertainty import Uncertainty
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.placing import place
@@ -147,7 +145,7 @@ class Predictor:
         Raises:
             ImageError: The array cannot be used with the model's recipe, or all is near-empty.
             ModelError: The network gives no finite number.
-            UsageError: It is no volume.
+            UsageError: It is not a volume.
         """
         uncertainty = Uncertainty([self.calibration], level)
         squares = squares_of(volume, self.reader, spacing)
@@ -215,7 +213,7 @@ class Predictor:
 
 
 class Ensemble:
-    """Predictors whose mean prediction is taken; of one, its own.
+    """Predictors that are combined by the mean of their predictions; of one, its own.
 
     They see the same images, so they must have been trained for the same: target, task, recipe and
     sizes.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,27 +18,29 @@ from medxlate.artifacts.runs import find_model
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ImageError, UsageError, nearest
 from medxlate.base.events import Listener, Warned, silent
-from medxlate.base.files import check_free
+from medxlate.base.files import check_free, sha256, write_json
+from medxlate.base.journal import Entry
 from medxlate.dataset.index import KEY_BYTES, read_key
+from medxlate.images.grouping import FoundScans
 from medxlate.images.pseudonym import PHI, Phi
-from medxlate.inference.arrays import restored
-from medxlate.inference.choices import check_compile, validated_compute
-from medxlate.inference.engine import Pending
+from medxlate.inference.engine import Pending, validated_compute
 from medxlate.inference.finite import no_number
+from medxlate.inference.in_memory import restored
 from medxlate.inference.inputs import (
     Reader,
     SliceBatch,
     find_inputs,
+    refuse_if_nothing,
+    sort_out,
 )
-from medxlate.inference.journal import Work, journal, stamp, tell_stage, work_folder, working
-from medxlate.inference.lookalike import Looks, total
-from medxlate.inference.names import output_names
-from medxlate.inference.outputs import Outputs
-from medxlate.inference.record import MARKER, PATIENT_TAGS, finish, patients_of
-from medxlate.inference.stream import stream
+from medxlate.inference.names import PATIENT_TAGS, output_names, patients_of
+from medxlate.inference.out_of_distribution import Looks, total
+from medxlate.inference.outputs import MARKER, Made, Outputs, record
+from medxlate.inference.stream import Unit, stream, units_of
 from medxlate.inference.tiles import MULTIPLE
 from medxlate.inference.translator import Translator
-from medxlate.inference.units import Unit, units_of
+from medxlate.inference.work import Work, stamp, work_folder, working
+from medxlate.method.compiling import Choice
 
 __all__ = ["TranslateResult", "Translator", "translate"]
 
@@ -132,9 +134,9 @@ def translate(
         raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
     if phi not in PHI:
         raise UsageError(f"--phi {phi} is unknown.", nearest(phi, PHI))
-    choice = check_compile(compiling)
+    choice = _compile_choice(compiling)
     if tile < 0 or tile % MULTIPLE:
-        raise UsageError(f"--tile {tile} is no multiple of {MULTIPLE}.")
+        raise UsageError(f"--tile {tile} is not a multiple of {MULTIPLE}.")
     secret = None if key is None else read_key(key)
     folder = find_model(Path(model), "a translator", listener)
     info = read_model(folder)
@@ -178,14 +180,14 @@ def translate(
         patients = patients_of(found.scans, phi, made.key)
         names = output_names(found.scans, phi=phi, patients=patients)
         if not work.placed:
-            tell_stage(
-                f"Translating {count} {made.source} slices to {made.target}", work, whole, listener
-            )
-            if work.drawn["compiled"] and work.missing(whole) and not translator.engine.padded:
+            text = f"Translating {count} {made.source} slices to {made.target}"
+            work.report(text, whole, listener)
+            missing = work.journal.missing(whole)
+            if work.drawn["compiled"] and missing and not translator.engine.padded:
                 translator.compile_where_it_pays("on", count, listener)
-            _translate(work, whole, translator, reader, Outputs(work.out, names, made), listener)
-        entries = work.entries(whole)
-        files, failed, left_out = finish(work, entries, found, inputs, made, patients)
+            _translate(work, missing, translator, reader, Outputs(work.out, names, made), listener)
+        entries = list(work.journal.entries(whole))
+        files, failed, left_out = _finish(work, entries, found, inputs, made, patients)
     notes = tuple(total(Looks.noted(each) for each in entries).notes(translator.source))
     for note in notes:
         listener(Warned(note))
@@ -194,15 +196,23 @@ def translate(
     return TranslateResult(out, files, slices, failed, left_out, notes, seconds)
 
 
+def _compile_choice(choice: str) -> Choice:
+    """Return the choice; raises UsageError where it is none of auto, on and off."""
+    for known in get_args(Choice):
+        if choice == known:
+            return known  # type: ignore[no-any-return]
+    raise UsageError(f"--compile {choice} is unknown.", nearest(choice, get_args(Choice)))
+
+
 def _translate(
     work: Work,
-    whole: Sequence[Unit],
+    missing: Sequence[Unit],
     translator: Translator,
     reader: Reader,
     outputs: Outputs,
     listener: Listener,
 ) -> None:
-    """Translate this process's share of what is missing, and note each finished unit."""
+    """Translate the units that are missing, and note each when it is finished."""
     failed: dict[str, str] = {}
     looks: list[Looks] = []
 
@@ -217,19 +227,19 @@ def _translate(
             except ImageError as problem:
                 failed[item.slice.file] = str(problem)
 
-    with journal(work) as note:
+    with work.journal.noting() as note:
 
         def ended(unit: Unit) -> None:
             written, slices = outputs.taken()
             keys = [(*key, name) for key, name in written.items()]
-            files = list(written.values())
             entry = {"written": keys, "slices": slices, "failed": dict(failed)}
-            note(unit, {**entry, "files": files, "looks": asdict(total(looks))})
+            files = {name: sha256(work.out / name) for name in written.values()}
+            note(unit, {**entry, "looks": asdict(total(looks))}, files)
             failed.clear()
             looks.clear()
 
         stream(
-            work.missing(whole),
+            missing,
             reader,
             translator.engine,
             write,
@@ -237,3 +247,37 @@ def _translate(
             batch_size=translator.batch_size,
             listener=listener,
         )
+
+
+def _finish(
+    work: Work,
+    entries: Sequence[Entry],
+    found: FoundScans,
+    inputs: Path,
+    made: Made,
+    patients: Mapping[str, str],
+) -> tuple[int, dict[str, str], dict[str, str]]:
+    """Put a finished translation into its place, with its record.
+
+    Args:
+        work: The translation.
+        entries: Those of its units.
+        found: The inputs.
+        inputs: Where they were searched.
+        made: How the images were made.
+        patients: See ``names.patients_of``.
+
+    Returns:
+        How many files there are; what failed, and what sound data leaves out, too, with reasons.
+
+    Raises:
+        ImageError: There are none.
+    """
+    failed, left_out = sort_out(found.skipped)
+    failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
+    written = [tuple(item) for entry in entries for item in entry["written"]]
+    refuse_if_nothing(failed, found, len(written), inputs)
+    if ranks().is_first and not work.placed:
+        write_json(work.out / MARKER, record(made, written, failed, found.scans, patients))
+        work.put()
+    return len(written), failed, left_out

@@ -15,10 +15,9 @@ from medxlate.base.device import Compute
 from medxlate.base.events import Listener, silent
 from medxlate.images.pseudonym import Phi
 from medxlate.images.stack import FloatArray
-from medxlate.inference.arrays import Spacing, Volume, restored, squares_of, translated
-from medxlate.inference.choices import validated_compute
-from medxlate.inference.engine import Engine, starting_size
+from medxlate.inference.engine import Engine, starting_size, validated_compute
 from medxlate.inference.finite import check_finite
+from medxlate.inference.in_memory import Spacing, Volume, restored, squares_of, translated
 from medxlate.inference.inputs import Input, Reader, SliceBatch
 from medxlate.inference.outputs import Made
 from medxlate.method.compiling import Choice, compile_where_it_pays
@@ -103,7 +102,7 @@ class Translator:
         Raises:
             ImageError: The array cannot be used with the source's recipe.
             ModelError: The network gives no finite number.
-            UsageError: It is no volume.
+            UsageError: It is not a volume.
         """
         squares = squares_of(volume, self.reader, spacing)
         fake = translated(squares, self.engine, self.batch_size)
@@ -159,7 +158,7 @@ class Translator:
         )
 
     def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> bool:
-        """Compile the generator for batches of the engine's size, or not, and tell why.
+        """Compile the generator for batches of the engine's size, or not, and report why.
 
         Args:
             choice: auto (on a GPU, for many slices), on or off.

@@ -1,4 +1,4 @@
-"""The intervals of predictions, of one model or of several whose mean is taken."""
+"""The intervals of predictions, of one model or of the mean of several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Uncertainty:
     coverage: float
 
     def __post_init__(self) -> None:
-        """Raise UsageError where the coverage is no share."""
+        """Raise UsageError where the coverage is not between 0 and 1."""
         if not 0 < self.coverage < 1:
             raise UsageError(f"--level {self.coverage:g} must lie between 0 and 1.")
 

@@ -2,7 +2,8 @@
 
 Ray is the optional extra ``medxlate[cluster]``. The computers of the cluster need the same
 versions of Python, Ray and medxlate (the function is imported there by name), and this process
-must run on one of them. A cluster is neither started nor stopped.
+must run on one of them. A cluster is neither started nor stopped. What Ray prints of workers that
+died, it prints.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
 START = "Start one with `ray start --head`, and give the host:port that it names."
 ADDRESS = re.compile(r"(?P<host>[^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
-PRINTER = "print_to_stdstream"  # of ray._private.worker, Ray 2.60
 CONNECT = """
 import logging, sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
@@ -70,7 +70,6 @@ class _RayCluster:
     ) -> Generator[Outcome[Item, Result], None, None]:
         ray = _import_ray(self.retries)
         _connect(ray, self.address)
-        loud = _silence(ray)
         try:
             _require_room(ray, self)
             # Options of the declaration, not of a call: only these make Ray end a worker after
@@ -84,7 +83,6 @@ class _RayCluster:
                 yield Outcome(waiting.pop(done), *_fetch(ray, done))
         finally:
             ray.shutdown()
-            _replace_printer(ray, loud)
 
 
 def _work(
@@ -132,7 +130,9 @@ def _resolve(address: str) -> str:
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS") or "auto"
     if address != "auto" and not ADDRESS.fullmatch(address):
-        raise UsageError(f"'{address}' is no address of a Ray cluster", "Give host:port or auto.")
+        raise UsageError(
+            f"'{address}' is not the address of a Ray cluster", "Give host:port or auto."
+        )
     return address
 
 
@@ -165,20 +165,6 @@ def _connect(ray: Any, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError) as problem:
         raise _no_cluster(address, describe(problem)) from problem
-
-
-def _silence(ray: Any) -> Any:
-    """Keep Ray's page about each dead worker off standard output, which no option of Ray does."""
-    return _replace_printer(ray, lambda *_, **__: None)
-
-
-def _replace_printer(ray: Any, printer: Any) -> Any:
-    """Put in another function that prints what the cluster reports; return the former."""
-    module = getattr(getattr(ray, "_private", None), "worker", None)
-    former = getattr(module, PRINTER, None)
-    if former is not None:
-        setattr(module, PRINTER, printer)
-    return former
 
 
 def _no_cluster(address: str, reason: str = "") -> UsageError:

@@ -7,26 +7,20 @@ Items and results must be picklable. ``medxlate.study.cluster`` has the runner f
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Generic, Protocol, TypeVar
 
 from medxlate.base.errors import MedxlateError, UsageError
-from medxlate.base.parallel import begin_process, cannot_start, cores
+from medxlate.base.machine import cores
+from medxlate.base.pool import Pool, Worker
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Function = Callable[[Item, str, int], Result]
 
-SIGKILL = 9  # signal.SIGKILL, which Windows lacks
-PATIENCE = 1.0  # seconds between two looks whether the processes live
-GRACE = 5.0  # seconds a process has to end by itself
 THREADS = "OMP_NUM_THREADS"  # PyTorch reads it once, when it is imported
 
 
@@ -130,184 +124,23 @@ class _LocalProcesses:
         self, function: Function[Item, Result], items: Sequence[Item]
     ) -> Generator[Outcome[Item, Result], None, None]:
         threads = max(1, cores() // self.jobs)
-        slots: list[_Slot[Item, Result]] = [
-            _Slot(function, self.devices[number % len(self.devices)], threads)
+        devices = {
+            Worker(environment={THREADS: str(threads)}): self.devices[number % len(self.devices)]
             for number in range(min(self.jobs, len(items)))
-        ]
+        }
 
-        def close() -> None:
-            _close(slots)
+        def work(item: Item, worker: Worker) -> tuple[Result | None, str]:
+            return worker.call(attempt, function, item, devices[worker], threads)
 
-        atexit.register(close)  # for a generator that is still open when Python ends
-        try:
-            yield from _outcomes(slots, iter(items))
-        finally:
-            close()
-            atexit.unregister(close)
-
-
-class _Slot(Generic[Item, Result]):
-    """A process on a device, and the one that takes its place when it dies."""
-
-    def __init__(self, function: Function[Item, Result], device: str, threads: int) -> None:
-        self._function = function
-        self._device = device
-        self._threads = threads
-        self._began = False
-        self._items: list[Item] = []  # the one being worked on, or none
-        self._process: SpawnProcess | None = None
-        self.pipe: Connection[Any, Any]
-
-    def take(self, rest: Iterator[Item]) -> bool:
-        """Begin the next item; where there is none, let the process end, and with it its memory."""
-        for item in rest:
-            self._items = [item]
-            self._send((self._function, item))
-            return True
-        self._items = []
-        if self._process is not None:
-            self.pipe.close()
-        return False
-
-    def is_dead(self) -> bool:
-        return self._process is None or not self._process.is_alive()
-
-    def outcome(self) -> Outcome[Item, Result] | None:
-        """Return what the process has to say; None where it is just that it has begun.
-
-        Raises:
-            UsageError: No process could be started.
-        """
-        (item,) = self._items
-        try:
-            if not self.pipe.poll():
-                raise EOFError
-            message: tuple[Result | None, str] | None = self.pipe.recv()
-        except (EOFError, OSError):
-            error = f"its process died ({_cause(self._bury())})"
-            if not self._began:
-                raise cannot_start() from None
-            return Outcome(item, None, error)
-        if message is None:
-            self._began = True
-            return None
-        return Outcome(item, *message)
-
-    def stop(self) -> None:
-        """Tell the process to end, at once where it is at work."""
-        if self._process is None:
-            return
-        if self._items:
-            self._process.terminate()
-        self.pipe.close()
-
-    def join(self) -> None:
-        if self._process is not None:
-            self._bury()
-
-    def _send(self, message: tuple[Function[Item, Result], Item]) -> None:
-        if self._process is not None:
-            try:
-                self.pipe.send(message)
-                return
-            except OSError:  # it died between two items
-                self._bury()
-        self._start()
-        self.pipe.send(message)
-
-    def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._device, self._threads))
-        with _environment(THREADS, str(self._threads)):
-            process.start()
-        self._process = process
-        theirs.close()
-
-    def _bury(self) -> int | None:
-        """Wait for the end of the process; return its exit code."""
-        assert self._process is not None
-        self.pipe.close()
-        self._process.join(GRACE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        code = self._process.exitcode
-        self._process.close()
-        self._process = None
-        return code
-
-
-def _outcomes(
-    slots: Sequence[_Slot[Item, Result]], rest: Iterator[Item]
-) -> Iterator[Outcome[Item, Result]]:
-    busy = [slot for slot in slots if slot.take(rest)]
-    while busy:
-        for slot in _with_news(busy):
-            outcome = slot.outcome()
-            if outcome is None:
-                continue
-            if not slot.take(rest):
-                busy.remove(slot)
-            yield outcome
-
-
-def _with_news(busy: Sequence[_Slot[Item, Result]]) -> list[_Slot[Item, Result]]:
-    """Wait for a message or the end of a process.
-
-    The pipe of a dead process may stay open in processes that it had started itself.
-    """
-    by_pipe = {slot.pipe: slot for slot in busy}
-    while True:
-        if ready := wait(list(by_pipe), PATIENCE):
-            return [slot for pipe, slot in by_pipe.items() if pipe in ready]
-        if dead := [slot for slot in busy if slot.is_dead()]:
-            return dead
-
-
-def _close(slots: Sequence[_Slot[Item, Result]]) -> None:
-    for slot in slots:
-        slot.stop()
-    for slot in slots:
-        slot.join()
-
-
-def _serve(pipe: Connection[Any, Any], device: str, threads: int) -> None:
-    """Work on what comes through the pipe until it is closed; the life of a child process."""
-    begin_process()
-    pipe.send(None)
-    while True:
-        try:
-            function, item = pipe.recv()
-        except (EOFError, OSError):
-            return
-        except Exception as problem:  # the function cannot be imported here
-            pipe.send((None, describe(problem)))
-            continue
-        done = attempt(function, item, device, threads)
-        try:
-            pipe.send(done)
-        except OSError:
-            return
-        except Exception as problem:  # the result cannot be pickled
-            pipe.send((None, describe(problem)))
-        del function, item, done
-
-
-def _cause(code: int | None) -> str:
-    if code is not None and code < 0:
-        return f"signal {-code}" + ("; out of memory?" if -code == SIGKILL else "")
-    return f"exit code {code}"
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+        with Pool(list(devices)) as pool:
+            futures = {pool.submit(partial(work, item)): item for item in items}
+            pool.finish()
+            for future in as_completed(futures):
+                item = futures.pop(future)
+                try:
+                    result, error = future.result()
+                except UsageError:  # no process can be started
+                    raise
+                except Exception as problem:  # the process died, or the result cannot be pickled
+                    result, error = None, describe(problem)
+                yield Outcome(item, result, error)

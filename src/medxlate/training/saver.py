@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from medxlate.base.parallel import memory_left
+from medxlate.base.machine import memory_left
 from medxlate.config import RuntimeConfig
 from medxlate.training.checkpoints import DURING, write_checkpoint
 from medxlate.training.state import TrainingState

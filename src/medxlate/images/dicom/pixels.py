@@ -16,7 +16,7 @@ from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, RLELossless
 
 from medxlate.base.errors import ImageError
-from medxlate.images.dicom import decoder, decoder_process
+from medxlate.images.dicom import decoder
 from medxlate.images.dicom.header import stored_range
 from medxlate.images.dicom.parse import Parsed, parse
 from medxlate.images.dicom.tags import tag_of
@@ -143,7 +143,7 @@ def _unpacked(frame: Frame, parsed: Parsed) -> tuple[Stored, Dataset]:
             "PixelRepresentation": int(frame.stored[1] == "i"),
         }
         in_python = parsed.syntax == RLELossless
-        decode = decoder_process.decode if in_python else decoder.decode
+        decode = decoder.decode_here if in_python else decoder.decode
         return decode(attributes, stream), parsed.elements.dataset
     header = dcmread(frame.file.path, force=True)
     header.file_meta = FileMetaDataset()

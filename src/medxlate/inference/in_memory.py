@@ -55,7 +55,7 @@ def squares_of(volume: Volume, reader: Reader, spacing: Spacing = (1.0, 1.0, 1.0
     """
     if volume.ndim not in (2, 3) or 0 in volume.shape or volume.dtype.kind not in "iuf":
         raise UsageError(
-            f"An array of {volume.dtype} with the shape {volume.shape} is no volume.",
+            f"An array of {volume.dtype} with the shape {volume.shape} is not a volume.",
             "Give numbers of the shape [slices, H, W] or [H, W].",
         )
     if len(spacing) != 3 or not all(0 < each < np.inf for each in spacing):

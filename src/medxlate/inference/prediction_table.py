@@ -14,7 +14,7 @@ from medxlate.artifacts.calibration import Level
 from medxlate.dataset.fields import Field
 from medxlate.dataset.index import free_name
 from medxlate.inference.inputs import Input, patients_mean
-from medxlate.inference.span import Span
+from medxlate.inference.out_of_distribution import Span
 from medxlate.inference.uncertainty import Uncertainty
 from medxlate.method.label_transform import LabelTransform
 

@@ -21,7 +21,7 @@ from medxlate.cli.app import app
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.options import PrepareOptions
 from medxlate.images.recipes import to_network
-from medxlate.inference.lookalike import Looks
+from medxlate.inference.out_of_distribution import Looks
 from preparing import run
 
 
