@@ -16,6 +16,7 @@ import types
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]).resolve()
@@ -71,6 +72,16 @@ def hops(frame: types.FrameType | None) -> list[str]:
     return found[::-1]
 
 
+def note_pixel(seen: set[str], frame: types.FrameType) -> None:
+    """Add the module of a call to those that run while a scan becomes squares on disk."""
+    caller: types.FrameType | None = frame
+    while caller is not None:
+        if caller.f_code.co_name == "write_part":
+            seen.add(module_of(frame))
+            return
+        caller = caller.f_back
+
+
 def main() -> None:
     """Measure and print."""
     for name, pattern in {"source": "src/medxlate/**/*.py", "tests": "tests/**/*.py"}.items():
@@ -86,9 +97,9 @@ def main() -> None:
         for modality, kind in {"ct": "DICOM series", "mri": "NIfTI volumes"}.items():
             raw, seen = home / modality, set[str]()
             write_phantoms(raw, patients={modality: 5}, slices=3, size=64)
-            with watched(lambda frame, seen=seen: seen.add(module_of(frame))):
+            with watched(partial(note_pixel, seen)):
                 prepare_phantoms(raw, home / "data", size=32)
-            print(f"modules that run while `prepare` reads {kind}: {len(seen)}")
+            print(f"modules that run between {kind} and their squares on disk: {len(seen)}")
         calls: list[list[str]] = []
 
         def entered(frame: types.FrameType) -> None:
