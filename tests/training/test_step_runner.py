@@ -311,7 +311,7 @@ def test_a_rehearsal_changes_nothing():
     assert all(parameter.grad is None for parameter in learner.networks.parameters())
 
 
-def test_a_step_is_reckoned_from_one_at_half_the_side(monkeypatch: pytest.MonkeyPatch):
+def test_a_step_is_estimated_from_one_at_half_the_side(monkeypatch: pytest.MonkeyPatch):
     """By a clock on which a million pixels take a second."""
     clock = SimpleNamespace(now=0.0)
     whole = StepRunner._rehearse
@@ -329,11 +329,11 @@ def test_a_step_is_reckoned_from_one_at_half_the_side(monkeypatch: pytest.Monkey
         for name, batch in batches().items()
     }
     before = state(learner)
-    seconds = step_runner.reckon(large)
+    seconds = step_runner.estimate_seconds(large)
     assert seconds == pytest.approx(sum(batch.images.numel() for batch in large.values()) / 1e6)
     assert clock.now == pytest.approx(seconds / 4)
     check_same(before, state(learner))
-    assert step_runner.reckon(batches()) == 0.0  # small images: steps are short
+    assert step_runner.estimate_seconds(batches()) == 0.0  # small images: steps are short
 
 
 # The buffer's plan

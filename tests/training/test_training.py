@@ -461,7 +461,7 @@ def test_a_long_training_on_a_processor_says_how_long(
 def test_a_long_training_says_so_before_it_begins(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(StepRunner, "reckon", lambda *_: 900.0)
+    monkeypatch.setattr(StepRunner, "estimate_seconds", lambda *_: 900.0)
     heard: list[Event] = []
     config = tiny.debug_config(data, optimizer={"epochs": 2, "steps_per_epoch": 6})
     train(config, runs=tmp_path, listener=heard.append)

@@ -33,7 +33,7 @@ from medxlate.training.state import TrainingProgress, TrainingState, restore, ta
 from medxlate.training.step_runner import StepRunner
 from medxlate.training.validation import Translations, Validation
 
-FIRST_STEPS = 3  # by which it is reckoned how long the training takes; one more to warm up
+FIRST_STEPS = 3  # by which the time of the training is estimated; one more to warm up
 LONG = 3600.0  # seconds; a training on a processor that takes longer says so
 AGREE_EVERY = 5  # steps between two looks of several processes at who asks to stop
 
@@ -101,7 +101,7 @@ class Loop:
         }
         self._rates: dict[str, float] = {}
         self._chooses = config.optimizer.keep == "best"
-        self._foretold = False
+        self._warned = False
 
     def begin(self, start: TrainingState) -> TrainingProgress:
         """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
@@ -180,7 +180,9 @@ class Loop:
         steps = self._config.optimizer.epochs * self._steps_per_epoch
         if self._position.step == self.first_step and self._compute.device.type == "cpu":
             # Before anything is compiled or taken: the paper's first steps take a minute.
-            self._foretell(self._step_runner.reckon(batches) * (steps - self.first_step))
+            self._warn_if_long(
+                self._step_runner.estimate_seconds(batches) * (steps - self.first_step)
+            )
         self._step_runner.prepare(batches, steps=steps)
 
     def _epoch(self, epoch: int, until: int | None) -> bool:
@@ -207,7 +209,7 @@ class Loop:
                 warm = time.monotonic()
             elif step == self.first_step + FIRST_STEPS and warm:
                 left = total - self.first_step
-                self._foretell((time.monotonic() - warm) / FIRST_STEPS * left)
+                self._warn_if_long((time.monotonic() - warm) / FIRST_STEPS * left)
             values: dict[str, float] = {}
             if (step + 1) % self._config.runtime.log_every == 0 or step + 1 == end:
                 steps = step + 1 - first
@@ -217,13 +219,13 @@ class Loop:
             self._between(ended=step + 1 == end)
         return True
 
-    def _foretell(self, seconds: float) -> None:
+    def _warn_if_long(self, seconds: float) -> None:
         """Say once how long the training will take, where that is long and need not be."""
         if seconds < LONG or self._compute.device.type != "cpu" or not self._ranks.is_first:
             return
-        if self._foretold:  # before the first step
+        if self._warned:  # before the first step
             return
-        self._foretold = True
+        self._warned = True
         epochs, steps = self._config.optimizer.epochs, self._steps_per_epoch
         self._listener(
             Warned(
@@ -233,7 +235,7 @@ class Loop:
         )
 
     def _log(self, epoch: int, steps: int, seconds: float, waited: float) -> dict[str, float]:
-        """Fetch the losses since the last time and tell them; the one wait for the device.
+        """Fetch and report the losses since the last time; the one wait for the device.
 
         Args:
             epoch: From 1.
@@ -315,7 +317,7 @@ class Loop:
         with self._averages.shown():
             translations = self._validation.translations()
             reproduces = phase_at((epoch - 1) / epochs, self._config.optimizer).reproduces
-            self._look_at(metrics, {} if reproduces else translations)
+            self._report_alarms(metrics, {} if reproduces else translations)
             if last or epoch % self._config.runtime.samples_every == 0:
                 files = self._validation.write_samples(self._folder, epoch, translations)
                 self._listener(SamplesWritten(step, epoch, files))
@@ -323,7 +325,7 @@ class Loop:
         if best or last or epoch % every == 0 or self._saver.is_due(step):
             self._save()
 
-    def _look_at(self, metrics: Mapping[str, float], translations: Translations) -> None:
+    def _report_alarms(self, metrics: Mapping[str, float], translations: Translations) -> None:
         """Report what goes wrong, after the epoch: see ``record.rewind_record``."""
         step, alarms = self._position.step, []
         if self._constant is not None and "val_error" in metrics:

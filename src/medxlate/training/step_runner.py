@@ -101,7 +101,7 @@ class StepRunner:
             self._listener(Warned(f"The steps cannot be compiled here any more: {reason}"))
             self.compiled = False
 
-    def reckon(self, batches: Mapping[str, Batch]) -> float:
+    def estimate_seconds(self, batches: Mapping[str, Batch]) -> float:
         """Return about how many seconds a step takes: by rehearsing one at half the side.
 
         Convolutions, which a step consists of, cost in proportion to the pixels. On a processor the
@@ -146,7 +146,7 @@ class StepRunner:
         if self._captured is None:
             self._take(batches, progress)
         else:
-            self._play(self._captured, batches)
+            self._replay(self._captured, batches)
         self._window.count()
 
     def _take(self, batches: Mapping[str, Batch], progress: float = 0.0) -> None:
@@ -182,7 +182,7 @@ class StepRunner:
         """Return what happened since the last look, from which a later runner goes on."""
         return self._statistics.state() | self._window.state()
 
-    def _play(self, captured: CapturedStep, batches: Mapping[str, Batch]) -> None:
+    def _replay(self, captured: CapturedStep, batches: Mapping[str, Batch]) -> None:
         """Play the captured step, or the eager one for good where it cannot be captured."""
         try:
             captured.play(batches)

@@ -351,8 +351,8 @@ def _train(
 def _begin_at(run: RunFolder, loop: Loop, listener: Listener) -> TrainingProgress:
     """Bring the loop to the newest sound checkpoint; the first process chooses it for all."""
     found = newest_sound(run.checkpoints, listener) if ranks().is_first else None
-    told = ranks().broadcast(asdict(found.position) if found else None)
-    if told is not None and found is None:
-        read = read_checkpoint(checkpoint_at(run.checkpoints, told["step"]))
-        found = replace(read, position=TrainingProgress(**told))
+    newest = ranks().broadcast(asdict(found.position) if found else None)
+    if newest is not None and found is None:
+        read = read_checkpoint(checkpoint_at(run.checkpoints, newest["step"]))
+        found = replace(read, position=TrainingProgress(**newest))
     return loop.begin(found) if found else TrainingProgress()

@@ -80,11 +80,11 @@ class Validation:
         self, predictor: PredictorNetwork, slices: Resident | Slices
     ) -> np.ndarray[Any, Any]:
         """Return the predictions for some slices, each process's part made by itself."""
-        mine = range(len(slices))[self._ranks.part(len(slices))]
-        images = (batch.images for batch in slices.batches(VALIDATION_BATCH, mine))
+        own = range(len(slices))[self._ranks.part(len(slices))]
+        images = (batch.images for batch in slices.batches(VALIDATION_BATCH, own))
         outputs = self._head.outputs
         values: np.ndarray[Any, Any] = np.empty((0, outputs) if outputs > 1 else 0)
-        if mine:
+        if own:
             with eagerly():  # batches of other shapes than in training
                 values = predict_batches(predictor, images, head=self._head, compute=self._compute)
         return torch.cat(

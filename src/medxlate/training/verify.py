@@ -77,9 +77,9 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
     results = []
     for each in (*first_stages(config).values(), config):
         listener(Stage(f"Verifying that {each.method} resumes exactly"))
-        mine = {name: tables[name] for name in named_modalities(each)}
+        named = {name: tables[name] for name in named_modalities(each)}
         with deterministic(config.runtime.deterministic):
-            inputs = make_inputs(_with_stop(each), dataset, mine, split)
+            inputs = make_inputs(_with_stop(each), dataset, named, split)
             results.append(_verify(inputs, listener))
     return VerifyResult(
         results[-1].steps,
