@@ -20,7 +20,7 @@ KILLER = 5
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from medxlate.base.pool import processes
 from test_pool import note_and_wait
 with processes(2) as mapper:
