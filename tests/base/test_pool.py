@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import working
 from medxlate.base.errors import DataError, UsageError
 from medxlate.base.pool import AHEAD, DiedError, Pool, Worker, processes
 from working import children, until
@@ -26,6 +27,11 @@ from test_pool import note_and_wait
 with processes(2) as mapper:
     list(mapper(note_and_wait, [Path(sys.argv[2])] * 4, note_and_wait))
 """
+
+
+@pytest.fixture(autouse=True)
+def only_own_children_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "standing", frozenset(children()))
 
 
 def square_slowly(item: int) -> tuple[int, int]:

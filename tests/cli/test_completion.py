@@ -99,10 +99,11 @@ def test_the_names_that_are_offered_exist() -> None:
     from medxlate.evaluation.prediction_metrics import CLASSIFICATION, REGRESSION
     from medxlate.evaluation.tstr import NAME as TSTR
     from medxlate.method.augment import AUGMENTATIONS
-    from medxlate.method.registry import METHODS, MIXED
+    from medxlate.method.registry import METHODS
     from medxlate.pretrained import REGISTRY
 
-    mixed = {f"{base}+{each}" for base in MIXED for each in AUGMENTATIONS}
+    mixing = [name for name, method in METHODS.items() if method.mixes]
+    mixed = {f"{base}+{each}" for base in mixing for each in AUGMENTATIONS}
     assert set(complete.METHODS) == {*METHODS, *mixed}
     assert {*REGRESSION, *CLASSIFICATION, *NAMES, *PAIRED, TSTR} == set(complete.METRICS)
     assert set(complete.PRETRAINED) == set(REGISTRY)

@@ -49,8 +49,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())  # a decoder's stays as long as the process
     yield
-    assert [t.name for t in threading.enumerate() if t.name.startswith("medxlate-")] == []
+    after = set(threading.enumerate()) - before
+    assert [thread.name for thread in after if thread.name.startswith("medxlate-")] == []
 
 
 def write_images(folder: Path, count: int) -> Path:

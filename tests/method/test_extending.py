@@ -60,7 +60,7 @@ def test_an_unknown_generator_is_an_error_before_anything_is_written(tmp_path: P
 
 def test_a_method_is_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of one's own, with the parts of another: raw-mix with the target's scale."""
-    own = Method(METHODS["raw-mix"].build, uses_sources=True, scale_from="target")
+    own = Method(METHODS["raw-mix"].build, uses_sources=True, scale_from="target", mixes=True)
     monkeypatch.setitem(registry.METHODS, "own-mix", own)
     config = tiny.debug_config(tiny.write_dataset(tmp_path), method="own-mix")
     result = medxlate.train(config, runs=tmp_path / "runs", name="own")

@@ -29,7 +29,6 @@ from medxlate.method.learner import Learner
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.registry import (
     METHODS,
-    MIXED,
     STAGES,
     build_learner,
     find_method,
@@ -44,6 +43,8 @@ MEAN, STD = 47.0, 13.0
 CPU = Compute(torch.device("cpu"), "fp32")
 SOURCES = ("mri", "pet")
 TASKS = pytest.mark.parametrize("task", [tiny.AGE, tiny.GROUP], ids=lambda task: task.kind)
+
+MIXED = [name for name, method in METHODS.items() if method.mixes]
 
 
 def new_learner(

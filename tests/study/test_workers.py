@@ -95,6 +95,11 @@ def test_an_error_without_a_text_is_named_by_its_type() -> None:
     assert workers.describe(TimeoutError()) == "TimeoutError"
 
 
+@pytest.fixture(autouse=True)
+def only_own_children_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(working, "standing", frozenset(children()))
+
+
 @pytest.mark.parametrize(("jobs", "devices"), [(0, ["cpu"]), (-1, ["cpu"]), (1, [])])
 def test_impossible_processes_are_refused(jobs: int, devices: list[str]) -> None:
     with pytest.raises(UsageError):

@@ -87,17 +87,22 @@ def _model(info: ModelInfo) -> list[str]:
         )
     for name, each in info.translators.items():
         lines.append(
-            f"- Translator from {in_markdown(name)} to {target}: {_architecture(each)} generator, "
-            f"width {each.width}, {each.blocks} blocks, upsampling {each.upsample}, skip "
-            f"{each.skip}; taken at step {each.weights.step}."
+            f"- Translator from {in_markdown(name)} to {target}: {_shape(each)}; taken at step "
+            f"{each.weights.step}."
         )
     notes = info.trained_on.notes if info.trained_on is not None else ()
     return [*lines, *(f"- {in_markdown(sentence)}" for sentence in notes)]
 
 
-def _architecture(translator: TranslatorInfo) -> str:
-    name = translator.architecture
-    return "ResNet" if name == "resnet" else in_markdown(name)
+def _shape(translator: TranslatorInfo) -> str:
+    """Return what there is to say of a generator; of others than ResNet, what they were given."""
+    width, blocks = translator.width, translator.blocks
+    if translator.architecture != "resnet":
+        return f"{in_markdown(translator.architecture)} generator, width {width}"
+    return (
+        f"ResNet generator, width {width}, {blocks} blocks, upsampling {translator.upsample}, skip "
+        f"{translator.skip}"
+    )
 
 
 def _use(info: ModelInfo) -> list[str]:

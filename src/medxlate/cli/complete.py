@@ -18,7 +18,7 @@ METRICS = (
     *("fid", "kid", "is", "precision", "recall"),
     *("paired_psnr", "paired_ssim", "paired_mae", "tstr"),
 )
-# A test holds these against training.methods, which needs torch.
+# A test holds these against method.registry, which needs torch.
 _AUGMENTATIONS = ("simple-augment", "autoaugment", "random-erasing")
 _MIXED = ("joint", "cyclegan", "raw-mix", "histogram", "duplicate-real", "oracle")
 METHODS = (

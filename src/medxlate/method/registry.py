@@ -67,6 +67,9 @@ class Method:
         first: A stage that is trained before, and what becomes of it: ``translator`` translates
             the source images, ``source-only`` gives the predictor its first weights.
         translates: Whether a generator from source to target comes out.
+        mixes: Whether the sources' images, or what stands for them, and the target's are one
+            training set (equation 2): then the predictor may be fine-tuned on the target's alone,
+            and the method takes an augmentation on top.
         stand_in: What is shown in the place of each source's images; None: they themselves, or
             their translations.
     """
@@ -77,6 +80,7 @@ class Method:
     augmentation: str = ""
     first: Literal["", "translator", "source-only"] = ""
     translates: bool = False
+    mixes: bool = False
     stand_in: StandIn | None = None
 
     @property
@@ -155,7 +159,7 @@ def single_images(config: Config) -> str:
 def find_method(name: str) -> Method:
     """Return a method, or a first stage, by name; ``joint+autoaugment`` is joint with that added.
 
-    The methods in MIXED take an augmentation so.
+    Methods that mix take an augmentation so.
 
     Raises:
         ConfigError: There is none.
@@ -167,8 +171,9 @@ def find_method(name: str) -> Method:
         raise ConfigError(f"There is no method '{base}'.", nearest(base, METHODS))
     if not plus:
         return METHODS[base]
-    if base not in MIXED or augmentation not in AUGMENTATIONS:
-        known = f"{', '.join(MIXED)} with +{', +'.join(AUGMENTATIONS)}"
+    if not METHODS[base].mixes or augmentation not in AUGMENTATIONS:
+        mixing = (name for name, each in METHODS.items() if each.mixes)
+        known = f"{', '.join(mixing)} with +{', +'.join(AUGMENTATIONS)}"
         raise ConfigError(
             f"There is no method '{name}'.",
             f"These go together, as in joint+autoaugment: {known}.",
@@ -343,20 +348,29 @@ def _predictor(given: Ingredients) -> PredictorNetwork:
 METHODS: dict[str, Method] = {
     "constant": Method(None),
     "target-only": Method(_supervised("target")),
-    "joint": Method(_joint, uses_sources=True, scale_from="all", translates=True),
+    "joint": Method(_joint, uses_sources=True, scale_from="all", translates=True, mixes=True),
     "cyclegan": Method(
         _supervised("all"),
         uses_sources=True,
         scale_from="all",
         first="translator",
         translates=True,
+        mixes=True,
     ),
-    "raw-mix": Method(_supervised("all"), uses_sources=True, scale_from="all"),
+    "raw-mix": Method(_supervised("all"), uses_sources=True, scale_from="all", mixes=True),
     "histogram": Method(
-        _supervised("all"), uses_sources=True, scale_from="all", stand_in=matched_to_target
+        _supervised("all"),
+        uses_sources=True,
+        scale_from="all",
+        mixes=True,
+        stand_in=matched_to_target,
     ),
-    "duplicate-real": Method(_supervised("all"), uses_sources=True, stand_in=repeated_target),
-    "oracle": Method(_supervised("all"), uses_sources=True, scale_from="all", stand_in=true_images),
+    "duplicate-real": Method(
+        _supervised("all"), uses_sources=True, mixes=True, stand_in=repeated_target
+    ),
+    "oracle": Method(
+        _supervised("all"), uses_sources=True, scale_from="all", mixes=True, stand_in=true_images
+    ),
     "transfer": Method(
         _supervised("target"), uses_sources=True, scale_from="sources", first="source-only"
     ),
@@ -364,7 +378,6 @@ METHODS: dict[str, Method] = {
     "dann": Method(_shared_backbone(Dann), uses_sources=True, scale_from="all"),
     **{name: Method(_supervised("target"), augmentation=name) for name in AUGMENTATIONS},
 }
-MIXED = ("joint", "cyclegan", "raw-mix", "histogram", "duplicate-real", "oracle")
 STAGES: dict[str, Method] = {
     "translator": Method(_translator, uses_sources=True, translates=True),
     "source-only": Method(_supervised("sources"), uses_sources=True, scale_from="sources"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medxlate.method.registry import MIXED, find_method
+from medxlate.method.registry import find_method
 
 # The other networks are translators.
 PREDICTOR = ("model.predictor", "model.predictor_norm", "model.pretrained")
@@ -29,7 +29,7 @@ def concerns(key: str, name: str) -> bool:
     method, base = find_method(name), name.partition("+")[0]
     section, _, part = key.partition(".")
     if key in MIXING:
-        return base in MIXED
+        return method.mixes
     if key in TOGETHER:
         return method.translates and not method.first
     if key.startswith(TRANSLATORS) and key not in PREDICTOR:
@@ -40,7 +40,7 @@ def concerns(key: str, name: str) -> bool:
     if key == "baselines.first_epochs":
         return bool(method.first)
     if section == "baselines":
-        return part.startswith(f"{base}_")
+        return part.startswith(f"{base.replace('-', '_')}_")
     if key == "data.oracle":
         return method.needs_pairs
     if key == "data.match_labels":

@@ -91,6 +91,8 @@ def _bytes(source: Source) -> Iterator[Piece]:
 def _header_end(block: bytes) -> int:
     """Return where the part ends that holds words and not pixels, by the format."""
     if block[128:132] == b"DICM":
+        if DEFLATED in block[132:1024]:  # what follows the file's meta group is compressed
+            return 144 + int.from_bytes(block[140:144], "little")
         pixels = block.rfind(PIXELS)
         return pixels if pixels > 0 else len(block)
     if order := NIFTI.get(block[:4]):

@@ -314,7 +314,8 @@ def _warn(
     target = study.config.data.target
     sources = {name: tables[name].slices for name in study.config.data.sources}
     for text in label_warnings(dataset.info.task, tables[target].slices, target, sources):
-        listener(Warned(text))
+        for line in text.splitlines():  # a console writes out what would begin a line
+            listener(Warned(line))
     if study.config.split.policy == "image":
         listener(Warned(f"Policy image: {MEANING['image']}"))
     if study.design == "redrawn" and max(study.target_fractions) > LARGE:

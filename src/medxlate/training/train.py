@@ -23,7 +23,7 @@ from medxlate.config import Config, configured, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import MEANING, Split, read_split
 from medxlate.dataset.training_data import make_split, open_modalities
-from medxlate.method.registry import MIXED, STAGES, first_stages, single_images
+from medxlate.method.registry import STAGES, find_method, first_stages, single_images
 from medxlate.method.schedule import first_epoch, phase_at
 from medxlate.tracking.tracker import Tracking, check_trackers, settings_of
 from medxlate.training.checkpoints import (
@@ -274,7 +274,7 @@ def _images_seen(setup: TrainingSetup, steps: int) -> int:
     per_epoch = setup.data.steps_per_epoch(optimizer)
     learned = range(first_epoch(optimizer) * per_epoch, steps)
     batches = len(learned) * setup.learner.predictor_batches
-    if setup.config.method.partition("+")[0] in MIXED:  # which fine-tune on the target alone
+    if find_method(setup.config.method).mixes:  # they fine-tune on the target alone
         total = optimizer.epochs * per_epoch
         tuned = sum(phase_at(step / total, optimizer).finetunes for step in learned)
         batches -= tuned * len(sources)
