@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.machine import convolution_rate, facts, matrix_rate, wait
 from benchmarks.profiling import seconds_by_group
 from benchmarks.reference import ReferenceTraining, Sizes
-from medxlate.base.device import choose_compute
+from medxlate.base.device import choose_compute, tuned_convolutions
 from medxlate.base.events import Event, Stage, Warned
 from medxlate.config import resolve
 from medxlate.dataset.labels import Task
@@ -186,12 +186,8 @@ def make_textbook(sizes: Sizes, device: torch.device) -> Step:
     reference = ReferenceTraining(sizes, device, mean=MEAN, std=STD)
 
     def step(batch: Batches) -> object:
-        tuned, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
-        try:
-            y, x = batch["mri"], batch["ct"]
-            return reference.step(y.images, y.labels, x.images, x.labels)
-        finally:
-            torch.backends.cudnn.benchmark = tuned
+        y, x = batch["mri"], batch["ct"]
+        return reference.step(y.images, y.labels, x.images, x.labels)
 
     return step
 
@@ -225,8 +221,14 @@ def make_fast(
         learner, compute=compute, runtime=config.runtime, listener=heard.append
     )
     began = time.perf_counter()
-    step_runner.prepare(batch, steps=PLANNED)
-    return step_runner.step, {
+    with tuned_convolutions(device):
+        step_runner.prepare(batch, steps=PLANNED)
+
+    def step(batches: Batches) -> None:
+        with tuned_convolutions(device):  # as the training's loop has it
+            step_runner.step(batches)
+
+    return step, {
         "precision": compute.precision,
         "compiled": step_runner.compiled,
         "prepare_seconds": time.perf_counter() - began,

@@ -457,8 +457,8 @@ class RuntimeConfig(ConfigSection):
     )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="torch.compile: auto compiles on a GPU, for 2,000 steps or more; off also "
-        "leaves CUDA graphs out.",
+        description="torch.compile: auto compiles on a GPU, in one process, for 2,000 steps or "
+        "more; off also leaves CUDA graphs out.",
     )
     accumulate: int = Field(
         1,

@@ -33,7 +33,7 @@ def compile_where_it_pays(
     repeats: int,
     listener: Listener = silent,
 ) -> bool:
-    """Compile networks in place, or not, and tell why; return whether they are compiled.
+    """Compile networks in place, or not, and report which; return whether they are compiled.
 
     Args:
         network: As for ``try_compile``.

@@ -149,7 +149,7 @@ def synchronise(predictor: PredictorNetwork) -> None:
     if next(predictor.parameters()).is_cuda:
         from timm import layers
 
-        layers.convert_sync_batchnorm(predictor)  # type: ignore
+        layers.convert_sync_batchnorm(predictor)  # type: ignore[attr-defined,no-untyped-call]
     else:
         synced_norm.synchronise(predictor)
 

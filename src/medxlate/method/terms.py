@@ -1,6 +1,6 @@
 """The terms of the losses that a step reports: what each is called, and of what kind it is.
 
-Console, report, monitor and records read this table; a loss that is not in it is not reported. A
+Console, report and monitor read this table; they pass over a recorded loss that is not in it. A
 term that belongs to one source is recorded under the source's name: ``mri.adv_t``.
 """
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from medxlate.artifacts.runs import RunFolder
@@ -16,7 +17,7 @@ from medxlate.base.distributed import ranks
 from medxlate.base.errors import ModelError
 from medxlate.base.events import Listener
 from medxlate.base.files import locked, remove_stale, whole_file
-from medxlate.base.grey_levels import PEAKS, to_stored
+from medxlate.base.grey_levels import from_stored, to_stored
 from medxlate.config import Config
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.loading import Read, Slices
@@ -125,6 +126,11 @@ def write_translated(
         done = 0
         for batch in slices.batches(BATCH):
             images = run_network(generator, [batch.images], compute=compute)[:, 0]
+            if not torch.isfinite(images).all():
+                raise ModelError(
+                    f"The translator of {slices.name} gives values that are not finite.",
+                    "It diverged: lower optimizer.translator_lr and train it again.",
+                )
             stored[done : done + len(images)] = to_stored(images.numpy(), 16)
             done += len(images)
         stored.flush()
@@ -142,7 +148,6 @@ def read_translated(path: Path) -> Read:
     """Return how the images that ``write_translated`` wrote are read, by their position."""
 
     def read(index: int) -> FloatArray:
-        levels = np.asarray(_open(path)[index], dtype=np.float32)
-        return levels * np.float32(2 / PEAKS[16]) - 1  # not from_stored: other last bits
+        return from_stored(_open(path)[index])
 
     return read

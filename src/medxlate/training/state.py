@@ -110,7 +110,7 @@ def take_state(
 
 
 def restore(snapshot: TrainingState, learner: Learner, device: torch.device) -> dict[str, Tensor]:
-    """Bring a learner and the random generators to a snapshot; return the step_runner's window.
+    """Bring a learner and the random generators to a snapshot; return the runner's window.
 
     Raises:
         ModelError: The snapshot is of another learner.

@@ -66,7 +66,7 @@ class StepRunner:
         self._choice = runtime.compile
         self._ranks = ranks()
         if not self._ranks.is_alone and self._choice == "auto":
-            self._choice = "off"  # each process would time it for itself, and choose otherwise
+            self._choice = "off"  # nothing compiled has been tried with several processes
         self._seed = runtime.seed
         self._whole = 0  # images of a modality in a step, of all processes
         self._listener = listener
