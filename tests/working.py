@@ -63,6 +63,14 @@ def children() -> list[int]:
     return [pid for pid in found if pid not in standing]
 
 
+def runs(pid: int) -> bool:
+    """Return whether a process is there and is not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

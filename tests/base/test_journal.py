@@ -98,6 +98,16 @@ def test_a_line_that_was_cut_off_costs_its_unit_alone(tmp_path: Path) -> None:
     assert json.loads(path.read_text().splitlines()[-1])["key"] == "c"
 
 
+def test_a_unit_that_another_process_did_again_is_done(tmp_path: Path) -> None:
+    """As on a GPU, the second time gives other bytes."""
+    do(tmp_path, "a", "b")
+    (tmp_path / "journal-0.jsonl").rename(tmp_path / "journal-1.jsonl")
+    (tmp_path / "out" / "deep" / "a").unlink()
+    do(tmp_path, "a", content=b"other")
+    assert missing(tmp_path) == ["c", "d"]
+    assert Journal(tmp_path, tmp_path / "out").entry(Piece("a"))["said"] == "aa"
+
+
 def test_entries_of_several_processes_are_read_together(tmp_path: Path) -> None:
     do(tmp_path, "a", "b")
     (tmp_path / "journal-0.jsonl").rename(tmp_path / "journal-1.jsonl")

@@ -6,16 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import working
 from medxlate.base.errors import DataError, UsageError
 from medxlate.base.pool import AHEAD, DiedError, Pool, Worker, processes
-from working import children, until
+from working import children, runs, until
 
 KILLER = 5
 SCRIPT = """
@@ -60,6 +62,11 @@ def note_and_wait(folder: Path) -> None:
     time.sleep(60)
 
 
+def note_and_sleep(note: Path, seconds: float) -> None:
+    note.touch()
+    time.sleep(seconds)
+
+
 def minus(item: int) -> int:
     return -item
 
@@ -84,6 +91,35 @@ def sleep(seconds: float) -> str:
     return "slept"
 
 
+def die_once(notes: Path) -> str:
+    """End the process in the first call; return in the second."""
+    try:
+        notes.mkdir()
+    except FileExistsError:
+        return "done"
+    os._exit(3)
+
+
+def limit_memory(spare: int) -> None:
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + spare
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def interrupt_outside(pid: int) -> None:
+    if os.getpid() != pid:
+        raise KeyboardInterrupt
+
+
+class Interrupting:
+    """Interrupts the process that receives it, in the middle of its call."""
+
+    def __reduce__(self) -> tuple[Callable[[int], None], tuple[int]]:
+        return interrupt_outside, (os.getpid(),)
+
+
 def talk(text: str) -> str:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -93,14 +129,6 @@ def talk(text: str) -> str:
 
 def never(item: int) -> tuple[int, int]:
     raise AssertionError(item)
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -128,6 +156,27 @@ def test_an_item_that_kills_its_process_costs_that_item_only(items: range | list
         assert list(mapper(double_or_die, [1, 2], minus)) == [2, 4]
     assert found == [-item if item % 10 == KILLER else 2 * item for item in items]
     assert not children()
+
+
+def test_an_item_is_tried_twice_before_it_counts_as_the_killer(tmp_path: Path) -> None:
+    def never(item: Path) -> str:
+        raise AssertionError(item)
+
+    with processes(2) as mapper:
+        items = [tmp_path / str(number) for number in range(3)]
+        assert list(mapper(die_once, items, never)) == ["done"] * 3
+
+
+def test_a_mapper_that_is_used_after_its_block_is_refused() -> None:
+    with processes(2) as mapper:
+        pass
+    with pytest.raises(RuntimeError, match="no more calls"):
+        next(mapper(double, [1], minus))
+    pool = Pool([Worker()])
+    pool.finish()
+    with pytest.raises(RuntimeError, match="no more calls"):
+        pool.submit(lambda worker: worker.call(double, 1))
+    pool.close()
 
 
 def test_no_item_is_lost_where_the_crash_shows_when_the_next_is_handed_out() -> None:
@@ -214,8 +263,9 @@ def test_an_error_comes_back_as_it_was_raised_with_its_hint(worker: Worker) -> N
     with pytest.raises(LookupError, match="no such thing") as other:
         worker.call(double_or_fail, KILLER)
     assert "in double_or_fail" in other.value.__notes__[0]  # where it was raised
-    with pytest.raises(RuntimeError, match="StubbornError: 1 and 2"):
+    with pytest.raises(RuntimeError, match="StubbornError: 1 and 2") as stubborn:
         worker.call(refuse_stubbornly)
+    assert "in refuse_stubbornly" in stubborn.value.__notes__[0]
     assert worker.call(double, 4) == 8
 
 
@@ -226,6 +276,42 @@ def test_a_call_that_takes_too_long_is_ended_and_the_next_one_is_answered(worker
         worker.call(sleep, 60, limit=0.5)
     assert time.monotonic() - start < 10
     assert worker.call(double, 2, limit=60) == 4
+
+
+def test_a_limit_begins_when_the_process_is_free(worker: Worker, tmp_path: Path) -> None:
+    first = worker.call(os.getpid)
+    longer = threading.Thread(target=worker.call, args=(note_and_sleep, tmp_path / "note", 4))
+    longer.start()
+    until((tmp_path / "note").exists)
+    assert worker.call(os.getpid, limit=2) == first
+    longer.join()
+
+
+def test_a_second_ctrl_c_leaves_no_answer_of_another_call(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait, waits = subprocess.Popen.wait, []
+
+    def interrupted(popen: subprocess.Popen[bytes], timeout: float | None = None) -> Any:
+        waits.append(timeout)
+        if len(waits) == 1:
+            raise KeyboardInterrupt
+        return wait(popen, timeout)
+
+    first = worker.call(os.getpid)
+    monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(Interrupting)
+    assert not runs(first)
+    assert worker.call(double, 2) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_a_request_that_memory_does_not_hold_is_answered(worker: Worker) -> None:
+    worker.call(limit_memory, 64 << 20)
+    with pytest.raises(DiedError, match="its process died"):
+        worker.call(len, bytes(256 << 20), limit=60)
+    assert worker.call(double, 2) == 4
 
 
 def test_a_process_that_dies_at_rest_costs_nothing(worker: Worker) -> None:

@@ -23,7 +23,7 @@ from medxlate.base.errors import UsageError
 from medxlate.study import cluster, workers
 from medxlate.study.cluster import ray_runner
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
-from working import FAILER, KILLER, LEAVER, MISLABELLED, SECRETIVE, children, until
+from working import FAILER, KILLER, LEAVER, MISLABELLED, SECRETIVE, children, runs, until
 
 HERE = str(Path(__file__).parents[1])
 PROC = Path("/proc/self/stat").exists()
@@ -52,14 +52,6 @@ def by_item(runner: Runner, items: list[int]) -> dict[int, Outcome[int, object]]
     found = list(runner.run(working.square, items))
     assert len(found) == len(items)
     return {outcome.item: outcome for outcome in found}
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def noted(folder: Path) -> list[int]:

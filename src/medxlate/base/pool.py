@@ -77,18 +77,21 @@ class Worker:
         Args:
             function: A function that can be imported by name.
             arguments: Picklable.
-            limit: Seconds after which the process is ended; None: it may take any time.
+            limit: Seconds after which the process is ended, from when it is free for this call;
+                None: it may take any time.
 
         Raises:
             DiedError: The process ended, or took too long.
             UsageError: No process can be started.
-            Exception: Whatever the function raises, with the remote traceback as a note.
+            Exception: Whatever the function raises, with the remote traceback as a note; a
+                RuntimeError of the same text where that cannot be pickled.
         """
         if self._owner != os.getpid():
             self._reset()
-        deadline = None if limit is None else time.monotonic() + limit
+        request = pickle.dumps((function, arguments))
         with self._lock:
-            is_result, value = self._exchange(pickle.dumps((function, arguments)), deadline)
+            deadline = None if limit is None else time.monotonic() + limit
+            is_result, value = self._exchange(request, deadline)
         if is_result:
             return value  # type: ignore[no-any-return]
         raise value
@@ -115,16 +118,17 @@ class Worker:
     def _exchange(self, request: bytes, deadline: float | None) -> tuple[bool, Any]:
         if self._closed:
             raise DiedError("its worker is closed")
-        if self._process is not None and not self._process.is_alive:  # it died between two calls
-            self._process.bury()
-            self._process = None
-        if self._process is None:
-            self._process = self._start()
+        process = self._process
+        if process is not None and not process.is_alive:  # it died between two calls
+            process.bury()
+            process = None
+        if process is None:
+            process = self._start()
         try:
-            return self._process.ask(request, deadline)
+            return process.ask(request, deadline)
         except BaseException:  # also Ctrl-C: the answer would be taken for the next call's
-            self._process.bury()
-            self._process = None
+            self._process = None  # first: a second Ctrl-C may come while it is buried
+            process.bury()
             raise
 
     def _start(self) -> _Process:
@@ -182,8 +186,9 @@ class _Process:
         """Wait for the end of the process, with limited patience."""
         self.stop()
         try:
-            self._popen.wait(GRACE)
-        except subprocess.TimeoutExpired:
+            with suppress(subprocess.TimeoutExpired):
+                self._popen.wait(GRACE)
+        finally:  # also where Ctrl-C ends the wait
             self._popen.kill()
             self._popen.wait()
 
@@ -208,6 +213,7 @@ class _Process:
         with self._popen.stdout as stdout:
             while (answer := _receive(stdout)) is not None:
                 self._answers.put(answer)
+                del answer  # it may be large
         self._answers.put(None)
 
     def _cause(self) -> str:
@@ -235,7 +241,7 @@ class Pool:
         self._threads = [
             threading.Thread(target=self._work, args=(worker,), daemon=True) for worker in workers
         ]
-        self._is_closed = False
+        self._is_closed = self._is_finished = False
         for thread in self._threads:
             thread.start()
         atexit.register(self.close)  # for a generator that is still open when Python ends
@@ -264,13 +270,20 @@ class Pool:
             thread.join()
 
     def submit(self, call: Callable[[Worker], Result]) -> Future[Result]:
-        """Return the future result of a function of the worker that is free first."""
+        """Return the future result of a function of the worker that is free first.
+
+        Raises:
+            RuntimeError: The pool is closed or finished: nobody would answer.
+        """
+        if self._is_finished:
+            raise RuntimeError("The pool accepts no more calls.")
         future: Future[Result] = Future()
         self._calls.put((future, call))
         return future
 
     def finish(self) -> None:
         """Accept no more calls: each worker ends when nothing is left for it, with its memory."""
+        self._is_finished = True
         for _ in self._workers:
             self._calls.put(None)
 
@@ -296,7 +309,10 @@ class Mapper(Protocol):
         items: Iterable[Item],
         crashed: Callable[[Item], Result],
     ) -> Iterator[Result]:
-        """Yield ``function(item)`` for each item; ``crashed(item)`` where it killed its process."""
+        """Yield ``function(item)`` for each item.
+
+        An item that ends its process is tried once more; ``crashed(item)`` where that one ends too.
+        """
 
 
 def in_this_process(
@@ -313,7 +329,8 @@ def processes(count: int) -> Iterator[Mapper]:
     """Yield a mapper over ``count`` processes; 1 means this process.
 
     What the function raises is raised in the place of its result. Items are taken only a little
-    ahead of the reader.
+    ahead of the reader. An item that ends its process is tried again after those that wait: memory
+    may have run out because of the others.
     """
     if count <= 1:
         keep_freed_memory()
@@ -341,7 +358,10 @@ def processes(count: int) -> Iterator[Mapper]:
                     try:
                         result = future.result()
                     except DiedError:
-                        result = crashed(item)
+                        try:
+                            result = submit(item).result()
+                        except DiedError:
+                            result = crashed(item)
                     yield result
             finally:
                 for _, future in waiting:
@@ -371,6 +391,7 @@ def _read(requests: IO[bytes], waiting: Queue[bytes | None]) -> None:
     """Hand requests on; when they end, so does the process, even in the middle of its work."""
     while (request := _receive(requests)) is not None:
         waiting.put(request)
+        del request  # it may be large
     if waiting.unfinished_tasks:
         os._exit(1)
     waiting.put(None)
@@ -386,13 +407,16 @@ def _answer(request: bytes) -> bytes:
 
 def _packed(problem: Exception) -> bytes:
     """Return an answer that raises an exception, or where it cannot be pickled, its text."""
+    origin = "".join(traceback.format_exception(problem))
     if not isinstance(problem, MedxlateError):
-        problem.add_note("".join(traceback.format_exception(problem)))
+        problem.add_note(origin)
     try:
         packed = pickle.dumps((False, problem))
         pickle.loads(packed)
     except Exception:
-        return pickle.dumps((False, RuntimeError(f"{type(problem).__name__}: {problem}")))
+        other = RuntimeError(f"{type(problem).__name__}: {problem}")
+        other.add_note(origin)
+        return pickle.dumps((False, other))
     return packed
 
 
@@ -403,10 +427,10 @@ def _send(pipe: int, message: bytes) -> None:
 
 
 def _receive(stream: IO[bytes]) -> bytes | None:
-    """Return the next message; None where the stream has ended."""
+    """Return the next message; None where the stream has ended, or memory does not hold it."""
     try:
         message: bytes = pickle.load(stream)
-    except (EOFError, OSError, pickle.UnpicklingError):
+    except (EOFError, MemoryError, OSError, pickle.UnpicklingError):
         return None
     return message
 
