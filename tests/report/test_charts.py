@@ -257,7 +257,7 @@ def test_lines_differ_without_colour_and_more_than_six_with_it(kind) -> None:
         looks = {(each.get("stroke-dasharray"), each.get("stroke")) for each in strokes}
         assert len({dashes for dashes, _ in looks}) == 6
         assert len(looks) == min(number, 12)
-        assert ("The first 12 of 14 lines." in texts(root)) == (number == 14)
+        assert ("A title (the first 12 of 14)" in texts(root)) == (number == 14)
 
 
 @pytest.mark.parametrize(

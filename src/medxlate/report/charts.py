@@ -173,13 +173,14 @@ def draw(picture: Picture) -> Markup:
     stretch (``thin``).
 
     Args:
-        picture: The picture; of more than 12 lines the first 12 are drawn, which a note says.
+        picture: The picture; of more than 12 lines the first 12 are drawn, which its title says.
     """
     found = [line for line in picture.lines if line.x]
     lines = found[:CURVES]
     if not lines:
         return _nothing(picture.title)
-    note = f"The first {CURVES} of {len(found)} lines." if len(found) > CURVES else ""
+    left = f" (the first {CURVES} of {len(found)})" if len(found) > CURVES else ""
+    title = f"{picture.title}{left}"
     bars = picture.kind == "bars"
     names = [line.name for line in lines] if len(lines) > 1 else []
     names += [_threshold(*each) for each in picture.thresholds.items()]
@@ -187,13 +188,13 @@ def draw(picture: Picture) -> Markup:
     if bars:
         groups = len({value for line in lines for value in line.x})
         height = groups * ((15 if len(lines) == 1 else 10 * len(lines)) + 9)
-    figure = _figure(WIDTH, height, title=picture.title, note=note, names=names)
+    figure = _figure(WIDTH, height, title=title, names=names)
     axis = figure.add_subplot()
     {"histogram": _histogram, "bars": _bars}.get(picture.kind, _points)(axis, picture, lines)
     upright = picture.kind in ("histogram", "bars")
     _draw_thresholds(axis, picture.thresholds, upright=upright)
     _legend(figure, axis)
-    return svg(figure, title=picture.title, description=_description(picture, lines))
+    return svg(figure, title=title, description=_description(picture, lines))
 
 
 def _description(picture: Picture, lines: Sequence[Points]) -> str:
