@@ -128,6 +128,18 @@ def test_intervals_stand_on_the_axis() -> None:
     assert "No values." in interval_chart([], title="t", label="l")
 
 
+def test_a_repeat_that_diverged_neither_moves_the_mean_nor_widens_the_axis() -> None:
+    systems = [Errors("joint", [60, 70, float("inf")], (55, 80)), Errors("dann", [float("nan")])]
+    markup = interval_chart(systems, title="t", label="l")
+    assert "joint: mean 65 over 2 of 3 repeats; dann: no finite value." in markup
+    across = tick_places(parsed(markup), "middle")
+    assert min(across) > 50
+    assert max(across) < 90
+    (mean,) = paths(parsed(markup), stroke="var(--c1)", stroke_width="9", stroke_linecap="round")
+    x = float(re.findall(r"M([\d.]+)", mean.get("d"))[0])
+    assert x == pytest.approx(place_of(parsed(markup), "middle")(65), abs=0.15)
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), 1.7e308])
 def test_trainings_that_diverged_are_skipped(loss) -> None:
     systems = [Errors("joint", [60, loss], (55, loss)), Errors("cyclegan", [loss])]
@@ -236,11 +248,16 @@ def test_thousands_of_points_stay_small(kind) -> None:
     assert len(draw(picture(kind, lines[0])).encode()) < LARGEST
 
 
-def test_lines_differ_without_colour() -> None:
-    lines = [line(str(i), range(3), [i, i + 1, i + 2]) for i in range(6)]
-    root = parsed(draw(picture("lines", *lines)))
-    strokes = [each for each in paths(root, stroke_width="2") if "L" in each.get("d")]
-    assert len({each.get("stroke-dasharray") for each in strokes}) == 6
+@pytest.mark.parametrize("kind", ["lines", "histogram"])
+def test_lines_differ_without_colour_and_more_than_six_with_it(kind) -> None:
+    lines = [line(str(i), range(3), [i, i + 1, i + 2]) for i in range(14)]
+    for number in (6, 12, 14):
+        root = parsed(draw(picture(kind, *lines[:number])))
+        strokes = [each for each in paths(root, stroke_width="2") if "L" in each.get("d")]
+        looks = {(each.get("stroke-dasharray"), each.get("stroke")) for each in strokes}
+        assert len({dashes for dashes, _ in looks}) == 6
+        assert len(looks) == min(number, 12)
+        assert ("A title (the first 12 of 14)" in texts(root)) == (number == 14)
 
 
 @pytest.mark.parametrize(
@@ -304,7 +321,27 @@ def test_many_sources_are_drawn_apart_and_long_runs_thinned() -> None:
     found = curves(events(2000, ("mri", "pet", "us", "xray")))
     titles = [each.title for each in found]
     assert "Adversarial losses of the translators: pet" in titles
-    assert max(len(each.x) for one in found for each in one.lines) <= 300
+    for each in found:
+        root = parsed(draw(each))
+        assert max(len(points(path)) for path in paths(root)) <= 300
+        counts = re.findall(r": (\d+) values", root[1].text)
+        assert [int(count) for count in counts] == [len(line.x) for line in each.lines]
+    assert max(len(line.x) for each in found for line in each.lines) == 2000
+
+
+def test_what_shares_a_chart_shares_a_unit() -> None:
+    """MIND descriptors are not grey values, and the guidance is a ratio."""
+    names = ("cycle_s", "identity", "reproduce", "structure", "gradient_ratio")
+    losses = {f"mri.{name}": 0.5 for name in names}
+    found = curves([{"event": "step", "step": k, "losses": losses} for k in (1, 2)])
+    charts = {each.title: {line.name.split(",")[0] for line in each.lines} for each in found}
+    assert charts == {
+        "L1 losses of images in \u22121 to 1": {"source and back", "identity", "reproduced"},
+        "Structure loss, of MIND descriptors in 0 to 1": {"structure"},
+        "Gradients at translations: the predictor's over the translators'": {
+            "ratio of the two gradients"
+        },
+    }
 
 
 def test_damaged_events_are_skipped() -> None:
@@ -353,3 +390,17 @@ def test_long_words_stay_within_the_drawing(label):
         left = x - {"middle": room / 2, "end": room}.get(anchor, 0)
         assert left >= 0, each.text
         assert left + room <= width, each.text
+
+
+def test_names_that_are_cut_keep_what_they_differ_in() -> None:
+    systems = [
+        Errors(f"joint+simple-augment (mri_t1_contrast{more})", [1.0, 2.0])
+        for more in ("", "+mri_t2_flair", "+" + "x" * 60)
+    ]
+    root = parsed(
+        interval_chart(systems, title="t", label="l", references={"a threshold " * 9: 12.5})
+    )
+    names = [each for each in texts(root) if each.startswith("joint")]
+    assert len(set(names)) == 3
+    assert any(each.endswith(": 12.5") for each in texts(root))
+    assert not any(each.strip() == "…" for each in texts(root))

@@ -3,10 +3,12 @@ from __future__ import annotations
 import html
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 import medxlate.study.compare as comparing
 from medxlate.base.errors import DataError
@@ -53,6 +55,21 @@ def test_compare_leaves_a_page_with_its_verdicts_and_numbers(study: Path) -> Non
     assert page.count("<svg") == 1
     assert "4 of 4" in said
     assert "Cells that failed" not in said
+
+
+def test_the_name_of_a_table_is_text_in_every_report(study: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(study, tmp_path / "study")
+    own = pd.read_parquet(study / "predictions.parquet").query("method == 'target-only'")
+    table = tmp_path / "a*b <img src=x> [c](d) $e$.csv"
+    own[["repeat", "slice_id", "prediction"]].to_csv(table, index=False)
+    comparing.compare(out=folder, predictions=[table])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert table.stem in words(folder / "report.html")
+    assert "<img src=x" not in page
+    shown = MarkdownIt("commonmark", {"html": True}).render((folder / "report.md").read_text())
+    assert "<img src=x" not in shown
+    assert shown.count(html.escape(table.stem)) >= 2  # in a sentence, and in tables
+    assert (folder / "figures" / "errors.png").is_file()
 
 
 def test_no_patient_and_no_place_is_named(study: Path, copy: Path) -> None:

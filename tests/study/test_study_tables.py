@@ -489,7 +489,7 @@ def test_the_sweep_of_the_ratio_is_a_table_and_a_curve():
     assert [row[3] for row in rows] == ["20", "40", "80"]
     assert {row[8] for row in rows} == {"15.5"}
     assert "ratios" not in named(published())
-    (curve,) = source_curves(ratios(), names, over="ratio")
+    (curve,) = source_curves(ratios(), over="ratio")
     assert list(curve.patients) == [0, 1, 2, 4]
     assert list(curve.means) == [9.5, 7.5, 5.5, 6.5]
 
@@ -507,10 +507,6 @@ def test_figures_beside_the_loss_are_in_the_overview():
 # Figures
 
 
-def names(method: str, sources: str) -> str:
-    return paper_name(method, sources, "ct")
-
-
 def pixels(path) -> np.ndarray:
     with PIL.Image.open(path) as image:
         assert image.format == "PNG"
@@ -524,10 +520,10 @@ def assert_margins(picture: np.ndarray) -> None:
 
 
 def test_error_plot(tmp_path):
-    systems = errors_of(published(), names, {("joint", "mri"): (70.0, 84.0)})
+    systems = errors_of(published(), {("joint", "mri"): (70.0, 84.0)})
     assert len(systems) == 15
     assert [system.name for system in systems[:2]] == [
-        "Our method (MRI + PET → CT)", "Our method (PET → CT)"
+        "joint (mri+pet)", "joint (pet)"
     ]  # fmt: skip
     assert [system.interval for system in systems if system.interval] == [(70.0, 84.0)]
     long = Errors("A name as long as that of a method with two augmentations on top", [90.0, 99.0])
@@ -543,13 +539,13 @@ def test_error_plot(tmp_path):
 
 def test_dose_plot(tmp_path):
     results = pd.concat([dose_response(8, noise=20), source_response({0.1: 3.0, 0.5: 2.5})])
-    target, source = target_curves(results, names), source_curves(results, names)
-    assert [curve.name for curve in target] == ["PURE-CT", "Our method (MRI → CT)"]
+    target, source = target_curves(results), source_curves(results)
+    assert [curve.name for curve in target] == ["target-only", "joint (mri)"]
     assert list(target[0].patients) == [5, 10, 20, 40 + 17 / 2]
     assert target[1].means[0] == pytest.approx(closed_form(13))
     assert target[1].stds[0] > 0
     assert [list(curve.patients[:3]) for curve in source] == [[0, 8, 40]]
-    ratio = source_curves(ratios(), names, over="ratio")
+    ratio = source_curves(ratios(), over="ratio")
     panels = [Panel("Target patients", target, logarithmic=True), Panel("Source patients", source)]
     panels.append(Panel("Source images to one real target image", ratio))
     many = [Curve(f"Method {i}", [5, 40], [i, 1], [math.nan, 0.1]) for i in range(9)]

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["predictor", "translators", "discriminators", "domain", "images", "guidance"]
+Family = Literal[
+    "predictor", "translators", "discriminators", "domain", "images", "structure", "guidance"
+]
 
 # What a chart of a family's terms is called.
 FAMILIES: dict[Family, str] = {
@@ -18,8 +20,9 @@ FAMILIES: dict[Family, str] = {
     "translators": "Adversarial losses of the translators",
     "discriminators": "Losses of the discriminators",
     "domain": "Loss of the domain classifier",
-    "images": "Cycle loss, of images in \N{MINUS SIGN}1 to 1",
-    "guidance": "Gradient of the predictor at translations, beside the translators' own",
+    "images": "L1 losses of images in \N{MINUS SIGN}1 to 1",
+    "structure": "Structure loss, of MIND descriptors in 0 to 1",
+    "guidance": "Gradients at translations: the predictor's over the translators'",
 }
 
 
@@ -51,7 +54,7 @@ TERMS: dict[str, LossTerm] = {
     "cycle_s": LossTerm("source and back", "images", brief=True),
     "cycle_t": LossTerm("target and back", "images"),
     "identity": LossTerm("identity", "images"),
-    "structure": LossTerm("structure", "images"),
+    "structure": LossTerm("structure", "structure"),
     "reproduce": LossTerm("reproduced, before translating", "images"),
     "gradient_ratio": LossTerm("ratio of the two gradients", "guidance"),
 }

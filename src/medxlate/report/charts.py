@@ -7,6 +7,7 @@ is not needed. Names are text everywhere: nothing between dollars is read as TeX
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ INK, MUTED, GRID = (THEME[name] for name in ("ink", "muted", "grid"))
 COLOURS = (*(THEME[f"c{number}"] for number in range(1, 6)), MUTED)
 DASHES = ("-", (0, (3.5, 2)), (0, (1, 1.5)), (0, (4.5, 1.5, 1, 1.5)), (0, (2, 1)), (0, (0.5, 2)))
 MARKERS = "os^Dx+"
+STROKES = "x+"  # of these, drawn without an area
 OPACITIES = (0.9, 0.25, 0.6, 0.1, 0.75, 0.4)  # of bars
 WIDTH, PAPER, PANEL = 400, 640, 340  # points: a chart of a page, a figure, a panel of several
 HEIGHT = 190  # points of a field
@@ -44,8 +46,9 @@ LETTER = 7  # points, the mean width of a letter
 DPI = 130  # of PNG
 LARGEST = 1e300  # beyond it differences overflow
 DOTS, SHAPES, LINE_POINTS, BINS = 2400, 1200, 300, 30  # at most; of a chart, of a line
+NAME = 44  # letters of a name in the legend, at most
 NONE: Mapping[str, float] = MappingProxyType({})
-CURVES = 12  # drawn at most; more cannot be told apart
+CURVES = 12  # drawn at most; more cannot be followed
 # Everything else is matplotlib's own default, whatever a matplotlibrc says.
 STYLE = {
     "figure.dpi": 72,
@@ -104,8 +107,15 @@ class Errors:
 
     @property
     def mean(self) -> float:
-        """The mean loss."""
-        return float(np.mean(self.losses))
+        """The mean of the finite losses; NaN where there is none."""
+        losses = self.finite
+        return float(losses.mean()) if len(losses) else math.nan
+
+    @property
+    def finite(self) -> Values:
+        """The losses of the repeats that did not diverge, by which verdicts are too."""
+        losses = _finite(self.losses)
+        return losses[np.isfinite(losses)]
 
 
 @dataclass(frozen=True)
@@ -163,11 +173,14 @@ def draw(picture: Picture) -> Markup:
     stretch (``thin``).
 
     Args:
-        picture: The picture; of more than 12 lines the first 12 are drawn.
+        picture: The picture; of more than 12 lines the first 12 are drawn, which its title says.
     """
-    lines = [line for line in picture.lines if line.x][:CURVES]
+    found = [line for line in picture.lines if line.x]
+    lines = found[:CURVES]
     if not lines:
         return _nothing(picture.title)
+    left = f" (the first {CURVES} of {len(found)})" if len(found) > CURVES else ""
+    title = f"{picture.title}{left}"
     bars = picture.kind == "bars"
     names = [line.name for line in lines] if len(lines) > 1 else []
     names += [_threshold(*each) for each in picture.thresholds.items()]
@@ -175,13 +188,13 @@ def draw(picture: Picture) -> Markup:
     if bars:
         groups = len({value for line in lines for value in line.x})
         height = groups * ((15 if len(lines) == 1 else 10 * len(lines)) + 9)
-    figure = _figure(WIDTH, height, title=picture.title, names=names)
+    figure = _figure(WIDTH, height, title=title, names=names)
     axis = figure.add_subplot()
     {"histogram": _histogram, "bars": _bars}.get(picture.kind, _points)(axis, picture, lines)
     upright = picture.kind in ("histogram", "bars")
     _draw_thresholds(axis, picture.thresholds, upright=upright)
     _legend(figure, axis)
-    return svg(figure, title=picture.title, description=_description(picture, lines))
+    return svg(figure, title=title, description=_description(picture, lines))
 
 
 def _description(picture: Picture, lines: Sequence[Points]) -> str:
@@ -211,8 +224,9 @@ def _histogram(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
         counts = np.histogram(each, edges)[0].astype(float)
         if len(lines) > 1:
             counts *= 100 / counts.sum()
-        axis.stairs(counts, edges, fill=True, color=COLOURS[i % 6], alpha=0.18)
-        look: dict[str, Any] = {"color": COLOURS[i % 6], "linestyle": DASHES[i % 6], "linewidth": 2}
+        colour, dashes, _ = _look(i)
+        axis.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
+        look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 2}
         axis.stairs(counts, edges, label=_label(line, lines), **look)
     share = ", share of each (%)" if len(lines) > 1 else ""
     _fields(axis, picture.x_label, (picture.y_label or "Number") + share)
@@ -224,16 +238,17 @@ def _points(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
     for i, line in enumerate(lines):
         xs, ys = _finite(line.x), _finite(line.y)
         joined = not scatter and len(line.x) > 1
-        look: dict[str, Any] = {"linestyle": DASHES[i % 6] if joined else "none"}
+        colour, dashes, marker = _look(i)
+        look: dict[str, Any] = {"color": colour, "linestyle": dashes if joined else "none"}
         if scatter or len(line.x) <= 12:
-            look |= {"marker": MARKERS[i % 6], "markeredgewidth": 1.6 if i % 6 > 3 else 0}
+            look |= marker
         if scatter:
             dotted = i < 2 and len(line.x) > 100
             look |= {"markersize": 4.5, "alpha": 0.5} if dotted else {}
             xs, ys = _apart(xs, ys, (DOTS if dotted else SHAPES) // len(lines))
         else:
-            xs, ys = map(np.asarray, thin(xs.tolist(), ys.tolist(), LINE_POINTS))
-        axis.plot(xs, ys, color=COLOURS[i % 6], label=_label(line, lines), clip_on=False, **look)
+            xs, ys = map(np.asarray, thin(xs.tolist(), ys.tolist()))
+        axis.plot(xs, ys, label=_label(line, lines), clip_on=False, **look)
     if picture.diagonal:
         ends = (
             min(axis.get_xlim()[0], axis.get_ylim()[0]),
@@ -251,13 +266,22 @@ def _bars(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
     thick = 0.8 / len(lines)
     for i, line in enumerate(lines):
         places = [groups.index(x) + thick * (i - (len(lines) - 1) / 2) for x in line.x]
+        colour, dashes, _ = _look(i)
         axis.barh(
             places, _finite(line.y), 0.9 * thick, label=_label(line, lines),
-            facecolor=to_rgba(COLOURS[i % 6], OPACITIES[i % 6]), edgecolor=COLOURS[i % 6],
-            linestyle=DASHES[i % 6], linewidth=1,
+            facecolor=to_rgba(colour, OPACITIES[i % 6]), edgecolor=colour,
+            linestyle=dashes, linewidth=1,
         )  # fmt: skip
     axis.axvline(0, color=MUTED, linewidth=1)
     _fields(axis, picture.y_label, picture.x_label, rows=[_tick(picture, each) for each in groups])
+
+
+def _look(i: int) -> tuple[str, Any, dict[str, Any]]:
+    """Return colour, dashes and marker of a line; those of one colour differ in the others."""
+    other = (i + i // 6) % 6
+    marker = MARKERS[other]
+    edge = {"marker": marker, "markeredgewidth": 1.6 if marker in STROKES else 0}
+    return COLOURS[i % 6], DASHES[other], edge
 
 
 def _label(line: Points, lines: Sequence[Points]) -> str | None:
@@ -301,8 +325,9 @@ def _apart(xs: Values, ys: Values, most: int) -> tuple[Values, Values]:
 
 
 def _finite(values: Sequence[float]) -> Values:
-    """Return values that can be subtracted; NaN stays, and is not drawn."""
-    return np.clip(np.asarray(values, dtype=np.float64), -LARGEST, LARGEST)
+    """Return values that can be subtracted; NaN for infinite ones, for NaN is not drawn."""
+    found = np.asarray(values, dtype=np.float64)
+    return np.where(np.isinf(found), np.nan, np.clip(found, -LARGEST, LARGEST))
 
 
 # What a study compared
@@ -327,9 +352,18 @@ def interval_chart(
     systems = [each for each in systems if len(each.losses)]
     if not systems:
         return _nothing(title)
-    words = [f"{each.name}: mean {short(each.mean)}" for each in systems]
+    words = [f"{each.name}: {_mean(each)}" for each in systems]
     figure = _intervals(systems, label, references, width=WIDTH, title=title)
     return svg(figure, title=title, description=f"{label}. {'; '.join(words)}.")
+
+
+def _mean(system: Errors) -> str:
+    """Return the mean in words, and over how many repeats where some diverged."""
+    drawn, all_repeats = len(system.finite), len(system.losses)
+    if not drawn:
+        return "no finite value"
+    over = "" if drawn == all_repeats else f" over {drawn} of {all_repeats} repeats"
+    return f"mean {short(system.mean)}{over}"
 
 
 @styled
@@ -367,13 +401,13 @@ def _intervals(
     axis = figure.add_subplot()
     for row, system in enumerate(systems):
         colour = COLOURS[1] if system.ours else COLOURS[0]
-        losses = _finite(system.losses)
+        losses = system.finite
         axis.plot(losses, np.full(len(losses), row), "o", color=colour, alpha=0.5, markersize=4.5)
         if system.interval is not None:
             axis.plot(
                 _finite(system.interval), [row, row], color=colour, marker="|", markeredgewidth=2
             )
-        axis.plot(losses.mean(), row, "D" if system.ours else "o", color=colour, markersize=9)
+        axis.plot(system.mean, row, "D" if system.ours else "o", color=colour, markersize=9)
     _draw_thresholds(axis, references, upright=True)
     _fields(axis, label, "", rows=[each.name for each in systems], width=width)
     _legend(figure, axis)
@@ -419,12 +453,12 @@ def _curves(
         for curve in panel.curves:
             i = names.index(curve.name)
             means, stds = _finite(curve.means), np.nan_to_num(_finite(curve.stds))
-            look: dict[str, Any] = {"linestyle": DASHES[i % 6], "marker": MARKERS[i % 6]}
-            look |= {"linewidth": 3 if curve.ours else 1.8, "color": COLOURS[i % 6]}
-            look |= {"markeredgewidth": 1.6 if i % 6 > 3 else 0, "label": _name(curve.name)}
+            colour, dashes, marker = _look(i)
+            look: dict[str, Any] = {"color": colour, "linestyle": dashes, **marker}
+            look |= {"linewidth": 3 if curve.ours else 1.8, "label": _name(curve.name)}
             band = np.concatenate([means - stds, (means + stds)[::-1]])
             there_and_back = [*curve.patients, *reversed(curve.patients)]
-            axis.fill(there_and_back, band, facecolor=COLOURS[i % 6], alpha=0.12, linewidth=0)
+            axis.fill(there_and_back, band, facecolor=colour, alpha=0.12, linewidth=0)
             axis.plot(curve.patients, means, **look)
         _fields(axis, panel.label, label if axis is axes[0] else "", width=width / len(panels))
         _patients_axis(axis, panel)
@@ -469,8 +503,9 @@ def image_rows(path: Path, rows: Sequence[ImageRow], *, note: str = "") -> None:
             if i < len(row.images):
                 axis.imshow(row.images[i], cmap="gray", vmin=-1, vmax=1)
                 axis.set_title(row.captions[i], fontsize=8, pad=2, loc="center", color=INK)
+        title = "\n".join(_cut(each, 20) for each in row.title.splitlines())
         line[0].text(
-            -0.06, 0.5, row.title, transform=line[0].transAxes, rotation=90,
+            -0.06, 0.5, title, transform=line[0].transAxes, rotation=90,
             ha="right", va="center", fontsize=10,
         )  # fmt: skip
     if note:
@@ -516,10 +551,10 @@ def _fields(
     """Give a field its labels, the vertical axis's on top; or rows with names."""
     label = textwrap.fill(x_label, int(width / LETTER * (0.98 if rows else 0.85)))
     axis.set_xlabel(label, loc="right" if rows else "center")
-    axis.set_title(textwrap.shorten(y_label, int(width / LETTER), placeholder="…"))
+    axis.set_title(_cut(y_label, int(width / LETTER)))
     axis.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=whole))
     if rows:
-        names = [textwrap.shorten(each, int(width / 15), placeholder="…") for each in rows]
+        names = [_cut(each, int(width / 15)) for each in rows]
         axis.set_yticks(range(len(rows)), names, color=INK)
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.grid(axis="y", visible=False)
@@ -570,8 +605,17 @@ def _columns(width: float, names: Sequence[str]) -> int:
 
 def _name(name: str) -> str:
     """Return a name for the legend; one that begins with _ would be left out of it."""
-    name = textwrap.shorten(name, 44, placeholder="…")
+    name = _cut(name, NAME)
     return f"\u200b{name}" if name.startswith("_") else name
+
+
+def _cut(text: str, most: int) -> str:
+    """Return a text on one line; of a longer one both ends, for names often differ in the last."""
+    text = " ".join(text.split())
+    if len(text) <= most:
+        return text
+    end = (most - 1) // 2
+    return f"{text[: most - 1 - end].rstrip()}…{text[-end:].lstrip()}"
 
 
 def _save(figure: Figure, path: Path, *, dpi: int = DPI) -> None:

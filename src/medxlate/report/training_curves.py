@@ -12,7 +12,6 @@ from typing import Any
 
 from medxlate.evaluation.results import Picture, Points
 from medxlate.method.terms import FAMILIES, Family, find_term
-from medxlate.report.charts import LINE_POINTS, thin
 
 DECIDES = "val_error"  # of the validation metrics: by it the kept model is chosen
 
@@ -21,8 +20,7 @@ def curves(events: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Return the pictures of a training; those without a value are left out.
 
     Losses are grouped by what they are of, and with several sources by source too where more than
-    six lines would share a picture. A line has at most 300 points: of each stretch of more the
-    lowest and the highest.
+    six lines would share a picture.
 
     Args:
         events: Of ``metrics.jsonl``, as `medxlate.training.record.read_events` returns them.
@@ -96,8 +94,7 @@ def _mapping(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _line(name: str, points: Sequence[tuple[float, float]]) -> Points:
-    xs, ys = thin([x for x, _ in points], [y for _, y in points], LINE_POINTS)
-    return Points(name=name, x=tuple(xs), y=tuple(ys))
+    return Points(name=name, x=tuple(x for x, _ in points), y=tuple(y for _, y in points))
 
 
 def _lines(title: str, lines: Sequence[Points], *, x: str = "Step", y: str = "") -> Picture:

@@ -5,7 +5,8 @@ The page and the PNG files show the same values; `medxlate.report.charts` draws 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,8 +31,6 @@ from medxlate.study.study import Cell, OpenStudy
 from medxlate.study.tables import main_comparison
 
 PICTURES = 6
-
-Names = Callable[[str, str], str]
 
 
 def write_figures(
@@ -87,27 +86,25 @@ def systems_of(results: pd.DataFrame, predictions: pd.DataFrame) -> list[Errors]
 
 def errors_of(
     results: pd.DataFrame,
-    names: Names = system_name,
     intervals: Mapping[tuple[str, str], tuple[float, float]] | None = None,
 ) -> list[Errors]:
-    """Return the systems of a comparison, the lowest mean first.
+    """Return the systems of a comparison, the lowest mean first; last those without one.
 
     Args:
         results: A row a cell, of one target fraction and one source fraction.
-        names: From a method and its sources to the printed name.
         intervals: Of each method's and sources' mean, where there are any.
     """
     groups = results.groupby(["method", "sources"], sort=False)["loss"]
     found = [
         Errors(
-            names(str(method), str(sources)),
+            system_name(str(method), str(sources)),
             losses.to_list(),
             (intervals or {}).get((str(method), str(sources))),
             ours=_is_ours(str(method)),
         )
         for (method, sources), losses in groups
     ]
-    return sorted(found, key=lambda system: system.mean)
+    return sorted(found, key=lambda system: (math.isnan(system.mean), system.mean))
 
 
 def intervals(
@@ -144,47 +141,42 @@ def patient_panels(results: pd.DataFrame) -> list[Panel]:
     return [panel for panel in found if panel.curves]
 
 
-def target_curves(results: pd.DataFrame, names: Names = system_name) -> list[Curve]:
+def target_curves(results: pd.DataFrame) -> list[Curve]:
     """Return each system's error over target patients, at its largest source fraction.
 
     Args:
         results: A row a finished cell.
-        names: From a method and its sources to the printed name.
     """
     results = results[results["method"] != CONSTANT]
     curves = []
     for (method, sources), cells in results.groupby(["method", "sources"], sort=False):
         whole = cells[cells["source_fraction"] == cells["source_fraction"].max()]
         if whole["target_fraction"].nunique() > 1:
-            name, ours = names(str(method), str(sources)), _is_ours(str(method))
+            name, ours = system_name(str(method), str(sources)), _is_ours(str(method))
             curves.append(_curve(name, whole, "target_fraction", "train_patients", ours))
     return curves
 
 
 def source_curves(
-    results: pd.DataFrame,
-    names: Names = system_name,
-    *,
-    reference: str = TARGET_ONLY,
-    over: Literal["source_patients", "ratio"] = "source_patients",
+    results: pd.DataFrame, *, over: Literal["source_patients", "ratio"] = "source_patients"
 ) -> list[Curve]:
     """Return each system's error over what it had of sources, at the largest target fraction.
 
+    At 0 stands the error of target-only.
+
     Args:
         results: A row a finished cell.
-        names: From a method and its sources to the printed name.
-        reference: The method whose error stands at 0 source patients.
         over: Source patients, or source images to one real target image.
     """
     whole = results[results["target_fraction"] == results["target_fraction"].max()]
     if over == "ratio":
         whole = whole.assign(ratio=whole["source_images"] / whole["train_images"])
-    none = whole[whole["method"] == reference].assign(**{"source_fraction": 0.0, over: 0})
+    none = whole[whole["method"] == TARGET_ONLY].assign(**{"source_fraction": 0.0, over: 0})
     curves = []
     for (method, sources), cells in whole.groupby(["method", "sources"], sort=False):
         if cells["source_fraction"].nunique() > 1:
             together = pd.concat([none, cells]) if len(none) else cells
-            name, ours = names(str(method), str(sources)), _is_ours(str(method))
+            name, ours = system_name(str(method), str(sources)), _is_ours(str(method))
             curves.append(_curve(name, together, "source_fraction", over, ours))
     return curves
 

@@ -101,18 +101,18 @@ def _report(
     yield "# Comparison\n"
     yield "## Does it help?\n"
     statistics = _statistics(findings)
-    yield from (f"- {each}" for each in sentences(in_order(statistics)))
+    yield from _bullets(in_order(statistics))
     for title, table in answer_tables(statistics, unit=level_of(findings.results)):
         yield f"\n## {title}\n"
         yield table.markdown()
     yield "## What was compared\n"
     yield from design_paragraphs(study, findings.results)
-    if found := sentences(statistics["joint_against_baselines"]):
+    if found := _bullets(statistics["joint_against_baselines"]):
         yield "## joint against the others\n"
-        yield from (f"- {each}" for each in found)
-    if found := sentences([*statistics["equivalents"], *statistics["saturation"]]):
+        yield from found
+    if found := _bullets([*statistics["equivalents"], *statistics["saturation"]]):
         yield "\n## Dose and response\n"
-        yield from (f"- {each}" for each in found)
+        yield from found
     yield "\n## Tables\n"
     yield from (table.markdown() for table in findings.tables)
     if len(findings.subgroups):
@@ -127,6 +127,11 @@ def _report(
     if failed:
         yield "\n## Failed\n"
         yield from (in_markdown(f"- {name}: {error}") for name, error in failed.items())
+
+
+def _bullets(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the sentences of comparisons or readings as a list; files name some of the systems."""
+    return [f"- {in_markdown(each)}" for each in sentences(entries)]
 
 
 def design_paragraphs(study: Study, results: pd.DataFrame) -> Iterator[str]:

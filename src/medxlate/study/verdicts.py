@@ -337,7 +337,7 @@ def headline(statistics: Mapping[str, Any], method: str = "joint") -> Verdict:
     answers = in_order(statistics)
     own = [each for each in answers if _is_of(each, method)]
     chosen = statistics.get("primary") or own or answers
-    # The constant is there to be beaten: it is no bad news that it is worse.
+    # The constant is there to be beaten: that it is worse is not bad news.
     words = {str(each.get("verdict")) for each in chosen if not _is_of(each, CONSTANT)}
     said = tuple(sentences(chosen))
     if not said:

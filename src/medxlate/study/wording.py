@@ -33,7 +33,7 @@ HEADS = (
     *("Seconds", "Reference's"),
 )
 NOTE = (
-    "Differences of the error per {unit}; below 0 is better. p is adjusted by Holm, but for the "
+    "Differences of the error per {unit}; below 0 is better. p is adjusted by Holm, except for the "
     "primary contrast and the constant. Detectable: the smallest difference that such a study "
     f"finds in {100 * POWER:.0f} of 100 cases, from the measured spread and at the level that its "
     "p has to reach. Seconds are those of a training with what it needs first, beside "
