@@ -57,6 +57,16 @@ def pieces(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.npy"))
 
 
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    images = some_images(9)
+    with FeatureStore(tmp_path, FACTS) as store:
+        found = store.features(
+            [images], lambda batch: Means()(batch).log().where(batch[:, 0, 0] > 0, torch.nan)
+        )
+        with pytest.raises(DataError, match="not finite"):
+            found[np.arange(9)]
+
+
 def test_only_unknown_images_are_computed(tmp_path: Path) -> None:
     images = some_images(1100)  # more than a piece
     expected = images[:, 0].float().mean(dim=1).numpy()

@@ -266,6 +266,65 @@ def test_a_bomb_is_not_unpacked(
     assert "unpacked" in found.where
 
 
+def element(number: int, representation: bytes, value: bytes) -> bytes:
+    """Return an element of a DICOM file's meta group, padded to an even length."""
+    value += b"\0" * (len(value) % 2)
+    tag = struct.pack("<HH", 2, number)
+    if representation == b"OB":
+        return tag + b"OB\0\0" + struct.pack("<L", len(value)) + value
+    size = struct.pack("<H" if representation else "<L", len(value))
+    return tag + representation + size + value
+
+
+SYNTAX = element(0x10, b"UI", DeflatedExplicitVRLittleEndian.encode())
+TITLE = element(0x16, b"AE", NAME.encode())
+META = {  # what stands before the deflated header
+    "without its length": TITLE + SYNTAX,
+    "of a huge length": element(0, b"UL", b"\xff\xff\xff\x7f") + TITLE + SYNTAX,
+    "of a length that is too short": element(0, b"UL", bytes(4)) + TITLE + SYNTAX,
+    "of a length that is too long": element(0, b"UL", b"\xff\0\0\0") + TITLE + SYNTAX,
+    "of a length of another kind": element(0, b"OB", b"\xff" * 4) + TITLE + SYNTAX,
+    "in implicit VR": element(0, b"", b"\1\0\0\0")
+    + element(0x10, b"", DeflatedExplicitVRLittleEndian.encode())
+    + element(0x16, b"", NAME.encode()),
+    "with the syntax far behind": element(1, b"OB", bytes(2000)) + TITLE + SYNTAX,
+}
+
+
+@pytest.mark.filterwarnings("ignore:Expected explicit VR, but found implicit VR")
+@pytest.mark.parametrize("text", [VALUE, NAME])
+@pytest.mark.parametrize("meta", META.values(), ids=META)
+def test_an_odd_meta_group_hides_neither_itself_nor_what_is_deflated(
+    meta: bytes, text: str, data: Path
+) -> None:
+    """The header holds one value, and the title of the application entity the other."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    words = struct.pack("<HH2sH", 0x10, 0x20, b"LO", 4) + VALUE.encode()
+    content = bytes(128) + b"DICM" + meta + packer.compress(words) + packer.flush()
+    assert str(pydicom.dcmread(io.BytesIO(content)).PatientID) == VALUE
+    Identifiers(frozenset({text})).save(data / "ct")
+    assert look(data, "a.dcm", content) == [Finding("a.dcm", "header", HERE)]
+
+
+def test_a_meta_group_beyond_what_is_looked_into_is_reported(data: Path) -> None:
+    content = bytes(128) + b"DICM" + element(1, b"OB", bytes(2**14)) + SYNTAX + b"\3\0"
+    assert UNSEEN in {each.kind for each in look(data, "a.dcm", content)}
+
+
+@pytest.mark.parametrize(
+    "after", [b"", b"\3\0" + VALUE.encode()], ids=["nothing", "an empty stream"]
+)
+def test_what_follows_a_deflated_stream_is_searched_and_none_is_reported(
+    after: bytes, data: Path
+) -> None:
+    found = look(data, "a.dcm", bytes(128) + b"DICM" + SYNTAX + after)
+    assert [each.kind for each in found] == [HERE if after else UNSEEN]
+
+
+def test_a_jpeg_that_ends_in_a_marker_is_reported(data: Path) -> None:
+    assert {each.kind for each in look(data, "a.jpg", b"\xff\xd8\xff\xe0\0\3x\xff")} == {UNSEEN}
+
+
 def test_base64_across_two_blocks_is_reported(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "BLOCK", 2**15)
     page = b"<p>" + b"x " * (2**14 - 50) + url(zipped("a.txt", NOISE + TEXT), "'{}'")

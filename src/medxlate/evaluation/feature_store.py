@@ -127,7 +127,7 @@ class FeatureStore:
         """Return the features [N, D] of at least one image that this context has seen.
 
         Raises:
-            DataError: Another program removed them.
+            DataError: Another program removed them, or they are not finite numbers.
         """
         self.flush()
         stored = [self._stored[name] for name in names]
@@ -146,6 +146,8 @@ class FeatureStore:
                 found = np.empty((len(names), rows.shape[1]), dtype=np.float32)
             found[wanted] = rows
         assert found is not None, "no images"
+        if not np.isfinite(found).all():  # such images count as far from all others, and silently
+            raise DataError("The features hold values that are not finite numbers.")
         return found
 
     def flush(self) -> None:

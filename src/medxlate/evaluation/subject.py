@@ -150,15 +150,15 @@ def open_subject(
         ModelError: The model is missing or damaged, or ``other`` cannot be compared with the run.
         DataError: See ``open_cohort``.
     """
-    info = read_model(own if other is None else other)
+    folder = own if other is None else other
+    info = read_model(folder)
     cohort = open_cohort(run, data)
     if other is not None:
         _check_like(other, info, read_model(own), cohort.config.data.sources)
         _check_recipes(other, info, cohort.dataset.info)
     compute = validated_compute(info, device, precision, listener=listener)
-    place = own if other is None else other
     translators = {
-        source: Translator(place, source=source, compute=compute) for source in info.translators
+        source: Translator(folder, source=source, compute=compute) for source in info.translators
     }
     most = MOST_KEPT // max(len(translators), 1)
     return Subject(

@@ -210,7 +210,7 @@ def _rotation(b: float, c: float, d: float) -> Affine:
     """Return the rotation of a unit quaternion (a, b, c, d), a >= 0 (NIfTI-1 standard)."""
     rest = 1.0 - (b * b + c * c + d * d)
     if not np.isfinite(rest) or rest < -1e-4:
-        raise ImageError("its qform is no rotation")
+        raise ImageError("its qform is not a rotation")
     if rest < 1e-7:  # rounding of the stored numbers; half a turn
         b, c, d = np.array([b, c, d]) / np.sqrt(b * b + c * c + d * d)
         rest = 0.0

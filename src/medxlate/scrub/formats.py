@@ -30,6 +30,9 @@ SQLITE = b"SQLite format 3\0"
 NEVER_TEXT = (NUMPY, PARQUET, SQLITE)
 NIFTI = {b"\x5c\x01\0\0": "<", b"\0\0\x01\x5c": ">", b"\x1c\x02\0\0": "<", b"\0\0\x02\x1c": ">"}
 DEFLATED = b"1.2.840.10008.1.2.1.99"  # the transfer syntax (PS3.5, A.5)
+_LONG = frozenset(  # representations whose lengths have 4 bytes (PS3.5, 7.1.2)
+    (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
+)
 PIXELS = b"\xe0\x7f\x10\x00"
 UNKNOWN = "of an unknown kind: searched for values of 8 characters or more alone"
 _REPRESENTATION = re.compile(  # PS3.5, 7.1.2: between a tag and a length, and no name
@@ -64,8 +67,8 @@ def binary(source: Source) -> Iterator[Piece | Unseen]:
         yield from _sqlite(source)
     elif start.startswith(PICTURES):
         yield from _picture(source)
-    elif start[128:132] == b"DICM" and DEFLATED in start[132:1024]:
-        yield from _deflated(source)
+    elif start[128:132] == b"DICM":
+        yield from _dicom(source)
     elif not (
         is_known(start) or source.is_pixels or suffix in _NETWORKS or "tfevents" in source.name
     ):
@@ -91,8 +94,9 @@ def _bytes(source: Source) -> Iterator[Piece]:
 def _header_end(block: bytes) -> int:
     """Return where the part ends that holds words and not pixels, by the format."""
     if block[128:132] == b"DICM":
-        if DEFLATED in block[132:1024]:  # what follows the file's meta group is compressed
-            return 144 + int.from_bytes(block[140:144], "little")
+        meta = _meta_end(block)
+        if DEFLATED in block[132:meta]:  # what follows is compressed
+            return meta
         pixels = block.rfind(PIXELS)
         return pixels if pixels > 0 else len(block)
     if order := NIFTI.get(block[:4]):
@@ -106,6 +110,25 @@ def _header_end(block: bytes) -> int:
         return block.find(b"\n\n") + 1
     data = block.find(b"ElementDataFile")
     return data if data >= 0 else 0
+
+
+def _meta_end(block: bytes) -> int:
+    """Return where the meta group of a DICOM file ends (PS3.10, 7.1).
+
+    As pydicom does, this goes by the elements: the length that the group states may be absent or
+    wrong, and some writers leave out the representations.
+    """
+    place = 132
+    while block[place : place + 2] == b"\x02\0":
+        representation = block[place + 4 : place + 6]
+        if representation in _LONG:
+            length = slice(place + 8, place + 12)
+        elif b"AA" <= representation <= b"ZZ":
+            length = slice(place + 6, place + 8)
+        else:
+            length = slice(place + 4, place + 8)
+        place = length.stop + int.from_bytes(block[length], "little")
+    return place
 
 
 def _scan_start(block: bytes) -> int:
@@ -192,11 +215,14 @@ def _sqlite(source: Source) -> Iterator[Piece]:
     base.close()
 
 
-def _deflated(source: Source) -> Iterator[Piece]:
-    """Yield the header of a DICOM file in deflated explicit VR little endian (PS3.5, A.5)."""
-    raw = source.whole()
-    (length,) = struct.unpack_from("<L", raw, 140)  # of the file meta information, PS3.10, 7.1
-    words = inflated(raw[144 + length :], source.allowance, raw=True)
+def _dicom(source: Source) -> Iterator[Piece | Unseen]:
+    """Yield the header of a DICOM file that is deflated, explicit VR little endian (PS3.5, A.5)."""
+    meta = _meta_end(source.start)
+    if meta > len(source.start):
+        yield Unseen(source.place("content"), "the file meta group is too long")
+    if DEFLATED not in source.start[132:meta]:
+        return
+    words = inflated(source.whole()[meta:], source.allowance, raw=True)
     pixels = words.rfind(PIXELS)
     for each in source.readings:
         header = words[: pixels if pixels > 0 else len(words)]

@@ -113,8 +113,8 @@ class Needles:
 
     Args:
         values: As they were.
-        own_path: The dataset's own folder, absolute, which a run names; it is no path of the raw
-            data even where it lies inside the raw folder.
+        own_path: The dataset's own folder, absolute, which a run names; it does not count as a
+            path of the raw data even where it lies inside the raw folder.
         key: The key of the pseudonyms, or "".
 
     Attributes:

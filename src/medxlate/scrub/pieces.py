@@ -19,7 +19,7 @@ MOST_UNPACKED = 2**32  # bytes out of one file, whatever is nested in it
 DEEPEST = 5  # archives inside archives
 BEGINNING = 2**13
 DAMAGED = (
-    *(OSError, ValueError, EOFError, RuntimeError, AttributeError, KeyError, TypeError),
+    *(OSError, ValueError, EOFError, RuntimeError, AttributeError, LookupError, TypeError),
     *(struct.error, zlib.error, LZMAError, zipfile.BadZipFile, SyntaxError, OverflowError),
     *(MemoryError, PIL.Image.DecompressionBombError),
 )
@@ -183,7 +183,7 @@ class _Continued:
 
 
 def inflated(packed: bytes, allowance: Allowance, *, raw: bool = False) -> bytes:
-    """Return deflated bytes as they were.
+    """Return deflated bytes as they were, and after them what follows their stream.
 
     Args:
         packed: A zlib stream (RFC 1950), or one of DEFLATE alone (RFC 1951).
@@ -192,11 +192,13 @@ def inflated(packed: bytes, allowance: Allowance, *, raw: bool = False) -> bytes
 
     Raises:
         TooMuchError: They are larger than may be held.
-        zlib.error: They are damaged.
+        zlib.error: They are damaged or cut off.
     """
     machine = zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS)
     found = machine.decompress(packed, min(LARGEST, max(allowance.left, 1)))
     allowance.take(len(found))
     if machine.unconsumed_tail:
         raise TooMuchError("larger than may be unpacked")
-    return found
+    if not machine.eof:
+        raise zlib.error("the stream is cut off")
+    return found + machine.unused_data
