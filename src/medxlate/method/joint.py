@@ -195,7 +195,7 @@ class Joint:
         fake_t: Tensor = (
             self.averages.call(f"{name}.g", g, y) if self._objective.ema_fakes else g(y)
         )
-        return fake_t
+        return full_precision(fake_t)
 
     def _noisy(self, fake_t: Tensor, real: Tensor) -> Tensor:
         return with_noise_of(fake_t, real) if self._objective.noise == "target" else fake_t
@@ -244,7 +244,7 @@ class Joint:
                 for side, (d, real, fake) in sides.items():
                     if d is None or fake is None:
                         continue
-                    old = self.buffers[f"{name}.{side}"].exchange(full_precision(fake))
+                    old = self.buffers[f"{name}.{side}"].exchange(fake)
                     d.requires_grad_(True)
                     shown = (self._judged(real), self._judged(old))
                     loss = discriminator_loss(*self._apply(d, shown))
@@ -253,9 +253,13 @@ class Joint:
         return torch.stack(found).sum()
 
 
+# Between networks images are float32: a network that met two types would be compiled twice.
+
+
 def _each_alone(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
-    return [network(batch) for batch in batches]
+    return [full_precision(network(batch)) for batch in batches]
 
 
 def _as_one_batch(network: nn.Module, batches: tuple[Tensor, ...]) -> list[Tensor]:
-    return list(network(torch.cat(batches)).split([len(batch) for batch in batches]))
+    made = full_precision(network(torch.cat(batches)))
+    return list(torch.split(made, [len(batch) for batch in batches]))
