@@ -10,24 +10,32 @@ import ctypes
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import medxlate
 import tiny
+from medxlate import walkthrough
 from medxlate.base.errors import StoppedError
 from medxlate.base.events import Event, Warned
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.training_data import make_split, open_modalities
+from medxlate.evaluation.feature_store import FeatureStore
 from medxlate.inference import finite
+from medxlate.method import compiling
 from medxlate.method.predictor import PredictorNetwork, synchronise
-from medxlate.training import loader, step_runner, validation
+from medxlate.training import loader, loss_window, step_runner, validation
 from medxlate.training.setup import make_inputs, set_up
 from medxlate.training.step_runner import StepRunner
 
@@ -38,7 +46,15 @@ def put_values_aside() -> None:
     """Let nothing end a flow because a number is not finite or not sensible."""
     step_runner.SKIPPED_IN_A_ROW = float("inf")
     validation.validation_metrics = lambda *_: {"val_error": 1.0, "val_mse": 1.0, "val_mae": 1.0}
-    finite.check_finite = lambda *_, **__: None
+    finite.is_finite = lambda values: np.ones(len(values), bool)
+    loss_window.fetch = lambda tensors: [0.0] * sum(map(len, tensors))
+    rows = FeatureStore.rows
+    FeatureStore.rows = lambda self, names: drawn(rows(self, names))
+
+
+def drawn(features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return other features of the same shape, which are finite."""
+    return np.random.default_rng(0).normal(size=features.shape).astype(np.float32)
 
 
 class Counters:
@@ -102,15 +118,17 @@ def costs(root: Path, device: str, compiling: str) -> dict[str, Any]:
     """Take warm steps of a training and return what five more cost."""
     counters = Counters()
     with training(root, device, "joint", compiling, []) as (_, take):
+        counters.zero()
         for step in range(8):
             take(step)
         torch.cuda.synchronize()
+        recorded = counters.read()["captured"]
         counters.zero()
         replays = counters.read()["replays"]
         for step in range(8, 13):
             take(step)
         found = counters.read()
-    return {**found, "replays": found["replays"] - replays}
+    return {**found, "replays": found["replays"] - replays, "recorded": recorded}
 
 
 def out_of_memory_in_a_capture(root: Path, device: str) -> dict[str, Any]:
@@ -132,6 +150,30 @@ def out_of_memory_in_a_capture(root: Path, device: str) -> dict[str, Any]:
         "parts": runner.parts,
         "eager": runner._captured is None,
     }
+
+
+def compiled(root: Path, device: str) -> dict[str, Any]:
+    """Take steps of compiled networks, and of some that do not compile, up to the capture."""
+
+    def fail(*_: object) -> Any:
+        kept = OSError("ptxas is not there")  # with its traceback a cycle, as compilers have them
+        raise kept
+
+    def forwards(module: Any, _: object) -> Any:
+        return make_boxed_func(module.forward)
+
+    halfway = aot_autograd(fw_compiler=forwards, bw_compiler=fail)
+    found: dict[str, Any] = {}
+    for name, backend in {"works": "aot_eager", "fails": halfway}.items():
+        torch.compiler.reset()
+        compiling.BACKEND, heard = backend, []
+        with training(root, device, "joint", "on", heard) as (runner, take):
+            for step in range(8):
+                take(step)
+            texts = [event.text for event in heard if isinstance(event, Warned)]
+            captured = runner._captured is not None
+        found[name] = {"compiled": runner.compiled, "captured": captured, "texts": texts}
+    return found
 
 
 def train_stop_resume(root: Path, device: str) -> dict[str, Any]:
@@ -169,6 +211,16 @@ def use(root: Path, run: Path, device: str) -> dict[str, Any]:
     }
 
 
+def demonstrate(root: Path) -> dict[str, Any]:
+    """Run the demo, of few steps and patients, on the device that ``auto`` finds."""
+    walkthrough.PATIENTS = {"ct": 32, "mri": 101, "pet": 1}
+    steps = {"epochs": 2, "steps_per_epoch": 4}
+    walkthrough.SETTINGS = {**walkthrough.SETTINGS, "optimizer": steps}
+    result = medxlate.demo(root / "demo")
+    devices = {name: each.results.device for name, each in result.methods.items()}
+    return {"devices": devices, "slices": result.translation.slices}
+
+
 def synchronised(device: str) -> list[str]:
     """Return the kinds of synchronised norms that a predictor has for several processes."""
     network = PredictorNetwork(architecture="test_resnet").to(device)
@@ -182,9 +234,10 @@ def synchronised(device: str) -> list[str]:
 def main() -> None:
     """Run everything and print what was seen as JSON."""
     put_values_aside()
+    warnings.filterwarnings("error", message="The AccumulateGrad node")  # a graph kept alive
     root = Path(sys.argv[1])
     tiny.write_dataset(root)
-    found: dict[str, Any] = {"norms": synchronised("cuda:0")}
+    found: dict[str, Any] = {"norms": synchronised("cuda:0"), "demo": demonstrate(root)}
     for device in ("cuda:0", "cuda:1"):
         flow = train_stop_resume(root, device)
         found[f"train {device}"] = flow
@@ -200,6 +253,7 @@ def main() -> None:
         found[f"dann {device}"] = {"steps": dann.steps}
         found[f"captured step {device}"] = costs(root, device, "auto")
         found[f"eager step {device}"] = costs(root, device, "off")
+        found[f"compiled {device}"] = compiled(root, device)
         found[f"memory {device}"] = out_of_memory_in_a_capture(root, device)
     sys.stdout.write("RESULT " + json.dumps(found) + "\n")
 

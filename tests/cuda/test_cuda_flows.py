@@ -47,6 +47,11 @@ def test_nothing_runs_on_another_device_or_stream(found: dict[str, Any]):
     assert found["complaints"] == []
 
 
+def test_the_demo_runs_on_the_gpu_that_is_found(found: dict[str, Any]):
+    methods = ("target-only", "raw-mix", "joint", "oracle")
+    assert found["demo"] == {"devices": dict.fromkeys(methods, "cuda"), "slices": 404}
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_training_stops_and_is_resumed(found: dict[str, Any], device: str):
     assert found[f"train {device}"]["stopped"]
@@ -92,9 +97,22 @@ def test_a_captured_step_is_one_launch(found: dict[str, Any], device: str):
     """Beside it there is what brings two batches, the buffers' plans and the rates: 14 launches."""
     captured, eager = found[f"captured step {device}"], found[f"eager step {device}"]
     assert captured["replays"] == 5
-    assert eager["replays"] == 0
+    assert captured["recorded"] > 500  # not an empty graph
+    assert eager["replays"] == eager["recorded"] == 0
     assert captured["launches"] <= 5 * 15
     assert eager["launches"] > 5 * 500
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_are_captured_whether_their_networks_compile_or_not(
+    found: dict[str, Any], device: str
+):
+    """A graph that the rehearsal left behind would break the capture."""
+    seen = found[f"compiled {device}"]
+    assert seen["works"] == {"compiled": True, "captured": True, "texts": []}
+    assert (seen["fails"]["compiled"], seen["fails"]["captured"]) == (False, True)
+    (text,) = seen["fails"]["texts"]
+    assert "ptxas is not there" in text
 
 
 def test_several_processes_have_torchs_own_batch_norm(found: dict[str, Any]):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from medxlate.base.errors import DataError
+from medxlate.base.errors import DataError, ModelError
 from medxlate.base.events import Event, Warned
 from medxlate.evaluation import subject as subject_module
 from medxlate.evaluation.evaluate import evaluate
@@ -63,7 +63,7 @@ def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         found = store.features(
             [images], lambda batch: Means()(batch).log().where(batch[:, 0, 0] > 0, torch.nan)
         )
-        with pytest.raises(DataError, match="not finite"):
+        with pytest.raises(ModelError, match="no finite number"):
             found[np.arange(9)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from functools import cache
 
 import numpy as np
@@ -15,6 +17,7 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.loading import Batch
 from medxlate.method.label_transform import fit_label_transform
 from medxlate.method.learner import Learner
+from medxlate.method.objective import Guidance
 from medxlate.method.registry import build_learner
 from medxlate.phantoms.anatomy import draw_anatomy, render
 from medxlate.training.step import take_step
@@ -107,3 +110,19 @@ def test_the_joint_predictor_learns_as_fast_as_one_alone(kind: str):
         errors[method] = float(np.mean(found[-30:])) / float(np.mean(found[:5]))
     assert errors["joint"] < 0.8
     assert errors["joint"] < errors["target-only"] + 0.15
+
+
+def test_a_step_leaves_no_graph_behind():
+    """A graph that is kept alive takes memory, and breaks the capture of the next step on a GPU."""
+    weight = torch.ones(1, requires_grad=True)
+    gc.disable()
+    try:
+        fake_t = weight * torch.ones(1, 1, 2, 2)
+        guidance = Guidance(fake_t, weight=0.5)
+        (fake_t.sum() + guidance.shown.sum()).backward()  # type: ignore[no-untyped-call]
+        assert guidance.ratio() is not None
+        alive = weakref.ref(guidance)
+        del guidance, fake_t
+        assert alive() is None
+    finally:
+        gc.enable()

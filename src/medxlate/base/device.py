@@ -141,12 +141,11 @@ def _device(name: str) -> torch.device:
     if not ranks().is_alone:
         name = _device_of_rank(name)
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        name = next((each for each, is_there in there.items() if is_there), "cpu")
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
+        # With its number, also where only "cuda" was asked for: 0, or what the process was given.
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as problem:
         first = str(problem).splitlines()[0]
         raise UsageError(

@@ -33,6 +33,7 @@ from medxlate.base.files import naming_full_disk, whole_file, write_json
 from medxlate.base.records import read_json
 from medxlate.dataset.arrays import open_array
 from medxlate.evaluation.batches import order_of_gathered
+from medxlate.inference.finite import check_finite
 
 Rows = npt.NDArray[np.float32]
 FOLDER = ".features"  # in a dataset folder: all runs on a dataset have their real images in common
@@ -127,7 +128,8 @@ class FeatureStore:
         """Return the features [N, D] of at least one image that this context has seen.
 
         Raises:
-            DataError: Another program removed them, or they are not finite numbers.
+            DataError: Another program removed them.
+            ModelError: They are not finite numbers.
         """
         self.flush()
         stored = [self._stored[name] for name in names]
@@ -146,8 +148,7 @@ class FeatureStore:
                 found = np.empty((len(names), rows.shape[1]), dtype=np.float32)
             found[wanted] = rows
         assert found is not None, "no images"
-        if not np.isfinite(found).all():  # such images count as far from all others, and silently
-            raise DataError("The features hold values that are not finite numbers.")
+        check_finite(found, "feature network")  # they would count as far from all others, silently
         return found
 
     def flush(self) -> None:

@@ -224,27 +224,26 @@ class Guidance:
     def __init__(self, fake_t: Tensor, *, shown: Tensor | None = None, weight: float = 0.0) -> None:
         self._fake_t = fake_t
         self._weight = weight
-        self._gradient: Tensor | None = None
+        self._gradients: list[Tensor] = []
         self.shown = (fake_t if shown is None else shown).detach()
         if weight > 0:
             fake_t.retain_grad()
             self.shown = _Guided.apply(fake_t, self.shown, weight)
-            self.shown.register_hook(self._keep)  # type: ignore[no-untyped-call]
+            # The hook holds the list alone: with self the graph would be kept alive by a cycle.
+            keep = self._gradients.append
+            self.shown.register_hook(lambda gradient: keep(gradient.detach()))  # type: ignore[no-untyped-call]
 
     def ratio(self) -> Tensor | None:
         """Return |gradient of lambda L_pred| / |gradient of L_trans| at G(y), after backward.
 
         Euclidean norms over the batch; None where P says nothing.
         """
-        if self._gradient is None or self._fake_t.grad is None:
+        if not self._gradients or self._fake_t.grad is None:
             return None
-        pred = self._weight * full_precision(self._gradient)
+        pred = self._weight * full_precision(self._gradients[-1])
         trans = full_precision(self._fake_t.grad) - pred
         ratio: Tensor = pred.norm() / trans.norm().clamp(min=SMALLEST)
         return ratio
-
-    def _keep(self, gradient: Tensor) -> None:
-        self._gradient = gradient.detach()
 
 
 class _Guided(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping
 
 import torch
@@ -34,6 +35,9 @@ class CapturedStep:
             for name, batch in batches.items()
         }
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Earlier steps, such as rehearsals, ran on another stream. Where an exception or a cycle
+        # keeps one's graph alive, gradients would still be added up there, which no capture allows.
+        gc.collect()
 
     def play(self, batches: Mapping[str, Batch]) -> None:
         """Take a step with these batches."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,7 +78,7 @@ class LossWindow:
         """Return what happened since the last call, and begin anew; waits for the device."""
         assert self._skips is not None, "a step was taken"
         sums, counts = defaultdict[str, float](float), defaultdict[str, float](float)
-        fetched = torch.cat([*self._sums.values(), self._skips]).tolist()
+        fetched = fetch([*self._sums.values(), self._skips])
         for names, table in self._sums.items():
             values, fetched = fetched[: len(table)], fetched[len(table) :]
             for name, value in zip(names, values[:-1], strict=True):
@@ -98,6 +98,12 @@ class LossWindow:
         if self._skips is not None:
             state["skips"] = self._skips
         return state | {SUMS + "|".join(names): table for names, table in self._sums.items()}
+
+
+def fetch(tensors: Sequence[Tensor]) -> list[float]:
+    """Return the values of flat tensors, one after the other; waits for their device once."""
+    values: list[float] = torch.cat(list(tensors)).tolist()
+    return values
 
 
 class BatchStatistics:
