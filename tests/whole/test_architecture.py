@@ -162,11 +162,6 @@ def test_training_needs_no_library_that_reads_images() -> None:
     assert not loaded("import medxlate.training.train") & readers
 
 
-def test_translating_needs_no_timm() -> None:
-    """It takes longer to import than torch."""
-    assert not loaded("import medxlate.inference.translate") & {"timm", "torchvision"}
-
-
 def test_preparing_needs_no_torch() -> None:
     assert not loaded("import medxlate.dataset.prepare") & {"torch", "timm", "matplotlib"}
 

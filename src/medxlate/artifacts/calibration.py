@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from medxlate.method.label_transform import LabelTransform
@@ -153,6 +152,8 @@ def _temperature(
     """
     if patients < FEWEST_PATIENTS:
         return 1.0, f"there are {patients} validation patients; {FEWEST_PATIENTS} are needed"
+
+    from scipy.optimize import minimize_scalar  # loads slowly, and only a training needs it
 
     def cross_entropy(log_temperature: float) -> float:
         scaled = torch.from_numpy(logits / math.exp(log_temperature))

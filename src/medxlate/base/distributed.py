@@ -201,6 +201,9 @@ def joined() -> Iterator[Ranks]:
         ) from None
     yield ranks()
     # Only after a good end: after an error, this could wait for processes that wait for this one.
+    # The barrier lets gloo's threads release the last tensors: while this thread destroys the group
+    # it holds Python's lock, and older versions of torch then wait for each other for ever.
+    distributed.barrier()
     distributed.destroy_process_group()
 
 

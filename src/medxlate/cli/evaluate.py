@@ -88,6 +88,9 @@ def evaluate(
     from medxlate.cli.console import reporting
 
     with reporting(json=json, shared=True) as reporter:
+        from medxlate.artifacts.runs import find_run
+
+        find_run(run, "a model")  # refused before torch is loaded
         from medxlate.evaluation.evaluate import evaluate as measure
 
         result = measure(

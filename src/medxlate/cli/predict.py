@@ -79,12 +79,18 @@ def predict(
 
     again = "No table was written; the same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
+        from medxlate.inference.request import check_prediction
+
+        models = model or [Path("runs/latest")]
+        check_prediction(
+            images, out=out, models=models, level=level, patient=patient, overwrite=overwrite
+        )
         from medxlate.inference.predict import predict as run
 
         result = run(
             images,
             out=out,
-            model=model or ["runs/latest"],
+            model=models,
             level=level,
             tta=tta,
             patient=patient,

@@ -52,6 +52,9 @@ def report(
             path = write_study_page(folder)
             reporter.result({"report": str(path)}, f"Report: {path}")
             return
+        from medxlate.artifacts.runs import find_run
+
+        find_run(folder)  # refused before torch is loaded
         from medxlate.report.run_report import write_report as write
 
         made = write(folder, baseline=baseline, out=out)

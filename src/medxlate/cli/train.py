@@ -184,6 +184,10 @@ def train(
             _verify(reporter, settings)
             return
         proceed = _proceeds(auto_resume, name)
+        if settings.data.target:
+            from medxlate.dataset.index import Dataset
+
+            Dataset(Path(settings.data.folder))  # refused before torch is loaded
         from medxlate.training.train import train as run
 
         with stopping() as signals:

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from medxlate.base.errors import UsageError
 from medxlate.cli import complete
 from medxlate.cli.options import (
     BatchSize,
@@ -79,12 +78,20 @@ def translate(
 
     again = "Nothing stands half-written in --out; the same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
-        from medxlate.images.pseudonym import PHI
+        from medxlate.images.pseudonym import known_phi
+        from medxlate.inference.request import check_translation
+
+        check_translation(
+            images,
+            out=out,
+            model=model,
+            phi=phi,
+            compiling=compiling,
+            tile=tile,
+            overwrite=overwrite,
+        )
         from medxlate.inference.translate import translate as run
 
-        policy = next((known for known in PHI if known == phi), None)
-        if policy is None:
-            raise UsageError(f"--phi {phi} must be keep, pseudonymise or remove.")
         result = run(
             images,
             out=out,
@@ -94,7 +101,7 @@ def translate(
             dicom_modality=dicom_modality,
             force=force,
             volume=volume,
-            phi=policy,
+            phi=known_phi(phi),
             key=key,
             device=device,
             precision=precision,

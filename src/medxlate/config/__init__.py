@@ -4,6 +4,7 @@ from medxlate.config.resolve import PRESETS, Values, configured, flat, keys, par
 from medxlate.config.sections import (
     AugmentConfig,
     BaselinesConfig,
+    Compiling,
     Config,
     ConfigSection,
     DataConfig,
@@ -22,6 +23,7 @@ __all__ = [
     "PRESETS",
     "AugmentConfig",
     "BaselinesConfig",
+    "Compiling",
     "Config",
     "ConfigSection",
     "DataConfig",

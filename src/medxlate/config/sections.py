@@ -16,6 +16,7 @@ from medxlate.base.records import is_plain
 
 Width = Literal[0] | Annotated[int, Field(ge=4)]
 Upsample = Literal["transposed", "nearest", "bilinear"]
+Compiling = Literal["auto", "on", "off"]
 Skip = Literal["none", "global", "unet", "both"]
 DiscriminatorNorm = Literal["instance", "none"]
 PredictorNorm = Literal["batch", "group"]
@@ -455,7 +456,7 @@ class RuntimeConfig(ConfigSection):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32."
     )
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Compiling = Field(
         "auto",
         description="torch.compile: auto compiles on a GPU, in one process, for 2,000 steps or "
         "more; off also leaves CUDA graphs out.",

@@ -25,6 +25,7 @@ from medxlate.dataset.labels import Task
 from medxlate.dataset.shards import ShardReader
 from medxlate.dataset.slice_table import read_slice_table
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
+from medxlate.images.pseudonym import KEY_BYTES, read_key
 from medxlate.images.recipes import Recipe
 
 COLUMNS = (
@@ -46,7 +47,6 @@ SCHEMA_VERSION = 2
 KEY_FILE = "pseudonym.key"
 SUMMARY = "dataset.json"
 MODALITY_FILE = "modality.json"
-KEY_BYTES = 32
 _BLOCK = 65536  # rows of a table that are held as Python values at once
 
 Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
@@ -291,21 +291,6 @@ def load_key(folder: Path) -> bytes:
             )
         return secrets.token_bytes(KEY_BYTES)
     return read_key(path)
-
-
-def read_key(path: Path) -> bytes:
-    """Return the secret in a key file.
-
-    Raises:
-        DataError: It is missing or damaged.
-    """
-    try:
-        key = bytes.fromhex(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        key = b""
-    if len(key) != KEY_BYTES:
-        raise DataError(f"{path} is missing or damaged; patients cannot be matched with it.")
-    return key
 
 
 def save_key(folder: Path, key: bytes) -> None:

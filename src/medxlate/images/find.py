@@ -120,7 +120,7 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
         ImageError: ``root`` does not exist, is neither a folder nor a regular file, cannot be
             opened, or holds no image.
     """
-    _check_root(root)
+    check_root(root)
     wanted = [_Matcher(pattern) for pattern in include]
     unwanted = [_Matcher(pattern) for pattern in exclude]
     images: list[FoundImage] = []
@@ -162,7 +162,8 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
     return Search(tuple(images), dict(sorted(not_images.items())), others)
 
 
-def _check_root(root: Path) -> None:
+def check_root(root: Path) -> None:
+    """Raise ImageError unless there is a folder or a regular file at ``root``."""
     try:
         mode = root.stat().st_mode
         if stat.S_ISDIR(mode):

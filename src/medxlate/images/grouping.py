@@ -201,6 +201,8 @@ def _check_modality(headers: Sequence[Header], name: str) -> None:
 
 
 def _add_series(found: FoundScans, headers: Sequence[Header], patient_of: PatientOf) -> None:
+    if not headers:
+        return
     from medxlate.images.dicom.series import group_series
 
     headers = [

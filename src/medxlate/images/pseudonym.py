@@ -13,11 +13,15 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
+
+from medxlate.base.errors import DataError, UsageError, nearest
 
 Phi = Literal["keep", "pseudonymise", "remove"]
 PHI: tuple[Phi, ...] = ("keep", "pseudonymise", "remove")
 DIGITS = 16
+KEY_BYTES = 32
 SHORTEST = 4  # letters and digits of a value that is looked for anywhere in a path
 WORD = 2  # of one with a letter that is looked for as a whole word
 NOT_NAMES = frozenset(  # short values that say what an image is, not whose
@@ -41,6 +45,29 @@ NOT_NAMES = frozenset(  # short values that say what an image is, not whose
         )
     }
 )
+
+
+def known_phi(policy: str) -> Phi:
+    """Return the policy; raises UsageError where it is none of ``PHI``."""
+    for known in PHI:
+        if policy == known:
+            return known
+    raise UsageError(f"--phi {policy} is unknown.", nearest(policy, PHI))
+
+
+def read_key(path: Path) -> bytes:
+    """Return the secret in a key file.
+
+    Raises:
+        DataError: It is missing or damaged.
+    """
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise DataError(f"{path} is missing or damaged; patients cannot be matched with it.")
+    return key
 
 
 def pseudonym(patient: str, key: bytes) -> str:

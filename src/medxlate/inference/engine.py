@@ -14,7 +14,8 @@ from medxlate.base.device import Compute, choose_compute, is_out_of_memory
 from medxlate.base.errors import CapacityError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.inference.pipeline import ahead
-from medxlate.inference.tiles import MULTIPLE, run_tiles
+from medxlate.inference.request import MULTIPLE
+from medxlate.inference.tiles import run_tiles
 
 # Pixels computed at once where nobody says how many. On a processor (Zen 4, one thread, other work
 # going on) a slice of 256 x 256 took the paper's generator 1.1 s in batches of 1 and 2, 1.5 s in

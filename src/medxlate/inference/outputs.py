@@ -23,7 +23,6 @@ from medxlate.inference.inputs import Input
 from medxlate.inference.names import Key, clean_names
 
 SCHEMA_VERSION = 2
-MARKER = "translation.json"
 
 
 @dataclass(frozen=True)

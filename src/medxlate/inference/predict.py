@@ -14,7 +14,7 @@ import pandas as pd
 from medxlate.artifacts.info import read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.distributed import ranks
-from medxlate.base.errors import OutputError, UsageError
+from medxlate.base.errors import UsageError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import whole_file
 from medxlate.base.records import for_csv
@@ -33,8 +33,9 @@ from medxlate.inference.predictor import (
     Predictor,
     predict_batches,
 )
+from medxlate.inference.request import check_free_table, check_prediction
 from medxlate.inference.stream import Unit, stream, units_of
-from medxlate.inference.work import Work, stamp, work_folder, working
+from medxlate.inference.work import Work, stamp, working
 
 __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batches"]
 
@@ -124,10 +125,12 @@ def predict(
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
-    if not work_folder(out).exists():
-        _check_free(out, overwrite=overwrite)
+    models = [Path(each) for each in ([model] if isinstance(model, (str, Path)) else model)]
+    check_prediction(
+        inputs, out=out, models=models, level=level, patient=patient, overwrite=overwrite
+    )
     predictor = _load(
-        [model] if isinstance(model, (str, Path)) else model,
+        models,
         device=device,
         precision=precision,
         batch_size=batch_size,
@@ -154,12 +157,12 @@ def predict(
     facts = {"models": predictor.facts(), **options}
 
     def draw() -> dict[str, Any]:
-        _check_free(out, overwrite=overwrite)
+        check_free_table(out, overwrite=overwrite)
         return {}
 
     with working(out, stamp(facts, found.scans), draw, listener) as work:
         if not work.placed:
-            _check_free(out, overwrite=overwrite)
+            check_free_table(out, overwrite=overwrite)
             text = f"Predicting {predictor.head.task.name} of {count} slices"
             work.report(text, whole, listener)
             _predict(work, whole, predictor, reader, field, listener)
@@ -184,7 +187,7 @@ def predict(
 
 
 def _load(
-    models: Sequence[Path | str],
+    models: Sequence[Path],
     *,
     device: str,
     precision: str,
@@ -195,7 +198,7 @@ def _load(
     """Return the models; all are computed as the first one was validated."""
     if not models:
         raise UsageError("No model is named.", "Name a model folder or a run with --model.")
-    folders = [find_model(Path(each), "a predictor", listener) for each in models]
+    folders = [find_model(each, "a predictor", listener) for each in models]
     info = read_model(folders[0])
     compute = validated_compute(info, device, precision, listener=listener)
     return Ensemble(
@@ -251,12 +254,6 @@ def _predict(
             batch_size=predictor.batch_size,
             listener=listener,
         )
-
-
-def _check_free(out: Path, *, overwrite: bool) -> None:
-    """Raise OutputError where a table may not be replaced."""
-    if out.is_dir() or (out.exists() and not overwrite):
-        raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
 
 
 def _patient_field(scans: Sequence[Scan]) -> Field | None:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from medxlate.inference.request import MULTIPLE
+
 OVERLAP = 4  # a quarter of a tile at least
-MULTIPLE = 4  # of sizes and places, so that tiles fall on the generator's grid of strides
 
 
 def run_tiles(call: Callable[[Tensor], Tensor], images: Tensor, tile: int) -> Tensor:

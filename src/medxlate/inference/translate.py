@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from medxlate.artifacts.info import read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.distributed import ranks
-from medxlate.base.errors import ImageError, UsageError, nearest
+from medxlate.base.errors import ImageError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import check_free, sha256, write_json
 from medxlate.base.journal import Entry
-from medxlate.dataset.index import KEY_BYTES, read_key
 from medxlate.images.grouping import FoundScans
-from medxlate.images.pseudonym import PHI, Phi
+from medxlate.images.pseudonym import KEY_BYTES, Phi, read_key
 from medxlate.inference.engine import Pending, validated_compute
 from medxlate.inference.finite import no_number
 from medxlate.inference.in_memory import restored
@@ -35,12 +34,11 @@ from medxlate.inference.inputs import (
 )
 from medxlate.inference.names import PATIENT_TAGS, output_names, patients_of
 from medxlate.inference.out_of_distribution import Looks, total
-from medxlate.inference.outputs import MARKER, Made, Outputs, record
+from medxlate.inference.outputs import Made, Outputs, record
+from medxlate.inference.request import MARKER, check_translation, compile_choice
 from medxlate.inference.stream import Unit, stream, units_of
-from medxlate.inference.tiles import MULTIPLE
 from medxlate.inference.translator import Translator
-from medxlate.inference.work import Work, stamp, work_folder, working
-from medxlate.method.compiling import Choice
+from medxlate.inference.work import Work, stamp, working
 
 __all__ = ["TranslateResult", "Translator", "translate"]
 
@@ -127,16 +125,16 @@ def translate(
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
-    if not work_folder(out).exists():
-        check_free(out, marker=MARKER, overwrite=overwrite)
-    here, there = inputs.resolve(), out.resolve()
-    if there.is_relative_to(here) or here.is_relative_to(there):
-        raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
-    if phi not in PHI:
-        raise UsageError(f"--phi {phi} is unknown.", nearest(phi, PHI))
-    choice = _compile_choice(compiling)
-    if tile < 0 or tile % MULTIPLE:
-        raise UsageError(f"--tile {tile} is not a multiple of {MULTIPLE}.")
+    check_translation(
+        inputs,
+        out=out,
+        model=Path(model),
+        phi=phi,
+        compiling=compiling,
+        tile=tile,
+        overwrite=overwrite,
+    )
+    choice = compile_choice(compiling)
     secret = None if key is None else read_key(key)
     folder = find_model(Path(model), "a translator", listener)
     info = read_model(folder)
@@ -194,14 +192,6 @@ def translate(
     seconds = round(time.monotonic() - began, 3)
     slices = sum(entry["slices"] for entry in entries)
     return TranslateResult(out, files, slices, failed, left_out, notes, seconds)
-
-
-def _compile_choice(choice: str) -> Choice:
-    """Return the choice; raises UsageError where it is none of auto, on and off."""
-    for known in get_args(Choice):
-        if choice == known:
-            return known  # type: ignore[no-any-return]
-    raise UsageError(f"--compile {choice} is unknown.", nearest(choice, get_args(Choice)))
 
 
 def _translate(

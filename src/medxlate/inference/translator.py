@@ -13,6 +13,7 @@ from medxlate.artifacts.info import ModelInfo, read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.device import Compute
 from medxlate.base.events import Listener, silent
+from medxlate.config import Compiling
 from medxlate.images.pseudonym import Phi
 from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import Engine, starting_size, validated_compute
@@ -20,7 +21,7 @@ from medxlate.inference.finite import check_finite
 from medxlate.inference.in_memory import Spacing, Volume, restored, squares_of, translated
 from medxlate.inference.inputs import Input, Reader, SliceBatch
 from medxlate.inference.outputs import Made
-from medxlate.method.compiling import Choice, compile_where_it_pays
+from medxlate.method.compiling import compile_where_it_pays
 from medxlate.method.placing import place
 
 
@@ -157,7 +158,7 @@ class Translator:
             when=when,
         )
 
-    def compile_where_it_pays(self, choice: Choice, slices: int, listener: Listener) -> bool:
+    def compile_where_it_pays(self, choice: Compiling, slices: int, listener: Listener) -> bool:
         """Compile the generator for batches of the engine's size, or not, and report why.
 
         Args:

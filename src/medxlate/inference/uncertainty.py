@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medxlate.artifacts.calibration import Calibration, Level, fewest_patients
-from medxlate.base.errors import UsageError
+from medxlate.inference.request import check_level
 
 OLD = "the model was made before predictions were calibrated; train or export it again"
 
@@ -31,8 +31,7 @@ class Uncertainty:
 
     def __post_init__(self) -> None:
         """Raise UsageError where the coverage is not between 0 and 1."""
-        if not 0 < self.coverage < 1:
-            raise UsageError(f"--level {self.coverage:g} must lie between 0 and 1.")
+        check_level(self.coverage)
 
     @property
     def asked(self) -> float:

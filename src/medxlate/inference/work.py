@@ -28,17 +28,13 @@ from medxlate.base.files import check_parents, locked
 from medxlate.base.journal import Journal, kept_until_done
 from medxlate.dataset.parts import state_of
 from medxlate.images.scan import Scan
+from medxlate.inference.request import work_folder
 from medxlate.inference.stream import Unit
 
 _STATE = "work.json"
 _OUT = "out"
 _OLD = "old"  # what the result replaces, for the moment between two renames
 _PLACING = "placing"  # from then on the result may stand in its place
-
-
-def work_folder(place: Path) -> Path:
-    """Return where the finished units of a result lie."""
-    return place.with_name(f".{place.name}.work")
 
 
 def stamp(facts: Mapping[str, Any], scans: Sequence[Scan]) -> str:

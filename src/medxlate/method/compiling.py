@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 from torch import nn
 
 from medxlate.base.events import Listener, Stage, Warned, silent
+from medxlate.config import Compiling
 from medxlate.method.predictor import PredictorNetwork
 from medxlate.method.translator import TranslatorNetworks
 
 # Of torch.compile; tests put a failing one in its place.
 BACKEND: str | Callable[..., object] = "inductor"
-
-Choice = Literal["auto", "on", "off"]
 
 # Where nobody decides, networks are compiled on a GPU, for at least so many repeats: compiling
 # takes a minute or two. On processors it saved nothing over the layers of ``cpu_kernels``
@@ -28,7 +26,7 @@ def compile_where_it_pays(
     network: nn.Module,
     rehearse: Callable[[], object],
     *,
-    choice: Choice,
+    choice: Compiling,
     device: str,
     repeats: int,
     listener: Listener = silent,

@@ -6,7 +6,11 @@ Timm is imported where a network is made: it takes seconds, and ``translate`` ne
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +53,8 @@ class PredictorNetwork(nn.Module):
         pretrained: str | None = None,
         offline: bool = False,
     ) -> None:
-        import timm
-
         super().__init__()
+        timm = import_timm()
         if not timm.is_model(architecture):
             raise ConfigError(
                 f"timm has no model '{architecture}' (model.predictor).",
@@ -136,9 +139,28 @@ class PredictorNetwork(nn.Module):
         return pooled
 
 
-def import_timm() -> None:
-    """Import timm now: not where networks are made without memory, for its modules make tensors."""
-    import timm  # noqa: F401
+def import_timm() -> ModuleType:
+    """Return timm; not first where networks are made without memory, for its modules make tensors.
+
+    For training scripts of its own timm imports wandb where that is installed: half a second.
+    """
+    with _hidden("wandb"):
+        import timm
+    module: ModuleType = timm
+    return module
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Let a package seem not to be installed, unless it is imported already."""
+    hide = name not in sys.modules
+    if hide:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if hide:
+            del sys.modules[name]
 
 
 def synchronise(predictor: PredictorNetwork) -> None:
@@ -156,8 +178,7 @@ def synchronise(predictor: PredictorNetwork) -> None:
 
 def has_batch_norm(architecture: str) -> bool:
     """Return whether a network of timm's has batch norms; False for an unknown one."""
-    import timm
-
+    timm = import_timm()
     if not timm.is_model(architecture):
         return False
     with torch.device("meta"):  # no memory, no weights
@@ -184,10 +205,9 @@ def _kept_weights(architecture: str) -> str:
     Raises:
         ModelError: There is none.
     """
-    import timm
     from huggingface_hub import try_to_load_from_cache
 
-    found = timm.get_pretrained_cfg(architecture)
+    found = import_timm().get_pretrained_cfg(architecture)
     hub = getattr(found, "hf_hub_id", None)
     kept = try_to_load_from_cache(hub, "model.safetensors") if hub else None
     if not isinstance(kept, str):
