@@ -30,6 +30,7 @@ SET_BY_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PO
 # has to be longer than what the first does alone.
 PATIENCE = timedelta(hours=6)
 JOINING = 600  # seconds in which all processes of a job have to come
+RELEASE = 0.1  # seconds
 _PREFIX = "medxlate/prefix"
 
 
@@ -201,9 +202,9 @@ def joined() -> Iterator[Ranks]:
         ) from None
     yield ranks()
     # Only after a good end: after an error, this could wait for processes that wait for this one.
-    # The barrier lets gloo's threads release the last tensors: while this thread destroys the group
-    # it holds Python's lock, and older versions of torch then wait for each other for ever.
-    distributed.barrier()
+    # Before, gloo's threads get the time to release the last tensors, for which they need Python's
+    # lock: destroying the group keeps it, and waits for them (torch 2.6, for ever).
+    time.sleep(RELEASE)
     distributed.destroy_process_group()
 
 
