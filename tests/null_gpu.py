@@ -26,11 +26,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 import medxlate
 import tiny
 from medxlate import walkthrough
-from medxlate.base.errors import StoppedError
+from medxlate.base.device import choose_compute
+from medxlate.base.errors import StoppedError, UsageError
 from medxlate.base.events import Event, Warned
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.training_data import make_split, open_modalities
+from medxlate.doctor import examine
 from medxlate.evaluation.feature_store import FeatureStore
 from medxlate.inference import finite
 from medxlate.method import compiling
@@ -221,6 +223,15 @@ def demonstrate(root: Path) -> dict[str, Any]:
     return {"devices": devices, "slices": result.translation.slices}
 
 
+def refusal_of(device: str) -> str:
+    """Return what is said of a device that is not there."""
+    try:
+        choose_compute(device)
+    except UsageError as problem:
+        return str(problem)
+    return ""
+
+
 def synchronised(device: str) -> list[str]:
     """Return the kinds of synchronised norms that a predictor has for several processes."""
     network = PredictorNetwork(architecture="test_resnet").to(device)
@@ -237,7 +248,12 @@ def main() -> None:
     warnings.filterwarnings("error", message="The AccumulateGrad node")  # a graph kept alive
     root = Path(sys.argv[1])
     tiny.write_dataset(root)
-    found: dict[str, Any] = {"norms": synchronised("cuda:0"), "demo": demonstrate(root)}
+    checks = {check.name: check for check in examine(root)}
+    found: dict[str, Any] = {
+        "doctor": {name: checks[name].found for name in ("GPU", "cuda:0", "cuda:1")},
+        "refused": refusal_of("cuda:9"),
+    }
+    found |= {"norms": synchronised("cuda:0"), "demo": demonstrate(root)}
     for device in ("cuda:0", "cuda:1"):
         flow = train_stop_resume(root, device)
         found[f"train {device}"] = flow

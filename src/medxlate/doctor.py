@@ -5,19 +5,24 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from packaging.requirements import Requirement
 
 from medxlate import pretrained
 from medxlate.base import machine
+
+if TYPE_CHECKING:
+    import torch
 
 State = Literal["ok", "note", "problem"]
 _GIB = 2**30
@@ -170,32 +175,117 @@ def _of_torch() -> list[Check]:
         checks.append(Check("processor", "ok", f"{found}; bf16 is fast"))
     else:
         checks.append(Check("processor", "note", f"{found}; on it, training takes fp32"))
-    return [*checks, *_devices(torch.version.cuda is not None)]
+    return [*checks, *_devices()]
 
 
-def _devices(built_for_cuda: bool) -> list[Check]:
+def _devices() -> list[Check]:
+    import torch
+
+    from medxlate.base.device import cuda_refusal
+
+    driver, refusal = _driver(), cuda_refusal()
+    if refusal is None:
+        found = f"driver {driver or 'unknown'}, torch's CUDA {torch.version.cuda}"
+        numbers = range(torch.cuda.device_count())
+        return [Check("GPU", "ok", found), *(_cuda_device(number) for number in numbers)]
+    if driver:
+        return [Check("GPU", "problem", f"driver {driver}, but {refusal.why}", refusal.fix)]
+    if torch.backends.mps.is_available():
+        return [Check("mps", "ok", "Apple's GPU")]
+    fix = "Train with --preset scarce on the processor, or on a machine with one."
+    return [Check("GPU", "note", "none", fix)]
+
+
+def _driver() -> str:
+    """Return the version of NVIDIA's driver; "" where there is none."""
+    with suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        if version := re.search(r"\b\d+\.\d+(\.\d+)?\b", text):
+            return version[0]
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return ""
+    with suppress(OSError, subprocess.SubprocessError):
+        asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.split("\n")[0].strip()
+    return "unknown"
+
+
+def _cuda_device(number: int) -> Check:
+    """Try a GPU: kernels for it, bf16, and capturing a step."""
     import torch
 
     from medxlate.base.device import has_native_bf16
 
-    checks = []
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            device = torch.device("cuda", number)
-            props = torch.cuda.get_device_properties(device)
-            bf16 = "bf16" if has_native_bf16(device) else "no bf16"
-            what = f"{props.name}, {props.total_memory / _GIB:.0f} GiB, {bf16}"
-            checks.append(Check(f"cuda:{number}", "ok", what))
-    elif shutil.which("nvidia-smi") or Path("/proc/driver/nvidia").exists():
-        why = "torch cannot use it" if built_for_cuda else "torch is built without CUDA"
-        fix = "Choose the torch for this driver at https://pytorch.org/get-started."
-        checks.append(Check("GPU", "problem", f"there is an NVIDIA driver, but {why}", fix))
-    elif torch.backends.mps.is_available():
-        checks.append(Check("mps", "ok", "Apple's GPU"))
-    if checks:
-        return checks
-    fix = "Train with --preset scarce on the processor, or on a machine with one."
-    return [Check("GPU", "note", "none", fix)]
+    device = torch.device("cuda", number)
+    props = torch.cuda.get_device_properties(device)
+    capability = f"{props.major}.{props.minor}"
+    what = f"{props.name}, compute capability {capability}, {props.total_memory / _GIB:.0f} GiB"
+    if not _has_kernels(props.major, props.minor, torch.cuda.get_arch_list()):
+        why = f"{what}; this torch has no kernels for it"
+        fix = "Install a torch that has: docs/how-to/install.md."
+        return Check(str(device), "problem", why, fix)
+    slow = []
+    if not has_native_bf16(device):
+        slow.append("no bf16, training takes fp32")
+    elif failed := _failure(_multiply, device):
+        slow.append(f"bf16 fails: {failed}")
+    if failed := _failure(_capture, device):
+        slow.append(f"steps cannot be captured: {failed}")
+    if slow:
+        fix = "It works, but slower than a newer GPU or driver." if props.major < 8 else ""
+        return Check(str(device), "note", f"{what}; {'; '.join(slow)}", fix)
+    return Check(str(device), "ok", f"{what}; bf16 and capturing steps work")
+
+
+def _has_kernels(major: int, minor: int, built: Sequence[str]) -> bool:
+    """Return whether torch was built for a compute capability (CUDA C++ guide, 3.1).
+
+    Args:
+        major: Of the GPU.
+        minor: Of the GPU.
+        built: As torch names it: sm_80 runs on 8.0 and later ones of 8, compute_80 is compiled for
+            any later one.
+    """
+    for name in built:
+        kind, _, digits = name.partition("_")
+        digits = digits.rstrip("af")
+        own = (int(digits[:-1]), int(digits[-1])) if len(digits) > 1 else (0, 0)
+        if kind == "compute" and own <= (major, minor):
+            return True
+        if kind == "sm" and own[0] == major and own[1] <= minor:
+            return True
+    return not built
+
+
+def _failure(attempt: Callable[[torch.device], object], device: torch.device) -> str:
+    """Return the first line of what an attempt raises; "" where it works."""
+    try:
+        attempt(device)
+    except RuntimeError as problem:
+        return str(problem).splitlines()[0]
+    return ""
+
+
+def _multiply(device: torch.device) -> None:
+    import torch
+
+    ones = torch.ones(64, 64, device=device, dtype=torch.bfloat16)
+    torch.cuda.synchronize((ones @ ones).device)
+
+
+def _capture(device: torch.device) -> None:
+    import torch
+
+    with torch.cuda.device(device):
+        ones, graph = torch.ones(64, device=device), torch.cuda.CUDAGraph()
+        # Torch's own stream for captures is of the first device that captured anything.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        with torch.cuda.graph(graph, stream=stream):
+            ones.add_(1)
+        graph.replay()
+        torch.cuda.synchronize()
 
 
 def _codecs() -> Check:

@@ -139,7 +139,7 @@ def test_the_code_is_that_of_the_command(
     def broken(*_: object, **__: object) -> None:
         raise problem
 
-    monkeypatch.setattr("medxlate.inference.predict.predict", broken)
+    monkeypatch.setattr("medxlate.inference.request.check_prediction", broken)
     result = call("predict", tmp_path, "--json")
     found = json.loads(result.stdout)
     assert (found["code"], result.exit_code) == (code, code)
@@ -187,7 +187,7 @@ def test_a_full_disk_names_what_was_to_be_written(
 
     if way == "record":
         place.unlink()
-    monkeypatch.setattr("medxlate.inference.predict.predict", full)
+    monkeypatch.setattr("medxlate.inference.request.check_prediction", full)
     result = call("predict", tmp_path, "--json")
     assert json.loads(result.stdout)["error"] == f"No space is left on the disk for {place}."
 

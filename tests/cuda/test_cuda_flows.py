@@ -14,14 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path(os.environ.get("MEDXLATE_NULL_GPU", ROOT.parent / "shared" / "nullgpu" / "run"))
 DEVICES = ["cuda:0", "cuda:1"]
 
-pytestmark = pytest.mark.skipif(
-    not RUN.is_file(), reason="MEDXLATE_NULL_GPU names no stand-in for a GPU"
-)
+MADE_FOR = "13"  # the stand-in
+
+pytestmark = [
+    pytest.mark.skipif(not RUN.is_file(), reason="MEDXLATE_NULL_GPU names no stand-in for a GPU"),
+    pytest.mark.skipif(
+        (torch.version.cuda or "").split(".")[0] != MADE_FOR,
+        reason=f"the stand-in is one for CUDA {MADE_FOR}",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +52,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_nothing_runs_on_another_device_or_stream(found: dict[str, Any]):
     """The stand-in complains of events and captures on another device's stream."""
     assert found["complaints"] == []
+
+
+def test_doctor_tries_every_gpu(found: dict[str, Any]):
+    assert f"CUDA {torch.version.cuda}" in found["doctor"]["GPU"]
+    for device in DEVICES:
+        shown = found["doctor"][device]
+        assert "compute capability 9.0" in shown
+        assert "GiB; bf16 and capturing steps work" in shown
+
+
+def test_a_gpu_that_is_not_there_is_refused(found: dict[str, Any]):
+    assert "this process sees 2 GPUs, cuda:0 to cuda:1" in found["refused"]
 
 
 def test_the_demo_runs_on_the_gpu_that_is_found(found: dict[str, Any]):

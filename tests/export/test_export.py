@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from packaging.version import Version
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
@@ -45,7 +46,14 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def exported(run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exporter() -> None:
+    """Skip where torch's exporter is of another age than onnxscript, which is always the newest."""
+    if Version(torch.__version__) < Version("2.14"):
+        pytest.skip("with torch before 2.14, the export by today's onnxscript is not tested")
+
+
+@pytest.fixture(scope="module")
+def exported(run: RunFolder, exporter: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("onnx") / "out"
     export_onnx(run.path, out=out)
     return out
@@ -127,6 +135,7 @@ def test_networks_give_the_same_in_onnxruntime(run: RunFolder, exported: Path):
 
 
 @pytest.mark.parametrize(("skip", "upsample"), [("unet", "bilinear"), ("both", "nearest")])
+@pytest.mark.usefixtures("exporter")
 def test_generators_with_skips_give_the_same_in_onnxruntime(
     tmp_path: Path, skip: Skip, upsample: Upsample
 ):

@@ -116,6 +116,7 @@ def test_the_deepest_discriminator_still_compares_patches(size: int):
 @pytest.mark.parametrize("upsample", ["transposed", "nearest", "bilinear"])
 @pytest.mark.parametrize("skip", ["none", "global", "unet", "both"])
 def test_a_global_skip_begins_at_the_input_and_learns(skip: Skip, upsample: Upsample):
+    torch.manual_seed(0)
     network = Generator(width=8, blocks=1, skip=skip, upsample=upsample)
     image = F.interpolate(images(2, size=8), size=32, mode="bilinear")
     began = network(image)
@@ -435,9 +436,9 @@ def test_the_head_is_fitted_to_all_training_labels_together():
 # Device
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "cpu:", ""])
-def test_a_device_that_is_not_there_is_named(name: str):
-    with pytest.raises(UsageError, match=f"'{name}' cannot be used"):
+@pytest.mark.parametrize("name", ["gpu", "cpu:", "", "meta", "cuda:", "cuda:-1", "xpu"])
+def test_a_device_that_does_not_exist_is_named(name: str):
+    with pytest.raises(UsageError, match=f"no device '{name}'"):
         choose_compute(name)
 
 

@@ -109,3 +109,31 @@ def test_every_extra_of_the_package_is_looked_for() -> None:
     held = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = set(held["project"]["optional-dependencies"]) - {"dev", "docs"}
     assert extras == set(doctor.EXTRAS)
+
+
+def test_a_driver_without_a_torch_that_can_use_it_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "_driver", lambda: "470.82.01")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", None)
+    found = by_name(examine(tmp_path, {}))["GPU"]
+    assert found.state == "problem"
+    assert found.found == "driver 470.82.01, but this torch was built without CUDA"
+    assert "install.md" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("capability", "built", "runs"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 6), ["sm_80", "sm_90"], True),
+        ((6, 1), ["sm_75", "sm_80", "compute_120"], False),
+        ((12, 1), ["sm_90", "compute_120"], True),
+        ((10, 0), ["sm_90"], False),
+        ((10, 3), ["sm_100", "sm_103a"], True),
+        ((7, 0), [], True),  # torch does not say
+    ],
+)
+def test_kernels_for_a_gpu(capability: tuple[int, int], built: list[str], runs: bool) -> None:
+    assert doctor._has_kernels(*capability, built) is runs

@@ -74,7 +74,15 @@ def test_what_is_refused_loads_nothing_heavy(folder: Path, command: str, said: s
 
 def test_translating_loads_no_compiler_and_no_library_of_others(folder: Path) -> None:
     """Each of these takes a tenth to a half of the time that torch takes."""
-    others = {"timm", "torchvision", "torch._dynamo", "sympy", "scipy.optimize", "pandas", "SimpleITK"}
+    others = {
+        "timm",
+        "torchvision",
+        "torch._dynamo",
+        "sympy",
+        "scipy.optimize",
+        "pandas",
+        "SimpleITK",
+    }
     code, text, modules = run(
         folder, "translate scan.nii.gz --model model --out translated --device cpu"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 
 # How torch's allocators and libraries say that memory ran out; only CUDA's has a type of its own.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
+
+
+DEVICES = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
+INSTALL = "Install the torch for this machine's driver first: docs/how-to/install.md."
 
 
 @dataclass(frozen=True)
@@ -143,15 +148,73 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((each for each, is_there in there.items() if is_there), "cpu")
+    if not DEVICES.fullmatch(name):
+        raise UsageError(f"There is no device '{name}'.", "Use auto, cpu, cuda, cuda:N or mps.")
+    refusal = None
+    if name.startswith("cuda"):
+        refusal = cuda_refusal() or _number_refusal(name)
+    elif name == "mps" and not torch.backends.mps.is_available():
+        refusal = Refusal("torch finds no Apple GPU", "Use auto or cpu.")
+    if refusal is not None:
+        raise UsageError(f"The device '{name}' cannot be used: {refusal.why}.", refusal.fix)
     try:
         # With its number, also where only "cuda" was asked for: 0, or what the process was given.
-        device = torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as problem:
+        return torch.empty(0, device=name).device
+    except RuntimeError as problem:
         first = str(problem).splitlines()[0]
         raise UsageError(
-            f"The device '{name}' cannot be used: {first}", "Use auto, cpu, cuda, cuda:N or mps."
+            f"The device '{name}' cannot be used: {first}", "`medxlate doctor` says more."
         ) from None
-    return device
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a device cannot be used.
+
+    Attributes:
+        why: The reason, without a full stop.
+        fix: What to do about it.
+    """
+
+    why: str
+    fix: str
+
+
+def cuda_refusal() -> Refusal | None:
+    """Return why torch cannot use a GPU of NVIDIA's (or AMD's) here; None where it can."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return Refusal("this torch was built without CUDA", INSTALL)
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as problem:
+        first = str(problem).splitlines()[0].rstrip(".")
+    else:
+        return None
+    if old := re.search(r"too old \(found version (\d+)\)", first):
+        most = f"{int(old[1]) // 1000}.{int(old[1]) % 1000 // 10}"
+        return Refusal(
+            f"the driver supports CUDA {most} at most, this torch needs {torch.version.cuda}",
+            f"Update the driver. Or: {INSTALL}",
+        )
+    if "no NVIDIA driver" in first:
+        return Refusal(
+            "there is no NVIDIA driver on this machine",
+            "Use --device cpu, or a machine with a GPU; in a container, start it with the GPUs "
+            "(docker --gpus all, apptainer --nv).",
+        )
+    return Refusal(first, "`nvidia-smi` and CUDA_VISIBLE_DEVICES say which GPUs there are.")
+
+
+def _number_refusal(name: str) -> Refusal | None:
+    """Return why there is no GPU of a number such as cuda:9."""
+    count, number = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+    if number < count:
+        return None
+    there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+    return Refusal(
+        f"this process sees {count} GPU{'s' * (count > 1)}, {there}",
+        "Choose one of them; CUDA_VISIBLE_DEVICES decides which ones a process sees.",
+    )
 
 
 def _device_of_rank(name: str) -> str:

@@ -192,7 +192,11 @@ def _write(network: nn.Module, path: Path, info: ModelInfo) -> None:
         proto = program.model_proto
     except Exception as problem:  # torch's exporter has many kinds of its own
         first = (str(problem).splitlines() or [""])[0]
-        raise ModelError(f"{path.name} cannot be exported to ONNX: {first}") from None
+        raise ModelError(
+            f"{path.name} cannot be exported to ONNX: {first}",
+            "Torch and onnxscript of very different age do not fit together: "
+            "pip install --upgrade torch onnx onnxscript.",
+        ) from None
     # Torch records the file and line in which each operation was called.
     _remove_traces(proto.graph)
     for function in proto.functions:

@@ -230,6 +230,14 @@ def _dicom(source: Source) -> Iterator[Piece | Unseen]:
         yield Piece(source.place("header"), text)
 
 
+def _exif_part(exif: PIL.Image.Exif, part: int) -> list[Any]:
+    """Return the values of a part of EXIF, none where there is no such part."""
+    try:
+        return list(exif.get_ifd(part).values())
+    except KeyError:  # of pillow before 13, where another part is missing
+        return []
+
+
 def _picture(source: Source) -> Iterator[Piece | Unseen]:
     """Yield what stands in the metadata of a picture."""
     if source.start.startswith(PNG):
@@ -237,7 +245,7 @@ def _picture(source: Source) -> Iterator[Piece | Unseen]:
     try:
         with PIL.Image.open(source.seekable()) as image:
             exif = image.getexif()
-            fields = [*exif.values(), *(v for p in _EXIF_PARTS for v in exif.get_ifd(p).values())]
+            fields = [*exif.values(), *(v for p in _EXIF_PARTS for v in _exif_part(exif, p))]
             fields += [v for v in image.info.values() if isinstance(v, str | bytes)]
             yield Piece(source.place("metadata of the picture"), _words_of(fields))
             if source.start.startswith(TIFF):
