@@ -17,6 +17,7 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 SECTIONS = {"How to": "how-to", "Reference": "reference", "Explanation": "explanation"}
 ORDER = [
+    "how-to/install.md",
     "how-to/own-data.md",
     "how-to/compare.md",
     "how-to/evaluate.md",
