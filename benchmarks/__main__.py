@@ -28,6 +28,7 @@ BENCHMARKS = {
     "translate": ("--out {out}/translate.json", "--quick --out {out}/translate.json"),
     "loading": ("--out {out}/loading.json", "--quick --out {out}/loading.json"),
     "prepare": ("", "--slices 60 --repeats 1"),
+    "startup": ("--out {out}/startup.json", "--rounds 1 --out {out}/startup.json"),
     "fid": ("--json {out}/fid.json", "--quick --json {out}/fid.json"),
     "agreement": ("--out {out}/agreement.json", "--quick --out {out}/agreement.json"),
     "evaluation": ("--out {out}/evaluation.json", "--quick --out {out}/evaluation.json"),

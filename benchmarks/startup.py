@@ -1,4 +1,4 @@
-"""What starting costs: commands on inputs so small that little else is left, beside importing torch.
+"""What starting costs: commands on tiny inputs, beside importing torch.
 
     python -m benchmarks.startup                # 5 rounds
     python -m benchmarks.startup --rounds 1

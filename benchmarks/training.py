@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -92,22 +92,31 @@ def main() -> None:
         report["matrix_flops"] = {"bf16": matrix_rate(device, torch.bfloat16)}
         report["convolution_flops"]["bf16, batch 16"] = convolution_rate(device, torch.bfloat16, 16)
     print(json.dumps(report, indent=1), flush=True)
+    races: dict[tuple[str, int], dict[str, Any]] = {}
+    write(report, arguments.out)
     for precision in arguments.precision:
         for batch_size in arguments.batch_sizes:
             if time.monotonic() - began > arguments.seconds:
                 report.setdefault("left_out", []).append([precision, batch_size])
                 continue
             try:
-                race = run_race(arguments, sizes, device, precision, batch_size)
+                for race in run_race(arguments, sizes, device, precision, batch_size):
+                    races[precision, batch_size] = race
+                    write(report | {"races": list(races.values())}, arguments.out)
                 show(race, report)
             except RuntimeError as problem:  # out of memory, above all
                 race = {"batch_size": batch_size, "error": str(problem).splitlines()[0]}
                 print(f"\nbatch {batch_size}: {race['error']}", flush=True)
-            report["races"].append(race)
-            report["resident_bytes"] = resident()
-            if arguments.out is not None:
-                arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+                races.setdefault((precision, batch_size), race)
+            report |= {"races": list(races.values()), "resident_bytes": resident()}
+            write(report, arguments.out)
+
+
+def write(report: dict[str, Any], path: Path | None) -> None:
+    """Write what is known so far, where anybody wants it."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def run_race(
@@ -116,8 +125,8 @@ def run_race(
     device: torch.device,
     precision: str,
     batch_size: int,
-) -> dict[str, Any]:
-    """Time both in turns, then profile each."""
+) -> Iterator[dict[str, Any]]:
+    """Time both in turns, yield the figures, profile each, and yield all of them."""
     batches = make_batches(batch_size, arguments.image_size, device)
     flops = batch_size * count_flops(sizes, arguments.image_size)
     racers: dict[str, Step] = {}
@@ -130,7 +139,7 @@ def run_race(
     medians = {name: statistics.median(each) for name, each in taken.items()}
     if arguments.memory and device.type == "cpu":
         memory = {name: own_memory(name, precision, batch_size) for name in racers}
-    return {
+    found = {
         "image_size": arguments.image_size,
         "batch_size": batch_size,
         "flops": flops,
@@ -139,9 +148,12 @@ def run_race(
         "pairs_per_second": {name: batch_size / each for name, each in medians.items()},
         "ratio": medians[TEXTBOOK] / medians[MEDXLATE] if len(medians) == 2 else None,
         "memory_bytes": memory,
-        "profile": {} if arguments.no_profile else profiles(racers, batches[0], device),
+        "profile": {},
         **{name: each() if callable(each) else each for name, each in notes.items()},
     }
+    yield found
+    if not arguments.no_profile:
+        yield found | {"profile": profiles(racers, batches[0], device)}
 
 
 def take_turns(

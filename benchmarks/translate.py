@@ -81,15 +81,15 @@ def main() -> None:
     """Race, measure reading and writing, print and write the figures."""
     arguments = parse()
     with tempfile.TemporaryDirectory(prefix="medxlate-bench-") as name:
-        report = race(Path(name), arguments)
+        for report in race(Path(name), arguments):
+            if arguments.out:
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+                arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report, indent=1))
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the figures; everything is written below ``root``."""
+def race(root: Path, arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield the figures, more each time; everything is written below ``root``."""
     device = torch.device(arguments.device)
     images = smooth_noise(arguments.slices, arguments.side)
     (root / "png").mkdir()
@@ -100,6 +100,10 @@ def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     model = write_random_model(root, arguments)
     runs = Translations(root, model, arguments)
 
+    report: dict[str, Any] = {
+        "machine": facts(device),
+        "settings": {k: v for k, v in vars(arguments).items() if k != "out"},
+    }
     loop, ours, alone = [], [], []
     for number in range(arguments.rounds + 1):
         seconds = timed(lambda: plain_loop(root / "png", root / "plain", model, device), device)
@@ -110,17 +114,32 @@ def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             loop.append(seconds)
             ours.append(translated)
             alone.append(serial)
+            report |= summary(loop, ours, alone, arguments.slices)
+            yield report
+    report["largest_difference"] = largest_difference(root / "plain", root / "png-1")
     volume = runs.seconds(scan, "volume")
-    said = list(runs.said)
+    report["said"] = list(runs.said)
+    yield report
     with mock.patch.object(
         translator, "load_generator", return_value=("mri", nn.Identity().eval())
     ):
         files, voxels = runs.seconds(root / "png", "files"), runs.seconds(scan, "voxels")
+    total = report["translate"]["median"]
+    report["reading_and_writing"] = {
+        "png_seconds": files["seconds"],
+        "png_share": round(files["seconds"] / total, 4),
+        "volume_seconds": voxels["seconds"],
+        "volume_share": round(voxels["seconds"] / volume["seconds"], 4),
+    }
+    yield report
+
+
+def summary(
+    loop: list[float], ours: list[dict[str, float]], alone: list[dict[str, float]], slices: int
+) -> dict[str, Any]:
+    """Return the figures of the rounds so far."""
     total = statistics.median(each["seconds"] for each in ours)
     return {
-        "machine": facts(device),
-        "settings": {k: v for k, v in vars(arguments).items() if k != "out"},
-        "said": said,
         "loop": {"seconds": loop, "median": statistics.median(loop)},
         "translate": {"rounds": ours, "median": total},
         "translate_without_threads": {
@@ -129,14 +148,7 @@ def race(root: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         },
         "ratio": round(statistics.median(loop) / total, 3),
         "ratios": [round(a / b["seconds"], 3) for a, b in zip(loop, ours, strict=True)],
-        "slices_per_second": round(arguments.slices / total, 3),
-        "largest_difference": largest_difference(root / "plain", root / "png-1"),
-        "reading_and_writing": {
-            "png_seconds": files["seconds"],
-            "png_share": round(files["seconds"] / total, 4),
-            "volume_seconds": voxels["seconds"],
-            "volume_share": round(voxels["seconds"] / volume["seconds"], 4),
-        },
+        "slices_per_second": round(slices / total, 3),
     }
 
 

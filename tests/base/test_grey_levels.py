@@ -18,7 +18,8 @@ from medxlate.base.grey_levels import (
     to_unit,
 )
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[on_gpu, pytest.mark.gpu])]
 
 
 def all_levels(bits):

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import tiny  # computes on one thread
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.gpu_summary import summary
+from benchmarks.gpu_summary import best_batch, summary
 from benchmarks.machine import convolution_rate
 from benchmarks.profiling import group_of, seconds_by_group
 from benchmarks.reference import ReferenceTraining, Sizes
@@ -122,7 +123,7 @@ def test_a_profile_holds_the_time_of_the_step():
 
 
 def test_a_gpus_figures_are_summed_up():
-    def report(size: int, seconds: float, textbook: float | None = None) -> dict[str, object]:
+    def report(size: int, seconds: float, textbook: float | None = None) -> dict[str, Any]:
         taken = {"medxlate": seconds} | ({"textbook": textbook} if textbook else {})
         race = {
             "batch_size": size,
@@ -135,15 +136,15 @@ def test_a_gpus_figures_are_summed_up():
         }
         return {"matrix_flops": {"bf16": 1000.0}, "races": [race]}
 
-    failed: dict[str, object] = {"races": [{"batch_size": 64, "error": "out of memory"}]}
-    found = summary(
-        {"training-1": report(1, 1.0, 4.0), "training-8": report(8, 2.0), "training-64": failed}
-    )
-    assert found["best_batch"] == 8
-    assert found["batches"][8]["of_matrix_rate"] == pytest.approx(0.4)
+    failed = {"batch_size": 64, "error": "out of memory"}
+    eager = {"races": [*report(4, 4.0)["races"], *report(8, 2.0)["races"], failed]}
+    assert best_batch(eager) == 8
+    found = summary({"race": report(1, 1.0, 4.0), "batches": eager, "best": report(8, 1.0)})
+    assert found["best"][0]["of_matrix_rate"] == pytest.approx(0.8)
+    assert [each["batch_size"] for each in found["batches"]] == [4, 8]
     assert found["ratio_at_batch_1"] == pytest.approx(4.0)
-    assert found["ratio_at_best_batch"] == pytest.approx(4 / 0.25)
-    assert summary({}) == {"matrix_flops": None, "batches": {}}
+    assert found["ratio_at_best_batch"] == pytest.approx(8 / 0.25)
+    assert set(summary({})) == {"matrix_flops", "aims"}
 
 
 def test_a_gpus_script_ends_well_and_tells_what_failed(tmp_path: Path):

@@ -34,8 +34,6 @@ from medxlate.inference.predict import predict
 from medxlate.inference.tiles import places, run_tiles
 from medxlate.inference.translate import Translator, translate
 from medxlate.method import compiling
-from medxlate.method.generator import Generator
-from medxlate.method.placing import place
 
 CPU = Compute(torch.device("cpu"), "fp32")
 WAIT = 0.05  # seconds in which a thread would do what it must not do
@@ -338,19 +336,6 @@ def test_the_starting_size_follows_the_images() -> None:
     assert [starting_size(CPU, side) for side in (16, 128, 256, 512, 2048)] == [256, 4, 1, 1, 1]
     cuda = Compute(torch.device("cuda"), "bf16")
     assert starting_size(cuda, 256) > starting_size(cuda, 512) > starting_size(CPU, 512)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_gives_the_same_without_waiting() -> None:
-    compute = Compute(torch.device("cuda"), "fp32")
-    network = Generator(width=8, blocks=2).eval()
-    images = (torch.rand(10, 1, 32, 32) * 2 - 1).pin_memory()
-    wanted = run(network, [images], compute=CPU)
-    engine = Engine(place(network, compute), compute, batch_size=4)
-    pending = [engine.start(part) for part in images.split(3)]
-    found = torch.cat([part.wait() for part in pending])
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-3)
-    assert not found.is_pinned()
 
 
 # ---- tiles

@@ -956,22 +956,6 @@ def test_a_step_does_not_wait_for_the_device(monkeypatch: pytest.MonkeyPatch, ta
             losses["predict_real"].item()  # the guard is in force
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_step_does_not_wait_for_the_gpu():
-    compute = Compute(torch.device("cuda"), "bf16")
-    learner = make_joint(buffer_size=2, compute=compute)
-    batches = {
-        name: batch.to(compute.device) for name, batch in make_batches(learner, tiny.AGE).items()
-    }
-    take_step(learner, batches)  # the first step may allocate and tune
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            take_step(learner, batches)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 def test_a_step_in_bf16_is_near_one_in_float32_and_keeps_float32_weights():
     exact, rough = make_joint(), make_joint(compute=Compute(torch.device("cpu"), "bf16"))
     ours, theirs = (take_step(each, make_batches(each, tiny.AGE)) for each in (rough, exact))

@@ -35,7 +35,7 @@ from medxlate.training.train import train
 
 CPU = torch.device("cpu")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=on_gpu)]
+DEVICES = ["cpu", pytest.param("cuda", marks=[on_gpu, pytest.mark.gpu])]
 NOTHING, ALL = 0, 1 << 30
 
 

@@ -364,28 +364,3 @@ def test_an_exchange_can_be_taken_again():
         assert torch.equal(once.exchange(fakes), twice.exchange(fakes))
         once.commit()
         twice.commit()
-
-
-# On a GPU
-
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-@GPU
-@pytest.mark.parametrize("size", [1, 4])
-def test_captured_steps_are_the_eager_ones(size: int):
-    compute = Compute(torch.device("cuda"), "fp32")
-    captured, eager = (make_joint(compute=compute, together=True) for _ in range(2))
-    step_runner, plain = (
-        make_step_runner(each, compute=compute, compile=choice)
-        for each, choice in ((captured, "on"), (eager, "off"))
-    )
-    step_runner.compiled = False  # capture alone
-    for seed in range(12):
-        given = {n: b.to(compute.device) for n, b in batches(size, seed=seed).items()}
-        step_runner.step(given)
-        plain.step(given)
-    assert step_runner._captured is not None
-    assert step_runner._captured._graph is not None
-    ours, theirs = step_runner.collect(), plain.collect()
-    assert ours.losses == pytest.approx(theirs.losses, rel=1e-2)
