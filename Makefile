@@ -20,6 +20,7 @@ test: $(VENV)/.installed-dev
 nightly: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --count 20000
+	.ci/pythons $(BIN)/python
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -48,7 +49,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf $(VENV) .venv-lower site .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-* site .mypy_cache .pytest_cache .ruff_cache
 
 $(VENV)/.created:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'

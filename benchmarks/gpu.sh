@@ -12,8 +12,9 @@
 # best.json and translate.json. Each part is a process of its own, so that none can spoil the next,
 # and writes each figure as soon as it exists. What to carry where packages are missing:
 #
-#   pip download --only-binary :all: --python-version 3.12 --platform manylinux_2_28_x86_64 --no-deps \
-#       --dest wheels --requirement benchmarks/gpu-wheels.txt
+#   pip download --only-binary :all: --no-deps --python-version 3.12 --dest wheels \
+#       --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 \
+#       --platform manylinux2014_x86_64 --requirement benchmarks/gpu-wheels.txt
 set -u
 cd "$(dirname "$0")/.." || exit 0
 OUT=${OUT:-bench-out}
