@@ -383,6 +383,7 @@ def test_windows_have_names_and_there_is_a_process_a_core(
 
 def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = spy(monkeypatch, "medxlate.training.train.train")
+    monkeypatch.setattr("medxlate.dataset.index.Dataset", lambda _: None)  # looked for first
     (tmp_path / "c.toml").write_text("[objective]\nlambda_cycle = 5\n")
     call(
         "train", "--source", "mri", "--source", "pet", "--target", "ct", "--preset", "small",
@@ -432,6 +433,8 @@ def test_every_option_of_translate_and_predict_arrives(
     monkeypatch: pytest.MonkeyPatch, function: str, words: list[str], expected: dict[str, Any]
 ) -> None:
     seen = spy(monkeypatch, function)
+    for check in ("check_translation", "check_prediction"):  # what they refuse: test_startup.py
+        monkeypatch.setattr(f"medxlate.inference.request.{check}", lambda *_, **__: None)
     shared = ["--force", "--model", "m", "--exclude", "a*", "--exclude", "b*", "--batch-size", "3"]
     call(*words, *shared, "--device", "cpu", "--precision", "fp32", "--overwrite")
     expected = {"model": Path("m"), **expected, "exclude": ["a*", "b*"], "args": (Path("in"),)}
@@ -442,6 +445,7 @@ def test_every_option_of_translate_and_predict_arrives(
 
 def test_every_option_of_evaluate_and_demo_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = spy(monkeypatch, "medxlate.evaluation.evaluate.evaluate")
+    monkeypatch.setattr("medxlate.artifacts.runs.find_run", lambda *_: None)  # looked for first
     call(
         "evaluate", "--metric", "fid", "--metric", "kid", "--run", "r", "--inception", "i.pth",
         "--download", "--offline", "--data", "d", "--device", "cpu", "--precision", "fp32",

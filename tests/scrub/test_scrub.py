@@ -216,7 +216,12 @@ def plant_nifti(path: Path) -> None:
 
 
 def plant_tiff(path: Path) -> None:
-    save_tiff(path.with_suffix(".tif"), np.zeros((8, 8), np.uint16), description=f"of {SHORT}")
+    save_tiff(
+        path.with_suffix(".tif"),
+        np.zeros((8, 8), np.uint16),
+        description=f"of {SHORT}",
+        metadata=None,
+    )
 
 
 def plant_jpeg(path: Path) -> None:
