@@ -24,6 +24,7 @@ from medxlate.evaluation.fidelity import (
     gaussian,
     precision_and_recall,
     squared_mmd,
+    subset_distance,
 )
 from medxlate.evaluation.intervals import NORMAL
 
@@ -221,3 +222,19 @@ def test_too_few_images_have_no_deviation_but_is_needs_no_real_ones() -> None:
     assert set(found.values()) == {None}
     found = deviations(enough, rows, (many, few), NAMES, width=5)
     assert [name for name, each in found.items() if each is not None] == ["is"]
+
+
+@pytest.mark.parametrize("width", [5, 300])
+def test_the_distance_of_subsets_is_that_of_their_gaussians(width: int) -> None:
+    """With more images than features, and with fewer."""
+    random = np.random.default_rng(width)
+    one = random.normal(3, 2, (60, width)).astype(np.float32)
+    other = random.normal(5, 1, (50, width)).astype(np.float32)
+    distance = subset_distance(one, other)
+    for _ in range(4):
+        p, q = (
+            np.sort(random.choice(len(each), 40, replace=False)).astype(np.intp)
+            for each in (one, other)
+        )
+        wanted = frechet_distance(gaussian(one[p], width), gaussian(other[q], width))
+        assert distance(p, q) == pytest.approx(wanted, rel=1e-9)

@@ -273,6 +273,10 @@ class StoredFeatures:
     def __getitem__(self, rows: npt.NDArray[np.intp], /) -> Rows:
         return self._store.rows([self.names[row] for row in rows])
 
+    def some(self, rows: Sequence[int]) -> StoredFeatures:
+        """Return the features of some of the images."""
+        return StoredFeatures(self._store, [self.names[row] for row in rows])
+
 
 def gather_features(
     own: StoredFeatures, store: FeatureStore, count: int, batch_size: int

@@ -7,7 +7,7 @@ class logits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -118,11 +118,12 @@ def deviations(
     a, b = fakes[:, :width], reals[:, :width]
     # Whole, for the jackknife leaves images out of one set alone: those of a subset are parts.
     kernels = [_kernel(x, y) for x, y in ((a, a), (b, b), (a, b))] if "kid" in names else []
+    distance = subset_distance(a, b) if "fid" in names else None
 
     def figures(p: Rows, q: Rows) -> dict[str, float]:
         found: dict[str, float] = {}
-        if "fid" in names:
-            found["fid"] = frechet_distance(gaussian(a[p], width), gaussian(b[q], width))
+        if distance is not None:
+            found["fid"] = distance(p, q)
         if "kid" in names:
             pairs = ((p, p), (q, q), (p, q))
             found["kid"] = squared_mmd(
@@ -185,6 +186,40 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
         raise DataError("The features hold values that are not finite numbers.")
     traces = np.linalg.norm(one.factor) ** 2 + np.linalg.norm(other.factor) ** 2
     return float(difference @ difference + traces - 2 * svdvals(product).sum())
+
+
+def subset_distance(one: Array, other: Array) -> Callable[[Rows, Rows], float]:
+    """Return the Fréchet distance of subsets of two sets of features, as a function of their rows.
+
+    The same as of the subsets' Gaussians. Their factors are centred rows, whose products follow
+    from those of all rows with all others, which are taken once.
+
+    Args:
+        one: [N, D].
+        other: [M, D].
+    """
+    width = one.shape[1]
+    if max(len(one), len(other)) > width:  # the covariances are smaller than those products
+        return lambda p, q: frechet_distance(gaussian(one[p], width), gaussian(other[q], width))
+    sets = [each.astype(np.float64) for each in (one, other)]
+    means = [each.mean(axis=0) for each in sets]
+    centred = [each - mean for each, mean in zip(sets, means, strict=True)]
+    squares = [np.square(each).sum(axis=1) for each in centred]
+    products = centred[0] @ centred[1].T
+
+    def distance(p: Rows, q: Rows) -> float:
+        shifts = [each[rows].mean(axis=0) for each, rows in zip(centred, (p, q), strict=True)]
+        traces = sum(
+            (each[rows].sum() - len(rows) * (shift @ shift)) / (len(rows) - 1)
+            for each, rows, shift in zip(squares, (p, q), shifts, strict=True)
+        )
+        some = products[np.ix_(p, q)]
+        some = some - some.mean(axis=0) - some.mean(axis=1, keepdims=True) + some.mean()
+        roots = svdvals(some / np.sqrt((len(p) - 1) * (len(q) - 1))).sum()
+        difference = means[0] + shifts[0] - means[1] - shifts[1]
+        return float(difference @ difference + traces - 2 * roots)
+
+    return distance
 
 
 def kernel_distance(fakes: Features, reals: Features, width: int) -> float:

@@ -51,6 +51,10 @@ class _Images:
     def __len__(self) -> int:
         return len(self.features)
 
+    def some(self, rows: Sequence[int]) -> _Images:
+        """Return some of them."""
+        return _Images(self.features.some(rows), [self.patients[row] for row in rows])
+
 
 def translation_metrics(
     subject: Subject,
@@ -104,7 +108,7 @@ def translation_metrics(
                     metrics += [_missing(m, source, extractor.name, why, MORE) for m in wanted]
                     continue
                 fakes = taker.translated(source)
-                halves = taker.halves(min(len(slices), FULL_RANK), min(len(real), FULL_RANK))
+                halves = taker.halves(min(len(slices), FULL_RANK), min(len(real), FULL_RANK), reals)
                 if ranks().is_first:
                     metrics += _figures(fakes, reals, halves, extractor, wanted, source)
     shared = ranks().broadcast([each.model_dump(mode="json") for each in metrics])
@@ -132,7 +136,7 @@ class _Taker:
         rows = own_rows(len(fakes), self._subject.batch_size)
         return self._take(self._subject.cohort.test[source], map(fakes.images, rows))
 
-    def halves(self, one: int, other: int) -> tuple[_Images, _Images] | None:
+    def halves(self, one: int, other: int, tested: _Images) -> tuple[_Images, _Images] | None:
         """Take the features of two sets of real images of different patients.
 
         Test patients come first, then those of validation and training. Where there are too few,
@@ -141,6 +145,7 @@ class _Taker:
         Args:
             one: The number of images in the first set.
             other: That in the second.
+            tested: The test images' features, which are not taken again where they suffice.
 
         Returns:
             None where fewer than 2 images would be in a set.
@@ -160,6 +165,9 @@ class _Taker:
         counts = [int(share * size) for size in wanted]
         if min(counts) < 2:
             return None
+        if max(max(side[:count]) for side, count in zip(sides, counts, strict=True)) < len(tested):
+            some, rest = (tested.some(side[:n]) for side, n in zip(sides, counts, strict=True))
+            return some, rest
         task, image_size = cohort.dataset.info.task, parts[0].shape[1]
         table = cohort.tables[target]
         taken = [
