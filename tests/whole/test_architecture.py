@@ -37,7 +37,7 @@ LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 HOMES = {
     "filelock": {"base.files"},
     "typer": {"cli"},
-    "rich": {"cli.console"},
+    "rich": {"cli.console", "cli.tables"},
     "timm": {"method.predictor"},
     "safetensors": {"base.tensors"},
     "pydicom": {"images.dicom"},

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import typer
 from rich.console import Console
@@ -23,7 +23,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
 from rich.text import Text
 
 from medxlate.base.distributed import Ranks, joined, started_by_torchrun
@@ -33,12 +32,13 @@ from medxlate.base.events import Progress as ProgressEvent
 from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
 from medxlate.cli.progress import Pace, speed
+from medxlate.cli.tables import Table, laid_out, table, text_table
 from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
 
 INTERRUPTED = 130
 UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
-MOST_NAME = 28  # letters of a table's first column that stay on one line
+WIDEST = 10**5  # letters of a line that nobody looks at: a file, a pipe
 NOTABLE_WAIT = 0.02  # of the time of a training
 # Seconds in which torchrun ends the other processes of a job after the first one failed.
 FIRST_TELLS = 3.0
@@ -60,6 +60,8 @@ class _PlainConsole(Console):
 
     def __init__(self, file: IO[str]) -> None:
         super().__init__(file=file, highlight=False, markup=False, emoji=False)
+        if not self.is_terminal:
+            self.width = WIDEST
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Turn a line, a title or a cell into what is printed: each passes through here."""
@@ -117,8 +119,11 @@ class Reporter:
         self._value |= value
         if self._json or not self.ranks.is_first:
             return
-        for table in tables:
-            self._out.print(table, soft_wrap=isinstance(table, str))
+        for each in tables:
+            if isinstance(each, str):
+                self._out.print(each, soft_wrap=True)
+            else:
+                self._out.print(laid_out(each, self._out))
 
     def error(
         self, message: str, hint: str = "", *, code: int = 1, details: Sequence[str] = ()
@@ -316,31 +321,6 @@ def _together(shared: bool) -> Iterator[Ranks]:
         )
     with joined() as ranks:
         yield ranks
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table of figures, with text in the first column.
-
-    On a narrow screen names of usual length stay whole, and the figures' columns are folded.
-    """
-    made = Table(title=title, title_justify="left", title_style="bold")
-    names = min(MOST_NAME, max((len(row[0]) for row in rows), default=0))
-    for i, column in enumerate(columns):
-        justify: Literal["left", "right"] = "right" if i else "left"
-        made.add_column(column, justify=justify, overflow="fold", min_width=None if i else names)
-    for row in rows:
-        made.add_row(*row)
-    return made
-
-
-def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table of text."""
-    made = Table(title=title, title_justify="left", title_style="bold")
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*row)
-    return made
 
 
 def number(value: float | None) -> str:

@@ -24,7 +24,7 @@ def doctor(
 
     `medxlate doctor`
     """
-    from medxlate.cli.console import reporting, table
+    from medxlate.cli.console import reporting, text_table
 
     with reporting(json=json) as reporter:
         from medxlate.doctor import examine
@@ -36,8 +36,7 @@ def doctor(
         for check in checks:
             rows.append([f"{check.state:8}{check.name}", check.found])
             rows += [["", check.fix]] if check.fix else []
-        shown = table("This machine", ["looked at", "found, and what to do"], rows)
-        shown.columns[1].justify = "left"
+        shown = text_table("This machine", ["looked at", "found, and what to do"], rows)
         value = {
             "problems": problems,
             "notes": notes,

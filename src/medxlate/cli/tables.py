@@ -1,0 +1,118 @@
+"""Tables for people, of which no letter is cut off, however narrow the screen is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
+from rich.table import Table as Grid
+from rich.text import Text
+
+from medxlate.base.records import visible
+
+NARROWEST = 24  # letters of a column of text whose lines are broken
+INDENT = 4
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of figures with a text before them, or of texts.
+
+    Attributes:
+        title: What it shows.
+        columns: Their heads.
+        rows: Of cells, as many as columns.
+        texts: Whether all columns hold text; else those after the first hold figures.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    texts: bool = False
+
+    def is_text(self, column: int) -> bool:
+        """Return whether a column holds text, whose lines may be broken."""
+        return self.texts or column == 0
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of figures, with text in the first column."""
+    return Table(title, tuple(columns), tuple(map(tuple, rows)))
+
+
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of text."""
+    return Table(title, tuple(columns), tuple(map(tuple, rows)), texts=True)
+
+
+def laid_out(shown: Table, console: Console) -> RenderableType:
+    """Return a table as a console can show it whole.
+
+    In its natural width where that fits; else with its texts in several lines, where that leaves
+    them a readable width; else row by row, each figure after its head.
+    """
+    natural = _width(_grid(shown, [0] * len(shown.columns)), console)
+    if natural <= console.width:
+        return _grid(shown, [0] * len(shown.columns))
+    folded = _folded(shown, natural - console.width)
+    return _stacked(shown) if folded is None else _grid(shown, folded)
+
+
+def _grid(shown: Table, widths: Sequence[int]) -> Grid:
+    """Return the grid; a column of a width other than 0 breaks its lines there."""
+    grid = Grid(title=Text(visible(shown.title)), title_justify="left", title_style="bold")
+    grid.box = box.HEAVY_HEAD
+    for i, (column, width) in enumerate(zip(shown.columns, widths, strict=True)):
+        grid.add_column(
+            Text(visible(column)),
+            justify="left" if shown.is_text(i) else "right",
+            overflow="fold",
+            no_wrap=not width,
+            width=width or None,
+        )
+    for row in shown.rows:
+        grid.add_row(*(Text(visible(cell)) for cell in row))
+    return grid
+
+
+def _width(grid: Grid, console: Console) -> int:
+    """Return the natural width of a grid, however wide the console is; its title may be wider."""
+    return Measurement.get(console, console.options.update(max_width=10**5), grid).maximum
+
+
+def _folded(shown: Table, excess: int) -> list[int] | None:
+    """Return narrower widths of texts, the widest first; None where they would be unreadable."""
+    widths = [
+        max(Text(visible(cell)).cell_len for cell in cells)
+        for cells in zip(shown.columns, *shown.rows, strict=True)
+    ]
+    folded = [0] * len(widths)
+    texts = sorted(
+        (i for i in range(len(widths)) if shown.is_text(i)), key=lambda i: widths[i], reverse=True
+    )
+    for i in texts:
+        spare = min(excess, widths[i] - NARROWEST)
+        if spare > 0:
+            folded[i] = widths[i] - spare
+            excess -= spare
+    return folded if excess <= 0 else None
+
+
+def _stacked(shown: Table) -> RenderableType:
+    """Return the rows one below the other: the first cell, and below it each head with its cell."""
+    return Group(Text(visible(shown.title), style="bold"), *_blocks(shown))
+
+
+def _blocks(shown: Table) -> Iterator[RenderableType]:
+    heads = shown.columns[1:]
+    longest = max((Text(visible(head)).cell_len for head in heads), default=0)
+    for first, *others in shown.rows:
+        yield Text(visible(first))
+        for head, cell in zip(heads, others, strict=True):
+            if cell.strip():
+                line = Text(f"{visible(head):{longest}}  {visible(cell)}", overflow="fold")
+                yield Padding(line, (0, 0, 0, INDENT))
