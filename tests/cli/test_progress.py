@@ -33,6 +33,15 @@ def test_lines_come_every_thirty_seconds_with_rate_and_time_left() -> None:
     }
 
 
+def test_a_training_shows_its_epoch_and_steps_a_second() -> None:
+    now = 0.0
+    pace = Pace(lambda: now)
+    pace.line(Progress("training", 0, 400, {}, 1, 40))
+    now = 30.0
+    line = pace.line(Progress("training", 12, 400, {}, 2, 40))
+    assert line == "epoch 2/40: 12/400, 0.4 it/s, 0:16:10 left"
+
+
 def test_a_task_that_begins_again_has_a_rate_of_its_own() -> None:
     now = 0.0
     pace = Pace(lambda: now)

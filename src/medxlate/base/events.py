@@ -28,12 +28,17 @@ class Stage(Event):
 
 @dataclass(frozen=True)
 class Progress(Event):
-    """``done`` of ``total`` units of a task are finished; ``values`` may carry figures to show."""
+    """``done`` of ``total`` units of a task are finished; ``values`` may carry figures to show.
+
+    Steps of a training also name their epoch, from 1, and how many there are; else both are 0.
+    """
 
     task: str
     done: int
     total: int
     values: Mapping[str, float] = field(default_factory=dict)
+    epoch: int = 0
+    epochs: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from medxlate.base.events import Alarmed, CellEnded, EpochEnded, Event, Stage, S
 from medxlate.base.events import Progress as ProgressEvent
 from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
-from medxlate.cli.progress import Pace, speed
+from medxlate.cli.progress import Pace, described, speed
 from medxlate.cli.tables import Table, laid_out, table, text_table
 from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
@@ -39,6 +39,8 @@ from medxlate.method.terms import brief_names
 INTERRUPTED = 130
 UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
 WIDEST = 10**5  # letters of a line that nobody looks at: a file, a pipe
+BAR, WITH_BAR = 12, 100  # letters of the bar; of the screen on which trainings have one
+BESIDE = 60  # letters of a training's line beside its losses
 NOTABLE_WAIT = 0.02  # of the time of a training
 # Seconds in which torchrun ends the other processes of a job after the first one failed.
 FIRST_TELLS = 3.0
@@ -181,15 +183,17 @@ class Reporter:
             return
         rate = self._pace.rate(event)
         if self._bar is None:
+            wide = not event.epochs or self._err.width >= WITH_BAR
             self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                *([BarColumn(bar_width=BAR)] if wide else []),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
                 TextColumn("{task.fields[figures]}"),
+                TextColumn("elapsed"),
+                TimeElapsedColumn(),
+                TextColumn("ETA"),
+                TimeRemainingColumn(compact=True),
                 console=self._err,
                 transient=True,
             )
@@ -200,17 +204,20 @@ class Reporter:
             )
         self._bar.update(
             self._tasks[event.task],
+            description=visible(described(event)),
             completed=event.done,
             total=event.total,
-            rate="" if rate is None else speed(rate),
+            rate="" if rate is None else speed(rate, event),
         )
         if event.done == event.total:
             self._stop_bar()
 
     def _describe(self, event: StepLogged) -> None:
-        shown = brief_names(event.losses)
-        figures = "  ".join(f"{name} {event.losses[name]:.3g}" for name in shown)
-        figures += f"  {event.images_per_second:.1f} images/s"
+        shown = [f"{name} {event.losses[name]:.3g}" for name in brief_names(event.losses)]
+        room = self._err.width - BESIDE - (BAR if self._err.width >= WITH_BAR else 0)
+        while len(shown) > 1 and len("  ".join(shown)) > room:
+            shown.pop()
+        figures = "  ".join(shown)
         if event.data_wait > NOTABLE_WAIT:
             figures += f"  {event.data_wait:.0%} waiting for images"
         if self._bar is not None:

@@ -39,14 +39,21 @@ class Pace:
         if self._clock() - self._reported < EVERY:
             return None
         self._reported = self._clock()
-        text = f"{event.task}: {event.done}/{event.total}"
+        text = f"{described(event)}: {event.done}/{event.total}"
         if rate is None:
             return text
-        return f"{text}, {speed(rate)}, {duration((event.total - event.done) / rate)} left"
+        return f"{text}, {speed(rate, event)}, {duration((event.total - event.done) / rate)} left"
 
 
-def speed(rate: float) -> str:
-    """Return a rate for people: 12.3/s, or 4.2/min where it is slow."""
+def described(event: Progress) -> str:
+    """Return what is done: the epoch of a training, else the task."""
+    return f"epoch {event.epoch}/{event.epochs}" if event.epochs else event.task
+
+
+def speed(rate: float, event: Progress | None = None) -> str:
+    """Return a rate for people: 12.3/s, or 4.2/min where it is slow; 0.4 it/s of training steps."""
+    if event is not None and event.epochs:
+        return f"{rate:.2g} it/s" if rate < 10 else f"{rate:.0f} it/s"
     return f"{rate:.3g}/s" if rate >= 1 else f"{rate * 60:.3g}/min"
 
 

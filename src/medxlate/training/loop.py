@@ -215,7 +215,8 @@ class Loop:
                 steps = step + 1 - first
                 values = self._log(epoch + 1, steps, time.monotonic() - began, waited)
                 waited, began, first = 0.0, time.monotonic(), step + 1
-            self._listener(Progress("training", step + 1, total, values))
+            epochs = self._config.optimizer.epochs
+            self._listener(Progress("training", step + 1, total, values, epoch + 1, epochs))
             self._between(ended=step + 1 == end)
         return True
 
