@@ -15,6 +15,7 @@ from medxlate.cli.evaluate import evaluate
 from medxlate.cli.export import export
 from medxlate.cli.fetch import fetch
 from medxlate.cli.import_ import import_
+from medxlate.cli.loudness import takes_loudness
 from medxlate.cli.plan import plan
 from medxlate.cli.predict import predict
 from medxlate.cli.prepare import prepare
@@ -86,7 +87,7 @@ COMMANDS = (
     demo,
 )
 for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"))(command)
+    app.command(command.__name__.rstrip("_"))(takes_loudness(command))
 app.add_typer(runs)
 
 

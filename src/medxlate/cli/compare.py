@@ -22,7 +22,7 @@ SHARES = {"target_fraction": "target", "source_fraction": "source"}
 @takes_grid
 def compare(
     grid: GridOptions,
-    out: Annotated[Path, typer.Option("--out", help="The study folder.")] = Path("compare"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The study folder.")] = Path("compare"),
     cell: Annotated[
         int | None,
         typer.Option("--cell", help="Train this cell alone, from 0: for a job array."),

@@ -31,7 +31,8 @@ from medxlate.base.events import Alarmed, CellEnded, EpochEnded, Event, Stage, S
 from medxlate.base.events import Progress as ProgressEvent
 from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
-from medxlate.cli.progress import Pace, described, speed
+from medxlate.cli.loudness import LOUDNESS
+from medxlate.cli.progress import Pace, described, duration, speed
 from medxlate.cli.tables import Table, laid_out, table, text_table
 from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
@@ -86,6 +87,8 @@ class Reporter:
     def __init__(self, *, json: bool) -> None:
         self.ranks = Ranks()
         self._json = json
+        self._loudness = LOUDNESS.get()
+        self._began = time.monotonic()
         self._value: dict[str, Any] = {}
         print_whatever_comes()
         self._out = _PlainConsole(sys.stdout)
@@ -98,9 +101,13 @@ class Reporter:
         """Render one event."""
         if not self.ranks.is_first:
             return
+        if self._loudness == "quiet" and not isinstance(event, Warned | Alarmed):
+            return
         if isinstance(event, Stage):
             self._stop_bar()
-            self._err.print(event.text, style="bold", soft_wrap=True)
+            passed = duration(time.monotonic() - self._began)
+            when = f"{passed}  " if self._loudness == "verbose" else ""
+            self._err.print(f"{when}{event.text}", style="bold", soft_wrap=True)
         elif isinstance(event, Warned):
             self._err.print(f"Note: {event.text}", style="yellow", soft_wrap=True)
         elif isinstance(event, Alarmed):
@@ -336,7 +343,9 @@ def number(value: float | None) -> str:
 
 
 def failures(failed: dict[str, str], *, most: int = 5) -> list[str]:
-    """Return lines that name files and reasons, a few of many."""
+    """Return lines that name files and reasons, a few of many; all with ``--verbose``."""
+    if LOUDNESS.get() == "verbose":
+        most = len(failed)
     lines = [f"  {name}: {reason}" for name, reason in list(failed.items())[:most]]
     if len(failed) > most:
         lines.append(f"  ... and {len(failed) - most} more")
@@ -344,7 +353,11 @@ def failures(failed: dict[str, str], *, most: int = 5) -> list[str]:
 
 
 def left_out(files: dict[str, str]) -> list[str]:
-    """Return a line that counts the files left out, by kind of reason; empty without any."""
+    """Return a line that counts the files left out, by kind of reason; empty without any.
+
+    With ``--verbose`` a line a file follows.
+    """
     kinds = Counter(reason.partition(":")[0] for reason in files.values())
     named = "; ".join(f"{count}: {kind}" for kind, count in kinds.items())
-    return [f"Left out: {named}."] if named else []
+    each = failures(files) if LOUDNESS.get() == "verbose" else []
+    return [f"Left out: {named}.", *each] if named else []

@@ -29,7 +29,7 @@ COUNT = re.compile(r"([^=]+)=([+-]?\d+)")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = OUT,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = OUT,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of patients and training.")] = 0,
     only_data: Annotated[
         Path | None,

@@ -23,7 +23,7 @@ def export(
             help="A run, runs/latest, or a model folder.", autocompletion=complete.run_paths
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     license_: Annotated[
         str | None,
         typer.Option("--license", help="hub: the weights' license: apache-2.0, other..."),

@@ -28,7 +28,7 @@ def fetch(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", help="The folder. Default: where torch.hub keeps weights."),
+        typer.Option("--out", "-o", help="The folder. Default: where torch.hub keeps weights."),
     ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List them.")] = False,
     check: Annotated[

@@ -19,7 +19,7 @@ def import_(
     checkpoint: Annotated[Path, typer.Argument(help="The file, such as latest_net_G_A.pth.")],
     source: Annotated[str, typer.Option("--source", help="Modality it translates from.")],
     target: Annotated[str, typer.Option("--target", help="Modality it translates to.")],
-    out: Annotated[Path, typer.Option("--out", help="The model folder to write.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The model folder to write.")],
     data: Annotated[
         Path | None,
         typer.Option("--data", help="A dataset with both: its recipes and size are taken."),

@@ -63,7 +63,7 @@ Offline = Annotated[
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", help="Glob of file names to leave out, such as '*_mask*'; repeat."),
+    typer.Option("--exclude", help="Glob of file names to leave out, such as `*_mask*`; repeat."),
 ]
 Where = Annotated[
     list[str] | None,
@@ -74,7 +74,13 @@ Where = Annotated[
     ),
 ]
 Images = Annotated[
-    Path, typer.Argument(help="Folder of images (searched recursively) or one image.")
+    Path | None,
+    typer.Argument(
+        help="Folder of images (searched recursively) or one image.", show_default=False
+    ),
+]
+Input = Annotated[
+    Path | None, typer.Option("--input", "-i", help="The images, in place of the argument.")
 ]
 BatchSize = Annotated[
     int | None,
@@ -92,6 +98,13 @@ Force = Annotated[
 Volume = Annotated[
     int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
 ]
+
+
+def images_of(argument: Path | None, option: Path | None) -> Path:
+    """Return the images, which are named once: as the argument or by ``--input``."""
+    if (argument is None) == (option is None):
+        raise typer.BadParameter("name the images once, as IMAGES or with -i.")
+    return argument or option  # type: ignore[return-value]
 
 
 def window_of(text: str | None, option: str) -> str | tuple[float, float] | None:

@@ -15,10 +15,12 @@ from medxlate.cli.options import (
     Exclude,
     Force,
     Images,
+    Input,
     Json,
     Overwrite,
     Precision,
     Volume,
+    images_of,
 )
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def predict(
-    images: Images,
-    out: Annotated[Path, typer.Option("--out", help="The table to write.")] = Path(
+    images: Images = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")] = Path(
         "predictions.csv"
     ),
     model: Annotated[
@@ -64,6 +66,7 @@ def predict(
     device: Device = "auto",
     precision: Precision = "auto",
     overwrite: Overwrite = False,
+    input_: Input = None,
     json: Json = False,
 ) -> None:
     """Predict the label of target-modality images, per slice, volume and patient.
@@ -75,6 +78,7 @@ def predict(
     A regression has an interval (low, high) that holds for a share `--level` of new patients like
     the validation patients; probabilities of classes are calibrated on these.
     """
+    images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting, table
 
     again = "No table was written; the same command continues."

@@ -23,7 +23,7 @@ def report(
         typer.Option("--baseline", help="A run on the same split to compare with: target-only."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The page. Default: report.html in the run.")
+        Path | None, typer.Option("--out", "-o", help="The page. Default: report.html in the run.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli.complete import run_names
+from medxlate.cli.loudness import takes_loudness
 from medxlate.cli.options import Json, Runs
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Run = Annotated[str, typer.Argument(help="The run's name, or latest.", autocompl
 
 
 @runs.command("list")
+@takes_loudness
 def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
     """List all runs, the newest first: how far each came, and what it measured.
 
@@ -55,6 +57,7 @@ def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
 
 
 @runs.command("show")
+@takes_loudness
 def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -> None:
     """Show a run: how its configuration differs from the defaults, its files and figures.
 
@@ -95,6 +98,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
 
 
 @runs.command("rm")
+@takes_loudness
 def rm(
     run: Annotated[str, typer.Argument(help="The run's name.", autocompletion=run_names)],
     folder: Runs = Path("runs"),

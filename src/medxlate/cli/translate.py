@@ -15,17 +15,20 @@ from medxlate.cli.options import (
     Exclude,
     Force,
     Images,
+    Input,
     Json,
     Model,
     Overwrite,
     Precision,
     Volume,
+    images_of,
 )
 
 
 def translate(
-    images: Images,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")],
+    images: Images = None,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     model: Model = Path("runs/latest"),
     source: Annotated[
         str | None,
@@ -63,6 +66,7 @@ def translate(
         typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
     ] = "auto",
     overwrite: Overwrite = False,
+    input_: Input = None,
     json: Json = False,
 ) -> None:
     """Translate images to the target modality: same tree, same format, same geometry.
@@ -74,6 +78,7 @@ def translate(
     It takes one model: the mean of several translations would be a blurred image that none of them
     made. `predict` combines several.
     """
+    images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting
 
     again = "Nothing stands half-written in --out; the same command continues."
