@@ -229,6 +229,8 @@ def _naming_problems(wanted: Pretrained) -> Iterator[None]:
     except (OSError, ValueError) as problem:  # urllib's and http's are among them
         if isinstance(problem, OSError) and problem.errno in (13, 28, 30, 122):
             raise  # the disk's, which the command line names
+        if isinstance(problem, urllib.error.HTTPError):  # it holds the connection
+            problem.close()
         reason = getattr(problem, "reason", problem)
         raise ModelError(
             f"{wanted.name} cannot be downloaded from {wanted.url}: {reason}.",

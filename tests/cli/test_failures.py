@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -246,3 +247,28 @@ def test_an_encoding_without_letters_writes_them_out(tmp_path: Path, environment
     assert out.is_file()
     told = run(["--help"], **environment)
     assert (told.returncode, told.stderr) == (0, "")
+
+
+# The browser
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_page_is_opened_or_its_place_is_named(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    opened: list[str] = []
+
+    def browse(address: str) -> bool:
+        opened.append(address)
+        return there
+
+    monkeypatch.setattr("webbrowser.open", browse)
+    monkeypatch.setattr("medxlate.artifacts.runs.find_run", lambda *_: None)
+    made = SimpleNamespace(path=tmp_path / "report.html", verdict=["Nothing."], bytes=1)
+    monkeypatch.setattr("medxlate.report.run_report.write_report", lambda *_, **__: made)
+    result = call("report", tmp_path, "--open")
+    assert result.exit_code == 0
+    assert opened == [made.path.as_uri()]
+    assert ("No browser" in result.stderr) is not there
+    assert call("report", tmp_path).exit_code == 0
+    assert len(opened) == 1

@@ -90,6 +90,15 @@ def test_every_parameter_has_a_type(name: str) -> None:
         assert inspect.signature(PUBLIC[name]).return_annotation is not inspect.Signature.empty
 
 
+def test_dir_lists_what_is_not_loaded_yet() -> None:
+    assert set(medxlate.__all__) <= set(dir(medxlate))
+    script = "import medxlate, sys; assert 'train' in dir(medxlate); print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
 def test_the_package_is_marked_as_typed_and_costs_no_torch() -> None:
     import importlib.resources
 

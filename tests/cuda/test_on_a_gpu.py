@@ -14,7 +14,7 @@ from medxlate.inference.engine import Engine, run
 from medxlate.method.generator import Generator
 from medxlate.method.placing import place
 from medxlate.training.step import take_step
-from training.test_step_runner import batches, make_joint, make_step_runner
+from stepping import batches, make_joint, make_step_runner
 
 pytestmark = [
     pytest.mark.gpu,

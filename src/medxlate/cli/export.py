@@ -65,7 +65,7 @@ def export(
             reporter.result(
                 {**asdict(made), "out": str(made.out)},
                 f"{len(made.files)} files in {made.out}{figures}. Before you share it: "
-                f"`medxlate scrub --check {made.out} --data DATASET`.",
+                f"`medxlate scrub {made.out} --data DATASET`.",
             )
             return
         from medxlate.export.onnx import export_onnx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import webbrowser
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ def report(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The page. Default: report.html in the run.")
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     json: Json = False,
 ) -> None:
     """Write one HTML page of a run or a study: it needs no server and loads nothing.
@@ -51,6 +53,7 @@ def report(
                 )
             path = write_study_page(folder)
             reporter.result({"report": str(path)}, f"Report: {path}")
+            show(path, reporter, wanted=open_)
             return
         from medxlate.artifacts.runs import find_run
 
@@ -60,6 +63,15 @@ def report(
         made = write(folder, baseline=baseline, out=out)
         value = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
         reporter.result(value, *made.verdict, f"Report: {made.path}")
+        show(made.path, reporter, wanted=open_)
+
+
+def show(page: Path, reporter: Reporter, *, wanted: bool) -> None:
+    """Open a page in the browser, where it is wanted; a machine without one is only noted."""
+    if wanted and not webbrowser.open(page.resolve().as_uri()):
+        from medxlate.base.events import Warned
+
+        reporter(Warned(f"No browser could be started here; open {page.resolve()} in one."))
 
 
 def is_study(folder: Path) -> bool:

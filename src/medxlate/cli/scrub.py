@@ -16,8 +16,9 @@ MOST = 20
 def scrub(
     folder: Annotated[Path, typer.Argument(help="A run, a model folder or any other folder.")],
     check: Annotated[
-        bool, typer.Option("--check", help="Look, and change nothing. Must be given.")
-    ] = False,
+        bool,
+        typer.Option("--check", hidden=True, help="What it does anyway; once it was asked for."),
+    ] = True,
     data: Annotated[
         Path | None, typer.Option("--data", help="The dataset. Default: the run's own.")
     ] = None,
@@ -29,21 +30,15 @@ def scrub(
     `prepare` met, and reports what it cannot look into. A finding names file, place and kind, never
     the value. Exit code 1 where something is found or cannot be looked into.
 
-    `medxlate scrub --check runs/mri-to-ct-001`
+    `medxlate scrub runs/mri-to-ct-001`
 
-    `medxlate scrub --check shared --data data`
+    `medxlate scrub shared --data data`
     """
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        from medxlate.base.errors import UsageError
         from medxlate.scrub.scrub import scrub as look
 
-        if not check:
-            raise UsageError(
-                "scrub only checks; it removes nothing from a folder.",
-                f"Write `medxlate scrub --check {folder}`.",
-            )
         result = look(folder, data=data, listener=reporter)
         left = f"{result.too_short} too short"
         if result.generic:
