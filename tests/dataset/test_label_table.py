@@ -51,6 +51,31 @@ def test_xlsx_gives_the_same_rows_and_keeps_leading_zeros(tmp_path):
     )
 
 
+def test_a_workbook_of_several_sheets(tmp_path):
+    book = openpyxl.Workbook()
+    book.active.title = "Read me"
+    book.active.append(["written by"])
+    book.active.append(["the archive"])
+    for name, age in (("Patients", 60), ("Scans", 70)):
+        sheet = book.create_sheet(name)
+        sheet.append(["file", "age"])
+        sheet.append(["x.png", age])
+    path = tmp_path / "a.xlsx"
+    book.save(path)
+    assert read_table(path, sheet="Scans").rows == ({"file": "x.png", "age": "70"},)
+    first = read_table(path)
+    assert first.columns == ("written by",)
+    with pytest.raises(UsageError) as caught:
+        first.check_column("age", option="--label")
+    assert "sheet 'Read me', has no column 'age' (--label)" in caught.value.message
+    assert "Other sheets: Patients, Scans; --sheet names one." in caught.value.hint
+    with pytest.raises(UsageError, match="no sheet 'patients'") as caught:
+        read_table(path, sheet="patients")
+    assert "Patients" in caught.value.hint
+    with pytest.raises(UsageError, match="not a workbook"):
+        read_table(write(tmp_path / "a.csv", "file,age\nx.png,60\n"), sheet="Scans")
+
+
 def test_quoted_separators_and_na_like_texts_stay_text(tmp_path):
     table = read_table(write(tmp_path / "a.csv", 'id,name\n007,"Doe, J; x; y"\nNA,null\n'))
     assert table.rows == ({"id": "007", "name": "Doe, J; x; y"}, {"id": "NA", "name": "null"})

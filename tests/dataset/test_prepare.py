@@ -310,6 +310,17 @@ def test_labels_come_from_xlsx(raw, tmp_path):
     assert by_file(tmp_path / "data", "label")["d.png"] == 63
 
 
+def test_labels_come_from_a_sheet_of_a_workbook(raw, tmp_path):
+    frame = pd.DataFrame(ROWS, columns=["file", "age", "who"]).astype({"age": int})
+    with pd.ExcelWriter(raw / "t.xlsx") as book:
+        frame.assign(age=frame["age"] + 10).to_excel(book, sheet_name="later", index=False)
+        frame.to_excel(book, sheet_name="scan", index=False)
+    run(raw, tmp_path / "data", labels=raw / "t.xlsx", sheet="scan", strict=True)
+    assert by_file(tmp_path / "data", "label")["d.png"] == 63
+    with pytest.raises(UsageError, match="--sheet names a sheet"):
+        run(raw, tmp_path / "other", labels=None, label="PatientAge", sheet="scan")
+
+
 def test_classes_are_kept_and_counted(raw, tmp_path):
     rows = [("a.png", "ill", "Ann"), ("b.png", "well", "Ann")]
     rows += [("c.png", "ill", "Bob"), ("d.png", "well", "Cem")]

@@ -37,6 +37,9 @@ def prepare(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Label table: CSV, TSV, semicolons or XLSX.")
     ] = None,
+    sheet: Annotated[
+        str, typer.Option("--sheet", help="Sheet of an XLSX label table. Default: the first.")
+    ] = "",
     file: Annotated[
         str | None, typer.Option("--file", help="Column of file names, stems or relative paths.")
     ] = None,
@@ -169,6 +172,7 @@ def prepare(
             options=PrepareOptions(
                 label=label,
                 labels=labels,
+                sheet=sheet,
                 file=file,
                 patient=patient,
                 patient_column=patient_column,

@@ -52,7 +52,13 @@ class Annotator:
     """
 
     def __init__(self, options: PrepareOptions, scans: Sequence[Scan]) -> None:
-        table = read_table(options.labels) if options.labels is not None else None
+        if options.sheet and options.labels is None:
+            raise UsageError(
+                "--sheet names a sheet of a label table.", "Name the table by --labels."
+            )
+        table = None
+        if options.labels is not None:
+            table = read_table(options.labels, sheet=options.sheet)
         if options.label is None:
             raise UsageError(
                 "A label is needed.", "Name a column with --label, or a DICOM tag (PatientAge)."

@@ -33,36 +33,48 @@ class Table:
         columns: Column names, trimmed.
         rows: A mapping a row, values as trimmed text; empty where missing.
         decimal_comma: Whether semicolons separate the columns, so that 67,5 is a number.
+        sheet: Which sheet of a workbook this is; "" for a text file.
+        other_sheets: The workbook's other sheets.
     """
 
     path: Path
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     decimal_comma: bool
+    sheet: str = ""
+    other_sheets: tuple[str, ...] = ()
 
     def check_column(self, column: str, *, option: str) -> None:
         """Raise UsageError, naming the nearest column, unless the table has it."""
-        if column not in self.columns:
-            raise UsageError(
-                f"{self.path} has no column '{column}' ({option}).", nearest(column, self.columns)
-            )
+        if column in self.columns:
+            return
+        hint, where = nearest(column, self.columns), str(self.path)
+        if self.other_sheets:
+            where += f", sheet '{self.sheet}',"
+            hint += f" Other sheets: {', '.join(self.other_sheets)}; --sheet names one."
+        raise UsageError(f"{where} has no column '{column}' ({option}).", hint)
 
 
-def read_table(path: Path, kind: str = "label table") -> Table:
+def read_table(path: Path, kind: str = "label table", *, sheet: str = "") -> Table:
     """Read a table; the separator of a text file is found from its first lines.
 
     Args:
         path: CSV, TSV, semicolons or XLSX.
         kind: Its name in messages.
+        sheet: Which sheet of a workbook; "": the first.
 
     Raises:
+        UsageError: There is no such sheet.
         DataError: The file is missing or not a table, is too large, or names a column twice.
     """
+    others: tuple[str, ...] = ()
     try:
         if path.suffix.lower() in (".xlsx", ".xlsm"):
-            check_spreadsheet(path)
-            frame = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
+            sheet, others = check_spreadsheet(path, sheet)
+            frame = pd.read_excel(path, sheet, header=None, dtype=str, keep_default_na=False)
             separator = ""
+        elif sheet:
+            raise UsageError(f"{path} is not a workbook: it has no sheet '{sheet}' (--sheet).")
         else:
             separator = _separator(path)
             check_text(path, separator)
@@ -82,6 +94,8 @@ def read_table(path: Path, kind: str = "label table") -> Table:
         raise DataError(f"The {kind} {path} does not exist.") from None
     except UnicodeError:
         raise DataError(f"The {kind} {path} is not in UTF-8.", "Save it as CSV UTF-8.") from None
+    except UsageError:
+        raise
     except DataError as problem:
         raise DataError(f"The {kind} {path} is not read: {problem.message}.") from None
     except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
@@ -93,7 +107,7 @@ def read_table(path: Path, kind: str = "label table") -> Table:
     rows = tuple(dict(zip(columns, values, strict=True)) for values in lines[1:])
     if not rows:
         raise DataError(f"The {kind} {path} has no rows.")
-    return Table(path, columns, rows, separator == ";")
+    return Table(path, columns, rows, separator == ";", sheet, others)
 
 
 def _lines(frame: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -146,11 +160,19 @@ def check_rows(path: Path, separator: str) -> None:
                 raise DataError(f"line {rows.line_num} has more cells than there are columns")
 
 
-def check_spreadsheet(path: Path) -> None:
-    """Raise DataError where an XLSX file unpacks to too much, or names a cell too far away.
+def check_spreadsheet(path: Path, sheet: str = "") -> tuple[str, tuple[str, ...]]:
+    """Check that a sheet can be read, and return its name and those of the others.
 
     All cells up to the last one are made, also those that are not there; here they are counted
     row by row, and none is kept.
+
+    Args:
+        path: A workbook (XLSX).
+        sheet: A sheet's name; "": the first.
+
+    Raises:
+        UsageError: There is no such sheet.
+        DataError: The file unpacks to too much, or names a cell too far away.
     """
     import openpyxl  # slow to load
 
@@ -158,14 +180,19 @@ def check_spreadsheet(path: Path) -> None:
         _check_bytes(sum(member.file_size for member in archive.infolist()), MAX_SHEET_BYTES)
     book = openpyxl.load_workbook(path, read_only=True, data_only=True)
     try:
-        sheet = book.worksheets[0]
-        sheet.reset_dimensions()
+        names = [each.title for each in book.worksheets]
+        chosen = sheet or names[0]
+        if chosen not in names:
+            raise UsageError(f"{path} has no sheet '{sheet}' (--sheet).", nearest(sheet, names))
+        cells = book[chosen]
+        cells.reset_dimensions()
         rows = columns = 0
-        for row in sheet.iter_rows(values_only=True):
+        for row in cells.iter_rows(values_only=True):
             rows, columns = rows + 1, max(columns, len(row))
             _check_cells(rows, columns)
     finally:
         book.close()
+    return chosen, tuple(name for name in names if name != chosen)
 
 
 def check_cells(texts: list[str]) -> None:

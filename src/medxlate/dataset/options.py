@@ -18,6 +18,7 @@ class PrepareOptions:
         label: Column or tag of the label; also ``column:X`` or ``tag:X``. A tag is a DICOM
             attribute or, for volume files, a key of the JSON file beside them.
         labels: The label table.
+        sheet: Which sheet of it, where it is a workbook; "": the first.
         file: The table's column that names images (file name, stem or relative path).
         patient: Column, tag, ``folder:N``, ``regex:X`` or ``file``; default: tag PatientID.
         patient_column: The table's column of patients, where rows are matched by patient.
@@ -52,6 +53,7 @@ class PrepareOptions:
 
     label: str | None = None
     labels: Path | None = None
+    sheet: str = ""
     file: str | None = None
     patient: str | None = None
     patient_column: str | None = None

@@ -243,7 +243,7 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
     # So that datasets prepared before these options existed keep their hash.
-    for name in ("where", "force", "distinct_ids", "volume_from"):
+    for name in ("where", "force", "distinct_ids", "volume_from", "sheet"):
         if not values[name]:
             del values[name]
     return values
