@@ -27,6 +27,7 @@ export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 : >"$OUT/log.txt"
+(cd "$OUT" && rm -f gpu.json race.json batches.json best.json translate.json) # of an earlier run
 if [ -n "${WHEELS:-}" ]; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$scratch/site" \
         "$WHEELS"/*.whl >>"$OUT/log.txt" 2>&1 || echo "Some wheels in $WHEELS were not installed."
