@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that one GPU has to show, in under 7 minutes, without network: first the tests that need
-# one, then the race of the training step at batch 1, then the best batch, then translation from
-# files to files, then profiles.
+# one, then the race of the training step at batch 1 and the best batch, each with a profile, then
+# translation from files to files.
 #
 #   OUT=results benchmarks/gpu.sh                  # on a machine with medxlate's requirements
 #   WHEELS=wheels OUT=results benchmarks/gpu.sh    # packages that are missing come from a folder
@@ -27,6 +27,7 @@ export PYTHONPATH="$PWD/src:$PWD${PYTHONPATH:+:$PYTHONPATH}"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 : >"$OUT/log.txt"
+(cd "$OUT" && rm -f gpu.json race.json batches.json best.json translate.json) # of an earlier run
 if [ -n "${WHEELS:-}" ]; then
     "$PYTHON" -m pip install --quiet --no-index --no-deps --no-compile --target "$scratch/site" \
         "$WHEELS"/*.whl >>"$OUT/log.txt" 2>&1 || echo "Some wheels in $WHEELS were not installed."

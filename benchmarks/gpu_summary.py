@@ -1,7 +1,7 @@
 """Sum up what ``gpu.sh`` has measured so far: shares of the matrix rate, ratios to the textbook.
 
-    python benchmarks/gpu_summary.py OUT PARTS   # reads OUT/*.json and PARTS, writes gpu.json
-    python benchmarks/gpu_summary.py best FILE      # prints the batch size of the highest rate
+    python benchmarks/gpu_summary.py OUT PARTS   # reads OUT/*.json and PARTS, writes OUT/gpu.json
+    python benchmarks/gpu_summary.py best FILE   # prints the batch size of the highest rate
 
 It needs nothing but Python, so that there is a summary whatever failed before.
 """

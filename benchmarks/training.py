@@ -98,6 +98,7 @@ def main() -> None:
         for batch_size in arguments.batch_sizes:
             if time.monotonic() - began > arguments.seconds:
                 report.setdefault("left_out", []).append([precision, batch_size])
+                write(report, arguments.out)
                 continue
             try:
                 for race in run_race(arguments, sizes, device, precision, batch_size):

@@ -185,7 +185,8 @@ def _devices() -> list[Check]:
 
     driver, refusal = _driver(), cuda_refusal()
     if refusal is None:
-        found = f"driver {driver or 'unknown'}, torch's CUDA {torch.version.cuda}"
+        built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+        found = f"driver {driver or 'unknown'}, torch's {built}"
         numbers = range(torch.cuda.device_count())
         return [Check("GPU", "ok", found), *(_cuda_device(number) for number in numbers)]
     if driver:
@@ -208,12 +209,12 @@ def _driver() -> str:
     with suppress(OSError, subprocess.SubprocessError):
         asked = [smi, "--query-gpu=driver_version", "--format=csv,noheader"]
         done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
-        return done.stdout.split("\n")[0].strip()
+        return done.stdout.split("\n")[0].strip() or "unknown"
     return "unknown"
 
 
 def _cuda_device(number: int) -> Check:
-    """Try a GPU: kernels for it, bf16, and capturing a step."""
+    """Try a GPU: kernels for it, a sum, bf16, and capturing a step."""
     import torch
 
     from medxlate.base.device import has_native_bf16
@@ -226,6 +227,9 @@ def _cuda_device(number: int) -> Check:
         why = f"{what}; this torch has no kernels for it"
         fix = "Install a torch that has: docs/how-to/install.md."
         return Check(str(device), "problem", why, fix)
+    if failed := _failure(_compute, device):
+        fix = "`nvidia-smi` shows what else runs there."
+        return Check(str(device), "problem", f"{what}; it cannot compute: {failed}", fix)
     slow = []
     if not has_native_bf16(device):
         slow.append("no bf16, training takes fp32")
@@ -246,8 +250,9 @@ def _has_kernels(major: int, minor: int, built: Sequence[str]) -> bool:
         major: Of the GPU.
         minor: Of the GPU.
         built: As torch names it: sm_80 runs on 8.0 and later ones of 8, compute_80 is compiled for
-            any later one.
+            any later one. AMD's names, such as gfx90a, say nothing of a compute capability.
     """
+    built = [name for name in built if name.startswith(("sm_", "compute_"))]
     for name in built:
         kind, _, digits = name.partition("_")
         digits = digits.rstrip("af")
@@ -266,6 +271,12 @@ def _failure(attempt: Callable[[torch.device], object], device: torch.device) ->
     except RuntimeError as problem:
         return str(problem).splitlines()[0]
     return ""
+
+
+def _compute(device: torch.device) -> None:
+    import torch
+
+    torch.ones(64, device=device).sum().item()
 
 
 def _multiply(device: torch.device) -> None:

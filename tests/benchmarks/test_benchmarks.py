@@ -153,8 +153,10 @@ def test_a_gpus_script_ends_well_and_tells_what_failed(tmp_path: Path):
     subprocess.run(["bash", script], env=environment, check=True, capture_output=True)
     assert json.loads((tmp_path / "gpu.json").read_text()) == {"error": "no summary"}
     environment["PYTHON"] = sys.executable
+    (tmp_path / "race.json").write_text('{"machine": "of an earlier run"}')
     subprocess.run(
         ["bash", script], env={**environment, "BUDGET": "1"}, check=True, capture_output=True
     )
-    parts = json.loads((tmp_path / "gpu.json").read_text())["parts"]
-    assert {part["exit"] for part in parts.values()} == {"left-out"}
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert {part["exit"] for part in found["parts"].values()} == {"left-out"}
+    assert found["machine"] is None

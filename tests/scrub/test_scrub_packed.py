@@ -306,8 +306,9 @@ def test_an_odd_meta_group_hides_neither_itself_nor_what_is_deflated(
     assert look(data, "a.dcm", content) == [Finding("a.dcm", "header", HERE)]
 
 
-def test_a_meta_group_beyond_what_is_looked_into_is_reported(data: Path) -> None:
-    content = bytes(128) + b"DICM" + element(1, b"OB", bytes(2**14)) + SYNTAX + b"\3\0"
+@pytest.mark.parametrize("size", [pieces.BEGINNING - 144, 2**14], ids=["to the end", "beyond"])
+def test_a_meta_group_beyond_what_is_looked_into_is_reported(size: int, data: Path) -> None:
+    content = bytes(128) + b"DICM" + element(1, b"OB", bytes(size)) + SYNTAX + b"\3\0"
     assert UNSEEN in {each.kind for each in look(data, "a.dcm", content)}
 
 

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -133,7 +134,26 @@ def test_a_driver_without_a_torch_that_can_use_it_is_a_problem(
         ((10, 0), ["sm_90"], False),
         ((10, 3), ["sm_100", "sm_103a"], True),
         ((7, 0), [], True),  # torch does not say
+        ((9, 0), ["gfx90a", "gfx942"], True),  # AMD's
     ],
 )
 def test_kernels_for_a_gpu(capability: tuple[int, int], built: list[str], runs: bool) -> None:
     assert doctor._has_kernels(*capability, built) is runs
+
+
+def test_a_gpu_that_cannot_compute_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may keep it for itself, or have taken all of its memory."""
+
+    def busy(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA-capable device(s) is/are busy or unavailable\nMore.")
+
+    facts = SimpleNamespace(name="A GPU", major=9, minor=0, total_memory=2**36)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: facts)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+    monkeypatch.setattr(torch, "ones", busy)
+    found = doctor._cuda_device(0)
+    assert found.state == "problem"
+    assert found.found.endswith(
+        "it cannot compute: CUDA-capable device(s) is/are busy or unavailable"
+    )
+    assert "nvidia-smi" in found.fix

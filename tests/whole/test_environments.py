@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,13 @@ def test_torch_without_torchvision_stays_where_it_is_named_too(index: Path, tmp_
     found = installs(index, tmp_path, ["torch==2.8.0", "monai"], "medxlate", "torch==2.8.0")
     assert "torch" not in found
     assert found["torchvision"] == "0.23.0"
+
+
+def test_the_page_names_the_version_of_torch_that_pip_knows() -> None:
+    """``torch.__version__`` may end in +cu130 where the package of PyPI does not."""
+    page = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"torch==\$\(python -c '(.+)'\)", page)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == metadata.version("torch")

@@ -25,7 +25,6 @@ BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 # How torch's allocators and libraries say that memory ran out; only CUDA's has a type of its own.
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
 
-
 DEVICES = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
 INSTALL = "Install the torch for this machine's driver first: docs/how-to/install.md."
 
@@ -56,7 +55,8 @@ def choose_compute(
     """Choose the device and the precision.
 
     Args:
-        device: ``auto`` (a CUDA device, else Apple's, else the processor) or torch's name of one.
+        device: ``auto`` (a CUDA device, else Apple's, else the processor), cpu, cuda, cuda:N or
+            mps.
         precision: ``auto`` (bf16 where the hardware multiplies it natively), fp32 or bf16; where
             bf16 would only be emulated, fp32 is taken instead.
         listener: Warned of that.
@@ -159,7 +159,8 @@ def _device(name: str) -> torch.device:
         raise UsageError(f"The device '{name}' cannot be used: {refusal.why}.", refusal.fix)
     try:
         # With its number, also where only "cuda" was asked for: 0, or what the process was given.
-        return torch.empty(0, device=name).device
+        # Without an element, torch would not find out that another process keeps the GPU busy.
+        return torch.empty(1, device=name).device
     except RuntimeError as problem:
         first = str(problem).splitlines()[0]
         raise UsageError(
@@ -186,7 +187,7 @@ def cuda_refusal() -> Refusal | None:
         return Refusal("this torch was built without CUDA", INSTALL)
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as problem:
+    except (RuntimeError, AssertionError, torch.cuda.DeferredCudaCallError) as problem:
         first = str(problem).splitlines()[0].rstrip(".")
     else:
         return None
@@ -227,9 +228,10 @@ def _device_of_rank(name: str) -> str:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cpu":
         return name
-    if local_rank() >= torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    if 0 < count <= local_rank():  # without any, the reason follows from ``cuda_refusal``
         raise UsageError(
-            f"This machine has {torch.cuda.device_count()} GPUs; process {local_rank() + 1} on it "
+            f"This machine has {count} GPU{'s' * (count > 1)}; process {local_rank() + 1} on it "
             "would have none.",
             "Give torchrun a smaller --nproc-per-node, or take --device cpu.",
         )

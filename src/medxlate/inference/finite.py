@@ -34,7 +34,7 @@ def check_finite(values: npt.NDArray[Any], network: str, images: str = "images")
 
     Args:
         values: The outputs, or what was made of them.
-        network: What gave them: ``predictor`` or ``translator``.
+        network: What gave them, such as ``predictor`` or ``translator``.
         images: What the N are called.
     """
     if lost := len(values) - int(is_finite(values).sum()):

@@ -17,7 +17,7 @@ import PIL.Image
 import PIL.ImageSequence
 import pyarrow.parquet
 
-from medxlate.scrub.pieces import Piece, Source, Unseen, inflated
+from medxlate.scrub.pieces import BEGINNING, Piece, Source, Unseen, inflated
 
 CHUNK = 4 * 2**20
 OVERLAP = 2**13
@@ -218,7 +218,8 @@ def _sqlite(source: Source) -> Iterator[Piece]:
 def _dicom(source: Source) -> Iterator[Piece | Unseen]:
     """Yield the header of a DICOM file that is deflated, explicit VR little endian (PS3.5, A.5)."""
     meta = _meta_end(source.start)
-    if meta > len(source.start):
+    # Of a longer file, the next element may be of this group too.
+    if meta + (2 if len(source.start) == BEGINNING else 0) > len(source.start):
         yield Unseen(source.place("content"), "the file meta group is too long")
     if DEFLATED not in source.start[132:meta]:
         return
