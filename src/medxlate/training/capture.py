@@ -37,6 +37,10 @@ class CapturedStep:
         self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         # Earlier steps, such as rehearsals, ran on another stream. Where an exception or a cycle
         # keeps one's graph alive, gradients would still be added up there, which no capture allows.
+        # Torch's thread for backward passes may not have released an exception yet: it has when it
+        # has taken another pass.
+        device = next(iter(self._inputs.values())).images.device
+        torch.zeros((), device=device, requires_grad=True).clone().backward()  # type: ignore[no-untyped-call]
         gc.collect()
 
     def play(self, batches: Mapping[str, Batch]) -> None:
