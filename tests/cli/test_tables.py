@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medxlate.cli.console import Reporter
-from medxlate.cli.tables import PrintedTable, laid_out, table, text_table
+from medxlate.cli.tables import ConsoleTable, laid_out, table, text_table
 
 PATH = "/data/archive/with/a/long/name/and/no/blank/" + "x" * 90 + "/slice-0001.dcm"
 FIGURES = table(
@@ -29,7 +29,7 @@ TEXTS = text_table(
 SHORT = table("", ["", "a"], [["mri", "1"]])
 
 
-def printed(shown: PrintedTable, width: int) -> str:
+def printed(shown: ConsoleTable, width: int) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, force_terminal=True, color_system=None)
     console.print(laid_out(shown, console))
@@ -42,7 +42,7 @@ def letters(*texts: str) -> Counter[str]:
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 100, 120, 200, 400])
 @pytest.mark.parametrize("shown", [FIGURES, TEXTS, SHORT], ids=["figures", "texts", "short"])
-def test_every_letter_of_every_cell_is_printed(shown: PrintedTable, width: int) -> None:
+def test_every_letter_of_every_cell_is_printed(shown: ConsoleTable, width: int) -> None:
     text = printed(shown, width)
     cells = [cell for row in shown.rows for cell in row]
     heads = [shown.title, *shown.columns]

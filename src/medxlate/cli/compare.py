@@ -12,7 +12,7 @@ from medxlate.cli.grid import GridOptions, takes_grid
 from medxlate.cli.options import Json, Offline
 
 if TYPE_CHECKING:
-    from medxlate.cli.console import PrintedTable, Reporter
+    from medxlate.cli.console import ConsoleTable, Reporter
     from medxlate.study.compare import CompareResult
     from medxlate.study.comparison import Comparison
 
@@ -132,7 +132,7 @@ def _verdict(found: Comparison) -> dict[str, Any]:
     }
 
 
-def _overview(result: CompareResult) -> PrintedTable:
+def _overview(result: CompareResult) -> ConsoleTable:
     from medxlate.cli.console import number, table
     from medxlate.study.measured import design_of, judged, level_of
     from medxlate.study.tables import BESIDE

@@ -33,7 +33,7 @@ from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
 from medxlate.cli.loudness import LOUDNESS
 from medxlate.cli.progress import Pace, described, duration, speed
-from medxlate.cli.tables import PrintedTable, laid_out, table, text_table
+from medxlate.cli.tables import ConsoleTable, laid_out, table, text_table
 from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
 
@@ -47,7 +47,7 @@ NOTABLE_WAIT = 0.02  # of the time of a training
 FIRST_TELLS = 3.0
 
 __all__ = [
-    "PrintedTable",
+    "ConsoleTable",
     "Reporter",
     "failures",
     "left_out",
@@ -122,7 +122,7 @@ class Reporter:
         elif isinstance(event, CellEnded):
             self._cell(event)
 
-    def result(self, value: dict[str, Any], *tables: PrintedTable | str) -> None:
+    def result(self, value: dict[str, Any], *tables: ConsoleTable | str) -> None:
         """Print the result: the value as JSON, or the tables and lines for people."""
         self._stop_bar()
         self._value |= value

@@ -13,7 +13,7 @@ from medxlate.cli.options import Device, Json, Offline, Precision
 from medxlate.cli.report import leave_report
 
 if TYPE_CHECKING:
-    from medxlate.cli.console import PrintedTable
+    from medxlate.cli.console import ConsoleTable
     from medxlate.evaluation.evaluate import Evaluation
     from medxlate.evaluation.results import Metric, Results
 
@@ -121,7 +121,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
     return {"run": str(result.run), **kept, "missing": missing, "took": result.seconds}
 
 
-def tables(result: Evaluation, names: Sequence[str] = ()) -> list[PrintedTable]:
+def tables(result: Evaluation, names: Sequence[str] = ()) -> list[ConsoleTable]:
     """Return the evaluation as tables for people: some figures, or all."""
     from medxlate.cli.console import table
 
@@ -148,7 +148,7 @@ def tables(result: Evaluation, names: Sequence[str] = ()) -> list[PrintedTable]:
     return made
 
 
-def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> PrintedTable:
+def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> ConsoleTable:
     from medxlate.cli.console import table
     from medxlate.evaluation.results import prediction_table
 
@@ -158,7 +158,7 @@ def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> PrintedTable:
     return table(title, ["", *titles], rows)
 
 
-def _taught(result: Evaluation, metrics: Sequence[Metric]) -> PrintedTable:
+def _taught(result: Evaluation, metrics: Sequence[Metric]) -> ConsoleTable:
     from medxlate.cli.console import table
     from medxlate.evaluation.results import taught_in, trained_on
 
@@ -185,7 +185,7 @@ def _image_row(metric: Metric) -> list[str]:
     return [f"{metric.source}: {metric.label}", *figures, *counts]
 
 
-def _audits(results: Results) -> PrintedTable:
+def _audits(results: Results) -> ConsoleTable:
     from medxlate.cli.console import text_table
 
     rows = [[a.source, a.kind, a.status, a.sentence] for a in results.audits]

@@ -13,7 +13,7 @@ from medxlate.cli.grid import GridOptions, takes_grid
 from medxlate.cli.options import Json
 
 if TYPE_CHECKING:
-    from medxlate.cli.console import PrintedTable
+    from medxlate.cli.console import ConsoleTable
     from medxlate.study.plan import Forecast
 
 
@@ -66,7 +66,7 @@ def plan(
         )
 
 
-def _table(forecast: Forecast) -> PrintedTable:
+def _table(forecast: Forecast) -> ConsoleTable:
     from medxlate.cli.console import number, table
 
     rows = [

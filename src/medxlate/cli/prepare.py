@@ -23,7 +23,7 @@ from medxlate.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from medxlate.cli.console import PrintedTable
+    from medxlate.cli.console import ConsoleTable
     from medxlate.dataset.index import DatasetInfo
     from medxlate.dataset.job import PrepareResult
 
@@ -203,7 +203,7 @@ def prepare(
             dry_run=dry_run,
             listener=reporter,
         )
-        tables: list[PrintedTable | str] = [outcome_table(result)]
+        tables: list[ConsoleTable | str] = [outcome_table(result)]
         if result.dataset is not None and not dry_run:
             tables.append(dataset_table(result.dataset, title=f"The dataset {data}"))
         dataset = None if result.dataset is None else result.dataset.model_dump(mode="json")
@@ -240,7 +240,7 @@ def _last_line(result: PrepareResult) -> str:
     return f"{what} images in {result.seconds:.1f} s"
 
 
-def outcome_table(result: PrepareResult) -> PrintedTable:
+def outcome_table(result: PrepareResult) -> ConsoleTable:
     """Return how many files were read, used and skipped, by reason."""
     from medxlate.cli.console import table
 
@@ -265,7 +265,7 @@ def outcome_table(result: PrepareResult) -> PrintedTable:
     return table(result.modality, ["files", ""], rows)
 
 
-def dataset_table(dataset: DatasetInfo, *, title: str) -> PrintedTable:
+def dataset_table(dataset: DatasetInfo, *, title: str) -> ConsoleTable:
     """Return what a dataset holds, as table 1 of the paper."""
     from medxlate.cli.console import table
 

@@ -19,7 +19,7 @@ INDENT = 4
 
 
 @dataclass(frozen=True)
-class PrintedTable:
+class ConsoleTable:
     """Rows of figures with a text before them, or of texts.
 
     Attributes:
@@ -39,17 +39,17 @@ class PrintedTable:
         return self.texts or column == 0
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> PrintedTable:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ConsoleTable:
     """Return a table of figures, with text in the first column."""
-    return PrintedTable(title, tuple(columns), tuple(map(tuple, rows)))
+    return ConsoleTable(title, tuple(columns), tuple(map(tuple, rows)))
 
 
-def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> PrintedTable:
+def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ConsoleTable:
     """Return a table of text."""
-    return PrintedTable(title, tuple(columns), tuple(map(tuple, rows)), texts=True)
+    return ConsoleTable(title, tuple(columns), tuple(map(tuple, rows)), texts=True)
 
 
-def laid_out(shown: PrintedTable, console: Console) -> RenderableType:
+def laid_out(shown: ConsoleTable, console: Console) -> RenderableType:
     """Return a table as a console can show it whole.
 
     In its natural width where that fits; else with its texts in several lines, where that leaves
@@ -62,7 +62,7 @@ def laid_out(shown: PrintedTable, console: Console) -> RenderableType:
     return _stacked(shown) if folded is None else _grid(shown, folded)
 
 
-def _grid(shown: PrintedTable, widths: Sequence[int]) -> Grid:
+def _grid(shown: ConsoleTable, widths: Sequence[int]) -> Grid:
     """Return the grid; a column of a width other than 0 breaks its lines there."""
     grid = Grid(title=Text(visible(shown.title)), title_justify="left", title_style="bold")
     grid.box = box.HEAVY_HEAD
@@ -84,7 +84,7 @@ def _width(grid: Grid, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=10**5), grid).maximum
 
 
-def _folded(shown: PrintedTable, excess: int) -> list[int] | None:
+def _folded(shown: ConsoleTable, excess: int) -> list[int] | None:
     """Return narrower widths of texts, the widest first; None where they would be unreadable."""
     widths = [
         max(Text(visible(cell)).cell_len for cell in cells)
@@ -102,12 +102,12 @@ def _folded(shown: PrintedTable, excess: int) -> list[int] | None:
     return folded if excess <= 0 else None
 
 
-def _stacked(shown: PrintedTable) -> RenderableType:
+def _stacked(shown: ConsoleTable) -> RenderableType:
     """Return the rows one below the other: the first cell, and below it each head with its cell."""
     return Group(Text(visible(shown.title), style="bold"), *_blocks(shown))
 
 
-def _blocks(shown: PrintedTable) -> Iterator[RenderableType]:
+def _blocks(shown: ConsoleTable) -> Iterator[RenderableType]:
     heads = shown.columns[1:]
     longest = max((Text(visible(head)).cell_len for head in heads), default=0)
     for first, *others in shown.rows:
