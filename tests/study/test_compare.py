@@ -361,6 +361,22 @@ def test_a_finished_study_is_read_again_and_not_trained(whole: Run, copy: Path) 
     pd.testing.assert_frame_equal(result.findings.results, whole.results, check_exact=True)
 
 
+def test_what_was_half_written_when_a_study_was_killed_is_removed(copy: Path) -> None:
+    names = (
+        ".results.parquet.a1.partial",
+        ".report.html.b2.partial",
+        ".statistics.json.c3.partial",
+    )
+    left = [copy / name for name in names]
+    left += [copy / "figures" / ".errors.png.d4.partial", copy / "tables" / ".t.md.e5.partial"]
+    mine = copy / ".mine.partial"
+    for path in (*left, mine):
+        path.touch()
+    compare(out=copy)
+    assert not [path for path in left if path.exists()]
+    assert mine.exists()
+
+
 def test_processes_give_the_same_numbers_though_two_are_killed(
     whole: Run, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import torch
 from medxlate.base.device import choose_compute
 from medxlate.base.errors import DataError, UsageError
 from medxlate.base.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
-from medxlate.base.files import write_json
+from medxlate.base.files import locked, write_json
 from medxlate.config import Config
 from medxlate.dataset.splits import MEANING
 from medxlate.evaluation.features import find_inception
@@ -36,7 +36,7 @@ from medxlate.study.study import (
     stage_name,
 )
 from medxlate.study.study_report import PAGE, write_study_page
-from medxlate.study.summary import write_findings
+from medxlate.study.summary import remove_half_written, write_findings
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
 
 RETRIES = 2
@@ -148,15 +148,17 @@ def compare(
     findings = None
     if where.cell is None:
         listener(Stage("Comparing"))
-        findings = collect(
-            study,
-            folder,
-            predictions=tables,
-            inception=weights,
-            device="auto" if where.ray else device,
-        )
-        write_findings(study, folder, findings, work.failed)
-        _write_page(folder, listener)
+        with locked(folder.path / ".compare.lock", wait=True):
+            remove_half_written(folder)
+            findings = collect(
+                study,
+                folder,
+                predictions=tables,
+                inception=weights,
+                device="auto" if where.ray else device,
+            )
+            write_findings(study, folder, findings, work.failed)
+            _write_page(folder, listener)
         if not work.failed:
             shutil.rmtree(folder.path / "shared", ignore_errors=True)  # no cell needs it now
     seconds = time.monotonic() - began

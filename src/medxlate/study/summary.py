@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medxlate.base.files import whole_file, write_json
+from medxlate.base.files import remove_stale, whole_file, write_json
 from medxlate.base.records import for_csv, in_markdown
 from medxlate.config import Config, keys
 from medxlate.dataset.splits import MEANING
@@ -47,6 +47,14 @@ NOT_SHOWN = (  # where a study is carried out, and what its grid decides
     *("method", "data.folder", "data.sources", "data.target_fraction", "data.source_fraction"),
     "runtime.",
 )
+
+
+def remove_half_written(folder: StudyFolder) -> None:
+    """Remove what a process left that was killed while it wrote findings; call it under a lock."""
+    for name in ("results", "predictions", "subgroups", "statistics", "report"):
+        remove_stale(folder.path, name)
+    for place in ("tables", "figures"):
+        remove_stale(folder.path / place)
 
 
 def write_findings(
