@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import re
+import subprocess
+import sys
+from contextlib import suppress
+
 import pytest
 
 from medxlate.base.events import Event, Progress, counted
@@ -72,3 +79,40 @@ def test_a_log_gets_plain_lines_on_stderr(
     assert err.splitlines()[0] == "files: 0/4"
     assert err.splitlines()[1].startswith("files: 4/4, ")
     assert out == '{\n  "files": 4\n}\n'
+
+
+TRAINING = """
+import time
+
+from medxlate.base.events import Progress, StepLogged
+from medxlate.cli.console import Reporter
+
+reporter = Reporter(json=False)
+for step in range(1, 31):
+    reporter(Progress("training", step, 3360, {}, 12, 40))
+    losses = {"predict_real": 312.4, "mri.cycle_s": 0.21}
+    reporter(StepLogged(step, 12, losses, 1.4, 0.25))
+time.sleep(0.5)  # the line is drawn ten times a second
+"""
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_line_of_a_training_is_whole(width: int) -> None:
+    """On a terminal, where rich cuts off what does not fit."""
+    terminal, inner = pty.openpty()
+    environment = {**os.environ, "COLUMNS": str(width), "TERM": "xterm"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", TRAINING], stdout=inner, stderr=inner, env=environment
+    )
+    os.close(inner)
+    said = b""
+    with suppress(OSError):  # the end of a terminal
+        while block := os.read(terminal, 1 << 16):
+            said += block
+    os.close(terminal)
+    assert child.wait() == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
+    line = [each for each in re.split(r"[\r\n]+", text) if "ETA" in each][-1]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in line
+    for part in ("epoch 12/40", "/3360", "it/s", "predict_real 312", "elapsed 0:00:0", "ETA "):
+        assert part in line

@@ -265,8 +265,8 @@ def test_notable_waiting_is_shown(wait, shown):
     reporter = Reporter(json=False)
     reporter._bar, reporter._tasks = bar, {"training": 0}
     reporter(StepLogged(1, 1, {"predict_real": 2.0}, 30.0, wait))
-    assert ("35% waiting for images" in said[0]) == shown
-    assert ("waiting" in said[0]) == shown
+    assert ("waits 35%" in said[0]) == shown
+    assert ("waits" in said[0]) == shown
 
 
 def until(condition) -> None:

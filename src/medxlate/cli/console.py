@@ -33,13 +33,12 @@ from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
 from medxlate.cli.loudness import LOUDNESS
 from medxlate.cli.progress import Pace, described, duration, speed
-from medxlate.cli.tables import ConsoleTable, laid_out, table, text_table
+from medxlate.cli.tables import WIDEST, ConsoleTable, laid_out, table, text_table
 from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
 
 INTERRUPTED = 130
 UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
-WIDEST = 10**5  # letters of a line that nobody looks at: a file, a pipe
 BAR, WITH_BAR = 12, 100  # letters of the bar; of the screen on which trainings have one
 BESIDE = 60  # letters of a training's line beside its losses
 NOTABLE_WAIT = 0.02  # of the time of a training
@@ -207,7 +206,7 @@ class Reporter:
             self._bar.start()
         if event.task not in self._tasks:
             self._tasks[event.task] = self._bar.add_task(
-                visible(event.task), total=event.total, figures="", rate=""
+                visible(described(event)), total=event.total, figures="", rate=""
             )
         self._bar.update(
             self._tasks[event.task],
@@ -221,12 +220,12 @@ class Reporter:
 
     def _describe(self, event: StepLogged) -> None:
         shown = [f"{name} {event.losses[name]:.3g}" for name in brief_names(event.losses)]
+        if event.data_wait > NOTABLE_WAIT:
+            shown.insert(1, f"waits {event.data_wait:.0%}")
         room = self._err.width - BESIDE - (BAR if self._err.width >= WITH_BAR else 0)
         while len(shown) > 1 and len("  ".join(shown)) > room:
             shown.pop()
         figures = "  ".join(shown)
-        if event.data_wait > NOTABLE_WAIT:
-            figures += f"  {event.data_wait:.0%} waiting for images"
         if self._bar is not None:
             for task in self._tasks.values():
                 self._bar.update(task, figures=figures)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.padding import Padding
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from medxlate.base.records import visible
 
+WIDEST = 10**5  # letters of a line that nobody looks at: a file, a pipe
 NARROWEST = 24  # letters of a column of text whose lines are broken
 INDENT = 4
 
@@ -65,7 +65,6 @@ def laid_out(shown: ConsoleTable, console: Console) -> RenderableType:
 def _grid(shown: ConsoleTable, widths: Sequence[int]) -> Grid:
     """Return the grid; a column of a width other than 0 breaks its lines there."""
     grid = Grid(title=Text(visible(shown.title)), title_justify="left", title_style="bold")
-    grid.box = box.HEAVY_HEAD
     for i, (column, width) in enumerate(zip(shown.columns, widths, strict=True)):
         grid.add_column(
             Text(visible(column)),
@@ -81,7 +80,7 @@ def _grid(shown: ConsoleTable, widths: Sequence[int]) -> Grid:
 
 def _width(grid: Grid, console: Console) -> int:
     """Return the natural width of a grid, however wide the console is; its title may be wider."""
-    return Measurement.get(console, console.options.update(max_width=10**5), grid).maximum
+    return Measurement.get(console, console.options.update(max_width=WIDEST), grid).maximum
 
 
 def _folded(shown: ConsoleTable, excess: int) -> list[int] | None:
