@@ -8,7 +8,10 @@ can be continued.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+Word = TypeVar("Word", bound=str)
 
 LONGEST = 2000  # characters of a message
 NAMED = 40  # names in a hint
@@ -96,3 +99,20 @@ def shown(value: object) -> str:
         return repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "a number of thousands of digits"
+
+
+def one_of(wanted: str, known: Sequence[Word], option: str) -> Word:
+    """Return the word that is wanted.
+
+    Args:
+        wanted: As a user gave it.
+        known: What it may be.
+        option: The option that gave it.
+
+    Raises:
+        UsageError: It is none of those.
+    """
+    for each in known:
+        if wanted == each:
+            return each
+    raise UsageError(f"{option} {wanted} is unknown.", nearest(wanted, known))

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.base.errors import DataError, one_of
 
 Phi = Literal["keep", "pseudonymise", "remove"]
 PHI: tuple[Phi, ...] = ("keep", "pseudonymise", "remove")
@@ -49,10 +49,7 @@ NOT_NAMES = frozenset(  # short values that say what an image is, not whose
 
 def known_phi(policy: str) -> Phi:
     """Return the policy; raises UsageError where it is none of ``PHI``."""
-    for known in PHI:
-        if policy == known:
-            return known
-    raise UsageError(f"--phi {policy} is unknown.", nearest(policy, PHI))
+    return one_of(policy, PHI, "--phi")
 
 
 def read_key(path: Path) -> bytes:

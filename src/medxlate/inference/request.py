@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from medxlate.artifacts.runs import Need, find_model
-from medxlate.base.errors import OutputError, UsageError, nearest
+from medxlate.base.errors import OutputError, UsageError, one_of
 from medxlate.base.files import check_free
 from medxlate.config import Compiling
 from medxlate.dataset.fields import parse_field
@@ -112,10 +112,8 @@ def check_level(level: float) -> None:
 
 def compile_choice(choice: str) -> Compiling:
     """Return the choice; raises UsageError where it is none of auto, on and off."""
-    for known in get_args(Compiling):
-        if choice == known:
-            return known  # type: ignore[no-any-return]
-    raise UsageError(f"--compile {choice} is unknown.", nearest(choice, get_args(Compiling)))
+    choices: tuple[Compiling, ...] = get_args(Compiling)
+    return one_of(choice, choices, "--compile")
 
 
 def _check_both(inputs: Path, models: Sequence[Path], need: Need) -> None:
