@@ -44,7 +44,8 @@ FAILING: dict[str, list[str]] = {
     "plan": ["plan", "--target", "ct", "--data", "nowhere"],
     "scrub": ["scrub", "nowhere"],
     "import": ["import", "cyclegan", "nowhere", "--out", "model", "--source", "a", "--target", "b"],
-    "export": ["export", "onnx", "nowhere", "--out", "out"],
+    "export onnx": ["export", "onnx", "nowhere", "--out", "out"],
+    "export hub": ["export", "hub", "nowhere", "--out", "out", "--license", "mit"],
     "doctor": ["doctor"],  # a problem is put in its way, as in that of runs list
     "fetch": ["fetch", "nothing"],
     "demo": ["demo", "--only-data", "--patients", "ct", "--out", "out"],

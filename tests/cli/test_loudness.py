@@ -10,6 +10,13 @@ from typer.testing import CliRunner, Result
 import tiny
 from medxlate.cli.app import COMMANDS, app
 
+WORDS = [each.__name__.rstrip("_") for each in COMMANDS] + [
+    f"{group.typer_instance.info.name} {each.name}"
+    for group in app.registered_groups
+    if group.typer_instance is not None
+    for each in group.typer_instance.registered_commands
+]
+
 
 def call(*words: str | Path) -> Result:
     return CliRunner().invoke(app, [str(word) for word in words])
@@ -27,9 +34,9 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-@pytest.mark.parametrize("name", [each.__name__.rstrip("_") for each in COMMANDS])
+@pytest.mark.parametrize("name", WORDS)
 def test_every_command_takes_both(name: str) -> None:
-    shown = call(name, "--help").output
+    shown = call(*name.split(), "--help").output
     assert "--quiet" in shown
     assert "--verbose" in shown
 

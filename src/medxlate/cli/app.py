@@ -81,13 +81,14 @@ def _root(
 
 
 COMMANDS = (
-    *(prepare, train, translate, predict, evaluate, report, compare, plan, scrub, import_, export),
+    *(prepare, train, translate, predict, evaluate, report, compare, plan, scrub, import_),
     doctor,
     fetch,
     demo,
 )
 for command in COMMANDS:
     app.command(command.__name__.rstrip("_"))(takes_loudness(command))
+app.add_typer(export)
 app.add_typer(runs)
 
 

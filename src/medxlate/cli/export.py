@@ -1,4 +1,4 @@
-"""``medxlate export``."""
+"""``medxlate export onnx|hub``."""
 
 from __future__ import annotations
 
@@ -8,66 +8,47 @@ from typing import Annotated
 
 import typer
 
-from medxlate.base.errors import UsageError, nearest
+from medxlate.base.errors import UsageError
 from medxlate.cli import complete
+from medxlate.cli.loudness import takes_loudness
 from medxlate.cli.options import Json, Overwrite
 
-FORMS = ("onnx", "hub")
+export = typer.Typer(
+    name="export",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Write models in the forms that other programs read.",
+)
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A run, runs/latest, or a model folder.", autocompletion=complete.run_paths
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 
 
-def export(
-    form: Annotated[str, typer.Argument(help="onnx or hub.")],
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="A run, runs/latest, or a model folder.", autocompletion=complete.run_paths
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", help="hub: the weights' license: apache-2.0, other..."),
-    ] = None,
+@export.command("onnx")
+@takes_loudness
+def onnx(
+    model: ModelArgument,
+    out: Out,
     tolerance: Annotated[
         float,
-        typer.Option("--tolerance", help="onnx: largest difference between onnxruntime and torch."),
+        typer.Option("--tolerance", help="Largest difference between onnxruntime and torch."),
     ] = 1e-3,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a trained model as ONNX, or as a folder that model hubs take.
+    """Write a trained model as ONNX: generators and predictor, compared with torch in onnxruntime.
 
     `medxlate export onnx runs/latest --out onnx`
 
-    `medxlate export hub runs/latest --out shared --license cc-by-nc-4.0`
-
-    **onnx**: generators and predictor, each compared with torch in onnxruntime, and onnx.json,
-    which says how images are read. Needs `pip install 'medxlate[onnx]'`. **hub**: model card,
-    config.json, model.json and safetensors; nothing is uploaded.
+    onnx.json says how images are read. Needs `pip install 'medxlate[onnx]'`.
     """
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        if form not in FORMS:
-            raise UsageError(f"There is no form '{form}'.", nearest(form, FORMS))
-        if form == "hub":
-            from medxlate.export.hub import export_hub
-
-            if license_ is None:
-                raise UsageError(
-                    "Nobody but you can choose the license of the weights.",
-                    "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
-                )
-            made = export_hub(
-                model, out=out, license_=license_, overwrite=overwrite, listener=reporter
-            )
-            figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
-            reporter.result(
-                {**asdict(made), "out": str(made.out)},
-                f"{len(made.files)} files in {made.out}{figures}. Before you share it: "
-                f"`medxlate scrub {made.out} --data DATASET`.",
-            )
-            return
         from medxlate.export.onnx import export_onnx
 
         result = export_onnx(
@@ -79,3 +60,40 @@ def export(
             for name, each in result.parity.items()
         ]
         reporter.result({**asdict(result), "out": str(result.out)}, *lines)
+
+
+@export.command("hub")
+@takes_loudness
+def hub(
+    model: ModelArgument,
+    out: Out,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="The weights' license: apache-2.0, other..."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a trained model as a folder that model hubs take: card, config.json, safetensors.
+
+    `medxlate export hub runs/latest --out shared --license cc-by-nc-4.0`
+
+    Nothing is uploaded.
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        from medxlate.export.hub import export_hub
+
+        if license_ is None:
+            raise UsageError(
+                "Nobody but you can choose the license of the weights.",
+                "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
+            )
+        made = export_hub(model, out=out, license_=license_, overwrite=overwrite, listener=reporter)
+        figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
+        reporter.result(
+            {**asdict(made), "out": str(made.out)},
+            f"{len(made.files)} files in {made.out}{figures}. Before you share it: "
+            f"`medxlate scrub {made.out} --data DATASET`.",
+        )
