@@ -59,7 +59,7 @@ def options(raw: Path, **changes: Any) -> PrepareOptions:
 def run(
     raw: Path, data: Path, modality: str = "mri", *, size: int | None = SIZE, **changes: Any
 ) -> PrepareResult:
-    names = ("overwrite", "strict", "listener", "preset", "dry_run")
+    names = ("overwrite", "strict", "listener", "layout", "dry_run")
     further = {name: changes.pop(name) for name in names if name in changes}
     if "options" not in changes:
         changes = {"options": options(raw, **changes)}

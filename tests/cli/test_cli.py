@@ -338,7 +338,7 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
         "prepare", "raw", "--modality", "ct", "--label", "age", "--labels", "t.csv",
         "--file", "name", "--patient", "who", "--patient-column", "id", "--keep", "sex",
         "--keep", "site", "--task", "classification", "--label-name", "x", "--unit", "months",
-        "--preset", "lgg-mri", "--size", "64", "--channel", "2", "--recipe", "ct",
+        "--layout", "lgg-mri", "--size", "64", "--channel", "2", "--recipe", "ct",
         "--window", "50,350", "--percentiles", "2,98", "--exclude", "*_mask*", "--data", "d",
         "--include", "*.nii", "--include", "*.dcm", "--n4", "--plane", "coronal", "--volume", "3",
         "--dicom-modality", "PT", "--force", "--workers", "5", "--overwrite", "--strict",
@@ -349,7 +349,7 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
         "args": (Path("raw"),),
         "modality": "ct",
         "data": Path("d"),
-        "preset": "lgg-mri",
+        "layout": "lgg-mri",
         "size": 64,
         "overwrite": True,
         "strict": True,
@@ -362,6 +362,17 @@ def test_every_option_of_prepare_arrives(monkeypatch: pytest.MonkeyPatch) -> Non
             force=True, workers=5,
         ),
     }  # fmt: skip
+
+
+def test_the_former_name_of_layout_works_and_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = spy(monkeypatch, "medxlate.dataset.prepare.prepare")
+    words = ("prepare", "raw", "--modality", "mri", "--preset", "lgg-mri")
+    result = call(*words)
+    assert seen["layout"] == "lgg-mri"
+    assert "--preset lgg-mri is now called --layout lgg-mri." in result.stderr
+    assert "--preset" not in call("prepare", "--help").stdout
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def test_real_lgg_slices_are_a_volume_a_patient(
     real_data: Callable[[str], Path], tmp_path: Path
 ) -> None:
     raw = real_data("lgg-mri-native")
-    result = run(raw, tmp_path, options=PrepareOptions(), preset="lgg-mri")
+    result = run(raw, tmp_path, options=PrepareOptions(), layout="lgg-mri")
     files = [p for p in raw.rglob("*.tif") if "_mask" not in p.name]
     cases = {p.parent.name for p in files}
     assert (result.images, result.scans) == (len(files), len(cases))

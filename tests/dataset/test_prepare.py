@@ -271,7 +271,7 @@ def test_where_no_image_can_be_used_the_reason_is_told(raw, tmp_path):
         ({"channel": 1}, DataError, r"a\.png: the file has one channel; there is no channel 1"),
         ({"exclude": ("*.png",)}, ImageError, "4 excluded"),
         ({"labels": Path("none.csv")}, DataError, r"none\.csv does not exist"),
-        ({"preset": "lgg"}, UsageError, "no preset 'lgg'"),
+        ({"layout": "lgg"}, UsageError, "no layout 'lgg'"),
     ],
 )
 def test_a_wrong_call_is_explained_and_leaves_nothing(raw, tmp_path, arguments, kind, reason):
@@ -819,9 +819,9 @@ def test_real_chest_x_rays_have_the_ages_of_their_table(real_data, tmp_path):
     assert record(tmp_path, "xray")["notes"] == dict.fromkeys(lying, "is png")
 
 
-def test_real_lgg_through_its_preset_leaves_masks_out(real_data, tmp_path):
+def test_real_lgg_through_its_layout_leaves_masks_out(real_data, tmp_path):
     raw = real_data("lgg-mri-native")
-    run(raw, tmp_path, options=PrepareOptions(), preset="lgg-mri", size=256, strict=True)
+    run(raw, tmp_path, options=PrepareOptions(), layout="lgg-mri", size=256, strict=True)
     with next(raw.rglob("data.csv")).open(encoding="utf-8", newline="") as stream:
         ages = {row["Patient"]: row["age_at_initial_pathologic"] for row in csv.DictReader(stream)}
     mri = Dataset(tmp_path).modality("mri")
@@ -841,7 +841,7 @@ def test_real_lgg_through_its_preset_leaves_masks_out(real_data, tmp_path):
 def test_real_lgg_t1_and_flair_join_one_dataset_with_the_same_patients(real_data, tmp_path):
     raw = real_data("lgg-mri-native")
     for modality, channel in (("t1", 0), ("flair", 1)):
-        run(raw, tmp_path, modality, options=PrepareOptions(channel=channel), preset="lgg-mri")
+        run(raw, tmp_path, modality, options=PrepareOptions(channel=channel), layout="lgg-mri")
     t1, flair = (Dataset(tmp_path).modality(name) for name in ("t1", "flair"))
     assert by_file(tmp_path, "patient", "t1") == by_file(tmp_path, "patient", "flair")
     assert not np.array_equal(t1.pixels(0), flair.pixels(0))

@@ -90,8 +90,8 @@ def real(
     }
     found = {}
     for name, asked in options.items():
-        preset = "lgg-mri" if name == "mri" else None
-        run(raw[name], data, name, options=asked, preset=preset, size=64)
+        layout = "lgg-mri" if name == "mri" else None
+        run(raw[name], data, name, options=asked, layout=layout, size=64)
         modality = Dataset(data).modality(name)
         stored = modality.read(np.arange(len(modality.slices)))
         pixels = np.stack([to_network(each, 64) for each in stored])[:, np.newaxis]

@@ -75,13 +75,14 @@ def prepare(
         str | None, typer.Option("--label-name", help="The label's name.")
     ] = None,
     unit: Annotated[str | None, typer.Option("--unit", help="The label's unit.")] = None,
-    preset: Annotated[
+    layout: Annotated[
         str | None,
         typer.Option(
-            "--preset",
+            "--layout",
             help="Layout of a public data set: lgg-mri, ct-ich, head-neck-pet-ct or bids.",
         ),
     ] = None,
+    preset: Annotated[str | None, typer.Option("--preset", hidden=True)] = None,
     size: Annotated[
         int | None, typer.Option("--size", help="Side of the stored squares, px. Default: 256.")
     ] = None,
@@ -144,7 +145,7 @@ def prepare(
 
     `medxlate prepare xrays --modality xray --labels meta.csv --label age --patient patientid --file filename`
 
-    `medxlate prepare kaggle_3m --modality mri --preset lgg-mri`
+    `medxlate prepare kaggle_3m --modality mri --layout lgg-mri`
 
     The same command continues a run that was stopped; on unchanged input it does nothing.
     """  # noqa: E501
@@ -155,11 +156,14 @@ def prepare(
         from dataclasses import asdict
 
         from medxlate.base.distributed import local_count
+        from medxlate.base.events import Warned
         from medxlate.base.machine import cores
         from medxlate.dataset.options import PrepareOptions
         from medxlate.dataset.prepare import prepare as run
         from medxlate.images.orientation import PLANES
 
+        if preset is not None:
+            reporter(Warned(f"--preset {preset} is now called --layout {preset}."))
         if task not in ("regression", "classification"):
             raise UsageError(f"--task {task} must be regression or classification.")
         chosen = next((known for known in PLANES if known == plane), None)
@@ -196,7 +200,7 @@ def prepare(
                 exclude=tuple(exclude or ()),
                 workers=workers or max(1, cores() // local_count()),
             ),
-            preset=preset,
+            layout=layout or preset,
             size=size,
             overwrite=overwrite,
             strict=strict,

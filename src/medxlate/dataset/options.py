@@ -45,7 +45,7 @@ class PrepareOptions:
             ``folder:N`` or ``regex:X`` (``dataset.picture_volumes``); default: none.
         channel: Channel of colour images, from 0.
         recipe: ``auto``, ``ct``, ``mr``, ``pet``, ``xray`` or ``as-is``.
-        window: A preset's name or level and width, HU for the recipe ct, SUVbw for pet.
+        window: A window's name, or level and width, HU for the recipe ct, SUVbw for pet.
         percentiles: Of the recipes mr and xray.
         n4: Whether the bias field of each volume is corrected first (N4); recipe mr.
         workers: How many processes read at once; default: one. The command line takes one a core.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +36,9 @@ from medxlate.dataset.job import (
 )
 from medxlate.dataset.join import agreed_size, check_task
 from medxlate.dataset.labels import count_labels, label_notes
+from medxlate.dataset.layouts import apply_layout
 from medxlate.dataset.options import PrepareOptions
 from medxlate.dataset.plan import Plan, make_plan, stamp
-from medxlate.dataset.presets import apply_preset
 from medxlate.dataset.spellings import (
     Named,
     Respelled,
@@ -57,12 +58,13 @@ def prepare(
     modality: str,
     data: Path | str = "data",
     options: PrepareOptions | None = None,
-    preset: str | None = None,
+    layout: str | None = None,
     size: int | None = None,
     overwrite: bool = False,
     strict: bool = False,
     dry_run: bool = False,
     listener: Listener = silent,
+    preset: str | None = None,
 ) -> PrepareResult:
     """Read a folder of images of one modality into a dataset folder.
 
@@ -75,12 +77,14 @@ def prepare(
         modality: Its name: ct, mri, pet, xray...
         data: The dataset folder; further modalities are added to the same one.
         options: Labels, patients, intensities.
-        preset: A public data set's layout; see ``presets.PRESETS``.
+        layout: How a public data set is laid out: ``lgg-mri``, ``ct-ich``, ``head-neck-pet-ct`` or
+            ``bids``. It fills in what ``options`` leave open.
         size: Side of the stored squares, pixels; default 256, or what the dataset has.
         overwrite: Whether to replace the modality if it is there already.
         strict: Whether a file that cannot be used, or an id written in several ways, is an error.
         dry_run: Whether to read headers and labels only and to write nothing.
         listener: Receives progress and warnings.
+        preset: The former name of ``layout``.
 
     Raises:
         UsageError: Options that contradict each other.
@@ -91,7 +95,10 @@ def prepare(
     raw, data, options = Path(raw), Path(data), options or PrepareOptions()
     check_name(modality)
     if preset is not None:
-        options = apply_preset(preset, modality, raw, options)
+        warnings.warn("preset is now called layout", DeprecationWarning, stacklevel=2)
+        layout = layout or preset
+    if layout is not None:
+        options = apply_layout(layout, modality, raw, options)
     search = find_images(raw, include=options.include, exclude=options.exclude)
     existing = read_info(data)
     size = agreed_size(size, existing)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_presets import (
+from test_layouts import (
     write_bids,
     write_ct_ich_jpeg,
     write_ct_ich_nifti,
@@ -22,8 +22,8 @@ from medxlate.dataset.prepare import prepare
 Expected = dict[str, tuple[str, float | None]]
 
 
-def prepared(root: Path, data: Path, modality: str, preset: str) -> tuple[pd.DataFrame, Any]:
-    prepare(root, modality=modality, data=data, preset=preset, size=32)
+def prepared(root: Path, data: Path, modality: str, layout: str) -> tuple[pd.DataFrame, Any]:
+    prepare(root, modality=modality, data=data, layout=layout, size=32)
     opened = Dataset(data).modality(modality)
     return opened.slices, opened.info.recipe
 
@@ -39,7 +39,7 @@ def check(slices: pd.DataFrame, expected: Expected) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "modality", "preset", "kind", "window"),
+    ("write", "modality", "layout", "kind", "window"),
     [
         (write_lgg, "mri", "lgg-mri", "as-is", None),
         (write_ct_ich_jpeg, "ct", "ct-ich", "as-is", None),
@@ -51,12 +51,12 @@ def test_a_public_layout(
     tmp_path: Path,
     write: Callable[[Path], Expected],
     modality: str,
-    preset: str,
+    layout: str,
     kind: str,
     window: tuple[float, float] | None,
 ) -> None:
     expected = write(tmp_path / "raw")
-    slices, recipe = prepared(tmp_path / "raw", tmp_path / "data", modality, preset)
+    slices, recipe = prepared(tmp_path / "raw", tmp_path / "data", modality, layout)
     assert (recipe.kind, recipe.window) == (kind, window)
     check(slices, expected)
 
@@ -72,3 +72,13 @@ def test_pet_and_ct_of_one_patient_are_one_patient(tmp_path: Path) -> None:
     both = {p for p, age in expected["pet"].values() if age is not None}
     both &= {p for p, age in expected["ct"].values() if age is not None}
     assert len(tables["pet"] & tables["ct"]) == len(both) > 0
+
+
+def test_the_former_keyword_still_names_a_layout(tmp_path: Path) -> None:
+    write_lgg(tmp_path / "raw")
+    with pytest.warns(DeprecationWarning, match="layout"):
+        prepare(tmp_path / "raw", modality="mri", data=tmp_path / "data", preset="lgg-mri", size=32)
+    again = prepare(
+        tmp_path / "raw", modality="mri", data=tmp_path / "data", layout="lgg-mri", size=32
+    )
+    assert again.state == "unchanged"

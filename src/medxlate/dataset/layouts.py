@@ -1,6 +1,6 @@
-"""Presets of ``prepare``: public data sets in the layouts in which they are published.
+"""Layouts in which public data sets are published, for ``prepare``.
 
-A preset fills in only what the user left open.
+A layout fills in only what the user left open.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def lgg_mri(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions
         tables = sorted(raw.rglob("data.csv"))
         if not tables:
             raise DataError(
-                f"The preset lgg-mri finds no data.csv below {raw}.",
+                f"The layout lgg-mri finds no data.csv below {raw}.",
                 "Name the folder kaggle_3m or one above it.",
             )
         labels = tables[0]
@@ -68,7 +68,7 @@ def ct_ich(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
     scans = volumes if pictures != raw and volumes is not None else pictures
     if scans is None:
         raise DataError(
-            f"The preset ct-ich finds neither ct_scans nor Patients_CT below {raw}.",
+            f"The layout ct-ich finds neither ct_scans nor Patients_CT below {raw}.",
             "Name the folder into which the download was unpacked.",
         )
     below = _below(raw, scans)
@@ -108,13 +108,13 @@ def head_neck_pet_ct(modality: str, raw: Path, options: PrepareOptions) -> Prepa
     """
     if modality not in DICOM_MODALITIES:
         raise UsageError(
-            f"The preset head-neck-pet-ct holds no modality '{modality}'.",
+            f"The layout head-neck-pet-ct holds no modality '{modality}'.",
             "Name the modality ct or pet: the name chooses the DICOM series.",
         )
     patients = (folder for depth in ("", "*/", "*/*/") for folder in raw.glob(depth + "HN-*"))
     if not raw.resolve().name.startswith("HN-") and next(patients, None) is None:
         raise DataError(
-            f"The preset head-neck-pet-ct finds no patient's folder (HN-CHUM-001...) in {raw}.",
+            f"The layout head-neck-pet-ct finds no patient's folder (HN-CHUM-001...) in {raw}.",
             "Name the folder Head-Neck-PET-CT or the one that holds it.",
         )
     return replace(
@@ -136,7 +136,7 @@ def bids(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
     labels = options.labels or raw / "participants.tsv"
     if options.labels is None and not labels.is_file():
         raise DataError(
-            f"The preset bids finds no participants.tsv in {raw}.",
+            f"The layout bids finds no participants.tsv in {raw}.",
             "Name the data set's root: the folder that holds participants.tsv and sub-*.",
         )
     include = options.include or ("sub-*/**/anat/*_T1w.nii", "sub-*/**/anat/*_T1w.nii.gz")
@@ -156,8 +156,8 @@ def bids(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
     )
 
 
-Preset = Callable[[str, Path, PrepareOptions], PrepareOptions]
-PRESETS: dict[str, Preset] = {
+Layout = Callable[[str, Path, PrepareOptions], PrepareOptions]
+LAYOUTS: dict[str, Layout] = {
     "lgg-mri": lgg_mri,
     "ct-ich": ct_ich,
     "head-neck-pet-ct": head_neck_pet_ct,
@@ -165,22 +165,22 @@ PRESETS: dict[str, Preset] = {
 }
 
 
-def apply_preset(name: str, modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
-    """Return the options with the preset's choices where the user made none.
+def apply_layout(name: str, modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
+    """Return the options, filled in from the layout where the user left them open.
 
     Args:
-        name: One of PRESETS.
+        name: One of LAYOUTS.
         modality: Its name in the dataset.
         raw: The folder to search.
         options: Those of the user.
 
     Raises:
-        UsageError: There is no such preset, or it has no such modality.
-        DataError: The folder does not have the preset's layout.
+        UsageError: There is no such layout, or it has no such modality.
+        DataError: The folder is not laid out like this.
     """
-    if name not in PRESETS:
-        raise UsageError(f"There is no preset '{name}' of prepare.", nearest(name, PRESETS))
-    return PRESETS[name](modality, raw, options)
+    if name not in LAYOUTS:
+        raise UsageError(f"There is no layout '{name}'.", nearest(name, LAYOUTS))
+    return LAYOUTS[name](modality, raw, options)
 
 
 def _folder(raw: Path, name: str) -> Path | None:
@@ -204,7 +204,7 @@ def _demographics(raw: Path, scans: Path) -> Path:
         if table.name.lower() == name:
             return table
     raise DataError(
-        f"The preset ct-ich finds no {name} beside {scans}.",
+        f"The layout ct-ich finds no {name} beside {scans}.",
         "Keep the table where the download has it, or name it with --labels.",
     )
 
@@ -216,7 +216,7 @@ def _column(table: Path, wanted: str, option: str) -> str:
     found = plain.get(re.sub(r"\s", "", wanted).lower())
     if found is None:
         raise DataError(
-            f"The preset ct-ich finds no column '{wanted}' in {table}.",
+            f"The layout ct-ich finds no column '{wanted}' in {table}.",
             f"Name the column with {option}.",
         )
     return found

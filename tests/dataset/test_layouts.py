@@ -1,6 +1,6 @@
-"""Presets: small trees in exactly the layouts in which the public sets are published.
+"""Layouts: small trees in exactly the layouts in which the public sets are published.
 
-The functions ``write_...`` build them and return which files a preset takes, with the patient and
+The functions ``write_...`` build them and return which files a layout takes, with the patient and
 the age (None: unknown) of each.
 """
 
@@ -22,8 +22,8 @@ from pydicom.uid import ExplicitVRLittleEndian, RTStructureSetStorage, generate_
 from conftest import Array, noise, save_dicom, save_raster, save_tiff
 from medxlate.base.errors import DataError, UsageError
 from medxlate.dataset.annotate import Annotator
+from medxlate.dataset.layouts import LAYOUTS, apply_layout
 from medxlate.dataset.options import PrepareOptions
-from medxlate.dataset.presets import PRESETS, apply_preset
 from medxlate.images.find import find_images
 from medxlate.images.scan import Scan
 
@@ -237,7 +237,7 @@ def write_bids(root: Path) -> Expected:
     return expected
 
 
-# --- what a preset takes ---------------------------------------------------------------------
+# --- what a layout takes ---------------------------------------------------------------------
 
 
 def taken(options: PrepareOptions, root: Path) -> Expected:
@@ -276,11 +276,11 @@ def below(folder: str, expected: Expected) -> Expected:
 
 def test_lgg_takes_each_slice_once_without_its_mask(tmp_path):
     expected = write_lgg(tmp_path)
-    options = apply_preset("lgg-mri", "mri", tmp_path, PrepareOptions())
+    options = apply_layout("lgg-mri", "mri", tmp_path, PrepareOptions())
     assert taken(options, tmp_path) == known(expected)
     assert (options.channel, options.recipe) == (1, "as-is")
     inside = tmp_path / "kaggle_3m"
-    options = apply_preset("lgg-mri", "mri", inside, PrepareOptions())
+    options = apply_layout("lgg-mri", "mri", inside, PrepareOptions())
     assert taken(options, inside) == known(below("kaggle_3m", expected))
 
 
@@ -294,7 +294,7 @@ def test_ct_ich_jpeg_takes_the_brain_window_without_masks(tmp_path, folder, abov
         if folder
         else {f"{above}/{name}".lstrip("/"): value for name, value in expected.items()}
     )
-    options = apply_preset("ct-ich", "ct", root, PrepareOptions())
+    options = apply_layout("ct-ich", "ct", root, PrepareOptions())
     assert taken(options, root) == seen
     assert (options.recipe, options.window) == ("as-is", None)
     assert (options.task_name, options.task_unit) == ("age", "years")
@@ -304,7 +304,7 @@ def test_ct_ich_jpeg_takes_the_brain_window_without_masks(tmp_path, folder, abov
 def test_ct_ich_nifti_takes_volumes_in_the_brain_window_without_masks(tmp_path, folder):
     expected = write_ct_ich_nifti(tmp_path)
     root = tmp_path / folder
-    options = apply_preset("ct-ich", "ct", root, PrepareOptions())
+    options = apply_layout("ct-ich", "ct", root, PrepareOptions())
     assert taken(options, root) == (below(folder, expected) if folder else expected)
     assert (options.recipe, options.window) == ("ct", "brain")
 
@@ -314,10 +314,10 @@ def test_ct_ich_prefers_the_volumes_unless_pointed_at_the_jpegs(tmp_path):
         write_ct_ich_jpeg(tmp_path / "v1.0.0"),
         write_ct_ich_nifti(tmp_path / "v1.3.1"),
     )
-    options = apply_preset("ct-ich", "ct", tmp_path, PrepareOptions())
+    options = apply_layout("ct-ich", "ct", tmp_path, PrepareOptions())
     assert taken(options, tmp_path) == {f"v1.3.1/{name}": it for name, it in volumes.items()}
     root = tmp_path / "v1.0.0" / "Patients_CT"
-    options = apply_preset("ct-ich", "ct", root, PrepareOptions())
+    options = apply_layout("ct-ich", "ct", root, PrepareOptions())
     assert taken(options, root) == below("Patients_CT", pictures)
 
 
@@ -325,21 +325,21 @@ def test_ct_ich_finds_its_columns_when_the_line_break_was_lost(tmp_path):
     expected = write_ct_ich_jpeg(tmp_path)
     table = tmp_path / "patient_demographics.csv"
     write_text(table, table.read_text().replace("Age\n(years)", "Age(years)"))
-    options = apply_preset("ct-ich", "ct", tmp_path, PrepareOptions())
+    options = apply_layout("ct-ich", "ct", tmp_path, PrepareOptions())
     assert taken(options, tmp_path) == expected
 
 
 def test_ct_ich_can_be_read_in_its_bone_window(tmp_path):
     expected = write_ct_ich_jpeg(tmp_path)
     options = PrepareOptions(include=("**/bone/*.jpg",))
-    options = apply_preset("ct-ich", "ct", tmp_path, options)
+    options = apply_layout("ct-ich", "ct", tmp_path, options)
     bone = {name.replace("brain", "bone"): value for name, value in expected.items()}
     assert taken(options, tmp_path) == bone
 
 
 def test_ct_ich_leaves_masks_out_whatever_else_is_included(tmp_path):
     expected = write_ct_ich_nifti(tmp_path)
-    options = apply_preset("ct-ich", "ct", tmp_path, PrepareOptions(include=("*.nii",)))
+    options = apply_layout("ct-ich", "ct", tmp_path, PrepareOptions(include=("*.nii",)))
     assert taken(options, tmp_path) == expected
 
 
@@ -348,7 +348,7 @@ def test_ct_ich_leaves_masks_out_whatever_else_is_included(tmp_path):
 def test_head_neck_takes_the_series_of_the_modality(tmp_path, modality, tag, folder):
     expected = write_head_neck(tmp_path)[modality]
     root = tmp_path / folder
-    options = apply_preset("head-neck-pet-ct", modality, root, PrepareOptions())
+    options = apply_layout("head-neck-pet-ct", modality, root, PrepareOptions())
     inside = {name: it for name, it in expected.items() if name.startswith(folder)}
     assert taken(options, root) == known(below(folder, inside) if folder else inside)
     assert (options.dicom_modality, options.recipe) == (tag, modality)
@@ -357,7 +357,7 @@ def test_head_neck_takes_the_series_of_the_modality(tmp_path, modality, tag, fol
 
 def test_bids_takes_the_anatomy_of_subjects_with_the_age_of_the_session(tmp_path):
     expected = write_bids(tmp_path)
-    options = apply_preset("bids", "t1", tmp_path, PrepareOptions())
+    options = apply_layout("bids", "t1", tmp_path, PrepareOptions())
     assert taken(options, tmp_path) == known(expected)
     assert (options.recipe, options.task_name, options.task_unit) == ("mr", "age", "years")
 
@@ -375,7 +375,7 @@ def test_bids_takes_the_anatomy_of_subjects_with_the_age_of_the_session(tmp_path
 )
 def test_bids_takes_other_images_where_asked(tmp_path, pattern, name, recipe):
     write_bids(tmp_path)
-    options = apply_preset("bids", "mri", tmp_path, PrepareOptions(include=(pattern,)))
+    options = apply_layout("bids", "mri", tmp_path, PrepareOptions(include=(pattern,)))
     assert set(taken(options, tmp_path)) == {name}
     assert options.recipe == recipe
 
@@ -387,9 +387,9 @@ def test_bids_takes_other_images_where_asked(tmp_path, pattern, name, recipe):
 def test_bids_ages_have_the_unit_that_their_description_says(tmp_path, units, unit):
     write_bids(tmp_path)
     write_text(tmp_path / "participants.json", f'{{"age": {{{units}}}}}')
-    assert apply_preset("bids", "t1", tmp_path, PrepareOptions()).task_unit == unit
+    assert apply_layout("bids", "t1", tmp_path, PrepareOptions()).task_unit == unit
     own = PrepareOptions(unit="days")
-    assert apply_preset("bids", "t1", tmp_path, own).task_unit == "days"
+    assert apply_layout("bids", "t1", tmp_path, own).task_unit == "days"
 
 
 def test_bids_without_ages_of_participants_takes_those_of_sessions(tmp_path):
@@ -397,7 +397,7 @@ def test_bids_without_ages_of_participants_takes_those_of_sessions(tmp_path):
     write_text(tmp_path / "participants.tsv", "participant_id\tsex\nsub-01\tM\nsub-02\tF\n")
     write_text(tmp_path / "sessions.json", '{"age": {"Units": "weeks"}}')
     write_text(tmp_path / "participants.json", "no JSON")
-    options = apply_preset("bids", "t1", tmp_path, PrepareOptions())
+    options = apply_layout("bids", "t1", tmp_path, PrepareOptions())
     assert options.task_unit == "weeks"
     options = replace(options, include=("sub-02/**/*_T1w.nii*",))
     assert taken(options, tmp_path) == {
@@ -437,7 +437,7 @@ def test_what_was_chosen_stays(tmp_path, name, write, modality):
         window=(1, 2),
         volume_from="folder:1",
     )
-    options = apply_preset(name, modality, tmp_path, own)
+    options = apply_layout(name, modality, tmp_path, own)
     assert "y*" in options.exclude
     assert replace(options, exclude=("y*",)) == own
 
@@ -446,23 +446,23 @@ def test_what_was_chosen_stays(tmp_path, name, write, modality):
 def test_a_window_goes_with_the_recipe_ct_alone(tmp_path, recipe, window):
     write_ct_ich_nifti(tmp_path)
     own = PrepareOptions(recipe=recipe, window=window)
-    options = apply_preset("ct-ich", "ct", tmp_path, own)
+    options = apply_layout("ct-ich", "ct", tmp_path, own)
     assert (options.recipe, options.window) == (recipe, window)
 
 
 # --- what is not there -----------------------------------------------------------------------
 
 
-def test_an_unknown_preset_names_the_nearest(tmp_path):
-    with pytest.raises(UsageError, match=r"no preset 'lgg'.*'lgg-mri'"):
-        apply_preset("lgg", "mri", tmp_path, PrepareOptions())
+def test_an_unknown_layout_names_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match=r"no layout 'lgg'.*'lgg-mri'"):
+        apply_layout("lgg", "mri", tmp_path, PrepareOptions())
 
 
 @pytest.mark.parametrize("modality", ["mri", "pt", "ct2"])
 def test_head_neck_has_no_other_modality(tmp_path, modality):
     write_head_neck(tmp_path)
     with pytest.raises(UsageError, match=rf"no modality '{modality}'.*ct or pet"):
-        apply_preset("head-neck-pet-ct", modality, tmp_path, PrepareOptions())
+        apply_layout("head-neck-pet-ct", modality, tmp_path, PrepareOptions())
 
 
 MISSING: Sequence[tuple[str, str]] = [
@@ -473,11 +473,11 @@ MISSING: Sequence[tuple[str, str]] = [
 ]
 
 
-def test_every_preset_says_what_it_misses_in_a_folder_of_another_layout(tmp_path):
-    assert {name for name, _ in MISSING} == set(PRESETS)
+def test_every_layout_says_what_it_misses_in_a_folder_of_another_layout(tmp_path):
+    assert {name for name, _ in MISSING} == set(LAYOUTS)
     for name, reason in MISSING:
         with pytest.raises(DataError, match=reason) as caught:
-            apply_preset(name, "ct", tmp_path, PrepareOptions())
+            apply_layout(name, "ct", tmp_path, PrepareOptions())
         assert str(tmp_path) in caught.value.message
 
 
@@ -496,4 +496,4 @@ def test_ct_ich_says_what_its_table_lacks(tmp_path, table, reason):
     if table is not None:
         write_text(path, table)
     with pytest.raises(DataError, match=reason):
-        apply_preset("ct-ich", "ct", tmp_path, PrepareOptions())
+        apply_layout("ct-ich", "ct", tmp_path, PrepareOptions())
