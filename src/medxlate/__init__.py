@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from medxlate.export.hub import export_hub
     from medxlate.export.onnx import export_onnx
     from medxlate.inference.predict import Prediction, Predictor, predict
+    from medxlate.inference.transform import Translated
     from medxlate.inference.translate import Translator, translate
     from medxlate.report.run_report import write_report
     from medxlate.study.compare import compare
@@ -32,6 +33,7 @@ _HOMES = {
     "PrepareOptions": "medxlate.dataset.options",
     "Prediction": "medxlate.inference.predict",
     "Predictor": "medxlate.inference.predict",
+    "Translated": "medxlate.inference.transform",
     "Translator": "medxlate.inference.translate",
     "compare": "medxlate.study.compare",
     "demo": "medxlate.walkthrough",
@@ -54,6 +56,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "PrepareOptions",
+    "Translated",
     "Translator",
     "__version__",
     "compare",
