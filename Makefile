@@ -6,7 +6,7 @@ WORKERS ?= auto
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: demo test nightly check docs tutorial package release-check lower-bounds bench clean
+.PHONY: demo test nightly check docs tutorial package release release-check lower-bounds bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/medxlate demo --overwrite
@@ -37,6 +37,15 @@ tutorial: $(VENV)/.installed
 
 package: $(VENV)/.installed-dev
 	.ci/wheel $(BIN)/python
+
+# Links on the package index lead to the files of this version's tag in the public repository.
+release:
+	@case "$(REPOSITORY)" in https://?*) ;; *) echo "Name the public repository: make release REPOSITORY=https://..." >&2; exit 1;; esac
+	$(MAKE) $(VENV)/.installed-dev
+	rm -rf dist
+	MEDXLATE_REPOSITORY=$(REPOSITORY) $(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/contents.py dist/*
 
 # Before a release: the wheel in an empty environment, about 5 GB from the package index, and the demo.
 release-check: $(VENV)/.installed-dev

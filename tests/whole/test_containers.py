@@ -39,7 +39,8 @@ def test_what_docker_sees_is_what_the_wheel_is_built_from():
     hatch = PROJECT["tool"]["hatch"]
     needed = {
         "pyproject.toml",
-        PROJECT["project"]["readme"],
+        "README.md",
+        "hatch_build.py",
         *PROJECT["project"]["license-files"],
         *(each.split("/")[0] for each in hatch["build"]["targets"]["wheel"]["packages"]),
         hatch["version"]["path"].split("/")[0],

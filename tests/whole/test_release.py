@@ -66,6 +66,49 @@ def test_tested_versions_lie_within_what_the_metadata_allow() -> None:
         assert {each.operator for each in need.specifier} == {">="}, "lower bounds are tested"
 
 
+@pytest.fixture(scope="module")
+def hook() -> ModuleType:
+    """hatch_build.py, without the build tool that calls it."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    interface = ModuleType("hatchling.metadata.plugin.interface")
+    interface.MetadataHookInterface = object  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, interface.__name__, interface)
+        for package in ("hatchling", "hatchling.metadata", "hatchling.metadata.plugin"):
+            patch.setitem(sys.modules, package, ModuleType(package))
+        spec.loader.exec_module(module)
+    return module
+
+
+def targets(text: str) -> list[str]:
+    return re.findall(r"\]\(([^)]*)\)", text)
+
+
+def test_a_package_index_gets_no_relative_link(hook: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "](docs/" in readme
+    without = hook.long_description(readme, "", "1.2.3")
+    assert [link for link in targets(without) if not link.startswith("https://")] == []
+    assert "demo.png" not in without
+    assert "What we found on the paper's data" in without
+
+
+def test_a_release_links_to_the_files_of_its_tag(hook: ModuleType) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    root = "https://host.example/org/medxlate"
+    linked = targets(hook.long_description(readme, f"{root}/", "1.2.3"))
+    assert len(linked) == len(targets(readme))
+    assert all(link.startswith("https://") for link in linked)
+    ours = [link.removeprefix(root) for link in linked if link.startswith(root)]
+    assert "/raw/v1.2.3/docs/demo.png" in ours
+    for link in [*ours, *(url.removeprefix(root) for url in hook.urls(root, "1.2.3").values())]:
+        path = re.sub(r"^/(?:raw|blob)/v1\.2\.3/|#.*$", "", link)
+        assert not path or (ROOT / path).exists(), link
+
+
 def test_tutorial_shows_every_command(tutorial: ModuleType) -> None:
     page = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
     lines = [command.line for command in tutorial.read_commands(page)]
