@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from medxlate.dataset.options import PrepareOptions
     from medxlate.dataset.prepare import prepare
     from medxlate.evaluation.evaluate import evaluate
+    from medxlate.export.bundle import export_bundle
     from medxlate.export.hub import export_hub
     from medxlate.export.onnx import export_onnx
     from medxlate.inference.predict import Prediction, Predictor, predict
@@ -38,6 +39,7 @@ _HOMES = {
     "compare": "medxlate.study.compare",
     "demo": "medxlate.walkthrough",
     "evaluate": "medxlate.evaluation.evaluate",
+    "export_bundle": "medxlate.export.bundle",
     "export_hub": "medxlate.export.hub",
     "export_onnx": "medxlate.export.onnx",
     "import_cyclegan": "medxlate.artifacts.importing",
@@ -62,6 +64,7 @@ __all__ = [
     "compare",
     "demo",
     "evaluate",
+    "export_bundle",
     "export_hub",
     "export_onnx",
     "import_cyclegan",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from medxlate.artifacts.info import (
     predictor_of,
 )
 from medxlate.base.errors import ConfigError, ModelError, nearest
-from medxlate.base.files import whole_folder, write_json
+from medxlate.base.files import sha256, whole_folder, write_json
 from medxlate.base.records import safe_join
 from medxlate.base.tensors import load_tensors, save_tensors
 from medxlate.method.generator import build_generator
@@ -54,6 +55,25 @@ def write_description(folder: Path, info: ModelInfo, card: str) -> None:
     write_json(folder / MARKER, info.model_dump(mode="json"))
 
 
+def copy_weights(folder: Path, weights: Iterable[Weights], to: Path, names: Iterable[str]) -> None:
+    """Copy files of weights under other names, checking each.
+
+    Args:
+        folder: The model folder.
+        weights: Which of its files.
+        to: An existing folder.
+        names: The name that each gets there.
+
+    Raises:
+        ModelError: A file is missing or damaged.
+    """
+    for each, name in zip(weights, names, strict=True):
+        path = safe_join(folder, each.file, error=ModelError)
+        if not path.is_file() or sha256(path) != each.sha256:
+            raise ModelError(f"{path} is missing or damaged.", "Copy the whole model again.")
+        shutil.copyfile(path, to / name)
+
+
 def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[str, nn.Module]:
     """Return the source's name and its generator, in eval mode.
 
@@ -64,6 +84,27 @@ def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[s
 
     Raises:
         ModelError: There is no such translator, or its weights are damaged.
+    """
+    name = chosen_source(folder, info, source)
+    translator = info.translators[name]
+    network = load_network(
+        lambda: generator_of(translator),
+        folder,
+        translator.weights,
+    )
+    return name, network
+
+
+def chosen_source(folder: Path, info: ModelInfo, source: str | None) -> str:
+    """Return the source modality of the translator that is asked for.
+
+    Args:
+        folder: The model folder.
+        info: Its model.json.
+        source: The source modality; None where the model has only one.
+
+    Raises:
+        ModelError: There is no such translator.
     """
     known = sorted(info.translators)
     if not known:
@@ -78,13 +119,7 @@ def load_generator(folder: Path, info: ModelInfo, source: str | None) -> tuple[s
     name = source or known[0]
     if name not in info.translators:
         raise ModelError(f"{folder} has no translator from '{name}'.", nearest(name, known))
-    translator = info.translators[name]
-    network = load_network(
-        lambda: generator_of(translator),
-        folder,
-        translator.weights,
-    )
-    return name, network
+    return name
 
 
 def generator_of(info: TranslatorInfo) -> nn.Module:

@@ -1,4 +1,4 @@
-"""``medxlate export onnx|hub``."""
+"""``medxlate export onnx|hub|bundle``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ ModelArgument = Annotated[
     typer.Argument(
         help="A run, runs/latest, or a model folder.", autocompletion=complete.run_paths
     ),
+]
+License = Annotated[
+    str | None, typer.Option("--license", help="The weights' license: apache-2.0, other...")
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 
@@ -67,10 +70,7 @@ def onnx(
 def hub(
     model: ModelArgument,
     out: Out,
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", help="The weights' license: apache-2.0, other..."),
-    ] = None,
+    license_: License = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -85,15 +85,69 @@ def hub(
     with reporting(json=json) as reporter:
         from medxlate.export.hub import export_hub
 
-        if license_ is None:
-            raise UsageError(
-                "Nobody but you can choose the license of the weights.",
-                "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
-            )
-        made = export_hub(model, out=out, license_=license_, overwrite=overwrite, listener=reporter)
+        made = export_hub(
+            model, out=out, license_=_chosen(license_), overwrite=overwrite, listener=reporter
+        )
         figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
         reporter.result(
             {**asdict(made), "out": str(made.out)},
             f"{len(made.files)} files in {made.out}{figures}. Before you share it: "
             f"`medxlate scrub {made.out} --data DATASET`.",
         )
+
+
+@export.command("bundle")
+@takes_loudness
+def bundle(
+    model: ModelArgument,
+    out: Out,
+    license_: License = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source",
+            help="Source modality, where the model has several.",
+            autocompletion=complete.modalities,
+        ),
+    ] = None,
+    authors: Annotated[
+        str, typer.Option("--authors", help="Who is named as author, and in the copyright.")
+    ] = "not stated",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write a translator as a MONAI bundle, which `python -m monai.bundle run` translates with.
+
+    `medxlate export bundle runs/latest --out mri-to-ct --license apache-2.0`
+
+    The weights are safetensors, which medxlate reads: it must be installed beside MONAI.
+    """
+    from medxlate.cli.console import reporting
+
+    with reporting(json=json) as reporter:
+        from medxlate.export.bundle import export_bundle
+
+        made = export_bundle(
+            model,
+            out=out,
+            license_=_chosen(license_),
+            source=source,
+            authors=authors,
+            overwrite=overwrite,
+            listener=reporter,
+        )
+        reporter.result(
+            {**asdict(made), "out": str(made.out)},
+            f"A bundle that translates from {made.source}, {len(made.files)} files in {made.out}. "
+            f"Before you share it: `medxlate scrub {made.out} --data DATASET`.",
+        )
+
+
+def _chosen(license_: str | None) -> str:
+    """Return the license; raises UsageError where none was chosen."""
+    if license_ is None:
+        raise UsageError(
+            "Nobody but you can choose the license of the weights.",
+            "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
+        )
+    return license_

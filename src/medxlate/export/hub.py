@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from medxlate.artifacts.card import model_card
-from medxlate.artifacts.folder import write_description
+from medxlate.artifacts.folder import copy_weights, write_description
 from medxlate.artifacts.info import MARKER, ModelInfo, Weights, all_weights, read_model
 from medxlate.artifacts.runs import find_model, find_run
-from medxlate.base.errors import MedxlateError, ModelError, UsageError
+from medxlate.base.errors import MedxlateError, UsageError
 from medxlate.base.events import Listener, Warned, silent
-from medxlate.base.files import sha256, whole_folder, write_json
-from medxlate.base.records import in_markdown, safe_join
+from medxlate.base.files import whole_folder, write_json
+from medxlate.base.records import in_markdown
 from medxlate.evaluation.results import FILE, Metric, Results, read_results
 
 MAIN = "model.safetensors"  # what hubs and their clients look for
@@ -66,27 +65,29 @@ def export_hub(
         ModelError: The model cannot be used, or is damaged.
         OutputError: ``out`` exists.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_):
-        raise UsageError(
-            f"--license {license_!r} is not a license identifier.",
-            "Write it as hubs do: apache-2.0, cc-by-nc-4.0, other...",
-        )
+    check_license(license_)
     folder, out = find_model(Path(model)), Path(out)
     old = read_model(folder)
     info = _renamed(old)
     results = _results(Path(model), old, listener)
     with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
-        for before, after in zip(all_weights(old), all_weights(info), strict=True):
-            path = safe_join(folder, before.file, error=ModelError)
-            if not path.is_file() or sha256(path) != before.sha256:
-                raise ModelError(f"{path} is missing or damaged.", "Copy the whole model again.")
-            shutil.copyfile(path, partial / after.file)
+        names = [each.file for each in all_weights(info)]
+        copy_weights(folder, all_weights(old), partial, names)
         header = _front_matter(info, license_, results)
         lines = _metric_lines(results) if results is not None else []
         write_description(partial, info, f"---\n{header}---\n\n{model_card(info, metrics=lines)}")
         write_json(partial / "config.json", _config(info))
         files = sorted(path.name for path in partial.iterdir())
     return HubResult(out, files, len(_known(results)) if results is not None else 0)
+
+
+def check_license(license_: str) -> None:
+    """Raise UsageError where a text is not the identifier of a license."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license_):
+        raise UsageError(
+            f"--license {license_!r} is not a license identifier.",
+            "Write it as hubs do: apache-2.0, cc-by-nc-4.0, other...",
+        )
 
 
 def _renamed(info: ModelInfo) -> ModelInfo:

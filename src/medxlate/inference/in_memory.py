@@ -96,6 +96,37 @@ def translated(squares: Squares, engine: Engine, batch_size: int) -> FloatArray:
     return found
 
 
+def translate_volume(
+    volume: Volume,
+    reader: Reader,
+    engine: Engine,
+    target: Recipe,
+    *,
+    batch_size: int,
+    spacing: Spacing = (1.0, 1.0, 1.0),
+) -> FloatArray:
+    """Translate a volume in memory; see ``Translator.__call__``.
+
+    Args:
+        volume: [slices, H, W] or [H, W], in the source's physical values.
+        reader: Of the source.
+        engine: Runs the generator.
+        target: The target's recipe.
+        batch_size: Slices handed to the engine at once.
+        spacing: mm between slices, rows and columns.
+
+    Returns:
+        float32 of the same shape, in the target's physical values.
+
+    Raises:
+        ImageError: The array cannot be used with the source's recipe.
+        ModelError: The network gives no finite number.
+        UsageError: It is not a volume.
+    """
+    fake = translated(squares_of(volume, reader, spacing), engine, batch_size)
+    return target.physical(fake).reshape(volume.shape)
+
+
 def restored(batch: SliceBatch, squares: Pending | None) -> Iterator[FloatArray]:
     """Yield a batch's target images, each of its input's original height and width.
 

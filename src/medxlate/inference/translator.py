@@ -18,7 +18,7 @@ from medxlate.images.pseudonym import Phi
 from medxlate.images.stack import FloatArray
 from medxlate.inference.engine import Engine, starting_size, validated_compute
 from medxlate.inference.finite import check_finite
-from medxlate.inference.in_memory import Spacing, Volume, restored, squares_of, translated
+from medxlate.inference.in_memory import Spacing, Volume, restored, translate_volume
 from medxlate.inference.inputs import Input, Reader, SliceBatch
 from medxlate.inference.outputs import Made
 from medxlate.method.compiling import compile_where_it_pays
@@ -105,9 +105,14 @@ class Translator:
             ModelError: The network gives no finite number.
             UsageError: It is not a volume.
         """
-        squares = squares_of(volume, self.reader, spacing)
-        fake = translated(squares, self.engine, self.batch_size)
-        return self.info.target_recipe.physical(fake).reshape(volume.shape)
+        return translate_volume(
+            volume,
+            self.reader,
+            self.engine,
+            self.info.target_recipe,
+            batch_size=self.batch_size,
+            spacing=spacing,
+        )
 
     def translate(self, batch: list[Input]) -> list[FloatArray]:
         """Translate slices that were read already.
