@@ -28,7 +28,7 @@ from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.phantoms.files import PAIRED, check_counts, identity, write_phantoms
-from medxlate.report.charts import ImageRow, image_rows
+from medxlate.report.image_rows import ImageRow, image_rows
 from medxlate.training.train import train
 
 PATIENTS = {"ct": 95, "mri": 110, "pet": 12}

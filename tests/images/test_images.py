@@ -335,6 +335,20 @@ def test_a_grid_places_its_tiles_in_rows(tmp_path):
     assert (grid[8:] == 255).all()
 
 
+def test_a_grid_is_enlarged_below_its_titles(tmp_path):
+    tiles = [[np.full((32, 32), v, np.float32) for v in (-1, 0)]]
+    write_grid(tmp_path / "g.png", tiles, scale=3, titles=["mri", "a title " * 9], heading="Epoch")
+    with PIL.Image.open(tmp_path / "g.png") as image:
+        grid = np.asarray(image)
+    assert grid.shape[1] == 2 * 96 + 2
+    above = grid.shape[0] - 96
+    assert (grid[above:, :96] == 0).all()
+    assert (grid[above:, 98:] == 128).all()
+    for box in (grid[: above // 2], grid[above // 2 : above, :96], grid[above // 2 : above, 98:]):
+        assert (box < 160).any()  # letters
+    assert (grid[:above, 96:98] == 255).all()  # a long title stays above its column
+
+
 # --- the real files --------------------------------------------------------------------------
 
 

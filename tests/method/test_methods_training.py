@@ -751,10 +751,10 @@ def comparable(run: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             events = [json.loads(line) for line in path.read_text().splitlines()]
             for event in events:
-                for timing in ("images_per_second", "data_wait"):
+                for timing in ("images_per_second", "data_wait", "seconds"):
                     event.pop(timing, None)
             found[name] = events
-        elif path.is_file():
+        elif path.is_file() and path.name != "progress.png":  # which shows times
             found[name] = path.read_bytes()
     return found
 

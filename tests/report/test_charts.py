@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
+from medxlate.charts.style import THEME
 from medxlate.evaluation.results import Picture, Points
-from medxlate.report.charts import Curve, Errors, Panel, curves_chart, draw, interval_chart, thin
+from medxlate.report.charts import draw, thin
+from medxlate.report.comparison_charts import Curve, Errors, Panel, curves_chart, interval_chart
 from medxlate.report.page import badge, figure, paragraph, printed, table
 from medxlate.report.printing import Number, PrintedTable, short
-from medxlate.report.svg import THEME
 from medxlate.report.training_curves import curves
 
 SVG = "{http://www.w3.org/2000/svg}"

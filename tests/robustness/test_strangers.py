@@ -21,17 +21,16 @@ from medxlate.artifacts.info import ModelInfo, read_model
 from medxlate.base.records import for_csv, in_csv, in_markdown, visible
 from medxlate.cli.app import app
 from medxlate.dataset.labels import Task
-from medxlate.report.charts import (
+from medxlate.report.comparison_charts import (
     Curve,
     Errors,
-    ImageRow,
     Panel,
     curves_chart,
     dose_plot,
     error_plot,
-    image_rows,
     interval_chart,
 )
+from medxlate.report.image_rows import ImageRow, image_rows
 from medxlate.report.printing import Number, PrintedTable
 from medxlate.study.external_predictions import _values
 

@@ -10,7 +10,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 
-from medxlate.report.charts import Curve, Errors, Panel, dose_plot, error_plot
+from medxlate.report.comparison_charts import Curve, Errors, Panel, dose_plot, error_plot
 from medxlate.report.printing import Number, PrintedTable
 from medxlate.study.data_efficiency import equivalents, saturation
 from medxlate.study.learning_curves import draws, isotonic, needed

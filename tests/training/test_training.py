@@ -106,6 +106,7 @@ def test_the_run_folder_holds_what_is_documented(trained: Trained):
         "config.json",
         "split.json",
         "metrics.jsonl",
+        "progress.png",
         "checkpoints/best",
         "checkpoints/last",
         *(f"checkpoints/{step}/{file}" for step in steps for file in contents),
@@ -327,7 +328,7 @@ def test_a_resumed_training_is_bit_for_bit_the_uninterrupted_one(
     for kind in ("step", "epoch"):
         ours, theirs = records(run, kind), records(whole, kind)
         for event in [*ours, *theirs]:
-            for timing in ("images_per_second", "data_wait"):
+            for timing in ("images_per_second", "data_wait", "seconds"):
                 event.pop(timing, None)
         assert ours == theirs
     for name in ("predictor", "translator-mri"):

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src" / "medxlate"
 LAYERS = [
     {"_version"},
     {"base"},
-    {"pretrained"},
+    {"pretrained", "charts"},
     {"config"},
     {"images"},
     {"dataset", "phantoms"},
@@ -45,7 +45,7 @@ HOMES = {
     "nibabel": {"images.nifti"},
     "tifffile": {"images.tiff"},
     "torch_fidelity": {"evaluation.features", "evaluation.fidelity"},
-    "matplotlib": {"report"},
+    "matplotlib": {"charts", "report", "training.picture"},
     "jinja2": {"report.page"},
     "ray": {"study.cluster"},
     "wandb": {"tracking.wandb"},

@@ -63,6 +63,11 @@ class RunFolder:
         return self.path / "samples"
 
     @property
+    def progress(self) -> Path:
+        """The picture of the whole training."""
+        return self.path / "progress.png"
+
+    @property
     def tracking(self) -> Path:
         """What trackers keep: a folder each."""
         return self.path / "tracking"

@@ -66,13 +66,19 @@ class StepLogged(Event):
 
 @dataclass(frozen=True)
 class EpochEnded(Event):
-    """An epoch (counted from 1) and its validation; no metrics where nothing is validated."""
+    """An epoch (counted from 1) and its validation; no metrics where nothing is validated.
+
+    ``rates`` are the learning rates by network at its end, ``seconds`` how long its steps and its
+    validation took; of the epoch in which a training was resumed, only what came after.
+    """
 
     step: int
     epoch: int
     epochs: int
     metrics: Mapping[str, float]
     best: bool
+    rates: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

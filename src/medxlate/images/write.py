@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from medxlate.base.files import naming_full_disk
@@ -58,16 +60,51 @@ def write_synthetic(
         image.save(path, format="PNG", pnginfo=info)
 
 
-def write_grid(path: Path, rows: Sequence[Sequence[FloatArray]], *, gap: int = 2) -> None:
-    """Write equally sized images [S, S] in [-1, 1] as an 8-bit PNG: a row of the grid a row."""
-    size = rows[0][0].shape[0]
+def write_grid(
+    path: Path,
+    rows: Sequence[Sequence[FloatArray]],
+    *,
+    gap: int = 2,
+    scale: int = 1,
+    titles: Sequence[str] = (),
+    heading: str = "",
+) -> None:
+    """Write equally sized images [S, S] in [-1, 1] as an 8-bit PNG: a row of the grid a row.
+
+    Args:
+        path: The file to write.
+        rows: Top to bottom.
+        gap: Pixels between two images.
+        scale: How many times as large images are shown, interpolated.
+        titles: Of the columns, above them; a title that is wider than its column gets smaller.
+        heading: A line above the grid.
+    """
+    size = rows[0][0].shape[0] * scale
     columns = max(len(row) for row in rows)
-    height = len(rows) * (size + gap) - gap
+    letters = max(min(size // 9, 24), 8)
+    line = round(letters * 1.7)
+    above = line * (bool(titles) + bool(heading))
+    height = above + len(rows) * (size + gap) - gap
     width = columns * (size + gap) - gap
-    canvas = np.full((height, width), 255, dtype=np.uint8)
+    canvas = PIL.Image.new("L", (width, height), 255)
     for i, row in enumerate(rows):
         for j, tile in enumerate(row):
-            top, left = i * (size + gap), j * (size + gap)
-            canvas[top : top + size, left : left + size] = to_stored(tile, 8)
+            image = PIL.Image.fromarray(to_stored(tile, 8).astype(np.uint8))
+            image = image.resize((size, size), PIL.Image.Resampling.BICUBIC)
+            canvas.paste(image, (j * (size + gap), above + i * (size + gap)))
+    pen = PIL.ImageDraw.Draw(canvas)
+    _write(pen, heading, (0, 0), width, letters)
+    for j, title in enumerate(titles):
+        _write(pen, title, (j * (size + gap), above - line), size, letters)
     path.parent.mkdir(parents=True, exist_ok=True)
-    PIL.Image.fromarray(canvas).save(path)
+    canvas.save(path)
+
+
+def _write(
+    pen: PIL.ImageDraw.ImageDraw, text: str, place: tuple[int, int], width: int, letters: int
+) -> None:
+    """Write a line of text in black, in smaller letters where it would be too wide."""
+    font = PIL.ImageFont.load_default(letters)
+    if (wide := pen.textlength(text, font=font)) > width:
+        font = PIL.ImageFont.load_default(max(letters * width / wide, 6))
+    pen.text(place, text, fill=0, font=font)

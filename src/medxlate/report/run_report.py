@@ -27,7 +27,8 @@ from medxlate.evaluation.results import (
     trained_on,
     value_text,
 )
-from medxlate.report.charts import Errors, draw, interval_chart
+from medxlate.report.charts import draw
+from medxlate.report.comparison_charts import Errors, interval_chart
 from medxlate.report.page import (
     Chapter,
     Verdict,

@@ -23,18 +23,13 @@ from matplotlib.text import Text
 from matplotlib.transforms import Affine2D, Transform
 from matplotlib.typing import ColorType
 
+from medxlate.charts.style import FONT_SIZE, THEME
 from medxlate.report.page import tag
 
-# The light colours of page.css by the names of its variables; figures on white are drawn in them.
-THEME = {
-    "surface": "#ffffff", "ink": "#1d2328", "muted": "#56616b", "grid": "#dfe3e6",
-    "c1": "#0b5f8a", "c2": "#b0500a", "c3": "#1c6b3c", "c4": "#7b3f98", "c5": "#8a6500",
-}  # fmt: skip
 VARIABLES = {colour: f"var(--{name})" for name, colour in THEME.items()}
 LETTERS = {Path.MOVETO: "M", Path.LINETO: "L", Path.CURVE3: "Q", Path.CURVE4: "C"}
 CAPS = {"round": Path.unit_circle(), "square": Path.unit_rectangle()}
 ANCHORS = {"left": None, "center": "middle", "right": "end"}
-FONT_SIZE = 12.5  # of most texts; legible on a screen of 360 pixels
 _numbers = itertools.count(1)  # ids of charts are unique in a process, and so on a page
 
 

@@ -1,6 +1,6 @@
 """The charts of a study: errors, curves over patients, and translations side by side.
 
-The page and the PNG files show the same values; `medxlate.report.charts` draws both.
+The page and the PNG files show the same values; `medxlate.report.comparison_charts` draws both.
 """
 
 from __future__ import annotations
@@ -15,15 +15,8 @@ import pandas as pd
 from medxlate.base.grey_levels import from_stored
 from medxlate.dataset.arrays import open_array
 from medxlate.dataset.splits import MEANING
-from medxlate.report.charts import (
-    Curve,
-    Errors,
-    ImageRow,
-    Panel,
-    dose_plot,
-    error_plot,
-    image_rows,
-)
+from medxlate.report.comparison_charts import Curve, Errors, Panel, dose_plot, error_plot
+from medxlate.report.image_rows import ImageRow, image_rows
 from medxlate.study.comparison import CONSTANT, OWN, REPEATS, TARGET_ONLY, Level, system_name
 from medxlate.study.measured import judged, level_of, patient_losses
 from medxlate.study.statistics import mean_interval

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from medxlate.base.errors import DataError, MedxlateError
 from medxlate.base.records import read_json
 from medxlate.dataset.index import Dataset
-from medxlate.report.charts import curves_chart, interval_chart
+from medxlate.report.comparison_charts import curves_chart, interval_chart
 from medxlate.report.page import (
     Chapter,
     bullets,

@@ -102,6 +102,7 @@ class Loop:
         self._rates: dict[str, float] = {}
         self._chooses = config.optimizer.keep == "best"
         self._warned = False
+        self._began = 0.0  # the epoch, in monotonic seconds
 
     def begin(self, start: TrainingState) -> TrainingProgress:
         """Bring everything to a snapshot, from which ``run`` goes on; return where it stands.
@@ -148,6 +149,7 @@ class Loop:
             if self._position.epoch < self._config.optimizer.epochs:
                 self._begin_steps()
             for epoch in range(self._position.epoch, self._config.optimizer.epochs):
+                self._began = time.monotonic()
                 if not self._epoch(epoch, until):
                     break
                 self._end_epoch(epoch + 1)
@@ -314,13 +316,14 @@ class Loop:
         self._position = replace(self._position, epoch=epoch)
         if best:
             self._position = replace(self._position, best_error=error, best_step=step)
-        self._listener(EpochEnded(step, epoch, epochs, metrics, best))
+        seconds = round(time.monotonic() - self._began, 3)
+        self._listener(EpochEnded(step, epoch, epochs, metrics, best, dict(self._rates), seconds))
         with self._averages.shown():
             translations = self._validation.translations()
             reproduces = phase_at((epoch - 1) / epochs, self._config.optimizer).reproduces
             self._report_alarms(metrics, {} if reproduces else translations)
             if last or epoch % self._config.runtime.samples_every == 0:
-                files = self._validation.write_samples(self._folder, epoch, translations)
+                files = self._validation.write_samples(self._folder, epoch, epochs, translations)
                 self._listener(SamplesWritten(step, epoch, files))
         every = self._config.runtime.checkpoint_every
         if best or last or epoch % every == 0 or self._saver.is_due(step):

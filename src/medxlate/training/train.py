@@ -35,6 +35,7 @@ from medxlate.training.checkpoints import (
 )
 from medxlate.training.export import export_model
 from medxlate.training.loop import Loop, Stop, never
+from medxlate.training.picture import ProgressPicture
 from medxlate.training.randomness import seed_all
 from medxlate.training.record import Recorder, rewind_record
 from medxlate.training.setup import RunInputs, TrainingSetup, check_config, make_inputs, set_up
@@ -333,7 +334,9 @@ def _train(
         offline=runtime.offline,
         then=listener,
     )
-    record = Recorder(run.metrics, tracking) if ranks().is_first else listener
+    record: Listener = listener
+    if ranks().is_first:
+        record = Recorder(run.metrics, ProgressPicture(run, setup.config, tracking))
     used = [setup.data.train[name] for name in setup.learner.modalities]
     counts = ", ".join(f"{len(slices)} {slices.name}" for slices in used)
     how = f"{setup.image_size} px ({setup.compute.device.type}, {setup.compute.precision}"

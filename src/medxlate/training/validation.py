@@ -29,6 +29,7 @@ from medxlate.training.monitor import constant_error
 
 VALIDATION_BATCH = 16
 SAMPLE_ROWS = 4
+ENLARGED, LARGEST_TILE = 3, 512  # times, pixels: how large an image of a grid is shown
 
 Translations = dict[str, tuple[Tensor, Tensor, Tensor]]  # by source: y, G(y), x
 
@@ -112,7 +113,7 @@ class Validation:
         return found
 
     def write_samples(
-        self, folder: RunFolder, epoch: int, translations: Translations
+        self, folder: RunFolder, epoch: int, epochs: int, translations: Translations
     ) -> dict[str, Path]:
         """Write y, G(y), F(G(y)) | x, F(x), G(F(x)) of what was translated: a PNG a source.
 
@@ -122,22 +123,37 @@ class Validation:
         for name, (y, fake_t, x) in translations.items():
             networks = self._learner.networks[name]
             assert isinstance(networks, TranslatorNetworks)
-            columns = [y, fake_t, x]
+            target = self._target
+            columns = {f"{name}, real": y, f"to {target}": fake_t}
             if networks.f is not None:
                 fake_s = self._run(networks.f, x)
-                columns = [y, fake_t, self._run(networks.f, fake_t)]
-                columns += [x, fake_s, self._run(networks.g, fake_s)]
+                columns[f"back to {name}"] = self._run(networks.f, fake_t)
+                columns |= {f"{target}, real": x, f"to {name}": fake_s}
+                columns[f"back to {target}"] = self._run(networks.g, fake_s)
+            else:
+                columns[f"{target}, real"] = x
             rows = [
-                [column[i, 0].numpy() for column in columns]
-                for i in range(min(len(column) for column in columns))
+                [column[i, 0].numpy() for column in columns.values()]
+                for i in range(min(len(column) for column in columns.values()))
             ]
+            shown = ", ".join(f"{each} of {self._part(each)}" for each in (name, target))
             files[name] = folder.samples / f"{name}-epoch-{epoch:04d}.png"
-            write_grid(files[name], rows)
+            write_grid(
+                files[name],
+                rows,
+                scale=max(1, min(ENLARGED, LARGEST_TILE // y.shape[-1])),
+                titles=list(columns),
+                heading=f"Epoch {epoch} of {epochs}: {shown}",
+            )
         return files
+
+    def _part(self, name: str) -> str:
+        """Return the part that a modality's samples come from, in words."""
+        return "validation" if len(self._data.val[name]) else "training"
 
     def _some(self, name: str) -> Tensor:
         """Return up to four images of a modality's validation part, else of its training part."""
-        slices = self._data.val[name] if len(self._data.val[name]) else self._data.train[name]
+        slices = (self._data.val if self._part(name) == "validation" else self._data.train)[name]
         count = min(SAMPLE_ROWS, len(slices))
         return slices.batch([i * len(slices) // count for i in range(count)]).images
 
