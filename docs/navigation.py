@@ -16,6 +16,9 @@ ROOT = Path(__file__).parents[1]
 LOADS = re.compile(
     r'<(?:script|img|iframe|source)\b[^>]*\ssrc="https?:|<link\b[^>]*stylesheet[^>]*https?:'
 )
+# Code in a sentence or a table cell, and an option in it; blocks of code come after a span.
+INLINE = re.compile(r"(?<!</span>)<code>([^<\n]+)</code>")
+OPTION = re.compile(r"(?<![\w-])--?[a-z][\w-]*")
 # Files beside docs/ that pages link to, and where the site has them.
 OUTSIDE = {
     "README.md": "index.md",
@@ -45,6 +48,15 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     for name, target in OUTSIDE.items():
         markdown = markdown.replace(f"]({up}../{name}", f"]({up}{target}")
     return markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep each option on one line: browsers break lines after hyphens."""
+    return INLINE.sub(lambda code: f"<code>{OPTION.sub(_whole, code[1])}</code>", html)
+
+
+def _whole(option: re.Match[str]) -> str:
+    return f'<span class="option">{option[0]}</span>'
 
 
 def on_post_build(config: Any, **_: Any) -> None:
