@@ -35,6 +35,7 @@ MASKS = (
     (re.compile(r"\b\d+ (s|min|h)\b"), "# s"),
     (re.compile(r"\b\d+(?= files hold)"), "#"),  # the best step has a checkpoint of its own, or not
     (re.compile(r"(?<=[:.]) .*95 %.*"), "#"),  # what a study found
+    (re.compile(r"^.*outside the range of the training labels.*$"), ""),
     # A cell that is an interval, or has one.
     (re.compile(r"(?<=│)(?=[^│]*(\(|\)| to ))[-+\d.e#() to]+(?=│)"), "#"),
     # In tables, a figure of four digits may have lost its decimals; columns are as wide as it is.
