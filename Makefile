@@ -30,7 +30,7 @@ check: $(VENV)/.installed-dev
 # The reference is generated, then the site is built; a link that leads nowhere is an error.
 docs: $(VENV)/.installed-docs
 	$(BIN)/python docs/generate.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide warnings from --strict
 
 tutorial: $(VENV)/.installed
 	$(BIN)/python docs/run_tutorial.py

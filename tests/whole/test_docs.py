@@ -46,6 +46,27 @@ def test_links_lead_somewhere() -> None:
     assert not broken
 
 
+def anchors(page: str) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", title).lower() for title in titles)
+    return {re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", title).strip()) for title in plain}
+
+
+def test_anchors_are_headings() -> None:
+    broken = []
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
+        links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+        for link, anchor in links:
+            target = page.parent / link if link else page
+            if link.startswith("http") or target.suffix != ".md":
+                continue
+            if anchor not in anchors(target.read_text(encoding="utf-8")):
+                broken.append(f"{page.name}: {link}#{anchor}")
+    assert not broken
+
+
 def test_readme_shows_only_options_that_exist() -> None:
     reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", (ROOT / "README.md").read_text()))
