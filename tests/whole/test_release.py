@@ -117,6 +117,12 @@ def test_tutorial_shows_every_command(tutorial: ModuleType) -> None:
     assert {"prepare", "train", "translate", "predict", "evaluate", "plan", "scrub"} <= shown
 
 
+def test_what_commands_print_is_shown_only_where_it_is_compared(tutorial: ModuleType) -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    shown = {page for page in pages if re.search(r"^\$ |[┃│]", page.read_text("utf-8"), re.M)}
+    assert shown == {ROOT / f"docs/{name}.md" for name in tutorial.PAGES}
+
+
 def test_only_what_the_machine_decides_is_not_compared(tutorial: ModuleType) -> None:
     def differ(printed: str, now: str) -> bool:
         return bool(tutorial.differences(tutorial.Command("x", printed), now))
