@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from medxlate.dataset.prepare import prepare
     from medxlate.evaluation.evaluate import evaluate
     from medxlate.export.bundle import export_bundle
-    from medxlate.export.hub import export_hub
+    from medxlate.export.hub import export_hub, push_hub
     from medxlate.export.onnx import export_onnx
     from medxlate.inference.predict import Prediction, Predictor, predict
     from medxlate.inference.transform import Translated
@@ -46,6 +46,7 @@ _HOMES = {
     "plan": "medxlate.study.plan",
     "predict": "medxlate.inference.predict",
     "prepare": "medxlate.dataset.prepare",
+    "push_hub": "medxlate.export.hub",
     "resolve": "medxlate.config",
     "resume": "medxlate.training.train",
     "train": "medxlate.training.train",
@@ -71,6 +72,7 @@ __all__ = [
     "plan",
     "predict",
     "prepare",
+    "push_hub",
     "resolve",
     "resume",
     "train",

@@ -52,7 +52,7 @@ HOMES = {
     "mlflow": {"tracking.mlflow"},
     "onnx": {"export.onnx"},
     "onnxruntime": {"export.onnx"},
-    "huggingface_hub": {"method.predictor", "export.hub"},
+    "huggingface_hub": {"method.predictor", "artifacts.hub", "export.hub"},
 }
 NO_TORCH = {
     "base.errors", "base.events", "base.files", "base.machine", "base.pool", "base.records",

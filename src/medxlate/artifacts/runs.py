@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from medxlate.artifacts.hub import located
 from medxlate.base.errors import MedxlateError, ModelError, OutputError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import check_parents, whole_file, write_json
@@ -231,16 +232,19 @@ def _newest(runs: Path, need: Need) -> Path | None:
 
 
 def find_model(path: Path, need: Need = "a model", listener: Listener = silent) -> Path:
-    """Return the model folder that ``path`` names: one itself, or that of a run.
+    """Return the model folder that ``path`` names: one itself, that of a run, or one on the hub.
 
     Args:
-        path: A model folder, a run folder, or the pointer ``runs/latest``.
+        path: A model folder, a run folder, the pointer ``runs/latest``, or
+            ``hf://OWNER/NAME@REVISION``, which is downloaded where need be.
         need: As for ``find_run``.
         listener: Receives a warning where another run is taken than the pointer names.
 
     Raises:
         ModelError: There is none.
+        UsageError: It is not the name of a model on the hub.
     """
+    path = located(path, listener)
     if (path / "model.json").is_file():
         return path
     run = find_run(path, need, listener)

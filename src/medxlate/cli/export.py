@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from medxlate.base.errors import UsageError
+from medxlate.base.errors import MedxlateError, OutputError, UsageError
 from medxlate.cli import complete
 from medxlate.cli.loudness import takes_loudness
 from medxlate.cli.options import Json, Overwrite
@@ -71,6 +71,20 @@ def hub(
     model: ModelArgument,
     out: Out,
     license_: License = None,
+    push: Annotated[
+        str | None,
+        typer.Option("--push", help="Upload the folder to this repository, OWNER/NAME."),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="With --push: everybody may read it.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data",
+            help="With --push: the dataset whose patients it is searched for. Default: the run's.",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
@@ -78,22 +92,32 @@ def hub(
 
     `medxlate export hub runs/latest --out shared --license cc-by-nc-4.0`
 
-    Nothing is uploaded.
+    Nothing is uploaded without `--push`, which takes address and token from huggingface_hub's own
+    environment, makes a private repository, and refuses what `medxlate scrub` finds something in.
     """
     from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
-        from medxlate.export.hub import export_hub
+        from medxlate.export.hub import check_repo, export_hub
 
+        if push is None and (public or data is not None):
+            raise UsageError("--public and --data belong to --push.")
+        if push is not None:
+            check_repo(push)
+            data = data or _dataset_of(model)
         made = export_hub(
             model, out=out, license_=_chosen(license_), overwrite=overwrite, listener=reporter
         )
         figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
-        reporter.result(
-            {**asdict(made), "out": str(made.out)},
-            f"{len(made.files)} files in {made.out}{figures}. Before you share it: "
-            f"`medxlate scrub {made.out} --data DATASET`.",
-        )
+        text = f"{len(made.files)} files in {made.out}{figures}."
+        values = {**asdict(made), "out": str(made.out)}
+        if push is None:
+            check = f"`medxlate scrub {made.out} --data DATASET`"
+            reporter.result(values, f"{text} Before you share it: {check}.")
+            return
+        assert data is not None
+        url = _pushed(made.out, push, data, public)
+        reporter.result({**values, "pushed": url}, text, f"Uploaded: --model {url}")
 
 
 @export.command("bundle")
@@ -151,3 +175,31 @@ def _chosen(license_: str | None) -> str:
             "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
         )
     return license_
+
+
+def _dataset_of(model: Path) -> Path:
+    """Return the dataset that a run was trained on; raises UsageError where none is known."""
+    from medxlate.artifacts.runs import find_run, read_config
+
+    try:
+        return Path(read_config(find_run(model)).data.folder)
+    except MedxlateError:
+        raise UsageError(
+            f"{model} does not say from which dataset it was made.",
+            "Name it with --data: what is uploaded is searched for its patients first.",
+        ) from None
+
+
+def _pushed(folder: Path, repo: str, data: Path, public: bool) -> str:
+    """Upload a folder unless something in it identifies a patient; return what --model takes."""
+    from medxlate.export.hub import push_hub
+    from medxlate.scrub.scrub import scrub
+
+    found = scrub(folder, data=data).found
+    if found:
+        places = "; ".join(f"{each.file}, {each.where}: {each.kind}" for each in found[:5])
+        raise OutputError(
+            f"Nothing was uploaded, for {folder} holds what may identify a patient: {places}.",
+            f"`medxlate scrub {folder} --data {data}` lists all.",
+        )
+    return push_hub(folder, repo, public=public)

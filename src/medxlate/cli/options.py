@@ -25,7 +25,7 @@ Model = Annotated[
     Path,
     typer.Option(
         "--model",
-        help="A model folder, a run, or the newest run.",
+        help="A model folder, a run, the newest run, or hf://OWNER/NAME@REVISION.",
         autocompletion=complete.run_paths,
     ),
 ]

@@ -36,8 +36,9 @@ def predict(
         list[Path] | None,
         typer.Option(
             "--model",
-            help="A model folder, a run, or the newest run (default: runs/latest). Repeat for the "
-            "mean prediction of several runs, with its spread.",
+            help="A model folder, a run, the newest run (default: runs/latest), or "
+            "hf://OWNER/NAME@REVISION. Repeat for the mean prediction of several runs, with its "
+            "spread.",
             autocompletion=complete.run_paths,
         ),
     ] = None,
@@ -83,9 +84,10 @@ def predict(
 
     again = "No table was written; the same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
+        from medxlate.artifacts.hub import located
         from medxlate.inference.request import check_prediction
 
-        models = model or [Path("runs/latest")]
+        models = [located(each, reporter) for each in model or [Path("runs/latest")]]
         check_prediction(
             images, out=out, models=models, level=level, patient=patient, overwrite=overwrite
         )
@@ -118,6 +120,7 @@ def predict(
                 "patients": counts.get("patient", 0),
                 "summary": summary,
                 "notes": list(result.notes),
+                "models": list(result.models),
                 "failed": result.failed,
                 "left_out": result.left_out,
                 "seconds": result.seconds,

@@ -83,9 +83,11 @@ def translate(
 
     again = "Nothing stands half-written in --out; the same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
+        from medxlate.artifacts.hub import located
         from medxlate.images.pseudonym import known_phi
         from medxlate.inference.request import check_translation
 
+        model = located(model, reporter)
         check_translation(
             images,
             out=out,

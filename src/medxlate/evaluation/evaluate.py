@@ -16,8 +16,9 @@ import pandas as pd
 from torch import Tensor
 
 from medxlate._version import __version__
+from medxlate.artifacts.hub import located
 from medxlate.artifacts.info import predictor_of, read_model, weights_hashes
-from medxlate.artifacts.runs import RunFolder, find_model, find_run
+from medxlate.artifacts.runs import RunFolder, find_model, find_run, read_config
 from medxlate.base.errors import UsageError
 from medxlate.base.events import Listener, Stage, Warned, counted, silent
 from medxlate.dataset.labels import Task
@@ -121,9 +122,10 @@ def evaluate(
             its weights are.
         audits: Whether the translators are audited; None: where no metric is named.
         data: The dataset folder; None: where it was when the run was trained.
-        model: A model folder, such as an imported one, whose translators are measured in place of
-            the run's, by the figures of images alone. No figure is kept. Its training images are
-            not known: the caller has to know that the run's test patients are not among them.
+        model: A model folder, such as an imported one, or ``hf://OWNER/NAME@REVISION``, whose
+            translators are measured in place of the run's, by the figures of images alone. No
+            figure is kept. Its training images are not known: the caller has to know that the
+            run's test patients are not among them.
         inception: Inception's weights.
         download: Whether torch-fidelity may download Inception's weights.
         offline: Whether a download is refused even so; also where the run's configuration says so.
@@ -142,7 +144,10 @@ def evaluate(
     folder = find_run(Path(run), "a model", listener)
     own = find_model(folder.path)
     info = read_model(own)
-    other = None if model is None else find_model(Path(model))
+    offline = offline or read_config(folder).runtime.offline
+    other = None
+    if model is not None:
+        other = find_model(located(Path(model), listener, offline=offline))
     if other is None:
         check_replaceable(folder)
     elif audits:
@@ -177,7 +182,7 @@ def evaluate(
             extractors=extractors,
             inception=None if inception is None else Path(inception),
             download=download,
-            offline=offline or subject.cohort.config.runtime.offline,
+            offline=offline,
         )
         found += _image_metrics(folder, subject, wanted, compare, clock, listener)
     elif metrics:

@@ -62,7 +62,7 @@ def export_bundle(
     are ``models/model.safetensors``, which medxlate reads, so it must be installed beside MONAI.
 
     Args:
-        model: A model folder, a run folder or ``runs/latest``.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         out: The folder to write.
         license_: Identifier of the weights' license, such as ``apache-2.0`` or ``other``.
         source: The source modality; needed where the model has several.

@@ -1,4 +1,4 @@
-"""``medxlate export hub``: a folder in the format of model hubs. Nothing is uploaded."""
+"""``medxlate export hub``: a folder in the format of model hubs; uploaded where that is asked."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+from medxlate._version import __version__
 from medxlate.artifacts.card import model_card
 from medxlate.artifacts.folder import copy_weights, write_description
+from medxlate.artifacts.hub import without_bars
 from medxlate.artifacts.info import MARKER, ModelInfo, Weights, all_weights, read_model
 from medxlate.artifacts.runs import find_model, find_run
-from medxlate.base.errors import MedxlateError, UsageError
+from medxlate.base.errors import MedxlateError, OutputError, UsageError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import whole_folder, write_json
 from medxlate.base.records import in_markdown
@@ -21,6 +24,7 @@ from medxlate.evaluation.results import FILE, Metric, Results, read_results
 
 MAIN = "model.safetensors"  # what hubs and their clients look for
 LIBRARY = "medxlate"
+UPLOADED = (".safetensors", ".json", ".md")
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def export_hub(
     the figures of the run's evaluation where that was of these weights.
 
     Args:
-        model: A model folder, a run folder or ``runs/latest``.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         out: The folder to write.
         license_: Identifier of the weights' license, such as
             ``apache-2.0`` or ``other``.
@@ -66,7 +70,7 @@ def export_hub(
         OutputError: ``out`` exists.
     """
     check_license(license_)
-    folder, out = find_model(Path(model)), Path(out)
+    folder, out = find_model(Path(model), listener=listener), Path(out)
     old = read_model(folder)
     info = _renamed(old)
     results = _results(Path(model), old, listener)
@@ -79,6 +83,65 @@ def export_hub(
         write_json(partial / "config.json", _config(info))
         files = sorted(path.name for path in partial.iterdir())
     return HubResult(out, files, len(_known(results)) if results is not None else 0)
+
+
+def push_hub(folder: Path | str, repo: str, *, public: bool = False) -> str:
+    """Upload a folder that ``export_hub`` wrote to the Hugging Face hub.
+
+    Address and token are those of huggingface_hub's own environment. A repository that does not
+    exist is made, private unless ``public``.
+
+    Args:
+        folder: The folder. It may hold safetensors, JSON and Markdown alone.
+        repo: ``OWNER/NAME``.
+        public: Whether everybody may read it.
+
+    Returns:
+        ``hf://OWNER/NAME@COMMIT``, as ``--model`` takes it.
+
+    Raises:
+        UsageError: It is no name of a repository, there is no token, or the repository is public
+            and was not to be.
+        ModelError: The folder holds no model.
+        OutputError: The folder holds other files, or cannot be uploaded.
+    """
+    folder = Path(folder)
+    check_repo(repo)
+    read_model(folder)
+    strangers = sorted(
+        path.name
+        for path in folder.iterdir()
+        if not (path.is_file() and path.suffix in UPLOADED) or path.is_symlink()
+    )
+    if strangers:
+        raise OutputError(
+            f"{folder} also holds {', '.join(strangers)}: only {', '.join(UPLOADED)} are uploaded.",
+            "Upload a folder as `medxlate export hub` writes it.",
+        )
+    if get_token() is None:
+        raise UsageError("There is no token for the hub.", "`hf auth login`, or set HF_TOKEN.")
+    api = HfApi(library_name=LIBRARY)
+    try:
+        api.create_repo(repo, private=not public, exist_ok=True)
+        if not public and not api.model_info(repo).private:
+            raise UsageError(f"{repo} is public.", "Push to a private one, or say --public.")
+        with without_bars():
+            done = api.upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                commit_message=f"medxlate {__version__}",
+                allow_patterns=[f"*{suffix}" for suffix in UPLOADED],
+            )
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, RuntimeError) as problem:
+        why = problem.__cause__ or problem  # a RuntimeError names the file, and hides the reason
+        raise OutputError(f"{repo} cannot be written: {why}") from None
+    return f"hf://{repo}@{done.oid}"
+
+
+def check_repo(repo: str) -> None:
+    """Raise UsageError where a text does not name a repository."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise UsageError(f"{repo!r} does not name a repository.", "Write OWNER/NAME.")
 
 
 def check_license(license_: str) -> None:

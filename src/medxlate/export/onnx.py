@@ -73,8 +73,8 @@ def export_onnx(
     ``onnx.json`` explains how an image is prepared and what the outputs mean.
 
     Args:
-        model: A model folder, a run folder or ``runs/latest``. Where the run's dataset still
-            exists, the networks are also compared on real images.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
+            Where the run's dataset still exists, the networks are also compared on real images.
         out: The folder to write.
         tolerance: The largest ``Parity`` that is accepted.
         overwrite: Whether an older export in ``out`` is replaced.
@@ -86,7 +86,7 @@ def export_onnx(
         OutputError: ``out`` exists.
     """
     check_packages()
-    folder, out = find_model(Path(model)), Path(out)
+    folder, out = find_model(Path(model), listener=listener), Path(out)
     info = read_model(folder)
     with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
         files: list[dict[str, Any]] = []

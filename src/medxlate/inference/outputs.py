@@ -34,6 +34,7 @@ class Made:
         target: Name of the modality they were translated to.
         recipe: The target's recipe.
         generator: SHA-256 of the generator's weights.
+        model: Where the model was downloaded from, ``hf://OWNER/NAME@COMMIT``; "" for any other.
         phi: Policy for the patient's attributes in DICOM.
         key: The secret of pseudonyms.
         run: What tells this translation from others, for the UIDs of derived DICOM.
@@ -44,6 +45,7 @@ class Made:
     target: str
     recipe: Recipe
     generator: str
+    model: str
     phi: Phi
     key: bytes
     run: str
@@ -191,6 +193,7 @@ def record(
         "unit": made.recipe.unit,
         "phi": made.phi,
         "generator_sha256": made.generator,
+        **({"model": made.model} if made.model else {}),
         "files": [
             {"input": clean[file], "frame": frame + 1, "output": name}
             for file, frame, name in written

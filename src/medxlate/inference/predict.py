@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from medxlate.artifacts.hub import located, origin_of
 from medxlate.artifacts.info import read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.distributed import ranks
@@ -52,6 +53,7 @@ class PredictResult:
             lie outside the range of the training labels; sentences.
         failed: Files that could not be read or predicted, and why.
         left_out: Files that sound data leaves out, too (copies, localizers...), and why.
+        models: Where models came from that were downloaded: ``hf://OWNER/NAME@COMMIT`` each.
         seconds: How long it took.
     """
 
@@ -61,6 +63,7 @@ class PredictResult:
     notes: tuple[str, ...]
     failed: dict[str, str]
     left_out: dict[str, str]
+    models: tuple[str, ...]
     seconds: float
 
 
@@ -98,8 +101,8 @@ def predict(
     Args:
         inputs: Folder, searched recursively, or one image.
         out: The CSV file to write.
-        model: A model folder, a run folder or ``runs/latest``; or several, for the mean of their
-            predictions.
+        model: A model folder, a run folder, ``runs/latest`` or ``hf://OWNER/NAME@REVISION``; or
+            several, for the mean of their predictions.
         level: Share of new patients whose label is to lie within the interval, in (0, 1).
         tta: Whether predictions are means over five small shifts of the images; they take five
             times as long.
@@ -125,7 +128,8 @@ def predict(
     """
     began = time.monotonic()
     inputs, out = Path(inputs), Path(out)
-    models = [Path(each) for each in ([model] if isinstance(model, (str, Path)) else model)]
+    named = [model] if isinstance(model, (str, Path)) else model
+    models = [located(Path(each), listener) for each in named]
     check_prediction(
         inputs, out=out, models=models, level=level, patient=patient, overwrite=overwrite
     )
@@ -183,7 +187,8 @@ def predict(
     for note in notes:
         listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
-    return PredictResult(out, table, columns.label, notes, failed, left_out, seconds)
+    origins = tuple(filter(None, map(origin_of, models)))
+    return PredictResult(out, table, columns.label, notes, failed, left_out, origins, seconds)
 
 
 def _load(

@@ -72,7 +72,7 @@ class Predictor:
     """A trained predictor with everything needed to use it.
 
     Args:
-        model: A model folder, a run folder, or ``runs/latest``.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         compute: Device and precision; None: chosen automatically.
         batch_size: How many slices are computed at once to begin with; None: by the device.
         tta: Whether predictions are means over small shifts of the images; see ``shifts``.
@@ -114,7 +114,7 @@ class Predictor:
         """Load a predictor; device and precision are chosen automatically.
 
         Args:
-            model: A model folder, a run folder, or ``runs/latest``.
+            model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
 
         Raises:
             ModelError: The model is missing, damaged or only translates.

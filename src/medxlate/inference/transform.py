@@ -43,7 +43,7 @@ class Translated:
 
     Args:
         keys: The entries to translate.
-        model: A model folder, a run folder, or ``runs/latest``.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         source: The source modality; needed where the model has several.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the hardware has it and the model was validated in it), fp32 or

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medxlate.artifacts.hub import located
 from medxlate.artifacts.info import read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.distributed import ranks
@@ -97,7 +98,7 @@ def translate(
     Args:
         inputs: Folder, searched recursively, or one image.
         out: The folder to write; it must not exist, or be empty.
-        model: A model folder, a run folder or ``runs/latest``.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         source: The source modality; needed where the model has several.
         exclude: Glob patterns of file names to leave out.
         dicom_modality: Take only DICOM of this Modality; default: as when the source was prepared.
@@ -124,11 +125,11 @@ def translate(
         CapacityError: Memory does not even hold a tile.
     """
     began = time.monotonic()
-    inputs, out = Path(inputs), Path(out)
+    inputs, out, model = Path(inputs), Path(out), located(Path(model), listener)
     check_translation(
         inputs,
         out=out,
-        model=Path(model),
+        model=model,
         phi=phi,
         compiling=compiling,
         tile=tile,
@@ -136,7 +137,7 @@ def translate(
     )
     choice = compile_choice(compiling)
     secret = None if key is None else read_key(key)
-    folder = find_model(Path(model), "a translator", listener)
+    folder = find_model(model, "a translator", listener)
     info = read_model(folder)
     compute = validated_compute(info, device, precision, listener=listener)
     translator = Translator(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medxlate.artifacts.folder import load_generator
+from medxlate.artifacts.hub import origin_of
 from medxlate.artifacts.info import ModelInfo, read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.device import Compute
@@ -29,7 +30,7 @@ class Translator:
     """A trained generator with everything needed to use it.
 
     Args:
-        model: A model folder, a run folder, or ``runs/latest``.
+        model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         source: The source modality; needed where the model has several.
         compute: Device and precision; None: chosen automatically.
         batch_size: How many slices are computed at once to begin with; None: by the device.
@@ -53,6 +54,7 @@ class Translator:
     ) -> None:
         folder = find_model(model, "a translator", listener)
         self.info: ModelInfo = read_model(folder)
+        self.origin = origin_of(folder)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.source, network = load_generator(folder, self.info, source)
         self.network = place(network, self.compute)
@@ -77,7 +79,7 @@ class Translator:
         """Load a translator; device and precision are chosen automatically.
 
         Args:
-            model: A model folder, a run folder, or ``runs/latest``.
+            model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
             source: The source modality; needed where the model has several.
 
         Raises:
@@ -157,6 +159,7 @@ class Translator:
             target=self.info.target,
             recipe=self.info.target_recipe,
             generator=translator.weights.sha256,
+            model=self.origin,
             phi=phi,
             key=key,
             run=run,
