@@ -101,8 +101,8 @@ def find(name: str, registry: Mapping[str, Pretrained] = REGISTRY) -> Pretrained
     """Return published weights by name; UsageError where there are none of that name."""
     if name not in registry:
         raise UsageError(
-            f"There are no weights called '{name}'. {nearest(name, registry)}".rstrip(),
-            "`medxlate fetch --list` names them.",
+            f"Unknown weights '{name}'. {nearest(name, registry)}".rstrip(),
+            "Run `medxlate fetch --list` to see all.",
         )
     return registry[name]
 
@@ -135,14 +135,15 @@ def fetch(
         return _checked(path, wanted, downloaded=False)
     if offline:
         raise ModelError(
-            f"{path} does not exist, and nothing is downloaded offline.",
-            f"Run `medxlate fetch {name} --out FOLDER` elsewhere and carry the folder's files.",
+            f"{path} does not exist, and nothing is downloaded in offline mode.",
+            f"Run `medxlate fetch {name} --out FOLDER` on a machine with internet access and copy "
+            "the files here.",
         )
     with whole_file(path) as partial:
         _download(wanted, partial, listener)
         found = sha256(partial)
         if not found.startswith(wanted.sha256):
-            raise _wrong(f"{wanted.url} was not kept: it", wanted.sha256, found)
+            raise _wrong(f"The download of {wanted.url} was discarded: it", wanted.sha256, found)
     if wanted.sha256:
         return Fetched(name, path, found, "published", downloaded=True)
     # Whatever is recorded belongs to an earlier file of that name.
@@ -163,7 +164,9 @@ def check(file: Path | str, registry: Mapping[str, Pretrained] = REGISTRY) -> Fe
     """
     path = Path(file)
     if not path.is_file():
-        raise ModelError(f"{path} does not exist.", "Name a file that `medxlate fetch` wrote.")
+        raise ModelError(
+            f"{path} does not exist.", "Give the path of a file that `medxlate fetch` wrote."
+        )
     known = next((each for each in registry.values() if each.file == path.name), None)
     return _checked(path, known, downloaded=False)
 
@@ -184,11 +187,11 @@ def _recorded(beside: Path) -> str:
         first = (beside.read_text("ascii", "replace").split() or [""])[0].lower()
     except FileNotFoundError:
         raise ModelError(
-            f"Nothing says which hash {beside.with_suffix('')} should have: {beside} is missing.",
-            "Carry it with the weights: `medxlate fetch` writes it beside them.",
+            f"The hash of {beside.with_suffix('')} cannot be checked: {beside} is missing.",
+            "Copy it along with the weights; `medxlate fetch` writes it next to them.",
         ) from None
     if not re.fullmatch("[0-9a-f]{64}", first):
-        raise ModelError(f"{beside} holds no SHA-256.", "Carry it from the first machine again.")
+        raise ModelError(f"{beside} contains no SHA-256.", "Copy it from the first machine again.")
     return first
 
 
@@ -197,10 +200,10 @@ def _beside(path: Path) -> Path:
 
 
 def _wrong(what: str, expected: str, found: str) -> ModelError:
-    begins = "" if len(expected) == hashlib.sha256().digest_size * 2 else "one that begins with "
+    begins = "" if len(expected) == hashlib.sha256().digest_size * 2 else "one starting with "
     return ModelError(
         f"{what} has the SHA-256 {found}, not {begins}{expected}.",
-        "It was damaged or changed on its way: remove it and fetch or carry it again.",
+        "The file was damaged or changed in transit. Delete it, then fetch or copy it again.",
     )
 
 
@@ -233,7 +236,7 @@ def _naming_problems(wanted: Pretrained) -> Iterator[None]:
             problem.close()
         reason = getattr(problem, "reason", problem)
         raise ModelError(
-            f"{wanted.name} cannot be downloaded from {wanted.url}: {reason}.",
-            "Where a proxy is needed, set https_proxy; docs/how-to/air-gapped.md says how to carry "
-            "the file.",
+            f"{wanted.name} could not be downloaded from {wanted.url}: {reason}.",
+            "If this machine needs a proxy, set https_proxy. docs/how-to/air-gapped.md explains "
+            "how to copy the file by hand.",
         ) from None

@@ -129,7 +129,7 @@ def test_why_there_is_no_interval_is_said():
     (note,) = Uncertainty([conformal(*range(9))] * 2, 0.9).notes()
     assert "of 2 models" in note
     assert "takes 19" in note
-    assert "before predictions were calibrated" in Uncertainty([None], 0.9).notes()[0]
+    assert "older version without calibration" in Uncertainty([None], 0.9).notes()[0]
     assert Uncertainty([None], 0.9).half_width("slice") == math.inf
     (note,) = Uncertainty([no_calibration(REGRESSION, "it rained")], 0.9).notes()
     assert note == "No intervals: it rained."
@@ -184,4 +184,4 @@ def test_a_temperature_that_is_not_to_be_had_is_one_and_says_why():
     names = [str(i) for i in range(90)]
     perfect = torch.nn.functional.one_hot(labels, 3).float()
     right = calibrate(perfect, labels, patients=names, volumes=names, head=CLASSES)
-    assert (right.temperature, "all of them are right" in right.reason) == (1.0, True)
+    assert (right.temperature, "all classified correctly" in right.reason) == (1.0, True)

@@ -188,7 +188,7 @@ def test_the_model_folder_says_what_it_is(tmp_path: Path):
 def test_predict_says_that_the_model_only_translates(tmp_path: Path):
     result, _ = imported(tmp_path, save(tmp_path / "net.pth", trained(**SMALL)))
     tiny.save(tmp_path / "in" / "a.png", tiny.noise(64, 64, seed=1))
-    with pytest.raises(ModelError, match="only translates: it has no predictor"):
+    with pytest.raises(ModelError, match="has no predictor: it only translates"):
         predict(tmp_path / "in", out=tmp_path / "p.csv", model=result.out)
     assert medxlate.import_cyclegan is import_cyclegan
 
@@ -357,7 +357,7 @@ def with_(changes: dict[str, Tensor | None], **options: Any) -> dict[str, Tensor
         (with_({}, norm=nn.BatchNorm2d, bias=False), "norms have weights"),
         (with_({}, norm=nn.Identity, bias=False), "no instance norm"),
         (with_({}, inputs=4), "4 channels"),
-        (with_({}, outputs=2), "does not make images of 1 or 3 channels"),
+        (with_({}, outputs=2), "images do not have 1 or 3 channels"),
         (Generator(width=4, blocks=1).state_dict(), "its layers are not CycleGAN's"),
         (with_({"model.10.conv_block.5.weight": None}), "lacks model.10.conv_block.5.weight"),
         (
@@ -390,9 +390,9 @@ def test_other_networks_are_refused_and_named(tmp_path: Path, state: Any, text: 
         ({"size": None}, "--size"),
         ({"size": 62}, "multiple of 4"),
         ({"source": "ct"}, "both source and target"),
-        ({"source": "../x"}, "cannot name a modality"),
+        ({"source": "../x"}, "is not a valid modality name"),
         ({"source_recipe": None}, "--source-recipe"),
-        ({"source_recipe": "auto"}, "no recipe 'auto'"),
+        ({"source_recipe": "auto"}, "Unknown recipe 'auto'"),
         ({"target_recipe": "mr"}, "as-is"),
         ({"target_window": (40, 80)}, "window"),
         ({"data": "nowhere"}, "recipes of its own"),

@@ -150,7 +150,7 @@ def test_what_is_not_removed(tmp_path: Path) -> None:
     foreign = runs / "thesis"
     foreign.mkdir()
     (foreign / "text.tex").touch()
-    with pytest.raises(UsageError, match="nothing of a run"):
+    with pytest.raises(UsageError, match="does not look like a run"):
         remove_run(runs, "thesis")
     (runs / "alias").symlink_to(run)
     with pytest.raises(UsageError, match="is a link"):

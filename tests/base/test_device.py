@@ -37,14 +37,14 @@ def failing(monkeypatch: pytest.MonkeyPatch):
 def test_a_machine_without_a_gpu(failing):
     failing(NO_DRIVER)
     problem = refused("cuda")
-    assert "no NVIDIA driver on this machine" in problem.message
+    assert "no NVIDIA driver was found" in problem.message
     assert "--device cpu" in problem.hint
 
 
 def test_a_driver_that_is_too_old_for_torch(failing):
     failing(OLD_DRIVER)
     problem = refused("cuda:1")
-    assert "the driver supports CUDA 11.4 at most, this torch needs 13.2" in problem.message
+    assert "the driver supports CUDA up to 11.4, and this torch needs 13.2" in problem.message
     assert "docs/how-to/install.md" in problem.hint
 
 
@@ -68,9 +68,9 @@ def test_a_gpu_of_too_high_a_number(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "init", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     problem = refused("cuda:9")
-    assert "this process sees 2 GPUs, cuda:0 to cuda:1" in problem.message
+    assert "this process sees 2 GPUs (cuda:0 to cuda:1)" in problem.message
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert "this process sees 1 GPU, cuda:0" in refused("cuda:1").message
+    assert "this process sees 1 GPU (cuda:0)" in refused("cuda:1").message
 
 
 def test_a_gpu_that_another_process_keeps_busy(monkeypatch: pytest.MonkeyPatch):
@@ -104,8 +104,8 @@ def test_processes_of_a_job_without_a_gpu_and_with_too_few(
     monkeypatch.setattr(device, "ranks", lambda: Ranks(rank=1, count=2))
     monkeypatch.setattr(device, "local_rank", lambda: 1)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert "the driver supports CUDA 11.4 at most" in refused("cuda").message
+    assert "the driver supports CUDA up to 11.4" in refused("cuda").message
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     problem = refused("cuda")
-    assert problem.message == "This machine has 1 GPU; process 2 on it would have none."
+    assert problem.message == "This machine has 1 GPU, so process 2 has none."
     assert "--nproc-per-node" in problem.hint

@@ -140,7 +140,7 @@ def test_a_second_job_is_refused_in_one_line_and_no_process_waits(root: Path) ->
         said = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [1, 1]
     assert said[0][1].splitlines()[0] == (
-        f"Error (process 0): Another medxlate is writing to {root} (it holds .out.lock)."
+        f"Error (process 0): Another medxlate process is writing to {root} (it holds .out.lock)."
     )
     assert [out for out, _ in said] == ["", ""]
     assert "Error" not in said[1][1]

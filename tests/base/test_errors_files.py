@@ -135,7 +135,9 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("precious")
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match=r"thesis holds no marker\.json"):
+    with pytest.raises(
+        OutputError, match=r"thesis was not written by medxlate \(it has no marker\.json"
+    ):
         make_folder(tmp_path / "thesis", "new", overwrite=True)
     assert tree(tmp_path) == before
 
@@ -143,7 +145,7 @@ def test_a_folder_of_somebody_else_is_never_replaced(tmp_path):
 @pytest.mark.parametrize("name", ["file", "file/out", "file/a/out"])
 def test_a_file_in_the_way_is_named(tmp_path, name):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(OutputError, match=r"file is a file\."):
+    with pytest.raises(OutputError, match=r"file is a file,"):
         make_folder(tmp_path / name, "new", overwrite=True)
     assert tree(tmp_path) == {"file": b"x"}
 

@@ -114,7 +114,7 @@ def test_entries_of_several_processes_are_read_together(tmp_path: Path) -> None:
     do(tmp_path, "c")
     journal = Journal(tmp_path, tmp_path / "out")
     assert [entry["said"] for entry in journal.entries(UNITS[:3])] == ["aa", "bb", "cc"]
-    with pytest.raises(OutputError, match="lacks 1 of 4 units"):
+    with pytest.raises(OutputError, match="1 of 4 finished pieces"):
         list(journal.entries(UNITS))
 
 

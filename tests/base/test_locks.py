@@ -32,7 +32,9 @@ def test_a_lock_of_a_living_process_is_heeded_and_that_of_a_dead_one_is_free(
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert is_locked(path)
-        with pytest.raises(OutputError, match=r"Another medxlate is writing to .*holds \.lock"):
+        with pytest.raises(
+            OutputError, match=r"Another medxlate process is writing to .*holds \.lock"
+        ):
             locked(path).__enter__()
     finally:
         holder.kill()

@@ -234,11 +234,11 @@ def test_what_spreadsheets_write_is_a_number(text: str, value: float):
     [
         ("-1", "years", "negative age"),
         ("-1", "months", "negative age"),
-        ("121", "years", "more than 120 years"),
-        ("999Y", "years", "more than 120 years"),
+        ("121", "years", "over 120 years"),
+        ("999Y", "years", "over 120 years"),
         ("121", "months", ""),
-        ("130Y", "months", "more than 120 years"),
-        ("1500", "months", "more than 120 years"),
+        ("130Y", "months", "over 120 years"),
+        ("1500", "months", "over 120 years"),
         ("060Y", "rings", "is not a unit of age"),
         ("121", None, ""),
         ("-1", None, ""),
@@ -292,14 +292,14 @@ def test_months_do_not_join_years(tmp_path: Path):
     raw = write_raw(tmp_path / "raw")
     run(raw, tmp_path / "data")
     write_table(raw / "m.csv", columns=("file", "age_months", "who"))
-    with pytest.raises(UsageError, match="Give the ages of both in years"):
+    with pytest.raises(UsageError, match="Give both ages in years"):
         run(raw, tmp_path / "data", "ct", labels=raw / "m.csv", label="age_months")
 
 
 def test_prepare_skips_impossible_ages_and_takes_months_where_they_are_said(tmp_path: Path):
     raw = write_raw(tmp_path / "raw")
     write_table(raw / "t.csv", [(name, "170", who) for name, _, who in ROWS])
-    with pytest.raises(DataError, match=r"4 files, .* more than 120 years: '170'.*--unit"):
+    with pytest.raises(DataError, match=r"4 files, .* over 120 years: '170'.*--unit"):
         run(raw, tmp_path / "data")
     result = run(raw, tmp_path / "data", unit="months")
     assert result.images == 4
@@ -411,9 +411,12 @@ def test_kept_columns_hide_no_column_of_a_study(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"keep": ("patient",)}, "the index has a column"),
-        ({"keep": ("age",), "label_name": "age", "label": "years"}, "label, which comes from else"),
-        ({"keep": ("column:age", "tag:age")}, "is kept already"),
+        ({"keep": ("patient",)}, "already has its own column"),
+        (
+            {"keep": ("age",), "label_name": "age", "label": "years"},
+            "the same name but comes from another place",
+        ),
+        ({"keep": ("column:age", "tag:age")}, "is already kept"),
     ],
 )
 def test_kept_columns_hide_neither_index_nor_label(tmp_path: Path, changes: Any, said: str):

@@ -373,5 +373,5 @@ def test_leaving_a_pool_ends_what_is_at_work() -> None:
 def test_where_no_process_can_be_started_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for program in ("/no/such/python", "/bin/false"):
         monkeypatch.setattr(sys, "executable", program)
-        with pytest.raises(UsageError, match="Further processes cannot be started"):
+        with pytest.raises(UsageError, match="No further process could be started"):
             Worker().call(double, 1)

@@ -142,7 +142,7 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         (["translate", "nowhere", "--out", "x"], 1, "nowhere does not exist"),
         (["translate", "raw/mri", "--out", "raw"], 1, "not empty"),
         (["translate", "raw/mri", "--out", "x", "--source", "pet"], 1, "'pet'"),
-        (["translate", "raw/mri", "--out", "x", "--model", "data"], 1, "data is no run"),
+        (["translate", "raw/mri", "--out", "x", "--model", "data"], 1, "data is not a run"),
         (
             [
                 "translate",
@@ -153,7 +153,7 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
                 "runs/mri-to-ct-001/model/model.json",
             ],
             1,
-            "model.json is no run",
+            "model.json is not a run",
         ),
         (["translate", "raw/mri", "--out", "x", "--precision", "fp16"], 2, "'fp16'"),
         (["translate", "raw/mri", "--out", "raw/labels.csv/x"], 1, "labels.csv is a file"),
@@ -189,7 +189,7 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
                 "model.predictor=vit_tiny_patch16_224",
             ],
             2,
-            "does not take images of 32 px",
+            "does not accept images of 32 px",
         ),
         (["translate", "raw/mri", "--out", "x", "--device", "tpu9"], 2, "tpu9"),
         (["predict", "raw/labels.csv"], 1, "labels.csv holds no"),

@@ -78,7 +78,7 @@ def test_a_json_key_can_be_label_and_kept_of_volumes_but_of_nothing_else():
     assert (found.label, found.patient, found.kept) == (61.5, "a.nii.gz", {"Coil": "head"})
     with pytest.raises(DataError, match="label is missing"):
         annotator.annotate("a.png", {})
-    with pytest.raises(UsageError, match="'ScanAge' is no DICOM attribute"):
+    with pytest.raises(UsageError, match="'ScanAge' is not a DICOM attribute"):
         Annotator(options, [PNG, DICOM])
 
 
@@ -121,13 +121,13 @@ def test_the_age_of_a_session_is_the_age_of_its_images(tmp_path, only_in_session
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"label": None}, "A label is needed"),
+        ({"label": None}, "No label is given"),
         ({"label": "agee"}, r"no column 'agee' \(--label\).*'age'"),
         ({"patient": "whoo"}, r"no column 'whoo' \(--patient\).*'who'"),
         ({"keep": ("sexx",)}, r"no column 'sexx' \(--keep\).*'sex'"),
         ({"file": "fil"}, r"no column 'fil' \(--file\).*'file'"),
         ({"keep": ("age", "sexx")}, r"no column 'sexx' \(--keep\).*'sex'"),
-        ({"patient": None}, "which images belong to one patient.*--patient"),
+        ({"patient": None}, "which images belong to the same patient.*--patient"),
         ({"file": None}, "which row of the table.*--file"),
         ({"file": None, "patient": "folder:1"}, "cannot be matched.*--file.*--patient-column"),
         (
@@ -147,7 +147,7 @@ def test_a_kept_column_cannot_take_the_place_of_the_pseudonym_or_any_other(tmp_p
     column = name.removeprefix("column:")
     path = write(tmp_path / "t.csv", f"age,who,img,{column}\n60,Ann,a.png,Ann\n")
     options = PrepareOptions(label="age", labels=path, file="img", patient="who", keep=(name,))
-    with pytest.raises(UsageError, match=f"the index has a column '{column}' of its own"):
+    with pytest.raises(UsageError, match=f"already has its own column '{column}'"):
         Annotator(options, [PNG])
 
 

@@ -57,10 +57,10 @@ def test_a_bare_name_is_a_tag_where_there_is_no_table():
     [
         ("folder:0", "whole number other than 0"),
         ("folder:x", "whole number other than 0"),
-        ("regex:(", "not a regular expression"),
-        ("tag:PatientAgee", "'PatientAgee' is no DICOM attribute"),
-        ("age", "'age' is no DICOM attribute.*--labels"),
-        ("column:age", "--patient column:age names a column.*--labels"),
+        ("regex:(", "not a valid regular expression"),
+        ("tag:PatientAgee", "'PatientAgee' is not a DICOM attribute"),
+        ("age", "'age' is not a DICOM attribute.*--labels"),
+        ("column:age", "--patient column:age needs a table.*--labels"),
     ],
 )
 def test_a_field_that_cannot_be_is_wrong_use(text, reason):
@@ -72,5 +72,5 @@ def test_a_field_that_cannot_be_is_wrong_use(text, reason):
 def test_a_tag_may_be_a_json_key_only_where_there_are_volumes():
     field = parse_field("tag:Manufacturer2", has_table=False, option="--label", sidecars=True)
     assert field.value("a.nii", {}, {"Manufacturer2": "X"}) == "X"
-    with pytest.raises(UsageError, match=r"'age' is no DICOM attribute.*--labels"):
+    with pytest.raises(UsageError, match=r"'age' is not a DICOM attribute.*--labels"):
         parse_field("age", has_table=False, option="--label", sidecars=True)

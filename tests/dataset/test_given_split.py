@@ -54,8 +54,14 @@ def test_who_shares_an_image_goes_to_the_latest_part(data: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"val": [*NAMES[16:18], NAMES[0]]}, r"named twice in a split: \[1, 19\] of train"),
-        ({"val": [*NAMES[16:18], "Nobody"]}, "1 patients of a split are not in .* number 19 of"),
+        (
+            {"val": [*NAMES[16:18], NAMES[0]]},
+            r"lists a patient twice: positions \[1, 19\] of train",
+        ),
+        (
+            {"val": [*NAMES[16:18], "Nobody"]},
+            "1 patient of the split could not be found in .* position 19 of",
+        ),
         ({"test": NAMES[19:]}, "1 of 22 patients"),
     ],
 )

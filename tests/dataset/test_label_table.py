@@ -68,7 +68,7 @@ def test_a_workbook_of_several_sheets(tmp_path):
     with pytest.raises(UsageError) as caught:
         first.check_column("age", option="--label")
     assert "sheet 'Read me', has no column 'age' (--label)" in caught.value.message
-    assert "Other sheets: Patients, Scans; --sheet names one." in caught.value.hint
+    assert "add --sheet: Patients, Scans." in caught.value.hint
     with pytest.raises(UsageError, match="no sheet 'patients'") as caught:
         read_table(path, sheet="patients")
     assert "Patients" in caught.value.hint
@@ -87,7 +87,7 @@ def test_quoted_separators_and_na_like_texts_stay_text(tmp_path):
         ("a.csv", None, "does not exist"),
         ("a.csv", "", "cannot be read"),
         ("a.csv", "file,age\n", "has no rows"),
-        ("a.csv", "file,age,age\nx,1,2\n", "names the column 'age' twice"),
+        ("a.csv", "file,age,age\nx,1,2\n", "has two columns 'age'"),
         ("a.csv", "file,age\nx,1\ny,2,3\n", "line 3"),
         ("a.xlsx", "no workbook", "cannot be read"),
     ],
@@ -118,5 +118,5 @@ def test_another_encoding_is_named(tmp_path, encoding):
 
 def test_a_row_with_too_many_cells_is_named_by_its_line(tmp_path):
     (tmp_path / "t.csv").write_text("file,age,who\na.png,60,Ann\nb.png,67,5,Ann\n")
-    with pytest.raises(DataError, match="line 3 has more cells than there are columns"):
+    with pytest.raises(DataError, match="line 3 has more cells than the table has columns"):
         read_table(tmp_path / "t.csv")

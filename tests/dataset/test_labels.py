@@ -32,7 +32,7 @@ def test_a_decimal_comma_is_read_only_where_semicolons_separate():
 
 @pytest.mark.parametrize("text", ["1.234", "-12.345.678"])
 def test_points_that_may_group_thousands_are_refused(text):
-    with pytest.raises(DataError, match="a point or thousands"):
+    with pytest.raises(DataError, match="a decimal point or a thousands"):
         parse_label(text, kind="regression", decimal_comma=True)
     assert parse_label("1.25", kind="regression", decimal_comma=True) == 1.25
 

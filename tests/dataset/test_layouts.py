@@ -454,21 +454,21 @@ def test_a_window_goes_with_the_recipe_ct_alone(tmp_path, recipe, window):
 
 
 def test_an_unknown_layout_names_the_nearest(tmp_path):
-    with pytest.raises(UsageError, match=r"no layout 'lgg'.*'lgg-mri'"):
+    with pytest.raises(UsageError, match=r"Unknown layout 'lgg'.*'lgg-mri'"):
         apply_layout("lgg", "mri", tmp_path, PrepareOptions())
 
 
 @pytest.mark.parametrize("modality", ["mri", "pt", "ct2"])
 def test_head_neck_has_no_other_modality(tmp_path, modality):
     write_head_neck(tmp_path)
-    with pytest.raises(UsageError, match=rf"no modality '{modality}'.*ct or pet"):
+    with pytest.raises(UsageError, match=rf"no modality '{modality}'.*ct or --modality pet"):
         apply_layout("head-neck-pet-ct", modality, tmp_path, PrepareOptions())
 
 
 MISSING: Sequence[tuple[str, str]] = [
-    ("lgg-mri", r"finds no data\.csv below .*kaggle_3m"),
-    ("ct-ich", r"neither ct_scans nor Patients_CT below .*unpacked"),
-    ("head-neck-pet-ct", r"no patient's folder \(HN-CHUM-001\.\.\.\) in .*Head-Neck-PET-CT"),
+    ("lgg-mri", r"found no data\.csv in .*kaggle_3m"),
+    ("ct-ich", r"neither ct_scans nor Patients_CT in .*unpacked"),
+    ("head-neck-pet-ct", r"no patient folder \(HN-CHUM-001\.\.\.\) in .*Head-Neck-PET-CT"),
     ("bids", r"no participants\.tsv in .*root"),
 ]
 
@@ -484,7 +484,7 @@ def test_every_layout_says_what_it_misses_in_a_folder_of_another_layout(tmp_path
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
-        (None, r"no patient_demographics\.csv beside .*--labels"),
+        (None, r"no patient_demographics\.csv next to .*--labels"),
         ("Number,Age\n49,3\n", r"no column 'Age \(years\)' in .*--label"),
         ("Number,Age (years)\n49,3\n", r"no column 'Patient Number' in .*--patient-column"),
     ],

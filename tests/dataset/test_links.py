@@ -101,7 +101,7 @@ def test_a_split_is_the_same_with_kept_links(data: Path) -> None:
     parts = {part: set(split.parts[part]) - set(one) for part in PARTS}
     apart = {**parts, "train": parts["train"] | {one[0]}, "test": parts["test"] | {one[1]}}
     leaking = type(split)({part: tuple(sorted(apart[part])) for part in PARTS}, 0)
-    with pytest.raises(DataError, match="An identical image is in train and in test"):
+    with pytest.raises(DataError, match="An identical image is in both train and test"):
         check_no_leak(leaking, slices, kept)
 
 

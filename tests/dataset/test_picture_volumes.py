@@ -78,11 +78,11 @@ def test_every_picture_stands_for_itself_unless_asked(raw, tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ("regex:cut", "pictures of several patients into one volume"),
-        ("folder:3", "fits the path of no PNG"),
-        ("regex:^eve", "fits the path of no PNG"),
+        ("regex:cut", "images of several patients into one volume"),
+        ("folder:3", "matches no path of a PNG"),
+        ("regex:^eve", "matches no path of a PNG"),
         ("folder:0", "whole number other than 0"),
-        ("regex:(", "not a regular expression"),
+        ("regex:(", "not a valid regular expression"),
         ("ann", "must be folder, folder:N or regex:PATTERN"),
         ("file", "must be folder, folder:N or regex:PATTERN"),
     ],
@@ -120,19 +120,19 @@ def test_names_that_may_not_tell_the_order_are_noted(tmp_path, names, doubtful):
     rows = [(f"p/{name}.png", "60", "Ann") for name in names]
     write_table(raw / "t.csv", rows)
     result = run(raw, tmp_path / "data", volume_from="folder")
-    assert any("look at the order" in note for note in result.notes.values()) == doubtful
+    assert any("check the order" in note for note in result.notes.values()) == doubtful
 
 
 @pytest.mark.parametrize("asked", [{"n4": True, "recipe": "mr"}, {"plane": "coronal"}])
 def test_what_pictures_cannot_have_is_refused(raw, tmp_path, asked):
-    with pytest.raises(UsageError, match=f"--{next(iter(asked))} is for"):
+    with pytest.raises(UsageError, match=f"--{next(iter(asked))} applies only to"):
         run(raw, tmp_path / "data", **asked)
 
 
 def test_series_know_their_slices_themselves(tmp_path):
     write_series(tmp_path / "raw", tissue(3, side=SIZE), patient="A")
     asked = PrepareOptions(label="PatientAge", volume_from="folder")
-    with pytest.raises(UsageError, match="--volume-from is for"):
+    with pytest.raises(UsageError, match="--volume-from applies only to"):
         run(tmp_path / "raw", tmp_path / "data", "ct", options=asked)
 
 

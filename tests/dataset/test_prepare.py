@@ -136,7 +136,7 @@ def test_progress_is_told_and_what_was_skipped_is_warned_of(raw, tmp_path):
     assert done == [0, 1, 2, 3, 4]
     warned = [event.text for event in heard if isinstance(event, Warned)]
     assert len(warned) == 1
-    assert re.search(r"1 files were left out; .*prepare\.json lists why", warned[0])
+    assert re.search(r"1 file left out; see .*prepare\.json for the reasons", warned[0])
 
 
 # --- bad input -------------------------------------------------------------------------------
@@ -185,13 +185,13 @@ def spoil_patient(raw: Path) -> None:
 
 
 SPOILED = [
-    (spoil_text, "no image in spite of its suffix"),
+    (spoil_text, "not an image despite its suffix"),
     (spoil_truncated, "damaged"),
-    (spoil_dicom, "truncated: 1674 of 3200 bytes"),
+    (spoil_dicom, "truncated: it has 1674 of 3200 bytes"),
     (spoil_value, "all pixels are 7"),
     (spoil_size, "1x1 pixels"),
     (spoil_row, r"has no row in column .*: 'a\.png'"),
-    (spoil_contradiction, r"contradict each other: 2 rows for 'a\.png'"),
+    (spoil_contradiction, r"contradictory rows: 2 rows for 'a\.png'"),
     (spoil_missing_age, "label is missing"),
     (spoil_age, "is not a number: 'about 60'"),
     (spoil_patient, "patient is unknown"),
@@ -216,7 +216,7 @@ def test_strict_refuses_an_unusable_file_and_leaves_nothing_on_disk(raw, tmp_pat
     before = tree(tmp_path)
     with pytest.raises(DataError, match=reason) as caught:
         run(raw, tmp_path / "new" / "data", strict=True)
-    assert "1 files cannot be used (--strict)" in caught.value.message
+    assert "--strict: 1 file cannot be used" in caught.value.message
     assert re.search(r"a\.(png|dcm)", caught.value.message)
     assert caught.value.exit_code == 1
     assert tree(tmp_path) == before
@@ -254,24 +254,28 @@ def test_where_no_image_can_be_used_the_reason_is_told(raw, tmp_path):
     ("arguments", "kind", "reason"),
     [
         ({"label": "agee"}, UsageError, r"no column 'agee'.*'age'"),
-        ({"modality": "../up"}, UsageError, r"'\.\./up' cannot name a modality"),
-        ({"modality": "MRI"}, UsageError, "'MRI' cannot name a modality"),
+        ({"modality": "../up"}, UsageError, r"'\.\./up' is not a valid modality name"),
+        ({"modality": "MRI"}, UsageError, "'MRI' is not a valid modality name"),
         ({"size": 30}, UsageError, "--size 30 must be a multiple of 4"),
         ({"size": 0}, UsageError, "--size 0 must be"),
         ({"recipe": "ct"}, DataError, "needs Hounsfield units.*--recipe mr, xray or as-is"),
         ({"recipe": "pet"}, DataError, "needs standardised uptake values.*--recipe mr"),
-        ({"recipe": "percentile"}, UsageError, "no recipe 'percentile'"),
-        ({"recipe": "as_is"}, UsageError, r"no recipe 'as_is'.*'as-is'"),
-        ({"window": (40, 400)}, UsageError, "--window belongs to the recipes ct and pet; mri uses"),
+        ({"recipe": "percentile"}, UsageError, "Unknown recipe 'percentile'"),
+        ({"recipe": "as_is"}, UsageError, r"Unknown recipe 'as_is'.*'as-is'"),
+        (
+            {"window": (40, 400)},
+            UsageError,
+            "--window applies to the recipes ct and pet only; mri uses",
+        ),
         (
             {"n4": True, "recipe": "xray"},
             UsageError,
-            "--n4 is for dicom, meta, nifti, nrrd; there are only other files",
+            "--n4 applies only to dicom, meta, nifti, nrrd, and there are no such files",
         ),
-        ({"channel": 1}, DataError, r"a\.png: the file has one channel; there is no channel 1"),
+        ({"channel": 1}, DataError, r"a\.png: the file has only one channel, so no channel 1"),
         ({"exclude": ("*.png",)}, ImageError, "4 excluded"),
         ({"labels": Path("none.csv")}, DataError, r"none\.csv does not exist"),
-        ({"layout": "lgg"}, UsageError, "no layout 'lgg'"),
+        ({"layout": "lgg"}, UsageError, "Unknown layout 'lgg'"),
     ],
 )
 def test_a_wrong_call_is_explained_and_leaves_nothing(raw, tmp_path, arguments, kind, reason):
@@ -289,7 +293,7 @@ def test_folders_that_cannot_be_used_are_named(raw, tmp_path):
     with pytest.raises(OutputError, match="file is a file"):
         run(raw, tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ImageError, match=r"empty holds no .* \(nothing found\)"):
+    with pytest.raises(ImageError, match=r"empty contains no .* \(nothing found\)"):
         run(tmp_path / "empty", tmp_path / "data", options=PrepareOptions(label="PatientAge"))
 
 
@@ -317,7 +321,7 @@ def test_labels_come_from_a_sheet_of_a_workbook(raw, tmp_path):
         frame.to_excel(book, sheet_name="scan", index=False)
     run(raw, tmp_path / "data", labels=raw / "t.xlsx", sheet="scan", strict=True)
     assert by_file(tmp_path / "data", "label")["d.png"] == 63
-    with pytest.raises(UsageError, match="--sheet names a sheet"):
+    with pytest.raises(UsageError, match="--sheet needs a label table"):
         run(raw, tmp_path / "other", labels=None, label="PatientAge", sheet="scan")
 
 
@@ -675,10 +679,10 @@ def test_a_second_modality_joins_and_takes_the_size(raw, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ({"size": 64}, "holds images of 32 px, not 64.*--size"),
-        ({"task": "classification"}, "labelled with age.*--label-name age"),
-        ({"label_name": "years_old"}, "labelled with age.*--label-name age"),
-        ({"unit": "months"}, "unit 'years'.*Give the ages of both in years"),
+        ({"size": 64}, "images of the dataset are 32 px, not 64 px.*--size"),
+        ({"task": "classification"}, "label of the dataset is age.*--label-name age"),
+        ({"label_name": "years_old"}, "label of the dataset is age.*--label-name age"),
+        ({"unit": "months"}, "unit 'years'.*Give both ages in years"),
     ],
 )
 def test_a_second_modality_must_have_the_datasets_size_and_task(raw, tmp_path, arguments, reason):
@@ -694,7 +698,8 @@ def test_a_modality_is_replaced_only_when_asked(raw, tmp_path):
     before = tree(tmp_path / "data")
     write_table(raw / "t.csv", [(name, "33", who) for name, _, who in ROWS])
     with pytest.raises(
-        OutputError, match=r"mri exists, made from other files, labels or options.*--overwrite"
+        OutputError,
+        match=r"mri already exists and was made from other files, labels or options.*--overwrite",
     ):
         run(raw, tmp_path / "data")
     assert tree(tmp_path / "data") == before
@@ -708,7 +713,7 @@ def test_overwrite_spares_a_folder_that_medxlate_did_not_write(raw, tmp_path):
     (tmp_path / "data" / "mri").mkdir(parents=True)
     (tmp_path / "data" / "mri" / "thesis.txt").write_text("precious")
     before = tree(tmp_path)
-    with pytest.raises(OutputError, match=r"holds no prepare\.json, so medxlate did not write it"):
+    with pytest.raises(OutputError, match=r"not written by medxlate \(it has no prepare\.json\)"):
         run(raw, tmp_path / "data", overwrite=True)
     assert tree(tmp_path) == before
 
@@ -758,7 +763,7 @@ def test_a_damaged_dataset_is_called_so(raw, tmp_path, damage, reason):
 
 
 def test_what_is_no_dataset_and_an_unknown_modality_are_named(raw, tmp_path):
-    with pytest.raises(DataError, match=r"is not a dataset: it holds no dataset\.json"):
+    with pytest.raises(DataError, match=r"is not a dataset: it has no dataset\.json"):
         Dataset(raw)
     run(raw, tmp_path / "data")
     with pytest.raises(DataError, match=r"'mr' was not prepared .* Did you mean 'mri'\?"):

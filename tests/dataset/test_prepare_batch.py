@@ -191,7 +191,7 @@ def test_changed_input_is_refused_and_replaced_when_asked(
     run(raw, data)
     before, mtimes = tree(data), times(data)
     changes = change(raw)
-    with pytest.raises(OutputError, match=r"mri exists, made from other.*--overwrite"):
+    with pytest.raises(OutputError, match=r"mri already exists.*--overwrite"):
         run(raw, data, **changes)
     assert (tree(data), times(data)) == (before, mtimes)
     assert run(raw, data, overwrite=True, **changes).state == "prepared"
@@ -643,7 +643,7 @@ def test_a_scan_that_kills_its_process_is_skipped_and_the_others_are_read(
 ) -> None:
     monkeypatch.setattr(medxlate.dataset.job, "write_part", crashing.die_of_s03)
     result = run_mixed(mixed, plant_key(tmp_path / "data"), workers=2)
-    assert result.skipped["s03"] == "reading it crashed the reader"
+    assert result.skipped["s03"] == "it crashed the reader"
     assert result.scans == SCANS - 1
     files = set(by_file(tmp_path / "data", "label", "ct"))
     assert {name[:3] for name in files} == {f"s{n:02d}" for n in range(12) if n != 3} | {"v/a"}
@@ -664,7 +664,7 @@ def test_a_modality_that_is_being_prepared_is_locked(raw: Path, tmp_path: Path) 
 
     assert run(raw, data, "ct", listener=other).state == "prepared"
     assert len(refused) == 1
-    assert "Another medxlate is writing to" in refused[0]
+    assert "Another medxlate process is writing to" in refused[0]
     truth = plant_key(tmp_path / "truth")
     run(raw, truth, "ct")
     assert tree(data) == tree(truth)

@@ -15,7 +15,7 @@ from preparing import run, write_table
 ROW = "tables/labels.csv has no row in column 'patient': '13.jpg'."
 SEX = "the label is not a number: 'male'"
 CLASSES = "For classes, add --task classification."
-RECIPE = "the recipe 'ct' needs Hounsfield units, and the image has none Use --recipe mr"
+RECIPE = "the recipe 'ct' needs Hounsfield units, which the image lacks. Use --recipe mr"
 
 
 def test_reasons_are_counted_whatever_file_and_number_they_name():
@@ -33,7 +33,7 @@ def test_reasons_are_counted_whatever_file_and_number_they_name():
         f"1 file, 0.png: {ROW.rstrip('.')}"
     )
     many = {f"{i}.png": "word" * (i + 1) for i in range(5)}
-    assert in_words(many).endswith("; 2 more for 2 other reasons")
+    assert in_words(many).endswith("; 2 more files for 2 other reasons")
 
 
 @pytest.mark.parametrize(

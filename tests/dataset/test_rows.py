@@ -61,7 +61,7 @@ def test_an_image_without_a_row_is_named():
 def test_rows_that_agree_count_once_and_contradicting_ones_are_an_error():
     rows = finder(("a.png", "60"), ("a.png", "60"), ("b.png", "60"), ("b.png", "61"))
     assert rows.find("a.png", None)["age"] == "60"
-    with pytest.raises(DataError, match=r"contradict each other: 2 rows for 'b\.png'"):
+    with pytest.raises(DataError, match=r"contradictory rows: 2 rows for 'b\.png'"):
         rows.find("b.png", None)
     indifferent = finder(("b.png", "60"), ("b.png", "61"), relevant=("name",))
     assert indifferent.find("b.png", None)["name"] == "b.png"
@@ -101,7 +101,7 @@ def test_an_image_of_no_known_session_keeps_its_row(sessions, relative):
 
 @pytest.mark.parametrize("subject", ["sub-3", "sub-4"])
 def test_a_sessions_table_that_contradicts_itself_concerns_its_subject_alone(sessions, subject):
-    with pytest.raises(DataError, match="sessions of the image's patient") as caught:
+    with pytest.raises(DataError, match="sessions table of the image's patient") as caught:
         sessions.complete(f"{subject}/ses-a/anat/x.nii", {})
     assert "sub-" not in str(caught.value)
 

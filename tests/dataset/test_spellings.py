@@ -110,7 +110,7 @@ def test_forty_people_in_five_spellings_are_forty_patients(tmp_path: Path) -> No
     assert [info[name].patients for name in ("ct", "mri")] == [40, 40]
     for seed in range(5):
         assert on_two_sides(tmp_path, seed=seed) == 0
-    assert "40 patients are written in several ways (40 in these files)" in flat(results[0].output)
+    assert "40 patients are spelled in several ways (40 in these files)" in flat(results[0].output)
     assert "40 in these files, " in flat(results[1].output)
     assert "otherwise in ct" in flat(results[1].output)
     assert "--distinct-ids" in results[0].output
@@ -132,7 +132,7 @@ def test_distinct_ids_put_them_on_two_sides(tmp_path: Path) -> None:
     assert Dataset(tmp_path / "data").info.modalities["ct"].patients == 80
     assert on_two_sides(tmp_path) > 10
     counted = how_ids_count({name: each.slices for name, each in opened(tmp_path).items()})
-    assert counted == "Ids of ct and mri were taken as they are written."
+    assert counted == "Patient ids of ct and mri were taken literally."
 
 
 def test_no_id_is_kept_or_exported(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_strict_refuses_two_spellings_and_says_which(tmp_path: Path) -> None:
     again = prepare(
         tmp_path, "ct", "ct.csv", "--file", "file", "--patient", "who", "--strict", code=1
     )  # what is there already
-    assert "1 patients are written in several ways" in flat(again.output)
+    assert "1 patient are spelled in several ways" in flat(again.output)
     by_file(tmp_path, "mri", {"person1.png": "p 001"}, "--strict", code=1)
     by_file(tmp_path, "mri", {"person1.png": "p 001"}, "--strict", "--distinct-ids")
 
@@ -234,9 +234,9 @@ def test_modalities_of_two_kinds_leave_nobody_on_two_sides(
         pd.read_parquet(path).drop(columns="folded_id").to_parquet(path, index=False)
     result = by_file(tmp_path, "ct", ids, *filter(None, [second]))
     if first == "older":
-        assert "mri writes otherwise are not found" in flat(result.output)
+        assert "spellings of patient ids in mri cannot be matched" in flat(result.output)
         said = how_ids_count({name: each.slices for name, each in opened(tmp_path).items()})
-        assert "was not checked: an older medxlate prepared it" in said
+        assert "one id: an older version of medxlate prepared it" in said
     merged = "" in (first, second)
     for seed in range(5):
         assert (on_two_sides(tmp_path, seed=seed) == 0) or not merged
@@ -255,7 +255,7 @@ def test_modalities_of_two_kinds_leave_nobody_on_two_sides(
 def test_a_leak_under_two_spellings_is_refused() -> None:
     split = Split({"train": ("a",), "val": (), "test": ("b",)}, 0)
     table = pd.DataFrame({"patient": ["a", "b"]})
-    with pytest.raises(DataError, match="under two spellings of one id"):
+    with pytest.raises(DataError, match="under two spellings of the same id"):
         check_no_leak(split, {"ct": table}, [Link("a", "b", "id")])
 
 
@@ -285,8 +285,8 @@ def test_a_report_claims_what_was_looked_up(tmp_path: Path, kind: str) -> None:
         return
     claims = {
         "folded": "No patient is in two parts, whatever the modality",
-        "distinct": "Ids of ct and mri were taken as they are written",
-        "older": "Whether ids of ct are one patient&#39;s in two spellings was not checked",
+        "distinct": "Patient ids of ct and mri were taken literally",
+        "older": "Patient ids of ct were not checked for different spellings",
     }
     assert found.leak == ""
     assert claims[kind] in found.body
@@ -299,7 +299,7 @@ def test_a_given_split_finds_patients_by_any_spelling(tmp_path: Path) -> None:
     parts = {"train": ["p1"], "val": ["P_2"], "test": ["P3"]}
     split = given_split(tmp_path / "data", ["ct"], parts)
     assert [split.parts[part] for part in PARTS] == [(name,) for name in table["patient"]]
-    with pytest.raises(DataError, match="named twice"):
+    with pytest.raises(DataError, match="lists a patient twice"):
         given_split(tmp_path / "data", ["ct"], {**parts, "test": ["P3", "p-1"]})
 
 
@@ -307,7 +307,7 @@ def test_a_broken_column_is_a_clear_error(tmp_path: Path) -> None:
     by_file(tmp_path, "ct", {"person1.png": "1"})
     path = tmp_path / "data" / "ct" / "slices.parquet"
     pd.read_parquet(path).assign(folded_id="who").to_parquet(path, index=False)
-    with pytest.raises(DataError, match="broken folded_id"):
+    with pytest.raises(DataError, match="invalid folded_id"):
         opened(tmp_path)
 
 

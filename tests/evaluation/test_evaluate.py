@@ -105,7 +105,7 @@ def test_evaluate_refuses_a_dataset_that_changed(
     run = tmp_path / "copy" / "runs" / "joint"
     config = (run / "config.json").read_text()
     (run / "config.json").write_text(config.replace(str(folder), str(tmp_path / "copy")))
-    with pytest.raises(DataError, match="ct was prepared anew"):
+    with pytest.raises(DataError, match="ct was prepared again"):
         evaluate(run)
 
 
@@ -173,7 +173,7 @@ def test_a_predictor_that_gives_no_numbers_is_named(
         return values
 
     monkeypatch.setattr(Predictor, "calibrated", broken)
-    with pytest.raises(ModelError, match="no finite number for 1 of"):
+    with pytest.raises(ModelError, match="not finite for 1 of"):
         evaluate(folder / "runs" / "joint", metrics=["mae"])
 
 

@@ -109,7 +109,7 @@ def test_images_that_were_divided_calibrate_nothing(data: Path, tmp_path: Path):
     assert info.predictor.calibration is not None
     assert "images were divided" in info.predictor.calibration.reason
     card = (made / "model" / "README.md").read_text()
-    assert "Images were divided, not patients" in card
+    assert "The split is by image" in card
     assert "None: images were divided" in card
 
 
@@ -151,7 +151,7 @@ def test_generators_with_skips_give_the_same_in_onnxruntime(
         assert wanted.std() > 0.1
         np.testing.assert_allclose(found, wanted, atol=1e-3)
     card = model_card(read_model(model))
-    assert f"2 blocks, upsampling {upsample}, skip {skip}; taken at step 7." in card
+    assert f"2 blocks, upsampling {upsample}, skip {skip}, weights of step 7." in card
 
 
 def test_the_sidecar_says_how_to_read_and_what_was_compared(run: RunFolder, exported: Path):
@@ -310,7 +310,7 @@ def test_the_card_says_what_the_model_is_for_and_not_for(run: RunFolder):
 def test_recipes_are_told_in_words():
     ct = tiny.AS_IS.model_copy(update={"kind": "ct", "window": (40, 400), "unit": "HU"})
     mr = tiny.AS_IS.model_copy(update={"kind": "mr", "percentiles": (0.5, 99.5), "n4": True})
-    assert in_words(ct).startswith("values from -160 to 240 HU become black to white")
+    assert in_words(ct).startswith("-160 to 240 HU are mapped to black to white")
     assert "percentiles 0.5 and 99.5 of each volume" in in_words(mr)
     assert "after N4 bias correction" in in_words(mr)
     assert "8-bit" in in_words(tiny.AS_IS)

@@ -661,7 +661,7 @@ def test_enhanced_frames_at_one_place_are_told_of(tmp_path: Path) -> None:
     assert [frame.number for frame in grouped.scans[0].frames] == [0, 1]
     assert grouped.skipped == {}
     assert grouped.notes == {
-        "a.dcm": "2 of its frames are left out: at the position of another slice: a.dcm"
+        "a.dcm": "2 of its frames were left out: at the position of another slice: a.dcm"
     }
 
 
@@ -785,7 +785,7 @@ def test_uneven_distances_and_a_tilted_gantry(folder: Folder) -> None:
         place = (0, 0.3 * index, 2 * index)
         folder.add(f"b/{index}.dcm", place, index, SeriesInstanceUID="1.2.4")
     one, other = folder.group().scans
-    assert one.not_a_volume == "its slices lie 2 to 2.5 mm apart"
+    assert one.not_a_volume == "its slices are 2 to 2.5 mm apart"
     assert "sideways by 0.9 mm" in other.not_a_volume
 
 

@@ -165,12 +165,12 @@ def test_a_channel_of_a_colour_tiff_is_taken_at_full_stored_bits(tmp_path, dtype
 def test_a_channel_that_does_not_exist_is_refused(tmp_path, channel):
     refuse(
         save_raster(tmp_path / "rgb.png", noise(9, 9, 3)),
-        f"3 channels; there is no channel {channel}",
+        f"3 channels, so no channel {channel}",
         channel=channel,
     )
     refuse(
         save_raster(tmp_path / "grey.png", noise(9, 9)),
-        f"one channel; there is no channel {channel}",
+        f"only one channel, so no channel {channel}",
         channel=channel,
     )
 
@@ -213,7 +213,7 @@ def test_16_bit_colour_png_is_refused_rather_than_cut_to_8_bits(tmp_path):
 def test_tiff_of_several_pages_is_refused(tmp_path, colour, dtype):
     pixels = noise(3, 20, 30, *((3,) if colour else ()), dtype=dtype)
     kind = "rgb" if colour else "minisblack"
-    refuse(save_tiff(tmp_path / "a.tif", pixels, photometric=kind), "holds 3 pages")
+    refuse(save_tiff(tmp_path / "a.tif", pixels, photometric=kind), "has 3 pages")
 
 
 def test_exotic_types_are_refused_by_name(tmp_path):

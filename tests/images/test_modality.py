@@ -49,7 +49,7 @@ def test_prepare_refuses_what_the_name_does_not_say(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as refused:
             run(raw, tmp_path / "data", "ct", options=TAGS, **further)
         text = str(refused.value)
-        assert "s/03.dcm and 2 other files are of the DICOM modality MR, which is not 'ct'" in text
+        assert "s/03.dcm and 2 other files have the DICOM modality MR, not 'ct'" in text
         assert "--force" in text
         assert "Zebra" not in text
     assert not (tmp_path / "data" / "ct").exists()
@@ -91,7 +91,7 @@ def test_translate_and_predict_refuse_another_modality(
         save_dicom(tmp_path / modality / "a.dcm", stored, Modality=modality)
     name = "mri" if right == "MR" else "ct"
     given = {"model": model, "device": "cpu"}
-    with pytest.raises(UsageError, match=f"a.dcm is of the DICOM modality {wrong}.*'{name}'"):
+    with pytest.raises(UsageError, match=f"a.dcm has the DICOM modality {wrong}.*'{name}'"):
         command(tmp_path / wrong, out=tmp_path / "refused", **given)
     assert not (tmp_path / "refused").exists()
     command(tmp_path / right, out=tmp_path / "taken", **given)

@@ -134,7 +134,7 @@ def test_colours_that_are_neither_grey_nor_rgb_are_refused(
 ) -> None:
     pixels = noise(40, 48, 4 if photometric == "separated" else 3, dtype=np.dtype(kind))
     path = save_tiff(tmp_path / "a.tif", pixels, photometric=photometric)
-    with pytest.raises(ImageError, match="neither grey nor RGB"):
+    with pytest.raises(ImageError, match="neither greyscale nor RGB"):
         open_file(path)
 
 
@@ -219,5 +219,5 @@ def test_prepare_notes_what_it_turned(tmp_path: Path) -> None:
     rows = [("a.png", "60", "Ann"), ("b.png", "61", "Bob")]
     write_table(tmp_path / "raw" / "t.csv", rows)
     result = run(tmp_path / "raw", tmp_path / "data", "xray")
-    assert result.notes == {"b.png": "turned upright: its EXIF orientation is 6"}
+    assert result.notes == {"b.png": "rotated upright (EXIF orientation 6)"}
     assert record(tmp_path / "data", "xray")["notes"] == result.notes

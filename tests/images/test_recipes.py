@@ -149,16 +149,16 @@ def test_a_slice_is_near_empty_below_one_percent_of_its_pixels(dtype, shown, emp
 @pytest.mark.parametrize(
     ("kind", "options", "reason"),
     [
-        ("xrayy", {}, "no recipe 'xrayy'.*'xray'"),
-        ("ct", {"percentiles": (1, 99)}, "--percentiles belongs to the recipes mr and xray"),
-        ("mr", {"window": (40, 400)}, "--window belongs to the recipes ct and pet"),
-        ("as-is", {"window": (40, 400)}, "--window belongs to the recipes ct and pet"),
-        ("xray", {"n4": True}, "--n4 belongs to the recipe mr"),
+        ("xrayy", {}, "Unknown recipe 'xrayy'.*'xray'"),
+        ("ct", {"percentiles": (1, 99)}, "--percentiles applies to the recipes mr and xray"),
+        ("mr", {"window": (40, 400)}, "--window applies to the recipes ct and pet"),
+        ("as-is", {"window": (40, 400)}, "--window applies to the recipes ct and pet"),
+        ("xray", {"n4": True}, "--n4 applies to the recipe mr"),
         ("ct", {"window": (40, 0)}, "width must be positive"),
         ("ct", {"window": "lungs"}, "no window 'lungs'.*'lung'"),
-        ("pet", {"window": "lung"}, "no window 'lung' of the recipe pet"),
-        ("mr", {"percentiles": (99, 1)}, "must rise"),
-        ("mr", {"percentiles": (1, 101)}, "within 0..100"),
+        ("pet", {"window": "lung"}, "recipe pet has no window 'lung'"),
+        ("mr", {"percentiles": (99, 1)}, "LOW < HIGH"),
+        ("mr", {"percentiles": (1, 101)}, "HIGH <= 100"),
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_wrong_use(kind, options, reason):

@@ -80,7 +80,7 @@ def test_a_series_that_the_table_gives_to_two_patients_is_left_out(tmp_path: Pat
     rows = [(f"s/{name}", "60", "AB"[number > 1]) for number, name in enumerate(names)]
     table = write_table(tmp_path / "t.csv", rows)
     options = PrepareOptions(label="age", labels=table, file="file", patient="who")
-    with pytest.raises(DataError, match="its series holds files of several patients"):
+    with pytest.raises(DataError, match="its series contains files of several patients"):
         run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
 
 
@@ -119,7 +119,7 @@ def test_a_slice_without_a_label_has_nobody_elses(tmp_path: Path, where: tuple[s
 
 @pytest.mark.parametrize(
     ("where", "reason"),
-    [((), "several labels"), (("dx == 'none'",), "some of its slices are left out")],
+    [((), "have different labels"), (("dx == 'none'",), "were left out")],
 )
 def test_a_series_cut_across_slices_of_several_labels_is_left_out(
     tmp_path: Path, where: tuple[str, ...], reason: str
@@ -136,7 +136,7 @@ def test_a_series_cut_across_slices_of_several_labels_is_left_out(
     result = run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
     assert result.patients == 1
     assert {text for name, text in result.skipped.items() if name.startswith("s/")} == {
-        f"its series is cut across, and {'its slices have ' if not where else ''}{reason}"
+        f"its series is resliced, but {'some of ' if where else ''}its files {reason}"
     }
 
 
@@ -361,7 +361,7 @@ def test_a_ct_without_a_negative_value_is_noted(
         save_nifti(tmp_path / "raw" / "s.nii.gz", volume.T.astype(np.int16), PatientAge="060Y")
         name, options = "s.nii.gz", replace(TAGS, patient="file")
     result = run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
-    said = "no voxel is below 0 HU: its Hounsfield units may be lost"
+    said = "no voxel is below 0 HU: its values may not be Hounsfield units"
     assert result.notes == ({name: said} if noted else {})
     again = run(tmp_path / "raw", tmp_path / "data", "ct", options=options)
     assert (again.state, again.notes) == ("unchanged", result.notes)
@@ -372,4 +372,4 @@ def test_declared_padding_is_no_negative_value(tmp_path: Path) -> None:
     volume[:, :3] = -3024
     write_series(tmp_path / "raw" / "s", volume, patient="A", PixelPaddingValue=-2000)
     result = run(tmp_path / "raw", tmp_path / "data", "ct", options=TAGS)
-    assert "Hounsfield units may be lost" in result.notes["s"]
+    assert "may not be Hounsfield units" in result.notes["s"]

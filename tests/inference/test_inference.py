@@ -272,9 +272,9 @@ def test_a_batch_is_halved_until_it_fits(error: Callable[[], Exception]) -> None
     assert torch.equal(engine(images), images)
     assert network.seen == [(2, 128)] * 10 + [(1, 128)]
     assert [event.text.split(":")[0] for event in events if isinstance(event, Warned)] == [
-        f"Memory ran out at {count} images" for count in (16, 8, 4)
+        f"Memory ran out with batches of {count} images" for count in (16, 8, 4)
     ]
-    assert "2 images are now computed at once" in events[-1].text  # type: ignore[attr-defined]
+    assert "using 2 from now on" in events[-1].text  # type: ignore[attr-defined]
     network.seen.clear()
     assert torch.equal(engine(images[:4]), images[:4])  # what fits is remembered
     assert (network.seen, len(events)) == ([(2, 128)] * 2, 3)
@@ -452,7 +452,7 @@ def test_networks_are_compiled_on_a_gpu_for_many_repeats(
     assert found is wanted
     assert len(tried) == wanted
     texts = [event.text for event in events if isinstance(event, Stage)]
-    assert texts == (["Compiling the networks, which takes a minute or more"] if wanted else [])
+    assert texts == (["Compiling the networks (takes a minute or more)"] if wanted else [])
 
 
 def test_a_network_that_does_not_compile_runs_eagerly(

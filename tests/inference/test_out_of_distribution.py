@@ -153,7 +153,7 @@ def test_files_of_another_kind_are_warned_of(
         assert result.exit_code == 0, result.output
         notes = [n for n in json.loads(result.stdout)["notes"] if "look unlike" in n]
         assert bool(notes) == (name == other)
-        assert all(f"24 of 24 images look unlike the {own} that" in note for note in notes)
+        assert all(f"24 of 24 images differ from the {own} that" in note for note in notes)
         assert ("look unlike" in result.stderr) == (name == other)
 
 
@@ -183,4 +183,4 @@ def test_of_several_models_one_that_knows_is_enough(trained: Path, tmp_path: Pat
 def test_arrays_have_no_header(trained: Path) -> None:
     predictor = Predictor.load(trained / "runs" / "r")
     noisy = predictor(tiny.noise(32, 32, seed=3)[np.newaxis].repeat(4, axis=0))
-    assert any("4 of 4 images look unlike the ct" in note for note in noisy.notes)
+    assert any("4 of 4 images differ from the ct" in note for note in noisy.notes)

@@ -111,7 +111,7 @@ def test_models_without_calibration_still_predict_and_say_so(tmp_path: Path):
     assert result.table["low"].isna().all()
     assert result.table["high"].isna().all()
     (note,) = result.notes
-    assert "before predictions were calibrated" in note
+    assert "older version without calibration" in note
     assert note in [event.text for event in heard if isinstance(event, Warned)]
 
 

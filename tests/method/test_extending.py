@@ -47,13 +47,13 @@ def test_a_generator_trains_is_exported_and_translates(
     result = medxlate.translate(tmp_path / "raw" / "mri", model=run, out=out, device="cpu")
     assert result.slices == 24
     monkeypatch.delitem(generator.GENERATORS, "curve")
-    with pytest.raises(ModelError, match="There is no generator 'curve'"):
+    with pytest.raises(ModelError, match="Unknown generator 'curve'"):
         medxlate.translate(tmp_path / "raw" / "mri", model=run, out=tmp_path / "other")
 
 
 def test_an_unknown_generator_is_an_error_before_anything_is_written(tmp_path: Path):
     config = tiny.debug_config(tiny.write_dataset(tmp_path), model={"generator": "resnte"})
-    with pytest.raises(ConfigError, match=r"There is no generator 'resnte'\..*resnet"):
+    with pytest.raises(ConfigError, match=r"Unknown generator 'resnte'\..*resnet"):
         medxlate.train(config, runs=tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 

@@ -217,8 +217,8 @@ def test_sources_that_can_never_be_shown_are_left_out_and_counted(tmp_path: Path
     assert data.steps_per_epoch(CONFIG.optimizer) == before.steps_per_epoch(CONFIG.optimizer)
     count = int(np.sum(MRI == 3))
     assert [e.text for e in heard if isinstance(e, Warned)] == [
-        f"data.match_labels leaves out {count} of {len(MRI)} mri images: no ct image in training "
-        "has labels like theirs."
+        f"data.match_labels leaves out {count} of {len(MRI)} mri images: no ct training image "
+        "has a matching label."
     ]
 
 
@@ -229,21 +229,21 @@ def test_target_values_beyond_the_sources_are_told(tmp_path: Path) -> None:
     assert len(data.train["mri"]) == 3
     (warned,) = heard
     assert isinstance(warned, Warned)
-    assert warned.text.startswith("3 of 5 ct images have labels outside of those of mri")
+    assert warned.text.startswith("3 of 5 ct images have labels outside the range of mri")
 
 
 @pytest.mark.parametrize(
     ("target", "source", "task", "said"),
     [
-        ([0, 1, 2, 1], [0, 0, 3], GROUP, "ct has images of b, c in training, and mri has none"),
-        ([0, 1], [2, 3], GROUP, "ct has images of a, b in training, and mri has none"),
-        ([30.0, 40.0], [41.0, 29.0], AGE, "no mri image in training has a label within the range"),
+        ([0, 1, 2, 1], [0, 0, 3], GROUP, "ct has training images of b, c, and mri has none"),
+        ([0, 1], [2, 3], GROUP, "ct has training images of a, b, and mri has none"),
+        ([30.0, 40.0], [41.0, 29.0], AGE, "no mri training image has a label within the range"),
     ],
 )
 def test_labels_that_cannot_be_matched_are_refused(
     tmp_path: Path, target: Any, source: Any, task: Task, said: str
 ) -> None:
-    with pytest.raises(ConfigError, match=f"data.match_labels is impossible: {said}"):
+    with pytest.raises(ConfigError, match=f"data.match_labels cannot be used: {said}"):
         matched(data_of(tmp_path, target, source, task), CONFIG, task)
 
 

@@ -431,8 +431,11 @@ COMBINATIONS = (
         ("joint+", f"{COMBINATIONS}."),
         ("dann+autoaugment", f"no method 'dann+autoaugment'. {COMBINATIONS}."),
         ("constant", "The method constant needs no training."),
-        ("translator", "translator is no method of its own. It is the first stage of cyclegan"),
-        ("source-only", "source-only is no method of its own. It is the first stage of"),
+        (
+            "translator",
+            "translator is a first stage, not a method of its own. Train cyclegan or transfer",
+        ),
+        ("source-only", "source-only is a first stage, not a method of its own."),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path: Path, method: str, text: str):

@@ -438,7 +438,7 @@ def test_the_head_is_fitted_to_all_training_labels_together():
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:", "", "meta", "cuda:", "cuda:-1", "xpu"])
 def test_a_device_that_does_not_exist_is_named(name: str):
-    with pytest.raises(UsageError, match=f"no device '{name}'"):
+    with pytest.raises(UsageError, match=f"Unknown device '{name}'"):
         choose_compute(name)
 
 

@@ -308,20 +308,20 @@ def test_what_was_recorded_becomes_curves() -> None:
     validation, kept = found["Validation error"].lines
     assert (validation.x, validation.y) == ((1, 2, 3), (5, 3, 4))
     assert (kept.name, kept.x, kept.y) == ("kept: epoch 2", (2,), (3,))
-    (predictor,) = found["Loss of the predictor"].lines
+    (predictor,) = found["Predictor loss"].lines
     assert predictor.y == tuple(range(1, 41))
-    adversarial = found["Adversarial losses of the translators"]
+    adversarial = found["Adversarial losses of the generators"]
     assert {each.name for each in adversarial.lines} == {
-        "to the target (G), mri", "to the source (F), mri"
+        "G (source to target), mri", "F (target to source), mri"
     }  # fmt: skip
     assert found["Speed"].lines[0].y == (9.5,) * 40
-    assert set(found) >= {"Waiting for images", "Losses of the discriminators"}
+    assert set(found) >= {"Waiting for images", "Discriminator losses"}
 
 
 def test_many_sources_are_drawn_apart_and_long_runs_thinned() -> None:
     found = curves(events(2000, ("mri", "pet", "us", "xray")))
     titles = [each.title for each in found]
-    assert "Adversarial losses of the translators: pet" in titles
+    assert "Adversarial losses of the generators: pet" in titles
     for each in found:
         root = parsed(draw(each))
         assert max(len(points(path)) for path in paths(root)) <= 300
@@ -337,11 +337,13 @@ def test_what_shares_a_chart_shares_a_unit() -> None:
     found = curves([{"event": "step", "step": k, "losses": losses} for k in (1, 2)])
     charts = {each.title: {line.name.split(",")[0] for line in each.lines} for each in found}
     assert charts == {
-        "L1 losses of images in \u22121 to 1": {"source and back", "identity", "reproduced"},
-        "Structure loss, of MIND descriptors in 0 to 1": {"structure"},
-        "Gradients at translations: the predictor's over the translators'": {
-            "ratio of the two gradients"
+        "L1 losses (images in \u22121 to 1)": {
+            "source cycle",
+            "identity",
+            "reconstruction (autoencoder phase)",
         },
+        "Structure loss (MIND descriptors in 0 to 1)": {"structure"},
+        "Gradient ratio at translated images (predictor / translator)": {"gradient ratio"},
     }
 
 

@@ -366,8 +366,8 @@ REFUSED: list[tuple[str, Write, str]] = [
     # data files of detached headers
     ("up.mhd", lambda p: mhd(p, "../../../../../../../../../etc/passwd"), OUTSIDE),
     ("root.mhd", lambda p: mhd(p, "/etc/passwd"), OUTSIDE),
-    ("none.mhd", lambda p: mhd(p, "nowhere.raw"), "absent"),
-    ("null.mhd", lambda p: mhd(p, "a\0b"), "absent"),
+    ("none.mhd", lambda p: mhd(p, "nowhere.raw"), "is missing"),
+    ("null.mhd", lambda p: mhd(p, "a\0b"), "is missing"),
     ("long.mhd", lambda p: mhd(p, "x" * 5000), "opened"),
 ]
 WRONGLY_READ: list[Any] = [
@@ -379,12 +379,12 @@ WRONGLY_READ: list[Any] = [
     pytest.param(
         "tiny.tif",
         lambda p: save_tiff(p, (F32 * 1e-45).astype(np.float32)),
-        "range|empty|told apart",
+        "range|empty|distinguished",
     ),
     pytest.param(
         "tiny.nii",
         lambda p: nifti(p, VOLUME, slope=1e-42),
-        "range|empty|told apart",
+        "range|empty|distinguished",
     ),
     pytest.param(
         "own.mhd",
@@ -432,7 +432,7 @@ def test_empty_files_and_lying_suffixes(through: Through) -> None:
 
     outcome = through(write)
     assert set(outcome.skipped) == set(outcome.failed) == names | texts
-    assert set(outcome.skipped.values()) == {"no image in spite of its suffix"}
+    assert set(outcome.skipped.values()) == {"not an image despite its suffix"}
     assert outcome.used == outcome.translated == {"lies.nii"}
     assert outcome.notes == {"lies.nii": "is png"}
 

@@ -58,7 +58,7 @@ def copy(data: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_path_is_no_name(tmp_path: Path, name: str) -> None:
     assert not is_plain(name)
-    with pytest.raises(ModelError, match="names something outside itself"):
+    with pytest.raises(ModelError, match="refers to something outside"):
         safe_join(tmp_path, name, error=ModelError)
 
 
@@ -100,9 +100,9 @@ def test_modalities_are_no_paths(copy: Path, name: str) -> None:
     values = json.loads((copy / "dataset.json").read_text())
     values["modalities"][name] = values["modalities"]["ct"]
     (copy / "dataset.json").write_text(json.dumps(values))
-    with pytest.raises(DataError, match="a modality's name is a path"):
+    with pytest.raises(DataError, match="the name of a modality must not be a path"):
         Dataset(copy)
-    with pytest.raises(ConfigError, match="a modality's name is a path"):
+    with pytest.raises(ConfigError, match="the name of a modality must not be a path"):
         resolve(overrides={"data": {"sources": [name or "/"], "target": "ct"}})
 
 

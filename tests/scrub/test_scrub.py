@@ -271,7 +271,7 @@ PLANTS = [value for name, value in list(globals().items()) if name.startswith("p
 def test_a_value_in_any_kind_of_file_is_found(run: Path, plant: Callable[[Path], None]) -> None:
     plant(run / "model" / "planted")
     result = scrub(run)
-    kinds_found = kinds(result) - ({"cannot be looked into"} if plant is plant_binary else set())
+    kinds_found = kinds(result) - ({"could not be searched"} if plant is plant_binary else set())
     assert kinds_found in ({"an id or name"}, {"a UID"})
     assert {each.file.split("/")[0] for each in result.found} <= {
         *("model", "file 1: model", "folder 1: model")
@@ -312,9 +312,9 @@ def test_a_value_across_two_reads_is_found(run: Path) -> None:
         ("a.zip", b"PK\x03\x04 damaged", "damaged"),
         ("a.nii.gz", b"\x1f\x8b\x08 damaged", "damaged"),
         ("a.xz", b"\xfd7zXZ\x00 packed", "damaged"),
-        ("a.7z", b"7z\xbc\xaf\x27\x1c", "packed: 7z"),
-        ("a.zst", b"\x28\xb5\x2f\xfd", "packed: Zstandard"),
-        ("a.pdf", b"%PDF-1.7", "packed: PDF"),
+        ("a.7z", b"7z\xbc\xaf\x27\x1c", "packed as 7z"),
+        ("a.zst", b"\x28\xb5\x2f\xfd", "packed as Zstandard"),
+        ("a.pdf", b"%PDF-1.7", "packed as PDF"),
         ("a.bin", bytes(range(256)), "of an unknown kind"),
         ("a.pkl", pickle.dumps({"of": [1, 2]}), "of an unknown kind"),
     ],
@@ -322,7 +322,7 @@ def test_a_value_across_two_reads_is_found(run: Path) -> None:
 def test_what_cannot_be_looked_into_is_told(run: Path, name: str, content: bytes, why: str) -> None:
     (run / name).write_bytes(content)
     (found,) = scrub(run).found
-    assert (found.file, found.kind) == (name, "cannot be looked into")
+    assert (found.file, found.kind) == (name, "could not be searched")
     assert found.where.startswith(f"content: {why}")
 
 

@@ -32,7 +32,7 @@ from medxlate.scrub.scrub import Finding, scrub
 VALUE = "Q7X1"
 NAME = "Li"
 HERE = "an id or name"
-UNSEEN = "cannot be looked into"
+UNSEEN = "could not be searched"
 
 
 @pytest.fixture
@@ -206,7 +206,7 @@ def nested(times: int) -> bytes:
 NOISE = np.random.default_rng(0).bytes(600)
 NOT_SEEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "an encrypted member": (encrypted, "member a.txt: encrypted"),
-    "7z in zip": (lambda: zipped("a.7z", b"7z\xbc\xaf\x27\x1c"), "member a.7z: packed: 7z"),
+    "7z in zip": (lambda: zipped("a.7z", b"7z\xbc\xaf\x27\x1c"), "member a.7z: packed as 7z"),
     "a damaged member": (lambda: zipped("a.gz", b"\x1f\x8b\x08 no"), "member a.gz: damaged"),
     "unknown bytes in tar.gz": (
         lambda: tarred("a.bin", NOISE), "member a.bin, content: of an unknown"
@@ -217,10 +217,10 @@ NOT_SEEN: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "unknown base64": (
         lambda: json.dumps({"a": base64.b64encode(NOISE).decode()}).encode(),
-        "base64 inside: of an unknown kind",
+        "embedded base64: of an unknown kind",
     ),
     "unknown data URL": (
-        lambda: url(NOISE, "<p src='{}'>"), "data inside, content: of an unknown kind"
+        lambda: url(NOISE, "<p src='{}'>"), "embedded data, content: of an unknown kind"
     ),
 }  # fmt: skip
 
@@ -239,7 +239,7 @@ def test_a_damaged_member_leaves_the_others_to_be_looked_into(data: Path) -> Non
         archive.writestr("a.7z", b"7z\xbc\xaf\x27\x1c")
         archive.writestr("b.txt", f"first\nof {VALUE}")
     assert look(data, "a.zip", stream.getvalue()) == [
-        Finding("a.zip", "member a.7z: packed: 7z", UNSEEN),
+        Finding("a.zip", "member a.7z: packed as 7z", UNSEEN),
         Finding("a.zip", "member b.txt, line 2", HERE),
     ]
 

@@ -344,8 +344,8 @@ def test_the_policy_is_reported_beside_the_numbers(data: Path, tmp_path: Path, p
     assert len(places) > 2
     for path in places:
         text = flat(path.read_text())
-        assert ("measure something else than new patients" in text) == (policy == "image")
-        assert ("The figures hold for new patients" in text) == (policy == "patient")
+        assert ("say nothing about new patients" in text) == (policy == "image")
+        assert ("The results apply to new patients" in text) == (policy == "patient")
     assert bool(sides["train"] & sides["test"]) == bool(warned) == (policy == "image")
 
 

@@ -158,7 +158,7 @@ def test_fewer_patients_than_a_split_needs_are_refused(tmp_path: Path) -> None:
     prepare_images(tmp_path, data, "ct", range(2))
     prepare_images(tmp_path, data, "mri", range(5, 9))
     error = refused(DataError, "no ct patient", "2 patients", out=out, config=debug_config(data))
-    assert "3 are needed" in error.hint
+    assert "at least 3" in error.hint
     assert not list(out.glob("*"))
 
 
@@ -228,8 +228,8 @@ def test_a_dataset_that_changed_is_noticed(data: Path, tmp_path: Path) -> None:
     slices["label"] += 1.0
     slices.to_parquet(path)
     refused(OutputError, "fingerprints.ct was", out=out, config=config, grid=grid)
-    refused(DataError, "ct was prepared anew", out=out)
-    refused(DataError, "ct was prepared anew", out=out, where=Where(cell=0))
+    refused(DataError, "ct was prepared again", out=out)
+    refused(DataError, "ct was prepared again", out=out, where=Where(cell=0))
     shutil.rmtree(moved)
     refused(DataError, str(moved), out=out)
 

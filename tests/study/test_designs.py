@@ -294,10 +294,14 @@ def test_file_and_column_give_the_same_split_in_every_repeat(kept: Path, tmp_pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({21: "holdout"}, "'holdout', which is not a part: row 13 of"),
+        ({21: "holdout"}, "the unknown part 'holdout': row 13 of"),
         ({21: ""}, "no part: row 13"),
         ({99: "test"}, "1 patients without an image in .*, the first in row 14"),
-        ({0: "train"}, "gives 9 of 12 mri patients no part, such as the one of slice 000002"),
+        (
+            {0: "train"},
+            "9 of 12 mri patients have no part in the split, for example the patient of slice "
+            "000002",
+        ),
         (dict.fromkeys((13, 17, 21), "train"), "no ct patient for val"),
     ],
 )
@@ -384,10 +388,10 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
         (["--target-patients", "0"], "0 target patients cannot train"),
         (["--target-patients", "3", "--split", "s.csv"], "drawn anew from a given split"),
         (["--split", "s.csv", "--split-column", "fold"], "two splits"),
-        (["--split", "s.csv", "--test-patients", 3], "for a split that is drawn"),
+        (["--split", "s.csv", "--test-patients", 3], "apply only to a random split"),
         (["--split", "s.csv", "--draws", 3], "--draws counts draws"),
-        (["--test-patients", 3, "--policy", "image"], "need the policy patient"),
-        (["--where", "age >= 500"], "selects none of 24 images"),
+        (["--test-patients", 3, "--policy", "image"], "need split.policy=patient"),
+        (["--where", "age >= 500"], "selects none of the 24 images"),
         (["--where", "agee >= 5"], "Did you mean 'age'?"),
         (["--target-patients", "5,20", "--test-patients", 4],
          "20 ct patients to train, 5 to validate and 4 to test are 29, and there are 12"),

@@ -187,11 +187,11 @@ def test_every_table_says_what_its_figures_are():
     by_patient = named(published(fid=1.0), unit="years²")
     assert len(by_image) == len(by_patient) == 5
     for table in by_image.values():
-        assert "slices of one patient may fall into training and into test" in table.note
-        assert "something else than new patients" in table.note
+        assert "slices of one patient can be in both training and test" in table.note
+        assert "nothing about new patients" in table.note
         assert table.name == "table-5" or "mean squared error (years²)" in table.title
     for table in by_patient.values():
-        assert "no id is in training and in test at once" in table.note
+        assert "no patient id is in both training and test" in table.note
     classes = published().drop(columns="mse")
     classes["loss"] /= 10_000
     rates = named(classes)

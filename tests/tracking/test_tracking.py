@@ -132,7 +132,7 @@ def test_a_tracker_that_fails_is_left_alone(
     notes = Notes(fails_at=4)
     told(monkeypatch, tmp_path, notes, heard, 8)
     warnings_ = [event.text for event in heard if isinstance(event, Warned)]
-    assert warnings_ == ["wandb receives nothing more of this training: the server is gone"]
+    assert warnings_ == ["Tracking with wandb stopped for this training: the server is gone"]
     assert [event for event in heard if not isinstance(event, Warned)] == list(events(8))
     assert [step for step, _ in notes.scalar] == [2]
 

@@ -180,7 +180,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(
     warned = [event.text for event in heard if isinstance(event, Warned)]
     assert len(warned) == 1
     assert str(path) in warned[0]
-    assert warned[0].endswith("The checkpoint before it is taken.")
+    assert warned[0].endswith("Using the previous checkpoint.")
     same_ends(stopped, whole)
     assert (stopped / "checkpoints" / "damaged-step-000009").is_dir()
 
@@ -281,7 +281,7 @@ def test_what_the_disk_gives_back_is_compared(tmp_path: Path, monkeypatch: pytes
         save({name: value + 1 for name, value in values.items()}, path)
 
     monkeypatch.setattr(tensors, "save_file", damaging)
-    with pytest.raises(OutputError, match="gives back other bytes"):
+    with pytest.raises(OutputError, match="differs from what was written"):
         checkpoints.write_checkpoint(tmp_path, small(), keep=2)
     assert not list(tmp_path.iterdir())
 
@@ -289,7 +289,7 @@ def test_what_the_disk_gives_back_is_compared(tmp_path: Path, monkeypatch: pytes
 def test_space_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(OutputError, match=r"needs .* MB, and its disk has 0 MB free"):
+    with pytest.raises(OutputError, match=r"needs .* MB, but only 0 MB are free"):
         checkpoints.write_checkpoint(tmp_path / "checkpoints", small(), keep=2)
     assert not list(tmp_path.iterdir())
 
@@ -404,7 +404,7 @@ def test_a_resumed_training_holds_no_file_of_a_checkpoint(stopped: Path):
 def test_a_second_process_is_refused(stopped: Path):
     with (
         locked(stopped / ".lock"),
-        pytest.raises(OutputError, match=r"Another medxlate is writing"),
+        pytest.raises(OutputError, match=r"Another medxlate process is writing"),
     ):
         resume(stopped)
 

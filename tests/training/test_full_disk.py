@@ -108,7 +108,7 @@ def test_while_a_checkpoint_is_written(
         result = call(*words)
     assert result.exit_code == 1
     flat = " ".join(result.output.split())
-    assert ("its disk has" if foreseen else "cannot be written") in flat
+    assert ("are free on its disk" if foreseen else "cannot be written") in flat
     assert ".partial" not in flat  # the file is called by its final name, or by its folder's
     snapshot = checkpoints.newest_sound(run / "checkpoints")
     assert snapshot is not None

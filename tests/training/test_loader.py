@@ -180,7 +180,7 @@ def test_a_shard_that_was_cut_off_is_an_error(tmp_path):
     slices = variants(tmp_path)["a"]
     shard = tmp_path / "deep" / "mri" / "shards" / "00001.npy"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"00001\.npy was replaced, removed or cut off"):
+    with pytest.raises(DataError, match=r"00001\.npy was replaced, removed or truncated"):
         slices.batch(range(4))
 
 

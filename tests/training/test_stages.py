@@ -55,7 +55,7 @@ def test_translations_that_are_not_finite_are_an_error_and_leave_nothing(
     tmp_path: Path, value: float
 ):
     path = tmp_path / "translated.npy"
-    with pytest.raises(ModelError, match="translator of mri gives values that are not finite"):
+    with pytest.raises(ModelError, match="translator of mri outputs values that are not finite"):
         write_translated(path, slices(tmp_path), Negative(value), CPU, 32)
     assert not path.exists()
     assert list(tmp_path.glob("*.partial*")) == []

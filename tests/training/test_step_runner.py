@@ -114,7 +114,7 @@ def test_skipped_steps_are_counted_and_leave_the_means_and_batch_norms_sound():
     assert alone.losses
     assert spoiled.losses == {}
     assert [e.text for e in heard if isinstance(e, Warned)] == [
-        "1 steps were skipped: a loss was not a finite number."
+        "Skipped 1 step with a loss that was not finite."
     ]
     for name, buffer in learner.networks.named_buffers():
         if buffer.is_floating_point():
@@ -138,7 +138,9 @@ def test_a_run_of_skipped_steps_ends_the_training():
         step_runner.step(poisoned(size=2))
     step_runner.collect()
     step_runner.step(poisoned(size=2))
-    with pytest.raises(ModelError, match=f"in the last {SKIPPED_IN_A_ROW} steps a loss was not"):
+    with pytest.raises(
+        ModelError, match=f"the last {SKIPPED_IN_A_ROW} steps had a loss that was not"
+    ):
         step_runner.collect()
 
 

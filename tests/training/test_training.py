@@ -453,10 +453,10 @@ def test_a_long_training_on_a_processor_says_how_long(
     monkeypatch.setattr(loop_module, "time", SimpleNamespace(monotonic=lambda: clock.now))
     assert not said(290.0)  # 58 minutes
     (text,) = said(450.0)
-    assert text.startswith("2 epochs x 6 steps take about 1.5 hours on this processor.")
+    assert text.startswith("2 epochs x 6 steps will take about 1.5 hours on this CPU.")
     skips = {"method": "raw-mix", "optimizer": {"epochs": 4, "warmup": 0.5}}
     (text,) = said(450.0, first=12, **skips)  # the first two epochs are left out
-    assert text.startswith("4 epochs x 6 steps take about 1.5 hours on this processor.")
+    assert text.startswith("4 epochs x 6 steps will take about 1.5 hours on this CPU.")
 
 
 def test_a_long_training_says_so_before_it_begins(
@@ -716,9 +716,9 @@ def test_a_tampered_split_is_refused(data: Path, tmp_path: Path, stopped: Path, 
     }
     text = {
         "edited": "was changed",
-        "twice": "is in train and in test at once",
+        "twice": "is in both train and test",
         "unknown": "not in the split",
-        "twin": "An identical image is in train and in test",
+        "twin": "An identical image is in both train and test",
     }[case]
     if case in ("edited", "twice"):
         parts["train"].append(parts["test"][0])
@@ -824,7 +824,7 @@ def test_a_diverged_training_says_so_and_keeps_its_checkpoint(
     errors = iter([3.0, float("nan")])
     monkeypatch.setattr(Validation, "metrics", lambda self: {"val_error": next(errors)})
     config = tiny.debug_config(data, optimizer={"batch_size": 9})
-    with pytest.raises(ModelError, match="diverged: in epoch 2 the validation error is nan"):
+    with pytest.raises(ModelError, match="diverged: the validation error of epoch 2 is nan"):
         train(config, runs=tmp_path)
     run = tmp_path / "mri-to-ct-001"
     assert (run / "checkpoints" / "last").read_text() == "step-000002\n"
@@ -842,7 +842,7 @@ def test_a_run_is_never_overwritten(data: Path, tmp_path: Path):
     with pytest.raises(OutputError, match="exists"):
         train(tiny.debug_config(data), runs=tmp_path, name="mine")
     assert not any((tmp_path / "mine").iterdir())
-    with pytest.raises(ModelError, match="is no run"):
+    with pytest.raises(ModelError, match="is not a run"):
         find_run(tmp_path / "mine")
 
 

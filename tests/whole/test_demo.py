@@ -148,12 +148,16 @@ def dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     [
         ({}, {}, "No patients"),
         ({"mr": 2}, {}, "no generated mr scans. Known: ct, mri, pet"),
-        ({"mri": 0}, {}, "0 mri patients are impossible"),
-        ({"ct": 2, "mri": -1}, {}, "-1 mri patients are impossible"),
-        ({"ct": 9, "mri": 2}, {"mri": 3}, "3 mri patients with a CT too are impossible"),
-        ({"mri": 4, "pet": 2}, {"mri": 4, "pet": 3}, "3 pet patients with a CT too"),
-        ({"ct": 9}, {"ct": 1}, "1 ct patients with a CT too are impossible: there are 0"),
-        ({"mri": 2}, {"mri": -1}, "-1 mri patients with a CT"),
+        ({"mri": 0}, {}, "0 mri patients cannot be generated"),
+        ({"ct": 2, "mri": -1}, {}, "-1 mri patients cannot be generated"),
+        (
+            {"ct": 9, "mri": 2},
+            {"mri": 3},
+            "3 mri patients with an additional CT cannot be generated",
+        ),
+        ({"mri": 4, "pet": 2}, {"mri": 4, "pet": 3}, "3 pet patients with an additional CT"),
+        ({"ct": 9}, {"ct": 1}, "1 ct patients with an additional CT cannot be generated: only 0"),
+        ({"mri": 2}, {"mri": -1}, "-1 mri patients with an additional CT"),
     ],
 )
 def test_impossible_patients_are_refused(
@@ -222,8 +226,8 @@ def test_only_data_writes_patients_that_can_be_prepared(
         (["--only-data", "x", "--patients", "=2"], "=2 does not name a modality and a count"),
         (["--only-data", "x", "--patients", "mri=+-2"], "mri=+-2 does not name a modality"),
         (["--only-data", "x", "--patients", "mri=2", "--patients", "mri=3"], "of mri twice"),
-        (["--only-data", "x", "--patients", "mri=-2"], "-2 mri patients are impossible"),
-        (["--only-data", "x", "--paired", "999"], "999 mri patients with a CT"),
+        (["--only-data", "x", "--patients", "mri=-2"], "-2 mri patients cannot be generated"),
+        (["--only-data", "x", "--paired", "999"], "999 mri patients with an additional CT"),
         (["--only-data", "x", "--paired", "pet"], "--paired pet does not name a modality"),
         (["--only-data", "x", "--out", "y"], "Leave --out out"),
     ],

@@ -151,7 +151,10 @@ def _temperature(
     The cross-entropy is convex in 1 / T, so that there is one lowest.
     """
     if patients < FEWEST_PATIENTS:
-        return 1.0, f"there are {patients} validation patients; {FEWEST_PATIENTS} are needed"
+        return (
+            1.0,
+            f"there are only {patients} validation patients, and {FEWEST_PATIENTS} are needed",
+        )
 
     from scipy.optimize import minimize_scalar  # loads slowly, and only a training needs it
 
@@ -163,7 +166,7 @@ def _temperature(
     low, high = (math.log(limit) for limit in TEMPERATURES)
     best = minimize_scalar(cross_entropy, bounds=(low, high), method="bounded")
     if min(best.x - low, high - best.x) < 0.01:
-        return 1.0, "the validation slices do not fix it: all of them are right, or none says much"
+        return 1.0, "the validation slices are all classified correctly, or carry no information"
     return float(math.exp(best.x)), ""
 
 

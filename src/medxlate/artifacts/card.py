@@ -49,28 +49,29 @@ def title_of(info: ModelInfo) -> str:
     """Return what the model does, in one line of Markdown."""
     sources, target = in_markdown(", ".join(info.translators)), in_markdown(info.target)
     if info.predictor is None:
-        return f"{sources} translated to {target}"
-    what = f"{in_markdown(info.predictor.head.task.name)} from {target}"
-    return f"{what}, with {sources} translated to {target}" if sources else what
+        return f"Translating {sources} to {target}"
+    what = f"Predicting {in_markdown(info.predictor.head.task.name)} from {target}"
+    return f"{what} and translating {sources} to {target}" if sources else what
 
 
 _SAME_PATIENTS = (
-    "The best step was chosen on the same patients, which makes this too optimistic: with few "
-    "patients by a few points of coverage."
+    "The same patients were used to choose the best step, so this is slightly optimistic: with few "
+    "patients, coverage can be a few percentage points lower."
 )
 _NO_METRICS = [
-    "Not part of this card. `medxlate evaluate` measures the model on test patients; "
-    "`medxlate export hub` puts what it found into the card.",
+    "Not included in this card. `medxlate evaluate` measures the model on test patients, and "
+    "`medxlate export hub` adds its results to the card.",
 ]
 _LIMITATIONS = [
-    "- Translated images are synthetic. They may show structures that the source does not have, "
-    "and lack some that it has; nothing in them is evidence of disease or of its absence.",
-    "- It knows the scanners, protocols and people of its training data. Others need an "
-    "evaluation of their own first, and so do groups of people that were rare in it.",
-    "- Images are seen slice by slice, at the size below; what needs finer detail or "
-    "neighbouring slices is lost.",
-    "- The folder holds no image, no id, no date and no path of the data that it was trained on. "
-    "That weights cannot give away training images was not shown.",
+    "- Translated images are synthetic. They can show structures that are absent from the source "
+    "image and lack structures that are present. They are evidence neither of disease nor of its "
+    "absence.",
+    "- The model has only seen the scanners, protocols and patients of its training data. Evaluate "
+    "it before using it on others, and on groups of people who were rare in the training data.",
+    "- The model processes single slices at the size given above. Anything that needs finer "
+    "detail or neighbouring slices is lost.",
+    "- This folder contains no image, id, date or path from the training data. Whether training "
+    "images can be reconstructed from the weights was not investigated.",
 ]
 
 
@@ -82,12 +83,12 @@ def _model(info: ModelInfo) -> list[str]:
         unit = f" in {in_markdown(task.unit)}" if task.unit else ""
         lines.append(
             f"- Predictor: {in_markdown(predictor.architecture)} on {target} images of "
-            f"{info.image_size} x {info.image_size} px, label {in_markdown(task.name)}{unit}; "
-            f"taken at step {predictor.weights.step}."
+            f"{info.image_size} x {info.image_size} px, label {in_markdown(task.name)}{unit}, "
+            f"weights of step {predictor.weights.step}."
         )
     for name, each in info.translators.items():
         lines.append(
-            f"- Translator from {in_markdown(name)} to {target}: {_shape(each)}; taken at step "
+            f"- Translator from {in_markdown(name)} to {target}: {_shape(each)}, weights of step "
             f"{each.weights.step}."
         )
     notes = info.trained_on.notes if info.trained_on is not None else ()
@@ -109,21 +110,21 @@ def _use(info: ModelInfo) -> list[str]:
     uses = []
     if info.translators:
         uses.append(
-            f"to make synthetic {in_markdown(info.target)} images that add to training data"
+            f"to generate synthetic {in_markdown(info.target)} images as additional training data"
         )
     if info.predictor is not None:
         uses.append(f"to predict {in_markdown(info.predictor.head.task.name)} in studies")
     return [
         f"For research: {' and '.join(uses)}.",
         "",
-        "**Not for diagnosis**, treatment, or any other decision about a patient. It is no medical "
-        "device, and was not tested as one.",
+        "**Not for diagnosis**, treatment or any other decision about a patient. This model is not "
+        "a medical device and was not tested as one.",
     ]
 
 
 def _data(counts: TrainedOn | None) -> list[str]:
     if counts is None:
-        return ["Not known here."]
+        return ["Unknown."]
     lines = ["| modality | part | patients | slices |", "|---|---|---|---|"]
     for part, found in (("training", counts.train), ("validation", counts.val)):
         lines += [
@@ -132,7 +133,7 @@ def _data(counts: TrainedOn | None) -> list[str]:
         ]
     apart = "Test patients are in neither part."
     if counts.divided == "image":
-        apart = "Images were divided, not patients, whose images may be in all parts, test as well."
+        apart = "The split is by image: images of one patient may be in all parts, including test."
     return [*lines, "", apart]
 
 
@@ -140,7 +141,7 @@ def _recipes(info: ModelInfo) -> list[str]:
     recipes = {name: each.recipe for name, each in info.translators.items()}
     recipes[info.target] = info.target_recipe
     lines = [in_markdown(f"- {name}: {in_words(recipe)}.") for name, recipe in recipes.items()]
-    size = f"- All are brought to squares of {info.image_size} px, their aspect ratio in mm kept."
+    size = f"- All images are resized to squares of {info.image_size} px, keeping the aspect ratio."
     return [*lines, size]
 
 
@@ -149,45 +150,46 @@ def in_words(recipe: Recipe) -> str:
     if recipe.window is not None:
         level, width = recipe.window
         low, high = level - width / 2, level + width / 2
-        text = f"values from {low:g} to {high:g} {recipe.unit} become black to white"
+        text = f"{low:g} to {high:g} {recipe.unit} are mapped to black to white"
     elif recipe.percentiles is not None:
         low, high = recipe.percentiles
         where = "volume" if recipe.kind == "mr" else "image"
-        text = f"the percentiles {low:g} and {high:g} of each {where} become black and white"
+        text = f"percentiles {low:g} and {high:g} of each {where} are mapped to black and white"
     else:
-        text = f"the whole range of {recipe.bits}-bit values becomes black to white"
+        text = f"the full {recipe.bits}-bit range is mapped to black to white"
     if recipe.n4:
         text += ", after N4 bias correction"
-    return f"{text}; volumes are cut along the {recipe.plane} plane"
+    return f"{text}; volumes are cut into {recipe.plane} slices"
 
 
 def _calibration(predictor: PredictorInfo | None) -> list[str]:
     if predictor is None:
-        return ["There is no predictor."]
+        return ["This model has no predictor."]
     found = predictor.calibration
     if found is None or found.reason:
-        why = found.reason if found is not None else "the model was made without"
+        why = found.reason if found is not None else "the model was made without it"
         return [f"None: {in_markdown(why)}."]
     lines = [_interval(found, predictor.head.task.unit)]
     if found.kind == "temperature":
         lines = [
             f"Logits are divided by {found.temperature:.3g} (temperature scaling, Guo et al. "
-            f"2017), fitted to {found.slices} slices of {found.patients} validation patients, each "
-            "patient counting once. Of volumes and patients, the mean over slices is given."
+            f"2017), fitted to {found.slices} slices of {found.patients} validation patients with "
+            "equal weight per patient. Probabilities of volumes and patients are means over slices."
         ]
     return [*lines, "", _SAME_PATIENTS]
 
 
 def _interval(found: Calibration, unit: str) -> str:
     width = found.half_width("patient", COVERAGE)
-    people = f"{found.patients} validation patients, one error a patient"
+    people = f"{found.patients} validation patients, one error per patient"
     text = f"Split conformal intervals from {people}. "
     if width == float("inf"):
         return text + (
-            f"Too few for {COVERAGE:.0%}: that takes {fewest_patients(COVERAGE)} patients."
+            f"Too few for {COVERAGE:.0%} coverage, which needs {fewest_patients(COVERAGE)} "
+            "patients."
         )
     unit = f" {in_markdown(unit)}" if unit else ""
-    return text + f"At {COVERAGE:.0%}, of a patient: +/- {width:.3g}{unit}."
+    return text + f"{COVERAGE:.0%} interval of a patient: +/- {width:.3g}{unit}."
 
 
 def _loading(info: ModelInfo, load: str) -> list[str]:

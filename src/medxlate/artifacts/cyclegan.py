@@ -69,7 +69,7 @@ def convert(given: Mapping[str, Tensor], *, name: str, channel: int | None = Non
     numbers = {int(found[1]) for key in state if (found := re.match(r"model\.(\d+)\.conv_b", key))}
     blocks, width = len(numbers), len(state["model.1.weight"])
     if numbers != set(range(_FIRST_BLOCK, _FIRST_BLOCK + blocks)) or not blocks:
-        raise _unknown(name, "its residual blocks are not where CycleGAN's are")
+        raise _unknown(name, "its residual blocks are not in CycleGAN's places")
     dropout = f"model.{_FIRST_BLOCK}.conv_block.6.weight" in state
     last = f"model.{_FIRST_BLOCK + blocks + _AFTER_BLOCKS}"
     own = _own_names(state, width, blocks, dropout=dropout, name=name)
@@ -77,7 +77,7 @@ def convert(given: Mapping[str, Tensor], *, name: str, channel: int | None = Non
     kernel, bias = own[f"{final}.weight"], own[f"{final}.bias"]
     inputs, outputs = own[first].shape[1], bias.numel()
     if kernel.ndim != 4 or bias.ndim != 1 or len(kernel) != outputs or outputs not in (1, 3):
-        raise _unknown(name, "it does not make images of 1 or 3 channels")
+        raise _unknown(name, "its images do not have 1 or 3 channels")
     chosen = _channel(channel, outputs, name)
     own[first] = own[first].double().sum(dim=1, keepdim=True).float()
     own[f"{final}.weight"] = kernel[chosen : chosen + 1]
@@ -112,7 +112,7 @@ def _own_names(
         own = {key: value.float() for key, value in own.items()}
         if all(bool(torch.isfinite(value).all()) for value in own.values()):
             return own
-    raise ModelError(f"{name} is damaged: weights are not finite numbers.")
+    raise ModelError(f"{name} is damaged: some weights are not finite numbers.")
 
 
 def _plain_names(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -132,13 +132,13 @@ def _refuse_others(state: Mapping[str, Tensor], name: str) -> None:
     if any(key.startswith("model.model.") for key in state):
         raise _unknown(name, "it is a U-Net (--netG unet_...)")
     if any(key.endswith(".filt") for key in state):
-        raise _unknown(name, "it samples with antialiasing, the default of CUT's code")
+        raise _unknown(name, "it uses anti-aliased sampling, the default of the CUT code")
     if "model.0.weight" in state:
         raise _unknown(name, "it is a discriminator (net_D)")
     if first is None or first.ndim != 4 or not first.numel():
         raise _unknown(name, "its layers are not CycleGAN's")
     if "model.2.weight" in state:
-        raise _unknown(name, "its norms have weights (--norm batch)")
+        raise _unknown(name, "its norm layers have weights (--norm batch)")
     if "model.1.bias" not in state:
         raise _unknown(name, "it has no instance norm (--norm none)")
     if first.shape[1] not in (1, 3):
@@ -168,9 +168,9 @@ def _their_name(key: str, *, dropout: bool) -> str:
 def _channel(channel: int | None, outputs: int, name: str) -> int:
     if channel is not None and not 0 <= channel < outputs:
         raise UsageError(
-            f"{name} makes images of {outputs} channel{'s' if outputs > 1 else ''}, and "
-            f"--channel {channel} is none of them.",
-            f"Give 0 to {outputs - 1}." if outputs > 1 else "Leave --channel out.",
+            f"--channel {channel} does not exist: the images of {name} have {outputs} "
+            f"channel{'s' if outputs > 1 else ''}.",
+            f"Give 0 to {outputs - 1}." if outputs > 1 else "Drop --channel.",
         )
     return channel if channel is not None else min(GREEN, outputs - 1)
 

@@ -109,12 +109,12 @@ def chosen_source(folder: Path, info: ModelInfo, source: str | None) -> str:
     known = sorted(info.translators)
     if not known:
         raise ModelError(
-            f"{folder} cannot translate: it was trained with the method {info.method}.",
+            f"{folder} has no translator: it was trained with the method {info.method}.",
             "Train one with `medxlate train --method joint`.",
         )
     if source is None and len(known) > 1:
         raise ModelError(
-            f"{folder} translates from {', '.join(known)}.", "Choose one with --source."
+            f"{folder} has several translators: {', '.join(known)}.", "Choose one with --source."
         )
     name = source or known[0]
     if name not in info.translators:
@@ -137,7 +137,9 @@ def generator_of(info: TranslatorInfo) -> nn.Module:
             skip=info.skip,
         )
     except ConfigError as problem:
-        raise ModelError(problem.message, "Install what the model was trained with.") from None
+        raise ModelError(
+            problem.message, "Install the package or version that the model was trained with."
+        ) from None
 
 
 def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
@@ -187,7 +189,7 @@ def load_network(make: Callable[[], Network], folder: Path, weights: Weights) ->
         network.load_state_dict(tensors, assign=hollow is not None)
     except RuntimeError as problem:
         first = str(problem).splitlines()[0]
-        raise ModelError(f"{path} does not fit the network in model.json: {first}") from None
+        raise ModelError(f"{path} does not match the network in model.json: {first}") from None
     network.eval()
     return network
 
@@ -211,4 +213,4 @@ def _check_claims(network: nn.Module, path: Path) -> None:
     """Raise ModelError where model.json claims a larger network than its weights' file holds."""
     needed = sum(tensor.nbytes for tensor in network.state_dict().values())
     if needed > path.stat().st_size:
-        raise ModelError(f"{path} does not fit the network in {MARKER}: the file is smaller.")
+        raise ModelError(f"{path} does not match the network in {MARKER}: the file is too small.")

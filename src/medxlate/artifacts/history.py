@@ -137,11 +137,11 @@ def remove_run(runs: Path | str, name: str) -> int:
     run = _find(Path(runs), name)
     path = run.path
     if path.is_symlink():
-        raise UsageError(f"{path} is a link.", "Remove the link yourself, or name the run itself.")
+        raise UsageError(f"{path} is a link.", "Delete the link yourself, or give the run itself.")
     if any(path.iterdir()) and not any(
         each.exists() for each in (run.config, run.split, run.metrics, run.checkpoints, run.model)
     ):
-        raise UsageError(f"{path} holds nothing of a run; it was not touched.")
+        raise UsageError(f"{path} does not look like a run and was not touched.")
     if is_locked(run.lock):
         raise OutputError(
             f"The run {path} is being trained (its .lock is held).", "Stop the training first."
@@ -163,7 +163,7 @@ def _find(runs: Path, name: str) -> RunFolder:
         name = _latest(runs)
     if not is_plain(name) or name.startswith(".") or not (runs / name).is_dir():
         raise ModelError(
-            f"There is no run '{name or LATEST}' in {runs}.", "`medxlate runs list` names them."
+            f"There is no run '{name or LATEST}' in {runs}.", "Run `medxlate runs list` to see all."
         )
     return RunFolder(runs / name)
 
@@ -233,7 +233,7 @@ def _missing(run: RunFolder) -> str:
         with suppress(MedxlateError):
             model = read_object(run.model / "model.json", error=ModelError)
             needed += [run.model / name for name in _weights(model) if is_plain(name)]
-    return next((f"{file} does not exist." for file in needed if not file.exists()), "")
+    return next((f"{file} is missing." for file in needed if not file.exists()), "")
 
 
 def _weights(values: Any) -> Iterator[str]:

@@ -23,11 +23,10 @@ CARD = """# {source} to {target}, imported
 Made by medxlate {version} from a checkpoint of the CycleGAN authors' code: {blocks} residual
 blocks, width {width}, images of {size} x {size} px.{channel}
 
-Use it with `medxlate translate IMAGES --model THIS_FOLDER`. It has no predictor. What it was
-trained on is not known here: whoever evaluates it has to know that the test patients were not among
-them.
+Use it with `medxlate translate IMAGES --model THIS_FOLDER`. It has no predictor. Its training data
+are unknown: before you evaluate it, make sure that they did not include your test patients.
 
-Translated images are synthetic, and not for diagnosis.
+Translated images are synthetic and not for diagnosis.
 """
 
 Window = str | tuple[float, float] | None
@@ -145,22 +144,22 @@ def _tell(found: Converted, checkpoint: Path, *, asked: bool, listener: Listener
     if found.channel is not None and not asked:
         listener(
             Warned(
-                f"{checkpoint} makes colour images; their green channel is taken. Choose another "
-                "with --channel 0, 1 or 2."
+                f"{checkpoint} makes colour images; using their green channel. To choose another, "
+                "add --channel 0, 1 or 2."
             )
         )
     if found.dropout:
         listener(
             Warned(
-                f"{checkpoint} was trained with dropout. It is off here, as with the authors' "
-                "test.py --eval; without --eval that draws at random."
+                f"{checkpoint} was trained with dropout. medxlate turns it off, as the authors' "
+                "test.py --eval does; without --eval their output is random."
             )
         )
 
 
 def _side(size: int | None) -> int:
     if size is None:
-        raise UsageError("The side of the images is not known.", "Give --size, or --data.")
+        raise UsageError("The image size is unknown.", "Add --size or --data.")
     if size < 32 or size % 4:
         raise UsageError(f"--size {size} must be a multiple of 4, at least 32.")
     return size
@@ -171,7 +170,7 @@ def _of_dataset(
 ) -> tuple[int, tuple[Recipe, Recipe]]:
     """Return a dataset's size and the recipes of two of its modalities."""
     if any(each is not None for each in given):
-        raise UsageError("--data has recipes of its own.", "Give either --data or recipes.")
+        raise UsageError("--data already defines the recipes.", "Give either --data or recipes.")
     info = Dataset(folder).info
     for name in (source, target):
         if name not in info.modalities:
@@ -191,14 +190,14 @@ def _recipes(
     """Return the recipes of source and target, by their names."""
     if source_recipe is None or target_recipe is None:
         raise UsageError(
-            "What pixel values mean is not known.",
-            "Give --source-recipe and --target-recipe, or a dataset with --data.",
+            "The meaning of the pixel values is unknown.",
+            "Add --source-recipe and --target-recipe, or a dataset with --data.",
         )
     if target_recipe in ("mr", "xray"):
         raise UsageError(
-            f"The recipe {target_recipe} has no fixed range, so translated images could not be "
-            "given back in it.",
-            "Give --target-recipe as-is, for grey values of 0 to 255, or a dataset with --data.",
+            f"The recipe {target_recipe} has no fixed range, so it cannot be used for translated "
+            "images.",
+            "Use --target-recipe as-is for grey values of 0 to 255, or give a dataset with --data.",
         )
     return (
         _recipe(source, source_recipe, source_window),
@@ -209,7 +208,7 @@ def _recipes(
 def _recipe(modality: str, kind: str, window: Window) -> Recipe:
     """Return a recipe with its range: the window, or grey values of 8 bits."""
     if kind not in KINDS:
-        raise UsageError(f"There is no recipe '{kind}'.", nearest(kind, KINDS))
+        raise UsageError(f"Unknown recipe '{kind}'.", nearest(kind, KINDS))
     recipe = make_recipe(
         kind,
         modality=modality,
@@ -225,7 +224,7 @@ def _recipe(modality: str, kind: str, window: Window) -> Recipe:
 
 
 def _card(info: ModelInfo, source: str, found: Converted) -> str:
-    channel = "" if found.channel is None else f" Channel {found.channel} of its colour output."
+    channel = "" if found.channel is None else f" Channel {found.channel} of its output is used."
     return CARD.format(
         source=source,
         target=info.target,

@@ -142,7 +142,7 @@ class ModelInfo(BaseModel):
     @classmethod
     def _names(cls, value: str | dict[str, TranslatorInfo]) -> str | dict[str, TranslatorInfo]:
         if not all(map(is_plain, [value] if isinstance(value, str) else value)):
-            raise ValueError("a modality's name is a path")
+            raise ValueError("the name of a modality must not be a path")
         return value
 
 
@@ -157,7 +157,7 @@ def read_model(folder: Path) -> ModelInfo:
         ModelInfo,
         version=SCHEMA_VERSION,
         error=ModelError,
-        hint="Name a model folder or a run with --model.",
+        hint="Give a model folder or a run with --model.",
         again="Train again",
     )
 
@@ -166,7 +166,7 @@ def predictor_of(folder: Path, info: ModelInfo) -> PredictorInfo:
     """Return what model.json says of the predictor; raises ModelError where there is none."""
     if info.predictor is None:
         raise ModelError(
-            f"{folder} only translates: it has no predictor.",
+            f"{folder} has no predictor: it only translates.",
             "Train one with `medxlate train`.",
         )
     return info.predictor

@@ -104,12 +104,14 @@ def new_run(
     if name is not None:
         if not re.fullmatch(r"[\w.-]+", name) or name == LATEST or name.startswith("."):
             raise OutputError(
-                f"'{name}' cannot name a run.", "Use letters, digits, ., - and _; not 'latest'."
+                f"'{name}' is not a valid run name.",
+                "Use letters, digits, ., - and _, not 'latest'.",
             )
         folder = runs / name
         if folder.exists() and not (begun and not (folder / "config.json").exists()):
             raise OutputError(
-                f"The run {folder} exists.", "Choose another --name, or continue it with --resume."
+                f"The run {folder} already exists.",
+                "Choose another --name, or continue it with --resume.",
             )
         folder.mkdir(exist_ok=True)
     else:
@@ -203,13 +205,15 @@ def find_run(path: Path, need: Need = "anything", listener: Listener = silent) -
             path.parent, path.read_text("utf-8", "replace").strip(), error=ModelError
         )
         if not _has(folder, need) and (other := _newest(path.parent, need)):
-            text = f"{path} is {folder.name}, which does not have {need}: {other.name} is taken."
+            text = f"The latest run, {folder.name}, does not have {need}; using {other.name}."
             listener(Warned(text))
             folder = other
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{path} is no run{': nothing was trained here yet' if not path.exists() else ''}.",
-            "Train one with `medxlate train`, or name another.",
+            f"There is no run at {path}."
+            if not path.exists()
+            else f"{path} is not a run: it has no config.json.",
+            "Train one with `medxlate train`, or give another.",
         )
     return RunFolder(folder)
 
@@ -250,7 +254,7 @@ def find_model(path: Path, need: Need = "a model", listener: Listener = silent) 
     run = find_run(path, need, listener)
     if not (run.model / "model.json").is_file():
         raise ModelError(
-            f"The run {run.path} has no model yet: its training did not end.",
+            f"The run {run.path} has no model yet: its training has not finished.",
             f"Continue it with `medxlate train --resume --runs {run.path.parent} "
             f"--name {run.path.name}`.",
         )

@@ -16,7 +16,7 @@ from medxlate.base.errors import ModelError
 
 LARGEST = 4 * 2**30  # bytes; the paper's generator takes 45 MB
 
-_SAVE_AGAIN = "Save the weights alone, with torch.save(net.state_dict(), FILE)."
+_SAVE_AGAIN = "Save only the weights, with torch.save(net.state_dict(), FILE)."
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
@@ -36,15 +36,15 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as problem:  # a damaged pickle raises errors of any kind
         if "weights_only" in str(problem) or "Unsupported" in str(problem):
-            reason = "it holds more than tensors, and loading that could run code"
+            reason = "it contains more than tensors, and loading it could run code"
         else:
-            reason = "it is damaged, or no file of torch.save"
+            reason = "it is damaged, or torch.save did not write it"
         raise ModelError(f"{path} was not loaded: {reason}.", _SAVE_AGAIN) from None
     if not isinstance(found, dict) or not found or not all(map(_is_entry, found.items())):
-        raise ModelError(f"{path} holds no named tensors.", _SAVE_AGAIN)
+        raise ModelError(f"{path} contains no named tensors.", _SAVE_AGAIN)
     # A pickle may make a large tensor from few bytes, by a stride of 0.
     if sum(tensor.numel() * tensor.element_size() for tensor in found.values()) > size:
-        raise ModelError(f"{path} is damaged: it holds tensors larger than itself.")
+        raise ModelError(f"{path} is damaged: it claims tensors larger than itself.")
     return dict(found)
 
 
@@ -56,12 +56,12 @@ def _is_entry(entry: tuple[object, object]) -> bool:
 def _size(path: Path) -> int:
     """Return the file's size in bytes, where it may be read."""
     if not path.is_file():
-        raise ModelError(f"{path} {'is no file' if path.exists() else 'does not exist'}.")
+        raise ModelError(f"{path} {'is not a file' if path.exists() else 'does not exist'}.")
     size = path.stat().st_size
     if size > LARGEST:
         raise ModelError(
-            f"{path} takes {size / 2**30:.1f} GiB, too much for a generator "
-            f"(at most {LARGEST / 2**30:g} GiB are read)."
+            f"{path} has {size / 2**30:.1f} GiB, too much for a generator (at most "
+            f"{LARGEST / 2**30:g} GiB)."
         )
     return size
 
@@ -76,5 +76,5 @@ def _check_archive(path: Path, size: int) -> None:
     stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
     if not entries or not stored or sum(entry.file_size for entry in entries) > size:
         raise ModelError(
-            f"{path} was not loaded: it is damaged, or no file of torch.save.", _SAVE_AGAIN
+            f"{path} was not loaded: it is damaged, or torch.save did not write it.", _SAVE_AGAIN
         )

@@ -26,7 +26,7 @@ BF16_FLAGS = ("amx_bf16", "avx512_bf16")
 OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "ALLOC_FAILED")
 
 DEVICES = re.compile(r"cpu|mps|cuda(:\d{1,3})?")
-INSTALL = "Install the torch for this machine's driver first: docs/how-to/install.md."
+INSTALL = "Install the torch build that fits this machine's driver: docs/how-to/install.md."
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,14 @@ def choose_compute(
         UsageError: The device does not exist here, or the precision at all.
     """
     if precision not in ("auto", "fp32", "bf16"):
-        raise UsageError(f"There is no precision '{precision}'.", "Use auto, fp32 or bf16.")
+        raise UsageError(f"Unknown precision '{precision}'.", "Use auto, fp32 or bf16.")
     chosen = _device(device)
     native = has_native_bf16(chosen)
     if precision == "bf16" and not native:
         listener(
             Warned(
-                f"This {chosen.type} has no bf16 instructions and would emulate them, many times "
-                "slower; fp32 is used instead."
+                f"This {chosen.type} has no bf16 instructions, and emulating them is many times "
+                "slower; using fp32 instead."
             )
         )
     if chosen.type == "cuda":
@@ -149,7 +149,7 @@ def _device(name: str) -> torch.device:
         there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         name = next((each for each, is_there in there.items() if is_there), "cpu")
     if not DEVICES.fullmatch(name):
-        raise UsageError(f"There is no device '{name}'.", "Use auto, cpu, cuda, cuda:N or mps.")
+        raise UsageError(f"Unknown device '{name}'.", "Use auto, cpu, cuda, cuda:N or mps.")
     refusal = None
     if name.startswith("cuda"):
         refusal = cuda_refusal() or _number_refusal(name)
@@ -164,7 +164,7 @@ def _device(name: str) -> torch.device:
     except RuntimeError as problem:
         first = str(problem).splitlines()[0]
         raise UsageError(
-            f"The device '{name}' cannot be used: {first}", "`medxlate doctor` says more."
+            f"The device '{name}' cannot be used: {first}", "Run `medxlate doctor` for details."
         ) from None
 
 
@@ -194,16 +194,16 @@ def cuda_refusal() -> Refusal | None:
     if old := re.search(r"too old \(found version (\d+)\)", first):
         most = f"{int(old[1]) // 1000}.{int(old[1]) % 1000 // 10}"
         return Refusal(
-            f"the driver supports CUDA {most} at most, this torch needs {torch.version.cuda}",
-            f"Update the driver. Or: {INSTALL}",
+            f"the driver supports CUDA up to {most}, and this torch needs {torch.version.cuda}",
+            "Update the driver, or install the torch build that fits it: docs/how-to/install.md.",
         )
     if "no NVIDIA driver" in first:
         return Refusal(
-            "there is no NVIDIA driver on this machine",
-            "Use --device cpu, or a machine with a GPU; in a container, start it with the GPUs "
+            "no NVIDIA driver was found",
+            "Use --device cpu or a machine with a GPU. Start a container with access to the GPUs "
             "(docker --gpus all, apptainer --nv).",
         )
-    return Refusal(first, "`nvidia-smi` and CUDA_VISIBLE_DEVICES say which GPUs there are.")
+    return Refusal(first, "Check `nvidia-smi` and CUDA_VISIBLE_DEVICES.")
 
 
 def _number_refusal(name: str) -> Refusal | None:
@@ -213,8 +213,8 @@ def _number_refusal(name: str) -> Refusal | None:
         return None
     there = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
     return Refusal(
-        f"this process sees {count} GPU{'s' * (count > 1)}, {there}",
-        "Choose one of them; CUDA_VISIBLE_DEVICES decides which ones a process sees.",
+        f"this process sees {count} GPU{'s' * (count > 1)} ({there})",
+        "Choose one of these, or change CUDA_VISIBLE_DEVICES.",
     )
 
 
@@ -231,9 +231,9 @@ def _device_of_rank(name: str) -> str:
     count = torch.cuda.device_count()
     if 0 < count <= local_rank():  # without any, the reason follows from ``cuda_refusal``
         raise UsageError(
-            f"This machine has {count} GPU{'s' * (count > 1)}; process {local_rank() + 1} on it "
-            "would have none.",
-            "Give torchrun a smaller --nproc-per-node, or take --device cpu.",
+            f"This machine has {count} GPU{'s' * (count > 1)}, so process {local_rank() + 1} has "
+            "none.",
+            "Lower torchrun's --nproc-per-node, or use --device cpu.",
         )
     return f"cuda:{local_rank()}"
 

@@ -104,7 +104,7 @@ class Ranks:
         except RuntimeError:  # gloo's: the connection was closed
             if rows.device.type != "cpu":
                 raise
-            raise JobError("Another process of this job ended.", "Its message says why.") from None
+            raise JobError("Another process of this job failed.", "See its message.") from None
 
     def _gather_rows(self, rows: Tensor) -> list[Tensor]:
         import torch
@@ -197,8 +197,8 @@ def joined() -> Iterator[Ranks]:
     except RuntimeError as problem:  # torch's own errors of connections are of this kind
         first = str(problem).splitlines()[0]
         raise UsageError(
-            f"The processes of this job cannot find one another: {first}",
-            "Check torchrun's --rdzv-endpoint, and that no other job uses it.",
+            f"The processes of this job cannot connect to each other: {first}",
+            "Check torchrun's --rdzv-endpoint and make sure that no other job uses it.",
         ) from None
     yield ranks()
     # Only after a good end: after an error, this could wait for processes that wait for this one.
@@ -241,5 +241,5 @@ def _agreed_prefix(store: Any, rank: int, count: int) -> str:
 
 def _wait(deadline: float) -> None:
     if time.monotonic() > deadline:
-        raise RuntimeError(f"not all came within {JOINING} seconds")
+        raise RuntimeError(f"not all of them joined within {JOINING} seconds")
     time.sleep(0.05)

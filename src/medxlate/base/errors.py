@@ -101,6 +101,11 @@ def shown(value: object) -> str:
         return "a number of thousands of digits"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun, as a message shows it: ``1 file``, ``2 files``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def one_of(wanted: str, known: Sequence[Word], option: str) -> Word:
     """Return the word that is wanted.
 
@@ -115,4 +120,4 @@ def one_of(wanted: str, known: Sequence[Word], option: str) -> Word:
     for each in known:
         if wanted == each:
             return each
-    raise UsageError(f"{option} {wanted} is unknown.", nearest(wanted, known))
+    raise UsageError(f"Unknown value for {option}: {wanted}.", nearest(wanted, known))

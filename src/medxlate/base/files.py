@@ -94,7 +94,9 @@ def check_parents(path: Path) -> None:
     """Raise OutputError where a folder above ``path`` is a file."""
     for parent in path.parents:
         if parent.is_file():
-            raise OutputError(f"{parent} is a file.", "Name a place inside a folder.")
+            raise OutputError(
+                f"{parent} is a file, not a folder.", "Choose a path inside a folder."
+            )
 
 
 def final_name(path: Path | str) -> str:
@@ -120,7 +122,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
             raise
         raise OutputError(
             f"{final_name(path)} cannot be written: {problem}.",
-            "Check that the disk has space left.",
+            "Check the free space on the disk.",
         ) from None
 
 
@@ -141,8 +143,9 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed + SPARE_BYTES:
         raise OutputError(
-            f"{folder} needs {needed / 1e6:.0f} MB, and its disk has {free / 1e6:.0f} MB free.",
-            "Free some space, then continue.",
+            f"{folder} needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free on its "
+            "disk.",
+            "Free some space and run the command again.",
         )
 
 
@@ -150,18 +153,21 @@ def check_free(path: Path, *, marker: str, overwrite: bool = False) -> None:
     """Raise OutputError where ``path`` already holds something that may not be replaced."""
     check_parents(path)
     if path.is_file():
-        raise OutputError(f"{path} is a file.", "Name a folder that does not exist yet.")
+        raise OutputError(
+            f"{path} is a file, not a folder.", "Choose a folder that does not exist yet."
+        )
     if not path.is_dir() or not any(path.iterdir()):
         return
     if not overwrite:
         raise OutputError(
             f"The folder {path} exists and is not empty.",
-            "Name another one, or replace it with --overwrite.",
+            "Choose another one, or replace it with --overwrite.",
         )
     if not (path / marker).is_file():
         raise OutputError(
-            f"The folder {path} holds no {marker}, so medxlate did not write it.",
-            "It is not overwritten; name another one.",
+            f"The folder {path} was not written by medxlate (it has no {marker}) and is not "
+            "overwritten.",
+            "Choose another folder.",
         )
 
 
@@ -227,8 +233,8 @@ def _lock(stream: IO[str], path: Path, *, wait: bool) -> bool:
         if not lock_descriptor(stream.fileno(), blocking=wait):
             stream.close()
             raise OutputError(
-                f"Another medxlate is writing to {path.parent} (it holds {path.name}).",
-                "Wait until it has ended.",
+                f"Another medxlate process is writing to {path.parent} (it holds {path.name}).",
+                "Wait until it has finished.",
             )
     except OSError:  # a file system without locks
         return True

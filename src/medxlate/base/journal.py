@@ -113,8 +113,9 @@ class Journal:
             self._find()
         if missing := [unit for unit in units if unit.key not in self._places]:
             raise OutputError(
-                f"{self._folder} lacks {len(missing)} of {len(units)} units that were finished.",
-                "Run it again; the processes of a job need one folder in common.",
+                f"{len(missing)} of {len(units)} finished pieces of work are missing from "
+                f"{self._folder}.",
+                "Run the command again, with a folder that all processes of the job share.",
             )
         for unit in units:
             yield self.entry(unit)

@@ -117,7 +117,7 @@ class Worker:
 
     def _exchange(self, request: bytes, deadline: float | None) -> tuple[bool, Any]:
         if self._closed:
-            raise DiedError("its worker is closed")
+            raise DiedError("its worker was closed")
         process = self._process
         if process is not None and not process.is_alive:  # it died between two calls
             process.bury()
@@ -437,6 +437,6 @@ def _receive(stream: IO[bytes]) -> bytes | None:
 
 def _cannot_start(why: str) -> UsageError:
     return UsageError(
-        f"Further processes cannot be started: {why}.",
-        f"Check that {sys.executable or 'Python'} runs here, or use one worker.",
+        f"No further process could be started: {why}.",
+        f"Check that {sys.executable or 'Python'} runs on this machine, or use one worker.",
     )

@@ -38,12 +38,12 @@ def read_json(
     """
     try:
         if path.stat().st_size > most:
-            raise error(f"{path} is larger than {most >> 20} MiB; no more is read.", hint)
+            raise error(f"{path} is larger than {most >> 20} MiB, the most that is read.", hint)
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise error(f"{path} does not exist.", hint) from None
     except RecursionError:
-        raise error(f"{path} is nested too deeply to be read.", hint) from None
+        raise error(f"{path} is nested too deeply.", hint) from None
     except (OSError, ValueError) as problem:  # also digits without end, and what is not UTF-8
         raise error(f"{path} cannot be read as JSON: {problem}.", hint) from None
 
@@ -54,10 +54,10 @@ def read_object(
     """Read a JSON file that holds an object with some keys; see ``read_json``."""
     values = read_json(path, error=error, hint=hint)
     if not isinstance(values, dict):
-        raise error(f"{path} is damaged: it holds no JSON object.", hint)
+        raise error(f"{path} is damaged: it is not a JSON object.", hint)
     for key in needs:
         if key not in values:
-            raise error(f"{path} is damaged: it holds no {key}.", hint)
+            raise error(f"{path} is damaged: '{key}' is missing.", hint)
     return values
 
 
@@ -83,7 +83,7 @@ def safe_join(folder: Path, name: str, *, error: type[MedxlateError]) -> Path:
     """
     if is_plain(name) and (folder / name).resolve().is_relative_to(folder.resolve()):
         return folder / name
-    raise error(f"{folder} names something outside itself: {name!r}.")
+    raise error(f"A file in {folder} refers to something outside that folder: {name!r}.")
 
 
 def read_record(
@@ -113,14 +113,16 @@ def read_record(
     if found != version:
         raise error(
             f"{path} has schema version {found}; this medxlate reads {version}.",
-            f"{again}, or use the medxlate that wrote it.",
+            f"{again}, or use the version of medxlate that wrote it.",
         )
     try:
         return kind.model_validate(values)
     except ValidationError as problem:
         first = problem.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise error(f"{path} is damaged: {key}: {first['msg']}.") from None
+        raise error(
+            f"{path} is damaged: {key}: {first['msg'].removeprefix('Value error, ')}."
+        ) from None
 
 
 # Control characters; what is invisible, or turns the order of letters round; bytes of names that

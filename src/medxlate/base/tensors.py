@@ -29,7 +29,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     except SafetensorError as problem:  # carries the system's error as text alone
         raise OutputError(
             f"{final_name(path)} cannot be written: {problem}.",
-            "Check that the disk has space left.",
+            "Check the free space on the disk.",
         ) from None
     return sha256(path)
 
@@ -48,7 +48,7 @@ def load_tensors(path: Path, *, expected: str | None = None, hint: str = "") -> 
     if not path.is_file():
         raise ModelError(f"{path} is missing.", hint)
     if expected is not None and sha256(path) != expected:
-        raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.", hint)
+        raise ModelError(f"{path} is damaged: its SHA-256 does not match the recorded one.", hint)
     try:
         return dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as problem:  # torch's own, of odd shapes

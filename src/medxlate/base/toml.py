@@ -20,20 +20,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{path} is larger than {MAX_BYTES >> 20} MiB; no more is read.")
+            raise ConfigError(
+                f"{path} is larger than {MAX_BYTES >> 20} MiB, the most that is read."
+            )
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"The configuration {path} cannot be read: {problem}.") from None
     try:
         return parse_toml(text)
     except ValueError as problem:
-        raise ConfigError(f"{path} is not TOML: {problem}.") from None
+        raise ConfigError(f"{path} is not valid TOML: {problem}.") from None
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """Parse TOML; raises ValueError, also for what would take the parser's stack or memory."""
     if any(line.count(".") > MAX_DOTS for line in text.splitlines()):
-        raise ValueError(f"a line holds more than {MAX_DOTS} dots")
+        raise ValueError(f"a line has more than {MAX_DOTS} dots")
     try:
         return tomllib.loads(text)
     except RecursionError:

@@ -28,7 +28,7 @@ def scrub(
 
     Looks in file names, text, headers, metadata and archives for every identifying value that
     `prepare` met, and reports what it cannot look into. A finding names file, place and kind, never
-    the value. Exit code 1 where something is found or cannot be looked into.
+    the value. Exit code 1 where something is found or could not be searched.
 
     `medxlate scrub runs/mri-to-ct-001`
 
@@ -48,7 +48,7 @@ def scrub(
         else:
             summary = (
                 f"{len({each.file for each in result.found})} of {result.files} files hold one of "
-                f"{result.values} identifying values, or cannot be looked into"
+                f"{result.values} identifying values, or could not be searched"
             )
         lines = [f"{summary} ({left} were not looked for)."]
         lines += [f"  {each.file}: {each.where}: {each.kind}" for each in result.found[:MOST]]

@@ -100,7 +100,7 @@ def resolve(
     values: Values = {}
     if preset is not None:
         if preset not in PRESETS:
-            raise ConfigError(f"There is no preset '{preset}'.", nearest(preset, PRESETS))
+            raise ConfigError(f"Unknown preset '{preset}'.", nearest(preset, PRESETS))
         _merge(values, PRESETS[preset])
     if file is not None:
         _merge(values, _read(file))
@@ -175,17 +175,19 @@ def _nearest_key(key: str) -> str:
     """Look for the nearest key by its full name, then by the part after the last dot."""
     last = {name.rpartition(".")[2]: name for name in keys()}
     found = closest(key, keys()) or last.get(closest(key.rpartition(".")[2], last) or "")
-    return f"Did you mean '{found}'?" if found else "All keys are in docs/reference/config.md."
+    return f"Did you mean '{found}'?" if found else "docs/reference/config.md lists all keys."
 
 
 def _merge(into: Values, new: Mapping[str, Any], depth: int = 0) -> None:
     if depth > MAX_DEPTH:
-        raise ConfigError("The configuration is nested too deeply; keys are section.key.")
+        raise ConfigError("The configuration is nested too deeply; keys have the form section.key.")
     for key, value in new.items():
         if isinstance(value, Mapping):
             section = into.setdefault(key, {})
             if not isinstance(section, dict):
-                raise ConfigError(f"Configuration key '{key}' is given both as value and section.")
+                raise ConfigError(
+                    f"Configuration key '{key}' is given both as a value and as a section."
+                )
             _merge(section, value, depth + 1)
         else:
             into[key] = value
@@ -206,7 +208,9 @@ def _read(file: Path) -> dict[str, Any]:
 def _assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"'{text}' is not an assignment.", "Write --set section.key=value.")
+        raise ConfigError(
+            f"'{text}' is not of the form section.key=value.", "Write --set section.key=value."
+        )
     try:
         parsed: Any = parse_toml(f"value = {value}")["value"]
     except ValueError:

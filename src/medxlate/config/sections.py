@@ -69,9 +69,9 @@ class DataConfig(ConfigSection):
     @model_validator(mode="after")
     def _distinct(self) -> DataConfig:
         if len(set(self.sources)) != len(self.sources):
-            raise ValueError("sources names a modality twice")
+            raise ValueError("sources lists a modality twice")
         if not all(map(is_plain, filter(None, (*self.sources, self.target, self.oracle)))):
-            raise ValueError("a modality's name is a path")
+            raise ValueError("the name of a modality must not be a path")
         if self.target and self.target in self.sources:
             raise ValueError(f"'{self.target}' is both source and target")
         if self.oracle and self.oracle in (*self.sources, self.target):
@@ -138,13 +138,17 @@ class SplitConfig(ConfigSection):
         if self.source_val + self.source_test >= 1:
             raise ValueError("source_val and source_test leave no source patient to train on")
         if self.policy == "image" and (self.val_patients or self.test_patients):
-            raise ValueError("val_patients and test_patients need the policy patient")
+            raise ValueError("val_patients and test_patients need split.policy=patient")
         if self.file and self.column:
-            raise ValueError("file and column give two splits")
+            raise ValueError("file and column each define a split; use only one of them")
         if self.is_given and (self.val_patients or self.test_patients):
-            raise ValueError("val_patients and test_patients are for a split that is drawn")
+            raise ValueError(
+                "val_patients and test_patients apply only to a random split, not to a given one"
+            )
         if self.column and self.policy == "image":
-            raise ValueError("a column divides patients, not images")
+            raise ValueError(
+                "a split given by a column divides patients; it needs split.policy=patient"
+            )
         return self
 
     @property
@@ -291,8 +295,8 @@ class ObjectiveConfig(ConfigSection):
     def _sided(self) -> ObjectiveConfig:
         if self.one_sided and self.lambda_cycle > 0:
             raise ValueError(
-                "one-sided training has no F for a cycle: set objective.lambda_cycle=0, or leave "
-                "objective.one_sided out"
+                "one-sided training has no F, so no cycle loss: set objective.lambda_cycle=0 or "
+                "objective.one_sided=false"
             )
         return self
 
@@ -371,18 +375,18 @@ class OptimizerConfig(ConfigSection):
             )
         if self.autoencode >= self.translator_share:
             raise ValueError(
-                "the translators learn to reproduce images, and never to translate: autoencode has "
-                "to be below translator_share"
+                "the translators would only learn to reproduce images, never to translate: "
+                "autoencode must be below translator_share"
             )
         if self.autoencode > self.warmup:
             raise ValueError(
-                "the predictor would learn from images that are reproduced, not translated: "
-                "autoencode may not exceed warmup"
+                "the predictor would learn from reproduced images, not from translated ones: "
+                "autoencode must not exceed warmup"
             )
         if self.translator_share < self.warmup:
             raise ValueError(
-                "nothing learns between the end of the translators and the beginning of the "
-                "predictor: translator_share has to reach warmup"
+                "nothing would be trained between the end of the translators and the start of the "
+                "predictor: translator_share must be at least warmup"
             )
         return self
 
@@ -420,7 +424,7 @@ class AugmentConfig(ConfigSection):
     @classmethod
     def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
         if not 0 < value[0] <= value[1]:
-            raise ValueError("the smallest value comes first, and both are above 0")
+            raise ValueError("both values must be above 0, the smaller one first")
         return value
 
 
@@ -527,7 +531,7 @@ class Config(ConfigSection):
     def _averaged(self) -> Config:
         if self.objective.ema_fakes and not self.optimizer.ema_decay:
             raise ValueError(
-                "objective.ema_fakes needs averages of the generators: set optimizer.ema_decay, "
-                "such as 0.99"
+                "objective.ema_fakes needs moving averages of the generators: set "
+                "optimizer.ema_decay, for example to 0.99"
             )
         return self

@@ -53,15 +53,13 @@ class Annotator:
 
     def __init__(self, options: PrepareOptions, scans: Sequence[Scan]) -> None:
         if options.sheet and options.labels is None:
-            raise UsageError(
-                "--sheet names a sheet of a label table.", "Name the table by --labels."
-            )
+            raise UsageError("--sheet needs a label table.", "Give the workbook with --labels.")
         table = None
         if options.labels is not None:
             table = read_table(options.labels, sheet=options.sheet)
         if options.label is None:
             raise UsageError(
-                "A label is needed.", "Name a column with --label, or a DICOM tag (PatientAge)."
+                "No label is given.", "Give a column or a DICOM tag (PatientAge) with --label."
             )
         parse = partial(
             parse_field,
@@ -77,7 +75,7 @@ class Annotator:
         for text in options.keep:
             name, field = text.rpartition(":")[2], parse(text, option="--keep")
             if self._kept.setdefault(name, field) != field:
-                raise UsageError(f"--keep {text}: '{name}' is kept already, from elsewhere.")
+                raise UsageError(f"--keep {text}: '{name}' is already kept from another place.")
         self._asked = {
             name: self._kept.get(name) or parse(name, option="--where")
             for text in options.where
@@ -146,12 +144,12 @@ def _check_kept(kept: Mapping[str, Field], options: PrepareOptions, label: Field
     for name, field in kept.items():
         if name in COLUMNS:
             raise UsageError(
-                f"--keep {name}: the index has a column '{name}' of its own.",
-                "Rename the table's column to keep it.",
+                f"--keep {name}: the dataset already has its own column '{name}'.",
+                "Rename the column in your table to keep it.",
             )
         if name == options.task_name and field != label:
             raise UsageError(
-                f"--keep {name}: the label, which comes from elsewhere, has that name.",
+                f"--keep {name}: the label has the same name but comes from another place.",
                 "Give the label another name with --label-name.",
             )
 
@@ -164,9 +162,9 @@ def _patient_field(
     if any(scan.format == "dicom" for scan in scans):  # the patient of others stays unknown
         return Field("tag", "PatientID")
     raise UsageError(
-        "It is not known which images belong to one patient.",
-        "Say it with --patient COLUMN, --patient folder:1, --patient 'regex:...' or, where each "
-        "file is its own patient, --patient file.",
+        "Nothing tells which images belong to the same patient.",
+        "Add --patient COLUMN, --patient folder:1, --patient 'regex:...' or, if every file is a "
+        "patient of its own, --patient file.",
     )
 
 
@@ -184,14 +182,15 @@ def _row_finder(
         return RowFinder(table, options.file, by_patient=False, relevant=relevant, images=names)
     if patient.kind == "column":
         raise UsageError(
-            "It is not known which row of the table belongs to which image.",
-            "Name the column of file names with --file, or take the patient from the path or a "
-            "tag (--patient folder:1) and name the table's column with --patient-column.",
+            "Nothing tells which row of the table belongs to which image.",
+            "Give the column of file names with --file, or take the patient from the path or a "
+            "tag (--patient folder:1) and give the table's column of patients with "
+            "--patient-column.",
         )
     if options.patient_column is None:
         raise UsageError(
-            f"The rows of {table.path} cannot be matched.",
-            "Name the column of file names with --file, or of patients with --patient-column.",
+            f"The rows of {table.path} cannot be matched to images.",
+            "Give the column of file names with --file, or of patients with --patient-column.",
         )
     table.check_column(options.patient_column, option="--patient-column")
     column = options.patient_column

@@ -26,5 +26,5 @@ def open_array(path: Path) -> np.memmap[Any, np.dtype[Any]]:
     except Exception as problem:  # numpy parses the header as Python and lets its errors through
         raise ValueError(f"{path} is damaged or truncated ({problem})") from None
     if mapped.dtype.kind not in "uif" or not mapped.flags.c_contiguous:
-        raise ValueError(f"{path} holds no rows of numbers")
+        raise ValueError(f"{path} is not a 2-D array of numbers")
     return mapped

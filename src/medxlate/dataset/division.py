@@ -71,8 +71,10 @@ def split_slices(slices: Mapping[str, pd.DataFrame], *, target: str, config: Spl
         for part in PARTS:
             if name == target and not drawn[part]:
                 raise DataError(
-                    f"The split leaves no {target} slice for {part}: there are {len(table)}.",
-                    "At least 3 are needed; prepare more images or change split.train/val/test.",
+                    f"The split leaves no {target} slice for {part}: the modality has only "
+                    f"{len(table)}.",
+                    "Prepare more images (at least 3), or change split.train, split.val and "
+                    "split.test.",
                 )
             parts[part] += drawn[part]
     return Split({part: tuple(sorted(parts[part])) for part in PARTS}, config.seed, "image")
@@ -120,9 +122,10 @@ def split_patients(
     for part in PARTS:
         if patients.isdisjoint(parts[part]):
             raise DataError(
-                f"The split leaves no {target} patient for {part}: there are "
+                f"The split leaves no {target} patient for {part}: there are only "
                 f"{len(patients)} patients in {len(with_target)} independent groups.",
-                "At least 3 are needed; prepare more patients or change split.train/val/test.",
+                "Prepare more patients (at least 3 groups), or change split.train, split.val and "
+                "split.test.",
             )
     return Split({part: tuple(sorted(parts[part])) for part in PARTS}, config.seed)
 
@@ -211,9 +214,9 @@ def _check_numbers(
         found = len(patients.intersection(parts[part]))
         if wanted is not None and found != wanted:
             raise DataError(
-                f"{wanted} {target} patients cannot be put into {part}: there are {found} left "
-                f"of {len(patients)}, or shared images join more.",
-                f"Ask for fewer (split.{part}_patients), or prepare more patients.",
+                f"{part} should have {wanted} {target} patients and got {found} of "
+                f"{len(patients)}: too few are left, or groups that share images do not fit.",
+                f"Lower split.{part}_patients, or prepare more patients.",
             )
 
 
@@ -222,8 +225,8 @@ def _check_chain(groups: list[Group], patients: set[str], target: str) -> None:
     largest = max((len(patients.intersection(group)) for group in groups), default=0)
     if largest >= CHAIN and 2 * largest > len(patients):
         raise DataError(
-            f"Identical or nearly identical images join {largest} of {len(patients)} {target} "
-            "patients into one group, so that they cannot be divided.",
-            "`prepare` lists these images; leave those out that show nearly nothing, or prepare "
-            "with an intensity recipe that tells them apart.",
+            f"Identical or nearly identical images link {largest} of {len(patients)} {target} "
+            "patients into one group, which cannot be divided.",
+            "See the list in prepare.json. Leave out images that show almost nothing, or prepare "
+            "with an intensity recipe that distinguishes them.",
         )

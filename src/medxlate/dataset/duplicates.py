@@ -121,7 +121,7 @@ def image_rows(table: pd.DataFrame) -> Iterator[Row]:
     """
     if "perceptual_hash" not in table.columns:
         raise DataError(
-            "The dataset holds no perceptual hashes; an older medxlate prepared it.",
+            "The dataset has no perceptual hashes: an older version of medxlate prepared it.",
             "Prepare it again: `medxlate prepare RAW --modality NAME --overwrite`.",
         )
     columns = (table[name] for name in ("patient", "pixel_hash", "perceptual_hash"))

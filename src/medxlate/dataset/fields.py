@@ -81,7 +81,7 @@ def parse_field(text: str, *, has_table: bool, option: str, sidecars: bool = Fal
         kind, name, sidecars = ("column" if has_table else "tag"), text, False
     if kind == "column":
         if not has_table:
-            raise UsageError(f"{option} {text} names a column.", "Give the table with --labels.")
+            raise UsageError(f"{option} {text} needs a table.", "Give the table with --labels.")
         return Field("column", name)
     if kind == "tag":
         if not sidecars:
@@ -93,11 +93,12 @@ def parse_field(text: str, *, has_table: bool, option: str, sidecars: bool = Fal
         if not re.fullmatch(r"-?[1-9]\d*", name):
             raise UsageError(
                 f"{option} {text}: the level must be a whole number other than 0.",
-                "folder:1 is the first folder below the root, folder:-1 the file's own.",
+                "Use folder:1 for the first folder below the root, folder:-1 for the one with the "
+                "file.",
             )
         return Field("folder", name)
     try:
         re.compile(name)
     except re.error as problem:
-        raise UsageError(f"{option} {text} is not a regular expression: {problem}.") from None
+        raise UsageError(f"{option} {text} is not a valid regular expression: {problem}.") from None
     return Field("regex", name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.base.errors import DataError, UsageError, nearest, plural
 from medxlate.base.records import read_object
 from medxlate.config import SplitConfig
 from medxlate.dataset.division import place_others
@@ -27,10 +27,10 @@ Row = tuple[str, str, str]  # pseudonym, part, and where it stands
 SHARED = {
     "exact": "the same image",
     "near": "nearly the same image",
-    "id": "one id in two spellings",
+    "id": "the same id in two spellings",
 }
 PATIENT, PART = "patient", "part"  # columns of a table
-NAME_ALL = "Name each patient's part: train, val or test."
+NAME_ALL = "Give every patient a part: train, val or test."
 
 
 def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequence[str]]) -> Split:
@@ -55,20 +55,23 @@ def given_split(data: Path, names: Sequence[str], patients: Mapping[Part, Sequen
     twice = [patient for patient, count in Counter(named).items() if count > 1]
     if twice:
         places = [i + 1 for i, patient in enumerate(named) if patient == twice[0]]
-        raise DataError(f"A patient is named twice in a split: {places} of train, val and test.")
+        raise DataError(
+            f"The split lists a patient twice: positions {places} of train, val and test."
+        )
     part_of = {find(patient): PARTS.index(part) for part in PARTS for patient in patients[part]}
     strangers = [i + 1 for i, patient in enumerate(named) if patient not in known]
     if strangers:
         raise DataError(
-            f"{len(strangers)} patients of a split are not in {data}: the first is number "
+            f"{plural(len(strangers), 'patient')} of the split could not be found in {data}, the "
+            "first at position "
             f"{strangers[0]} of train, val and test.",
-            "Prepare the images again, or name other patients.",
+            "Prepare their images, or remove these patients from the split.",
         )
     if known - part_of.keys():
         raise DataError(
-            f"{len(known - part_of.keys())} of {len(known)} patients in {data} are in no part of "
-            "the split.",
-            "Name them all.",
+            f"The split does not list {len(known - part_of.keys())} of {len(known)} patients in "
+            f"{data}.",
+            "List every patient.",
         )
     links = find_links(tables, "patient")
     for group in patient_groups([table.slices for table in tables.values()], links):
@@ -109,7 +112,8 @@ def configured_split(
         split = Split.from_json(read_object(Path(config.file), error=DataError))
         if split.policy != config.policy:
             raise UsageError(
-                f"{config.file} divides by the policy {split.policy}.", f"--policy {split.policy}"
+                f"{config.file} was drawn with the policy {split.policy}, not {config.policy}.",
+                f"Use --policy {split.policy}.",
             )
         if split.policy == "image":
             return split
@@ -171,13 +175,13 @@ def _gather(rows: Iterable[Row]) -> Named:
     for patient, text, where in rows:
         part = known.get(text.strip().lower())
         if part is None:
-            said = f"'{text}', which is not a part" if text.strip() else "no part"
+            said = f"the unknown part '{text}'" if text.strip() else "an empty part"
             raise DataError(f"The split has {said}: {where}.", NAME_ALL)
         first, at = named.setdefault(patient, (part, where))
         if first != part:
             raise DataError(
-                f"The split puts one patient into {first} and into {part}: {at} and {where}.",
-                "A patient can be on one side only.",
+                f"The split puts one patient into both {first} and {part}: {at} and {where}.",
+                "Put every patient into one part only.",
             )
     return named
 
@@ -200,9 +204,10 @@ def _check_known(named: Named, dataset: Dataset, tables: Mapping[str, Modality])
     if strangers:
         where = next(at for patient, (_, at) in named.items() if patient in strangers)
         raise DataError(
-            f"The split names {len(strangers)} patients without an image in {dataset.folder}, "
+            f"The split lists {plural(len(strangers), 'patient')} without an image in "
+            f"{dataset.folder}, "
             f"the first in {where}.",
-            "Prepare their images, or take these patients out.",
+            "Prepare their images, or remove these patients from the split.",
         )
 
 
@@ -217,14 +222,14 @@ def _check_whole(named: Named, tables: Mapping[str, Modality], target: str) -> N
             slices = tables[name].slices
             first = slices["slice_id"][slices["patient"].isin(left_out)].iloc[0]
             raise DataError(
-                f"The split gives {len(left_out)} of {len(patients)} {name} patients no part, "
-                f"such as the one of slice {first}.",
-                f"{NAME_ALL} Of a source, all may be left out, and are then placed by "
-                "split.sources; --where leaves images out.",
+                f"{len(left_out)} of {len(patients)} {name} patients have no part in the split, "
+                f"for example the patient of slice {first}.",
+                f"{NAME_ALL} You may leave out all patients of a source: split.sources then "
+                "places them. Use --where to leave out images.",
             )
     for part in PARTS:
         if not any(named[patient][0] == part for patient in own[target] & named.keys()):
-            raise DataError(f"The split has no {target} patient for {part}.", NAME_ALL)
+            raise DataError(f"The split has no {target} patient in {part}.", NAME_ALL)
 
 
 def _check_apart(named: Named, links: Iterable[Link]) -> None:
@@ -236,7 +241,7 @@ def _check_apart(named: Named, links: Iterable[Link]) -> None:
         if one != other:
             kind = SHARED[link.kind]
             raise DataError(
-                f"Two patients of the split have {kind}, one in {one} and one in {other}: "
-                f"{at} and {where}.",
-                "Put both on one side: it may be one person under two ids.",
+                f"Two patients of the split have {kind}, and one is in {one}, the other in "
+                f"{other}: {at} and {where}.",
+                "Put both into the same part: they may be one person under two ids.",
             )

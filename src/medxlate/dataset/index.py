@@ -101,7 +101,7 @@ class DatasetInfo(BaseModel):
     @classmethod
     def _names(cls, value: dict[str, ModalityInfo]) -> dict[str, ModalityInfo]:
         if not all(map(is_plain, value)):
-            raise ValueError("a modality's name is a path")
+            raise ValueError("the name of a modality must not be a path")
         return value
 
 
@@ -209,8 +209,8 @@ class Dataset:
         info = read_info(self.folder)
         if info is None:
             raise DataError(
-                f"{folder} is not a dataset: it holds no dataset.json.",
-                "Make one with `medxlate prepare`, or name it with --data.",
+                f"{folder} is not a dataset: it has no dataset.json.",
+                "Create one with `medxlate prepare`, or give its folder with --data.",
             )
         self.info = info
 
@@ -235,7 +235,7 @@ class Dataset:
         if isinstance(written, dict):
             written = {"where": [], **written}  # which older versions did not know
         if written != info.model_dump(mode="json"):
-            raise DataError(f"{folder} is not what {self.folder / SUMMARY} says.", again)
+            raise DataError(f"{folder} does not match {self.folder / SUMMARY}.", again)
         try:
             shards = safe_join(folder, "shards", error=DataError)
             names = sorted(path.name for path in shards.glob("*.npy"))
@@ -245,9 +245,11 @@ class Dataset:
         except (OSError, ValueError) as problem:
             raise DataError(f"{folder} is damaged: {problem}.", again) from None
         if opened is None or not os.path.samestat(opened, folder.stat()):
-            raise DataError(f"{folder} was replaced while it was being opened.", "Open it again.")
+            raise DataError(
+                f"{folder} was replaced while it was being opened.", "Run the command again."
+            )
         if reader.size != self.info.image_size:
-            raise DataError(f"{folder} is damaged: its slices are of another size.", again)
+            raise DataError(f"{folder} is damaged: its slices have the wrong size.", again)
         return Modality(name, info, slices, reader, folder)
 
 
@@ -271,7 +273,7 @@ def read_info(folder: Path) -> DatasetInfo | None:
         DatasetInfo,
         version=SCHEMA_VERSION,
         error=DataError,
-        hint="Make a dataset with `medxlate prepare`.",
+        hint="Create a dataset with `medxlate prepare`.",
         again="Prepare the data again",
     )
 
@@ -286,8 +288,8 @@ def load_key(folder: Path) -> bytes:
     if not path.exists():
         if (folder / SUMMARY).exists():
             raise DataError(
-                f"{path} is missing; a new modality's patients cannot be matched without it.",
-                "Put it back, or prepare all modalities into another folder.",
+                f"{path} is missing, so patients of a new modality cannot be matched.",
+                "Restore it, or prepare all modalities again into another folder.",
             )
         return secrets.token_bytes(KEY_BYTES)
     return read_key(path)
@@ -310,5 +312,5 @@ def save_key(folder: Path, key: bytes) -> None:
             Path(name).unlink(missing_ok=True)
     if load_key(folder) != key:
         raise DataError(
-            f"{path} was written by another prepare at the same time.", "Run this one again."
+            f"{path} was written by another `prepare` at the same time.", "Run the command again."
         )

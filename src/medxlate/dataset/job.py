@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from medxlate.base.distributed import ranks
-from medxlate.base.errors import DataError
+from medxlate.base.errors import DataError, plural
 from medxlate.base.events import Listener, Progress, Stage, Warned
 from medxlate.base.files import locked, remove_stale, whole_file, whole_folder, write_json
 from medxlate.base.journal import Journal
@@ -271,12 +271,14 @@ class Job:
             refuse_unusable(skipped, strict=self.strict)
             return content.info
         if not skipped or sum(plan.found.left_out.values()) > len(skipped):
-            reasons = (f"{count} files: {why}" for why, count in plan.found.left_out.items())
+            reasons = (
+                f"{plural(count, 'file')}: {why}" for why, count in plan.found.left_out.items()
+            )
             raise DataError(
-                f"No image can be used. Left out: {', '.join(reasons)}.",
+                f"No image is usable. Left out: {', '.join(reasons)}.",
                 "Check --modality and --dicom-modality.",
             )
-        raise DataError(f"No image can be used. {in_words(skipped)}.", hint_of(skipped))
+        raise DataError(f"No image is usable. {in_words(skipped)}.", hint_of(skipped))
 
     def _duplicates(
         self, table: pd.DataFrame, info: ModalityInfo, others: Mapping[str, Modality]
@@ -326,12 +328,17 @@ class Job:
             self.listener(Warned(note))
         place = self.data / self.modality / MARKER
         if result.skipped:
-            self.listener(Warned(f"{len(result.skipped)} files were left out; {place} lists why."))
+            self.listener(
+                Warned(
+                    f"{plural(len(result.skipped), 'file')} left out; see {place} for the reasons."
+                )
+            )
         if result.duplicates:
             self.listener(
                 Warned(
-                    f"{len(result.duplicates)} pairs of images are the same, or nearly, in two "
-                    f"patients; {place} lists them. Such patients stay on one side of a split."
+                    f"{plural(len(result.duplicates), 'pair')} of (nearly) identical images found "
+                    "in two "
+                    f"patients each; see {place}. A split keeps such patients together."
                 )
             )
 
@@ -345,8 +352,8 @@ def refuse_unusable(skipped: Mapping[str, str], *, strict: bool) -> None:
     bad = {name: reason for name, reason in skipped.items() if not reason.startswith(HARMLESS)}
     if strict and bad:
         raise DataError(
-            f"{len(bad)} files cannot be used (--strict). {in_words(bad)}.",
-            "Repair them, or leave --strict out to skip and list them.",
+            f"--strict: {plural(len(bad), 'file')} cannot be used. {in_words(bad)}.",
+            "Repair them, or drop --strict to skip and list them.",
         )
 
 

@@ -20,8 +20,8 @@ def agreed_size(size: int | None, existing: DatasetInfo | None) -> int:
     if existing is not None:
         if size not in (None, existing.image_size):
             raise UsageError(
-                f"The dataset holds images of {existing.image_size} px, not {size}.",
-                "Leave --size out, or prepare into another folder with --data.",
+                f"The images of the dataset are {existing.image_size} px, not {size} px.",
+                "Drop --size, or prepare into another folder with --data.",
             )
         return existing.image_size
     size = DEFAULT_SIZE if size is None else size
@@ -37,8 +37,8 @@ def check_task(existing: DatasetInfo | None, modality: str, options: PrepareOpti
     known = existing.task
     if (options.task, options.task_name, options.task_unit) != (known.kind, known.name, known.unit):
         raise UsageError(
-            f"The dataset is labelled with {known.name} ({known.kind}, unit '{known.unit}'), not "
-            f"with {options.task_name} ({options.task}, unit '{options.task_unit}').",
+            f"The label of the dataset is {known.name} ({known.kind}, unit '{known.unit}'), not "
+            f"{options.task_name} ({options.task}, unit '{options.task_unit}').",
             _how_to_agree(options, known),
         )
 
@@ -47,8 +47,8 @@ def _how_to_agree(options: PrepareOptions, known: Task) -> str:
     """Return the hint for two modalities with different labels."""
     units = (options.task_unit, known.unit)
     if options.age_in is not None and len(set(units)) == 2 and AGE_UNITS.keys() >= set(units):
-        return f"Give the ages of both in {known.unit}: the option --unit names a unit, no more."
-    return f"If they mean the same, add --label-name {known.name} --unit '{known.unit}'."
+        return f"Give both ages in {known.unit}: --unit names the unit but converts nothing."
+    return f"If both mean the same, add --label-name {known.name} --unit '{known.unit}'."
 
 
 def joined(

@@ -51,7 +51,7 @@ class Table:
         hint, where = nearest(column, self.columns), str(self.path)
         if self.other_sheets:
             where += f", sheet '{self.sheet}',"
-            hint += f" Other sheets: {', '.join(self.other_sheets)}; --sheet names one."
+            hint += f" To use another sheet, add --sheet: {', '.join(self.other_sheets)}."
         raise UsageError(f"{where} has no column '{column}' ({option}).", hint)
 
 
@@ -74,7 +74,7 @@ def read_table(path: Path, kind: str = "label table", *, sheet: str = "") -> Tab
             frame = pd.read_excel(path, sheet, header=None, dtype=str, keep_default_na=False)
             separator = ""
         elif sheet:
-            raise UsageError(f"{path} is not a workbook: it has no sheet '{sheet}' (--sheet).")
+            raise UsageError(f"{path} is not a workbook, so it has no sheet '{sheet}' (--sheet).")
         else:
             separator = _separator(path)
             check_text(path, separator)
@@ -97,13 +97,13 @@ def read_table(path: Path, kind: str = "label table", *, sheet: str = "") -> Tab
     except UsageError:
         raise
     except DataError as problem:
-        raise DataError(f"The {kind} {path} is not read: {problem.message}.") from None
+        raise DataError(f"The {kind} {path} was not read: {problem.message}.") from None
     except Exception as problem:  # pandas, openpyxl and zipfile each raise kinds of their own
         raise DataError(f"The {kind} {path} cannot be read: {problem}.") from None
     columns = lines[0] if lines else ()
     twice = sorted(column for column, times in Counter(columns).items() if column and times > 1)
     if twice:
-        raise DataError(f"The {kind} {path} names the column '{twice[0]}' twice.")
+        raise DataError(f"The {kind} {path} has two columns '{twice[0]}'.")
     rows = tuple(dict(zip(columns, values, strict=True)) for values in lines[1:])
     if not rows:
         raise DataError(f"The {kind} {path} has no rows.")
@@ -157,7 +157,7 @@ def check_rows(path: Path, separator: str) -> None:
         columns = len(next(rows, ()))
         for row in rows:
             if len(row) > columns:
-                raise DataError(f"line {rows.line_num} has more cells than there are columns")
+                raise DataError(f"line {rows.line_num} has more cells than the table has columns")
 
 
 def check_spreadsheet(path: Path, sheet: str = "") -> tuple[str, tuple[str, ...]]:

@@ -81,7 +81,9 @@ def parse_label(
         value = _age(age, age_in)
     else:
         if decimal_comma and _GROUPED.fullmatch(text):
-            raise DataError(f"the label may have a point or thousands: '{text}'")
+            raise DataError(
+                f"the label may have a decimal point or a thousands separator: '{text}'"
+            )
         plain = text.replace(",", ".") if decimal_comma else text
         if NUMBER.fullmatch(plain) is None or not math.isfinite(float(plain)):
             raise DataError(f"the label is not a number: '{text}'")
@@ -89,7 +91,7 @@ def parse_label(
     if age_in is not None and value < 0:
         raise DataError(f"the label is a negative age: '{text}'")
     if age_in is not None and value * AGE_UNITS.get(age_in, 0.0) > OLDEST:
-        raise DataError(f"the label is an age of more than {OLDEST:g} years: '{text}'")
+        raise DataError(f"the label is an age over {OLDEST:g} years: '{text}'")
     return value
 
 
@@ -97,7 +99,7 @@ def _age(found: re.Match[str], unit: str | None) -> float:
     """Return an age string in a unit, by default in years."""
     unit = unit or "years"
     if unit not in AGE_UNITS:
-        raise DataError(f"the label is an age, and '{unit}' is not a unit of age: '{found[0]}'")
+        raise DataError(f"the label is an age, but '{unit}' is not a unit of age: '{found[0]}'")
     given = next(name for name in AGE_UNITS if name[0].upper() == found[2])
     return int(found[1]) * (AGE_UNITS[given] / AGE_UNITS[unit] if given != unit else 1.0)
 
@@ -117,8 +119,8 @@ def label_notes(labels: Mapping[float | str, int], kind: TaskKind, name: str) ->
         ((label, count),) = here.items()
         shown = f"{label:g}" if isinstance(label, float) else f"'{label}'"
         found.append(
-            f"All {count} images have the same label ({name} {shown}): nothing can be learned from "
-            "them by themselves."
+            f"All {count} images have the same label ({name} {shown}): on their own they teach a "
+            "predictor nothing."
         )
     if kind == "classification":
         groups: dict[str, list[str]] = {}
@@ -128,8 +130,8 @@ def label_notes(labels: Mapping[float | str, int], kind: TaskKind, name: str) ->
             if len(alike) > 1:
                 named = ", ".join(f"'{each}' ({labels[each]} images)" for each in sorted(alike))
                 found.append(
-                    f"Classes of {name} differ only in case, blanks or the spelling of a number: "
-                    f"{named}. If they mean the same, give them one name in the table."
+                    f"Some classes of {name} differ only in case, spaces or the spelling of a "
+                    f"number: {named}. If they mean the same, use one name in the table."
                 )
     return tuple(found)
 

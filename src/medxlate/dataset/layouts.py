@@ -36,8 +36,8 @@ def lgg_mri(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions
         tables = sorted(raw.rglob("data.csv"))
         if not tables:
             raise DataError(
-                f"The layout lgg-mri finds no data.csv below {raw}.",
-                "Name the folder kaggle_3m or one above it.",
+                f"The layout lgg-mri found no data.csv in {raw}.",
+                "Give the folder kaggle_3m or one above it.",
             )
         labels = tables[0]
         include = include or (_below(raw, labels.parent) + "*/*.tif",)
@@ -68,8 +68,8 @@ def ct_ich(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
     scans = volumes if pictures != raw and volumes is not None else pictures
     if scans is None:
         raise DataError(
-            f"The layout ct-ich finds neither ct_scans nor Patients_CT below {raw}.",
-            "Name the folder into which the download was unpacked.",
+            f"The layout ct-ich found neither ct_scans nor Patients_CT in {raw}.",
+            "Give the folder into which you unpacked the download.",
         )
     below = _below(raw, scans)
     labels = options.labels or _demographics(raw, scans)
@@ -108,14 +108,14 @@ def head_neck_pet_ct(modality: str, raw: Path, options: PrepareOptions) -> Prepa
     """
     if modality not in DICOM_MODALITIES:
         raise UsageError(
-            f"The layout head-neck-pet-ct holds no modality '{modality}'.",
-            "Name the modality ct or pet: the name chooses the DICOM series.",
+            f"The layout head-neck-pet-ct has no modality '{modality}'.",
+            "Use --modality ct or --modality pet: it selects the DICOM series.",
         )
     patients = (folder for depth in ("", "*/", "*/*/") for folder in raw.glob(depth + "HN-*"))
     if not raw.resolve().name.startswith("HN-") and next(patients, None) is None:
         raise DataError(
-            f"The layout head-neck-pet-ct finds no patient's folder (HN-CHUM-001...) in {raw}.",
-            "Name the folder Head-Neck-PET-CT or the one that holds it.",
+            f"The layout head-neck-pet-ct found no patient folder (HN-CHUM-001...) in {raw}.",
+            "Give the folder Head-Neck-PET-CT or the one that contains it.",
         )
     return replace(
         options,
@@ -136,8 +136,8 @@ def bids(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
     labels = options.labels or raw / "participants.tsv"
     if options.labels is None and not labels.is_file():
         raise DataError(
-            f"The layout bids finds no participants.tsv in {raw}.",
-            "Name the data set's root: the folder that holds participants.tsv and sub-*.",
+            f"The layout bids found no participants.tsv in {raw}.",
+            "Give the root of the data set, which contains participants.tsv and sub-*.",
         )
     include = options.include or ("sub-*/**/anat/*_T1w.nii", "sub-*/**/anat/*_T1w.nii.gz")
     label = options.label or "age"
@@ -179,7 +179,7 @@ def apply_layout(name: str, modality: str, raw: Path, options: PrepareOptions) -
         DataError: The folder is not laid out like this.
     """
     if name not in LAYOUTS:
-        raise UsageError(f"There is no layout '{name}'.", nearest(name, LAYOUTS))
+        raise UsageError(f"Unknown layout '{name}'.", nearest(name, LAYOUTS))
     return LAYOUTS[name](modality, raw, options)
 
 
@@ -204,8 +204,8 @@ def _demographics(raw: Path, scans: Path) -> Path:
         if table.name.lower() == name:
             return table
     raise DataError(
-        f"The layout ct-ich finds no {name} beside {scans}.",
-        "Keep the table where the download has it, or name it with --labels.",
+        f"The layout ct-ich found no {name} next to {scans}.",
+        "Put the table where the download has it, or give it with --labels.",
     )
 
 
@@ -216,8 +216,8 @@ def _column(table: Path, wanted: str, option: str) -> str:
     found = plain.get(re.sub(r"\s", "", wanted).lower())
     if found is None:
         raise DataError(
-            f"The layout ct-ich finds no column '{wanted}' in {table}.",
-            f"Name the column with {option}.",
+            f"The layout ct-ich found no column '{wanted}' in {table}.",
+            f"Give the column with {option}.",
         )
     return found
 

@@ -34,7 +34,7 @@ def check_no_leak(
         twice = min(seen.keys() & split.parts[part], default=None)
         if twice is not None:
             raise DataError(
-                f"{kind.capitalize()} {twice} is in {seen[twice]} and in {part} at once.",
+                f"{kind.capitalize()} {twice} is in both {seen[twice]} and {part}.",
                 "Draw the split again.",
             )
         seen |= dict.fromkeys(split.parts[part], part)
@@ -43,7 +43,7 @@ def check_no_leak(
         if unknown:
             raise DataError(
                 f"{len(unknown)} {kind}s, such as {min(unknown)}, are not in the split.",
-                "The dataset changed after the split was drawn; start a new run.",
+                "The dataset changed after the split was drawn: start a new run.",
             )
     if split.policy == "patient":
         _check_links(seen, linked_patients(slices.values()) if links is None else links)
@@ -63,7 +63,9 @@ def check_part(split: Split, part: Part, units: Iterable[str]) -> None:
     strangers = set(units) - set(split.parts[part])
     if strangers:
         kind = "Patient" if split.policy == "patient" else "Slice"
-        raise DataError(f"{kind} {min(strangers)} does not belong to {part}, by split.json.")
+        raise DataError(
+            f"{kind} {min(strangers)} does not belong to {part} according to split.json."
+        )
 
 
 def _check_links(sides: Mapping[str, Part], links: Iterable[Link]) -> None:
@@ -72,12 +74,12 @@ def _check_links(sides: Mapping[str, Part], links: Iterable[Link]) -> None:
         one, other = sorted((sides[link.patient], sides[link.other]), key=PARTS.index)
         if one != other and link.kind == "id":
             raise DataError(
-                f"One patient is in {one} and in {other}, under two spellings of one id.",
+                f"One patient is in both {one} and {other}, under two spellings of the same id.",
                 "Draw the split again, or prepare with --distinct-ids if they are two patients.",
             )
         if one != other:
             what = "An identical" if link.kind == "exact" else "A nearly identical"
             raise DataError(
-                f"{what} image is in {one} and in {other}.",
-                "The same scan is filed under two patients; draw the split again.",
+                f"{what} image is in both {one} and {other}.",
+                "The same scan is filed under two patients: draw the split again.",
             )

@@ -157,7 +157,7 @@ def _kept(one: Modality, other: Modality) -> tuple[Link, ...] | None:
             return None
         return tuple(Link(*link) for link in entry["links"])
     except (AttributeError, KeyError, TypeError):
-        raise DataError(f"{path} is damaged.", "Remove it, or prepare again.") from None
+        raise DataError(f"{path} is damaged.", "Delete it, or prepare again.") from None
 
 
 @lru_cache(maxsize=1)

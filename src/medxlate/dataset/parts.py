@@ -28,7 +28,7 @@ from medxlate.images.volumes import data_file
 
 PARTS_VERSION = 2  # of this module's output: raised when the same scan gives other bytes
 
-NO_AIR = "no voxel is below 0 HU: its Hounsfield units may be lost"
+NO_AIR = "no voxel is below 0 HU: its values may not be Hounsfield units"
 
 
 def state_of(file: FoundImage) -> tuple[int, ...]:
@@ -139,7 +139,7 @@ def write_part(job: PartJob) -> WrittenPart:
 def crashed_part(job: PartJob) -> WrittenPart:
     """Write the part of a scan that no process survives."""
     job.pixels.write_bytes(b"")
-    part = Part(None, skipped={job.scan.name: "reading it crashed the reader"})
+    part = Part(None, skipped={job.scan.name: "it crashed the reader"})
     return WrittenPart(asdict(part), {job.pixels.name: sha256(job.pixels)})
 
 
@@ -160,8 +160,8 @@ def noted_part(job: PartJob, entry: Entry) -> Part:
     except (IndexError, KeyError, TypeError, ValueError):
         folder = job.folder.parent
         raise DataError(
-            f"The journal in {folder} is damaged: what it says of {job.scan.name} cannot be used.",
-            f"Remove the folder {folder} and prepare again.",
+            f"The journal in {folder} is damaged: its entry for {job.scan.name} is unusable.",
+            f"Delete the folder {folder} and prepare again.",
         ) from None
 
 
@@ -190,7 +190,7 @@ def _read(job: PartJob, path: Path) -> Part:
             problem = slice_.problem or (NEAR_EMPTY if slice_.near_empty else "")
             stored = slice_.stored
             if stored is not None and not problem and stored.min() == stored.max():
-                problem = "the image is empty after its intensity recipe"
+                problem = "the image is empty after applying the intensity recipe"
             if stored is None or problem:
                 skipped[_slice_name(scan, slice_.file, slice_.number)] = problem
                 continue

@@ -15,7 +15,7 @@ from medxlate.images.grouping import FoundScans
 from medxlate.images.scan import RASTER_FORMATS, add_note
 
 OPTION = "--volume-from"
-UNLIKE = "its volume's files differ in more than whole numbers: look at the order of the slices"
+UNLIKE = "the file names of its volume differ in more than numbers: check the order of the slices"
 _NUMBER = re.compile("([0-9]+)")
 
 
@@ -66,16 +66,16 @@ def picture_volumes(
             members.setdefault(volume, []).append(name)
     if not members:
         raise UsageError(
-            f"{OPTION} {text} finds no volume: it fits the path of no PNG, JPEG, WebP or TIFF.",
-            "The path below the given folder counts, such as patient1/slice_01.png.",
+            f"{OPTION} {text} matches no path of a PNG, JPEG, WebP or TIFF file.",
+            "Match paths below the given folder, such as patient1/slice_01.png.",
         )
     for files in members.values():
         known = [name for name in files if name in annotations]
         if len({same(annotations[name].patient) for name in known}) > 1:
             raise UsageError(
-                f"{OPTION} {text} puts pictures of several patients into one volume: that of "
-                f"{known[0]}.",
-                "Name what tells volumes apart: folder, folder:N or regex:PATTERN.",
+                f"{OPTION} {text} puts images of several patients into one volume, for example "
+                f"that of {known[0]}.",
+                "Choose a folder, folder:N or regex:PATTERN that differs between volumes.",
             )
         if len(files) > 1 and len({_NUMBER.sub("0", name) for name in known}) > 1:
             add_note(found.notes, min(known, key=_natural), UNLIKE)

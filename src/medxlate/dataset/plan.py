@@ -149,9 +149,9 @@ def _leave_out_disagreeing(
         names = list(dict.fromkeys(file.relative for file in scan.files))
         known = [name for name in names if name in annotations]
         labels = {annotations[name].label for name in known}
-        reason = "its series is cut across, and its slices have several labels"
+        reason = "its series is resliced, but its files have different labels"
         if len(known) < len(names):
-            reason = "its series is cut across, and some of its slices are left out"
+            reason = "its series is resliced, but some of its files were left out"
         if len(known) < len(names) or len(labels) > 1:
             for name in known:
                 del annotations[name]
@@ -164,8 +164,8 @@ def _warn_placeholders(annotations: Mapping[str, Annotation], listener: Listener
     if count > 1:
         listener(
             Warned(
-                f"{count} files have a placeholder (anonymous, unknown, 0...) for the patient: "
-                "they count as one. Name what tells people apart with --patient."
+                f"{count} files have a placeholder (anonymous, unknown, 0...) as patient id and "
+                "count as one patient. Use --patient to give the real ids."
             )
         )
 
@@ -179,7 +179,7 @@ def _leave_out_mixed(
         if len({same(annotations[name].patient) for name in names}) > 1:
             for name in names:
                 del annotations[name]
-                found.skipped[name] = "its series holds files of several patients"
+                found.skipped[name] = "its series contains files of several patients"
 
 
 def _select(
@@ -200,7 +200,7 @@ def _select(
     if not mask.any():
         raise UsageError(
             f"--where {' --where '.join(options.where)} selects none of {len(known)} files.",
-            "Check the values: texts are matched letter by letter.",
+            "Check the values: text must match exactly.",
         )
     left_out = len(known) - int(mask.sum())
     if left_out:
@@ -300,4 +300,4 @@ def _check_choices(scans: Sequence[Scan], options: PrepareOptions) -> None:
     ):
         if value is not None and scans and not any(scan.format in formats for scan in scans):
             kinds = ", ".join(sorted(formats))
-            raise UsageError(f"{option} is for {kinds}; there are only other files.")
+            raise UsageError(f"{option} applies only to {kinds}, and there are no such files.")

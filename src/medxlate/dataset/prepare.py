@@ -232,7 +232,7 @@ def _unchanged(data: Path, modality: str, mark: str, began: float) -> PrepareRes
 def _made_from(data: Path, modality: str) -> str:
     """Return the hash of what the modality's folder was made from; "" where there is none."""
     path = data / modality / MARKER
-    hint = "Remove the folder, or prepare into another --data."
+    hint = "Delete the folder, or prepare into another --data folder."
     if not path.is_file():
         return ""
     return str(read_object(path, error=DataError, hint=hint).get("made_from"))
@@ -243,7 +243,7 @@ def _check_free(data: Path, modality: str, *, overwrite: bool) -> None:
     folder = data / modality
     if not overwrite and (folder / MARKER).is_file():
         raise OutputError(
-            f"{folder} exists, made from other files, labels or options than these.",
-            "Replace it with --overwrite, or name another --modality or --data.",
+            f"{folder} already exists and was made from other files, labels or options.",
+            "Replace it with --overwrite, or choose another --modality or --data.",
         )
     check_free(folder, marker=MARKER, overwrite=overwrite)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from medxlate.base.errors import plural
+
 MOST = 3  # reasons that a message names
 NO_ROW = "has no row in column"
 NO_NUMBER = "the label is not a number"
@@ -12,13 +14,13 @@ NO_NUMBER = "the label is not a number"
 # purpose, so that hint comes last.
 _HINTS = {
     NO_NUMBER: "For classes, add --task classification.",
-    "years: '": "If the ages have another unit, say so with --unit; if not, mend the table.",
+    "years: '": "If the ages are not in years, add --unit; otherwise correct the table.",
     "recipe": "Check --recipe, --window and --percentiles.",
     "SUV": "Check --recipe, --window and --percentiles.",
     "label": "Check --labels, --label and --file.",
     "patient": "Check --patient, --labels and --file.",
-    "rows that contradict": "Check --labels, --file and --patient.",
-    "several images by one name": "Check --labels, --file and --patient.",
+    "contradictory rows": "Check --labels, --file and --patient.",
+    "not unique": "Check --labels, --file and --patient.",
 }
 _LAST = "Check --labels, --file and --patient."
 
@@ -44,7 +46,9 @@ def in_words(failed: Mapping[str, str]) -> str:
         count = f"{len(names)} files, such as" if len(names) > 1 else "1 file,"
         shown.append(f"{count} {names[0]}: {reason}")
     if left := sum(map(len, groups[MOST:])):
-        shown.append(f"{left} more for {len(groups) - MOST} other reasons")
+        shown.append(
+            f"{plural(left, 'more file')} for {plural(len(groups) - MOST, 'other reason')}"
+        )
     return "; ".join(shown)
 
 

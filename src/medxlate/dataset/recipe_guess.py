@@ -26,7 +26,7 @@ def choose_recipe(
     guesses = Counter(_guess(scan, modality) for scan in scans)
     guess = guesses.most_common(1)[0][0] if guesses else _guess(None, modality)
     if options.recipe == "auto" and (doubtful := _doubtful(guesses, guess, scans)):
-        listener(Warned(f"{doubtful} Choose with --recipe."))
+        listener(Warned(f"{doubtful} To choose another, use --recipe."))
     return make_recipe(
         options.recipe,
         modality=modality,
@@ -46,9 +46,9 @@ def _doubtful(guesses: Mapping[Kind, int], guess: Kind, scans: Sequence[Scan]) -
     """Return why a guessed recipe may not be the one that is meant; "" where nothing is odd."""
     if len(guesses) > 1:
         counts = ", ".join(f"{kind} for {count}" for kind, count in sorted(guesses.items()))
-        return f"The scans call for different recipes ({counts}): {guess} is taken for all."
+        return f"Different scans suggest different recipes ({counts}); using {guess} for all."
     if guess != "ct" and any(scan.modality == "CT" for scan in scans):
-        return f"The CT files are not in Hounsfield units: the recipe is {guess}."
+        return f"The CT files are not in Hounsfield units; using the recipe {guess}."
     return ""
 
 

@@ -13,7 +13,7 @@ from medxlate.dataset.label_table import Row, Table, read_table
 from medxlate.dataset.labels import MISSING
 from medxlate.images.pseudonym import normal_id
 
-RESPELLED = "the label table writes the patient's id otherwise"
+RESPELLED = "the label table spells the patient id differently"
 
 
 class RowFinder:
@@ -65,17 +65,19 @@ class RowFinder:
             raise DataError(f"{self._path} has no row in column '{self._column}': {who}.")
         if self._claims[key] > 1:
             raise DataError(
-                f"{self._path} names several images by one name, which a relative path would tell "
-                f"apart: {self._claims[key]} images are called '{key}'"
+                f"file names in {self._path} are not unique, so relative paths are needed: "
+                f"{self._claims[key]} images are called '{key}'"
             )
         rows = self._rows[key]
         if len({tuple(row[column] for column in self._relevant) for row in rows}) > 1:
             who = self._who(key)
             spelled = len({row[self._column] for row in rows}) > 1 and self._by_patient
-            ways = ", under several spellings of one id (--distinct-ids keeps them apart)" * spelled
+            ways = (
+                ", under several spellings of one id (use --distinct-ids to keep them apart)"
+                * spelled
+            )
             raise DataError(
-                f"{self._path} has rows that contradict each other: {len(rows)} rows for "
-                f"{who}{ways}."
+                f"{self._path} has contradictory rows: {len(rows)} rows for {who}{ways}."
             )
         return rows[0]
 
@@ -145,7 +147,7 @@ class SessionTables:
             return row
         subject, session = found.groups()
         if subject in self._unusable:
-            raise DataError("the table of the sessions of the image's patient cannot be used")
+            raise DataError("the sessions table of the image's patient is unusable")
         return row | _known(self._rows.get((subject, session), {}))
 
     def _add(self, subject: str, table: Table) -> None:

@@ -71,7 +71,7 @@ class Selection:
         values = pd.DataFrame({name: _typed(frame[own]) for name, own in self.names.items()})
         for name, own in self.names.items():
             if values[name].isna().all():
-                raise UsageError(f"'{self.text}': the column '{own}' holds no value.")
+                raise UsageError(f"'{self.text}': the column '{own}' is empty.")
         _check_kinds(self, values)
         found = values.eval(ast.unparse(self.tree), engine="python")
         known = values.notna().all(axis=1)
@@ -96,10 +96,11 @@ def parse_selection(text: str) -> Selection:
             raise ValueError(f"longer than {LONGEST} characters")
         tree = ast.parse(plain.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise UsageError(f"'{text}' is not an expression that selects rows.", HOW) from None
+        raise UsageError(f"'{text}' is not a valid expression for selecting rows.", HOW) from None
     if not _is_condition(tree.body):
         raise UsageError(
-            f"'{text}': only comparisons of columns with values and and, or, not, in are allowed.",
+            f"'{text}': only comparisons of columns with values, combined by and, or, not and in, "
+            "are allowed.",
             HOW,
         )
     for node in ast.walk(tree):
@@ -162,15 +163,15 @@ def selected(modality: Modality, selections: Sequence[Selection], *, label: str)
         mask = combined(frame, selections)
     except UsageError as problem:
         raise UsageError(
-            f"Of {modality.name}, {problem.message}",
-            f"{problem.hint} Columns are kept by `prepare --keep`; an expression for one modality "
-            "alone begins with its name, as in 'ct: age >= 18'.".strip(),
+            f"Modality {modality.name}: {problem.message}",
+            f"{problem.hint} Add columns with `prepare --keep`. To select in one modality only, "
+            "begin with its name, as in 'ct: age >= 18'.".strip(),
         ) from None
     if not mask.any():
         said = " and ".join(each.text for each in selections)
         raise UsageError(
-            f"Of {modality.name}, '{said}' selects none of {len(mask)} images.",
-            "Check the values: texts are matched letter by letter.",
+            f"'{said}' selects none of the {len(mask)} images of {modality.name}.",
+            "Check the values: text must match exactly.",
         )
     return replace(modality, slices=slices[mask].reset_index(drop=True), whole=modality)
 
@@ -225,13 +226,13 @@ def _check_kinds(selection: Selection, values: pd.DataFrame) -> None:
         if len(set(kinds.values())) > 1:
             said = ", ".join(f"{selection.names.get(k, k)} is {v}" for k, v in kinds.items())
             raise UsageError(
-                f"'{selection.text}' compares a text with a number: {said}.",
-                'Texts stand in quotes, as in site == "A", and numbers do not.',
+                f"'{selection.text}' compares text with a number: {said}.",
+                'Quote text, as in site == "A", and leave numbers unquoted.',
             )
         ordered = any(isinstance(each, _ORDER) for each in node.ops)
         if ordered and "text" in kinds.values():
             raise UsageError(
-                f"'{selection.text}': texts have no order here.", "Compare them with ==, != or in."
+                f"'{selection.text}': text has no order.", "Compare it with ==, != or in."
             )
 
 

@@ -124,7 +124,7 @@ class ShardReader:
         for path in self.paths:
             mapped = open_array(path)
             if mapped.ndim != 3 or mapped.dtype.kind != "u" or mapped.dtype.itemsize > 2:
-                raise ValueError(f"{path} holds no slices of 8 or 16 bits")
+                raise ValueError(f"{path} contains no 8-bit or 16-bit slices")
             if mapped.shape[1] != mapped.shape[2]:
                 raise ValueError(f"the slices in {path} are not square")
             self.counts.append(len(mapped))
@@ -167,8 +167,8 @@ class ShardReader:
 
     def _changed(self, shard: int) -> DataError:
         return DataError(
-            f"{self._names[shard]} was replaced, removed or cut off while it was in use.",
-            "Begin again, when no `prepare` is at work on this modality.",
+            f"{self._names[shard]} was replaced, removed or truncated while in use.",
+            "Run the command again when no `prepare` is running on this modality.",
         )
 
 

@@ -56,7 +56,7 @@ def _check_claims(metadata: pq.FileMetaData, rows: int) -> None:
         raise ValueError("slices.parquet and shards differ in length")
     groups = map(metadata.row_group, range(metadata.num_row_groups))
     if sum(group.total_byte_size for group in groups) > MAX_ROW_BYTES * rows + SPARE_BYTES:
-        raise ValueError("slices.parquet claims more than slices need")
+        raise ValueError("slices.parquet is larger than its slices need")
 
 
 def _check_columns(frame: pd.DataFrame) -> None:
@@ -67,10 +67,10 @@ def _check_columns(frame: pd.DataFrame) -> None:
             raise ValueError(f"the column {name} of slices.parquet has gaps")
     for name in filter(frame.__contains__, NUMBERS):
         if frame[name].dtype.kind != "i":
-            raise ValueError(f"the column {name} of slices.parquet holds no integers")
+            raise ValueError(f"the column {name} of slices.parquet is not of integers")
     for name in filter(frame.__contains__, TEXTS):
         if not pd.api.types.is_string_dtype(frame[name]):
-            raise ValueError(f"the column {name} of slices.parquet holds no text")
+            raise ValueError(f"the column {name} of slices.parquet is not text")
 
 
 def _check_hashes(frame: pd.DataFrame) -> None:
@@ -78,7 +78,7 @@ def _check_hashes(frame: pd.DataFrame) -> None:
         return
     digits = f"[0-9a-f]{{{HASH_DIGITS}}}"
     if not frame["perceptual_hash"].astype(str).str.fullmatch(digits).all():
-        raise ValueError("slices.parquet holds a broken perceptual_hash")
+        raise ValueError("slices.parquet contains an invalid perceptual_hash")
 
 
 def _check_folded(frame: pd.DataFrame) -> None:
@@ -86,15 +86,15 @@ def _check_folded(frame: pd.DataFrame) -> None:
         return
     values = pd.Series(frame["folded_id"].unique()).astype(str)
     if not values.str.fullmatch("[fd][0-9a-f]{16}").all():
-        raise ValueError("slices.parquet holds a broken folded_id")
+        raise ValueError("slices.parquet contains an invalid folded_id")
 
 
 def _check_places(frame: pd.DataFrame, counts: Sequence[int]) -> None:
     shards, rows = frame["shard"].to_numpy(), frame["row"].to_numpy()
     if len(frame) and not (shards.min() >= 0 and shards.max() < len(counts)):
-        raise ValueError("slices.parquet names a shard that does not exist")
+        raise ValueError("slices.parquet refers to a shard that does not exist")
     if ((rows < 0) | (rows >= np.asarray(counts)[shards])).any():
-        raise ValueError("slices.parquet names a slice that does not exist")
+        raise ValueError("slices.parquet refers to a slice that does not exist")
 
 
 def _check_labels(frame: pd.DataFrame, task: Task) -> None:
@@ -104,4 +104,4 @@ def _check_labels(frame: pd.DataFrame, task: Task) -> None:
     else:
         known = pd.api.types.is_numeric_dtype(labels) and np.isfinite(labels.to_numpy()).all()
     if not known:
-        raise ValueError("slices.parquet holds labels that the task does not have")
+        raise ValueError("slices.parquet contains labels that the task does not have")

@@ -16,7 +16,7 @@ from itertools import chain, groupby, pairwise
 
 import pandas as pd
 
-from medxlate.base.errors import DataError
+from medxlate.base.errors import DataError, plural
 from medxlate.base.events import Listener, Warned
 from medxlate.dataset.index import Modality
 from medxlate.images.pseudonym import DIGITS, keyed_hash, normal_id, pseudonym
@@ -185,8 +185,9 @@ def refuse_respelled(
     if strict and found:
         ids = f": {_shown(spellings)}" if spellings else ""
         raise DataError(
-            f"The ids of {len(found)} patients are written in several ways (--strict){ids}.",
-            "Write each in one way, or add --distinct-ids if they are different patients.",
+            f"--strict: the ids of {plural(len(found), 'patient')} are spelled in several "
+            f"ways{ids}.",
+            "Use one spelling for each, or add --distinct-ids if they are different patients.",
         )
 
 
@@ -199,11 +200,11 @@ def warn_respelled(named: Named, others: Mapping[str, Modality], listener: Liste
         several = sum(len(spellings) > 1 for spellings in named.spellings)
         across = Counter(name for each in named.respelled for name in each.others)
         where = [f"{several} in these files"] * bool(several)
-        where += [f"{count} otherwise in {name}" for name, count in sorted(across.items())]
+        where += [f"{count} differently in {name}" for name, count in sorted(across.items())]
         listener(
             Warned(
-                f"The ids of {len(named.respelled)} patients are written in several ways "
-                f"({', '.join(where)}); each counts as one patient: {_shown(named.spellings)}. "
+                f"The ids of {plural(len(named.respelled), 'patient')} are spelled in several ways "
+                f"({', '.join(where)}) and count as one patient each: {_shown(named.spellings)}. "
                 "If they are different patients, prepare with --distinct-ids."
             )
         )
@@ -211,8 +212,9 @@ def warn_respelled(named: Named, others: Mapping[str, Modality], listener: Liste
     if unchecked:
         listener(
             Warned(
-                f"Patients whose ids {' and '.join(unchecked)} writes otherwise are not found: an "
-                "older medxlate prepared it. Prepare it again with --overwrite."
+                f"Different spellings of patient ids in {' and '.join(unchecked)} cannot be "
+                "matched: an older version of medxlate prepared it. Prepare it again with "
+                "--overwrite."
             )
         )
 
@@ -235,15 +237,15 @@ def how_ids_count(tables: Mapping[str, pd.DataFrame]) -> str:
     said = []
     if folded:
         said.append(
-            f"Ids of {' and '.join(folded)} that differ in case, separators or leading zeros alone "
-            "count as one patient."
+            f"Patient ids of {' and '.join(folded)} that differ only in case, separators or "
+            "leading zeros count as one patient."
         )
     if distinct:
-        said.append(f"Ids of {' and '.join(distinct)} were taken as they are written.")
+        said.append(f"Patient ids of {' and '.join(distinct)} were taken literally.")
     if unchecked:
         said.append(
-            f"Whether ids of {' and '.join(unchecked)} are one patient's in two spellings was not "
-            "checked: an older medxlate prepared it."
+            f"Patient ids of {' and '.join(unchecked)} were not checked for different spellings "
+            "of one id: an older version of medxlate prepared it."
         )
     return " ".join(said)
 

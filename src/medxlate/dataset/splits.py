@@ -27,11 +27,11 @@ Policy = Literal["patient", "image"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 _KEYS: dict[Policy, str] = {"patient": "patients", "image": "images"}  # in split.json
 MEANING: Mapping[Policy, str] = {
-    "patient": "Patients were divided, told apart by their ids: no id is in training and in test "
-    "at once. The figures hold for new patients.",
-    "image": "Slices were divided, not patients: slices of one patient may fall into training and "
-    "into test. The figures hold for further slices of known patients; they measure something else "
-    "than new patients, and say nothing of those.",
+    "patient": "The split is by patient: no patient id is in both training and test. The results "
+    "apply to new patients.",
+    "image": "The split is by slice, not by patient: slices of one patient can be in both training "
+    "and test. The results apply to further slices of the same patients and say nothing about new "
+    "patients.",
 }
 
 
@@ -89,7 +89,7 @@ class Split:
                 raise TypeError(f"{_KEYS[policy]} are not all text")
             if values["hash"] != _hash({part: list(parts[part]) for part in PARTS}, policy):
                 raise DataError(
-                    f"split.json was changed: its hash does not fit its {_KEYS[policy]}."
+                    f"split.json was changed: its hash does not match its {_KEYS[policy]}."
                 )
             return Split(parts, int(values["seed"]), policy)
         except (KeyError, TypeError, ValueError) as problem:
@@ -108,8 +108,8 @@ def read_split(path: Path, modalities: Mapping[str, Modality]) -> Split:
     for name, modality in modalities.items():
         if not isinstance(prints, dict) or prints.get(name) != modality.fingerprint():
             raise DataError(
-                f"The modality {name} was prepared anew after this split was drawn.",
-                "Begin a new run or study, or name the dataset it was drawn for with --data.",
+                f"The modality {name} was prepared again after this split was drawn.",
+                "Start a new run or study, or give the dataset it was drawn for with --data.",
             )
     return split
 

@@ -110,7 +110,7 @@ def image_size(dataset: Dataset, config: Config) -> int:
     size = config.data.image_size or dataset.info.image_size
     if size > dataset.info.image_size:
         raise ConfigError(
-            f"data.image_size is {size}, and the dataset holds images of "
+            f"data.image_size is {size}, but the images of the dataset are only "
             f"{dataset.info.image_size} px.",
             f"Prepare it with --size {size}, or choose a smaller preset.",
         )
@@ -157,7 +157,7 @@ def make_data(
     for name, slices in train.items():
         if len(slices) == 0:
             raise DataError(
-                f"No {name} patient is left for training: they all fell to validation or test.",
+                f"No {name} patient is left for training: all went to validation or test.",
                 "Prepare more patients, or change split.seed.",
             )
     return Data(train, val, _paired_slices(dataset, tables, split, config))

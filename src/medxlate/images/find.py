@@ -15,7 +15,7 @@ from medxlate.base.errors import ImageError
 from medxlate.images.scan import Format, FoundImage
 from medxlate.images.volumes import sniff_volume
 
-NOT_AN_IMAGE = "no image in spite of its suffix"
+NOT_AN_IMAGE = "not an image despite its suffix"
 NOT_REGULAR = "it is not a regular file"
 
 SUFFIXES: dict[str, Format] = {
@@ -154,9 +154,9 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
         found = f"{total} other files" if total else "nothing"
         found += f" and {excluded} excluded" if excluded else ""
         raise ImageError(
-            f"{root} holds no PNG, JPEG, WebP, TIFF, DICOM, NIfTI, NRRD or MetaImage "
+            f"{root} contains no PNG, JPEG, WebP, TIFF, DICOM, NIfTI, NRRD or MetaImage "
             f"({found} found).",
-            "Check the path; files are recognised by their content.",
+            "Check the path. Files are recognised by their content, not by their names.",
         )
     images.sort(key=lambda image: image.relative)
     return Search(tuple(images), dict(sorted(not_images.items())), others)
@@ -169,14 +169,14 @@ def check_root(root: Path) -> None:
         if stat.S_ISDIR(mode):
             os.scandir(root).close()
     except FileNotFoundError:
-        hint = "Name a folder of images or one image file."
+        hint = "Give a folder of images or one image file."
         raise ImageError(f"{root} does not exist.", hint) from None
     except OSError as problem:
         raise ImageError(f"{root} cannot be opened: {problem.strerror}.") from None
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         raise ImageError(
             f"{root} is neither a folder nor a regular file.",
-            "Name a folder of images or one image file.",
+            "Give a folder of images or one image file.",
         )
 
 

@@ -183,7 +183,7 @@ def _read_headers(
 
 
 def _crashed(files: Sequence[FoundImage]) -> tuple[list[Header], dict[str, _Refusal]]:
-    reason = "this file, or one read along with it, crashed the reader"
+    reason = "this file, or one read together with it, crashed the reader"
     return [], {file.relative: _Refusal(reason) for file in files}
 
 
@@ -192,11 +192,10 @@ def _check_modality(headers: Sequence[Header], name: str) -> None:
     wrong = [header for header in headers if contradicts(header.modality, name)]
     if wrong:
         first = min(wrong, key=lambda header: header.file.relative)
-        others = f" and {len(wrong) - 1} other files are" if len(wrong) > 1 else " is"
+        others = f" and {len(wrong) - 1} other files have" if len(wrong) > 1 else " has"
         raise UsageError(
-            f"{first.file.relative}{others} of the DICOM modality {first.modality}, "
-            f"which is not '{name}'.",
-            "Check the folder and the modality; --force takes the files as they are.",
+            f"{first.file.relative}{others} the DICOM modality {first.modality}, not '{name}'.",
+            "Check the folder and --modality, or use --force to take the files anyway.",
         )
 
 

@@ -22,7 +22,7 @@ def check_slice_size(height: int, width: int) -> None:
     if max(height, width) > MAX_SIDE or height * width > MAX_SLICE_PIXELS:
         raise ImageError(
             f"its header claims {width}x{height} pixels; at most {MAX_SIDE} on a side and "
-            f"{MAX_SLICE_PIXELS // 1_000_000} million in all are read"
+            f"{MAX_SLICE_PIXELS // 1_000_000} million in total are read"
         )
 
 
@@ -35,7 +35,9 @@ def check_claim(claimed: int, there: int, ratio: int) -> None:
         ratio: How much the packing can shrink at best.
     """
     if claimed > there * ratio:
-        raise ImageError("the file is damaged: its header claims more pixels than it can hold")
+        raise ImageError(
+            "the file is damaged: its header claims more pixels than the file can hold"
+        )
 
 
 def check_volume_size(voxels: int, bytes_each: int) -> None:

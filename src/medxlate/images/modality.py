@@ -27,8 +27,8 @@ def check_name(modality: str) -> None:
     """Raise UsageError where a name cannot name a modality: it becomes part of file names."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,31}", modality):
         raise UsageError(
-            f"'{modality}' cannot name a modality.",
-            "Use up to 32 lower-case letters, digits, - and _: ct, mri, pet, xray.",
+            f"'{modality}' is not a valid modality name.",
+            "Use up to 32 lower-case letters, digits, - and _, such as ct, mri, pet or xray.",
         )
 
 
@@ -82,8 +82,8 @@ def choose_modalities(present: Collection[str], *, wanted: str | None, name: str
     if not family:
         kinds = ", ".join(sorted(named))
         raise UsageError(
-            f"The DICOM files are of several modalities ({kinds}), and it is not known which of "
-            f"them '{name}' means.",
+            f"The DICOM files have several modalities ({kinds}), and none of them obviously "
+            f"matches '{name}'.",
             "Choose one with --dicom-modality.",
         )
     return frozenset(family)

@@ -78,7 +78,7 @@ def parse_nifti(path: Path) -> VolumeHeader:
     version = nifti_version(head)
     if not version:
         raise ImageError(
-            "it is an Analyze 7.5 header, which does not say where the voxels lie",
+            "it is an Analyze 7.5 header, which does not give the position of the voxels",
             "Convert the image to NIfTI.",
         )
     header = _header(head, version)
@@ -157,7 +157,7 @@ def _sizes(dim: list[int]) -> tuple[tuple[int, int, int], int]:
     if not 1 <= dimensions <= 7 or min(dim[1 : dimensions + 1]) < 1:
         raise ImageError(f"its header claims impossible dimensions {dim}")
     if dimensions < 2:
-        raise ImageError("it is 1-D; a volume is needed")
+        raise ImageError("it is one-dimensional; a volume is needed")
     if any(length > 1 for length in dim[5 : dimensions + 1]):
         raise ImageError(VECTORS)
     lengths = [*dim[1 : dimensions + 1], 1, 1]
@@ -226,7 +226,7 @@ def _rotation(b: float, c: float, d: float) -> Affine:
 
 def _geometry(affine: Affine, size: tuple[int, int, int]) -> Geometry:
     if not np.isfinite(affine).all():
-        raise ImageError("its geometry holds values that are not finite")
+        raise ImageError("its geometry contains values that are not finite")
     lps = RAS_TO_LPS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     if spacing.min() <= 0:
@@ -244,7 +244,7 @@ def _before(header: Nifti1Header, version: int) -> int:
     if single and before == 0:
         before = first
     if before < (first if single else 0):
-        raise ImageError("its header gives an impossible place for the voxels")
+        raise ImageError("its header gives an impossible offset for the voxels")
     return before
 
 
@@ -260,4 +260,4 @@ def _image_beside(path: Path) -> tuple[Path, bool]:
         if image.is_file():
             with image.open("rb") as stream:
                 return image, stream.read(2) == b"\x1f\x8b"
-    raise ImageError("the .img file that belongs to its header is absent")
+    raise ImageError("the .img file that belongs to its header is missing")

@@ -23,7 +23,7 @@ from medxlate.images.scan import RASTER_FORMATS, Scan
 from medxlate.images.stack import FloatArray, Stack
 from medxlate.images.volumes import read_volume
 
-NEAR_EMPTY = "near-empty: under 1 % of its pixels lie above 5 % of the recipe's range"
+NEAR_EMPTY = "near-empty: less than 1 % of its pixels are above 5 % of the recipe's range"
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,10 @@ def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
         return 1.0
     suv = scan.frames[number].suv
     if suv is None:
-        reason = scan.no_suv or f"the scan is {scan.modality or 'not of PET'}"
+        reason = scan.no_suv or f"the scan is {scan.modality or 'not PET'}"
         raise ImageError(
             f"SUV cannot be computed: {reason}",
-            "Use --recipe mr (percentiles) where uptake needs no unit.",
+            "Use --recipe mr (percentiles) if you do not need SUV.",
         )
     return suv
 
@@ -200,7 +200,7 @@ def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
 def _volume(scan: Scan, recipe: Recipe) -> Stack:
     if recipe.kind == "pet":
         raise ImageError(
-            "SUV cannot be computed: volume files hold neither dose nor weight",
+            "SUV cannot be computed: volume files contain neither dose nor weight",
             "Use --recipe mr (percentiles), or prepare the DICOM series.",
         )
     cut = cut_of(scan, recipe)
@@ -216,7 +216,7 @@ def _of_array(cut: Cut, volume: npt.NDArray[Any], scan: Scan, unit: str) -> Stac
         with np.errstate(over="ignore"):  # becomes infinite, and is refused
             pixels: FloatArray = np.array(slices[number], dtype=np.float32, order="C")
         if not scan.frames and not np.isfinite(pixels).all():  # of DICOM, NaN is padding
-            raise ImageError("the slice holds values that are not finite")
+            raise ImageError("the slice contains values that are not finite")
         return pixels
 
     return _of_cut(cut, scan, unit, read)

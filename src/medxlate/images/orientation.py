@@ -59,7 +59,7 @@ class Geometry:
         """
         axes = self.axes()
         if not (np.isfinite(axes).all() and np.isfinite([*self.spacing, *self.origin]).all()):
-            raise ImageError("its geometry holds values that are not finite")
+            raise ImageError("its geometry contains values that are not finite")
         if min(self.spacing) <= 0:
             raise ImageError(f"its voxel spacing {self.spacing} is not positive")
         if not all(map(is_spacing, self.spacing)):
@@ -71,7 +71,7 @@ class Geometry:
             raise ImageError("its geometry is impossible: the origin lies more than 10 km away")
         if np.abs(axes.T @ axes - np.eye(3)).max() > SHEAR:
             raise ImageError(
-                "its axes are sheared: they do not meet at right angles",
+                "its axes are sheared: they are not at right angles",
                 "Resample it to an orthogonal grid first.",
             )
 

@@ -63,7 +63,7 @@ def read_key(path: Path) -> bytes:
     except (OSError, ValueError):
         key = b""
     if len(key) != KEY_BYTES:
-        raise DataError(f"{path} is missing or damaged; patients cannot be matched with it.")
+        raise DataError(f"{path} is missing or damaged, so patients cannot be matched.")
     return key
 
 

@@ -52,7 +52,7 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
     array, orientation = _decode(path)
     if array.ndim == 2:
         if channel not in (None, 0):
-            raise ImageError(f"the file has one channel; there is no channel {channel}")
+            raise ImageError(f"the file has only one channel, so no channel {channel}")
         grey = array
     elif channel is None:
         grey = _luma(array)
@@ -60,11 +60,11 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
         grey = array[:, :, channel]
     else:
         raise ImageError(
-            f"the file has {array.shape[2]} channels; there is no channel {channel}",
-            "Channels are counted from 0.",
+            f"the file has {array.shape[2]} channels, so no channel {channel}",
+            "Channel numbers start at 0.",
         )
     if array.dtype.kind == "f" and not np.isfinite(grey).all():
-        raise ImageError("the file holds values that are not finite")
+        raise ImageError("the file contains values that are not finite")
     if grey.min() == grey.max():
         raise ImageError(f"the image is empty: all pixels are {grey.flat[0]:g}")
     pixels = np.ascontiguousarray(grey, dtype=np.float32)
@@ -76,7 +76,7 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
         unit="",
         full_range=full_range(array if array.itemsize <= 2 else grey),
         read=lambda _: pixels.copy(),
-        note=f"turned upright: its EXIF orientation is {orientation}" if orientation != 1 else "",
+        note=f"rotated upright (EXIF orientation {orientation})" if orientation != 1 else "",
     )
 
 
@@ -97,8 +97,8 @@ def _decode(path: Path) -> tuple[Array, int]:
     """
     if _png_depth(path) == (16, True):
         raise ImageError(
-            "it is a PNG with 16-bit colour, which cannot be read at full depth",
-            "Save it as a grey 16-bit PNG or as TIFF.",
+            "it is a 16-bit colour PNG, which cannot be read at full depth",
+            "Save it as a 16-bit greyscale PNG or as TIFF.",
         )
     try:
         # Odd metadata in public files does not matter here. Pillow maps a file that it opens by
@@ -108,7 +108,7 @@ def _decode(path: Path) -> tuple[Array, int]:
             _check_claim(image, path)
             pages = getattr(image, "n_frames", 1)
             if pages > 1:
-                raise ImageError(f"the file holds {pages} pages; only one is read")
+                raise ImageError(f"the file has {pages} pages; only single-page files are read")
             if pillow_is_right(image):
                 said = _orientation(image)
                 array = _pillow_array(image)
@@ -154,7 +154,9 @@ def _check_claim(image: PIL.Image.Image, path: Path) -> None:
     """Compare the pixels that a PNG's or TIFF's header claims with the size of the file."""
     there = path.stat().st_size
     if any(tile[2] > there for tile in getattr(image, "tile", ())):  # pillow would read up to it
-        raise ImageError("the file is damaged: its header names pixels beyond its end")
+        raise ImageError(
+            "the file is damaged: its header refers to pixels beyond the end of the file"
+        )
     packing = image.info.get("compression", "") if image.format == "TIFF" else image.format
     if packing in RATIOS:
         bits = BITS_OF_MODES.get(image.mode, 8 * len(image.getbands()))

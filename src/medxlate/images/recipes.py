@@ -85,14 +85,14 @@ class Recipe(BaseModel):
         """
         low, high = self._limits(stack)
         if not (abs(low) < LARGEST and SMALLEST < high - low < LARGEST):
-            raise ImageError(f"its values, from {low:g} to {high:g}, cannot be told apart")
+            raise ImageError(f"its values, from {low:g} to {high:g}, cannot be distinguished")
         return low, high
 
     def _limits(self, stack: Stack) -> Limits:
         if self.window is not None:
             if stack.unit != self.unit:
                 raise ImageError(
-                    f"the recipe '{self.kind}' needs {_NAMES[self.unit]}, and the image has none",
+                    f"the recipe '{self.kind}' needs {_NAMES[self.unit]}, which the image lacks",
                     "Use --recipe mr, xray or as-is for images without a physical unit.",
                 )
             level, width = self.window
@@ -206,16 +206,18 @@ def make_recipe(
     """
     chosen = next((known for known in KINDS if known == kind), guess)
     if kind not in (*KINDS, "auto"):
-        raise UsageError(f"There is no recipe '{kind}'.", nearest(kind, KINDS))
+        raise UsageError(f"Unknown recipe '{kind}'.", nearest(kind, KINDS))
     windowed = chosen in DEFAULT_WINDOWS
     if window is not None and not windowed:
-        raise UsageError(f"--window belongs to the recipes ct and pet; {modality} uses {chosen}.")
+        raise UsageError(
+            f"--window applies to the recipes ct and pet only; {modality} uses {chosen}."
+        )
     if percentiles is not None and chosen not in ("mr", "xray"):
         raise UsageError(
-            f"--percentiles belongs to the recipes mr and xray; {modality} uses {chosen}."
+            f"--percentiles applies to the recipes mr and xray only; {modality} uses {chosen}."
         )
     if n4 and chosen != "mr":
-        raise UsageError(f"--n4 belongs to the recipe mr; {modality} uses {chosen}.")
+        raise UsageError(f"--n4 applies to the recipe mr only; {modality} uses {chosen}.")
     return Recipe(
         kind=chosen,
         window=_window(chosen, window) if windowed else None,
@@ -234,20 +236,22 @@ def _window(kind: Kind, window: str | tuple[float, float] | None) -> tuple[float
     if isinstance(window, str):
         if kind != "ct" or window not in WINDOWS:
             raise UsageError(
-                f"There is no window '{window}' of the recipe {kind}.",
+                f"The recipe {kind} has no window '{window}'.",
                 nearest(window, WINDOWS) if kind == "ct" else "Give --window LEVEL,WIDTH in SUV.",
             )
         return WINDOWS[window]
     level, width = window or DEFAULT_WINDOWS[kind]
     if width <= 0:
-        raise UsageError(f"The window's width must be positive, not {width:g}.")
+        raise UsageError(f"The window width must be positive, not {width:g}.")
     return level, width
 
 
 def _percentiles(percentiles: tuple[float, float] | None) -> tuple[float, float]:
     low, high = percentiles or DEFAULT_PERCENTILES
     if not 0 <= low < high <= 100:
-        raise UsageError(f"Percentiles must rise within 0..100, not {low:g},{high:g}.")
+        raise UsageError(
+            f"Percentiles must be LOW,HIGH with 0 <= LOW < HIGH <= 100, not {low:g},{high:g}."
+        )
     return low, high
 
 

@@ -64,12 +64,12 @@ def parse_meta(path: Path) -> VolumeHeader:
     if fields.get("ElementNumberOfChannels", "1").strip() != "1":
         raise ImageError(VECTORS)
     if _yes(fields, "BinaryData", default="True") is False:
-        raise ImageError("its voxels are stored as text; binary ones are needed")
+        raise ImageError("its voxels are stored as text; they must be binary")
     if fields.get("DistanceUnits", "mm") not in ("mm", "?", "MET_DISTANCE_UNITS_MM"):
-        raise ImageError("its distances are not in mm")
+        raise ImageError("its distances are not given in mm")
     scale = [fields.get(f"ElementToIntensityFunction{name}", "") for name in ("Slope", "Offset")]
     if scale[0] not in ("", "1") or scale[1] not in ("", "0"):
-        raise ImageError("its header maps stored values to others, which is not supported")
+        raise ImageError("its header rescales the stored values, which is not supported")
     order = ">" if _yes(fields, "BinaryDataByteOrderMSB", "ElementByteOrderMSB") else "<"
     stored = order + plain_type(META_TYPES.get(fields.get("ElementType", ""), ""))
     storage = _meta_storage(path, fields, end, stored, sizes)
@@ -90,10 +90,10 @@ def parse_nrrd(path: Path) -> VolumeHeader:
     code = plain_type(NRRD_TYPES.get(fields.get("type", "").lower(), ""))
     endian = fields.get("endian", "little" if code[1] == "1" else "").lower()
     if endian not in ("little", "big"):
-        raise ImageError("its header does not state the order of bytes")
+        raise ImageError("its header does not give the byte order")
     encoding = fields.get("encoding", "").lower()
     if encoding not in ("raw", "gzip", "gz"):
-        raise ImageError("its encoding is not supported; raw and gzip are")
+        raise ImageError("its encoding is not supported (only raw and gzip)")
     packed = encoding != "raw"
     data_file, start = path, end
     if name := fields.get("datafile"):
@@ -178,7 +178,7 @@ def _nrrd_geometry(fields: dict[str, str], sizes: tuple[int, ...]) -> Geometry:
     space = space.removesuffix("-time")
     world = 4 if timed else _integers(fields.get("spacedimension", "3"), 1)[0]
     if space not in NRRD_SPACES or world not in (3, 4):
-        raise ImageError("its space is not one of three dimensions with known axes")
+        raise ImageError("its space is not three-dimensional with known axes")
     flips = np.array(NRRD_SPACES[space], dtype=np.float64)
     if "spacedirections" not in fields:
         spacing, origin = _nrrd_axes(fields, count)
@@ -193,7 +193,7 @@ def _nrrd_geometry(fields: dict[str, str], sizes: tuple[int, ...]) -> Geometry:
         raise ImageError("its axes mix space and time")
     columns = columns[:3] * flips[:, None]
     if not np.isfinite(columns).all():
-        raise ImageError("its geometry holds values that are not finite")
+        raise ImageError("its geometry contains values that are not finite")
     spacing = np.linalg.norm(columns, axis=0)
     axes = columns / np.where(spacing > 0, spacing, 1)
     return _geometry(sizes, spacing, start[:3] * flips, axes)
@@ -248,13 +248,13 @@ def _data_file_beside(header: Path, name: str) -> Path:
         ImageError: It lies elsewhere, is absent, or several files are meant.
     """
     if name.upper().startswith("LIST") or "%" in name:
-        raise ImageError("its header names several data files; only one is read")
+        raise ImageError("its header names several data files; only one is supported")
     parts = re.split(r"[/\\]", name)
     if not name or ".." in parts or parts[0] == "" or ":" in parts[0]:
         raise ImageError("its header names a data file outside its own folder")
     path = header.parent / name
     if not path.is_file():
-        raise ImageError("the data file that its header names is absent")
+        raise ImageError("the data file named in its header is missing")
     if path.samefile(header):
         raise ImageError("its header names itself as the data file")
     return path
@@ -279,7 +279,7 @@ def _yes(fields: dict[str, str], *names: str, default: str = "False") -> bool:
 def _integers(text: str, count: int) -> tuple[int, ...]:
     values = tuple(_numbers(text, count))
     if not all(np.isfinite(value) and value == int(value) for value in values):
-        raise ImageError("its header holds a broken number")
+        raise ImageError("its header contains an invalid number")
     return tuple(int(value) for value in values)
 
 
@@ -288,7 +288,7 @@ def _numbers(text: str, count: int) -> list[float]:
     try:
         values = [float(part) for part in parts]
     except ValueError:
-        raise ImageError("its header holds a broken number") from None
+        raise ImageError("its header contains an invalid number") from None
     if len(values) != count:
-        raise ImageError("its header lacks a field or holds a broken one")
+        raise ImageError("a field of its header is missing or invalid")
     return values

@@ -75,11 +75,15 @@ def read_tiff(path: Path) -> tuple[Array, int]:
         with tifffile.TiffFile(path) as tiff:
             page: Any = tiff.pages.first
             if len(tiff.pages) > 1:
-                raise ImageError(f"the file holds {len(tiff.pages)} pages; only one is read")
+                raise ImageError(
+                    f"the file has {len(tiff.pages)} pages; only single-page files are read"
+                )
             check_slice_size(page.imagelength, page.imagewidth)
             check_volume_size(page.size, np.dtype(page.dtype).itemsize)
             if page.imagedepth > 1:
-                raise ImageError(f"the file holds {page.imagedepth} planes; only one is read")
+                raise ImageError(
+                    f"the file has {page.imagedepth} planes; only single-plane files are read"
+                )
             _check_colours(int(page.photometric))
             _check_strips(page, path)
             array = _meant(np.asarray(page.asarray()), page)
@@ -115,8 +119,8 @@ def check_exact(array: Array) -> None:
         int(array.max()) > EXACT or int(array.min()) < -EXACT
     ):  # fmt: skip
         raise ImageError(
-            f"it holds {array.dtype} values beyond {EXACT:,}, which would lose digits",
-            "Scale them to 16 bits, or save them as 32-bit floating-point numbers.",
+            f"it holds {array.dtype} values beyond {EXACT:,}, which would lose precision",
+            "Scale them to 16 bits or save them as 32-bit floating-point numbers.",
         )
 
 
@@ -124,13 +128,13 @@ def _meant(array: Array, page: Any) -> Array:
     if array.ndim == 3 and page.axes == "SYX":
         array = np.moveaxis(array, 0, 2)  # planar to interleaved
     if array.ndim not in (2, 3) or array.dtype.name not in READ:
-        raise ImageError(f"the file holds {array.dtype} of shape {array.shape}, no flat image")
+        raise ImageError(f"the file contains {array.dtype} of shape {array.shape}, not a 2-D image")
     check_exact(array)
     if array.dtype.kind == "f":
         array = array.astype(np.float32)
     if page.photometric == PALETTE:
         if page.colormap is None or array.ndim != 2:
-            raise ImageError("its colours are numbers of a palette, which it does not hold")
+            raise ImageError("it uses a colour palette that it does not contain")
         return np.moveaxis(page.colormap[:, array], 0, 2)
     return turned_white(array) if page.photometric == WHITE_IS_ZERO else array
 
@@ -138,8 +142,8 @@ def _meant(array: Array, page: Any) -> Array:
 def _check_colours(photometric: int) -> None:
     if photometric not in GREY_AND_RGB:
         raise ImageError(
-            f"its colours are neither grey nor RGB (PhotometricInterpretation {photometric})",
-            "Save it as a grey or RGB image.",
+            f"it is neither greyscale nor RGB (PhotometricInterpretation {photometric})",
+            "Save it as a greyscale or RGB image.",
         )
 
 
@@ -148,7 +152,9 @@ def _check_strips(page: Any, path: Path) -> None:
     there = path.stat().st_size
     places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     if any(offset + count > there for offset, count in places):
-        raise ImageError("the file is damaged: its header names pixels beyond its end")
+        raise ImageError(
+            "the file is damaged: its header refers to pixels beyond the end of the file"
+        )
     if page.compression not in DEFLATED:
         return
     most = int(np.prod(page.chunks)) * np.dtype(page.dtype).itemsize
@@ -158,4 +164,4 @@ def _check_strips(page: Any, path: Path) -> None:
             inflater = zlib.decompressobj()
             inflater.decompress(stream.read(count), max(most, 1))
             if not inflater.eof and inflater.decompress(inflater.unconsumed_tail, 1):
-                raise ImageError("its packed pixels are more than its header says")
+                raise ImageError("its compressed pixels are larger than its header says")

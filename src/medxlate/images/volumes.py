@@ -39,7 +39,7 @@ VolumeFormat = Literal["nifti", "nrrd", "meta"]
 PARSERS = {"nifti": parse_nifti, "nrrd": parse_nrrd, "meta": parse_meta}
 MAX_SKIP = 1 << 28  # bytes of a header and its extensions
 CHUNK = 1 << 20
-TRUNCATED = "it is truncated: its header claims more voxels than the file holds"
+TRUNCATED = "it is truncated: its header claims more voxels than the file contains"
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 
 
@@ -159,7 +159,7 @@ def write_volume(
         str(path).encode()
     except UnicodeEncodeError:
         raise OutputError(
-            f"{path!r} cannot be written: its name is not UTF-8.", "Name another output folder."
+            f"{path!r} cannot be written: its name is not UTF-8.", "Choose another output folder."
         ) from None
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
@@ -198,17 +198,17 @@ def _check_volume(volumes: int, volume: int | None) -> None:
         return
     if volume is None:
         raise ImageError(
-            f"it is 4-D and holds {volumes} volumes; choose one with --volume K, from 0"
+            f"it is 4-D with {volumes} volumes; choose one with --volume K, counted from 0"
         )
     if not 0 <= volume < volumes:
-        raise ImageError(f"it has no volume {volume}; it holds {volumes}, counted from 0")
+        raise ImageError(f"it has no volume {volume}, only {volumes} volumes counted from 0")
 
 
 def _check_complete(header: VolumeHeader) -> None:
     """Compare what the header claims with the size of the file; see unpacking for the rest."""
     storage, size = header.storage, header.geometry.size
     if not 0 <= storage.start + storage.skip <= MAX_SKIP:
-        raise ImageError("its header gives an impossible place for the voxels")
+        raise ImageError("its header gives an impossible offset for the voxels")
     claimed = size[0] * size[1] * size[2] * header.volumes * np.dtype(storage.stored).itemsize
     there = storage.data_file.stat().st_size - storage.start
     if storage.packed:

@@ -149,22 +149,22 @@ class Engine:
         """Compute half as much at once from here on."""
         if count > 1:
             self.batch_size = count // 2
-            text = f"{self.batch_size} images are now computed at once (--batch-size)."
-            self._listener(Warned(f"Memory ran out at {count} images: {text}"))
+            text = f"using {self.batch_size} from now on (--batch-size)."
+            self._listener(Warned(f"Memory ran out with batches of {count} images: {text}"))
             return
         tile = (self.tile or side) // 2 // MULTIPLE * MULTIPLE
         if not self._tiles or tile < SMALLEST_TILE:
             what = f"a tile of {self.tile}" if self.tile else f"a single image of {side}"
             raise CapacityError(
-                f"The memory of the device ({self._compute.device}) does not hold {what} px.",
-                "End what else uses it, use another --device, or train with a smaller "
-                "data.image_size.",
+                f"The device {self._compute.device} has too little memory for {what} px.",
+                "Stop other programs that use it, choose another --device, or train with a "
+                "smaller data.image_size.",
             )
         self.batch_size, self.tile = 1, tile
         self._listener(
             Warned(
-                f"Memory does not hold an image of {side} px: it is now computed in tiles of "
-                f"{tile} px (--tile), which look somewhat different from a whole image."
+                f"There is too little memory for an image of {side} px: using tiles of {tile} px "
+                "from now on (--tile), whose result differs slightly from that of a whole image."
             )
         )
 

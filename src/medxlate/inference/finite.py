@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from medxlate.base.errors import ModelError
 
-WHY = "its weights are damaged, or bf16 is too coarse for it (try --precision fp32)"
+WHY = "its weights are damaged or bf16 is too imprecise for it (try --precision fp32)"
 
 
 def is_finite(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
@@ -26,7 +26,7 @@ def no_number(network: str, number: int | None = None) -> str:
         number: Which slice of the scan that was, from 0; None: it has one.
     """
     where = "" if number is None else f"slice {number + 1}; "
-    return f"the {network} gives no finite number: {where}{WHY}"
+    return f"the output of the {network} is not finite: {where}{WHY}"
 
 
 def check_finite(values: npt.NDArray[Any], network: str, images: str = "images") -> None:
@@ -39,6 +39,6 @@ def check_finite(values: npt.NDArray[Any], network: str, images: str = "images")
     """
     if lost := len(values) - int(is_finite(values).sum()):
         raise ModelError(
-            f"The {network} gives no finite number for {lost} of {len(values)} {images}.",
+            f"The output of the {network} is not finite for {lost} of {len(values)} {images}.",
             f"{WHY[0].upper()}{WHY[1:]}.",
         )

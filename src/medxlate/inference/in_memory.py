@@ -55,11 +55,11 @@ def squares_of(volume: Volume, reader: Reader, spacing: Spacing = (1.0, 1.0, 1.0
     """
     if volume.ndim not in (2, 3) or 0 in volume.shape or volume.dtype.kind not in "iuf":
         raise UsageError(
-            f"An array of {volume.dtype} with the shape {volume.shape} is not a volume.",
-            "Give numbers of the shape [slices, H, W] or [H, W].",
+            f"An array of {volume.dtype} with shape {volume.shape} is not a volume.",
+            "Give an array of numbers with shape [slices, H, W] or [H, W].",
         )
     if len(spacing) != 3 or not all(0 < each < np.inf for each in spacing):
-        raise UsageError(f"The spacing {spacing} must be three positive numbers, mm.")
+        raise UsageError(f"The spacing {spacing} must be three positive numbers in mm.")
     stack = _stack(volume if volume.ndim == 3 else volume[np.newaxis], reader.recipe, spacing)
     limits = reader.recipe.limits(stack)
     images, shown = [], np.zeros(stack.count, dtype=np.bool_)
@@ -145,7 +145,7 @@ def _stack(volume: Volume, recipe: Recipe, spacing: Spacing) -> Stack:
     count, height, width = volume.shape
     check_slice_size(height, width)
     if not np.isfinite(volume).all():
-        raise ImageError("The volume holds values that are not finite.")
+        raise ImageError("The volume contains values that are not finite.")
 
     def read(number: int) -> FloatArray:
         return np.array(volume[number], dtype=np.float32, order="C")

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medxlate.base.errors import ImageError
+from medxlate.base.errors import ImageError, plural
 from medxlate.dataset.reasons import in_words
 from medxlate.images.find import find_images
 from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
@@ -213,9 +213,11 @@ def refuse_if_nothing(
     if done:
         return
     if failed:
-        raise ImageError(f"No image in {inputs} can be used. {in_words(failed)}.")
-    left_out = ", ".join(f"{count} files: {reason}" for reason, count in found.left_out.items())
-    raise ImageError(f"No image in {inputs} can be used: {left_out or NEAR_EMPTY}.")
+        raise ImageError(f"No image in {inputs} is usable. {in_words(failed)}.")
+    left_out = ", ".join(
+        f"{plural(count, 'file')}: {reason}" for reason, count in found.left_out.items()
+    )
+    raise ImageError(f"No image in {inputs} is usable: {left_out or NEAR_EMPTY}.")
 
 
 def patients_mean(values: np.ndarray, patients: list[str]) -> dict[str, np.ndarray]:

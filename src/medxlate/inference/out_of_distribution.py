@@ -21,8 +21,8 @@ from medxlate.inference.inputs import SliceBatch
 from medxlate.method.label_transform import LabelTransform
 
 UNKNOWN = (
-    "The range of the training labels is not known, because the model was made before it was kept: "
-    "no prediction outside is flagged."
+    "Predictions outside the range of the training labels are not flagged: the model comes from an "
+    "older version that did not record the range."
 )
 
 
@@ -69,9 +69,9 @@ class Looks:
         if 3 * self.unlike <= self.compared:
             return []
         return [
-            f"{self.unlike} of {self.compared} images look unlike the {modality} that this model "
-            "was trained on, by their grey values; no header names their modality. Are they "
-            f"{modality}, and were they made in the same way?"
+            f"The grey values of {self.unlike} of {self.compared} images differ from the "
+            f"{modality} that this model was trained on, and no header gives their modality. Check "
+            f"that they are {modality} and were acquired and processed in the same way."
         ]
 
 
@@ -121,6 +121,7 @@ class Span:
             return []
         between = f"{self.low:g} to {self.high:g} {self.unit}".rstrip()
         return [
-            f"Predicted outside the range of the training labels ({between}): {', '.join(counts)}. "
-            "Are these images of the modality and the kind that the model was trained on?"
+            f"Predictions outside the range of the training labels ({between}): "
+            f"{', '.join(counts)}. Check that the images are of the same modality and kind as the "
+            "training images."
         ]

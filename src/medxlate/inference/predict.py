@@ -202,7 +202,7 @@ def _load(
 ) -> Ensemble:
     """Return the models; all are computed as the first one was validated."""
     if not models:
-        raise UsageError("No model is named.", "Name a model folder or a run with --model.")
+        raise UsageError("No model is given.", "Give a model folder or a run with --model.")
     folders = [find_model(each, "a predictor", listener) for each in models]
     info = read_model(folders[0])
     compute = validated_compute(info, device, precision, listener=listener)

@@ -232,7 +232,7 @@ class Ensemble:
             if differs := _difference(first, other):
                 raise ModelError(
                     f"The models cannot be combined: their {differs}s differ.",
-                    "Combine runs on one dataset with one configuration and different seeds.",
+                    "Combine runs with the same dataset and configuration and different seeds.",
                 )
         self.predictors = tuple(predictors)
         self.info, self.head, self.reader = first.info, first.head, first.reader

@@ -57,7 +57,7 @@ def check_translation(
         check_free(out, marker=MARKER, overwrite=overwrite)
     here, there = inputs.resolve(), out.resolve()
     if there.is_relative_to(here) or here.is_relative_to(there):
-        raise UsageError(f"{out} and {inputs} overlap.", "Write the result somewhere else.")
+        raise UsageError(f"{out} and {inputs} overlap.", "Write the result to another folder.")
     known_phi(phi)
     compile_choice(compiling)
     if tile < 0 or tile % MULTIPLE:
@@ -101,13 +101,13 @@ def check_prediction(
 def check_free_table(out: Path, *, overwrite: bool) -> None:
     """Raise OutputError where a table may not be replaced."""
     if out.is_dir() or (out.exists() and not overwrite):
-        raise OutputError(f"{out} exists.", "Name another table, or replace it with --overwrite.")
+        raise OutputError(f"{out} already exists.", "Choose another table, or add --overwrite.")
 
 
 def check_level(level: float) -> None:
     """Raise UsageError where the share of patients is not between 0 and 1."""
     if not 0 < level < 1:
-        raise UsageError(f"--level {level:g} must lie between 0 and 1.")
+        raise UsageError(f"--level {level:g} must be between 0 and 1.")
 
 
 def compile_choice(choice: str) -> Compiling:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from medxlate.artifacts.calibration import Calibration, Level, fewest_patients
 from medxlate.inference.request import check_level
 
-OLD = "the model was made before predictions were calibrated; train or export it again"
+OLD = "the model comes from an older version without calibration; train or export it again"
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Uncertainty:
             if not reason and each is not None and each.kind == "conformal" and each.patients < few:
                 many = f" of {len(self.calibrations)} models" if len(self.calibrations) > 1 else ""
                 reason = (
-                    f"an interval{many} that holds for {self.coverage:.4g} of patients takes {few} "
-                    f"validation patients, and there were {each.patients}"
+                    f"an interval{many} that covers {100 * self.coverage:.4g} % of patients needs "
+                    f"{few} validation patients, and there were {each.patients}"
                 )
             if reason:
                 is_temperature = each is not None and each.kind == "temperature"
@@ -65,6 +65,6 @@ class Uncertainty:
             each is not None and each.kind == "temperature" for each in self.calibrations
         ):
             found.append(
-                "Probabilities are the mean of each model's own; the mean was not calibrated."
+                "Probabilities are means over the calibrated models; the means were not calibrated."
             )
         return list(dict.fromkeys(found))

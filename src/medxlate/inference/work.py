@@ -76,9 +76,9 @@ class Work:
     def report(self, text: str, units: Sequence[Unit], listener: Listener) -> None:
         """Report what begins; how much was done before, and how many processes share it."""
         if before := sum(unit.slices for unit in units if unit in self.journal):
-            text += f"; {before} were done before"
+            text += f" ({before} already done)"
         if not ranks().is_alone:
-            text += f"; {ranks().count} processes share them"
+            text += f", shared by {ranks().count} processes"
         listener(Stage(text))
 
     def put(self) -> None:
@@ -119,7 +119,7 @@ def working(
             stack.enter_context(kept_until_done(folder))
         begun = cast(dict[str, Any], team.broadcast(begun))
         if begun["made_from"] != made_from:
-            raise OutputError("The inputs changed while the processes began.", "Run it again.")
+            raise OutputError("The inputs changed while the processes started.", "Run it again.")
         placed = begun["placed"]
         journal = Journal(folder, folder / _OUT, check=not placed)
         yield Work(place, begun["drawn"], placed, journal)
@@ -140,8 +140,8 @@ def _begin(
         if state is not None:
             listener(
                 Warned(
-                    f"What was left of {place} was made from other images, another model or other "
-                    "options; it begins anew."
+                    f"The unfinished {place} was made from other images, another model or other "
+                    "options; starting again."
                 )
             )
         shutil.rmtree(folder, ignore_errors=True)

@@ -34,7 +34,7 @@ def build_augmentation(name: str, config: AugmentConfig) -> Augmentation:
         ConfigError: There is none of that name, or its settings cannot be met.
     """
     if name not in AUGMENTATIONS:
-        raise ConfigError(f"There is no augmentation '{name}'.", nearest(name, AUGMENTATIONS))
+        raise ConfigError(f"Unknown augmentation '{name}'.", nearest(name, AUGMENTATIONS))
     return AUGMENTATIONS[name](config)
 
 
@@ -168,14 +168,14 @@ class RandomErasing:
         narrowest, widest = config.erase_ratio
         if largest > 1:
             raise ConfigError(
-                f"augment.erase_area goes up to {largest:g}, more than the image.",
-                "Give a largest share of at most 1.",
+                f"augment.erase_area goes up to {largest:g}, which exceeds the whole image.",
+                "Set its upper limit to 1 or less.",
             )
         if smallest == 1 or widest <= smallest or narrowest >= 1 / smallest:
             raise ConfigError(
                 f"No patch of augment.erase_area {smallest:g} and augment.erase_ratio "
                 f"{narrowest:g} to {widest:g} fits into the image.",
-                "Give a smaller area or a ratio nearer to 1.",
+                "Set a smaller area, or a ratio closer to 1.",
             )
         self._chance = config.erase
         self._area = config.erase_area

@@ -88,7 +88,7 @@ class Averages:
         own = self.state()
         if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
             raise ModelError(
-                "The averages in the checkpoint (optimizer.ema_decay) are not those of these "
+                "The averages in the checkpoint (optimizer.ema_decay) do not match these "
                 "generators."
             )
         with torch.no_grad():

@@ -137,7 +137,7 @@ class ImageBuffer:
         if self._images is None:
             self._images = self._empty(fakes)
         if self._images.shape[1:] != fakes.shape[1:]:
-            raise ModelError("The checkpoint's image buffers hold images of another size.")
+            raise ModelError("The image buffers of the checkpoint contain images of another size.")
         if self._fakes is None:
             self._fakes = fakes.new_zeros((len(self._planned), *fakes.shape[1:]))
         if self._draws is None:

@@ -43,9 +43,9 @@ def compile_where_it_pays(
     """
     if choice == "off" or (choice == "auto" and (device != "cuda" or repeats < WORTH_COMPILING)):
         return False
-    listener(Stage("Compiling the networks, which takes a minute or more"))
+    listener(Stage("Compiling the networks (takes a minute or more)"))
     if reason := try_compile(network, rehearse):
-        listener(Warned(f"The networks run eagerly, for they do not compile: {reason}"))
+        listener(Warned(f"Compiling the networks failed, so they run in eager mode: {reason}"))
         return False
     return True
 

@@ -148,9 +148,7 @@ def build_generator(
         ConfigError: There is no such architecture.
     """
     if architecture not in GENERATORS:
-        raise ConfigError(
-            f"There is no generator '{architecture}'.", nearest(architecture, GENERATORS)
-        )
+        raise ConfigError(f"Unknown generator '{architecture}'.", nearest(architecture, GENERATORS))
     make = GENERATORS[architecture]
     return make(width=width, blocks=blocks, upsample=upsample, skip=skip, recompute=recompute)
 

@@ -30,7 +30,10 @@ from medxlate.dataset.training_data import Data
 
 Groups = npt.NDArray[np.intp]
 Labels = npt.NDArray[Any]  # int64 classes or float32 values
-HINT = "Leave data.match_labels out, or choose by data.where images whose labels both have."
+HINT = (
+    "Set data.match_labels=false, or use data.where to select images with labels that both "
+    "modalities have."
+)
 
 
 class MatchedOrder(Order):
@@ -124,11 +127,11 @@ def matched(data: Data, config: Config, task: Task, listener: Listener = silent)
         labels = data.train[name].labels.numpy()
         groups, found = label_groups(wanted, labels)
         if (groups < 0).any():
-            problem = f"no {name} image in training has a label within the range of {target}"
+            problem = f"no {name} training image has a label within the range of {target}"
             if task.kind == "classification":
                 lacking = ", ".join(task.classes[i] for i in np.unique(wanted[groups < 0]))
-                problem = f"{target} has images of {lacking} in training, and {name} has none"
-            raise ConfigError(f"data.match_labels is impossible: {problem}.", HINT)
+                problem = f"{target} has training images of {lacking}, and {name} has none"
+            raise ConfigError(f"data.match_labels cannot be used: {problem}.", HINT)
         for note in _notes(wanted, labels, found, target, name):
             listener(Warned(note))
         kept[name] = data.train[name].picked(np.flatnonzero(found >= 0))
@@ -141,13 +144,13 @@ def _notes(
     if left_out := int((found < 0).sum()):
         yield (
             f"data.match_labels leaves out {left_out} of {len(labels)} {source} images: no "
-            f"{target} image in training has labels like theirs."
+            f"{target} training image has a matching label."
         )
     beyond = int(((wanted < labels.min()) | (wanted > labels.max())).sum())
     if beyond and wanted.dtype.kind == "f":
         yield (
-            f"{beyond} of {len(wanted)} {target} images have labels outside of those of {source}: "
-            "data.match_labels shows them beside the nearest."
+            f"{beyond} of {len(wanted)} {target} images have labels outside the range of "
+            f"{source}: data.match_labels pairs them with the nearest."
         )
 
 

@@ -71,8 +71,8 @@ class PredictorNetwork(nn.Module):
             )
         except (OSError, RuntimeError) as problem:
             raise ModelError(
-                f"The pretrained weights of {architecture} cannot be had: {problem}.",
-                "On a machine without internet, copy them there as a .safetensors file and name it "
+                f"The pretrained weights of {architecture} could not be loaded: {problem}.",
+                "On a machine without internet, copy them there as a .safetensors file and give it "
                 "with --pretrained FILE.",
             ) from None
         if pretrained not in (None, "imagenet"):
@@ -113,7 +113,7 @@ class PredictorNetwork(nn.Module):
                 self(torch.zeros(1, 1, image_size, image_size, device=device))
         except (AssertionError, RuntimeError, ValueError) as problem:
             raise ConfigError(
-                f"The predictor does not take images of {image_size} px: {problem}",
+                f"The predictor does not accept images of {image_size} px: {problem}",
                 "Choose another model.predictor or data.image_size.",
             ) from None
         finally:
@@ -212,17 +212,19 @@ def _kept_weights(architecture: str) -> str:
     kept = try_to_load_from_cache(hub, "model.safetensors") if hub else None
     if not isinstance(kept, str):
         raise ModelError(
-            f"The pretrained weights of {architecture} are not on this machine, and nothing is "
-            "downloaded offline (runtime.offline).",
-            f"Fetch the model.safetensors of {hub or architecture} elsewhere and name it with "
-            "--pretrained FILE.",
+            f"The pretrained weights of {architecture} are not on this machine, and "
+            "runtime.offline forbids downloading them.",
+            f"Download the model.safetensors of {hub or architecture} on another machine and give "
+            "it with --pretrained FILE.",
         )
     return kept
 
 
 def _load_backbone(backbone: nn.Module, file: Path) -> None:
     """Load weights by name; colour stems are summed to one channel, other heads left out."""
-    state = load_tensors(file, hint="timm's weights on model hubs come as model.safetensors.")
+    state = load_tensors(
+        file, hint="Give the model.safetensors of a timm model, as model hubs have it."
+    )
     own = backbone.state_dict()
     fitting: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -237,8 +239,8 @@ def _load_backbone(backbone: nn.Module, file: Path) -> None:
     missing -= {name for name in own if name.endswith("num_batches_tracked")}
     if missing:
         raise ModelError(
-            f"{file} does not hold the weights of this network: {min(missing)} is missing "
-            f"({len(missing)} in all).",
-            "Check model.predictor against the file.",
+            f"{file} does not contain the weights of this network: {len(missing)} are missing, "
+            f"such as {min(missing)}.",
+            "Check that model.predictor names the network of this file.",
         )
     backbone.load_state_dict(fitting, strict=False)

@@ -84,7 +84,7 @@ def true_images(source: str, data: Data, config: Config) -> Slices:
 
 NO_PAIRS = (
     "The method oracle needs pairs: the true target images of the source patients.",
-    "Name the modality that holds them with --set data.oracle=NAME, or leave the method out.",
+    "Give the modality that contains them with --set data.oracle=NAME, or leave the method out.",
 )
 
 

@@ -16,13 +16,13 @@ Family = Literal[
 
 # What a chart of a family's terms is called.
 FAMILIES: dict[Family, str] = {
-    "predictor": "Loss of the predictor",
-    "translators": "Adversarial losses of the translators",
-    "discriminators": "Losses of the discriminators",
-    "domain": "Loss of the domain classifier",
-    "images": "L1 losses of images in \N{MINUS SIGN}1 to 1",
-    "structure": "Structure loss, of MIND descriptors in 0 to 1",
-    "guidance": "Gradients at translations: the predictor's over the translators'",
+    "predictor": "Predictor loss",
+    "translators": "Adversarial losses of the generators",
+    "discriminators": "Discriminator losses",
+    "domain": "Domain classifier loss",
+    "images": "L1 losses (images in \N{MINUS SIGN}1 to 1)",
+    "structure": "Structure loss (MIND descriptors in 0 to 1)",
+    "guidance": "Gradient ratio at translated images (predictor / translator)",
 }
 
 
@@ -46,17 +46,17 @@ TERMS: dict[str, LossTerm] = {
     "predict_fake": LossTerm("translated", "predictor", brief=True),
     "predict_augmented": LossTerm("augmented", "predictor", brief=True),
     "predict": LossTerm("predictor", "predictor", brief=True),
-    "adv_t": LossTerm("to the target (G)", "translators", brief=True),
-    "adv_s": LossTerm("to the source (F)", "translators"),
-    "d_t": LossTerm("of target images", "discriminators"),
-    "d_s": LossTerm("of source images", "discriminators"),
-    "domain": LossTerm("of the modality", "domain"),
-    "cycle_s": LossTerm("source and back", "images", brief=True),
-    "cycle_t": LossTerm("target and back", "images"),
+    "adv_t": LossTerm("G (source to target)", "translators", brief=True),
+    "adv_s": LossTerm("F (target to source)", "translators"),
+    "d_t": LossTerm("target discriminator", "discriminators"),
+    "d_s": LossTerm("source discriminator", "discriminators"),
+    "domain": LossTerm("modality", "domain"),
+    "cycle_s": LossTerm("source cycle", "images", brief=True),
+    "cycle_t": LossTerm("target cycle", "images"),
     "identity": LossTerm("identity", "images"),
     "structure": LossTerm("structure", "structure"),
-    "reproduce": LossTerm("reproduced, before translating", "images"),
-    "gradient_ratio": LossTerm("ratio of the two gradients", "guidance"),
+    "reproduce": LossTerm("reconstruction (autoencoder phase)", "images"),
+    "gradient_ratio": LossTerm("gradient ratio", "guidance"),
 }
 
 

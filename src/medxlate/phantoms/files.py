@@ -114,20 +114,21 @@ def identity(modality: str, number: int) -> str:
 def check_counts(patients: Mapping[str, int], paired: Mapping[str, int]) -> None:
     """Raise UsageError for patients that ``write_phantoms`` cannot write."""
     if not patients:
-        raise UsageError("No patients were asked for.", "Name a modality and a count.")
+        raise UsageError("No patients were asked for.", "Give a modality and a number of patients.")
     for modality, count in patients.items():
         if modality not in MODALITIES:
             raise UsageError(
-                f"There are no generated {modality} scans.", f"Known: {', '.join(MODALITIES)}."
+                f"{modality} scans cannot be generated.", f"Known: {', '.join(MODALITIES)}."
             )
         if count < 1:
-            raise UsageError(f"{count} {modality} patients are impossible.", "Give 1 or more.")
+            raise UsageError(f"{count} {modality} patients cannot be generated.", "Give 1 or more.")
     for modality, count in paired.items():
         there = patients.get(modality, 0) if modality != "ct" else 0
         if not 0 <= count <= there:
             raise UsageError(
-                f"{count} {modality} patients with a CT too are impossible: there are {there}.",
-                "Pairs are CT scans of MRI or PET patients: ask for as many or fewer.",
+                f"{count} {modality} patients with an additional CT cannot be generated: only "
+                f"{there} are possible.",
+                "Pairs are CT scans of MRI or PET patients: ask for at most as many as patients.",
             )
 
 

@@ -23,9 +23,9 @@ NOT_UNPACKED = {  # what they begin with, by what they are called
     b"\x04\x22\x4d\x18": "LZ4",
     b"Rar!": "RAR",
     b"\x1f\x9d": "compress",
-    b"MSCF": "a cabinet",
+    b"MSCF": "a cabinet file",
     b"%PDF": "PDF",
-    b"\xd0\xcf\x11\xe0": "an OLE file of older office programs",
+    b"\xd0\xcf\x11\xe0": "an OLE file (older Office formats)",
     b"\x89HDF": "HDF5",
 }
 _PACKED: dict[bytes, Callable[[IO[bytes], Literal["rb"]], Any]] = {
@@ -54,14 +54,14 @@ def _look(source: Source) -> Iterator[Piece | Unseen]:
     """Yield what a source holds; what fails in it leaves the rest of the file to be looked into."""
     where = source.where or "content"
     if source.depth > DEEPEST:
-        yield Unseen(where, f"inside more than {DEEPEST} archives")
+        yield Unseen(where, f"nested in more than {DEEPEST} archives")
         return
     try:
         yield from _by_kind(source)
     except TooMuchError as problem:
         yield Unseen(where, str(problem))
     except DAMAGED:
-        yield Unseen(where, "damaged, encrypted or of a form that is not known")
+        yield Unseen(where, "damaged, encrypted or in an unknown format")
     finally:
         source.close()
 
@@ -70,7 +70,7 @@ def _by_kind(source: Source) -> Iterator[Piece | Unseen]:
     start = source.start
     for beginning, name in NOT_UNPACKED.items():
         if start.startswith(beginning):
-            yield Unseen(source.where or "content", f"packed: {name}")
+            yield Unseen(source.where or "content", f"packed as {name}")
             return
     for beginning, unpack in _PACKED.items():
         if start.startswith(beginning):
@@ -92,7 +92,7 @@ def _stream_of(source: Source, unpack: Callable[..., Any]) -> Iterator[Piece | U
     start = source.start
     if start.startswith(b"\x1f\x8b") and start[3] & 8:  # RFC 1952: the name is in the header
         name = start[10:].split(b"\0")[0].decode("latin-1")
-        yield Piece(source.place("name of what is packed"), name, is_name=True)
+        yield Piece(source.place("name of the packed file"), name, is_name=True)
     inside = source.name.rsplit(".", 1)[0]
     yield from _look(
         source.inner(lambda: unpack(source.seekable(), "rb"), source.where, name=inside)
@@ -103,7 +103,7 @@ def _zip(source: Source) -> Iterator[Piece | Unseen]:
     with zipfile.ZipFile(source.seekable()) as archive:
         yield Piece(source.place("comment"), archive.comment.decode("latin-1"))
         for member in archive.infolist():
-            yield Piece(source.place("name of a member"), member.filename, is_name=True)
+            yield Piece(source.place("name of an archive member"), member.filename, is_name=True)
             yield Piece(source.place("comment"), member.comment.decode("latin-1"))
             inside = source.member(_opener(archive, member), member.filename)
             if member.flag_bits & 1:
@@ -121,7 +121,7 @@ def _tar(source: Source) -> Iterator[Piece | Unseen]:
         for member in archive:
             words = [member.name, member.linkname, member.uname, member.gname]
             words += [f"{key}={value}" for key, value in member.pax_headers.items()]
-            yield Piece(source.place("name of a member"), "\n".join(words), is_name=True)
+            yield Piece(source.place("name of an archive member"), "\n".join(words), is_name=True)
             content = archive.extractfile(member) if member.isfile() else None
             if content is not None:
                 yield from _look(source.member(_given(content), member.name))
@@ -135,11 +135,11 @@ def _text(source: Source, encoding: str) -> Iterator[Piece | Unseen]:
     """Yield a text with its lines, and what stands in it as base64."""
     for block, line, is_cut in texts.blocks(source.stream(), encoding):
         if texts.has_control(block):
-            yield Unseen(source.place("content"), "bytes that are no text follow one")
+            yield Unseen(source.place("content"), "text followed by bytes that are not text")
         for found in texts.encoded(block):
             where = source.place(found.where)
             if is_cut and found.at_end:
-                yield Unseen(where, "longer than is looked into")
+                yield Unseen(where, "too long to be searched")
                 continue
             try:
                 raw = base64.b64decode(found.text + "=" * (-len(found.text) % 4))

@@ -34,7 +34,7 @@ _LONG = frozenset(  # representations whose lengths have 4 bytes (PS3.5, 7.1.2)
     (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
 )
 PIXELS = b"\xe0\x7f\x10\x00"
-UNKNOWN = "of an unknown kind: searched for values of 8 characters or more alone"
+UNKNOWN = "of an unknown kind: searched only for values of 8 characters or more"
 _REPRESENTATION = re.compile(  # PS3.5, 7.1.2: between a tag and a length, and no name
     r"(?<=[\0\x10])(?:A[EST]|CS|D[AST]|F[LD]|IS|L[OT]|O[BDFLVW]|PN|S[HLQSTV]|TM|U[CILNRSTV])"
     r"(?=[\0-\xff]\0)"
@@ -163,7 +163,7 @@ def _numpy(source: Source) -> Iterator[Piece | Unseen]:
     elif kind.kind in "USV":
         size = prod(shape) * kind.itemsize
         if size > len(source.whole()):
-            raise ValueError("the array is cut off")
+            raise ValueError("the array is truncated")
         stream.seek(0)
         words = np.lib.format.read_array(stream, allow_pickle=False).ravel().tolist()
         for some in _batched(words, 2**14):

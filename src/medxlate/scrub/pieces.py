@@ -198,7 +198,7 @@ def inflated(packed: bytes, allowance: Allowance, *, raw: bool = False) -> bytes
     found = machine.decompress(packed, min(LARGEST, max(allowance.left, 1)))
     allowance.take(len(found))
     if machine.unconsumed_tail:
-        raise TooMuchError("larger than may be unpacked")
+        raise TooMuchError("too large to be unpacked")
     if not machine.eof:
-        raise zlib.error("the stream is cut off")
+        raise zlib.error("the stream is truncated")
     return found + machine.unused_data

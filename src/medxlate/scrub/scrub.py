@@ -22,7 +22,7 @@ from medxlate.scrub.contents import contents
 from medxlate.scrub.needles import Needles
 from medxlate.scrub.pieces import Unseen
 
-UNREADABLE = "cannot be looked into"
+UNREADABLE = "could not be searched"
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +34,7 @@ class Finding:
             begins with a number, counted in the order of the paths: ``file 3: ***.txt``.
         where: "its name", a line, a column, a text chunk...
         kind: "a date", "an id or name", "a UID", "a path", "the key of the pseudonyms", or
-            "cannot be looked into" where the file's content is not accessible.
+            "could not be searched" where the file's content is not accessible.
     """
 
     file: str
@@ -77,7 +77,9 @@ def scrub(
     """
     folder = Path(folder)
     if not folder.exists():
-        raise UsageError(f"{folder} does not exist.", "Name a run, a model or another folder.")
+        raise UsageError(
+            f"{folder} does not exist.", "Give a run, a model folder or any other folder."
+        )
     if folder.is_file() and folder.name == LATEST:
         folder = find_run(folder).path
     dataset = Path(data) if data is not None else _dataset_of(folder)
@@ -97,9 +99,7 @@ def scrub(
         }
         if path.is_symlink():
             target = _text_of(path.readlink())
-            places |= {
-                ("where the link points", kind) for _, kind in needles.find(target, is_name=True)
-            }
+            places |= {("link target", kind) for _, kind in needles.find(target, is_name=True)}
         elif path.is_file():
             files += 1
             places |= set(_look(path, needles))
@@ -146,9 +146,7 @@ def _dataset_of(folder: Path) -> Path:
             if dataset.is_dir():
                 _check_same(run, dataset, data.get("where", ()))
             return dataset
-    raise UsageError(
-        f"{folder} does not say from which dataset it was made.", "Name it with --data."
-    )
+    raise UsageError(f"The dataset that {folder} was made from is unknown.", "Give it with --data.")
 
 
 def _check_same(run: RunFolder, dataset: Path, expressions: Sequence[str]) -> None:
@@ -167,14 +165,14 @@ def _check_same(run: RunFolder, dataset: Path, expressions: Sequence[str]) -> No
         if not held:
             raise DataError(
                 f"{dataset} is not the dataset that {run.path} was trained on: its {name} differs.",
-                "Name the dataset of that training with --data.",
+                "Give the dataset of that training with --data.",
             )
 
 
 def _values(dataset: Path) -> set[str]:
     modalities = sorted(path.parent for path in dataset.glob(f"*/{MODALITY_FILE}"))
     if not modalities:
-        raise DataError(f"{dataset} holds no prepared modality.", "Name the dataset with --data.")
+        raise DataError(f"{dataset} has no prepared modality.", "Give the dataset with --data.")
     return {value for folder in modalities for value in Identifiers.load(folder).values}
 
 

@@ -94,9 +94,9 @@ def parts(text: str) -> Iterator[tuple[int, str]]:
 def encoded(text: str) -> Iterator[Encoded]:
     """Yield the blocks of base64 in a text, and words that look like some."""
     for match in _DECLARED.finditer(text):
-        yield Encoded(_joined(match[1]), "data inside", True, match.end() == len(text))
+        yield Encoded(_joined(match[1]), "embedded data", True, match.end() == len(text))
     for match in _BARE.finditer(_DECLARED.sub(" ", text)):
-        yield Encoded(_joined(match[1]), "base64 inside", False, match.end() == len(text))
+        yield Encoded(_joined(match[1]), "embedded base64", False, match.end() == len(text))
 
 
 def without_encoded(text: str) -> str:

@@ -81,7 +81,7 @@ def check_trackers(names: Sequence[str]) -> None:
         if missing:
             raise ConfigError(
                 f"Tracking with {name} needs {', '.join(missing)}, which is not installed.",
-                f"Install it with `pip install 'medxlate[{name}]'`, or leave out --track {name}.",
+                f"Install it with `pip install 'medxlate[{name}]'`, or drop --track {name}.",
             )
 
 
@@ -158,7 +158,7 @@ class Tracking:
         except Exception as problem:  # libraries raise kinds of their own, and networks fail
             self._trackers.pop(name, None)
             first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-            self._then(Warned(f"{name} receives nothing more of this training: {first}"))
+            self._then(Warned(f"Tracking with {name} stopped for this training: {first}"))
 
 
 def _sending(event: Event, tracker: Tracker) -> tuple[str, Callable[[], None] | None]:

@@ -54,8 +54,8 @@ def write_checkpoint(folder: Path, snapshot: TrainingState, *, keep: int) -> Pat
             hashes[name] = save_tensors(partial / name, tensors)
             if not holds(partial / name, tensors):
                 raise OutputError(
-                    f"The disk gives back other bytes than were written to {path / name}.",
-                    "Check the disk; the checkpoints before stay.",
+                    f"{path / name} read back from the disk differs from what was written.",
+                    "Check the disk. Earlier checkpoints are kept.",
                 )
         record = {
             "schema_version": SCHEMA_VERSION,
@@ -106,7 +106,7 @@ def newest_sound(folder: Path, listener: Listener = silent) -> TrainingState | N
             damaged[path] = str(problem)
             continue
         for each, problem_text in damaged.items():
-            listener(Warned(f"{problem_text} The checkpoint before it is taken."))
+            listener(Warned(f"{problem_text} Using the previous checkpoint."))
             _lay_aside(each)
         position = _with_sound_best(folder, snapshot.position, listener)
         point(folder, position)
@@ -114,7 +114,7 @@ def newest_sound(folder: Path, listener: Listener = silent) -> TrainingState | N
     if damaged:
         raise ModelError(
             f"All checkpoints in {folder} are damaged. {next(iter(damaged.values()))}",
-            f"Bring one back from a backup, or remove {folder} and begin again.",
+            f"Restore one from a backup, or delete {folder} and start again.",
         )
     return None
 
@@ -146,7 +146,7 @@ def read_checkpoint(path: Path) -> TrainingState:
     state = _state(path)
     position = _position(path, state)
     if path.name != _name(position.step):
-        raise ModelError(f"{path / STATE} is damaged: it is of step {position.step}.")
+        raise ModelError(f"{path / STATE} is damaged: it belongs to step {position.step}.")
     return TrainingState(
         position,
         _load(path, NETWORKS, state),
@@ -191,7 +191,10 @@ def _with_sound_best(
         _checked(best, NETWORKS, _state(best))
     except ModelError as problem:
         listener(
-            Warned(f"{problem} It was the best one: the best from step {position.step} on is kept.")
+            Warned(
+                f"{problem} It was the best one; the best from step {position.step} on will be "
+                "kept instead."
+            )
         )
         if best.is_dir():
             _lay_aside(best)
@@ -236,10 +239,10 @@ def _state(checkpoint: Path) -> Mapping[str, Any]:
         raise ModelError(
             f"{path} has schema version {state.get('schema_version')}; this medxlate reads "
             f"{SCHEMA_VERSION}.",
-            "Continue the run with the medxlate that began it.",
+            "Continue the run with the version of medxlate that started it.",
         )
     if state.pop("own_sha256", None) != _hash(state):
-        raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.")
+        raise ModelError(f"{path} is damaged: its SHA-256 does not match the recorded one.")
     return state
 
 
@@ -267,11 +270,13 @@ def _checked(checkpoint: Path, file: str, state: Mapping[str, Any]) -> None:
     """Raise ModelError unless a file has its recorded hash."""
     path = checkpoint / file
     if not path.is_file() or sha256(path) != _expected(checkpoint, file, state):
-        raise ModelError(f"{path} is damaged: its SHA-256 is not the recorded one.")
+        raise ModelError(f"{path} is damaged: its SHA-256 does not match the recorded one.")
 
 
 def _expected(checkpoint: Path, file: str, state: Mapping[str, Any]) -> str:
     try:
         return str(state["sha256"][file])
     except (KeyError, TypeError):
-        raise ModelError(f"{checkpoint / STATE} is damaged: it holds no hash of {file}.") from None
+        raise ModelError(
+            f"{checkpoint / STATE} is damaged: the hash of {file} is missing."
+        ) from None

@@ -112,9 +112,9 @@ def _calibrated(
     """Return the record of the predictor with what the target's validation patients say of it."""
     reason = ""
     if not len(val):
-        reason = "there was no validation patient of the target"
+        reason = "the target had no validation patient"
     if config.split.policy == "image":
-        reason = "images were divided, so that validation patients may have been trained on"
+        reason = "the split is by image, so validation patients may also be in training"
     if reason:
         none = no_calibration(info.head, reason)
         return info.model_copy(update={"calibration": none, "calibration_tta": none})
@@ -154,16 +154,16 @@ def _counts(part: Mapping[str, Slices]) -> dict[str, tuple[int, int]]:
 
 def _notes(config: Config, position: TrainingProgress) -> tuple[str, ...]:
     error = position.best_error
-    found = "the last one: nothing was validated" if error is None else f"error {error:.4g}"
+    found = "the last step, as nothing was validated" if error is None else f"error {error:.4g}"
     lines = [
-        f"{config.optimizer.epochs} epochs, {position.step} steps; seed {config.runtime.seed}.",
-        f"The predictor is that of the lowest validation error ({found})."
+        f"{config.optimizer.epochs} epochs, {position.step} steps, seed {config.runtime.seed}.",
+        f"Predictor weights: the step with the lowest validation error ({found})."
         if config.optimizer.keep == "best"
-        else f"The predictor is that of the last step ({found}).",
+        else f"Predictor weights: the last step ({found}).",
     ]
     if config.optimizer.ema_decay and find_method(config.method).translates:
         lines.append(
-            "Generators are moving averages of the training's (decay "
-            f"{config.optimizer.ema_decay:g} a step)."
+            "Generator weights: moving averages over the training (decay "
+            f"{config.optimizer.ema_decay:g} per step)."
         )
     return tuple(lines)

@@ -118,7 +118,7 @@ class Loop:
             self._monitor.load_state(start.monitor)
         except (KeyError, TypeError, ValueError, AttributeError) as problem:
             raise ModelError(
-                f"The checkpoint's record of the monitor is damaged: {problem!r}."
+                f"The monitor's record in the checkpoint is damaged: {problem!r}."
             ) from None
         self._position = start.position
         if self._lacks_a_best(start.position):  # the last validation is repeated
@@ -232,8 +232,8 @@ class Loop:
         epochs, steps = self._config.optimizer.epochs, self._steps_per_epoch
         self._listener(
             Warned(
-                f"{epochs} epochs x {steps} steps take about {seconds / 3600:.1f} hours on this "
-                "processor. `--preset scarce` is made for few images and trains in minutes here."
+                f"{epochs} epochs x {steps} steps will take about {seconds / 3600:.1f} hours on "
+                "this CPU. `--preset scarce`, made for few images, trains in minutes here."
             )
         )
 
@@ -279,7 +279,7 @@ class Loop:
             self._saver.finish()
             self._ranks.barrier()  # torchrun ends the others when one has ended
             raise StoppedError(
-                f"Stopped by {who} after step {self._position.step}; everything is saved in "
+                f"Stopped by {who} after step {self._position.step}; the training is saved in "
                 f"{self._folder.path}."
             )
         if (due or late) and not ended:
@@ -308,7 +308,7 @@ class Loop:
         error = metrics.get("val_error")
         if error is not None and not math.isfinite(error):
             raise ModelError(
-                f"The training diverged: in epoch {epoch} the validation error is {error}.",
+                f"The training diverged: the validation error of epoch {epoch} is {error}.",
                 "Lower optimizer.translator_lr and optimizer.predictor_lr.",
             )
         # Without a validation to choose by, the last state is the one to take.

@@ -69,8 +69,8 @@ EXPLODED = AlarmRule(
     above=True,
     steps=0,
     looks=1,
-    what="the discriminator loss {where} is {value:.3g} on average (no step counted for more than "
-    "2); one that knows nothing has 0.25",
+    what="the discriminator loss {where} averages {value:.3g} (steps capped at 2), far above the "
+    "0.25 of a discriminator that only guesses",
     advice="Lower optimizer.translator_lr.",
 )
 WON = AlarmRule(
@@ -80,9 +80,9 @@ WON = AlarmRule(
     above=False,
     steps=200,
     looks=LOOKS,
-    what="the discriminator loss {where} stays at {value:.3g}: it tells every translated image "
-    "from real ones, and the generators learn nothing from it any more",
-    advice="Lower objective.lambda_cycle if it was raised, else model.discriminator_width or "
+    what="the discriminator loss {where} stays at {value:.3g}: the discriminator recognises every "
+    "translated image, so the generators no longer learn from it",
+    advice="Lower objective.lambda_cycle if you raised it, otherwise model.discriminator_width or "
     "optimizer.translator_lr.",
 )
 COPIES = AlarmRule(
@@ -92,9 +92,9 @@ COPIES = AlarmRule(
     above=False,
     steps=0,
     looks=LOOKS,
-    what="the translator of {where} copies its input: it changes {value:.2g} of what grey values "
-    "of the two modalities differ by",
-    advice="Lower objective.lambda_cycle or objective.lambda_identity: a copy satisfies both.",
+    what="the translator of {where} copies its input: it changes grey values by only {value:.2g} "
+    "of the difference between the two modalities",
+    advice="Lower objective.lambda_cycle or objective.lambda_identity: a copy minimises both.",
 )
 CONSTANT = AlarmRule(
     "constant-output",
@@ -103,9 +103,9 @@ CONSTANT = AlarmRule(
     above=False,
     steps=0,
     looks=LOOKS,
-    what="the images translated from {where} are nearly of one grey: their contrast is {value:.2g} "
-    "of real images'",
-    advice="Train again with a lower optimizer.translator_lr: a translator hardly comes back from "
+    what="the images translated from {where} are almost uniformly grey: their contrast is "
+    "{value:.2g} times that of real images",
+    advice="Train again with a lower optimizer.translator_lr: a translator rarely recovers from "
     "this.",
 )
 COLLAPSED = AlarmRule(
@@ -115,8 +115,8 @@ COLLAPSED = AlarmRule(
     above=False,
     steps=0,
     looks=LOOKS,
-    what="the images translated from {where} are nearly the same for all inputs: they differ by "
-    "{value:.2g} of what real images differ by",
+    what="the images translated from {where} are almost the same for all inputs: they vary only "
+    "{value:.2g} times as much as real images",
     advice="Train again with a lower optimizer.translator_lr, or raise objective.lambda_cycle.",
 )
 INVERTED = AlarmRule(
@@ -126,8 +126,8 @@ INVERTED = AlarmRule(
     above=True,
     steps=0,
     looks=LOOKS,
-    what="the images translated from {where} look like negatives of real ones: turned, their grey "
-    "values fit better ({value:.2g} on a scale from -1, right, to 1, turned)",
+    what="the images translated from {where} look like negatives of real ones: inverted, their "
+    "grey values fit better ({value:.2g} on a scale from -1, correct, to 1, inverted)",
     advice="Raise objective.lambda_identity (to 5, say), or train again with another runtime.seed.",
 )
 ASTRAY = AlarmRule(
@@ -148,8 +148,8 @@ UNHEARD = AlarmRule(
     above=False,
     steps=50,
     looks=LOOKS,
-    what="the predictor's gradient at images translated from {where} is {value:.2g} of the "
-    "translation's own: the label does not guide it",
+    what="at images translated from {where}, the predictor's gradient is only {value:.2g} times "
+    "that of the translation losses: the label barely guides the translation",
     advice="Raise objective.lambda_predict.",
 )
 OVERRULED = AlarmRule(
@@ -159,8 +159,8 @@ OVERRULED = AlarmRule(
     above=True,
     steps=50,
     looks=LOOKS,
-    what="the predictor's gradient at images translated from {where} is {value:.2g} times the "
-    "translation's own: images are made to please the predictor, not to look like the target's",
+    what="at images translated from {where}, the predictor's gradient is {value:.2g} times that of "
+    "the translation losses: the translations serve the predictor rather than look like the target",
     advice="Lower objective.lambda_predict.",
 )
 KINDS = (EXPLODED, WON, COPIES, CONSTANT, COLLAPSED, INVERTED, ASTRAY, UNHEARD, OVERRULED)

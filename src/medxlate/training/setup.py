@@ -27,31 +27,30 @@ RESERVED = {"predictor", *dir(nn.ModuleDict())}  # of the networks, by whose nam
 def check_config(config: Config) -> None:
     """Raise ConfigError unless the method can be trained and has the modalities that it needs."""
     if not config.data.target:
-        raise ConfigError("No target modality is given.", "Name it with --target.")
+        raise ConfigError("No target modality is given.", "Add --target.")
     method = find_method(config.method)
     if config.method in STAGES:
         raise ConfigError(
-            f"{config.method} is no method of its own.",
-            "It is the first stage of cyclegan or transfer; train one of these.",
+            f"{config.method} is a first stage, not a method of its own.",
+            "Train cyclegan or transfer, which include it.",
         )
     if method.build is None:
         raise ConfigError(
-            f"The method {config.method} needs no training.", "It is a row of `medxlate compare`."
+            f"The method {config.method} needs no training.", "Use it in `medxlate compare`."
         )
     for name in config.data.sources:
         if name in RESERVED:
             raise ConfigError(
-                f"A source cannot be called '{name}'.", "Prepare it under another name."
+                f"'{name}' is not allowed as the name of a source.",
+                "Prepare the modality under another name.",
             )
     if method.uses_sources and not config.data.sources:
-        raise ConfigError(
-            f"The method {config.method} needs a source modality.", "Name it with --source."
-        )
+        raise ConfigError(f"The method {config.method} needs a source modality.", "Add --source.")
     if config.data.match_labels and not method.shows_both:
         raise ConfigError(
             f"data.match_labels has no effect on {config.method}, whose steps do not show source "
-            "patients beside the target's.",
-            "Leave it out, or choose a method that does, such as joint or raw-mix.",
+            "and target images together.",
+            "Drop it, or choose a method that does, such as joint or raw-mix.",
         )
     check_pairs(config)
     _check_division(config.optimizer.batch_size, config.runtime.accumulate, ranks().count)
@@ -65,9 +64,8 @@ def check_pairs(config: Config) -> None:
         raise ConfigError(*NO_PAIRS)
     if config.split.policy == "image":
         raise ConfigError(
-            "The method oracle needs split.policy = patient: slices that are divided one by one "
-            "tear pairs apart.",
-            "Leave --policy image or the method out.",
+            "The method oracle needs split.policy=patient: a split by image separates pairs.",
+            "Drop --policy image or the method.",
         )
 
 
@@ -75,13 +73,13 @@ def _check_division(batch_size: int, parts: int, count: int) -> None:
     """Raise ConfigError where a batch cannot be divided between the processes."""
     if 0 < batch_size < count:
         raise ConfigError(
-            f"A batch of {batch_size} cannot be divided between {count} processes.",
-            "Set optimizer.batch_size (--batch-size), which is that of the whole step, to at "
-            f"least {count}.",
+            f"A batch of {batch_size} cannot be divided among {count} processes.",
+            "Set optimizer.batch_size (--batch-size), the total of all processes, to at least "
+            f"{count}.",
         )
     if parts > 1 and batch_size % count:
         raise ConfigError(
-            f"With runtime.accumulate={parts}, {count} processes need parts of the same size.",
+            f"With runtime.accumulate={parts}, all {count} processes need equal parts of a batch.",
             f"Set optimizer.batch_size to a multiple of {count}.",
         )
 

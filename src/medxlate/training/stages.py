@@ -111,7 +111,7 @@ def _translated(
         write_translated(path, slices, place(generator, compute), compute, image_size)
     ranks().barrier()
     if _open(path).shape != (len(slices), image_size, image_size):
-        raise ModelError(f"{path} was translated from other slices.", "Delete it.")
+        raise ModelError(f"{path} was translated from other slices.", "Delete the file.")
     return slices.with_images(read_translated(path))
 
 
@@ -128,7 +128,7 @@ def write_translated(
             images = run_network(generator, [batch.images], compute=compute)[:, 0]
             if not torch.isfinite(images).all():
                 raise ModelError(
-                    f"The translator of {slices.name} gives values that are not finite.",
+                    f"The translator of {slices.name} outputs values that are not finite.",
                     "It diverged: lower optimizer.translator_lr and train it again.",
                 )
             stored[done : done + len(images)] = to_stored(images.numpy(), 16)
@@ -141,7 +141,7 @@ def _open(path: Path) -> np.memmap[Any, np.dtype[Any]]:
     try:
         return open_array(path)
     except (OSError, ValueError) as problem:
-        raise ModelError(f"{path} cannot be read: {problem}.", "Delete it.") from None
+        raise ModelError(f"{path} cannot be read: {problem}.", "Delete the file.") from None
 
 
 def read_translated(path: Path) -> Read:

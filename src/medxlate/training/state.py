@@ -120,7 +120,7 @@ def restore(snapshot: TrainingState, learner: Learner, device: torch.device) -> 
     except (RuntimeError, KeyError, ValueError, TypeError, IndexError, OverflowError) as problem:
         first = (str(problem).splitlines() or [""])[0]
         raise ModelError(
-            f"The checkpoint of step {snapshot.position.step} does not fit this configuration: "
+            f"The checkpoint of step {snapshot.position.step} does not match this configuration: "
             f"{type(problem).__name__}: {first}"
         ) from None
 

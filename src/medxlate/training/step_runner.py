@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medxlate.base.device import Compute, is_out_of_memory
 from medxlate.base.distributed import ranks
-from medxlate.base.errors import ModelError
+from medxlate.base.errors import ModelError, plural
 from medxlate.base.events import Listener, Warned
 from medxlate.config import RuntimeConfig
 from medxlate.dataset.loading import Batch
@@ -98,7 +98,7 @@ class StepRunner:
                 listener=self._listener,
             )
         elif self.compiled and (reason := try_compile(self._learner.networks, rehearse)):
-            self._listener(Warned(f"The steps cannot be compiled here any more: {reason}"))
+            self._listener(Warned(f"The steps can no longer be compiled here: {reason}"))
             self.compiled = False
 
     def estimate_seconds(self, batches: Mapping[str, Batch]) -> float:
@@ -166,15 +166,16 @@ class StepRunner:
         window = self._window.read()
         if window.skipped:
             self._listener(
-                Warned(f"{window.skipped} steps were skipped: a loss was not a finite number.")
+                Warned(f"Skipped {plural(window.skipped, 'step')} with a loss that was not finite.")
             )
             self._statistics.repair()
         self._statistics.keep()
         if window.row >= SKIPPED_IN_A_ROW:
             raise ModelError(
-                f"The training diverged: in the last {window.row} steps a loss was not finite.",
-                "Lower optimizer.translator_lr and optimizer.predictor_lr; the checkpoints made "
-                "before are sound.",
+                f"The training diverged: the last {window.row} steps had a loss that was not "
+                "finite.",
+                "Lower optimizer.translator_lr and optimizer.predictor_lr. Earlier checkpoints "
+                "are sound.",
             )
         return window
 
@@ -189,14 +190,14 @@ class StepRunner:
             return
         except RuntimeError as problem:
             cause = _first_cause(problem)
-        self._listener(Warned(f"A step cannot be captured as a CUDA graph: {cause}"))
+        self._listener(Warned(f"The training step cannot be captured as a CUDA graph: {cause}"))
         self._captured, self._may_capture = None, False
         try:
             torch.rand(1, device=self._compute.device).item()
         except RuntimeError:  # older versions of torch stay in the capture that failed
             raise ModelError(
-                f"The training cannot go on after a failed capture of a CUDA graph: {cause}",
-                "Set runtime.compile=off, which captures nothing.",
+                f"The training cannot continue after a failed CUDA graph capture: {cause}",
+                "Set runtime.compile=off, which turns capturing off.",
             ) from None
         self._take(batches)
 
@@ -217,7 +218,7 @@ class StepRunner:
                     first = str(problem).split(".")[0]
                     raise ModelError(
                         f"This network cannot be trained with runtime.deterministic: {first}.",
-                        "Choose another model.predictor, or leave it out.",
+                        "Choose another model.predictor, or drop runtime.deterministic.",
                     ) from None
                 if not is_out_of_memory(problem) or _is_capturing(self._compute.device):
                     raise
@@ -227,20 +228,21 @@ class StepRunner:
                 torch.cuda.empty_cache()
             if not self._ranks.is_alone:  # the others would wait for parts that never come
                 raise ModelError(
-                    f"Memory does not suffice for {batch_size} images of each modality.",
+                    f"There is not enough memory for {batch_size} images of each modality.",
                     "Use more processes, or set runtime.accumulate or runtime.recompute=true.",
                 )
             if self.parts >= batch_size:
                 raise ModelError(
-                    "Memory does not suffice for one image of each modality.",
-                    "Set runtime.recompute=true, or a smaller data.image_size.",
+                    "There is not enough memory for one image of each modality.",
+                    "Set runtime.recompute=true or a smaller data.image_size.",
                 )
             self.parts = min(2 * self.parts, batch_size)
             each = -(-batch_size // self.parts)
             self._listener(
                 Warned(
-                    f"Memory ran out; a batch of {batch_size} is now computed in {self.parts} "
-                    f"parts of at most {each} (runtime.accumulate={self.parts})."
+                    f"Memory ran out: computing a batch of {batch_size} in {self.parts} parts of "
+                    "at "
+                    f"most {each} from now on (runtime.accumulate={self.parts})."
                 )
             )
 

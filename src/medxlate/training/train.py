@@ -122,8 +122,8 @@ def train(
         config = configured(source, target, preset, settings or {})
     elif source or target or preset or settings:
         raise UsageError(
-            "train takes a configuration, or source, target, preset and settings.",
-            "Put them into the configuration with medxlate.resolve.",
+            "train takes either a configuration or source, target, preset and settings.",
+            "Put all of them into the configuration with medxlate.resolve.",
         )
     check_config(config)
     check_trackers(config.runtime.trackers)
@@ -181,7 +181,7 @@ def resume(
     tables = open_modalities(dataset, config)
     split = read_split(folder.split, tables)
     if not checkpoints(folder.checkpoints) and not (folder.path / FIRST).exists():
-        listener(Warned("The run has no checkpoint yet; it starts from the beginning."))
+        listener(Warned("The run has no checkpoint yet; starting from the beginning."))
     inputs = make_inputs(config, dataset, tables, split)
     _tell(split, inputs.config, listener)
     setup = set_up(inputs, listener)
@@ -206,7 +206,7 @@ def _is_begun(run: Path, config: Config) -> bool:
             continue
         if value != begun[key] and key not in ("runtime.device", "runtime.trackers"):
             raise ConfigError(
-                f"The run {run} was begun with {key} = {begun[key]!r}, not {value!r}.",
+                f"The run {run} was started with {key} = {begun[key]!r}, not {value!r}.",
                 "Continue it with the same options, or choose another --name.",
             )
     return True

@@ -69,7 +69,7 @@ def verify_resume(config: Config, *, listener: Listener = silent) -> VerifyResul
         UsageError: Several processes were started.
     """
     if not ranks().is_alone:
-        raise UsageError("--verify-resume works in one process.", "Run it without torchrun.")
+        raise UsageError("--verify-resume runs in one process only.", "Run it without torchrun.")
     check_config(config)
     dataset = Dataset(Path(config.data.folder))
     tables = open_modalities(dataset, config)
@@ -102,7 +102,7 @@ def _verify(inputs: RunInputs, listener: Listener) -> VerifyResult:
         whole, again = RunFolder(Path(name) / "whole"), RunFolder(Path(name) / "again")
         setup = set_up(inputs)
         seed_all(inputs.config.runtime.seed)
-        first = Loop(setup, whole, listener=_steps_of("undisturbed", listener))
+        first = Loop(setup, whole, listener=_steps_of("without a stop", listener))
         begun = first.first_step
         stop = (begun // BEFORE + 1) * BEFORE  # the first checkpoint
         steps = first.run(until=stop + AFTER).step

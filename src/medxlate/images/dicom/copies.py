@@ -15,7 +15,7 @@ from medxlate.images.dicom.pixels import read_frame
 if TYPE_CHECKING:
     from medxlate.images.dicom.header import Header
 
-OTHER_PIXELS = "has the SOPInstanceUID of another file, and other pixels"
+OTHER_PIXELS = "has the same SOPInstanceUID as another file but different pixels"
 
 
 def divide_copies(members: Sequence[Header]) -> tuple[dict[str, str], dict[str, str]]:

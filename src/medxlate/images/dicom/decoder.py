@@ -21,7 +21,7 @@ from medxlate.base.errors import ImageError
 from medxlate.base.pool import DiedError, Worker
 
 TIME_LIMIT = 60.0  # seconds for one frame
-DAMAGED = "its pixels cannot be decoded: they are damaged or compressed in an unusual way"
+DAMAGED = "its pixels cannot be decoded: they are damaged or use an unsupported compression"
 
 _worker = Worker(quiet=True)
 atexit.register(_worker.close)

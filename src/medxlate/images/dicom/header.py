@@ -226,7 +226,7 @@ def _rescale(values: Elements, keyword: str, default: float) -> float:
         return default
     found = values.number(keyword)
     if found is None or (found == 0 and keyword == "RescaleSlope"):
-        raise ImageError(f"{keyword} is not a number that values can be scaled with")
+        raise ImageError(f"{keyword} is not a usable number")
     return found
 
 
@@ -256,7 +256,7 @@ def _full_range(frames: tuple[Frame, ...], values: Elements) -> tuple[float, flo
         return 0.0, float((1 << int(data[2])) - 1)
     ends = [end * frame.slope + frame.intercept for frame in frames for end in stored_range(frame)]
     if max(map(abs, ends)) > np.finfo(np.float32).max:
-        raise ImageError("its rescale slope and intercept lead beyond every finite number")
+        raise ImageError("its rescale slope and intercept give values that are not finite")
     return min(ends), max(ends)
 
 

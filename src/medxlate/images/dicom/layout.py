@@ -57,7 +57,7 @@ def read_layout(parsed: Parsed) -> Layout:
     if not photometric:
         raise ImageError("PhotometricInterpretation is missing or damaged")
     if values.short("SamplesPerPixel") not in (None, 1) or not photometric.startswith("MONO"):
-        raise ImageError(f"it is a colour image ({photometric}); DICOM images must be grey")
+        raise ImageError(f"it is a colour image ({photometric}); DICOM images must be greyscale")
     check_slice_size(rows, columns)
     count = max(1, values.integer("NumberOfFrames") or 1)
     if count > min(MAX_FRAMES, parsed.size):
@@ -65,7 +65,7 @@ def read_layout(parsed: Parsed) -> Layout:
     check_volume_size(count * rows * columns, max(1, allocated // 8))
     bits = values.short("BitsStored") or allocated
     if allocated not in (1, 8, 16, 32) or not 1 <= bits <= allocated or sign not in (0, 1):
-        raise ImageError(f"its pixels have {bits} of {allocated} bits, which are not read")
+        raise ImageError(f"its pixels have {bits} of {allocated} bits, which is not supported")
     plain = _check_storage(parsed, math.ceil(count * rows * columns * allocated / 8), bits)
     plain = plain and allocated in (8, 16) and "ModalityLUTSequence" not in values
     kind = "i" if sign else "u"
@@ -88,17 +88,17 @@ def _check_storage(parsed: Parsed, needed: int, bits: int) -> bool:
         name = UID(parsed.syntax).name
         raise ImageError(
             f"its pixels ({name}) cannot be decoded",
-            "Where they are JPEG, install python-gdcm beside medxlate.",
+            "If they are JPEG, install python-gdcm alongside medxlate.",
         )
     if UID(parsed.syntax).is_encapsulated:
         if parsed.length != UNDEFINED_LENGTH:
-            raise ImageError("it is damaged: compressed, but its pixel data has a fixed length")
+            raise ImageError("it is damaged: its pixels are compressed but have a fixed length")
         return False
     rest = parsed.length if parsed.deflated else min(parsed.length, parsed.size - parsed.offset)
     if parsed.length == UNDEFINED_LENGTH:
-        raise ImageError("it is damaged: not compressed, but its pixel data has no length")
+        raise ImageError("it is damaged: its pixels are uncompressed but have no length")
     if rest < needed:
-        raise ImageError(f"it is truncated: {rest} of {needed} bytes of pixels are there")
+        raise ImageError(f"it is truncated: it has {rest} of {needed} bytes of pixels")
     if parsed.elements.short("HighBit") not in (None, bits - 1):  # PS3.5 8.1.1
         raise ImageError(f"its HighBit does not fit the {bits} bits that are stored")
     return parsed.syntax in PLAIN_SYNTAXES

@@ -277,7 +277,8 @@ def check_inflated(pieces: Iterator[bytes]) -> None:
             piece = inflater.unconsumed_tail
             if total > MAX_INFLATED:
                 raise ImageError(
-                    f"it is deflated and grows beyond {MAX_INFLATED >> 20} MiB; no more is read"
+                    f"it is deflated and expands to more than {MAX_INFLATED >> 20} MiB, the most "
+                    "that is read"
                 )
         if inflater.eof:
             return

@@ -78,7 +78,7 @@ def _plain(frame: Frame) -> Stored:
         file.seek(frame.offset)
         data = file.read(needed)
     if len(data) < needed:
-        raise ImageError(f"it is truncated: {len(data)} of {needed} bytes of a frame are there")
+        raise ImageError(f"it is truncated: a frame has {len(data)} of {needed} bytes")
     return np.frombuffer(data, kind).reshape(frame.rows, frame.columns)
 
 
@@ -118,7 +118,7 @@ def _decoded(frame: Frame) -> FloatArray:
     parsed = parse(frame.file.path, DECODED)
     stored, header = _unpacked(frame, parsed)
     if stored.shape != (frame.rows, frame.columns):
-        raise ImageError("its pixels do not have the size that its header says")
+        raise ImageError("its pixels do not have the size given in its header")
     if "ModalityLUTSequence" not in header:
         return _without_padding(_physical(stored, frame), frame, stored)
     pixels = np.asarray(apply_modality_lut(stored, header), dtype=np.float32)
@@ -192,7 +192,7 @@ def _check_codestream(stream: bytes, frame: Frame, *, jpeg2000: bool) -> None:
     if found.components != 1 or not 2 <= found.bits <= 8 * np.dtype(frame.stored).itemsize:
         raise ImageError(
             f"its compressed pixels have {found.components} components of {found.bits} bits, "
-            "which its header does not say"
+            "unlike its header"
         )
 
 

@@ -27,8 +27,8 @@ ROUNDED = 0.01  # mm: positions are decimal text, often with two digits
 UNEVEN = 0.01  # of the slices' distance
 DRIFT = 1e-3  # sideways, of the distance from the first slice
 MISSING = 0.1  # how near to a whole multiple of the usual distance a gap must be
-ACQUISITIONS = "its series has slices of several acquisitions (AcquisitionNumber)"
-SHARED_UID = "its SeriesInstanceUID stands in files of other patients, too: they are kept apart"
+ACQUISITIONS = "its series contains several acquisitions (AcquisitionNumber)"
+SHARED_UID = "its SeriesInstanceUID also occurs in other patients' files: they are kept apart"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def group_series(headers: Iterable[Header]) -> Grouped:
     skipped = {name: texts[0] for name, texts in reasons.items() if name not in used}
     for name in reasons.keys() & used:
         texts = reasons[name]
-        add_note(notes, name, f"{len(texts)} of its frames are left out: {texts[0]}")
+        add_note(notes, name, f"{len(texts)} of its frames were left out: {texts[0]}")
     return Grouped(sorted(scans, key=lambda scan: scan.name), dict(sorted(skipped.items())), notes)
 
 
@@ -217,7 +217,7 @@ def _stack(slices: list[_PlacedFrame], notes: dict[str, str]) -> Scan:
         usual = float(np.median(steps))
         distance = usual if problem else float(steps.mean())
         if not problem and not is_spacing(distance):
-            problem = f"its slices lie {distance:.4g} mm apart"
+            problem = f"its slices are {distance:.4g} mm apart"
     rows, columns = first.spacing or (1.0, 1.0)
     geometry = Geometry(
         size=(first.columns, first.rows, len(slices)),
@@ -250,7 +250,7 @@ def _irregular(
     if missing:
         return f"{_slices(missing)} missing, the first after {after}"
     if uneven:
-        return f"its slices lie {steps.min():.4g} to {steps.max():.4g} mm apart"
+        return f"its slices are {steps.min():.4g} to {steps.max():.4g} mm apart"
     return ""
 
 

@@ -14,9 +14,9 @@ def check_keyword(keyword: str) -> None:
     """Raise UsageError unless ``keyword`` is a DICOM attribute's keyword."""
     if tag_for_keyword(keyword) is None:
         raise UsageError(
-            f"'{keyword}' is no DICOM attribute.",
-            "Use a keyword of the DICOM dictionary, such as PatientAge or PatientID; "
-            "a column of a table needs --labels TABLE.",
+            f"'{keyword}' is not a DICOM attribute.",
+            "Use a keyword of the DICOM dictionary, such as PatientAge or PatientID. For a column "
+            "of a table, add --labels TABLE.",
         )
 
 
