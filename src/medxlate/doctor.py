@@ -84,8 +84,8 @@ def _packages() -> list[Check]:
         version = metadata.version("medxlate")
         asked = [Requirement(text) for text in metadata.requires("medxlate") or []]
     except metadata.PackageNotFoundError:
-        fix = "Install it, for example by `pip install -e .` in its checkout."
-        return [Check("packages", "note", "medxlate runs without being installed", fix)]
+        fix = "Install it, for example with `pip install -e .` in its checkout."
+        return [Check("packages", "note", "medxlate is running without being installed", fix)]
     wrong, versions = [], []
     for each in asked:
         if each.marker is not None and not each.marker.evaluate({"extra": ""}):
@@ -108,7 +108,7 @@ def _cores() -> Check:
     usable, all_ = machine.cores(), os.cpu_count() or 1
     found = f"{usable} usable" + (f" of {all_}" if usable != all_ else "")
     if usable == 1:
-        fix = "Ask for more cores if you can: images are read in several processes."
+        fix = "Request more cores if you can: images are read in several processes."
         return Check("processor cores", "note", found, fix)
     return Check("processor cores", "ok", found)
 
@@ -116,7 +116,7 @@ def _cores() -> Check:
 def _memory() -> Check:
     left = machine.memory_left()
     if left is None:
-        return Check("memory", "note", "this system does not say how much is free")
+        return Check("memory", "note", "the system does not report free memory")
     found = f"{left / _GIB:.1f} GiB free"
     if left < LITTLE_MEMORY:
         fix = "Train with --preset scarce, or close other programs."
@@ -131,13 +131,13 @@ def _disk(folder: Path) -> list[Check]:
             pass
         written = Check("write access", "ok", str(shown))
     except OSError as problem:
-        fix = "Work in a folder that you may write in."
+        fix = "Work in a folder that you can write to."
         reason = problem.strerror or str(problem)
         return [Check("write access", "problem", f"{shown}: {reason}", fix)]
     free = shutil.disk_usage(folder).free
     found = f"{free / _GIB:.1f} GiB free in {shown}"
     if free < LITTLE_DISK:
-        fix = "Free some: a run keeps its newest and its best checkpoint (--keep)."
+        fix = "Free some space: a run keeps its newest and its best checkpoint (--keep)."
         return [written, Check("disk", "note", found, fix)]
     return [written, Check("disk", "ok", found)]
 
@@ -145,11 +145,11 @@ def _disk(folder: Path) -> list[Check]:
 def _shared_memory() -> Check:
     folder = Path("/dev/shm")
     if not folder.is_dir():
-        return Check("shared memory", "ok", "not of this system")
+        return Check("shared memory", "ok", "not on this system")
     free = shutil.disk_usage(folder).free
     found = f"{free / _GIB:.1f} GiB free in {folder}"
     if free < LITTLE_SHARED:
-        fix = "In a container, start it with a larger one: docker run --shm-size=1g."
+        fix = "In a container, start it with more: docker run --shm-size=1g."
         return Check("shared memory", "note", found, fix)
     return Check("shared memory", "ok", found)
 
@@ -161,7 +161,7 @@ def _of_torch() -> list[Check]:
         from medxlate.base.device import cpu_flags, has_native_bf16
     except (ImportError, OSError, RuntimeError) as problem:  # a broken build raises any of them
         first = (str(problem).splitlines() or [type(problem).__name__])[0]
-        return [Check("torch", "problem", f"cannot be loaded: {first}", "Install it again.")]
+        return [Check("torch", "problem", f"cannot be loaded: {first}", "Reinstall it.")]
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     checks = [
         Check("torch", "ok", f"{torch.__version__}, {built}, {torch.get_num_threads()} threads")
@@ -174,7 +174,7 @@ def _of_torch() -> list[Check]:
     if has_native_bf16(torch.device("cpu")):
         checks.append(Check("processor", "ok", f"{found}; bf16 is fast"))
     else:
-        checks.append(Check("processor", "note", f"{found}; on it, training takes fp32"))
+        checks.append(Check("processor", "note", f"{found}; training uses fp32"))
     return [*checks, *_devices()]
 
 
@@ -193,7 +193,7 @@ def _devices() -> list[Check]:
         return [Check("GPU", "problem", f"driver {driver}, but {refusal.why}", refusal.fix)]
     if torch.backends.mps.is_available():
         return [Check("mps", "ok", "Apple's GPU")]
-    fix = "Train with --preset scarce on the processor, or on a machine with one."
+    fix = "Use --preset scarce on the CPU, or train on a machine with a GPU."
     return [Check("GPU", "note", "none", fix)]
 
 
@@ -225,22 +225,22 @@ def _cuda_device(number: int) -> Check:
     what = f"{props.name}, compute capability {capability}, {props.total_memory / _GIB:.0f} GiB"
     if not _has_kernels(props.major, props.minor, torch.cuda.get_arch_list()):
         why = f"{what}; this torch has no kernels for it"
-        fix = "Install a torch that has: docs/how-to/install.md."
+        fix = "Install a torch build with them: docs/how-to/install.md."
         return Check(str(device), "problem", why, fix)
     if failed := _failure(_compute, device):
-        fix = "`nvidia-smi` shows what else runs there."
+        fix = "Check with `nvidia-smi` what else is running there."
         return Check(str(device), "problem", f"{what}; it cannot compute: {failed}", fix)
     slow = []
     if not has_native_bf16(device):
-        slow.append("no bf16, training takes fp32")
+        slow.append("no bf16, so training uses fp32")
     elif failed := _failure(_multiply, device):
         slow.append(f"bf16 fails: {failed}")
     if failed := _failure(_capture, device):
-        slow.append(f"steps cannot be captured: {failed}")
+        slow.append(f"CUDA graph capture fails: {failed}")
     if slow:
-        fix = "It works, but slower than a newer GPU or driver." if props.major < 8 else ""
+        fix = "This works, but a newer GPU or driver is faster." if props.major < 8 else ""
         return Check(str(device), "note", f"{what}; {'; '.join(slow)}", fix)
-    return Check(str(device), "ok", f"{what}; bf16 and capturing steps work")
+    return Check(str(device), "ok", f"{what}; bf16 and CUDA graph capture work")
 
 
 def _has_kernels(major: int, minor: int, built: Sequence[str]) -> bool:
@@ -315,8 +315,10 @@ def _extras() -> list[Check]:
     for extra, packages in EXTRAS.items():
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if missing:
-            fix = f"Only where you need it: pip install 'medxlate[{extra}]'"
-            checks.append(Check(f"extra {extra}", "note", f"{', '.join(missing)} not there", fix))
+            fix = f"Only if you need it: pip install 'medxlate[{extra}]'"
+            checks.append(
+                Check(f"extra {extra}", "note", f"{', '.join(missing)} not installed", fix)
+            )
         else:
             checks.append(Check(f"extra {extra}", "ok", ", ".join(packages)))
     return checks
@@ -336,9 +338,7 @@ def _weights(environ: Mapping[str, str]) -> list[Check]:
     held = next(iter(sorted(snapshots.glob("*/model.safetensors"))), None)
     if held is not None:
         return [first, Check("weights resnet50", "ok", str(held))]
-    fix = (
-        "For --pretrained imagenet with internet it comes by itself; else: medxlate fetch resnet50"
-    )
+    fix = "--pretrained imagenet downloads them. Without internet access: medxlate fetch resnet50"
     return [first, Check("weights resnet50", "note", f"not in {hub}", fix)]
 
 
@@ -355,8 +355,8 @@ def _slurm(environ: Mapping[str, str]) -> Check:
     if held:
         asked, usable = environ.get("SLURM_CPUS_PER_TASK", ""), machine.cores()
         if asked.isdigit() and int(asked) > usable:
-            fix = "Start it by srun with --cpus-per-task, or set SRUN_CPUS_PER_TASK."
-            return Check("SLURM", "note", f"{', '.join(held)}, but {usable} cores usable", fix)
+            fix = "Start it with srun --cpus-per-task, or set SRUN_CPUS_PER_TASK."
+            return Check("SLURM", "note", f"{', '.join(held)}, but only {usable} usable cores", fix)
         return Check("SLURM", "ok", ", ".join(held))
     sbatch = shutil.which("sbatch")
-    return Check("SLURM", "ok", "outside of a job" if sbatch else "not on this machine")
+    return Check("SLURM", "ok", "not in a job" if sbatch else "not on this machine")

@@ -223,7 +223,7 @@ def draw(run: RunFolder, path: Path) -> Path:
         ImageRow(f"translated\nto {target}", list(fakes[:, 0].numpy()), blank),
         ImageRow(f"true {target}", list(true.images[:, 0].numpy()), blank),
     ]
-    image_rows(path, rows, note="generated phantoms; test patients, never seen in training")
+    image_rows(path, rows, note="generated phantoms of test patients, never seen in training")
     return path
 
 
@@ -236,7 +236,7 @@ def _pairs(run: RunFolder, config: Config) -> tuple[Slices, Slices]:
     found = find_pairs(*(m.slices.iloc[split.rows(m.name, m.slices, "test")] for m in both))
     if found is None:
         raise DataError(
-            f"No test patient has the same slice in {both[0].name} and in {both[1].name}.",
+            f"No test patient has the same slice in both {both[0].name} and {both[1].name}.",
             "Prepare both modalities from the files of one demo.",
         )
     size, task = image_size(dataset, config), dataset.info.task

@@ -244,9 +244,9 @@ def test_evaluate_measures_an_imported_translator_on_the_runs_test_part(
     ("changes", "text"),
     [
         ({}, "another recipe for mri"),
-        ({"size": 64}, "of 64 px, the run's are ct of 32 px"),
+        ({"size": 64}, "of 64 px, but the run has ct images of 32 px"),
         ({"target": "pet"}, "makes pet images"),
-        ({"source": "pet"}, "translates from pet, of which the run has no images"),
+        ({"source": "pet"}, "translates from pet, but the run has no pet images"),
     ],
 )
 def test_evaluate_refuses_a_model_for_other_images(

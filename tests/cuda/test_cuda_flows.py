@@ -59,7 +59,7 @@ def test_doctor_tries_every_gpu(found: dict[str, Any]):
     for device in DEVICES:
         shown = found["doctor"][device]
         assert "compute capability 9.0" in shown
-        assert "GiB; bf16 and capturing steps work" in shown
+        assert "GiB; bf16 and CUDA graph capture work" in shown
 
 
 def test_a_gpu_that_is_not_there_is_refused(found: dict[str, Any]):

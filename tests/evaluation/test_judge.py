@@ -300,7 +300,7 @@ def test_figures_that_the_own_predictor_took_do_not_stay_beside_the_judges(
     assert "Over 20 real test patients, the mean squared error of a small predictor is " in said
     assert "when trained on translated mri images, " in said
     assert " and " in said.partition("when trained on real images (the judge)")[2][:5]
-    assert said.endswith("when trained on nothing (a constant).")
+    assert said.endswith("when trained on nothing (constant prediction).")
     old = whole.model_copy(update={"judge": "", "audits": whole.audits})
     write_results(run.evaluation, old)  # as an older medxlate left it
     values = json.loads((run.evaluation / "evaluation.json").read_text())

@@ -538,7 +538,7 @@ def test_a_cell_that_fails_costs_what_depends_on_it_and_is_tried_again(
     by_method = {name.split("-")[1]: error for name, error in failed.items()}
     assert by_method == {
         "multitask": "RuntimeError: no luck",
-        "transfer": "what it needs trained first failed: RuntimeError: no luck",
+        "transfer": "its first stage failed: RuntimeError: no luck",
     }
     text = flat(result.stderr)
     assert "2 of 4 cells failed" in text

@@ -96,22 +96,22 @@ def refused(kind: type[MedxlateError], *words: str, out: Path, **arguments: Any)
         (Grid(methods=("something",)), ConfigError, ["something", "target-only", "multitask"]),
         (Grid(methods=("joint+flip",)), ConfigError, ["joint+flip", "joint+autoaugment"]),
         (Grid(methods=("dann+autoaugment",)), ConfigError, ["dann+autoaugment", "joint+auto"]),
-        (Grid(methods=("translator",)), ConfigError, ["translator is the first stage"]),
-        (Grid(methods=("source-only",)), ConfigError, ["source-only is the first stage"]),
+        (Grid(methods=("translator",)), ConfigError, ["translator is a first stage"]),
+        (Grid(methods=("source-only",)), ConfigError, ["source-only is a first stage"]),
         (Grid(sources=("ct",)), ConfigError, ["ct", "target"]),
         (Grid(sources=("mri+ct",)), ConfigError, ["mri+ct", "target"]),
         (Grid(sources=("mri+mri",)), ConfigError, ["mri+mri", "twice"]),
         (Grid(sources=("mrt",)), DataError, ["mrt", "mri"]),
         (Grid(sources=("",)), MedxlateError, ["modality"]),
         (Grid(primary="jont:target-only"), ConfigError, ["'jont'", "not a method of this study"]),
-        (Grid(primary="joint"), ConfigError, ["'joint' does not name two methods", "--primary"]),
+        (Grid(primary="joint"), ConfigError, ["'joint' is not of the form", "--primary"]),
         (Grid(repeats=0), UsageError, ["0 repeats"]),
         (Grid(repeats=-1), UsageError, ["-1 repeats"]),
         *(
             (
                 Grid(**{f"{whose}_fractions": (1.0, bad)}),
                 ConfigError,
-                [f"{bad:g} is not a share", whose],
+                [f"{bad:g} is not a valid fraction", whose],
             )
             for whose in ("target", "source")
             for bad in (0.0, -0.5, 1.5, float("nan"), float("inf"))
@@ -177,12 +177,12 @@ def test_a_class_that_is_absent_from_training_or_test_is_refused(
 ) -> None:
     """Two of twelve patients are tested, of three classes."""
     out = tmp_path / "compare"
-    refused(DataError, "is absent from the test part of ct", out=out, config=debug_config(classes))
+    refused(DataError, "is missing from the test part of ct", out=out, config=debug_config(classes))
     split = {"train": 0.4, "val": 0.2, "test": 0.4, "seed": 4}
     config = debug_config(classes, split=split)
     grid = Grid(repeats=1, target_fractions=(0.2, 1.0))
     error = refused(
-        DataError, "absent from the train part", "0.2", out=out, config=config, grid=grid
+        DataError, "missing from the train part", "0.2", out=out, config=config, grid=grid
     )
     assert "--seed" in error.hint
 
@@ -193,7 +193,7 @@ def test_unlike_labels_are_reported_with_both_histograms(
 ) -> None:
     if kind == "range":
         config, grid = debug_config(data, split={"seed": 1}), Grid(("raw-mix",), repeats=1)
-        words = ["labels (age) of mri are unlike those of ct", "outside the range of ct"]
+        words = ["labels (age) of mri and ct differ", "outside the range of ct"]
     else:
         folder = tmp_path / "data"
         prepare_images(tmp_path, folder, "ct", range(12), label=group_of)
@@ -202,7 +202,7 @@ def test_unlike_labels_are_reported_with_both_histograms(
         )
         shares = {"train": 0.4, "val": 0.2, "test": 0.4, "seed": 4}
         config, grid = debug_config(folder, split=shares), Grid(("raw-mix",), repeats=1)
-        words = ["labels (group) of mri are unlike those of ct", "The class 'old' makes"]
+        words = ["labels (group) of mri and ct differ", "The class 'old' is"]
     heard = Heard()
     config = config.model_copy(update={"optimizer": config.optimizer.model_copy(update=BRIEF)})
     compare(config, grid, out=tmp_path / "compare", listener=heard)
@@ -262,7 +262,7 @@ def test_a_study_of_another_configuration_is_refused(
     data: Path, begun: Path, sections: Any, grid: Grid, key: str
 ) -> None:
     config = debug_config(data, **sections)
-    words = ["was begun with another configuration", key, "--out"]
+    words = ["was started with another configuration", key, "--out"]
     refused(OutputError, *words, out=begun, config=config, grid=grid)
 
 
@@ -439,7 +439,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
         (["--method", "something", "--target", "ct"], 2, "target-only"),
         (["--repeats", "0", "--target", "ct"], 2, "repeats"),
         (["--target-fraction", "half", "--target", "ct"], 2, "not a list of numbers"),
-        (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is not a share"),
+        (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is not a valid fraction"),
         (["--source", "ct", "--target", "ct"], 2, "target"),
         (["--policy", "volume", "--target", "ct"], 2, "split.policy"),
         (["--method", "joint"], 2, "No target modality"),

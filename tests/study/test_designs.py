@@ -191,7 +191,7 @@ def test_killed_cell_by_cell_and_in_processes_the_numbers_are_the_same(
     assert json.loads(again.stdout)["training_seconds"] == 0
     other = call(*[4 if word == 3 else word for word in words])
     assert other.exit_code == 1
-    assert "was begun with another configuration" in flat(other.stderr)
+    assert "was started with another configuration" in flat(other.stderr)
 
 
 def test_many_of_the_pool_are_drawn_with_a_warning(data: Path, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_many_of_the_pool_are_drawn_with_a_warning(data: Path, tmp_path: Path) -
     config = tiny.debug_config(data, split=FEW)
     wanted = Grid(("constant",), repeats=1, target_patients=(4,))
     compare(config, wanted, out=tmp_path / "many", listener=heard)
-    assert any("more than half of the ct patients" in str(each) for each in heard)
+    assert any("More than half of the available ct patients" in str(each) for each in heard)
     few = Heard()
     wanted = Grid(("constant",), repeats=1, target_patients=(3,))
     compare(config, wanted, out=tmp_path / "few", listener=few)
@@ -382,11 +382,11 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
     [
         (["--draws", 3], "--draws counts draws of target patients"),
         (["--target-patients", "3", "--repeats", 4], "--repeats counts splits"),
-        (["--target-patients", "3", "--target-fraction", "0.5"], "both say how many"),
-        (["--target-patients", "3", "--policy", "image"], "needs the policy patient"),
+        (["--target-patients", "3", "--target-fraction", "0.5"], "cannot be combined"),
+        (["--target-patients", "3", "--policy", "image"], "needs --policy patient"),
         (["--target-patients", "3,x"], "3,x is not a list of whole numbers"),
         (["--target-patients", "0"], "0 target patients cannot train"),
-        (["--target-patients", "3", "--split", "s.csv"], "drawn anew from a given split"),
+        (["--target-patients", "3", "--split", "s.csv"], "combined with a given split"),
         (["--split", "s.csv", "--split-column", "fold"], "two splits"),
         (["--split", "s.csv", "--test-patients", 3], "apply only to a random split"),
         (["--split", "s.csv", "--draws", 3], "--draws counts draws"),
@@ -394,7 +394,8 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
         (["--where", "age >= 500"], "selects none of the 24 images"),
         (["--where", "agee >= 5"], "Did you mean 'age'?"),
         (["--target-patients", "5,20", "--test-patients", 4],
-         "20 ct patients to train, 5 to validate and 4 to test are 29, and there are 12"),
+         "20 ct patients for training, 5 for validation and 4 for test make 29, but there are only "
+         "12"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["compare", "plan"])

@@ -362,14 +362,14 @@ def test_a_perfect_predictor_helps_where_plan_does_not_despair() -> None:
         study = planned(design, test=test, pool=pool, repeats=repeats)
         outlook = outlook_of(study, SimpleNamespace(slices=table), splits, AGE)  # type: ignore[arg-type]
         assert outlook is not None
-        despaired.append(outlook.hopeless)
-        assert outlook.hopeless == any("Hopeless" in each for each in outlook.sentences)
+        despaired.append(outlook.underpowered)
+        assert outlook.underpowered == any("Underpowered" in each for each in outlook.sentences)
         (found,) = (
             c
             for c in compare_to(*measured_with_a_perfect_predictor(table, splits, design))
             if c.system.method == "perfect"
         )
-        assert outlook.hopeless or found.verdict == "helps", (design, test, repeats)
+        assert outlook.underpowered or found.verdict == "helps", (design, test, repeats)
     assert 2 <= sum(despaired) <= 4
 
 
@@ -390,7 +390,7 @@ def test_a_perfect_predictor_helps_by_its_table_of_predictions(
     assert findings is not None
     (found,) = (c for c in findings.comparisons if c.system.method == "perfect")
     assert found.mean == 0
-    assert outlook is None or not outlook.hopeless
+    assert outlook is None or not outlook.underpowered
     assert found.verdict == "helps"
 
 
@@ -454,7 +454,7 @@ def test_plan_says_it_on_the_command_line(tmp_path_factory: pytest.TempPathFacto
     result = call("plan", *words)
     assert result.exit_code == 0, result.output
     outlook = json.loads(result.stdout)["outlook"]
-    assert outlook["hopeless"]
+    assert outlook["underpowered"]
     assert outlook["detectable"] > 0
     assert "guessed from the label" in outlook["source"]
     refused = call("plan", *words, "--spread-from", "nowhere")

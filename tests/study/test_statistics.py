@@ -389,7 +389,7 @@ def test_holm_is_over_all_but_the_constant() -> None:
     assert [c.p_holm for c in family] == holm([c.p for c in family])
     constant = named(found)["constant"]
     assert constant.p_holm is None
-    assert "not in Holm's family" in constant.sentence
+    assert "(unadjusted)" in constant.sentence
     without = compare_to(frame({k: v for k, v in STUDY.items() if k != "constant"}))
     assert [c.p_holm for c in without] == [c.p_holm for c in family]
     assert without[0].beats_constant is None
@@ -420,7 +420,7 @@ def test_the_correction_counts_what_the_splits_divide() -> None:
         expected = corrected_resampled_t(differences, train=train, test=test)
         assert expected is not None
         assert found.p == expected.p
-        said = "slices of one patient may be in training and in test" in found.sentence
+        said = "slices of one patient can be in both training and test" in found.sentence
         assert said == (policy == "image")
     with pytest.raises(DataError, match="image and patient"):
         compare_to(pd.concat([frame(losses), frame(losses, policy="image")]))
@@ -430,11 +430,12 @@ def test_sentences() -> None:
     found = named(compare_to(frame(STUDY)))
     assert found["joint (mri)"].sentence == (
         "joint (mri) helps: MSE per patient 80.6 ± 4.48 against 100.5 ± 3.69 for target-only, "
-        "a difference of -19.9 (95 % interval -21.5 to -18.3), p < 0.001 after Holm, "
-        "over 10 repeats; without raw-mix or histogram it is not known whether translation helps."
+        "difference -19.9 (95 % CI -21.5 to -18.3), p < 0.001 (Holm-adjusted), "
+        "over 10 repeats. Without raw-mix or histogram in the study, it is unknown whether the "
+        "translation helps or the added source patients alone."
     )
     assert found["autoaugment"].sentence.startswith(
-        "No difference between autoaugment and target-only is shown: MSE per patient 100.5 ± "
+        "No difference shown between autoaugment and target-only: MSE per patient 100.5 ± "
     )
     assert found["constant"].sentence.startswith(
         "constant does worse than target-only: MSE per patient 164.5"
@@ -442,7 +443,7 @@ def test_sentences() -> None:
     assert against_baselines(frame(STUDY))[0].sentence.startswith(
         "joint (mri) does better than autoaugment: MSE per patient 80.6"
     )
-    assert "p = 1 after Holm" in found["autoaugment"].sentence
+    assert "p = 1 (Holm-adjusted)" in found["autoaugment"].sentence
     results = frame(STUDY).drop(columns="mse")
     assert "error rate per patient 80.6" in named(compare_to(results))["joint (mri)"].sentence
 
@@ -453,19 +454,19 @@ def test_what_loses_to_the_constant_means_nothing() -> None:
     bad, good = found["cyclegan (mri)"], found["joint (mri)"]
     assert (bad.beats_constant, good.beats_constant) == (False, True)
     assert (
-        "does not beat the constant (MSE per patient 94.5), so its result means nothing"
-        in bad.sentence
+        "does not beat the constant prediction (MSE per patient 94.5), so this result is "
+        "meaningless" in bad.sentence
     )
-    assert "so its result means nothing" not in good.sentence
-    assert "target-only does not beat the constant" in good.sentence
+    assert "meaningless" not in good.sentence
+    assert "target-only does not beat the constant prediction" in good.sentence
     assert found["constant"].reference_beats_constant is False
-    assert "target-only does not beat the constant" in found["constant"].sentence
+    assert "target-only does not beat the constant prediction" in found["constant"].sentence
     tie = {**STUDY, "constant": [x + 0.5 * (-1) ** i + 0.1 for i, x in enumerate(CLEAR)]}
     lead = named(compare_to(frame(tie)))["joint (mri)"]
     assert lead.beats_constant
     assert lead.constant_p is not None
     assert lead.constant_p > 0.05
-    assert "its lead over the constant (MSE per patient 80.7) is not shown" in lead.sentence
+    assert "is not shown to beat the constant prediction (MSE per patient 80.7)" in lead.sentence
 
 
 def test_failed_cells_are_left_out_on_both_sides_and_counted() -> None:

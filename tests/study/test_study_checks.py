@@ -75,7 +75,7 @@ def test_an_absent_class_is_named_with_part_and_repeat(train, test, class_, part
     frame, split = planted(train=train, test=test)
     everyone = frame_names(frame)
     fine = Split({"train": everyone, "val": (), "test": everyone}, 3)
-    text = rf"class '{class_}' is absent from the {part} part of ct, repeat 1 \(split seed 7\)"
+    text = rf"class '{class_}' is missing from the {part} part of ct, repeat 1 \(split seed 7\)"
     with pytest.raises(DataError, match=rf"{text}\. Choose another --seed"):
         check_classes(STAGE, frame, "ct", [fine, split])
 
@@ -116,7 +116,7 @@ def test_a_class_lost_at_a_small_fraction_is_refused():
     count = round(20 * without[-1])
     with pytest.raises(
         DataError,
-        match=rf"'low' is absent from the train part of ct at the target fraction "
+        match=rf"'low' is missing from the train part of ct at target fraction "
         rf"{without[-1]:g} \({count} patients\), repeat 0 .*larger target fraction",
     ):
         check_classes(STAGE, frame, "ct", [split], fractions)
@@ -254,8 +254,7 @@ def test_every_source_has_a_warning_of_its_own():
     }
     texts = label_warnings(AGE, target, "ct", sources)
     assert [text.splitlines()[0] for text in texts] == [
-        f"The labels (age) of {name} are unlike those of ct; by patients:"
-        for name in ("mri", "pet")
+        f"The labels (age) of {name} and ct differ; by patient:" for name in ("mri", "pet")
     ]
 
 
@@ -285,7 +284,7 @@ def test_a_class_that_only_the_source_has_is_reported():
     task = Task(kind="classification", name="stage", classes=("high", "low", "none"))
     source = pd.concat([stages(49, 49, "q"), table(["none"] * 2, prefix="r")], ignore_index=True)
     (text,) = label_warnings(task, stages(50, 50), "ct", {"mri": source})
-    assert "- 2 patients have the class 'none', and none of ct has." in text
+    assert "- 2 patients have the class 'none', which no ct patient has." in text
     assert "chi-square" not in text
 
 

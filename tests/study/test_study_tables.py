@@ -116,7 +116,7 @@ def test_images_are_scored_as_in_the_papers_table_5():
     assert "do not compare" not in table.note
     assert "fewer than 2048" in table.note
     own = named(pd.concat(part.assign(features="predictor") for part in parts))["table-5"]
-    assert "not Inception's features: the figures do not compare with published" in own.note
+    assert "not Inception features, so the values cannot be compared with published" in own.note
 
 
 def test_only_the_largest_fractions_are_compared_and_all_are_listed():
@@ -334,7 +334,7 @@ def test_a_known_learning_curve_is_read_right():
         )
         assert reading.error == pytest.approx(closed_form(truth))
         assert reading.reference_error == pytest.approx(closed_form(reading.patients))
-        assert "a gain is not shown" not in reading.sentence
+        assert "no gain is shown" not in reading.sentence
     assert "With 5 target patients joint (mri) has an error of 4.31" in readings[0].sentence
     assert "One of its 80 translated source patients is worth about 0.1" in readings[0].sentence
 
@@ -344,10 +344,10 @@ def test_nothing_is_read_beyond_the_patients_there_were():
     assert (last.bound, last.equivalent, last.interval) == ("more", 40, (math.inf, math.inf))
     assert "would need more than 40 target patients" in last.sentence
     assert last.worth is last.worth_interval is None
-    assert "What a translated source patient is worth is not given" in last.sentence
+    assert "The value of a translated source patient is not estimated" in last.sentence
     far = equivalents(dose_response(60), sources="mri")[0]
     assert (far.bound, far.equivalent, far.worth) == ("more", 40, None)
-    assert "is not given: the interval reaches beyond" in far.sentence
+    assert "is not estimated: the interval extends beyond" in far.sentence
 
 
 def test_a_method_that_does_harm_is_reported():
@@ -362,7 +362,7 @@ def test_a_method_that_does_harm_is_reported():
 
 def test_no_gain_is_claimed_where_the_noise_hides_it():
     readings = equivalents(dose_response(0.2, noise=10), sources="mri")
-    assert "a gain is not shown" in readings[1].sentence
+    assert "no gain is shown" in readings[1].sentence
 
 
 def test_what_cannot_be_read_is_not_read():
@@ -372,7 +372,9 @@ def test_what_cannot_be_read_is_not_read():
     once = dose_response(8)
     once = equivalents(once[once["repeat"] == 0], sources="mri")
     assert once[0].interval is None
-    assert "cannot be read from these repeats: 1 repeat has every fraction" in once[0].sentence
+    assert (
+        "cannot be determined from these repeats: 1 repeat has every fraction" in once[0].sentence
+    )
     apart = dose_response(8)
     apart.loc[apart["method"] == "joint", "repeat"] += 5
     apart = equivalents(apart, sources="mri")
@@ -448,7 +450,7 @@ def test_where_more_source_stops_helping():
     found = saturation(source_response({0.1: 4.5, 0.25: 4.0, 0.5: 4.0, 1.0: 4.001}), sources="mri")
     assert (found.source_fraction, found.source_patients) == (0.25, 20)
     assert found.gain <= found.standard_error
-    assert "From 20 source patients on, more (up to 80 source patients)" in found.sentence
+    assert "Beyond 20 source patients, more (up to 80 source patients)" in found.sentence
     falling = saturation(source_response({0.1: 4.5, 0.5: 4.2, 1.0: 3.9}), sources="mri")
     assert (falling.source_fraction, falling.gain) == (1.0, None)
     assert "more may help further" in falling.sentence
@@ -461,7 +463,7 @@ def test_where_more_source_stops_helping():
 def test_saturation_that_noise_hides_is_not_read():
     hidden = saturation(source_response({0.1: 4.9, 0.5: 4.8, 1.0: 4.7}, noise=100), sources="mri")
     assert hidden.source_fraction is None
-    assert "cannot be read from these repeats" in hidden.sentence
+    assert "cannot be determined from these repeats" in hidden.sentence
     flat = saturation(source_response({0.1: 5.0, 1.0: 5.0}), sources="mri")
     assert flat.source_fraction == 0
     once = source_response({0.1: 4.5, 1.0: 4.0})
@@ -547,7 +549,7 @@ def test_dose_plot(tmp_path):
     assert [list(curve.patients[:3]) for curve in source] == [[0, 8, 40]]
     ratio = source_curves(ratios(), over="ratio")
     panels = [Panel("Target patients", target, logarithmic=True), Panel("Source patients", source)]
-    panels.append(Panel("Source images to one real target image", ratio))
+    panels.append(Panel("Source images per real target image", ratio))
     many = [Curve(f"Method {i}", [5, 40], [i, 1], [math.nan, 0.1]) for i in range(9)]
     for drawn in (panels[:2], panels, [Panel("Target patients", many)]):
         dose_plot(tmp_path / "dose.png", drawn, label="Error", note="One.")

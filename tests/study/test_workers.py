@@ -333,7 +333,7 @@ def test_needs_that_no_computer_meets_are_refused(
 ) -> None:
     monkeypatch.setattr(cluster, "_require_cluster", lambda address: None)
     runner = ray_runner(head, gpus_per_item=gpus, cpus_per_item=cpus, retries=0)
-    with pytest.raises(UsageError, match="No computer of the Ray cluster has"):
+    with pytest.raises(UsageError, match="No node of the Ray cluster has"):
         next(runner.run(working.look, [1]))
 
 

@@ -151,9 +151,7 @@ def evaluate(
     if other is None:
         check_replaceable(folder)
     elif audits:
-        raise UsageError(
-            "Only a run's own translators are audited.", "Leave out --audit or --model."
-        )
+        raise UsageError("Only a run's own translators can be audited.", "Drop --audit or --model.")
     task = predictor_of(own, info).head.task
     wanted = _wanted(metrics, task if other is None else None)
     subject = open_subject(folder, own, other, data, device, precision, listener)
@@ -204,7 +202,7 @@ def _wanted(metrics: Sequence[str], task: Task | None) -> list[str]:
         if name not in fitting:
             what = f"a {task.kind}" if task else "--model"
             raise UsageError(
-                f"The metric '{name}' does not exist or does not fit {what}.",
+                f"The metric '{name}' does not exist or does not apply to {what}.",
                 f"Choose from {', '.join(fitting)}.",
             )
     return list(dict.fromkeys(metrics)) or fitting
@@ -294,7 +292,7 @@ def _with_calibration(metric: Metric, predictor: Predictor | None) -> Metric:
         why = f": {calibration.reason}" if calibration else ""
         note = f"The probabilities are not calibrated{why}."
     else:
-        note = f"The probabilities are calibrated on {calibration.patients} validation patients."
+        note = f"The probabilities were calibrated on {calibration.patients} validation patients."
     return metric.model_copy(update={"notes": (*metric.notes, note)})
 
 
@@ -303,7 +301,7 @@ def _no_translator(name: str) -> Metric:
         group="tstr" if name == TSTR else "translation",
         name=name,
         of="translated",
-        reason=f"{name} cannot be taken: this run has no translator.",
+        reason=f"{name} cannot be computed: this run has no translator.",
         remedy="Train one with `medxlate train --method joint`.",
     )
 

@@ -47,7 +47,7 @@ def choose(disagreement: Array | None, distance: Array) -> list[Choice]:
         wanted += [Choice(int(row), "worst label agreement") for row in order]
     order = np.argsort(distance, kind="stable")[: WORST + NEAREST]
     fresh = [int(row) for row in order if int(row) not in {each.row for each in wanted}][:NEAREST]
-    wanted += [Choice(row, "nearest to a real training image") for row in fresh]
+    wanted += [Choice(row, "closest to a real training image") for row in fresh]
     left = [row for row in range(count) if row not in {each.row for each in wanted}]
     places = evenly_spaced(len(left), COUNT - len(wanted))
     wanted += [Choice(left[place], "evenly spaced") for place in places]

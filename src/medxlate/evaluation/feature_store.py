@@ -245,7 +245,7 @@ class FeatureStore:
     def _note_damage(self, piece: Path) -> None:
         """Warn of a damaged piece; it is removed at the end, for its sound rows may be in use."""
         if piece not in self._damaged:
-            self._listener(Warned(f"{piece} is damaged; its features are computed again."))
+            self._listener(Warned(f"{piece} is damaged; computing its features again."))
             self._damaged.add(piece)
 
     def _use_temporary(self) -> None:
@@ -302,8 +302,8 @@ def gather_features(
     names = [bytes(row) for row in rows[order_of_gathered(count, batch_size)]]
     if ranks().is_first and (missing := store.missing(names)):
         raise DataError(
-            f"{store.folder} lacks the features of {missing} images that other processes kept.",
-            "Evaluate in one process, or on a disk that all processes share.",
+            f"{store.folder} lacks the features of {missing} images that other processes computed.",
+            "Evaluate in one process, or in a folder that all processes share.",
         )
     return StoredFeatures(store, names)
 
@@ -341,7 +341,7 @@ def _write_problem(folder: Path) -> OSError | None:
 
 
 def _cannot_keep(folder: Path | None, problem: Exception) -> Warned:
-    return Warned(f"{folder} cannot keep features for the next time: {problem}")
+    return Warned(f"{folder} cannot store features for reuse: {problem}")
 
 
 def image_key(image: Tensor) -> bytes:
@@ -366,7 +366,7 @@ def _read_rows(piece: Path, numbers: Sequence[int]) -> Rows:
     """Read rows from a map for this read alone; a standing one would count as resident memory."""
     mapped = open_array(piece)
     if mapped.dtype != np.float32 or mapped.ndim != 2:
-        raise ValueError("it does not hold rows of float32")
+        raise ValueError("it does not contain rows of float32")
     rows: Rows = np.array(mapped[list(numbers)])
     return rows
 

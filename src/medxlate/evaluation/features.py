@@ -77,7 +77,7 @@ def find_extractors(
         if spec == "inception":
             weights = find_inception(inception, download=download, offline=offline)
             if weights is None:
-                missing[spec] = "Inception's weights are not here"
+                missing[spec] = "the Inception weights are not on this machine"
             else:
                 found.append(inception_extractor(weights))
         elif spec == "predictor":
@@ -94,8 +94,8 @@ def find_extractors(
             found.append(predictor_extractor(network, has_classes=False, name=name))
         else:
             raise UsageError(
-                f"--features {spec} is unknown.",
-                "Choose inception, predictor, or NAME=FILE.safetensors of a network of timm's.",
+                f"Unknown value for --features: {spec}.",
+                "Use inception, predictor, or NAME=FILE.safetensors for a timm network.",
             )
     for extractor in found:
         extractor.network.to(subject.compute.device)
@@ -135,7 +135,7 @@ def inception_extractor(weights: Path) -> Extractor:
         )
     except Exception as problem:  # pickle, zipfile and torch each raise kinds of their own
         first = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise ModelError(f"{weights} holds no Inception weights: {first}") from None
+        raise ModelError(f"{weights} contains no Inception weights: {first}") from None
 
     network.to(memory_format=torch.channels_last)  # a fifth faster on a processor
 
@@ -166,7 +166,8 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
         return cached
     if download and offline:
         raise ModelError(
-            f"Inception's weights are not at {cached}, and nothing is downloaded offline.",
+            f"The Inception weights are not at {cached}, and nothing is downloaded in offline "
+            "mode.",
             "Run `medxlate fetch inception --out FOLDER` elsewhere, carry the folder here, and "
             "name its file with --inception.",
         )

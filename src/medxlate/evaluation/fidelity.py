@@ -156,7 +156,7 @@ def gaussian(features: Features, width: int) -> Gaussian:
     """
     count = len(features)
     if count < 2:
-        raise DataError(f"{count} images are too few for a covariance; 2 are needed.")
+        raise DataError(f"{count} images are too few for a covariance; 2 or more are needed.")
     mean = sum(block.sum(axis=0) for block in _blocks(features, width)) / count
     if count <= width:
         rows = np.concatenate(list(_blocks(features, width)))
@@ -183,7 +183,7 @@ def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """
     difference, product = one.mean - other.mean, one.factor @ other.factor.T
     if not np.isfinite(product).all() or not np.isfinite(difference).all():
-        raise DataError("The features hold values that are not finite numbers.")
+        raise DataError("The features contain values that are not finite.")
     traces = np.linalg.norm(one.factor) ** 2 + np.linalg.norm(other.factor) ** 2
     return float(difference @ difference + traces - 2 * svdvals(product).sum())
 

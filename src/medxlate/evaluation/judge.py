@@ -217,13 +217,13 @@ def load_or_train(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
             _teach(folder, lesson, listener)
     found = _kept(folder, lesson, listener)
     if found is None:
-        raise ModelError(f"{folder} does not hold what was just written.", "Check the disk.")
+        raise ModelError(f"{folder} does not contain what was just written.", "Check the disk.")
     return found
 
 
 def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
     """Train a lesson in a temporary folder."""
-    listener(Stage(f"Training {ARCHITECTURE} on {lesson.seen}, to judge by"))
+    listener(Stage(f"Training a judge ({ARCHITECTURE}) on {lesson.seen}"))
     first, place = ranks().is_first, folder / f".{lesson.name}.training"
     try:
         if first:
@@ -284,7 +284,7 @@ def _kept(folder: Path, lesson: Lesson, listener: Listener) -> Judge | None:
             record.weights,
         )
     except ModelError as problem:
-        listener(Warned(f"{problem.message} It is trained again."))
+        listener(Warned(f"{problem.message} Training it again."))
         return None
     compute = Compute(torch.device(lesson.config.runtime.device), "fp32")
     return Judge(place(network, compute), record.head, compute, record.trained_on)

@@ -111,7 +111,7 @@ def _earlier(run: RunFolder, results: Results, listener: Listener) -> Results | 
     try:
         before = read_results(run.evaluation)
     except ModelError as problem:
-        listener(Warned(f"{problem.message} All of the evaluation is replaced."))
+        listener(Warned(f"{problem.message} Replacing the whole evaluation."))
         return None
     same = (before.split, before.model, before.images) == (
         results.split,
@@ -143,8 +143,8 @@ def _merged(before: Results, results: Results, *, audit: bool, listener: Listene
         if names := sorted({m.label for m in judged} | {each.kind for each in lost}):
             listener(
                 Warned(
-                    f"Figures that another judge took are dropped: {', '.join(names)}. Evaluate "
-                    "without --metric to take them anew."
+                    f"Dropped the results of an earlier judge: {', '.join(names)}. Evaluate "
+                    "without --metric to compute them again."
                 )
             )
     update: dict[str, Any] = {

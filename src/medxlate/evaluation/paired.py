@@ -24,8 +24,10 @@ NAMES = ("paired_psnr", "paired_ssim", "paired_mae")
 RANGE = 2.0  # of values in [-1, 1]
 BEST_PSNR = 100.0  # decibels, of images that are the same
 SAME_FILE = "the same file and position"
-SAME_PLACE = "the same position of the only series of each, of as many slices of the same size"
-REMEDY = "It needs test patients who have both modalities, slice by slice in the same place."
+SAME_PLACE = (
+    "the same position in each modality's only series, with equal numbers and sizes of slices"
+)
+REMEDY = "It needs test patients with both modalities, slice by slice in the same place."
 Array = npt.NDArray[Any]
 
 
@@ -154,7 +156,9 @@ def paired_metrics(
         if pairs is None:
             found += [_missing(name, source) for name in wanted]
             continue
-        listener(Stage(f"Comparing {len(pairs.source)} translated {source} slices with the truth"))
+        listener(
+            Stage(f"Comparing {len(pairs.source)} translated {source} slices with the ground truth")
+        )
         values, patients = _values(subject, source, pairs)
         found += _figures(subject, source, pairs, values, patients, wanted)
     return tuple(found)
@@ -237,6 +241,6 @@ def _missing(name: str, source: str) -> Metric:
         better="lower" if name == "paired_mae" else "higher",
         of="translated",
         source=source,
-        reason=f"{name} cannot be taken: no test patient has the same slice in both modalities.",
+        reason=f"{name} cannot be computed: no test patient has the same slice in both modalities.",
         remedy=REMEDY,
     )

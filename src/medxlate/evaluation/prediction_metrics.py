@@ -33,11 +33,11 @@ DIGITS = 6  # significant, of what is kept
 MOST_POINTS = 2000  # of a diagram
 BINS = 15  # of the calibration error, as in Guo et al. 2017
 REASONS = {
-    "r2": ("all labels are equal, or there is one", "test patients with different labels"),
-    "pearson": ("labels or predictions are all equal", "test patients with different labels"),
-    "slope": ("all labels are equal, or there is one", "test patients with different labels"),
+    "r2": ("all labels are equal, or there is only one", "test patients with different labels"),
+    "pearson": ("all labels or all predictions are equal", "test patients with different labels"),
+    "slope": ("all labels are equal, or there is only one", "test patients with different labels"),
     "skill": ("a constant prediction has no error here", "test patients with different labels"),
-    "auroc": ("the test images are all of one class", "test patients of another class"),
+    "auroc": ("all test images have the same class", "test patients of another class"),
 }
 
 
@@ -205,9 +205,9 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
         return {
             "calibration": Picture(
                 kind="lines",
-                title="Are probabilities what they say?",
-                x_label="probability of the named class",
-                y_label="share that was right",
+                title="Calibration of the predicted probabilities",
+                x_label="predicted probability",
+                y_label="fraction correct",
                 lines=(_points("test images", points),),
                 diagonal=True,
             )
@@ -220,7 +220,7 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
     return {
         "errors": Picture(
             kind="scatter",
-            title="Prediction against truth",
+            title="Predicted against true value",
             x_label=f"{name}{unit}",
             y_label=f"predicted {name}{unit}",
             lines=(_points("test images", list(zip(label, value, strict=True))),),
@@ -228,17 +228,17 @@ def pictures(cases: Cases, task: Task) -> dict[str, Picture]:
         ),
         "calibration": Picture(
             kind="lines",
-            title="What patients of a prediction have on average",
+            title="Calibration: mean true value by prediction",
             x_label=f"predicted {name}{unit}",
             y_label=f"mean {name}{unit}",
-            lines=(_points("tenths of the test images", means),),
+            lines=(_points("deciles of the test images", means),),
             diagonal=True,
         ),
         "regression": Picture(
             kind="scatter",
             title="Regression to the mean: error against truth",
             x_label=f"{name}{unit}",
-            y_label=f"prediction less truth{unit}",
+            y_label=f"predicted - true{unit}",
             lines=(_points("test images", list(zip(label, value - label, strict=True))),),
             thresholds={"no error": 0.0},
         ),
@@ -299,7 +299,7 @@ def figures(
         if not math.isfinite(value):
             why, remedy = REASONS.get(name, ("it is not defined here", "more test patients"))
             update: dict[str, Any] = {
-                "reason": f"{name} cannot be taken: {why}.",
+                "reason": f"{name} cannot be computed: {why}.",
                 "remedy": f"It needs {remedy}.",
             }
         else:
@@ -308,10 +308,10 @@ def figures(
                 update |= {"low": _rounded(interval[0]), "high": _rounded(interval[1])}
                 update["interval"] = f"bootstrap over {people} patients, {REPLICATES} resamples"
             elif people < FEWEST:
-                update["notes"] = (f"Fewer than {FEWEST} patients: there is no interval.",)
+                update["notes"] = (f"No confidence interval: fewer than {FEWEST} patients.",)
             else:
                 update["notes"] = (
-                    "Too few resamples of the patients have this figure: there is no interval.",
+                    "No confidence interval: too few bootstrap resamples define this metric.",
                 )
         found.append(metric.model_copy(update=update))
     return found

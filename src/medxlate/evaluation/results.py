@@ -183,7 +183,7 @@ def trained_on(metric: Metric) -> str:
     """Return what the predictor of a tstr figure was trained on, in words."""
     if metric.of == "translated":
         return f"translated {metric.source} images"
-    return "real images (the judge)" if metric.of == "judge" else "nothing (a constant)"
+    return "real images (the judge)" if metric.of == "judge" else "nothing (constant prediction)"
 
 
 def taught_in(metric: Metric) -> str:

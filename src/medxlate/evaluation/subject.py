@@ -179,16 +179,18 @@ def open_subject(
 def _check_like(folder: Path, model: ModelInfo, own: ModelInfo, sources: Sequence[str]) -> None:
     """Refuse a model that cannot translate, or was made for other images than the run's."""
     if not model.translators:
-        raise ModelError(f"{folder} cannot translate, so --model has nothing to measure.")
+        raise ModelError(
+            f"{folder} has no translator, so there is nothing to measure with --model."
+        )
     if (model.target, model.image_size) != (own.target, own.image_size):
         raise ModelError(
-            f"{folder} makes {model.target} images of {model.image_size} px, the run's are "
-            f"{own.target} of {own.image_size} px."
+            f"{folder} makes {model.target} images of {model.image_size} px, but the run has "
+            f"{own.target} images of {own.image_size} px."
         )
     for source in model.translators:
         if source not in sources:
             raise ModelError(
-                f"{folder} translates from {source}, of which the run has no images.",
+                f"{folder} translates from {source}, but the run has no {source} images.",
                 f"It has {', '.join(sources)}." if sources else "",
             )
 
@@ -199,6 +201,6 @@ def _check_recipes(folder: Path, model: ModelInfo, info: DatasetInfo) -> None:
     for name, recipe in {**recipes, model.target: model.target_recipe}.items():
         if recipe != info.modalities[name].recipe:
             raise ModelError(
-                f"{folder} has another recipe for {name} than the dataset.",
+                f"{folder} and the dataset have different recipes for {name}.",
                 "Import it again with --data.",
             )

@@ -37,7 +37,7 @@ FULL_RANK = 2048  # images below which the covariance of Inception's features ha
 SAMPLE = 512  # images of each set for an interval: its time grows with the third power
 HIGHER = ("is", "precision", "recall")
 BOUNDS = {"fid": (0.0, np.inf), "is": (1.0, np.inf), "precision": (0.0, 1.0), "recall": (0.0, 1.0)}
-FETCH = "Fetch it with `medxlate fetch inception`, or name its file with --inception."
+FETCH = "Fetch them with `medxlate fetch inception`, or give their file with --inception."
 MORE = "Prepare more patients, or train again with another split.seed."
 
 
@@ -98,7 +98,7 @@ def translation_metrics(
             open_store(folder, extractor, subject.compute.device, listener=listener) as store,
         ):
             taker = _Taker(subject, extractor, store, listener)
-            listener(Stage(f"Taking the {extractor.name}'s features of {len(real)} real images"))
+            listener(Stage(f"Computing {extractor.name} features of {len(real)} real images"))
             reals = taker.real(real)
             for source in subject.translators:
                 slices = subject.cohort.test[source]
@@ -209,7 +209,7 @@ def _figures(
     for name in wanted:
         if name not in values:
             why = "these features have no classes" if name == "is" else "there are too few images"
-            remedy = "Take Inception's features." if name == "is" else MORE
+            remedy = "Use Inception features." if name == "is" else MORE
             found.append(_missing(name, source, extractor.name, why, remedy))
             continue
         low, high = _interval(name, values[name], spread[name])
@@ -245,7 +245,7 @@ def _spread(
     )
     how = f"jackknife over {group_count(one)} and {group_count(other)} groups of patients"
     if max(len(fakes), len(reals)) > SAMPLE:
-        how += f", of {SAMPLE} of the images: wider than of all"
+        how += f", on {SAMPLE} of the images (wider than on all)"
     return spread, how
 
 
@@ -267,21 +267,21 @@ def _notes(
     counts = len(fakes), len(reals)
     if min(counts) < FULL_RANK:
         notes.append(
-            f"{counts[0]} translated and {counts[1]} real images are few: fid is biased upwards "
-            f"below {FULL_RANK}; compare only figures of equal numbers."
+            f"fid is biased upwards below {FULL_RANK} images, and there are {counts[0]} translated "
+            f"and {counts[1]} real ones: compare only results of equal numbers."
         )
     if halves is None:
-        notes.append("There are too few real images for a real-versus-real floor.")
+        notes.append("There are too few real images for a real-versus-real reference.")
     else:
         own = tuple(map(len, halves))
         enough = tuple(min(each, FULL_RANK) for each in counts)
-        few = "" if own == enough else ", all there are: fid of so few is larger"
+        few = "" if own == enough else ", all there are; fid of so few is larger"
         notes.append(
-            f"Real against real compares {own[0]} real images with {own[1]} of other patients, of "
-            f"training and validation too{few}."
+            f"The real-versus-real value compares {own[0]} real images with {own[1]} of other "
+            f"patients, including training and validation patients{few}."
         )
     if max(counts) > MOST_COMPARED:
-        notes.append(f"Precision and recall are of {MOST_COMPARED} images, evenly spaced.")
+        notes.append(f"Precision and recall use {MOST_COMPARED} evenly spaced images.")
     return tuple(notes)
 
 
@@ -293,7 +293,7 @@ def _missing(name: str, source: str, extractor: str, why: str, remedy: str) -> M
         of="translated",
         source=source,
         features=extractor,
-        reason=f"{name} cannot be taken: {why}.",
+        reason=f"{name} cannot be computed: {why}.",
         remedy=remedy,
     )
 
@@ -305,8 +305,8 @@ def eight_bit_windows(info: DatasetInfo, modalities: Sequence[str]) -> dict[str,
         recipe = info.modalities[name].recipe
         low, high = recipe.output_range
         if recipe.percentiles is not None:
-            window = "each scan's own percentiles of the recipe"
+            window = "percentiles of each scan"
         else:
             window = f"{low:g} to {high:g} {recipe.unit or 'stored values'}"
-        found[name] = f"{recipe.kind}: {window} became 0 to 255; what lies outside was cut."
+        found[name] = f"{recipe.kind}: {window} mapped to 0 to 255; values outside were clipped."
     return found

@@ -119,14 +119,14 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
 def _design(config: Config, grid: Grid) -> Design:
     """Return the design that is asked for; refuse what no study can be."""
     if not config.data.target:
-        raise ConfigError("No target modality is given.", "Name it with --target.")
+        raise ConfigError("No target modality is given.", "Add --target.")
     for key in ("target_fraction", "source_fraction"):
         if getattr(config.data, key) != 1:
             raise ConfigError(
-                f"data.{key} is the grid's in a study.", f"Give --{key.replace('_', '-')} in place."
+                f"data.{key} cannot be set in a study.", f"Use --{key.replace('_', '-')} instead."
             )
     if grid.repeats is not None and grid.repeats < 1:
-        raise UsageError(f"{grid.repeats} repeats are impossible.", "Give 1 or more.")
+        raise UsageError(f"{grid.repeats} repeats are not possible.", "Use 1 or more.")
     whole = tuple(grid.target_fractions) == (1.0,)
     return choose_design(config.split, grid.target_patients, whole)
 
@@ -155,7 +155,7 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
     """
     check_parents(folder.study)
     if folder.path.is_file():
-        raise OutputError(f"{folder.path} is a file.", "Name a folder with --out.")
+        raise OutputError(f"{folder.path} is a file.", "Give a folder with --out.")
     dataset = Dataset(Path(study.config.data.folder))
     tables = open_modalities(dataset, study.config)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -206,10 +206,10 @@ def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
     ]
     if differing:
         raise OutputError(
-            f"The study {folder.path} was begun with another configuration: "
+            f"The study {folder.path} was started with another configuration: "
             f"{'; '.join(differing[:5])}.",
-            "Begin another one with --out, or continue with `medxlate compare --out "
-            f"{folder.path}` and nothing else.",
+            "Start a new one with --out, or continue it with `medxlate compare --out "
+            f"{folder.path}` without other options.",
         )
 
 
@@ -218,7 +218,7 @@ def _methods(names: Sequence[str], config: Config) -> list[str]:
     for name in names:
         if name not in METHODS and "+" not in name:
             find_method(name)  # raises, naming the nearest
-            raise ConfigError(f"{name} is the first stage of a method, not a method of its own.")
+            raise ConfigError(f"{name} is a first stage, not a method of its own.")
         find_method(name)
     order = list(METHODS)
     paired = config.data.oracle and config.split.policy == "patient"
@@ -236,7 +236,7 @@ def _source_sets(
     for names in sets:
         if target in names or len(set(names)) < len(names):
             raise ConfigError(
-                f"The sources {'+'.join(names)} name the target, or one modality twice."
+                f"The sources {'+'.join(names)} contain the target, or one modality twice."
             )
     return list(dict.fromkeys(sets))
 
@@ -245,8 +245,8 @@ def _fractions(values: Sequence[float], modality: str) -> tuple[float, ...]:
     for value in values:
         if not 0 < value <= 1:
             raise ConfigError(
-                f"{value:g} is not a share of the {modality}'s patients.",
-                "Give shares above 0, up to 1.",
+                f"{value:g} is not a valid fraction of the {modality} patients.",
+                "Use fractions above 0, up to 1.",
             )
     return tuple(sorted(set(values))) or (1.0,)
 
@@ -261,8 +261,8 @@ def _sets(
     sets = _source_sets(grid.sources, config.data.target, prepared)
     if not sets:
         raise ConfigError(
-            f"The dataset {dataset.folder} holds nothing but {config.data.target}.",
-            "Prepare a source modality, or compare methods without source alone.",
+            f"The dataset {dataset.folder} has no modality other than {config.data.target}.",
+            "Prepare a source modality, or compare only methods without a source.",
         )
     return sets
 
@@ -317,7 +317,7 @@ def _warn(
         for line in text.splitlines():  # a console writes out what would begin a line
             listener(Warned(line))
     if study.config.split.policy == "image":
-        listener(Warned(f"Policy image: {MEANING['image']}"))
+        listener(Warned(f"--policy image: {MEANING['image']}"))
     if study.design == "redrawn" and max(study.target_fractions) > LARGE:
         listener(Warned(MUCH.format(target=target)))
 
@@ -345,8 +345,8 @@ def _check_empty(path: Path) -> None:
     left = [name for name in names if name != "splits" and not name.startswith(".")]
     if left:
         raise OutputError(
-            f"The folder {path} is not empty, and is not a study: it has no {MARKER}.",
-            "Name another one with --out.",
+            f"The folder {path} is not empty and is not a study: it has no {MARKER}.",
+            "Choose another one with --out.",
         )
 
 

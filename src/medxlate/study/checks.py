@@ -54,7 +54,7 @@ def check_training(slices: Mapping[str, pd.DataFrame], splits: Sequence[Split]) 
                 count = len(set(split.units(name, table)))
                 raise DataError(
                     f"No {name} {kind} is left for training in {_repeat(repeat, split)}: all "
-                    f"{count} fell to validation or test.",
+                    f"{count} went to validation or test.",
                     "Prepare more patients, or choose another --seed.",
                 )
 
@@ -86,7 +86,7 @@ def check_classes(
     for class_ in task.classes:
         if class_ not in set(target["label"]):
             raise DataError(
-                f"No {name} image has the class '{class_}', which other modalities have.",
+                f"No {name} image has the class '{class_}', which occurs in other modalities.",
                 f"Prepare {name} with images of this class, or leave the class out.",
             )
     gaps = [
@@ -95,7 +95,7 @@ def check_classes(
         for gap in _gaps(task, target, name, split, fractions, _repeat(repeat, split))
     ]
     if gaps:
-        more = f" There are {len(gaps) - 1} more such gaps." if len(gaps) > 1 else ""
+        more = f" ({len(gaps) - 1} more like this.)" if len(gaps) > 1 else ""
         raise DataError(
             gaps[0] + more,
             "Choose another --seed or a larger target fraction, prepare more patients, or leave "
@@ -158,7 +158,7 @@ def _gaps(
     gaps = []
     for part, some in rows.items():
         for class_ in _absent(task, target, some):
-            gaps.append(f"The class '{class_}' is absent from the {part} part of {name}, {where}.")
+            gaps.append(f"The class '{class_}' is missing from the {part} part of {name}, {where}.")
     known = set(_absent(task, target, rows["train"]))
     for fraction in sorted(set(fractions), reverse=True):
         kept = training_share(split, name, target, rows["train"], fraction)
@@ -167,7 +167,7 @@ def _gaps(
                 count = len(set(split.units(name, target.iloc[kept])))
                 kind = "patients" if split.policy == "patient" else "slices"
                 gaps.append(
-                    f"The class '{class_}' is absent from the train part of {name} at the target "
+                    f"The class '{class_}' is missing from the train part of {name} at target "
                     f"fraction {fraction:g} ({count} {kind}), {where}."
                 )
                 known.add(class_)
@@ -191,7 +191,7 @@ def _compare_values(
     reasons = []
     if outside > OUTSIDE * len(theirs):
         reasons.append(
-            f"{outside} of {len(theirs)} patients lie outside the range of {name}, "
+            f"{outside} of {len(theirs)} patients are outside the range of {name}, "
             f"{low:.4g} to {high:.4g}{unit}."
         )
     if chance < CHANCE or shift > MEAN_SHIFT:
@@ -215,13 +215,13 @@ def _compare_classes(
     shifts = theirs / theirs.sum() - ours / ours.sum()
     most = int(np.abs(shifts).argmax())
     reasons = [
-        f"{theirs[i]} patients have the class '{task.classes[i]}', and none of {name} has."
+        f"{theirs[i]} patients have the class '{task.classes[i]}', which no {name} patient has."
         for i in np.flatnonzero((theirs > 0) & (ours == 0))
     ]
     if chance < CHANCE or abs(shifts[most]) > SHARE_SHIFT + ROUNDING:
         this, that = (100 * some[most] / some.sum() for some in (theirs, ours))
         reasons.append(
-            f"The class '{task.classes[most]}' makes {this:.0f} % of {source} and {that:.0f} % of "
+            f"The class '{task.classes[most]}' is {this:.0f} % of {source} and {that:.0f} % of "
             f"{name}; chi-square p = {chance:.2g}."
         )
     if not reasons:
@@ -233,7 +233,7 @@ def _compare_classes(
 def _warning(
     task: Task, source: str, name: str, reasons: Sequence[str], drawn: Sequence[str]
 ) -> str:
-    title = f"The labels ({task.name}) of {source} are unlike those of {name}; by patients:"
+    title = f"The labels ({task.name}) of {source} and {name} differ; by patient:"
     lines = textwrap.wrap(title, WIDTH)
     for reason in reasons:
         lines += textwrap.wrap(f"- {reason}", WIDTH, subsequent_indent="  ")

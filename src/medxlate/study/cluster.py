@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster that is already there, with the same outcomes as on this computer.
+"""Jobs on a Ray cluster that is already there, with the same outcomes as on this machine.
 
 Ray is the optional extra ``medxlate[cluster]``. The computers of the cluster need the same
 versions of Python, Ray and medxlate (the function is imported there by name), and this process
@@ -22,7 +22,7 @@ from medxlate.study.workers import Function, Item, Outcome, Result, Runner, atte
 
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 15.0
-START = "Start one with `ray start --head`, and give the host:port that it names."
+START = "Start one with `ray start --head` and give the host:port that it prints."
 ADDRESS = re.compile(r"(?P<host>[^:/\s]+|\[[0-9a-fA-F:.]+\]):(?P<port>[0-9]{1,5})")
 CONNECT = """
 import logging, sys, ray
@@ -40,7 +40,7 @@ def ray_runner(address: str, *, gpus_per_item: float, cpus_per_item: int, retrie
 
     Args:
         address: ``host:port`` of the head, or ``auto``: what the environment variable
-            RAY_ADDRESS names, else the cluster that runs on this computer.
+            RAY_ADDRESS names, else the cluster that runs on this machine.
         gpus_per_item: 0 or more; a part of a GPU such as 0.5 lets items share one.
         cpus_per_item: 1 or more.
         retries: How often Ray repeats an item whose worker died, 0 or more.
@@ -49,9 +49,9 @@ def ray_runner(address: str, *, gpus_per_item: float, cpus_per_item: int, retrie
         UsageError: Ray is absent, there is no such cluster, or the figures are impossible.
     """
     if gpus_per_item < 0 or (gpus_per_item > 1 and gpus_per_item != int(gpus_per_item)):
-        raise UsageError(f"{gpus_per_item:g} GPUs per item is impossible", "Give 0.5, 1, 2, ...")
+        raise UsageError(f"{gpus_per_item:g} GPUs per item are not possible", "Use 0.5, 1, 2, ...")
     if cpus_per_item < 1 or retries < 0:
-        raise UsageError("An item needs 1 CPU or more and 0 retries or more.")
+        raise UsageError("An item needs at least 1 CPU and 0 or more retries.")
     _import_ray(retries)
     address = _resolve(address)
     _require_cluster(address)
@@ -131,7 +131,7 @@ def _resolve(address: str) -> str:
         address = os.environ.get("RAY_ADDRESS") or "auto"
     if address != "auto" and not ADDRESS.fullmatch(address):
         raise UsageError(
-            f"'{address}' is not the address of a Ray cluster", "Give host:port or auto."
+            f"'{address}' is not the address of a Ray cluster", "Use host:port or auto."
         )
     return address
 
@@ -168,7 +168,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _no_cluster(address: str, reason: str = "") -> UsageError:
-    place = "on this computer" if address == "auto" else f"at {address}"
+    place = "on this machine" if address == "auto" else f"at {address}"
     if reason:
         return UsageError(f"The Ray cluster {place} cannot be used: {reason}")
     return UsageError(f"There is no Ray cluster {place}", START)
@@ -181,6 +181,6 @@ def _require_room(ray: Any, needs: _RayCluster) -> None:
         room.get("GPU", 0) >= needs.gpus and room.get("CPU", 0) >= needs.cpus for room in rooms
     ):
         raise UsageError(
-            f"No computer of the Ray cluster has {needs.cpus} CPU and {needs.gpus:g} GPU",
-            "Ask for less for each item.",
+            f"No node of the Ray cluster has {needs.cpus} CPU and {needs.gpus:g} GPU",
+            "Request less per item.",
         )

@@ -143,5 +143,5 @@ def _predictions(path: Path) -> pd.DataFrame:
     except Exception as problem:  # arrow has many kinds of its own
         raise DataError(
             f"{path} cannot be read: {problem}.",
-            "Remove its folder; the same command trains the cell again.",
+            "Delete its folder; the same command trains the cell again.",
         ) from None

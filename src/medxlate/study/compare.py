@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from medxlate.base.device import choose_compute
-from medxlate.base.errors import DataError, UsageError
+from medxlate.base.errors import DataError, UsageError, plural
 from medxlate.base.events import CellEnded, Event, Listener, Progress, Stage, Warned, silent
 from medxlate.base.files import locked, write_json
 from medxlate.config import Config
@@ -127,9 +127,9 @@ def compare(
         study = plan_study(config, grid or Grid(), here=not where.ray)
     device = where.device or study.config.runtime.device
     if where.ray and device == "auto":
-        listener(Warned("Cells take processors of the cluster; its GPUs with --device cuda."))
+        listener(Warned("Cells use the CPUs of the cluster. To use its GPUs, add --device cuda."))
     if where.ray and study.config.runtime.offline:
-        raise UsageError("--ray needs a connection to the cluster, which --offline refuses.")
+        raise UsageError("--ray needs a connection to the cluster, which --offline forbids.")
     runner = _runner(device, where)
     begin_study(study, folder, listener)
     if note := single_images(study.config):
@@ -144,7 +144,7 @@ def compare(
     work.run()
     running = time.monotonic() - before
     if where.cell is None and not finished_cells(study, folder):
-        raise DataError(f"Every cell of {folder.path} failed, such as {_first(work.failed)}")
+        raise DataError(f"Every cell of {folder.path} failed, for example {_first(work.failed)}")
     findings = None
     if where.cell is None:
         listener(Stage("Comparing"))
@@ -248,7 +248,7 @@ class _Work:
         }
         self._total = sum(costs.values())
         count = len(self._assignments)
-        shared = f", {len(stages)} shared stages first" if stages else ""
+        shared = f", after {plural(len(stages), 'shared first stage')}" if stages else ""
         self._listener(Stage(f"{count} of {len(self._cells)} cells to train{shared}"))
         broken: dict[str, str] = {}
         for outcome in self._outcomes(list(stages), costs):
@@ -259,7 +259,7 @@ class _Work:
             cell = self._cells[assignment.index]
             error = next((broken[n] for n in self._needs(cell) if n in broken), "")
             if error:
-                error = f"what it needs trained first failed: {error}"
+                error = f"its first stage failed: {error}"
                 self._fail(cell, error, costs[assignment])
                 self._listener(CellEnded(cell.name, len(self.failed), count, None, 0.0, error))
             else:

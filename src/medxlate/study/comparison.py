@@ -104,24 +104,24 @@ def find_contrast(
     method, slash, sources = left.partition("/")
     if not (colon and method and reference):
         raise ConfigError(
-            f"The primary contrast '{text}' does not name two methods.",
-            "Such as --primary joint:target-only.",
+            f"The primary contrast '{text}' is not of the form METHOD:REFERENCE.",
+            "Use, for example, --primary joint:target-only.",
         )
     for name in (method, reference):
         if name not in methods:
             raise ConfigError(
-                f"The primary contrast names '{name}', which is not a method of this study.",
+                f"'{name}' in the primary contrast is not a method of this study.",
                 nearest(name, methods),
             )
         if name == CONSTANT:
             raise ConfigError(
-                "The constant is compared with every method anyway.",
-                "Name another one with --primary, such as joint:target-only.",
+                "Every method is compared with the constant anyway.",
+                "Use other methods, such as --primary joint:target-only.",
             )
     if method == reference:
         raise ConfigError(
-            f"The primary contrast '{text}' holds a method against itself.",
-            "Such as --primary joint:target-only.",
+            f"The primary contrast '{text}' compares a method with itself.",
+            "Use, for example, --primary joint:target-only.",
         )
     return Contrast(method, _sources(text, method, sources, slash, source_sets), reference)
 
@@ -132,14 +132,15 @@ def _sources(
     sets = ["+".join(each) for each in source_sets]
     if not find_method(method).uses_sources:
         if slash:
-            raise ConfigError(f"{method} has no sources ({text}).", f"Leave /{sources} out.")
+            raise ConfigError(f"{method} has no sources ({text}).", f"Drop /{sources}.")
         return ""
     if not slash and len(sets) == 1:
         return sets[0]
     if sources not in sets:
         raise ConfigError(
-            f"The primary contrast '{text}' does not say with which of the study's sources.",
-            f"Such as --primary {method}/{sets[0]}:target-only; there are {', '.join(sets)}.",
+            f"The primary contrast '{text}' does not say which sources of the study it means.",
+            f"Use, for example, --primary {method}/{sets[0]}:target-only. The study has "
+            f"{', '.join(sets)}.",
         )
     return sources
 

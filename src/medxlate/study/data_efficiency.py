@@ -33,7 +33,7 @@ from medxlate.study.measured import design_of, level_of, pool
 
 Bound = Literal["at", "more", "fewer"]
 
-CANNOT = "cannot be read from these repeats"
+CANNOT = "cannot be determined from these repeats"
 DRAWS = 1000
 LEVEL = 0.95
 
@@ -178,7 +178,7 @@ def saturation(
         place, gain, error = last_helpful(values, _spread(own, len(values)))
         why = _coarse(gain, error) if too_coarse(values, place, gain, error) else ""
     if why:
-        sentence = f"Where more source patients stop helping {CANNOT}: {why}"
+        sentence = f"The number of source patients beyond which more do not help {CANNOT}: {why}"
         return Saturation(method, sources, share, None, None, None, None, sentence)
     sentence = _saturated(patients.to_numpy(), place, gain, error)
     last = place == len(patients) - 1
@@ -206,10 +206,10 @@ def _equivalent(
     interval = _interval(values, numbers, spread, here, seed)
     why = _unreadable(values, numbers, spread, name)
     if not why and not interval[0] and math.isinf(interval[1]):
-        why = f"every number from {_short(numbers[0])} to {_short(numbers[-1])} fits."
+        why = f"every number from {_short(numbers[0])} to {_short(numbers[-1])} is compatible."
     if why:
         sentence = (
-            f"How many target patients {name} would need for the error of "
+            f"The number of target patients that {name} needs to reach the error of "
             f"{system_name(*system[:2])} with {_short(here)} {CANNOT}: {why}"
         )
         return Equivalent(*system, *errors, None, "at", None, None, None, sentence)
@@ -223,10 +223,10 @@ def _equivalent(
         between = ((interval[0] - here) / source, (interval[1] - here) / source)
     sentence = _needs(system, errors, name, number, bound, interval, numbers)
     if design_of(real) == "redrawn":
-        sentence += " The interval is for these test patients."
+        sentence += " The interval applies to these test patients only."
     sentence += _worth(source, worth, between)
     if interval[0] <= here <= interval[1]:
-        sentence += " The interval holds the patients it had: a gain is not shown."
+        sentence += " The interval includes the actual number: no gain is shown."
     return Equivalent(*system, *errors, number, bound, interval, worth, between, sentence)
 
 
@@ -254,8 +254,8 @@ def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, referenc
     return (
         f"the error of {reference} does not clearly fall with more target patients (from "
         f"{_short(values[:, 0].mean())} with {_short(numbers[0])} to "
-        f"{_short(values[:, -2].mean())} with {_short(numbers[-1])}; the fall is "
-        f"{_short(falls.mean())} ± {_short(half)}, {LEVEL:.0%} interval)."
+        f"{_short(values[:, -2].mean())} with {_short(numbers[-1])}, a decrease of "
+        f"{_short(falls.mean())} ± {_short(half)}, {LEVEL:.0%} CI)."
     )
 
 
@@ -288,9 +288,9 @@ def _needs(
     between = low if low == high else f"{low} to {high}"
     count = {"at": f"about {_short(number)}", "more": beyond[math.inf], "fewer": beyond[0.0]}[bound]
     return (
-        f"With {_short(here)} target patients {system_name(method, sources)} has an error of "
-        f"{_short(errors[0])} ({reference}: {_short(errors[1])}); {reference} would need {count} "
-        f"target patients for that ({LEVEL:.0%} interval: {between})."
+        f"With {_short(here)} target patients, {system_name(method, sources)} has an error of "
+        f"{_short(errors[0])} ({reference}: {_short(errors[1])}). {reference} would need {count} "
+        f"target patients to reach it ({LEVEL:.0%} CI: {between})."
     )
 
 
@@ -300,15 +300,15 @@ def _worth(source: float, worth: float | None, between: tuple[float, float] | No
         return ""
     if worth is None or between is None:
         return (
-            " What a translated source patient is worth is not given: the interval reaches beyond "
-            "the numbers of patients there were."
+            " The value of a translated source patient is not estimated: the interval extends "
+            "beyond the numbers of patients in the study."
         )
     if worth <= 0:
-        return " That is no more than it had: translated source patients are worth nothing here."
+        return " That is no more than it had: translated source patients gained nothing here."
     low, high = (_short(end, 2) for end in between)
     return (
-        f" One of its {_short(source)} translated source patients is worth about "
-        f"{_short(worth, 2)} real target patients ({LEVEL:.0%} interval: {low} to {high})."
+        f" Each of its {_short(source)} translated source patients is worth about "
+        f"{_short(worth, 2)} real target patients ({LEVEL:.0%} CI: {low} to {high})."
     )
 
 
@@ -316,22 +316,22 @@ def _saturated(patients: FloatArray, place: int, gain: float, error: float) -> s
     """Return the reading in words."""
     most = f"{_short(patients[-1])} source patients"
     if place == len(patients) - 1:
-        return f"The error still falls at {most}, the most there were: more may help further."
+        return f"The error still falls at {most}, the largest number: more may help further."
     found = (
-        f"the largest mean gain beyond is {_short(gain)}, with a standard error of {_short(error)}"
+        f"the largest further mean gain is {_short(gain)}, with a standard error of {_short(error)}"
     )
     if patients[place] == 0:
-        return f"No number of source patients, up to {most}, is shown to help: {found}."
+        return f"No number of source patients up to {most} is shown to help: {found}."
     return (
-        f"From {_short(patients[place])} source patients on, more (up to {most}) do not help "
-        f"further: {found}. A smaller gain than that error would not have been seen."
+        f"Beyond {_short(patients[place])} source patients, more (up to {most}) do not help "
+        f"further: {found}. Gains smaller than that error could not be detected."
     )
 
 
 def _coarse(gain: float, error: float) -> str:
     return (
-        f"the largest further gain is {_short(gain)} with a standard error of {_short(error)}, "
-        "behind which a flat curve and a falling one look alike."
+        f"the largest further gain is {_short(gain)} with a standard error of {_short(error)}, too "
+        "large to distinguish a flat curve from a falling one."
     )
 
 
@@ -344,7 +344,7 @@ def _by_repeat(cells: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def _few(repeats: int) -> str:
-    return f"{repeats or 'no'} repeat has every fraction, and at least 2 are needed."
+    return f"{repeats or 'no'} repeat has every fraction, but at least 2 are needed."
 
 
 def _short(number: float, significant: int = 3) -> str:

@@ -28,8 +28,8 @@ VALIDATE = 5  # target patients, where few train: as many as an author with few 
 TRIES = 1000  # draws in which a class is looked for
 LARGE = 0.5  # of the pool; draws of more have most patients in common
 MUCH = (
-    "Draws of more than half of the {target} patients to draw from have most of them in common: "
-    "they differ less than draws of new patients would."
+    "More than half of the available {target} patients are drawn each time, so draws share most of "
+    "their patients and vary less than draws of new patients would."
 )
 
 
@@ -48,18 +48,20 @@ def choose_design(config: SplitConfig, target_patients: Sequence[int], whole: bo
         return "given" if config.is_given else "resampled"
     if config.is_given:
         raise UsageError(
-            "Target patients cannot be drawn anew from a given split.",
-            "Leave --target-patients or the split out; --target-fraction takes shares of it.",
+            "--target-patients cannot be combined with a given split.",
+            "Drop one of them, or use --target-fraction for fractions of the split.",
         )
     if not whole:
         raise UsageError(
-            "--target-patients and --target-fraction both say how many target patients train.",
-            "Leave one of them out.",
+            "--target-patients and --target-fraction cannot be combined.",
+            "Drop one of them.",
         )
     if config.policy == "image":
-        raise UsageError("--target-patients needs the policy patient.", "Leave --policy out.")
+        raise UsageError("--target-patients needs --policy patient.", "Drop --policy image.")
     if min(target_patients) < 1:
-        raise UsageError(f"{min(target_patients)} target patients cannot train.", "Give 1 or more.")
+        raise UsageError(
+            f"{min(target_patients)} target patients are not enough.", "Use 1 or more."
+        )
     return "redrawn"
 
 
@@ -81,9 +83,9 @@ def check_room(target: Modality, wanted: Sequence[int], config: SplitConfig) -> 
     needed = max(wanted) + val + test
     if there < needed:
         raise DataError(
-            f"{max(wanted)} {target.name} patients to train, {val} to validate and {test} to test "
-            f"are {needed}, and there are {there}.",
-            "Ask for fewer (--target-patients, --val-patients, --test-patients), or prepare more.",
+            f"{max(wanted)} {target.name} patients for training, {val} for validation and {test} "
+            f"for test make {needed}, but there are only {there}.",
+            "Lower --target-patients, --val-patients or --test-patients, or prepare more patients.",
         )
 
 
@@ -102,8 +104,9 @@ def fractions_of(wanted: Sequence[int], split: Split, target: Modality) -> tuple
     pool = pool_size(split, target)
     if max(wanted) > pool:
         raise DataError(
-            f"{max(wanted)} {target.name} patients cannot be drawn: {pool} are left to train on.",
-            "Ask for fewer (--target-patients, --val-patients, --test-patients).",
+            f"{max(wanted)} {target.name} patients cannot be drawn: only {pool} are left for "
+            "training.",
+            "Lower --target-patients, --val-patients or --test-patients.",
         )
     return tuple(number / pool for number in sorted(set(wanted)))
 

@@ -45,9 +45,9 @@ def score_tables(paths: Sequence[Path], work: OpenStudy) -> list[Scored]:
     """
     for number, path in enumerate(paths):
         if path.stem in (*METHODS, *work.study.methods):
-            raise DataError(f"{path} is named like a method.", "Rename the file.")
+            raise DataError(f"{path} has the name of a method.", "Rename the file.")
         if path.stem in [other.stem for other in paths[:number]]:
-            raise DataError(f"Two tables of predictions are named {path.stem}.", "Rename one.")
+            raise DataError(f"Two tables of predictions have the name {path.stem}.", "Rename one.")
     target = work.tables[work.target]
     return [score_table(path, work.study, work.dataset, target, work.splits) for path in paths]
 
@@ -111,7 +111,7 @@ def _read(path: Path) -> pd.DataFrame:
         check_rows(path, ",")
         table = pd.read_csv(path, dtype={"slice_id": str, "prediction": str})
     except DataError as problem:
-        raise DataError(f"{path} is not read: {problem.message}.") from None
+        raise DataError(f"{path} was not read: {problem.message}.") from None
     except (OSError, ValueError, csv.Error) as problem:
         raise DataError(f"{path} cannot be read as CSV: {problem}.") from None
     missing = {"repeat", "slice_id"} - set(table.columns)
@@ -135,7 +135,7 @@ def _check_rows(path: Path, own: pd.DataFrame, wanted: list[str], repeat: int) -
         )
     if own.index.has_duplicates:
         twice = own.index[own.index.duplicated()][0]
-        raise DataError(f"{path} predicts slice {twice} of repeat {repeat} twice.")
+        raise DataError(f"{path} has two predictions for slice {twice} of repeat {repeat}.")
 
 
 def _values(path: Path, own: pd.DataFrame, task: Task) -> np.ndarray[Any, Any]:
@@ -165,7 +165,7 @@ def _finite(path: Path, columns: pd.DataFrame) -> np.ndarray[Any, Any]:
     numbers = columns.apply(pd.to_numeric, errors="coerce")
     values: np.ndarray[Any, Any] = numbers.to_numpy(dtype=np.float64, copy=True)
     if not np.isfinite(values).all():
-        raise DataError(f"{path} holds a prediction that is not a number.")
+        raise DataError(f"{path} contains a prediction that is not a number.")
     return values
 
 

@@ -48,8 +48,8 @@ def design_of(results: pd.DataFrame) -> Design:
         raise DataError(f"The results mix the designs {' and '.join(found)}.")
     if found[0] not in get_args(Design):
         raise DataError(
-            f"The results are of an unknown design, {found[0]!r}.",
-            "Use the version of medxlate that began the study.",
+            f"The results have an unknown design, {found[0]!r}.",
+            "Use the version of medxlate that started the study.",
         )
     return cast(Design, found[0])
 
@@ -259,8 +259,8 @@ def _crossed(both: pd.DataFrame) -> npt.NDArray[np.float64]:
     )
     if table.isna().any(axis=None) or (counts.nunique(axis=1) > 1).any():
         raise DataError(
-            "The study's test patients are not the same in every repeat, as its design says.",
-            "Begin the study again in another folder with `medxlate compare --out`.",
+            "The test patients differ between repeats, although the study's design keeps them.",
+            "Start the study again in another folder with `medxlate compare --out`.",
         )
     crossed: npt.NDArray[np.float64] = table.to_numpy(float)
     return crossed

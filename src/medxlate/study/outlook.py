@@ -55,7 +55,7 @@ class Outlook:
         detectable: The smallest difference that is found with a power of 80 %; None: no test.
         reference_error: The expected error of target-only.
         perfect_chance: The chance, 0..1, that a predictor without error is found.
-        hopeless: Whether that chance is below 80 %.
+        underpowered: Whether that chance is below 80 %.
         source: Where the spread is from, in words.
         sentences: All that in words.
     """
@@ -66,7 +66,7 @@ class Outlook:
     detectable: float | None
     reference_error: float
     perfect_chance: float
-    hopeless: bool
+    underpowered: bool
     source: str
     sentences: tuple[str, ...]
 
@@ -136,9 +136,9 @@ def _from_labels(target: Modality, task: Task) -> Guess:
     error = float(errors.mean())
     spread = Spread(float(errors.std(ddof=1)), GUESSED_REPEATS * error)
     source = (
-        "guessed from the label: differences vary between patients as the errors of a constant do, "
-        f"and between trainings by {GUESSED_REPEATS:.0%} of its error; target-only is taken to be "
-        "no better than it"
+        "guessed from the labels, assuming that differences vary between patients as much as the "
+        f"errors of a constant prediction, between trainings by {GUESSED_REPEATS:.0%} of its mean "
+        "error, and that target-only is no better than a constant"
     )
     return Guess(spread, spread, error, source)
 
@@ -152,20 +152,21 @@ def _from_study(folder: Path, study: Study, task: Task) -> Guess:
     except (OSError, ValueError):
         raise DataError(
             f"The study {folder} has no results yet.",
-            f"Finish it with `medxlate compare --out {folder}`, or leave --spread-from out.",
+            f"Finish it with `medxlate compare --out {folder}`, or drop --spread-from.",
         ) from None
     if ("mse" in results and bool(results["mse"].notna().any())) != (task.kind == "regression"):
         raise DataError(
-            f"The study {folder} predicted another kind of label, so its errors say nothing here.",
-            "Name a study of the same label, or leave --spread-from out.",
+            f"The study {folder} predicted another kind of label, so its errors cannot be used "
+            "here.",
+            "Give a study of the same label, or drop --spread-from.",
         )
     measured = Measured(results, predictions, "patient")
     base = next((s for s in measured.main if s.method == TARGET_ONLY), None)
     system = _system(measured, study)
     if base is None or system is None:
         raise DataError(
-            f"The study {folder} compares nothing with {TARGET_ONLY}.",
-            "Name another study, or leave --spread-from out.",
+            f"The study {folder} has no comparison with {TARGET_ONLY}.",
+            "Give another study, or drop --spread-from.",
         )
     both = measured.paired(system, base, measured.shared(system, base))
     alone = measured.rows(base)
@@ -175,8 +176,8 @@ def _from_study(folder: Path, study: Study, task: Task) -> Guess:
     perfect = spread_of(alone.assign(difference=-alone["loss"]))
     if spread is None or perfect is None:
         raise DataError(
-            f"The study {folder} tested one patient at a time: their spread is unknown.",
-            "Name another study, or leave --spread-from out.",
+            f"The study {folder} has a single test patient per repeat, so the spread is unknown.",
+            "Give another study, or drop --spread-from.",
         )
     error = float(measured.losses(base, list(measured.cells[base].index)).mean())
     patients = float(measured.cells[base]["train_patients"].mean())
@@ -186,7 +187,7 @@ def _from_study(folder: Path, study: Study, task: Task) -> Guess:
         f"{patients:.3g} target patients, {repeats}"
     )
     if earlier.repeats == 1:
-        source += ", which cannot tell how trainings differ"
+        source += ", too few to see how much trainings vary"
     return Guess(spread, perfect, error, source)
 
 
@@ -206,19 +207,18 @@ def _words(study: Study, test: float, least: float | None, guess: Guess, seen: f
     size = f"{test:.3g} test patients and {study.repeats} {what}{'s' * (study.repeats > 1)}"
     words = []
     if least is None:
-        words.append(f"With {size} there is no test at all.")
+        words.append(f"With {size}, no statistical test is possible.")
     else:
         words.append(
-            f"With {size} only differences of {least:.3g} or more would be found in "
-            f"{POWER:.0%} of such studies; the expected error of {TARGET_ONLY} is "
-            f"{guess.error:.3g}."
+            f"With {size}, the study finds only differences of {least:.3g} or more with "
+            f"{POWER:.0%} power. The expected error of {TARGET_ONLY} is {guess.error:.3g}."
         )
     words.append(f"Spread: {guess.source}.")
     if seen < POWER:
         advice = f"more test patients, more {what}s, fewer methods"
-        advice += "" if study.primary else ", or one contrast named before (--primary)"
+        advice += "" if study.primary else ", or one primary contrast (--primary)"
         words.append(
-            f"Hopeless: even a predictor without error would be found in {seen:.0%} of such "
-            f"studies only. What helps: {advice}."
+            f"Underpowered: even a perfect predictor would be detected with only {seen:.0%} "
+            f"power. Remedies: {advice}."
         )
     return words

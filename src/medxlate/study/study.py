@@ -82,7 +82,7 @@ class Study(BaseModel):
         """Names of methods and sources become names of folders."""
         known = set(self.config.data.sources)
         if not all(known.issuperset(sources) for sources in self.source_sets):
-            raise ValueError("source_sets names a source that config.data.sources does not")
+            raise ValueError("source_sets contains a source that config.data.sources does not")
         for method in self.methods:
             try:
                 find_method(method)
@@ -250,8 +250,8 @@ def read_study(folder: Path) -> Study:
         Study,
         version=SCHEMA_VERSION,
         error=DataError,
-        hint="Begin a study with `medxlate compare --target T`.",
-        again="Begin the study again in another folder",
+        hint="Start a study with `medxlate compare --target T`.",
+        again="Start the study again in another folder",
     )
     return study.model_copy(update={"config": seen_from_here(folder, study.config)})
 
@@ -268,7 +268,7 @@ def find_cell(study: Study, index: int) -> Cell:
     if not 0 <= index < len(grid):
         raise UsageError(
             f"There is no cell {index}: the study has {len(grid)}.",
-            f"Name one from 0 to {len(grid) - 1}.",
+            f"Choose one from 0 to {len(grid) - 1}.",
         )
     return grid[index]
 

@@ -129,7 +129,7 @@ def patient_panels(results: pd.DataFrame) -> list[Panel]:
     found = [
         Panel("Real target patients in training", target_curves(results), logarithmic=True),
         Panel("Source patients in training", source_curves(results)),
-        Panel("Source images to one real target image", source_curves(results, over="ratio")),
+        Panel("Source images per real target image", source_curves(results, over="ratio")),
     ]
     return [panel for panel in found if panel.curves]
 

@@ -25,22 +25,22 @@ from medxlate.study.wording import answer_tables, in_order, sentences
 
 FAIR = """\
 Every method makes the same number of predictor updates, chooses its predictor by the same rule
-(`optimizer.keep`) and, within a repeat, starts from the same weights. What
-`cyclegan` and `transfer` train first comes on top, in the column of shared time. Not equal is how
-many images a step shows (the column of images seen). """
+(`optimizer.keep`) and, within a repeat, starts from the same weights. The first stages of
+`cyclegan` and `transfer` come on top (column "Seconds, shared"). Methods differ in the number of
+images per step (column "Images seen"). """
 GROUP_NORM = """\
-Group norm takes no statistics of a batch, so that
-what else a step shows does not change them.
+Group norm uses no batch statistics, so this
+does not affect normalisation.
 """
 BATCH_NORM = {  # by model.batch_norm
     "joint": """\
-The batch norm differs with it: methods that
-show more than target images learn its statistics from all of them together.
+This also changes batch norm: methods that show more
+than target images compute its statistics over all images together.
 """,
     "separate": """\
-The batch norm of `multitask` and `dann`
-differs with it, for they learn its statistics from all images together; the others learn those of
-target images by themselves.
+This also changes batch norm in `multitask` and
+`dann`, which compute its statistics over all images together; the other methods keep those of
+target images separate.
 """,
 }
 NOT_SHOWN = (  # where a study is carried out, and what its grid decides
@@ -116,10 +116,10 @@ def _report(
     yield "## What was compared\n"
     yield from design_paragraphs(study, findings.results)
     if found := _bullets(statistics["joint_against_baselines"]):
-        yield "## joint against the others\n"
+        yield "## joint compared with the other methods\n"
         yield from found
     if found := _bullets([*statistics["equivalents"], *statistics["saturation"]]):
-        yield "\n## Dose and response\n"
+        yield "\n## How many patients it takes\n"
         yield from found
     yield "\n## Tables\n"
     yield from (table.markdown() for table in findings.tables)
@@ -157,9 +157,9 @@ def design_paragraphs(study: Study, results: pd.DataFrame) -> Iterator[str]:
     how = results.reindex(columns=["device", "precision"]).dropna().drop_duplicates()
     if len(how) > 1:
         yield (
-            "Cells were trained on different devices or in different precision "
-            f"({'; '.join(' '.join(row) for row in how.itertuples(index=False))}): their errors "
-            "differ by that as well.\n"
+            "Cells were trained on different devices or with different precision "
+            f"({'; '.join(' '.join(row) for row in how.itertuples(index=False))}), which adds to "
+            "the differences between their errors.\n"
         )
 
 

@@ -93,7 +93,7 @@ def _settings_table(results: pd.DataFrame, target: str, measure: _Measure) -> Pr
         name = "-".join(["MIX", target, *sources.split("+")]).upper()
         named[name] = _losses(main, "joint", sources)
     columns = [((name,), losses) for name, losses in named.items() if len(losses)]
-    title = f"Prediction errors under different data settings: {measure.name}"
+    title = f"Prediction error by training data: {measure.name}"
     return _mean_and_std("table-2", title, columns, measure.note(results, columns))
 
 
@@ -107,7 +107,7 @@ def _baselines_table(results: pd.DataFrame, target: str, measure: _Measure) -> P
         for sources in _source_sets(main, others)
         for method in run
     ]
-    title = f"Comparison between the method and its baselines: {measure.name}"
+    title = f"Our method and its baselines: {measure.name}"
     return _mean_and_std("table-3", title, columns, measure.note(results, columns), "Method")
 
 
@@ -123,7 +123,7 @@ def _augmentations_table(
     for sources in [one for one in sets if "+" not in one] or sets:
         named[paper_name("joint", sources, target)] = _losses(main, "joint", sources)
     columns = [((name,), losses) for name, losses in named.items() if len(losses)]
-    title = f"Comparison between the method and data augmentation: {measure.name}"
+    title = f"Our method and data augmentation: {measure.name}"
     return _mean_and_std("table-4", title, columns, measure.note(results, columns))
 
 
@@ -165,7 +165,7 @@ def _ratios_table(results: pd.DataFrame, measure: _Measure) -> PrintedTable | No
     )
     digits = _digits(float(cells["patient_loss"].mean()) for cells in groups)
     heads = (
-        *("Method", "Sources", "Target patients", "Source patients", "Images to a real one"),
+        *("Method", "Sources", "Target patients", "Source patients", "Images per real image"),
         *("Repeats", "Error per patient", "Std", "Seconds"),
     )
     rows: list[tuple[Cell, ...]] = [
@@ -182,10 +182,11 @@ def _ratios_table(results: pd.DataFrame, measure: _Measure) -> PrintedTable | No
         )
         for cells in groups
     ]
-    title = (
-        f"Error over the ratio of source images, translated or not, to real ones: {measure.name}"
+    title = f"Error by ratio of source images (translated or not) to real images: {measure.name}"
+    note = (
+        "Errors on test patients. Each step shows as many source as target images, whatever the "
+        f"ratio. {_policy(results)}"
     )
-    note = f"Test patients. A step shows as many of both, whatever the ratio. {_policy(results)}"
     return PrintedTable("ratios", title, (heads,), tuple(rows), note)
 
 
@@ -204,7 +205,7 @@ def _overview_table(results: pd.DataFrame, measure: _Measure) -> PrintedTable | 
     lines = [_overview_line(cells, fractions, beside, quality, digits) for cells in systems]
     heads: tuple[tuple[str, ...], ...] = tuple(zip(*lines[0], strict=True))
     note = measure.note(results, [((), cells["loss"]) for cells in systems])
-    note += " Shared seconds went into work that several cells use."
+    note += " Shared seconds: time for stages that several cells use."
     if quality:
         note += f" {_features(results)}"
     rows = tuple(tuple(line.values()) for line in lines)
@@ -322,16 +323,17 @@ def _features(cells: pd.DataFrame) -> str:
     """Return where IS and FID come from and what they may be compared with."""
     cells = cells[cells[list(QUALITY)].notna().any(axis=1)]
     names = sorted(set(cells["features"].dropna()))
-    text = f"IS and FID are from the features of: {', '.join(names) or 'unknown'}"
+    text = f"Features used for IS and FID: {', '.join(names) or 'unknown'}"
     counts = cells["fid_images"].dropna() if "fid_images" in cells else pd.Series(dtype=float)
     if len(counts):
         span = dict.fromkeys(f"{count:.0f}" for count in (counts.min(), counts.max()))
-        text += f", {' to '.join(span)} translated images a repeat"
+        text += f", {' to '.join(span)} translated images per repeat"
     text += "."
     if names != ["inception"]:
         text += (
-            " These are not Inception's features: the figures do not compare with published ones."
+            " They are not Inception features, so the values cannot be compared with published "
+            "ones."
         )
     if len(counts) and counts.min() < SMALL:
-        text += f" FID from fewer than {SMALL} images is too high, the more so the fewer they are."
+        text += f" FID is biased upwards below {SMALL} images, the more so the fewer there are."
     return text

@@ -341,7 +341,7 @@ def headline(statistics: Mapping[str, Any], method: str = "joint") -> Verdict:
     words = {str(each.get("verdict")) for each in chosen if not _is_of(each, CONSTANT)}
     said = tuple(sentences(chosen))
     if not said:
-        said = ("There is nothing to compare: target-only is not in the study.",)
+        said = ("There is nothing to compare with: target-only is not part of the study.",)
     if words == {"helps"} and all(each.get("beats_constant") is not False for each in chosen):
         return Verdict(said, "good")
     return Verdict(said, "bad" if "hurts" in words and "helps" not in words else "unsure")

@@ -25,19 +25,19 @@ from medxlate.study.power import POWER
 Entry = Mapping[str, Any]
 
 IMAGE_POLICY = (
-    "the splits divide images, so slices of one patient may be in training and in test, and this "
-    "measures something else than how well new patients are predicted"
+    "The splits are by slice, so slices of one patient can be in both training and test: this does "
+    "not measure how well new patients are predicted"
 )
 HEADS = (
-    *("Method", "Does it help?", "Difference", "95 % interval", "Against", "p", "Detectable"),
-    *("Seconds", "Reference's"),
+    *("Method", "Does it help?", "Difference", "95 % CI", "Reference", "p", "Detectable"),
+    *("Seconds", "Seconds (reference)"),
 )
 NOTE = (
-    "Differences of the error per {unit}; below 0 is better. p is adjusted by Holm, except for the "
-    "primary contrast and the constant. Detectable: the smallest difference that such a study "
-    f"finds in {100 * POWER:.0f} of 100 cases, from the measured spread and at the level that its "
-    "p has to reach. Seconds are those of a training with what it needs first, beside "
-    "those of what it is compared with."
+    "Difference: change of the error per {unit}; below 0 is better. p: adjusted by Holm's method, "
+    "except for the primary contrast and the constant. Detectable: the smallest difference that "
+    f"such a study finds with {100 * POWER:.0f} % power, given the measured spread and the "
+    "significance level that p has to reach. Seconds: mean time of one training, including any "
+    "first stage, for the method and for its reference."
 )
 
 
@@ -82,12 +82,12 @@ def sentence(c: Comparison, metric: str, *, by_image: bool, alpha: float) -> str
     ]
     if by_image:
         clauses.append(IMAGE_POLICY)
-    return "; ".join(clauses) + "."
+    return " ".join(f"{clause}." for clause in clauses)
 
 
 def _opening(c: Comparison) -> str:
     if c.verdict == "no difference shown":
-        return f"No difference between {c.system.name} and {c.reference.name} is shown"
+        return f"No difference shown between {c.system.name} and {c.reference.name}"
     said = predicate(c.verdict, c.system.method, c.reference.method)
     than = "" if said == c.verdict else f" than {c.reference.name}"
     return f"{c.system.name} {said}{than}"
@@ -98,28 +98,28 @@ def _spread(mean: float, std: float | None) -> str:
 
 
 def _change(c: Comparison) -> str:
-    text = f"a difference of {c.difference:+.3g}"
+    text = f"difference {c.difference:+.3g}"
     if c.interval is None:
         return text
     ends = f"{c.interval.low:+.3g} to {c.interval.high:+.3g}"
-    return f"{text} ({100 * c.interval.level:.0f} % interval {ends})"
+    return f"{text} ({100 * c.interval.level:.0f} % CI {ends})"
 
 
 def _evidence(c: Comparison) -> str:
     if c.p is None:
-        return f"no test, as {_no_test(c)}"
+        return f"not tested because {_no_test(c)}"
     if c.primary:
-        return f"{p_text(c.p)} (the primary contrast, named before)"
+        return f"{p_text(c.p)} (primary contrast, named in advance)"
     if c.p_holm is None:
-        return f"{p_text(c.p)} (not in Holm's family)"
-    return f"{p_text(c.p_holm)} after Holm"
+        return f"{p_text(c.p)} (unadjusted)"
+    return f"{p_text(c.p_holm)} (Holm-adjusted)"
 
 
 def _no_test(c: Comparison) -> str:
     if c.repeats == 1 and c.design != "given":
         return f"one {REPEATS[c.design]} has no spread"
     if c.design != "resampled" and c.difference_interval is None:
-        return "the losses of at least three single patients are not known"
+        return "the losses of fewer than three single patients are known"
     return "the difference is the same in every repeat"
 
 
@@ -140,8 +140,8 @@ def _visible(c: Comparison) -> Iterator[str]:
     """Yield what could have been seen, where nothing was."""
     if c.verdict == "no difference shown" and c.detectable is not None:
         yield (
-            f"with this spread only a difference of {c.detectable:.3g} or more would be found in "
-            f"{100 * POWER:.0f} of 100 such studies"
+            f"With this spread, a study of this size finds only differences of {c.detectable:.3g} "
+            f"or more with {100 * POWER:.0f} % power"
         )
 
 
@@ -149,17 +149,17 @@ def _standing(c: Comparison, metric: str, alpha: float) -> Iterator[str]:
     """Yield how both compare with the constant: nothing that loses to it means anything."""
     shown = c.constant_p is not None and c.constant_p < alpha
     if c.beats_constant is False:
-        yield f"{c.system.name} does not beat {_constant(c, metric)}, so its result means nothing"
+        yield f"{c.system.name} does not beat {_constant(c, metric)}, so this result is meaningless"
     elif c.beats_constant and not shown and c.reference.method != CONSTANT:
-        yield f"its lead over {_constant(c, metric)} is not shown"
+        yield f"{c.system.name} is not shown to beat {_constant(c, metric)}"
     if c.reference_beats_constant is False:
-        yield f"{c.reference.name} does not beat the constant"
+        yield f"{c.reference.name} does not beat the constant prediction"
 
 
 def _constant(c: Comparison, metric: str) -> str:
     if c.reference.method == CONSTANT:
-        return "the constant"
-    return f"the constant ({metric} {c.constant_mean:.4g})"
+        return "the constant prediction"
+    return f"the constant prediction ({metric} {c.constant_mean:.4g})"
 
 
 def _translation(c: Comparison) -> Iterator[str]:
@@ -169,15 +169,21 @@ def _translation(c: Comparison) -> Iterator[str]:
     beaten = [each for each in c.controls if each.beaten]
     equal = [each for each in c.controls if not each.beaten]
     if beaten:
-        yield f"it beats {_list(beaten)}"
+        yield f"{c.system.name} beats {_list(beaten)}"
     if equal:
-        yield f"it is not shown to beat {_list(equal)}"
+        yield f"{c.system.name} is not shown to beat {_list(equal)}"
     if c.verdict != "helps":
         return
     if any(each.method in UNTRANSLATED for each in equal):
-        yield "source patients may be all that helps: that their translation does is not shown"
+        yield (
+            "The gain may come from the added source patients alone: no benefit of translation is "
+            "shown"
+        )
     if not any(each.method in UNTRANSLATED for each in c.controls):
-        yield f"without {' or '.join(UNTRANSLATED)} it is not known whether translation helps"
+        yield (
+            f"Without {' or '.join(UNTRANSLATED)} in the study, it is unknown whether the "
+            "translation helps or the added source patients alone"
+        )
 
 
 def _list(controls: Sequence[Control]) -> str:
@@ -189,7 +195,7 @@ def _list(controls: Sequence[Control]) -> str:
 
 def _cost(c: Comparison) -> Iterator[str]:
     if c.seconds is not None and c.reference_seconds is not None:
-        yield f"a training took {c.seconds:.3g} s against {c.reference_seconds:.3g} s"
+        yield f"A training took {c.seconds:.3g} s against {c.reference_seconds:.3g} s"
 
 
 def answers(entries: Sequence[Entry], *, unit: str = "patient") -> PrintedTable | None:
@@ -205,7 +211,7 @@ def answers(entries: Sequence[Entry], *, unit: str = "patient") -> PrintedTable 
     if not entries:
         return None
     several = len({each["system"].get("target_fraction") for each in entries}) > 1
-    heads = (HEADS[0], *(("Target share",) if several else ()), *HEADS[1:])
+    heads = (HEADS[0], *(("Target fraction",) if several else ()), *HEADS[1:])
     rows = tuple(_row(each, several) for each in entries)
     return PrintedTable("answers", "", (heads,), rows, NOTE.format(unit=unit))
 
@@ -228,7 +234,7 @@ def answer_tables(
     """
     fewer = statistics.get("with_fewer_target_patients") or []
     for title, entries in (
-        ("By how much, against what, and at what cost?", in_order(statistics)),
+        ("By how much, compared with what, and at what cost?", in_order(statistics)),
         ("With fewer target patients", fewer),
     ):
         if found := answers(entries, unit=unit):

@@ -18,11 +18,11 @@ EFFECT = 0.2
 CHANCE = 0.01  # 1 %, not 5 %: one warning in a hundred studies whose patients are alike
 PREVALENCE = Rule(
     "prevalence",
-    f"Fires where the largest difference of the two distributions is at least {EFFECT:.0%} of the "
-    f"patients and a test by patients (Kolmogorov-Smirnov, or chi-square) gives less than "
-    f"{CHANCE:.0%}.",
-    "A translator may invent what the target has more of. Match the patients of both modalities "
-    "by label, or balance the training parts.",
+    f"Fires if the label distributions of the two modalities differ by at least {EFFECT:.0%} of "
+    f"the patients and the difference is significant over patients (Kolmogorov-Smirnov or "
+    f"chi-square test, p < {CHANCE:.0%}).",
+    "A translator may add features that are more common in the target. Match the patients of both "
+    "modalities by label, or balance the training parts.",
     EFFECT,
 )
 # Half of the way from telling nothing to telling everything is 0.75; beyond 0.85 most translated
@@ -30,11 +30,10 @@ PREVALENCE = Rule(
 GAP = 0.85
 DOMAIN_GAP = Rule(
     "domain-gap",
-    "Fires where a classifier by simple statistics, tried on patients it has not seen, tells "
-    f"translated from real images with an area under the curve above {GAP:g}, the lower end of its "
-    "95 % interval.",
-    "A predictor may learn what only translated images have. Train longer, or check that both "
-    "modalities were cut, oriented and windowed alike.",
+    "Fires if a classifier on simple image statistics, tested on unseen patients, distinguishes "
+    f"translated from real images with an AUC whose 95 % confidence interval lies above {GAP:g}.",
+    "A predictor may learn features that only translated images have. Train longer, or check that "
+    "both modalities were sliced, oriented and windowed in the same way.",
     GAP,
 )
 
@@ -65,7 +64,7 @@ def prevalence(
         own, other = (_once(a, b) for a, b in zip(indicators, patients, strict=True))
         picture = Picture(
             kind="bars", title="Training patients by class", x_label=task.name,
-            y_label="share of patients", ticks=task.classes,
+            y_label="fraction of patients", ticks=task.classes,
             lines=tuple(
                 points(name, np.arange(len(task.classes)), each.mean(axis=0))
                 for name, each in ((source, own), (target, other))
@@ -80,8 +79,8 @@ def prevalence(
     return PREVALENCE.audit(
         source,
         "fires" if fires else "ok",
-        f"The labels of {both} differ by {effect:.0%} of the patients at most "
-        f"(chance {chance:.2g}){middle}.",
+        f"The label distributions of {both} differ by up to {effect:.0%} of the patients "
+        f"(p = {chance:.2g}){middle}.",
         value=effect,
         picture=picture,
     )
@@ -107,14 +106,14 @@ def domain_gap(source: str, original: Sample, translated: Sample, real: Sample) 
     return DOMAIN_GAP.audit(
         source,
         "fires" if low > GAP else "ok",
-        f"Translated and real images are told apart with an area under the curve of {after:.2f} "
-        f"(95 % interval {low:.2f} to {high:.2f}); before translation it is {before:.2f}, and 0.5 "
-        "is guessing.",
+        f"A classifier distinguishes translated from real images with an AUC of {after:.2f} (95 % "
+        f"CI {low:.2f} to {high:.2f}), compared with {before:.2f} before translation (0.5 is "
+        "chance).",
         value=after,
         picture=Picture(
             kind="histogram",
-            title="Score of a classifier that tells real from translated images",
-            x_label="score, higher: more like a real image (log odds)",
+            title="Classifier scores of translated and real images",
+            x_label="score (log odds of being real)",
             y_label="images",
             lines=(points("translated", negatives), points("real", positives)),
         ),

@@ -18,9 +18,9 @@ CHANGED = 1 / 3
 ALIKE = 0.75
 IDENTITY = Rule(
     "identity",
-    f"Fires where G changes images by less than {CHANGED:.0%} of what the target's values and mean "
-    f"image are away from the source's, though a classifier tells the modalities apart with an "
-    f"area under the curve above {ALIKE:g}, the lower end of its 95 % interval.",
+    f"Fires if G changes images by less than {CHANGED:.0%} of the distance between source and "
+    f"target (in grey values or mean image), although a classifier distinguishes the modalities "
+    f"with an AUC whose 95 % confidence interval lies above {ALIKE:g}.",
     "G passes its input through. Lower the weight of the identity or cycle loss, or train longer.",
     CHANGED,
 )
@@ -31,12 +31,12 @@ INVERTED = 0.6
 SYMMETRIC = 0.1  # distance of real images from their negative below which the two are alike
 INVERSION = Rule(
     "inversion",
-    "Fires where the negative of the translated images, of all or of what is not background, is "
-    "much nearer to real target images than they are, by the values that occur and by the mean "
-    f"image: their own distance is above {INVERTED:g} of the sum of both. "
-    "The sign of the correlation with the source alone means nothing: some contrasts do turn over.",
-    "G may have turned the contrast over, which the cycle loss does not see. Train again with "
-    "another seed, and look at structures whose brightness is known.",
+    "Fires if the negative of the translated images (of the whole image or without background) is "
+    "much closer to real target images than the translated images themselves, in grey values and "
+    f"mean image: if their own distance is above {INVERTED:g} of the sum of both distances. The "
+    "sign of the correlation with the source does not count: some contrasts are meant to invert.",
+    "G may have inverted the contrast, which the cycle loss does not notice. Train again with "
+    "another seed, and check structures of known brightness.",
     INVERTED,
 )
 _BACKGROUND = 2 * DARK - 1
@@ -58,21 +58,21 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     changes = np.abs(translated.small - original.small).mean(axis=(1, 2))
     change, needed = float(changes.mean()), _distance(original, real)
     measured = (
-        f"G changes a pixel by {change / 2:.1%} of the range on average, and the modalities' "
-        f"values and mean images are {needed / 2:.1%} apart"
+        f"G changes pixels by {change / 2:.1%} of the range on average, and the modalities are "
+        f"{needed / 2:.1%} apart (in grey values or mean image)"
     )
     picture = Picture(
         kind="histogram", title="How much translation changes images",
-        x_label="mean |G(y) - y|, of a range of 2", y_label="images",
+        x_label="mean |G(y) - y| (range: 2)", y_label="images",
         lines=(points("test images", changes),), thresholds={"needed": round(needed, 4)},
     )  # fmt: skip
     few = min(original.people, real.people) < FEWEST_PATIENTS
     if few or needed < LEAST_NEEDED:
         why = (
-            f"{original.people} {source} and {real.people} real patients are too few to say how "
-            f"far the modalities are apart; {FEWEST_PATIENTS} of each are needed"
+            f"{original.people} {source} and {real.people} real patients are too few to measure "
+            f"how far the modalities are apart; {FEWEST_PATIENTS} of each are needed"
             if few
-            else "The modalities' values are too much alike to say how much should change"
+            else "The modalities are too similar to say how much should change"
         )
         return IDENTITY.audit(source, "unknown", f"{why}; {measured}.", picture=picture)
     before, (low, _), _, _ = gap(original, real)
@@ -81,8 +81,8 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     return IDENTITY.audit(
         source,
         "fires" if fires else "ok",
-        f"{measured}: {share:.2f} of what is needed. Before translation they are told apart with "
-        f"an area under the curve of {before:.2f}.",
+        f"{measured}: {share:.2f} of the necessary change. Before translation, a classifier "
+        f"distinguishes them with an AUC of {before:.2f}.",
         value=share,
         picture=picture,
     )
@@ -98,8 +98,8 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
         real: Real target images.
     """
     picture = Picture(
-        kind="lines", title="How often values occur", x_label="value, -1 black to 1 white",
-        y_label="share of pixels up to it",
+        kind="lines", title="Distribution of grey values", x_label="value (-1 black, 1 white)",
+        y_label="fraction of pixels up to it",
         lines=tuple(
             points(name, CENTRES[::4], np.cumsum(values)[::4])
             for name, values in (
@@ -113,9 +113,9 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
     symmetric = _apart(real, _values(real)[::-1], -real.small.mean(axis=0)) < SYMMETRIC
     if people < FEWEST or symmetric:
         why = (
-            f"Images of {people} patients are too few to tell; {FEWEST} are needed."
+            f"Images of {people} patients are too few to judge; {FEWEST} are needed."
             if people < FEWEST
-            else "Real target images are too much like their own negative to tell."
+            else "Real target images are too similar to their own negative to judge."
         )
         return INVERSION.audit(source, "unknown", why, picture=picture)
     own = _apart(real, _values(translated), translated.small.mean(axis=0))
@@ -126,9 +126,9 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
     return INVERSION.audit(
         source,
         "fires" if value > INVERTED else "ok",
-        f"Translated images are {own:.2f} away from real ones and their negative {negative:.2f} "
-        f"(of a range of 2); pixels of y and G(y) correlate "
-        f"{_correlation(original, translated):.2f} within an image, by the median.",
+        f"The distance to real images is {own:.2f} for translated images and {negative:.2f} for "
+        f"their negative (range: 2). Pixels of y and G(y) have a median correlation of "
+        f"{_correlation(original, translated):.2f} within an image.",
         value=value,
         picture=picture,
     )

@@ -18,12 +18,12 @@ VOLUMES = 5  # of translated ones
 ROUGHER = 1.25
 JITTER = Rule(
     "jitter",
-    "Roughness of a volume is the mean |a - 2b + c| over the mean |a - c| of three neighbouring "
-    "slices, so that spacing and contrast cancel as far as they can. Fires where that of "
-    f"translated volumes is more than {ROUGHER:g} times the larger of their source's and of real "
-    "target volumes', by the median and by the lower end of its 95 % interval.",
-    "Neighbouring slices are translated differently. Do not cut these volumes along other planes; "
-    "train longer, or smooth along the slices before use.",
+    "The roughness of a volume is mean |a - 2b + c| / mean |a - c| over three neighbouring slices "
+    "a, b, c, which largely cancels spacing and contrast. Fires if the roughness of translated "
+    f"volumes is more than {ROUGHER:g} times the larger of that of their source and of real target "
+    "volumes (median and lower end of its 95 % confidence interval).",
+    "Neighbouring slices are translated inconsistently. Do not reslice these volumes along other "
+    "planes; train longer, or smooth across slices before use.",
     ROUGHER,
 )
 
@@ -41,8 +41,8 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
     names = sorted(set(before) & set(after))
     if len(names) < VOLUMES:
         few = (
-            f"There are {len(names)} {source} test volumes of {SLICES} or more slices; {VOLUMES} "
-            "are needed to see whether slices fit each other."
+            f"There are {len(names)} {source} test volumes with {SLICES} or more slices; {VOLUMES} "
+            "are needed to judge whether slices are consistent."
         )
         return JITTER.audit(source, "unknown", few)
     usual = float(np.median(list(truth.values()))) if len(truth) >= FEWEST else 0.0
@@ -50,22 +50,21 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
     given = np.array([before[name] for name in names])
     ratios = own / np.maximum(np.maximum(given, usual), 1e-6)
     value, low = float(np.median(ratios)), _low(ratios)
-    against = (
-        f"real target volumes {usual:.2f}" if usual else "and there are no real target volumes"
-    )
+    against = f"{usual:.2f} for real target volumes" if usual else "with no real target volumes"
     lines = [points(source, given), points("translated", own)]
     if usual:
         lines.append(points("real target", list(truth.values())))
     return JITTER.audit(
         source,
         "fires" if low > ROUGHER else "ok",
-        f"The slices of {len(names)} translated volumes have a roughness of {np.median(own):.2f}, "
-        f"those of {source} {np.median(given):.2f}, {against}: {value:.2f} times as much (lower "
-        f"end of the 95 % interval {low:.2f}).",
+        f"The median roughness of {len(names)} translated volumes is {np.median(own):.2f}, "
+        "compared "
+        f"with {np.median(given):.2f} for {source}, {against}: {value:.2f} times the larger of "
+        f"them (lower end of the 95 % CI: {low:.2f}).",
         value=value,
         picture=Picture(
             kind="histogram",
-            title="How roughly neighbouring slices follow each other",
+            title="Roughness across neighbouring slices",
             x_label="roughness of a volume",
             y_label="volumes",
             lines=tuple(lines),

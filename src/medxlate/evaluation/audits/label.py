@@ -28,12 +28,15 @@ LOSS = 0.05  # chance below which G(y) carries less of it than y
 FEWEST = 8  # patients below which even a correlation of 0.6 is no signal
 LABEL = Rule(
     "label-preservation",
-    f"Fires where labels without any relation agree as well with J(G(y)) in more than {SIGNAL:.0%} "
-    "of draws, J being a predictor of real target images alone, though a probe of y passes that "
-    "test, and a bootstrap over the patients finds less agreement in G(y) than in y in more than "
-    f"{1 - LOSS:.0%} of draws.",
-    "Look at the examples of least agreement. Raise the weight of the predictor's loss, train "
-    "longer, or leave these translated images out of the predictor's training.",
+    "A judge, a predictor trained on real target images only, reads the label from translated "
+    "images G(y), and a probe reads it from the source images y. Fires if the judge's answers "
+    f"agree with the label no better than with permuted labels (p > {SIGNAL:.0%}), although the "
+    f"probe's do, and the judge agrees less than the probe in more than {1 - LOSS:.0%} of "
+    "bootstrap "
+    "draws over patients.",
+    "Look at the examples with the worst agreement. Raise the weight of the predictor's loss, "
+    "train "
+    "longer, or exclude these translated images from the predictor's training.",
     None,
 )
 _PROBE_SIDE = 16  # of the copies that the probe sees beside the statistics
@@ -113,14 +116,14 @@ def label_preservation(
     lost = chance > SIGNAL and less > 1 - LOSS
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
-        f"over {count} patients the judge's answers for translated images correlate "
-        f"{value:.2f} with the label (by chance in {chance:.1%} of draws), a probe of the {source} "
-        f"images themselves {expected:.2f}"
+        f"over {count} patients, the correlation with the label is {value:.2f} for the judge on "
+        f"translated images (permutation p = {chance:.1%}) and {expected:.2f} for a probe on the "
+        f"{source} images"
     )
     sentence = {
-        "fires": f"Translated images no longer show the label: {figures}.",
-        "ok": f"Translated images still show the label: {figures}.",
-        "unknown": f"Too few patients to tell whether the label is kept: {figures}.",
+        "fires": f"Translated images lose the label: {figures}.",
+        "ok": f"Translated images preserve the label: {figures}.",
+        "unknown": f"Too few patients to judge whether the label is preserved: {figures}.",
     }[status]
     return LABEL.audit(source, status, sentence, value=value, picture=picture, worst=worst)
 
@@ -150,21 +153,22 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
     """Return why the audit cannot tell; "" where it can."""
     count = len(set(people.tolist()))
     if count < FEWEST:
-        return f"{count} test patients are too few to tell; at least {FEWEST} are needed."
+        return f"{count} test patients are too few to judge; at least {FEWEST} are needed."
     if not truth.std(axis=0).any():
-        return "All test patients have the same label, so the audit cannot tell."
+        return "All test patients have the same label, so the audit cannot judge."
     if chance_of(probed, truth, people) > SIGNAL:
         return (
-            "Even a probe of the source images finds no sure sign of the label in them, so the "
-            "audit cannot tell what translation keeps (correlation "
+            "Even a probe of the source images finds no significant sign of the label, so the "
+            "audit cannot judge what translation preserves (correlation "
             f"{agreement(probed, truth):.2f} over {count} patients)."
         )
     known, seen, _, owners = _cases(real)
     held = len(set(owners.tolist()))
     if held < FEWEST or chance_of(seen, known, owners) > SIGNAL:
         return (
-            "The judge finds no sure sign of the label in real target images either, so its "
-            f"answers for translated ones mean nothing (correlation {agreement(seen, known):.2f} "
+            "The judge finds no significant sign of the label even in real target images, so its "
+            "answers for translated ones are meaningless (correlation "
+            f"{agreement(seen, known):.2f} "
             f"over {held} patients)."
         )
     return ""
@@ -195,7 +199,7 @@ def _picture(answers: Answers, task: Task) -> Picture:
         x, y = (np.take_along_axis(a, true, 1)[:, 0] for a in (answers.probed, answers.predicted))
         title = f"score of the true {task.name}"
     return Picture(
-        kind="scatter", title="What is read from an image before and after translation",
+        kind="scatter", title="Label read from images before and after translation",
         x_label=f"{title}: probe of the source image", diagonal=True,
         y_label="judge of the translated image", lines=(points("test images", x, y),),
     )  # fmt: skip

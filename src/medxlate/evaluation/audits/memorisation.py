@@ -23,10 +23,11 @@ CHANCE = 0.01  # of as many copies, if one patient in fifty were as near by acci
 _BY_ACCIDENT = 0.02
 MEMORISATION = Rule(
     "memorisation",
-    f"Fires where at least {SHARE:.0%} of the patients have most of their translated images nearer "
-    f"to a real training image than {NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of real "
-    f"images of other patients, and a binomial test gives less than {CHANCE:.0%}.",
-    "Look at the examples beside their nearest training image. Do not share translated images of "
+    f"A translated image counts as a copy if its distance to a real training image is below "
+    f"{NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of the distances of real images of other "
+    f"patients. Fires if most images of at least {SHARE:.0%} of the patients are copies and a "
+    f"binomial test gives p < {CHANCE:.0%}.",
+    "Compare the examples with their nearest training image. Do not share translated images of "
     "this model; train on more target patients or for fewer epochs.",
     SHARE,
 )
@@ -97,8 +98,8 @@ def memorisation(
     )
     if min(people, known) < FEWEST:
         few = (
-            f"Images of {people} translated and {known} real patients are too few to tell what is "
-            f"near; {FEWEST} of each are needed."
+            f"Images of {people} translated and {known} real patients are too few to judge what is "
+            f"close; {FEWEST} of each are needed."
         )
         return MEMORISATION.audit(source, "unknown", few)
     limit = NEAR * float(np.percentile(real_distance[others], NEAR_PERCENTILE))
@@ -109,10 +110,10 @@ def memorisation(
     return MEMORISATION.audit(
         source,
         "fires" if fires else "ok",
-        f"{near.sum()} of {own.sum()} translated images ({copied} of {people} patients) lie nearer "
-        f"than {limit:.3f} to a real training image; medians are {np.median(distance[own]):.3f} "
-        f"for translated and {np.median(real_distance[others]):.3f} for real images "
-        "(1 - correlation).",
+        f"{near.sum()} of {own.sum()} translated images (most images of {copied} of {people} "
+        f"patients) are closer than {limit:.3f} to a real training image. The median distance (1 - "
+        f"correlation) is {np.median(distance[own]):.3f} for translated and "
+        f"{np.median(real_distance[others]):.3f} for real images.",
         value=share,
         picture=Picture(
             kind="histogram",

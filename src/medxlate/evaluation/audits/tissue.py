@@ -27,11 +27,12 @@ CHANCE = 0.01  # that patients dealt out at random differ as much
 DRAWS = 999
 TISSUE = Rule(
     "tissue",
-    f"Fires where the peak of soft tissue is {PEAK_HU:g} HU or more off, or a class's share of the "
-    f"pixels is {SHARE:.0%} or more off that in real images (1 stands for either), and patients "
-    f"dealt out at random differ as much in less than {CHANCE:.0%} of draws.",
-    "Do not read HU from these images. Check that both modalities show the same part of the body "
-    "with the same padding, and train longer.",
+    f"Fires if the soft-tissue peak is off by {PEAK_HU:g} HU or more, or the fraction of pixels in "
+    f"a tissue class by {SHARE:.0%} or more compared with real images (either is a value of 1), "
+    "and "
+    f"randomly permuted patients differ as much in less than {CHANCE:.0%} of draws.",
+    "Do not measure HU in these images. Check that both modalities show the same body part with "
+    "the same padding, and train longer.",
     1.0,
 )
 
@@ -50,9 +51,9 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
     people = translated.people, real.people
     if recipe.unit != "HU" or not inside or min(people) < FEWEST:
         why = (
-            "The target's values have no physical unit (HU), so tissues have no known values."
+            "The target is not in HU, so the values of tissues are unknown."
             if recipe.unit != "HU"
-            else f"The window from {low:g} to {high:g} HU does not hold all soft tissue "
+            else f"The window from {low:g} to {high:g} HU does not include all soft tissue "
             f"({NEEDED[0]:g} to {NEEDED[1]:g} HU), so its peak cannot be judged."
             if not inside
             else f"Images of {people[0]} translated and {people[1]} real patients are too few; "
@@ -71,18 +72,18 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
         f"{name} {own[:, k].mean():.0%} ({other[:, k].mean():.0%})"
         for k, name in enumerate(classes, 1)
     )
-    pixels = f"; shares of the pixels are {shares}, in real images in brackets" if shares else ""
+    pixels = f". Fractions of pixels (real images in brackets): {shares}" if shares else ""
     return TISSUE.audit(
         source,
         "fires" if fires else "ok",
-        f"The peak of soft tissue lies at {own[:, 0].mean():.0f} HU in translated images, at "
-        f"{other[:, 0].mean():.0f} HU in real ones ({shift:+.0f}){pixels}.",
+        f"The soft-tissue peak is at {own[:, 0].mean():.0f} HU in translated and at "
+        f"{other[:, 0].mean():.0f} HU in real images ({shift:+.0f}){pixels}.",
         value=value,
         picture=Picture(
             kind="lines",
-            title="Values of the pixels",
+            title="Distribution of HU",
             x_label="HU",
-            y_label="share of pixels",
+            y_label="fraction of pixels",
             lines=tuple(
                 points(name, values, sample.histograms.mean(axis=0))
                 for name, sample in (("translated", translated), ("real", real))
