@@ -80,13 +80,13 @@ def demo(
 ) -> DemoResult:
     """Generate patients as DICOM and NIfTI files and run every stage on them.
 
-    CT is the target and scarce, MRI the source; PET is prepared too, to try it. The MRI patients'
-    true CT is generated as well: what the oracle learns from, and the translations are compared
-    with. All methods make the same number of predictor updates on the same patients.
+    CT is the scarce target, MRI the source; PET is prepared too, to try it. The MRI patients'
+    true CT is generated as well: the oracle learns from it, and translations are compared with
+    it. All methods make the same number of predictor updates on the same patients.
 
     Args:
         out: The folder to write.
-        seed: Everything generated and trained follows from it.
+        seed: Determines everything that is generated and trained.
         overwrite: Whether an older demo there is replaced.
         listener: Receives progress.
 

@@ -34,7 +34,7 @@ Window = str | tuple[float, float] | None
 
 @dataclass(frozen=True)
 class ImportResult:
-    """What ``import_cyclegan`` found and wrote.
+    """The result of ``import_cyclegan``.
 
     Attributes:
         out: The model folder.
@@ -71,11 +71,11 @@ def import_cyclegan(
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> ImportResult:
-    """Make a model folder for ``translate`` of a generator of the CycleGAN authors' code.
+    """Convert a generator trained with the CycleGAN authors' code into a model folder.
 
     The result computes what the checkpoint's network computes of grey images (to the rounding of
-    float32), without dropout. The checkpoint says neither what pixel values mean nor how large
-    images were: recipes and size come from a dataset, or are given.
+    float32), without dropout. The checkpoint contains neither the meaning of pixel values nor the
+    image size: recipes and size come from a dataset or are given.
 
     Args:
         checkpoint: A state dict, ``latest_net_G_A.pth`` say; no code in it is run.
@@ -83,7 +83,7 @@ def import_cyclegan(
         target: Name of the modality it translates to.
         out: The model folder to write.
         data: A dataset with both modalities, whose recipes and size are taken.
-        source_recipe: Without ``data``: the source's intensity recipe, by its name.
+        source_recipe: Without ``data``: the name of the source's intensity recipe.
         target_recipe: Without ``data``: the target's; of fixed range (ct, pet, as-is).
         source_window: Level and width of ``source_recipe`` ct or pet, or a window's name.
         target_window: Of ``target_recipe``.
@@ -94,7 +94,7 @@ def import_cyclegan(
 
     Raises:
         ModelError: The checkpoint cannot be loaded, or is of another network.
-        UsageError: Recipes, size or channel are missing or contradict each other.
+        UsageError: Recipes, size or channel are missing or contradictory.
         DataError: The dataset is missing or lacks a modality.
         OutputError: ``out`` exists.
     """

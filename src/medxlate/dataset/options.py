@@ -12,14 +12,14 @@ from medxlate.images.orientation import Plane
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """Which images are taken, and where labels, patients and intensities come from.
+    """Which images are used, and where labels, patients and intensities come from.
 
     Attributes:
         label: Column or tag of the label; also ``column:X`` or ``tag:X``. A tag is a DICOM
             attribute or, for volume files, a key of the JSON file beside them.
         labels: The label table.
         sheet: Which sheet of it, where it is a workbook; "": the first.
-        file: The table's column that names images (file name, stem or relative path).
+        file: The table's column of image names (file name, stem or relative path).
         patient: Column, tag, ``folder:N``, ``regex:X`` or ``file``; default: tag PatientID.
         patient_column: The table's column of patients, where rows are matched by patient.
         distinct_ids: Whether ids that differ in case, separators or leading zeros alone are

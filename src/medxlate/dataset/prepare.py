@@ -69,27 +69,27 @@ def prepare(
     """Read a folder of images of one modality into a dataset folder.
 
     The same files and options give the same bytes, whatever the number of processes, here or of a
-    job of torchrun. The next run continues one that was stopped; on unchanged input nothing is
+    torchrun job. A run that was stopped is continued by the next one; on unchanged input nothing is
     done.
 
     Args:
         raw: Folder (searched recursively) of DICOM, NIfTI, NRRD, MetaImage, PNG, JPEG, WebP, TIFF.
         modality: Its name: ct, mri, pet, xray...
         data: The dataset folder; further modalities are added to the same one.
-        options: Labels, patients, intensities.
+        options: Where labels, patients and intensities come from.
         layout: How a public data set is laid out: ``lgg-mri``, ``ct-ich``, ``head-neck-pet-ct`` or
             ``bids``. It fills in what ``options`` leave open.
         size: Side of the stored squares, pixels; default 256, or what the dataset has.
-        overwrite: Whether to replace the modality if it is there already.
-        strict: Whether a file that cannot be used, or an id written in several ways, is an error.
+        overwrite: Whether to replace the modality if it already exists.
+        strict: Whether an unusable file, or an id spelled in several ways, is an error.
         dry_run: Whether to read headers and labels only and to write nothing.
         listener: Receives progress and warnings.
         preset: The former name of ``layout``.
 
     Raises:
-        UsageError: Options that contradict each other.
-        DataError, ImageError: No file can be used, or under ``strict`` some cannot.
-        OutputError: The modality exists already, made from something else.
+        UsageError: Options contradict each other.
+        DataError, ImageError: No file is usable or, with ``strict``, some file is not.
+        OutputError: The modality already exists and was made from something else.
     """
     began = time.monotonic()
     raw, data, options = Path(raw), Path(data), options or PrepareOptions()

@@ -49,14 +49,14 @@ from medxlate.inference.predict import Predictor
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What ``evaluate`` measured on the run's test patients.
+    """The result of ``evaluate`` on the run's test patients.
 
     Attributes:
         run: The run folder.
         results: All of it, as ``<run>/evaluation/evaluation.json`` keeps it; after an evaluation
             of some metrics, with the others of earlier ones.
-        missing: Figures that were requested by name and could not be taken, with the reason.
-        seconds: The time that it took.
+        missing: Metrics that were requested by name and could not be computed, with the reason.
+        seconds: How long it took.
     """
 
     run: Path
@@ -105,27 +105,27 @@ def evaluate(
     precision: str = "auto",
     listener: Listener = silent,
 ) -> Evaluation:
-    """Measure a run on the test patients that its training never saw, and keep it in the run.
+    """Measure a run on its test patients, whom training never saw, and store the results.
 
-    Translated images are judged by a small predictor that is trained on real target images alone,
-    the first time that it is needed, and kept in the run's ``judge/`` (see ``judge.find_judge``).
-    The processes of a job of torchrun divide the batches; all get the same figures.
+    Translated images are judged by a small predictor trained on real target images alone. It is
+    trained when first needed and kept in the run's ``judge/`` (see ``judge.find_judge``).
+    The processes of a torchrun job share the batches; all get the same results.
 
     Args:
         run: A run folder or ``runs/latest``.
         metrics: mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, f1,
             ece, skill; fid, kid, is, precision, recall, paired_psnr, paired_ssim, paired_mae; tstr.
-            None: all that fit, tstr only where it is cheap (``tstr.is_cheap``). A figure that
-            cannot be taken has a reason in place of a value.
+            None: all that apply, tstr only where it is cheap (``tstr.is_cheap``). A metric that
+            cannot be computed has a reason instead of a value.
         extractors: What images are compared by: ``inception``, ``predictor`` (the judge), or
             ``NAME=FILE.safetensors`` (a network of timm's). None: the judge, and Inception where
             its weights are.
-        audits: Whether the translators are audited; None: where no metric is named.
+        audits: Whether to audit the translators; None: if no metric is named.
         data: The dataset folder; None: where it was when the run was trained.
         model: A model folder, such as an imported one, or ``hf://OWNER/NAME@REVISION``, whose
-            translators are measured in place of the run's, by the figures of images alone. No
-            figure is kept. Its training images are not known: the caller has to know that the
-            run's test patients are not among them.
+            translators are measured instead of the run's, by the metrics of images only. Nothing is
+            stored. Its training images are unknown: make sure that the run's test patients are not
+            among them.
         inception: Inception's weights.
         download: Whether torch-fidelity may download Inception's weights.
         offline: Whether a download is refused even so; also where the run's configuration says so.
@@ -134,7 +134,7 @@ def evaluate(
         listener: Receives stages and warnings.
 
     Raises:
-        UsageError: A metric is unknown or does not fit, or a foreign model is to be audited.
+        UsageError: A metric is unknown or does not apply, or a foreign model is to be audited.
         ModelError: The run is missing, damaged or not finished, a network's outputs are not
             finite, or ``model`` cannot be compared with it.
         OutputError: The run's evaluation/ lacks its evaluation.json, so it is not replaced.

@@ -43,7 +43,7 @@ __all__ = ["PredictResult", "Prediction", "Predictor", "predict", "predict_batch
 
 @dataclass(frozen=True)
 class PredictResult:
-    """What ``predict`` did.
+    """The result of ``predict``.
 
     Attributes:
         out: The table that was written.
@@ -51,9 +51,9 @@ class PredictResult:
         label: Name of the column of predictions.
         notes: Why there are no intervals, or probabilities are not calibrated; how many predictions
             lie outside the range of the training labels; sentences.
-        failed: Files that could not be read or predicted, and why.
-        left_out: Files that sound data leaves out, too (copies, localizers...), and why.
-        models: Where models came from that were downloaded: ``hf://OWNER/NAME@COMMIT`` each.
+        failed: Files that could not be read or predicted, with the reasons.
+        left_out: Files that are left out of any data (copies, localizers...), with the reasons.
+        models: The origin of each downloaded model: ``hf://OWNER/NAME@COMMIT``.
         seconds: How long it took.
     """
 
@@ -87,30 +87,30 @@ def predict(
 ) -> PredictResult:
     """Predict the label of every target-modality image below a folder.
 
-    The table has a row a slice, a row a volume (a series or volume file of several slices) and,
-    where it is known which images belong together, a row a patient: means over the slices. A
-    regression has an interval in ``low`` and ``high``, probabilities of classes are calibrated,
-    where the model's validation patients allow that; of several models, ``spread`` is the standard
-    deviation of their predictions. ``outside`` says of a regression whether the prediction lies
-    outside the range of the training labels. The interval of a slice or a volume holds for one
-    drawn from a new patient's: those of all of a patient's slices are right or wrong together.
-    Near-empty slices are left out, as in ``prepare``. Patients are numbered, never named; the
-    column ``file`` holds the names that the files came with. A call that was stopped is continued
-    by the next one; the processes of a job of torchrun divide the scans.
+    The table has one row per slice, per volume (a series or volume file of several slices) and,
+    where patients are known, per patient; the latter two are means over slices. If the model had
+    enough validation patients, a regression has an interval in ``low`` and ``high``, and class
+    probabilities are calibrated. With several models, ``spread`` is the standard deviation of
+    their predictions. ``outside`` tells whether a regression lies outside the range of the
+    training labels. The interval of a slice or volume is valid for one drawn at random from a new
+    patient: all slices of one patient tend to be right or wrong together. Near-empty slices are
+    left out, as in ``prepare``. Patients are numbered, never named; the column ``file`` contains
+    the original file names. A call that was stopped is continued by the next one; the processes
+    of a torchrun job share the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
         out: The CSV file to write.
         model: A model folder, a run folder, ``runs/latest`` or ``hf://OWNER/NAME@REVISION``; or
             several, for the mean of their predictions.
-        level: Share of new patients whose label is to lie within the interval, in (0, 1).
+        level: Coverage of the intervals: the fraction of new patients within them, in (0, 1).
         tta: Whether predictions are means over five small shifts of the images; they take five
             times as long.
         patient: ``tag:X``, ``folder:N``, ``regex:X`` or ``file``; default: the tag PatientID
             where all images are DICOM.
         exclude: Glob patterns of file names to leave out.
         dicom_modality: Take only DICOM of this Modality; default: as when the target was prepared.
-        force: Whether DICOM is read although its Modality is not what the target is called.
+        force: Whether to read DICOM whose Modality does not match the name of the target.
         volume: Which volume of 4-D files, from 0; default: as when the target was prepared.
         device: auto, cpu, cuda, cuda:N or mps.
         precision: auto (bf16 where the hardware has it and the model was validated in it), fp32
@@ -122,7 +122,7 @@ def predict(
     Raises:
         OutputError: ``out`` exists, or another process is writing it.
         ModelError: The model cannot be used, or several cannot be combined.
-        UsageError: ``level`` is not between 0 and 1, or no model is named.
+        UsageError: ``level`` is not between 0 and 1, or no model is given.
         ImageError: No image could be read.
         CapacityError: Memory does not even hold a single image.
     """

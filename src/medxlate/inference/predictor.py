@@ -48,7 +48,7 @@ def predict_batches(
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is predicted of a volume, or of a single image.
+    """The prediction for a volume or a single image.
 
     Attributes:
         value: The label: the mean over slices in its unit, or the most probable class.
@@ -128,7 +128,7 @@ class Predictor:
         spacing: Spacing = (1.0, 1.0, 1.0),
         level: float = COVERAGE,
     ) -> Prediction:
-        """Predict the label of a volume, as ``predict`` does of the same in a file.
+        """Predict the label of a volume, as ``predict`` does for a file.
 
         Args:
             volume: [slices, H, W] in the target's physical values (HU, SUVbw...), oriented as the
@@ -144,7 +144,7 @@ class Predictor:
 
         Raises:
             ImageError: The array cannot be used with the model's recipe, or all is near-empty.
-            ModelError: The network gives no finite number.
+            ModelError: The output of the network is not finite.
             UsageError: It is not a volume.
         """
         uncertainty = Uncertainty([self.calibration], level)
@@ -187,7 +187,7 @@ class Predictor:
 
         Raises:
             CapacityError: Memory does not even hold one.
-            ModelError: The network gives no finite number.
+            ModelError: The output of the network is not finite.
         """
         found = self.finish(self.engine.start(stack(batch)))
         check_finite(found, "predictor", "slices")

@@ -46,15 +46,15 @@ __all__ = ["TranslateResult", "Translator", "translate"]
 
 @dataclass(frozen=True)
 class TranslateResult:
-    """What ``translate`` did.
+    """The result of ``translate``.
 
     Attributes:
         out: The folder that was written.
         files: How many files it holds.
         slices: How many slices were translated.
-        failed: Files that could not be translated, and why.
-        left_out: Files that sound data leaves out, too (copies, localizers...), and why.
-        notes: What is doubtful about the inputs: images that look unlike the source; sentences.
+        failed: Files that could not be translated, with the reasons.
+        left_out: Files that are left out of any data (copies, localizers...), with the reasons.
+        notes: Sentences on doubtful inputs, such as images that look unlike the source.
         seconds: How long it took.
     """
 
@@ -89,11 +89,11 @@ def translate(
 ) -> TranslateResult:
     """Translate every image below a folder to the target modality.
 
-    Format in, same format out, in the same tree, of the same size and geometry: DICOM becomes a
-    derived series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, PNG,
-    JPEG and WebP become PNG (16-bit where the target has more than 8). Each output is marked as
-    synthetic, and ``translation.json`` says what came from what. A call that was stopped is
-    continued by the next one; the processes of a job of torchrun divide the scans.
+    Outputs have the format, folder tree, size and geometry of the inputs: DICOM becomes a derived
+    series, NIfTI, NRRD and MetaImage a volume (CT: int16 HU), TIFF stays TIFF, and PNG, JPEG and
+    WebP become PNG (16-bit if the target has more than 8 bits). Each output is marked as
+    synthetic, and ``translation.json`` lists the input of each output. A call that was stopped is
+    continued by the next one; the processes of a torchrun job share the scans.
 
     Args:
         inputs: Folder, searched recursively, or one image.
@@ -102,7 +102,7 @@ def translate(
         source: The source modality; needed where the model has several.
         exclude: Glob patterns of file names to leave out.
         dicom_modality: Take only DICOM of this Modality; default: as when the source was prepared.
-        force: Whether DICOM is read although its Modality is not what the source is called.
+        force: Whether to read DICOM whose Modality does not match the name of the source.
         volume: Which volume of 4-D files, from 0; default: as when the source was prepared.
         phi: What of a patient's attributes reaches derived DICOM and the paths of its files:
             keep, pseudonymise or remove; see ``docs/reference/dicom-out.md``.

@@ -89,7 +89,7 @@ class Translator:
         return cls(Path(model), source=source)
 
     def __call__(self, volume: Volume, *, spacing: Spacing = (1.0, 1.0, 1.0)) -> FloatArray:
-        """Translate a volume, as ``translate`` does the same in a file.
+        """Translate a volume, as ``translate`` does with a file.
 
         Args:
             volume: [slices, H, W] in the source's physical values (HU, SUVbw...), oriented as the
@@ -104,7 +104,7 @@ class Translator:
 
         Raises:
             ImageError: The array cannot be used with the source's recipe.
-            ModelError: The network gives no finite number.
+            ModelError: The output of the network is not finite.
             UsageError: It is not a volume.
         """
         return translate_volume(
@@ -129,7 +129,7 @@ class Translator:
 
         Raises:
             CapacityError: Memory does not even hold a tile.
-            ModelError: The network gives no finite number.
+            ModelError: The output of the network is not finite.
         """
         prepared = SliceBatch.of(batch, {})
         images = prepared.images

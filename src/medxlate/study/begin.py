@@ -48,12 +48,12 @@ class Grid:
         sources: Source sets such as ``mri`` or ``mri+pet``; none: every other modality alone
             and, where there are several, all together.
         repeats: How many splits, draws of target patients, or seeds; None: 10, 8 or 5.
-        target_fractions: Shares of the target's training patients.
-        source_fractions: Shares of the sources' training patients.
-        target_patients: Numbers of target training patients in place of shares. The parts of the
+        target_fractions: Fractions of the target's training patients.
+        source_fractions: Fractions of the sources' training patients.
+        target_patients: Numbers of target training patients instead of fractions. The parts of the
             split then stay, and each repeat draws so many anew from the training part, a smaller
             number among a larger one (design ``redrawn``).
-        primary: The one contrast that is named before, such as ``joint:target-only``: its p-value
+        primary: The one contrast named in advance, such as ``joint:target-only``: its p-value
             is not adjusted for the others; "": none.
     """
 

@@ -64,14 +64,14 @@ class Where:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """What ``compare`` did.
+    """The result of ``compare``.
 
     Attributes:
         folder: The study folder.
         study: What was compared.
         cells: How many cells the grid has.
-        failed: Cells that failed, and why.
-        findings: What the finished cells come to; None where one cell alone was asked for.
+        failed: Cells that failed, with the reasons.
+        findings: The results of the finished cells; None if a single cell was asked for.
         training_seconds: Spent in trainings, over all cells and stages of this call.
         seconds: How long this call took.
         overhead: What came on top of the trainings, as a share of their time: reading, predicting,
@@ -101,8 +101,8 @@ def compare(
 ) -> CompareResult:
     """Train every method on the same splits, score them on the same test patients, and compare.
 
-    A study that was interrupted goes on with the cells that are missing; failed cells are tried
-    again, and the others go on without them.
+    An interrupted study continues with the missing cells; failed cells are tried again, and the
+    others continue without them.
 
     Args:
         config: Of every cell; see ``medxlate.config.resolve``. None: the study in ``out``.
@@ -110,7 +110,7 @@ def compare(
         out: The study folder.
         where: Where the cells are trained.
         predictions: CSV files of other tools' predictions for the same test images.
-        inception: Inception's weights for FID and IS; without them the predictor's features serve.
+        inception: Inception weights for FID and IS; without them, predictor features are used.
         listener: Receives progress, finished cells and warnings.
 
     Raises:

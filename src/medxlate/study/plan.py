@@ -80,7 +80,7 @@ def plan(
     spread_from: Path | str | None = None,
     listener: Listener = silent,
 ) -> Forecast:
-    """Forecast what ``compare`` will cost, and could show, with the same arguments.
+    """Forecast the cost and the power of ``compare`` with the same arguments.
 
     Nothing is written.
 
@@ -97,7 +97,7 @@ def plan(
 
     Raises:
         ConfigError: A method, modality or value is wrong.
-        DataError: The dataset cannot be used, or its patients cannot be divided; or the study
+        DataError: The dataset is unusable, or its patients cannot be split; or the study
             ``spread_from`` does not fit.
     """
     study = plan_study(config, grid or Grid())

@@ -51,8 +51,8 @@ class TrainResult:
 
     Attributes:
         run: The run folder.
-        steps: Optimizer steps taken in all.
-        epochs: Epochs ended.
+        steps: Total number of optimizer steps.
+        epochs: Number of finished epochs.
         images_seen: Images that the predictor has learned from in these steps, repetitions
             counted; what is trained first comes on top.
         best_error: Lowest validation error (squared error, or cross-entropy); None where nothing
@@ -107,16 +107,16 @@ def train(
         stages: Finished runs of what the method trains first, by the names that
             ``first_stages`` gives; None: they are trained inside the run.
         proceed: Continue the run of that name where it was begun already.
-        stop: Says who asks the training to stop, between two steps; "": nobody.
+        stop: Called between steps; returns who asks the training to stop, or "".
         listener: Receives progress, losses and validation.
 
     Raises:
         ConfigError: Source or target are missing or contradict the method; or ``proceed`` was
             asked for, and the run was begun with another configuration.
-        UsageError: Both a configuration and what one is made from are given.
-        DataError: The dataset cannot be used, or its patients cannot be divided.
-        OutputError: The run exists already, another process trains it, or the disk is full.
-        StoppedError: ``stop`` asked for it.
+        UsageError: Both a configuration and its parts are given.
+        DataError: The dataset is unusable, or its patients cannot be split.
+        OutputError: The run already exists, another process trains it, or the disk is full.
+        StoppedError: ``stop`` asked the training to stop.
     """
     if config is None:
         config = configured(source, target, preset, settings or {})
@@ -160,9 +160,9 @@ def resume(
 
     Args:
         run: A run folder or ``runs/latest``.
-        data: The dataset folder; None: where it was when the run began.
+        data: The dataset folder; None: where it was when the run started.
         stages: As given to ``train``.
-        device: Where to compute; None: where the run began.
+        device: Where to compute; None: the device that the run started on.
         stop: As given to ``train``.
         listener: Receives progress, losses and validation.
 
@@ -170,7 +170,7 @@ def resume(
         ModelError: There is no such run, or all of its checkpoints are damaged.
         DataError: The dataset is gone or has changed.
         OutputError: Another process trains it, or the disk is full.
-        StoppedError: ``stop`` asked for it.
+        StoppedError: ``stop`` asked the training to stop.
     """
     folder = find_run(Path(run))
     config = read_config(folder)
