@@ -162,7 +162,7 @@ def _patient_field(
     if any(scan.format == "dicom" for scan in scans):  # the patient of others stays unknown
         return Field("tag", "PatientID")
     raise UsageError(
-        "Nothing tells which images belong to the same patient.",
+        "It is not clear which images belong to the same patient.",
         "Add --patient COLUMN, --patient folder:1, --patient 'regex:...' or, if every file is a "
         "patient of its own, --patient file.",
     )
@@ -182,7 +182,7 @@ def _row_finder(
         return RowFinder(table, options.file, by_patient=False, relevant=relevant, images=names)
     if patient.kind == "column":
         raise UsageError(
-            "Nothing tells which row of the table belongs to which image.",
+            "It is not clear which row of the table belongs to which image.",
             "Give the column of file names with --file, or take the patient from the path or a "
             "tag (--patient folder:1) and give the table's column of patients with "
             "--patient-column.",

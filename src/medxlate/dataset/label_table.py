@@ -203,7 +203,7 @@ def check_cells(texts: list[str]) -> None:
 
 def _check_bytes(there: int, most: int) -> None:
     if there > most:
-        raise DataError(f"it holds {there >> 20} MiB; at most {most >> 20} MiB are read")
+        raise DataError(f"it has {there >> 20} MiB; at most {most >> 20} MiB are read")
 
 
 def _check_cells(rows: int, columns: int) -> None:

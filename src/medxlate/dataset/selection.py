@@ -24,7 +24,10 @@ from medxlate.dataset.labels import MISSING
 
 LONGEST = 1000  # characters of an expression
 HUGE = 1e300  # no number of a label or column is as large
-HOW = "Such as age >= 18 and sex == \"F\", or site in ['A', 'B']; `names with spaces` in backticks."
+HOW = (
+    "Write, for example, age >= 18 and sex == \"F\", or site in ['A', 'B']; put `names with "
+    "spaces` in backticks."
+)
 _QUOTED = re.compile(r"""('[^']*'|"[^"]*")|`([^`]+)`""")
 _NAMED = re.compile(r"\s*(?P<modality>[\w.+-]+)\s*:(?P<text>.*)", re.DOTALL)
 _ORDER = (ast.Lt, ast.LtE, ast.Gt, ast.GtE)

@@ -168,8 +168,8 @@ def find_inception(weights: Path | None, *, download: bool, offline: bool = Fals
         raise ModelError(
             f"The Inception weights are not at {cached}, and nothing is downloaded in offline "
             "mode.",
-            "Run `medxlate fetch inception --out FOLDER` elsewhere, carry the folder here, and "
-            "name its file with --inception.",
+            "Run `medxlate fetch inception --out FOLDER` on a machine with internet access, copy "
+            "the folder here and give its file with --inception.",
         )
     return pretrained.fetch("inception", out=folder).path if download else None
 

@@ -13,7 +13,7 @@ Format = Literal["png", "jpeg", "webp", "tiff", "dicom", "nifti", "nrrd", "meta"
 VOLUME_FORMATS: frozenset[Format] = frozenset({"nifti", "nrrd", "meta"})
 # How the reasons begin for which sound files are left out.
 HARMLESS = ("a copy of", "a localizer", "at the position of", "near-empty")
-NO_IMAGE = "it holds no image (DICOM without pixel data)"
+NO_IMAGE = "it contains no image (DICOM without pixel data)"
 RASTER_FORMATS: frozenset[Format] = frozenset({"png", "jpeg", "webp", "tiff"})
 
 

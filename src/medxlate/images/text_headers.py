@@ -120,7 +120,7 @@ def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
                 fields[key.strip()] = value.strip()
             if key.strip() == "ElementDataFile":
                 return fields, stream.tell()
-    raise ImageError("its header does not name its data")
+    raise ImageError("its header does not give its data file")
 
 
 def _meta_storage(

@@ -119,7 +119,7 @@ def check_exact(array: Array) -> None:
         int(array.max()) > EXACT or int(array.min()) < -EXACT
     ):  # fmt: skip
         raise ImageError(
-            f"it holds {array.dtype} values beyond {EXACT:,}, which would lose precision",
+            f"it contains {array.dtype} values beyond {EXACT:,}, which would lose precision",
             "Scale them to 16 bits or save them as 32-bit floating-point numbers.",
         )
 

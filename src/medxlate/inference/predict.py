@@ -167,7 +167,7 @@ def predict(
     with working(out, stamp(facts, found.scans), draw, listener) as work:
         if not work.placed:
             check_free_table(out, overwrite=overwrite)
-            text = f"Predicting {predictor.head.task.name} of {count} slices"
+            text = f"Predicting {predictor.head.task.name} for {count} slices"
             work.report(text, whole, listener)
             _predict(work, whole, predictor, reader, field, listener)
         entries = list(work.journal.entries(whole))
