@@ -98,7 +98,7 @@ def finish(run: Path) -> None:
 
 def check_refusals(data: Path) -> None:
     alone = tiny.debug_config(data, optimizer={"batch_size": 1})
-    with pytest.raises(ConfigError, match="batch of 1 cannot be divided between 2 processes"):
+    with pytest.raises(ConfigError, match="batch of 1 cannot be divided among 2 processes"):
         check_config(alone)
     odd = tiny.debug_config(data, optimizer={"batch_size": 3}, runtime={"accumulate": 2})
     with pytest.raises(ConfigError, match="multiple of 2"):

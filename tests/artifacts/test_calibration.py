@@ -124,11 +124,11 @@ def test_models_with_other_errors_keep_the_coverage_of_their_mean():
 
 def test_why_there_is_no_interval_is_said():
     (note,) = Uncertainty([conformal(1.0, 2.0)], 0.9).notes()
-    assert "takes 9 validation patients, and there were 2" in note
+    assert "needs 9 validation patients, and there were 2" in note
     assert Uncertainty([conformal(*range(9))], 0.9).notes() == []
     (note,) = Uncertainty([conformal(*range(9))] * 2, 0.9).notes()
     assert "of 2 models" in note
-    assert "takes 19" in note
+    assert "needs 19" in note
     assert "older version without calibration" in Uncertainty([None], 0.9).notes()[0]
     assert Uncertainty([None], 0.9).half_width("slice") == math.inf
     (note,) = Uncertainty([no_calibration(REGRESSION, "it rained")], 0.9).notes()

@@ -236,14 +236,14 @@ def test_evaluate_measures_an_imported_translator_on_the_runs_test_part(
     assert {m.group for m in found.results.metrics} == {"translation", "tstr"}
     far = evaluate(run, model=other.out, metrics=["fid"]).figure("fid", source="mri")
     assert abs(far - wanted) > 0.01 * wanted
-    with pytest.raises(UsageError, match=r"'mse' does not exist or does not fit --model"):
+    with pytest.raises(UsageError, match=r"'mse' does not exist or does not apply to --model"):
         evaluate(run, model=same.out, metrics=["mse"])
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "another recipe for mri"),
+        ({}, "different recipes for mri"),
         ({"size": 64}, "of 64 px, but the run has ct images of 32 px"),
         ({"target": "pet"}, "makes pet images"),
         ({"source": "pet"}, "translates from pet, but the run has no pet images"),
@@ -353,8 +353,8 @@ def with_(changes: dict[str, Tensor | None], **options: Any) -> dict[str, Tensor
     [
         (unet(), "U-Net"),
         (patch_discriminator(), "discriminator"),
-        (with_({"model.6.filt": torch.zeros(4, 1, 3, 3)}), "antialiasing"),
-        (with_({}, norm=nn.BatchNorm2d, bias=False), "norms have weights"),
+        (with_({"model.6.filt": torch.zeros(4, 1, 3, 3)}), "anti-aliased"),
+        (with_({}, norm=nn.BatchNorm2d, bias=False), "norm layers have weights"),
         (with_({}, norm=nn.Identity, bias=False), "no instance norm"),
         (with_({}, inputs=4), "4 channels"),
         (with_({}, outputs=2), "images do not have 1 or 3 channels"),
@@ -395,7 +395,7 @@ def test_other_networks_are_refused_and_named(tmp_path: Path, state: Any, text: 
         ({"source_recipe": "auto"}, "Unknown recipe 'auto'"),
         ({"target_recipe": "mr"}, "as-is"),
         ({"target_window": (40, 80)}, "window"),
-        ({"data": "nowhere"}, "recipes of its own"),
+        ({"data": "nowhere"}, "already defines the recipes"),
         ({"channel": 1}, "--channel 1"),
     ],
 )
@@ -405,7 +405,7 @@ def test_options_that_cannot_be_used_are_named(tmp_path: Path, changes: dict[str
 
 def test_a_missing_file_is_named(tmp_path: Path):
     refused(tmp_path, tmp_path / "no.pth", "does not exist")
-    refused(tmp_path, tmp_path, "is no file")
+    refused(tmp_path, tmp_path, "is not a file")
 
 
 def test_an_existing_model_is_replaced_only_where_asked(tmp_path: Path):

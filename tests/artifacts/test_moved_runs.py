@@ -207,5 +207,5 @@ def test_latest_is_the_newest_run_that_can_do_what_is_asked(project: Path, tmp_p
     assert find_model(latest, "a predictor", said.append).parent.name == "b"
     assert find_model(latest, "a translator", said.append).parent.name == "a"
     assert [isinstance(each, Warned) and str(runs) in each.text for each in said] == [True] * 3
-    with pytest.raises(ModelError, match="did not end"):
+    with pytest.raises(ModelError, match="has not finished"):
         find_model(runs / "c", "a translator")

@@ -75,7 +75,7 @@ def test_what_cannot_be_predicted_is_named_and_nobodys_class(
     assert done.exit_code == 1, done.output
     failed = json.loads(done.stdout)["failed"]
     assert sorted(failed) == lost
-    assert all("no finite number" in reason for reason in failed.values())
+    assert all("is not finite" in reason for reason in failed.values())
     assert all(name in done.stderr for name in lost)
     table = pd.read_csv(out)
     assert sorted(table["file"]) == ["0.png", "2.png", "3.png"]
@@ -87,7 +87,9 @@ def test_a_folder_of_which_nothing_can_be_predicted_leaves_no_table(tmp_path: Pa
         (tmp_path / "in").mkdir(exist_ok=True)
         (tmp_path / "all" / name).rename(tmp_path / "in" / name)
     model = tiny.write_tiny_model(tmp_path)
-    with pytest.raises(ImageError, match=r"2 files, such as 1\.png: the predictor gives no finite"):
+    with pytest.raises(
+        ImageError, match=r"2 files, such as 1\.png: the output of the predictor is not finite"
+    ):
         predict(tmp_path / "in", model=model, out=tmp_path / "p.csv")
     assert not (tmp_path / "p.csv").exists()
 
@@ -179,8 +181,10 @@ def test_models_from_before_the_range_was_kept_still_predict_and_say_so(tmp_path
     heard: list[Event] = []
     result = predict(tmp_path / "in", model=model, out=tmp_path / "p.csv", listener=heard.append)
     assert set(pd.read_csv(tmp_path / "p.csv", keep_default_na=False)["outside"]) == {""}
-    assert any("not known" in note for note in result.notes)
-    assert any(isinstance(each, Warned) and "not known" in each.text for each in heard)
+    assert any("did not record the range" in note for note in result.notes)
+    assert any(
+        isinstance(each, Warned) and "did not record the range" in each.text for each in heard
+    )
 
 
 def test_of_several_models_the_widest_range_counts(tmp_path: Path):

@@ -112,14 +112,14 @@ def test_forty_people_in_five_spellings_are_forty_patients(tmp_path: Path) -> No
         assert on_two_sides(tmp_path, seed=seed) == 0
     assert "40 patients are spelled in several ways (40 in these files)" in flat(results[0].output)
     assert "40 in these files, " in flat(results[1].output)
-    assert "otherwise in ct" in flat(results[1].output)
+    assert "differently in ct" in flat(results[1].output)
     assert "--distinct-ids" in results[0].output
     record = json.loads((tmp_path / "data" / "mri" / "prepare.json").read_text())
     assert len(record["respelled"]) == 40
     assert {len(each["files"]) for each in record["respelled"]} == {2}
     tables = opened(tmp_path)
     counted = how_ids_count({name: each.slices for name, each in tables.items()})
-    assert counted.startswith("Ids of ct and mri that differ in case")
+    assert counted.startswith("Patient ids of ct and mri that differ only in case")
 
 
 def flat(text: str) -> str:

@@ -157,7 +157,7 @@ def test_a_code_that_only_the_own_predictor_reads_is_caught(
     caught = preservation(coded, tmp_path / "judge")
     assert fooled.kind == caught.kind == "label-preservation"
     assert (fooled.status, caught.status) == ("ok", "fires"), (fooled.sentence, caught.sentence)
-    assert "the judge's answers" in caught.sentence
+    assert "for the judge on translated images" in caught.sentence
     sound = preservation(translating(subject, Negative(), "negative"), tmp_path / "sound")
     assert sound.status == "ok", sound.sentence
 

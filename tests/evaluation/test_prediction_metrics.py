@@ -120,7 +120,7 @@ def test_what_is_not_defined_has_a_reason() -> None:
     )
     auroc = next(m for m in found if m.name == "auroc")
     assert auroc.value is None
-    assert "one class" in auroc.reason
+    assert "same class" in auroc.reason
     assert "another class" in auroc.remedy
     assert all(m.value is not None for m in found if m.name == "accuracy")
     # Of six patients, one of whom has the other class, a third of the resamples have one class.
@@ -128,13 +128,13 @@ def test_what_is_not_defined_has_a_reason() -> None:
     rare = Cases(values, np.array([1, 0, 0, 0, 0, 0]), tuple("pqrstu"))
     found = prediction_metrics(rare, np.array([0, 1]), CLASSES, list("pqrstu"), ["auroc"])
     assert (found[0].value, found[0].low) == (1.0, None)
-    assert "Too few resamples" in found[0].notes[0]
+    assert "too few bootstrap resamples" in found[0].notes[0]
     single = Cases(np.array([50.0]), np.array([40.0]), ("p",))
     every = prediction_metrics(single, np.array([45.0]), AGE, ["v"], ["mse", "r2"])
     by = {m.name: m for m in every if (m.level, m.of) == ("image", "model")}
     assert by["mse"].value == pytest.approx(100)
     assert by["mse"].low is None
-    assert "Fewer than 5 patients" in by["mse"].notes[0]
+    assert "fewer than 5 patients" in by["mse"].notes[0]
     assert by["r2"].value is None
 
 

@@ -107,10 +107,10 @@ def test_images_that_were_divided_calibrate_nothing(data: Path, tmp_path: Path):
     info = read_model(made / "model")
     assert info.predictor is not None
     assert info.predictor.calibration is not None
-    assert "images were divided" in info.predictor.calibration.reason
+    assert "the split is by image" in info.predictor.calibration.reason
     card = (made / "model" / "README.md").read_text()
     assert "The split is by image" in card
-    assert "None: images were divided" in card
+    assert "None: the split is by image" in card
 
 
 # ONNX
@@ -303,7 +303,7 @@ def test_the_card_says_what_the_model_is_for_and_not_for(run: RunFolder):
     assert info.trained_on is not None
     patients, slices = info.trained_on.train["ct"]
     assert f"| ct | training | {patients} | {slices} |" in card
-    assert "that takes 9 patients" in card  # at 90 %
+    assert "which needs 9 patients" in card  # at 90 %
     assert 'Translator.load("THIS_FOLDER")(volume)' in card
 
 
@@ -319,8 +319,8 @@ def test_recipes_are_told_in_words():
 def test_cards_of_older_models_say_what_is_not_known(tmp_path: Path):
     info: ModelInfo = read_model(tiny.write_tiny_model(tmp_path / "m"))
     card = model_card(info)
-    assert "Not known here." in card
-    assert "None: the model was made without." in card
+    assert "Unknown." in card
+    assert "None: the model was made without it." in card
 
 
 def test_a_trained_model_knows_the_range_of_its_training_labels(run: RunFolder, data: Path):

@@ -582,9 +582,9 @@ def test_colour_and_nothing_to_see(tmp_path: Path) -> None:
     path = edit(
         save_dicom(tmp_path / "b.dcm", noise(16, 16)), lambda values: values.pop(0x7FE00010)
     )
-    assert "holds no image" in refusal(path)
+    assert "contains no image" in refusal(path)
     (tmp_path / "c.dcm").write_bytes(b"")
-    assert "holds no image" in refusal(tmp_path / "c.dcm")
+    assert "contains no image" in refusal(tmp_path / "c.dcm")
 
 
 def test_pet_carries_the_factor_or_the_reason(tmp_path: Path) -> None:

@@ -227,7 +227,7 @@ def test_only_what_is_missing_is_computed_and_that_is_said(
     totals = {event.total for event in heard if isinstance(event, Progress)}
     headers = SLICES + 1  # of the file that cannot be read, too
     assert totals <= {headers - done, headers - done - 1}
-    assert any(isinstance(event, Stage) and "were done before" in event.text for event in heard)
+    assert any(isinstance(event, Stage) and "already done" in event.text for event in heard)
 
 
 @pytest.mark.parametrize("damage", ["line", "file"])
@@ -322,8 +322,8 @@ def test_what_was_made_from_something_else_is_not_taken_and_that_is_said(
     heard: list[Event] = []
     run(own, tmp_path / "out", model, listener=heard.append, **changes)
     said = [event.text for event in heard if isinstance(event, Warned)]
-    assert any("begins anew" in text for text in said)
-    assert not any(isinstance(event, Stage) and "done before" in event.text for event in heard)
+    assert any("starting again" in text for text in said)
+    assert not any(isinstance(event, Stage) and "already done" in event.text for event in heard)
     run(own, tmp_path / "truth", model, **changes)
     assert tree(tmp_path / "out") == tree(tmp_path / "truth")
 
@@ -473,7 +473,7 @@ def test_a_prediction_killed_at_a_moment_is_continued_to_the_same_table(
     assert (result.table["level"] == "slice").sum() == SLICES
     assert {path.name for path in tmp_path.iterdir()} == {"truth.csv", "p.csv"}
     if moment == "amid the batches":
-        assert any(isinstance(event, Stage) and "done before" in event.text for event in heard)
+        assert any(isinstance(event, Stage) and "already done" in event.text for event in heard)
 
 
 def test_a_table_that_was_there_is_not_taken_for_ones_own(

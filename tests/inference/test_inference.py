@@ -302,7 +302,7 @@ def test_an_image_beyond_memory_is_computed_in_tiles() -> None:
     torch.testing.assert_close(engine(images), images, rtol=0, atol=1e-6)
     assert set(network.seen) == {(1, 64)}
     assert (engine.batch_size, engine.tile) == (1, 64)
-    assert "in tiles of 64 px" in events[-1].text  # type: ignore[attr-defined]
+    assert "using tiles of 64 px" in events[-1].text  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("tiles", "named"), [(False, "image of 256"), (True, "tile of 64")])
@@ -488,7 +488,7 @@ def test_a_compiled_translation_is_the_same(tmp_path: Path, model: Path) -> None
 
 def test_an_unknown_choice_or_tile_is_refused(tmp_path: Path, model: Path) -> None:
     inputs = write_images(tmp_path / "in", 1)
-    with pytest.raises(UsageError, match="--compile of"):
+    with pytest.raises(UsageError, match="for --compile: of"):
         translate(inputs, out=tmp_path / "out", model=model, compiling="of")
     with pytest.raises(UsageError, match="--tile 30"):
         translate(inputs, out=tmp_path / "out", model=model, tile=30)
@@ -536,7 +536,7 @@ def test_memory_that_runs_out_loses_nothing(
         listener=events.append,
     )  # fmt: skip
     assert (result.files, result.failed) == (7, {})
-    assert any(isinstance(e, Warned) and "1 images are now" in e.text for e in events)
+    assert any(isinstance(e, Warned) and "using 1 from now on" in e.text for e in events)
     for i in range(7):
         with tiny.PIL.Image.open(tmp_path / "out" / f"{i:03d}.png") as image:
             assert np.abs(np.asarray(image).astype(int) - tiny.noise(32, 32, seed=i)).max() <= 1

@@ -259,7 +259,7 @@ def spoil(inputs: Path) -> dict[str, str]:
     (inputs / "cut.png").write_bytes(whole[: len(whole) // 2])
     (inputs / "text.png").write_text("no image")
     tiny.save(inputs / "flat.png", np.full((32, 32), 7, np.uint8))
-    return {"cut.png": "damaged", "text.png": "no image", "flat.png": "empty"}
+    return {"cut.png": "damaged", "text.png": "not an image", "flat.png": "empty"}
 
 
 def test_bad_files_are_listed_and_good_ones_translated(tmp_path: Path, model: Path):
@@ -529,7 +529,7 @@ def test_bad_files_do_not_stop_a_prediction(tmp_path: Path, model: Path):
 def test_an_existing_table_is_kept(tmp_path: Path, model: Path):
     inputs, out = some_images(tmp_path / "in"), tmp_path / "p.csv"
     out.write_text("mine\n")
-    with pytest.raises(OutputError, match=r"p\.csv exists"):
+    with pytest.raises(OutputError, match=r"p\.csv already exists"):
         predict(inputs, out=out, model=model, device="cpu")
     assert out.read_text() == "mine\n"
     predict(inputs, out=out, model=model, device="cpu", overwrite=True)

@@ -342,12 +342,12 @@ def test_all_modalities_of_the_dataset_count(run: Path) -> None:
 
 
 def test_without_a_list_of_values_nothing_is_looked_for(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no prepared modality"):
+    with pytest.raises(DataError, match="has no prepared modality"):
         scrub(run, data=tmp_path)
     (tmp_path / "data" / "ct" / "identifiers.json").unlink()
     with pytest.raises(DataError, match=r"identifiers\.json does not exist.*--modality ct"):
         scrub(run)
-    with pytest.raises(UsageError, match="Name it with --data"):
+    with pytest.raises(UsageError, match="Give it with --data"):
         scrub(tmp_path)
     with pytest.raises(UsageError, match="does not exist"):
         scrub(tmp_path / "no")

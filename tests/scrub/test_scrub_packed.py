@@ -211,7 +211,7 @@ NOT_SEEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "unknown bytes in tar.gz": (
         lambda: tarred("a.bin", NOISE), "member a.bin, content: of an unknown"
     ),
-    "too deep": (lambda: nested(8), "inside more than 5 archives"),
+    "too deep": (lambda: nested(8), "nested in more than 5 archives"),
     "pickled objects": (
         lambda: array(np.array([{"a": 1}], dtype=object)), "content: an array of pickled objects"
     ),

@@ -140,7 +140,7 @@ def test_a_dataset_with_only_the_target_serves_methods_without_source(tmp_path: 
     data = tmp_path / "data"
     prepare_images(tmp_path, data, "ct", range(6))
     config, out = debug_config(data, data={"sources": []}, optimizer=BRIEF), tmp_path / "compare"
-    refused(ConfigError, "nothing but ct", "Prepare a source", out=out, config=config)
+    refused(ConfigError, "no modality other than ct", "Prepare a source", out=out, config=config)
     grid = Grid(methods=("constant", "autoaugment"), repeats=1)
     result = compare(config, grid, out=out)
     assert not result.failed
@@ -208,7 +208,7 @@ def test_unlike_labels_are_reported_with_both_histograms(
     compare(config, grid, out=tmp_path / "compare", listener=heard)
     notes = [event.text for event in heard.of(Warned)]
     assert not any("\n" in note for note in notes)  # which a console would write out
-    first = next(event for event in heard.of(Warned) if " of mri are" in flat(event.text))
+    first = next(event for event in heard.of(Warned) if " of mri and ct differ" in flat(event.text))
     text = flat(" ".join(notes))
     for word in (*words, "mri (12)", "ct (12)"):
         assert word in text
@@ -274,7 +274,7 @@ def test_a_folder_that_is_no_study_is_refused(data: Path, tmp_path: Path) -> Non
     (other / "thesis.txt").write_text("years of work")
     refused(OutputError, "no study.json", "--out", out=other, config=config, grid=CONSTANT)
     assert [path.name for path in other.iterdir()] == ["thesis.txt"]
-    refused(DataError, "study.json does not exist", "Begin a study", out=other)
+    refused(DataError, "study.json does not exist", "Start a study", out=other)
     refused(DataError, "study.json does not exist", out=tmp_path / "nowhere")
     file = other / "thesis.txt"
     refused(OutputError, "is a file", out=file, config=config, grid=CONSTANT)
@@ -342,7 +342,7 @@ def test_no_cluster_is_a_quick_refusal(
 @pytest.mark.usefixtures("untrained")
 def test_no_jobs_and_unknown_devices_are_refused(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "compare"
-    refused(UsageError, "0 jobs", out=out, config=debug_config(data), where=Where(jobs=0))
+    refused(UsageError, "0 parallel jobs", out=out, config=debug_config(data), where=Where(jobs=0))
     config = debug_config(data, runtime={"device": "gpu"})
     refused(MedxlateError, "gpu", out=out, config=config, grid=CONSTANT)
     assert not out.exists()
@@ -373,7 +373,7 @@ def table(begun: Path) -> pd.DataFrame:
         (lambda t: t.assign(prediction=np.nan), ["not a number"]),
         (lambda t: t.assign(prediction="inf"), ["not a number"]),
         (lambda t: t.assign(prediction=["old", *t["prediction"][1:]]), ["not a number"]),
-        (lambda t: pd.concat([t, t[:1]]), ["twice"]),
+        (lambda t: pd.concat([t, t[:1]]), ["two predictions"]),
         (lambda t: t.iloc[:0], ["no prediction for 4 of 4"]),
     ],
 )
@@ -403,7 +403,7 @@ def test_files_that_are_no_table_and_names_that_are_taken_are_refused(
     refused(DataError, "cannot be read", **predictions(tmp_path))
     for name in ("constant", "joint"):
         table.to_csv(tmp_path / f"{name}.csv", index=False)
-        refused(DataError, "named like a method", **predictions(tmp_path / f"{name}.csv"))
+        refused(DataError, "has the name of a method", **predictions(tmp_path / f"{name}.csv"))
     (tmp_path / "more").mkdir()
     two = [tmp_path / "own.csv", tmp_path / "more" / "own.csv"]
     for path in two:

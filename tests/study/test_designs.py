@@ -109,7 +109,9 @@ def test_console_and_plan_speak_of_patients_and_draws(redrawn: Run, data: Path) 
     outlook = json.loads(call(*words, "--spread-from", redrawn.folder).stdout)["outlook"]
     assert (outlook["test_patients"], outlook["pool_patients"]) == (TESTED, POOL)
     assert outlook["source"].endswith("with 4 target patients, 3 draws")
-    assert outlook["sentences"][0].startswith("With 3 test patients and 5 draws only differences")
+    assert outlook["sentences"][0].startswith(
+        "With 3 test patients and 5 draws, the study finds only differences"
+    )
     assert "more draws" in outlook["sentences"][2]
 
 
@@ -295,14 +297,14 @@ def test_file_and_column_give_the_same_split_in_every_repeat(kept: Path, tmp_pat
     ("change", "said"),
     [
         ({21: "holdout"}, "the unknown part 'holdout': row 13 of"),
-        ({21: ""}, "no part: row 13"),
-        ({99: "test"}, "1 patients without an image in .*, the first in row 14"),
+        ({21: ""}, "an empty part: row 13"),
+        ({99: "test"}, "1 patient without an image in .*, the first in row 14"),
         (
             {0: "train"},
             "9 of 12 mri patients have no part in the split, for example the patient of slice "
             "000002",
         ),
-        (dict.fromkeys((13, 17, 21), "train"), "no ct patient for val"),
+        (dict.fromkeys((13, 17, 21), "train"), "no ct patient in val"),
     ],
 )
 def test_a_table_that_does_not_fit_is_refused_by_row(
@@ -316,9 +318,11 @@ def test_two_sides_and_absent_patients_are_named_by_row_and_slice(
     kept: Path, tmp_path: Path
 ) -> None:
     twice = [*rows(FOLD), (tiny.patient_name(12), "train")]
-    refused(kept, table_of(tmp_path, twice), "into test and into train: row 4 of .* and row 14 of")
+    refused(kept, table_of(tmp_path, twice), "into both test and train: row 4 of .* and row 14 of")
     lacking = {number: part for number, part in FOLD.items() if number not in (14, 15)}
-    refused(kept, table_of(tmp_path, rows(lacking)), "2 of 12 ct patients no part.*slice 00000")
+    refused(
+        kept, table_of(tmp_path, rows(lacking)), "2 of 12 ct patients have no part.*slice 00000"
+    )
     refused(kept, tmp_path / "nowhere.csv", "The split .*nowhere.csv does not exist")
 
 
@@ -385,9 +389,9 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
         (["--target-patients", "3", "--target-fraction", "0.5"], "cannot be combined"),
         (["--target-patients", "3", "--policy", "image"], "needs --policy patient"),
         (["--target-patients", "3,x"], "3,x is not a list of whole numbers"),
-        (["--target-patients", "0"], "0 target patients cannot train"),
+        (["--target-patients", "0"], "0 target patients are not enough"),
         (["--target-patients", "3", "--split", "s.csv"], "combined with a given split"),
-        (["--split", "s.csv", "--split-column", "fold"], "two splits"),
+        (["--split", "s.csv", "--split-column", "fold"], "each define a split"),
         (["--split", "s.csv", "--test-patients", 3], "apply only to a random split"),
         (["--split", "s.csv", "--draws", 3], "--draws counts draws"),
         (["--test-patients", 3, "--policy", "image"], "need split.policy=patient"),

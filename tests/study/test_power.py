@@ -443,7 +443,7 @@ def test_the_spread_of_an_earlier_study(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="another kind of label"):
         outlook_of(study, target, splits, GROUP, tmp_path)  # type: ignore[arg-type]
     results[results["method"] != "target-only"].to_parquet(tmp_path / "results.parquet")
-    with pytest.raises(DataError, match="compares nothing with target-only"):
+    with pytest.raises(DataError, match="has no comparison with target-only"):
         outlook_of(study, target, splits, AGE, tmp_path)  # type: ignore[arg-type]
 
 

@@ -485,13 +485,13 @@ def test_one_repeat_is_no_test() -> None:
     assert found.verdict == "no difference shown"
     assert (found.std, found.t, found.p, found.p_holm, found.wilcoxon_p) == (None,) * 5
     assert found.sentence == (
-        "No difference between joint (mri) and target-only is shown: MSE per patient 50 against "
-        "100 for target-only, a difference of -50, no test, as one repeat has no spread, over 1 "
+        "No difference shown between joint (mri) and target-only: MSE per patient 50 against 100 "
+        "for target-only, difference -50, not tested because a single repeat has no spread, over 1 "
         "repeat."
     )
     same = {"target-only": [10.0, 20.0], "joint/mri": [9.0, 19.0]}
     (found,) = compare_to(frame(same))
-    assert "no test, as the difference is the same in every repeat" in found.sentence
+    assert "not tested because the difference is the same in every repeat" in found.sentence
 
 
 def test_only_the_largest_fractions_are_compared() -> None:

@@ -91,13 +91,13 @@ def test_a_class_absent_from_validation_alone_is_no_reason():
 
 def test_the_number_of_gaps_is_reported():
     frame, split = planted(train="hh", test="ll")
-    with pytest.raises(DataError, match=r"repeat 0 .*There are 3 more such gaps"):
+    with pytest.raises(DataError, match=r"repeat 0 .*3 more like this"):
         check_classes(STAGE, frame, "ct", [split, split])
 
 
 def test_a_class_that_the_target_does_not_have_is_refused():
     frame, split = planted(train="hh", test="hh")
-    with pytest.raises(DataError, match=r"No ct image has the class 'low', which other"):
+    with pytest.raises(DataError, match=r"No ct image has the class 'low', which occurs in other"):
         check_classes(STAGE, frame, "ct", [split])
 
 
@@ -163,7 +163,7 @@ def test_a_modality_without_training_data_is_refused():
     parts = {"train": (*names[:2], "q000"), "val": names[2:3], "test": (*names[3:], "q001")}
     bad = {**parts, "train": names[:2], "val": (*names[2:3], "q000")}
     check_training({"ct": target, "mri": source}, [Split(parts, 0)])
-    with pytest.raises(DataError, match=r"No mri patient is left .*repeat 1 .*seed 5.* all 2 fell"):
+    with pytest.raises(DataError, match=r"No mri patient is left .*repeat 1 .*seed 5.* all 2 went"):
         check_training({"ct": target, "mri": source}, [Split(parts, 0), Split(bad, 5)])
 
 
@@ -187,7 +187,7 @@ def test_labels_outside_the_targets_range_are_reported():
         source = table([*spread(20, 60, 100 - count), *[61.0] * count], prefix="q")
         texts = label_warnings(AGE, target, "ct", {"mri": source})
         assert bool(texts) is warned
-    assert "6 of 100 patients lie outside the range of ct, 20 to 60 years." in texts[0]
+    assert "6 of 100 patients are outside the range of ct, 20 to 60 years." in texts[0]
     assert "Kolmogorov" not in texts[0]
 
 
@@ -267,7 +267,7 @@ def test_prevalences_that_differ_are_reported():
     for high, warned in ((60, False), (61, True)):  # more than 10 percentage points
         texts = label_warnings(STAGE, target, "ct", {"mri": stages(high, 100 - high, "q")})
         assert bool(texts) is warned
-    assert "The class 'high' makes 61 % of mri and 50 % of ct; chi-square" in texts[0]
+    assert "The class 'high' is 61 % of mri and 50 % of ct; chi-square" in texts[0]
 
 
 def test_a_significant_difference_is_reported_though_it_is_small():

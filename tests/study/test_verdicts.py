@@ -117,7 +117,7 @@ def test_one_draw_is_no_test_and_one_seed_is_one_over_patients() -> None:
     results, images = (each[each["repeat"] == 0] for each in study(MEANS))
     drawn = named(compare_to(results, images))["joint"]
     assert drawn.p is None
-    assert "no test, as one draw has no spread" in drawn.sentence
+    assert "not tested because a single draw has no spread" in drawn.sentence
     given = named(compare_to(results.assign(design="given"), images))["joint"]
     assert given.df == PATIENTS - 1
     assert given.verdict == "helps"
@@ -249,8 +249,8 @@ def test_the_primary_contrast_is_free_of_holm_and_in_no_family() -> None:
         ("joint", "is not of the form"),
         ("joint:", "is not of the form"),
         ("jont:target-only", "'jont'.*"),
-        ("joint:joint", "against itself"),
-        ("joint:constant", "with every method anyway"),
+        ("joint:joint", "compares a method with itself"),
+        ("joint:constant", "compared with the constant anyway"),
         ("joint/pet:target-only", "which sources of the study"),
         ("joint:target-only", "which sources of the study"),
         ("target-only/mri:joint", "has no sources"),

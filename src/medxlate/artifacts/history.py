@@ -233,7 +233,7 @@ def _missing(run: RunFolder) -> str:
         with suppress(MedxlateError):
             model = read_object(run.model / "model.json", error=ModelError)
             needed += [run.model / name for name in _weights(model) if is_plain(name)]
-    return next((f"{file} is missing." for file in needed if not file.exists()), "")
+    return next((f"{file} does not exist." for file in needed if not file.exists()), "")
 
 
 def _weights(values: Any) -> Iterator[str]:

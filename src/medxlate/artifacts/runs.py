@@ -205,7 +205,7 @@ def find_run(path: Path, need: Need = "anything", listener: Listener = silent) -
             path.parent, path.read_text("utf-8", "replace").strip(), error=ModelError
         )
         if not _has(folder, need) and (other := _newest(path.parent, need)):
-            text = f"The latest run, {folder.name}, does not have {need}; using {other.name}."
+            text = f"The latest run, {folder}, does not have {need}; using {other.name}."
             listener(Warned(text))
             folder = other
     if not (folder / "config.json").is_file():

@@ -275,10 +275,10 @@ class Job:
                 f"{plural(count, 'file')}: {why}" for why, count in plan.found.left_out.items()
             )
             raise DataError(
-                f"No image is usable. Left out: {', '.join(reasons)}.",
+                f"No image can be used. Left out: {', '.join(reasons)}.",
                 "Check --modality and --dicom-modality.",
             )
-        raise DataError(f"No image is usable. {in_words(skipped)}.", hint_of(skipped))
+        raise DataError(f"No image can be used. {in_words(skipped)}.", hint_of(skipped))
 
     def _duplicates(
         self, table: pd.DataFrame, info: ModalityInfo, others: Mapping[str, Modality]

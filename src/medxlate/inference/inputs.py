@@ -213,11 +213,11 @@ def refuse_if_nothing(
     if done:
         return
     if failed:
-        raise ImageError(f"No image in {inputs} is usable. {in_words(failed)}.")
+        raise ImageError(f"No image in {inputs} can be used. {in_words(failed)}.")
     left_out = ", ".join(
         f"{plural(count, 'file')}: {reason}" for reason, count in found.left_out.items()
     )
-    raise ImageError(f"No image in {inputs} is usable: {left_out or NEAR_EMPTY}.")
+    raise ImageError(f"No image in {inputs} can be used: {left_out or NEAR_EMPTY}.")
 
 
 def patients_mean(values: np.ndarray, patients: list[str]) -> dict[str, np.ndarray]:

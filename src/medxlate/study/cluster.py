@@ -49,7 +49,7 @@ def ray_runner(address: str, *, gpus_per_item: float, cpus_per_item: int, retrie
         UsageError: Ray is absent, there is no such cluster, or the figures are impossible.
     """
     if gpus_per_item < 0 or (gpus_per_item > 1 and gpus_per_item != int(gpus_per_item)):
-        raise UsageError(f"{gpus_per_item:g} GPUs per item are not possible", "Use 0.5, 1, 2, ...")
+        raise UsageError(f"{gpus_per_item:g} GPUs per item are not possible.", "Use 0.5, 1, 2, ...")
     if cpus_per_item < 1 or retries < 0:
         raise UsageError("An item needs at least 1 CPU and 0 or more retries.")
     _import_ray(retries)
@@ -119,8 +119,8 @@ def _import_ray(retries: int) -> Any:
         import ray
     except ImportError:
         raise UsageError(
-            "A cluster needs Ray, which is not installed",
-            "Run: pip install 'medxlate[cluster]'",
+            "A cluster needs Ray, which is not installed.",
+            "Install it with `pip install 'medxlate[cluster]'`.",
         ) from None
     return ray
 
@@ -131,7 +131,7 @@ def _resolve(address: str) -> str:
         address = os.environ.get("RAY_ADDRESS") or "auto"
     if address != "auto" and not ADDRESS.fullmatch(address):
         raise UsageError(
-            f"'{address}' is not the address of a Ray cluster", "Use host:port or auto."
+            f"'{address}' is not the address of a Ray cluster.", "Use host:port or auto."
         )
     return address
 
@@ -171,7 +171,7 @@ def _no_cluster(address: str, reason: str = "") -> UsageError:
     place = "on this machine" if address == "auto" else f"at {address}"
     if reason:
         return UsageError(f"The Ray cluster {place} cannot be used: {reason}")
-    return UsageError(f"There is no Ray cluster {place}", START)
+    return UsageError(f"There is no Ray cluster {place}.", START)
 
 
 def _require_room(ray: Any, needs: _RayCluster) -> None:
@@ -181,6 +181,6 @@ def _require_room(ray: Any, needs: _RayCluster) -> None:
         room.get("GPU", 0) >= needs.gpus and room.get("CPU", 0) >= needs.cpus for room in rooms
     ):
         raise UsageError(
-            f"No node of the Ray cluster has {needs.cpus} CPU and {needs.gpus:g} GPU",
+            f"No node of the Ray cluster has {needs.cpus} CPU and {needs.gpus:g} GPU.",
             "Request less per item.",
         )

@@ -117,7 +117,7 @@ def _evidence(c: Comparison) -> str:
 
 def _no_test(c: Comparison) -> str:
     if c.repeats == 1 and c.design != "given":
-        return f"one {REPEATS[c.design]} has no spread"
+        return f"a single {REPEATS[c.design]} has no spread"
     if c.design != "resampled" and c.difference_interval is None:
         return "the losses of fewer than three single patients are known"
     return "the difference is the same in every repeat"

@@ -79,9 +79,9 @@ def local_processes(jobs: int, devices: Sequence[str]) -> Runner:
         UsageError: No jobs or no devices.
     """
     if jobs < 1:
-        raise UsageError(f"{jobs} parallel jobs are not possible", "Use 1 or more.")
+        raise UsageError(f"{jobs} parallel jobs are not possible.", "Use 1 or more.")
     if not devices:
-        raise UsageError("No device is given", "Give one, such as cpu.")
+        raise UsageError("No device is given.", "Give one, such as cpu.")
     return _LocalProcesses(jobs, tuple(devices))
 
 
