@@ -230,5 +230,5 @@ def test_a_network_of_timm_with_local_weights_compares_images(folder: Path, tmp_
     assert result.figure("fid", source="mri", features="test_resnet") is not None
     with pytest.raises(ModelError, match="do not exist"):
         evaluate(folder / "runs" / "joint", metrics=["fid"], extractors=["test_resnet=no.st"])
-    with pytest.raises(UsageError, match="unknown"):
+    with pytest.raises(UsageError, match="Unknown value for --features"):
         evaluate(folder / "runs" / "joint", metrics=["fid"], extractors=["resnet"])

@@ -545,7 +545,7 @@ def test_oracle_needs_pairs_of_every_training_patient(root: Path):
         return str(found.value)
 
     assert "needs pairs" in refused(data={"sources": SOURCES})
-    assert "split.policy = patient" in refused(
+    assert "split.policy=patient" in refused(
         data={"sources": SOURCES, "oracle": ORACLE}, split={"policy": "image"}
     )
     text = refused(data={"sources": ["mri"], "oracle": "pet"})

@@ -78,7 +78,7 @@ def test_the_oracle_is_compared_where_there_are_pairs(data: Path) -> None:
     assert plan_study(by_image, Grid(repeats=1)).methods == without
     for config, said in (
         (settings(data, oracle=""), "needs pairs.*--set data.oracle=NAME"),
-        (by_image, "needs split.policy = patient"),
+        (by_image, "needs split.policy=patient"),
     ):
         for method in ("oracle", "oracle+autoaugment"):
             with pytest.raises(ConfigError, match=said):
