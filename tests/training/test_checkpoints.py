@@ -158,7 +158,7 @@ def test_alarms_are_recorded_once_and_the_watch_is_remembered(
 @pytest.mark.parametrize("watch", [{}, {"step": 1, "means": {}, "records": {"x": {"no": 1}}}])
 def test_a_damaged_record_of_the_monitor_is_reported(stopped: Path, watch: Any):
     rewrite(stopped / "checkpoints" / "step-000009" / "state.json", watch=watch)
-    with pytest.raises(ModelError, match="monitor is damaged"):
+    with pytest.raises(ModelError, match="monitor's record in the checkpoint is damaged"):
         resume(stopped)
 
 
@@ -211,7 +211,7 @@ def test_a_changed_state_is_noticed(stopped: Path):
     with pytest.raises(ModelError, match=r"state\.json is damaged: its SHA-256"):
         checkpoints.read_checkpoint(path.parent)
     rewrite(path, step=7, own_sha256="")
-    with pytest.raises(ModelError, match=r"state\.json is damaged: it is of step 7"):
+    with pytest.raises(ModelError, match=r"state\.json is damaged: it belongs to step 7"):
         checkpoints.read_checkpoint(path.parent)
 
 
@@ -434,7 +434,7 @@ def test_auto_resume_begins_or_continues(data: Path, tmp_path: Path, whole: Path
     assert result.steps == 12
     same_ends(result.run, whole)
     other = tiny.debug_config(data, **{**SECTIONS, "objective": {"lambda_cycle": 3.0}})
-    with pytest.raises(ConfigError, match=r"begun with objective.lambda_cycle = 10.0, not 3.0"):
+    with pytest.raises(ConfigError, match=r"started with objective.lambda_cycle = 10.0, not 3.0"):
         train(other, runs=tmp_path, name="job", proceed=True)
 
 
@@ -552,7 +552,7 @@ def test_the_verification_tells_of_its_steps(data: Path):
     heard: list[Event] = []
     verify.verify_resume(tiny.debug_config(data), listener=heard.append)
     told = [(e.task, e.done, e.total) for e in heard if isinstance(e, Progress)]
-    whole = [("undisturbed", done, 8) for done in range(1, 9)]
+    whole = [("without a stop", done, 8) for done in range(1, 9)]
     assert told == [*whole, *(("with a stop", done, 8) for done in range(5, 9))]
 
 

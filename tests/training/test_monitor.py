@@ -363,7 +363,7 @@ def test_each_discriminator_is_judged_by_itself():
         ("pet", "discriminator-exploded"),
     ]
     assert found[0].value == pytest.approx(1.5)
-    assert "mri.d_s is 1.5" in found[0].text
+    assert "mri.d_s averages 1.5" in found[0].text
     assert [alarm.text for alarm in monitor.losses(2000, {"mri.d_t": 1.5, "mri.d_s": 1.5})] == [
         found[0].text.replace("mri.d_s", "mri.d_t")
     ]
@@ -485,7 +485,7 @@ def test_alarms_are_shown_and_recorded(tmp_path: Path, capsys: pytest.CaptureFix
     shown = capsys.readouterr()
     assert shown.out == ""
     said = " ".join(shown.err.split())
-    assert "Step 1000, discriminator-exploded: the discriminator loss mri.d_t is 1.23" in said
+    assert "Step 1000, discriminator-exploded: the discriminator loss mri.d_t averages 1.23" in said
     assert said.endswith("Lower optimizer.translator_lr.")
     heard: list[Event] = []
     recorder = Recorder(tmp_path / "metrics.jsonl", heard.append)
