@@ -97,7 +97,7 @@ def test_translate_predict_evaluate_as_typed_first(inside: Path, tmp_path: Path)
     assert found["missing"] == []
     result = call("evaluate", "--metric", "is", "--metric", "mse")
     assert result.exit_code == 1
-    assert "is[predictor]: is cannot be taken" in text(result)
+    assert "is[predictor]: is cannot be computed" in text(result)
     assert "mse" in text(result)
 
 
@@ -192,10 +192,10 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
             "does not accept images of 32 px",
         ),
         (["translate", "raw/mri", "--out", "x", "--device", "tpu9"], 2, "tpu9"),
-        (["predict", "raw/labels.csv"], 1, "labels.csv holds no"),
+        (["predict", "raw/labels.csv"], 1, "labels.csv contains no"),
         (["evaluate", "--metric", "fib"], 2, "fid"),
         (["evaluate", "--metric", "fid", "--inception", "no.pth"], 1, "no.pth"),
-        (["translate", "raw/mri", "--out", "x", "--phi", "hide"], 2, "--phi hide"),
+        (["translate", "raw/mri", "--out", "x", "--phi", "hide"], 2, "--phi: hide"),
         (["translate", "raw/mri", "--out", "x", "--key", "no.key"], 1, "no.key is missing"),
         (["prepare", "raw/ct", "--modality", "CT"], 2, "'CT'"),
         (["prepare", "raw/ct", "--modality", "pet", "--plane", "frontal"], 2, "--plane frontal"),
@@ -204,7 +204,7 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
             ["prepare", "raw/ct", "--modality", "pet", "--label", "PatientAgee",
              "--label-name", "age", "--patient", "file"],
             2,
-            "no DICOM attribute",
+            "not a DICOM attribute",
         ),
         (["prepare", "raw/ct", "--modality", "pet"], 2, "--label"),
         (["prepare", "raw/ct", "--modality", "ct", "--label", "PatientAge"], 1, "exists"),

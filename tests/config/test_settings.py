@@ -160,6 +160,6 @@ def test_what_is_said_of_batch_norm_is_of_the_configured_one() -> None:
         " ".join(design_paragraphs(study_of("joint", batch_norm=kind), pd.DataFrame()))
         for kind in ("joint", "separate")
     )
-    assert "over all images together" in joint
-    assert "over all images together" not in separate
-    assert "of `multitask` and `dann`" in " ".join(separate.split())
+    assert "than target images compute" in joint
+    assert "than target images compute" not in separate
+    assert "in `multitask` and `dann`" in " ".join(separate.split())

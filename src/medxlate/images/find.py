@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase, translate
 from pathlib import Path
 
-from medxlate.base.errors import ImageError
+from medxlate.base.errors import ImageError, plural
 from medxlate.images.scan import Format, FoundImage
 from medxlate.images.volumes import sniff_volume
 
@@ -151,7 +151,7 @@ def find_images(root: Path, *, include: Sequence[str] = (), exclude: Sequence[st
             not_images[folder] = reason
     if not images:
         total = len(not_images) + others
-        found = f"{total} other files" if total else "nothing"
+        found = plural(total, "other file") if total else "nothing"
         found += f" and {excluded} excluded" if excluded else ""
         raise ImageError(
             f"{root} contains no PNG, JPEG, WebP, TIFF, DICOM, NIfTI, NRRD or MetaImage "
