@@ -438,7 +438,7 @@ def test_networks_larger_than_their_weights(
         values[part] | changes if part == "predictor" else {"mri": values[part]["mri"] | changes}
     )
     (model / "model.json").write_text(json.dumps(values))
-    with within(), pytest.raises(ModelError, match=r"the file is smaller|is damaged"):
+    with within(), pytest.raises(ModelError, match=r"the file is too small|is damaged"):
         load(model)
 
 

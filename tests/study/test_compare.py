@@ -141,7 +141,7 @@ def test_progress_covers_the_grid(whole: Run) -> None:
     assert done == sorted(done)
     assert progress[-1].done == progress[-1].total
     stages = [event.text for event in whole.heard.of(Stage)]
-    assert stages == ["28 of 28 cells to train, 4 shared stages first", "Comparing"]
+    assert stages == ["28 of 28 cells to train, after 4 shared first stages", "Comparing"]
 
 
 def test_what_is_on_disk(whole: Run) -> None:
@@ -339,7 +339,7 @@ def test_the_policy_is_reported_beside_the_numbers(data: Path, tmp_path: Path, p
     assert set(result.findings.results["policy"]) == {policy}
     written = pd.read_csv(out / "splits" / "r00.csv", dtype=str)
     sides = {part: set(rows["patient"]) for part, rows in written.groupby("part")}
-    warned = [event.text for event in heard.of(Warned) if "Policy image" in event.text]
+    warned = [event.text for event in heard.of(Warned) if "--policy image" in event.text]
     places = [out / "report.md", *(out / "tables").glob("*.md"), *(out / "tables").glob("*.tex")]
     assert len(places) > 2
     for path in places:

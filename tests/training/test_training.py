@@ -557,7 +557,7 @@ def test_a_checkpoint_of_another_configuration_does_not_fit(tmp_path: Path, stop
     values = json.loads((run / "config.json").read_text())
     values["model"]["generator_width"] = 12
     (run / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ModelError, match="step 9 does not fit"):
+    with pytest.raises(ModelError, match="step 9 does not match"):
         resume(run)
 
 

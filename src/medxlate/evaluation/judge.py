@@ -223,7 +223,7 @@ def load_or_train(run: RunFolder, lesson: Lesson, listener: Listener) -> Judge:
 
 def _teach(folder: Path, lesson: Lesson, listener: Listener) -> None:
     """Train a lesson in a temporary folder."""
-    listener(Stage(f"Training a judge ({ARCHITECTURE}) on {lesson.seen}"))
+    listener(Stage(f"Training a small predictor ({ARCHITECTURE}) on {lesson.seen}"))
     first, place = ranks().is_first, folder / f".{lesson.name}.training"
     try:
         if first:

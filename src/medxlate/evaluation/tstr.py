@@ -101,7 +101,7 @@ def _student(run: RunFolder, subject: Subject, source: str, listener: Listener) 
     depends = {**made_from(cohort, config), "generator": generator}
 
     def prepare(place: Path) -> TrainingSetup:
-        listener(Stage(f"Translating {len(train) + len(val)} {source} images to learn from"))
+        listener(Stage(f"Translating {len(train) + len(val)} {source} images as training data"))
         tables = {name: cohort.tables[name] for name in (source, subject.info.target)}
         work = set_up(make_inputs(config, cohort.dataset, tables, cohort.split))
         data = Data(

@@ -338,7 +338,7 @@ def _train(
     if ranks().is_first:
         record = Recorder(run.metrics, ProgressPicture(run, setup.config, tracking))
     used = [setup.data.train[name] for name in setup.learner.modalities]
-    counts = ", ".join(f"{len(slices)} {slices.name}" for slices in used)
+    counts = " and ".join(f"{len(slices)} {slices.name}" for slices in used)
     how = f"{setup.image_size} px ({setup.compute.device.type}, {setup.compute.precision}"
     how += ")" if ranks().is_alone else f", {ranks().count} processes)"
     listener(Stage(f"Training {setup.config.method} on {counts} images of {how} in {run.path}"))

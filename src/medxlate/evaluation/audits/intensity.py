@@ -74,7 +74,7 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
             if few
             else "The modalities are too similar to say how much should change"
         )
-        return IDENTITY.audit(source, "unknown", f"{why}; {measured}.", picture=picture)
+        return IDENTITY.audit(source, "unknown", f"{why}. {measured}.", picture=picture)
     before, (low, _), _, _ = gap(original, real)
     share = change / needed
     fires = share < CHANGED and low > ALIKE
@@ -99,12 +99,12 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
     """
     picture = Picture(
         kind="lines", title="Distribution of grey values", x_label="value (-1 black, 1 white)",
-        y_label="fraction of pixels up to it",
+        y_label="cumulative fraction of pixels",
         lines=tuple(
             points(name, CENTRES[::4], np.cumsum(values)[::4])
             for name, values in (
                 ("translated", _values(translated)),
-                ("its negative", _values(translated)[::-1]),
+                ("translated, inverted", _values(translated)[::-1]),
                 ("real", _values(real)),
             )
         ),
