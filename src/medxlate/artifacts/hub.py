@@ -93,15 +93,13 @@ def _folder_of(model: HubModel, listener: Listener, offline: bool) -> Path:
     marker = _download(model, "model.json", offline)
     pinned = HubModel(model.repo, marker.parent.name)  # .../snapshots/COMMIT/model.json
     if not pinned.is_pinned:
-        raise ModelError(f"The hub does not say which commit {model} is.")
+        raise ModelError(f"The hub did not return the commit of {model}.")
     folder = _place(model.repo, marker.parent.name)
     with locked(folder.with_name(f"{folder.name}.lock"), wait=True):
         if not folder.is_dir():
             _make(folder, pinned, marker, offline)
     if not model.is_pinned:
-        listener(
-            Warned(f"{model} can change. Today it is {pinned}: name that to use this model again.")
-        )
+        listener(Warned(f"{model} can change. It is currently {pinned}: use that name to pin it."))
     return folder
 
 
@@ -116,7 +114,7 @@ def _make(folder: Path, model: HubModel, marker: Path, offline: bool) -> None:
     with whole_folder(folder, marker=marker.name) as partial:
         for weights in all_weights(info):
             if not (is_plain(weights.file) and weights.file.endswith(".safetensors")):
-                raise ModelError(f"{model} names {weights.file!r}, which is no safetensors file.")
+                raise ModelError(f"{model} refers to {weights.file!r}, not a safetensors file.")
             _take(_download(model, weights.file, offline), partial / weights.file)
         shutil.copyfile(marker, partial / marker.name)
         write_json(partial / RECORD, {"repo": model.repo, "commit": model.revision})
@@ -195,21 +193,21 @@ def _named(model: HubModel, file: str) -> Iterator[None]:
         ) from None
     except errors.RevisionNotFoundError:
         raise ModelError(
-            f"{model} has no such revision.", "Name a commit, branch or tag."
+            f"{model} has no such revision.", "Give a commit, branch or tag."
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         raise ModelError(
             f"{model} cannot be reached, and {file} is not in the cache.",
-            "Fetch it where there is a connection, and carry the folder of HF_HOME here, or a "
-            "model folder: docs/how-to/export.md.",
+            "Download it on a machine with internet access and copy the folder HF_HOME here, or "
+            "copy a model folder: docs/how-to/export.md.",
         ) from None
     except errors.EntryNotFoundError:
         raise ModelError(
-            f"{model} holds no {file}: it is not a model of medxlate's, or not whole.",
+            f"{model} has no {file}: it is not a medxlate model, or is incomplete.",
             "`medxlate export hub --push` uploads one.",
         ) from None
     except errors.HFValidationError as problem:
-        raise UsageError(f"{model} is not a name of the hub's: {problem}") from None
+        raise UsageError(f"{model} is not a valid name on the hub: {problem}") from None
     except Exception as problem:  # the library's own, or one of the client under it
         if isinstance(problem, OSError) and problem.errno in (13, 28, 30, 122):
             raise  # the disk's, which the command line names
