@@ -146,7 +146,7 @@ def test_a_newer_commit_is_another_model(hub: hubs.Hub, tmp_path: Path) -> None:
         ("hf://lab/mri to ct", UsageError, "hf://OWNER/NAME@REVISION"),
         ("hf://lab/none", ModelError, "does not exist, or is private"),
         (f"hf://{NAME}@v2", ModelError, "no such revision"),
-        ("hf://lab/empty", ModelError, "holds no model.json"),
+        ("hf://lab/empty", ModelError, "has no model.json"),
         ("hf://lab/secret", ModelError, "does not exist, or is private"),
         ("hf://lab/pickled", ModelError, "not a safetensors file"),
         ("hf://lab/newer", ModelError, "schema version 99"),
