@@ -124,7 +124,7 @@ def main() -> None:
             preset = "debug" if options.quick else "paper"
             found[name] = study_lines(data, grid, largest, preset=preset)
     whole, *_ = found.values()
-    print("| training | sources | trainings | steps each | GFLOP a step | EFLOP in all |")
+    print("| training | sources | trainings | steps each | GFLOP per step | EFLOP in total |")
     print("|---|---|---|---|---|---|")
     for line in whole:
         print(
