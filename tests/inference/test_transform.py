@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +24,7 @@ from medxlate.images.recipes import Recipe
 from medxlate.inference.translate import translate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # both libraries warn of their own dependencies
+ROOT = Path(__file__).resolve().parents[2]
 MR = Recipe(kind="mr", percentiles=(0.5, 99.5), plane="coronal", output_range=(0.0, 1000.0))
 CT = Recipe(kind="ct", window=(40, 400), unit="HU", output_range=(-160.0, 240.0))
 # Voxels run to the back, to the feet and to the right, 2, 1.5 and 3 mm apart, slightly tilted.
@@ -210,6 +213,32 @@ def test_label_maps_are_not_translated(torchio: ModuleType, model: Path, scan: P
     subject = torchio.Subject(mask=torchio.LabelMap(scan))
     with pytest.raises(UsageError, match=r"'mask'.*label"):
         Translated("mask", model, device="cpu")(subject)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_the_page_runs(
+    monai: ModuleType,
+    torchio: ModuleType,
+    model: Path,
+    scan: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    block: int,
+) -> None:
+    page = (ROOT / "docs" / "how-to" / "monai.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    shutil.copytree(model, tmp_path / "runs" / "latest")
+    (tmp_path / "mr").mkdir()
+    shutil.copy(scan, tmp_path / "mr" / "p01.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"Translated": Translated}
+    exec(blocks[block], names)
+    if block == 0:
+        (batch,) = names["loader"]
+        assert batch["image"].shape == (1, 1, 20, 24, 16)
+        assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+    else:
+        assert names["subject"].mri.shape == (1, 64, 64, 64)
 
 
 # Whatever the library
