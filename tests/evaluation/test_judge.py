@@ -38,6 +38,7 @@ from medxlate.evaluation.judge import (
 from medxlate.evaluation.results import Audit, read_results, write_results
 from medxlate.evaluation.subject import Subject, TranslatedImages, open_subject
 from medxlate.evaluation.tstr import tstr_metrics
+from medxlate.report.run_comparison import Against
 from medxlate.report.run_report import write_report
 from medxlate.report.run_verdict import of_run
 from medxlate.training.setup import RunInputs, TrainingSetup, set_up
@@ -350,8 +351,13 @@ def test_a_run_that_is_judged_lost_is_no_good_news(
     ]
     lost = Audit(kind="label-preservation", source="mri", status="fires", rule="r", sentence="s")
     kept = lost.model_copy(update={"status": "ok"})
+    other = Against("alone", "target-only", ("mri",), -0.3, -0.5, -0.1, 20, None, ())
     tones = [
-        of_run(results.model_copy(update={"metrics": tuple(skill), "audits": (a,)}), "patient").tone
+        of_run(
+            results.model_copy(update={"metrics": tuple(skill), "audits": (a,)}),
+            "patient",
+            against=other,
+        ).tone
         for a in (kept, lost)
     ]
     assert tones == ["good", "unsure"]

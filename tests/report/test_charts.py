@@ -380,7 +380,7 @@ def test_pieces_are_escaped() -> None:
     for piece in (paragraph(EVIL), figure(draw(picture("lines")), caption=EVIL)):
         assert "<script" not in piece
         parsed(piece)
-    assert len({badge(status) for status in ("ok", "fires", "unknown")}) == 3
+    assert len({badge(status) for status in ("green", "amber", "red", "grey")}) == 4
 
 
 @pytest.mark.parametrize("label", ["Mean squared error (years²) per patient, lower is better"])

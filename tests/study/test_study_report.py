@@ -128,7 +128,9 @@ def test_the_tone_is_that_of_joint(
         "medxlate.study.study_report.write_page", lambda _, **given: seen.update(given)
     )
     write_study_page(copy)
-    assert seen["verdict"] == Verdict(("<b>joint</b> was compared.",), tone)
+    badge = {"hurts": "Harm shown", "no difference shown": "No benefit shown"}.get(verdict)
+    badge = badge or ("Benefit shown" if beats else "No benefit")
+    assert seen["verdict"] == Verdict(("<b>joint</b> was compared.",), tone, badge)
     monkeypatch.undo()
     page = write_study_page(copy).read_text(encoding="utf-8")
     assert page.count("&lt;b&gt;joint") == 1

@@ -62,7 +62,10 @@ def report(
 
         made = write(folder, baseline=baseline, out=out)
         value = {"report": str(made.path), "verdict": list(made.verdict), "bytes": made.bytes}
-        reporter.result(value, *made.verdict, f"Report: {made.path}")
+        value["badge"] = made.badge
+        first, *others = made.verdict
+        answer = f"{made.badge}. {first}" if made.badge else first
+        reporter.result(value, answer, *others, f"Report: {made.path}")
         show(made.path, reporter, wanted=open_)
 
 

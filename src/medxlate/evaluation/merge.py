@@ -18,6 +18,7 @@ from medxlate.base.events import Listener, Warned
 from medxlate.base.files import check_free, whole_folder
 from medxlate.evaluation.audit import audit_translators
 from medxlate.evaluation.audits.label import LABEL
+from medxlate.evaluation.contact_sheet import SHEET, write_contact_sheets
 from medxlate.evaluation.results import (
     EXAMPLES,
     FILE,
@@ -88,10 +89,12 @@ def write_evaluation(
             if audit and subject.translators:
                 with clock.timing("audits"):
                     audits = audit_translators(subject, partial, listener=listener)
+                write_contact_sheets(subject, partial)
             if before is not None:
                 results = _merged(before, results, audit=audit, listener=listener)
                 if not audit:
                     _copy(run.evaluation / EXAMPLES, partial / EXAMPLES)
+                    _copy(run.evaluation / SHEET, partial / SHEET)
                 if table is None:
                     _copy(run.evaluation / PREDICTIONS, partial / PREDICTIONS)
             if audit:

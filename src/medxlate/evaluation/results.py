@@ -5,6 +5,7 @@
     evaluation.json        ``Results``
     predictions.parquet    a row a test image: slice_id, patient, volume, label, prediction...
     examples/<source>/     translated test images; see ``Example``
+    sheet/<source>/        test images that a seed has drawn; see ``contact_sheet``
 
 Pseudonyms and images are in it, so it is not shared; ``evaluation.json`` alone holds neither.
 """
@@ -117,6 +118,7 @@ class Picture(Record):
         thresholds: Named vertical (histogram) or horizontal lines.
         diagonal: Whether y = x is drawn.
         ticks: Names of the positions 0, 1, 2... of bars.
+        note: What is left out, or what else a reader must know; a sentence.
     """
 
     kind: Literal["histogram", "scatter", "lines", "bars"]
@@ -127,6 +129,7 @@ class Picture(Record):
     thresholds: dict[str, float] = {}
     diagonal: bool = False
     ticks: tuple[str, ...] = ()
+    note: str = ""
 
 
 class Audit(Record):

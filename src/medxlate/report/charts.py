@@ -29,7 +29,7 @@ from medxlate.report.drawing import (
     nothing,
     threshold_text,
 )
-from medxlate.report.printing import short
+from medxlate.report.printing import csv_text, short
 from medxlate.report.svg import svg
 
 OPACITIES = (0.9, 0.25, 0.6, 0.1, 0.75, 0.4)  # of bars
@@ -70,6 +70,27 @@ def draw(picture: Picture) -> Markup:
     return svg(figure, title=title, description=_description(picture, lines))
 
 
+def drawn_values(picture: Picture) -> str:
+    """Return what a chart shows, as CSV: a row a point, a bin or a bar."""
+    lines = [line for line in picture.lines if line.x][:CURVES]
+    x_label, y_label = picture.x_label or "x", picture.y_label or "y"
+    if picture.kind == "histogram" and lines:
+        edges, counts = _binned(lines)
+        share = "share (%)" if len(lines) > 1 else "number"
+        rows = [
+            (line.name, float(low), float(high), float(count))
+            for line, each in zip(lines, counts, strict=True)
+            for low, high, count in zip(edges, edges[1:], each, strict=False)
+        ]
+        return csv_text(("series", f"{x_label}, from", "to", share), rows)
+    found: list[tuple[str | float, ...]] = []
+    for line in lines:
+        xs, ys = (line.x, line.y) if picture.kind != "lines" else thin(line.x, line.y)
+        for x, y in zip(xs, ys, strict=False):
+            found.append((line.name, _tick(picture, x) if picture.ticks else x, y))
+    return csv_text(("series", x_label, y_label), found)
+
+
 def _description(picture: Picture, lines: Sequence[Points]) -> str:
     values = [value for line in lines for value in line.x]
     parts = [f"{line.name}: {len(line.x)} values" for line in lines]
@@ -87,22 +108,28 @@ def _histogram(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:
 
     Bins are at most 30, of the width that Freedman and Diaconis give for all values together.
     """
-    values = [finite(line.x) for line in lines]
-    together = np.concatenate(values)
-    spread = float(np.subtract(*np.percentile(together, [75, 25])))
-    width = 2 * spread / len(together) ** (1 / 3)
-    bins = int(min(max(np.ptp(together) / width, 5), BINS)) if width > 0 else 10
-    edges = np.histogram_bin_edges(together, bins)
-    for i, (line, each) in enumerate(zip(lines, values, strict=True)):
-        counts = np.histogram(each, edges)[0].astype(float)
-        if len(lines) > 1:
-            counts *= 100 / counts.sum()
+    edges, shares = _binned(lines)
+    for i, (line, counts) in enumerate(zip(lines, shares, strict=True)):
         colour, dashes, _ = look_of(i)
         axis.stairs(counts, edges, fill=True, color=colour, alpha=0.18)
         look: dict[str, Any] = {"color": colour, "linestyle": dashes, "linewidth": 2}
         axis.stairs(counts, edges, label=_label(line, lines), **look)
     share = ", share of each (%)" if len(lines) > 1 else ""
     fields(axis, picture.x_label, (picture.y_label or "Number") + share)
+
+
+def _binned(lines: Sequence[Points]) -> tuple[Values, list[Values]]:
+    """Return the edges of the bins, and numbers of values; of several lines shares in %."""
+    values = [finite(line.x) for line in lines]
+    together = np.concatenate(values)
+    spread = float(np.subtract(*np.percentile(together, [75, 25])))
+    width = 2 * spread / len(together) ** (1 / 3)
+    bins = int(min(max(np.ptp(together) / width, 5), BINS)) if width > 0 else 10
+    edges = np.histogram_bin_edges(together, bins)
+    counts = [np.histogram(each, edges)[0].astype(float) for each in values]
+    if len(lines) > 1:
+        counts = [each * 100 / each.sum() for each in counts]
+    return edges, counts
 
 
 def _points(axis: Axes, picture: Picture, lines: Sequence[Points]) -> None:

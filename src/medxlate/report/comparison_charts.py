@@ -34,7 +34,7 @@ from medxlate.report.drawing import (
     nothing,
     threshold_text,
 )
-from medxlate.report.printing import short
+from medxlate.report.printing import csv_text, short
 from medxlate.report.svg import svg
 
 
@@ -123,6 +123,26 @@ def interval_chart(
     words = [f"{each.name}: {_mean(each)}" for each in systems]
     figure = _intervals(systems, label, references, width=WIDTH, title=title)
     return svg(figure, title=title, description=f"{label}. {'; '.join(words)}.")
+
+
+def errors_values(systems: Sequence[Errors], label: str) -> str:
+    """Return what a chart of errors shows, as CSV: a row a repeat, with the mean's interval."""
+    rows = [
+        (each.name, i, float(loss), each.mean, *(each.interval or (None, None)))
+        for each in systems
+        for i, loss in enumerate(each.losses)
+    ]
+    return csv_text(("method", "repeat", label, "mean", "low", "high"), rows)
+
+
+def curves_values(panel: Panel, label: str) -> str:
+    """Return what a panel of curves shows, as CSV: a row a point."""
+    rows = [
+        (each.name, float(x), float(mean), float(std))
+        for each in panel.curves
+        for x, mean, std in zip(each.patients, each.means, each.stds, strict=True)
+    ]
+    return csv_text(("method", panel.label, label, "standard deviation"), rows)
 
 
 def _mean(system: Errors) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -24,26 +24,61 @@ from medxlate.report.printing import Number, PrintedTable, short
 Tone = Literal["good", "bad", "unsure"]
 Content = str | Markup | float | int | Number | None  # of a table's cell
 VOID = ("img", "input")  # elements of HTML that have no end
-WORDS = {"ok": "nothing found", "fires": "look at this", "unknown": "cannot be said"}
-SIGNS = {"ok": "\u2713", "fires": "!", "unknown": "?"}
+Level = Literal["green", "amber", "red", "grey"]
+WORDS: Mapping[Level, str] = {
+    "green": "OK", "amber": "Caution", "red": "Problem", "grey": "Not measured",
+}  # fmt: skip
+SIGNS: Mapping[Level, str] = {"green": "\u2713", "amber": "!", "red": "\u2715", "grey": "\u2013"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What comes first in a report: a few plain sentences, and how good the news is."""
+    """What comes first in a report: the answer, and how good the news is.
+
+    Attributes:
+        sentences: The first one answers; the others say what it rests on.
+        tone: How good the news is.
+        badge: The answer in a few words, such as "No benefit shown".
+    """
 
     sentences: tuple[str, ...]
     tone: Tone
+    badge: str = ""
 
     def then(self, sentence: str) -> Verdict:
         """Return the verdict with a sentence more, the second one."""
         first, *others = self.sentences
-        return Verdict((first, sentence, *others), self.tone)
+        return replace(self, sentences=(first, sentence, *others))
 
-    def doubted(self, sentence: str, tone: Tone = "unsure") -> Verdict:
+    def doubted(self, sentence: str, badge: str, tone: Tone = "unsure") -> Verdict:
         """Return the verdict behind a sentence by which it does not hold as it stands."""
         worst: Tone = "bad" if "bad" in (self.tone, tone) else tone
-        return Verdict((sentence, *self.sentences), worst)
+        return Verdict((sentence, *self.sentences), worst, badge)
+
+
+@dataclass(frozen=True)
+class Light:
+    """One of the signals below the answer.
+
+    Attributes:
+        title: What was looked at, in a few words.
+        level: What was found.
+        anchor: Where the page says more.
+    """
+
+    title: str
+    level: Level
+    anchor: str
+
+    @property
+    def word(self) -> str:
+        """The level in words, for those who do not see colours."""
+        return WORDS[self.level]
+
+    @property
+    def sign(self) -> str:
+        """The level as a sign."""
+        return SIGNS[self.level]
 
 
 @dataclass(frozen=True)
@@ -54,11 +89,13 @@ class Chapter:
         title: Its heading.
         body: What it holds.
         key: Its anchor; "": made of the heading.
+        brief: What it is called in the navigation; "": as in the heading.
     """
 
     title: str
     body: Markup
     key: str = ""
+    brief: str = ""
 
     @property
     def anchor(self) -> str:
@@ -98,10 +135,10 @@ def bullets(sentences: Sequence[str | Markup]) -> Markup:
     return tag("ul", *(tag("li", each) for each in sentences)) if sentences else Markup("")
 
 
-def badge(status: Literal["ok", "fires", "unknown"]) -> Markup:
-    """Return an audit's status as a sign and words, so that colour is not needed."""
-    sign = tag("span", SIGNS[status], aria_hidden="true")
-    return tag("span", sign, f" {WORDS[status]}", class_=f"badge badge-{status}")
+def badge(level: Level) -> Markup:
+    """Return a level as a sign and words, so that colour is not needed."""
+    sign = tag("span", SIGNS[level], aria_hidden="true")
+    return tag("span", sign, f" {WORDS[level]}", class_=f"badge badge-{level}")
 
 
 def charts(drawn: Sequence[Markup]) -> Markup:
@@ -109,9 +146,31 @@ def charts(drawn: Sequence[Markup]) -> Markup:
     return tag("div", *drawn, class_="charts") if drawn else Markup("")
 
 
-def figure(svg: Markup, *, caption: str | Markup = "") -> Markup:
-    """Return a drawing with its caption."""
-    return tag("figure", svg, *([tag("figcaption", caption)] if caption else []))
+def figure(svg: Markup, *, caption: str | Markup = "", csv: str = "", name: str = "") -> Markup:
+    """Return a drawing with its caption, and a way to save it as SVG and its values as CSV.
+
+    Args:
+        svg: The drawing.
+        caption: Below it.
+        csv: Its values; "" for none.
+        name: What the saved files are called; "": they cannot be saved.
+    """
+    parts = [svg, *([tag("figcaption", caption)] if caption else [])]
+    if name:
+        stem = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        save = [tag("button", "SVG", type="button", data_save=f"{stem}.svg",
+                    aria_label=f"Save as SVG: {name}")]  # fmt: skip
+        if csv:
+            coded = base64.b64encode(csv.encode()).decode()
+            save.append(tag("a", "CSV", download=f"{stem}.csv", aria_label=f"Save as CSV: {name}",
+                            href=f"data:text/csv;charset=utf-8;base64,{coded}"))  # fmt: skip
+        parts.append(tag("p", *save, class_="save"))
+    return tag("figure", *parts)
+
+
+def folded(summary: str, *inside: Markup) -> Markup:
+    """Return what is shown on demand."""
+    return tag("details", tag("summary", summary), *inside)
 
 
 def table(
@@ -209,6 +268,8 @@ def write_page(
     verdict: Verdict,
     chapters: Sequence[Chapter],
     facts: dict[str, Any],
+    lights: Sequence[Light] = (),
+    note: str = "",
 ) -> None:
     """Write a page. Texts are escaped, markup is taken as it is.
 
@@ -220,13 +281,18 @@ def write_page(
         verdict: What comes first.
         chapters: What follows.
         facts: Names and values, below the verdict.
+        lights: Signals, below the verdict.
+        note: How to read the figures, below the facts.
     """
     style, script = _asset("page.css"), _asset("page.js")
     template = Environment(autoescape=True).from_string(_asset("page.html"))
     whole = template.render(
         title=title,
         verdict=verdict,
+        sentences=[with_code(each) for each in verdict.sentences],
         chapters=chapters,
+        lights=lights,
+        note=note,
         facts={name: str(value) for name, value in facts.items()},
         style=Markup(style),
         script=Markup(script),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -57,6 +57,57 @@ def short(value: float) -> str:
     text = mantissa + (f"e{int(power)}" if mark else "")
     zero = not any(letter in "123456789" for letter in text)  # there is no minus zero
     return text.replace("-", "" if zero else "\u2212")
+
+
+def places(low: float, high: float) -> int:
+    """Return the decimals that an interval is worth: two significant digits of its width.
+
+    Negative where the last digit worth printing stands before the point: -1 for tens. Of an
+    interval without a width, three significant digits of its ends.
+    """
+    width = float(f"{high - low:.1e}")
+    if width > 0 and math.isfinite(width):
+        return 1 - math.floor(math.log10(width))
+    size = abs(high)
+    return 2 - math.floor(math.log10(size)) if size > 0 and math.isfinite(size) else 0
+
+
+def to_places(value: float, decimals: int, *, signed: bool = False) -> str:
+    """Return a number with so many decimals, with a real minus sign, and no minus zero.
+
+    Args:
+        value: The number.
+        decimals: As ``places`` returns them.
+        signed: Whether a number above 0 gets a plus.
+    """
+    if not math.isfinite(value) or abs(value) >= 1e15:
+        return short(value)
+    rounded = round(value, decimals) + 0.0
+    text = f"{abs(rounded):.{max(decimals, 0)}f}"
+    sign = "\u2212" if rounded < 0 else "+" if signed and rounded > 0 else ""
+    return f"{sign}{text}"
+
+
+def with_interval(
+    value: float, low: float | None, high: float | None, *, signed: bool = False
+) -> tuple[str, str]:
+    """Return a figure and its interval, with the digits that the interval is worth.
+
+    Args:
+        value: The figure.
+        low: The lower end; None where there is no interval.
+        high: The upper end.
+        signed: Whether numbers above 0 get a plus.
+
+    Returns:
+        Such as ("13.8", "11.8 to 15.8"); without an interval three digits and "".
+    """
+    if low is None or high is None:
+        text = short(float(f"{value:.3g}"))
+        return (f"+{text}" if signed and value > 0 else text), ""
+    decimals = places(low, high)
+    said, lower, upper = (to_places(each, decimals, signed=signed) for each in (value, low, high))
+    return said, f"{lower} to {upper}"
 
 
 def between(low: float | None, high: float | None) -> str:
@@ -144,6 +195,17 @@ class PrintedTable:
         writer.writerow(map(in_csv, names))
         writer.writerows([_plain(cell) for cell in row] for row in self.rows)
         return out.getvalue()
+
+
+def csv_text(columns: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
+    """Return a table as CSV that no spreadsheet reads as formulas; a missing number is empty."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(map(in_csv, columns))
+    writer.writerows(
+        ["" if cell is None or cell != cell else in_csv(cell) for cell in row] for row in rows
+    )
+    return out.getvalue()
 
 
 def escape(text: str) -> str:

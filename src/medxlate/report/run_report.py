@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +17,44 @@ from medxlate.artifacts.runs import RunFolder, find_run, read_config
 from medxlate.base.errors import UsageError
 from medxlate.base.files import write_json
 from medxlate.config import Config, flat
-from medxlate.evaluation.results import (
-    EXAMPLES,
-    Audit,
-    Metric,
-    Results,
-    prediction_table,
-    read_results,
-    taught_in,
-    trained_on,
-    value_text,
+from medxlate.evaluation.contact_sheet import SHEET
+from medxlate.evaluation.results import EXAMPLES, Results, read_results
+from medxlate.report.audit_section import audit_section, lights
+from medxlate.report.contact_sheet import contact_sheet
+from medxlate.report.figure_sections import (
+    drawn_figure,
+    images_section,
+    missing_section,
+    predictions_section,
+    taught_section,
 )
-from medxlate.report.charts import draw
-from medxlate.report.comparison_charts import Errors, interval_chart
+from medxlate.report.methods_text import methods_text
 from medxlate.report.page import (
     Chapter,
     Verdict,
-    badge,
     bullets,
     charts,
-    figure,
+    folded,
     joined,
     paragraph,
     table,
     tag,
     write_page,
 )
-from medxlate.report.printing import between, short
-from medxlate.report.run_verdict import against_baseline, of_run
+from medxlate.report.run_comparison import Against, compare_runs, find_baseline
+from medxlate.report.run_verdict import BASELINE, modality_text, of_run
 from medxlate.report.split_section import division_of
+from medxlate.report.study_answer import study_answer
 from medxlate.report.training_curves import curves
 from medxlate.report.viewer import BYTES, Viewer, viewer
 from medxlate.training.record import read_events
 
-NAMES = {
-    "label-preservation": "Do translated images keep the label?",
-    "memorisation": "Are they copies of training images?",
-    "prevalence": "Do source and target patients differ in the label?",
-    "domain-gap": "Can translated be told from real images?",
-    "identity": "Does the translator do anything?",
-    "inversion": "Is the contrast the right way round?",
-    "tissue": "Do tissues have their HU?",
-    "jitter": "Do slices of a volume fit together?",
-}
 OUTDATED = (
     "These figures are of an earlier state of this run: evaluate it again with `medxlate evaluate`."
+)
+NOTE = (
+    "Differences are this model's error less the other's: below 0 is better. Figures are over "
+    "patients where nothing else is said, and have as many digits as their interval is worth."
 )
 
 
@@ -72,11 +66,13 @@ class Report:
         path: The page.
         verdict: Its first sentences.
         bytes: Its size.
+        badge: The answer in a few words.
     """
 
     path: Path
     verdict: tuple[str, ...]
     bytes: int
+    badge: str = ""
 
 
 def write_report(
@@ -92,8 +88,8 @@ def write_report(
 
     Args:
         run: A run folder or ``runs/latest``.
-        baseline: An evaluated run on the same split to compare with, trained without translated
-            images, say.
+        baseline: An evaluated run on the same split to compare with; None: the newest run beside
+            this one that was trained by ``target-only`` on the same split, where there is one.
         out: The page; None: ``report.html`` in the run. report.json lies beside it.
 
     Raises:
@@ -105,31 +101,59 @@ def write_report(
     results = read_results(folder.evaluation) if folder.evaluation.exists() else None
     info = _model(folder, results)
     division = division_of(folder, config)
-    verdict = of_run(results, config.split.policy)
-    if baseline is not None:
-        verdict = verdict.then(against_baseline(folder, find_run(Path(baseline))))
-    if info is not None and results is not None and results.model != weights_hashes(info):
-        verdict = verdict.doubted(OUTDATED)
-    if division.leak:
-        verdict = verdict.doubted(f"{division.leak} Do not trust these figures.", "bad")
     events = read_events(folder.metrics)
+    outdated = info is not None and results is not None and results.model != weights_hashes(info)
+    other = find_run(Path(baseline)) if baseline is not None else None
+    if other is None and not outdated:
+        other = find_baseline(folder)
+    against = None if other is None else compare_runs(folder, other)
+    verdict = of_run(results, config.split.policy, against=against, how=_how(folder, config))
+    if config.method != BASELINE and (found := study_answer(folder, config)):
+        verdict = found.beside(verdict, compared=against is not None)
+    if outdated:
+        verdict = verdict.doubted(OUTDATED, "Evaluate again")
+    if division.leak:
+        said = f"{division.leak} Do not trust these figures."
+        verdict = verdict.doubted(said, "The split leaks", "bad")
+    translates = info is None or bool(info.translators)
     chapters = [*_evaluated(folder, results, info), *_trained(events)]
-    chapters += [
-        Chapter("Patients and leaks", division.body, "patients"),
-        _technical(config, results, info),
-    ]
+    chapters.append(Chapter("Patients and leaks", division.body, "patients", "Patients"))
+    if info is not None:
+        chapters.append(_methods(config, info, results, events, against))
+    chapters.append(_technical(config, results, info, events))
     path = folder.report if out is None else _page(Path(out))
     write_page(
         path,
-        title=f"{', '.join(config.data.sources)} to {config.data.target}"
-        if info is None or info.translators
-        else f"Prediction from {config.data.target}",
+        title=_title(config, results, translates=translates),
         verdict=verdict,
         chapters=chapters,
-        facts=_facts(folder, config, results, events),
+        facts=_facts(folder, config, results),
+        lights=lights(results.audits) if results is not None and results.sources else (),
+        note=NOTE if results is not None else "",
     )
     write_json(path.with_suffix(".json"), _as_json(verdict, results))
-    return Report(path, tuple(verdict.sentences), path.stat().st_size)
+    return Report(path, tuple(verdict.sentences), path.stat().st_size, verdict.badge)
+
+
+def _how(folder: RunFolder, config: Config) -> str:
+    """Return which commands say whether the added images help."""
+    name = folder.path.name
+    target = modality_text(config.data.target)
+    return (
+        f"Whether that is better than {target} alone cannot be said: no evaluated run of "
+        f"`--method {BASELINE}` on the same split lies beside this one. Train one with "
+        f"`medxlate train --config runs/{name}/config.json --method {BASELINE} --name "
+        f"{name}-alone`, evaluate it, and write this report again; `medxlate compare --target "
+        f"{config.data.target}` compares over several splits."
+    )
+
+
+def _title(config: Config, results: Results | None, *, translates: bool) -> str:
+    target = modality_text(config.data.target)
+    name = results.task.name if results is not None and results.task else ""
+    what = f"{name.capitalize()} from {target}" if name else f"Prediction from {target}"
+    sources = ", ".join(map(modality_text, config.data.sources))
+    return f"{what}, with {sources} translated to {target}" if translates and sources else what
 
 
 def _model(folder: RunFolder, results: Results | None) -> ModelInfo | None:
@@ -158,195 +182,172 @@ def _evaluated(folder: RunFolder, results: Results | None, info: ModelInfo | Non
     if results is None or info is None:
         return []
     found: list[Chapter] = []
+    viewers = _viewers(folder, results, info)
+    sheets = [
+        contact_sheet(
+            folder.evaluation / SHEET / source,
+            modality_text(source),
+            modality_text(results.target),
+        )
+        for source in results.sources
+    ]
+    if any(sheets) or viewers:
+        body = joined(sheets) + _look(results, viewers)
+        found.append(Chapter("Images", body, "images"))
+    if any(m.group == "prediction" for m in results.metrics):
+        found.append(Chapter("Predictions", predictions_section(results), "predictions"))
+    if results.sources:
+        body = audit_section(results.audits, viewers)
+        found.append(Chapter("Audits of the translator", body, "audits", "Audits"))
+    images = [m for m in results.metrics if m.group == "translation"]
+    if images:
+        windows = [f"{name}: {text}" for name, text in results.windows.items()]
+        body = images_section(images, windows)
+        found.append(Chapter("Translated images as a set", body, "likeness", "As a set"))
+    taught = [m for m in results.metrics if m.group == "tstr" and m.value is not None]
+    if taught:
+        body = taught_section(taught)
+        found.append(
+            Chapter("Train on translated, test on real", body, "tstr", "Train on translated")
+        )
+    missing = [m for m in results.metrics if m.value is None]
+    if missing:
+        body = missing_section(missing)
+        found.append(Chapter("What could not be measured", body, "missing", "Not measured"))
+    return found
+
+
+def _viewers(folder: RunFolder, results: Results, info: ModelInfo) -> dict[str, Viewer]:
     audited = {audit.source for audit in results.audits}
     places = {source: folder.evaluation / EXAMPLES / source for source in results.sources}
     # Audits leave examples; an evaluation without audits has none.
     places = {source: at for source, at in places.items() if at.is_dir() or source in audited}
-    viewers = {
+    return {
         source: viewer(place, source, results.target, info.target_recipe, most=BYTES // len(places))
         for source, place in places.items()
     }
-    if viewers:
-        hint = (
-            "Drag in the first image to wipe between source and translation, in the others for "
-            "level and window, or use the sliders; arrow keys show other examples. Those that look "
-            "worst come first."
-        )
-        unseen = "Test patients, whom training never saw. "
-        hint = (unseen if results.policy == "patient" else "") + hint
-        body = paragraph(hint) + joined(each.body for each in viewers.values())
-        found.append(Chapter("Images", body, "images"))
-    drawn = [figure(draw(each)) for each in results.pictures.values()]
-    predictions = [m for m in results.metrics if m.group == "prediction"]
-    if predictions:
-        body = charts(drawn) + _predictions(predictions) + _groups(results)
-        found.append(Chapter("Predictions", body, "predictions"))
-    images = [m for m in results.metrics if m.group == "translation"]
-    if images:
-        windows = [f"{name}: {text}" for name, text in results.windows.items()]
-        body = _images_table(images) + _notes(images) + bullets(windows)
-        found.append(Chapter("Translated images as a set", body, "likeness"))
-    taught = [m for m in results.metrics if m.group == "tstr" and m.value is not None]
-    if taught:
-        found.append(Chapter("Train on translated, test on real", _taught_table(taught), "tstr"))
-    if results.audits:
-        body = joined(_audit(each, viewers.get(each.source)) for each in results.audits)
-        found.append(Chapter("Audits of the translator", body, "audits"))
-    missing = [m for m in results.metrics if m.value is None]
-    if missing:
-        said = [f"{m.label} ({m.level or m.source}): {m.reason} {m.remedy}" for m in missing]
-        found.append(Chapter("What could not be taken", bullets(said), "missing"))
-    return found
+
+
+def _look(results: Results, viewers: Mapping[str, Viewer]) -> Markup:
+    if not viewers:
+        return Markup("")
+    unseen = "Test patients, whom training never saw. " if results.policy == "patient" else ""
+    hint = (
+        f"{unseen}Drag in the first image to wipe between source and translation, in the others "
+        "for level and window, or use the sliders; arrow keys show other examples. Those that look "
+        "worst come first."
+    )
+    heading = tag("h3", "A closer look, the worst first", class_="screen")
+    shown = joined(each.body for each in viewers.values())
+    return heading + tag("p", hint, class_="screen") + shown
 
 
 def _trained(events: Sequence[Mapping[str, Any]]) -> list[Chapter]:
     """Return how the training went."""
-    found = []
-    drawn = [figure(draw(each)) for each in curves(events)]
+    drawn = [drawn_figure(each, f"training {each.title}") for each in curves(events)]
     alarms = [
         f"Step {e['step']}, {e.get('kind')}: {e.get('text')}. {e.get('advice')}"
         for e in events
         if e.get("event") == "alarm"
     ]
     said = bullets(alarms) if alarms else paragraph("The training raised no alarm.")
-    if drawn or alarms:
-        found.append(Chapter("Training", charts(drawn) + said, "training"))
-    return found
+    return [Chapter("Training", charts(drawn) + said, "training")] if drawn or alarms else []
 
 
-def _technical(config: Config, results: Results | None, info: ModelInfo | None) -> Chapter:
+def _methods(
+    config: Config,
+    info: ModelInfo,
+    results: Results | None,
+    events: Sequence[Mapping[str, Any]],
+    against: Against | None,
+) -> Chapter:
+    """Return a paragraph to copy, with its citations."""
+    text, works = methods_text(config, info, results, events, against)
+    cited = tag("ol", *(tag("li", work) for work in works))
+    inside = tag("div", tag("p", text), cited, class_="cite", id="methods-text")
+    copy = tag("button", "Copy", type="button", data_copy="methods-text")
+    said = tag("span", "", aria_live="polite", class_="note")
+    body = paragraph("What this run did, for a paper. Check it, and add what is known elsewhere.")
+    return Chapter(
+        "Methods, to copy", body + inside + tag("p", copy, " ", said), "methods", "Methods"
+    )
+
+
+def _technical(
+    config: Config,
+    results: Results | None,
+    info: ModelInfo | None,
+    events: Sequence[Mapping[str, Any]],
+) -> Chapter:
     default = flat(Config())
     hidden = ("data.folder", "model.pretrained")
     changed = [[k, v, default[k]] for k, v in _shown(flat(config), hidden) if v != default[k]]
-    body = tag("h3", "Changed from the defaults")
+    body = table(["what", "value"], list(_machinery(config, results, events).items()))
+    body += tag("h3", "Changed from the defaults")
     body += table(["key", "value", "default"], [[k, str(v), str(d)] for k, v, d in changed])
     settings = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
-    body += tag("details", tag("summary", "All settings"), settings)
+    body += folded("All settings", settings)
     hashes = dict(results.model) if results is not None else {}
     if info is not None:
         hashes = weights_hashes(info)
     if hashes:
         body += tag("h3", "Weights")
         body += table(["file", "SHA-256"], list(hashes.items()))
-    return Chapter("Settings, versions, hashes", body, "technical")
+    return Chapter("Settings, versions, hashes", body, "technical", "Settings")
 
 
 def _shown(values: Mapping[str, Any], hidden: Sequence[str]) -> list[tuple[str, Any]]:
     return [(key, value) for key, value in values.items() if key not in hidden]
 
 
-def _facts(
-    folder: RunFolder,
-    config: Config,
-    results: Results | None,
-    events: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
+def _facts(folder: RunFolder, config: Config, results: Results | None) -> dict[str, Any]:
+    """Return what the page is about, for its head."""
     facts: dict[str, Any] = {"Run": folder.path.name, "Method": config.method}
-    epochs = [e for e in events if e.get("event") == "epoch"]
-    if epochs:
-        facts["Epochs"] = f"{epochs[-1].get('epoch')} of {config.optimizer.epochs}"
-        facts["Steps"] = epochs[-1].get("step")
+    if results is not None and results.task is not None:
+        unit = f" ({results.task.unit})" if results.task.unit else ""
+        facts["Label"] = f"{results.task.name}{unit}"
+    facts["Data set"] = Path(config.data.folder).resolve().name
     if results is not None:
-        facts["Test images"] = f"{results.images} of {results.patients} patients"
-        facts["Evaluated on"] = f"{results.device}, {results.precision}"
-        if results.judge:
-            facts["Translations judged by"] = results.judge
-        facts["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
-    rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
-    if rates:
-        facts["Training speed"] = f"{statistics.median(rates):.3g} images/s"
-    made = {"medxlate": __version__} if results is None else results.versions
-    facts |= made
+        facts["Tested on"] = f"{results.patients} patients, {results.images} images"
+        facts["Evaluated"] = _day(folder.evaluation)
+    by = "patient" if config.split.policy == "patient" else "image"
+    facts["Split"] = f"by {by}, seed {config.split.seed}"
+    trained = folder.metrics if folder.metrics.exists() else folder.config
+    facts["Trained"] = _day(trained)
     return facts
 
 
-def _predictions(metrics: Sequence[Metric]) -> Markup:
-    titles, found = prediction_table(metrics)
-    rows = [
-        [name, *(value_text(each, short, "") or None for each in cells)]
-        for name, cells in found.items()
-    ]
-    how = next((m.interval for m in metrics if m.interval), "")
-    intervals = f"with 95 % intervals ({how})" if how else "without intervals"
-    caption = f"Figures of the test part, {intervals}; beside each what a constant "
-    return table(["figure", *titles], rows, caption=f"{caption}prediction has")
+def _day(path: Path) -> str:
+    """Return the day on which a file of the run was written."""
+    return date.fromtimestamp(path.stat().st_mtime).isoformat()
 
 
-def _images_table(metrics: Sequence[Metric]) -> Markup:
-    """Return the figures of translated images as a set, beside those of real ones."""
-    rows = [
-        [f"{m.source}: {m.label}", m.value, between(m.low, m.high), m.floor, m.n, m.reference]
-        for m in metrics
-        if m.value is not None
-    ]
-    columns = ["figure", "value", "95 % interval", "real against real", "translated", "real"]
-    return table(columns, rows, caption="Translated against real test images")
-
-
-def _taught_table(metrics: Sequence[Metric]) -> Markup:
-    """Return how small predictors do on real test patients, by what they were trained on."""
-    rows = [[trained_on(m), m.value, between(m.low, m.high), m.n] for m in metrics]
-    unit = f", {metrics[0].unit}" if metrics[0].unit else ""
-    caption = "A small predictor on real test patients, by what it was trained on"
-    columns = ["trained on", f"{taught_in(metrics[0])}{unit}", "95 % interval", "test patients"]
-    return table(columns, rows, caption=caption) + _notes(metrics)
-
-
-def _notes(metrics: Sequence[Metric]) -> Markup:
-    """Return what a reader of some figures must know, and how their intervals were found."""
-    ways: dict[str, list[str]] = {}
-    for m in metrics:
-        if m.interval and m.label not in ways.setdefault(m.interval, []):
-            ways[m.interval].append(m.label)
-    intervals = [f"Interval of {', '.join(names)}: {how}." for how, names in ways.items()]
-    return bullets(list(dict.fromkeys([*(n for m in metrics for n in m.notes), *intervals])))
-
-
-def _groups(results: Results) -> Markup:
-    if not results.groups:
-        return Markup("")
-    is_ages = results.task is not None and results.task.kind == "regression"
-    what = (
-        f"mean absolute error ({results.task.unit})" if is_ages and results.task else "error rate"
-    )
-    rows = [
-        [g.name, g.images, g.patients, g.error, between(g.low, g.high), g.bias]
-        for g in results.groups
-    ]
-    columns = ["group", "images", "patients", what, "95 % interval", "bias"]
-    drawn = interval_chart(
-        [Errors(g.name, (g.error,), _pair(g.low, g.high)) for g in results.groups],
-        title="Errors by label, with 95 % intervals over patients",
-        label=what,
-    )
-    return table(columns, rows, caption="Errors by label") + charts([figure(drawn)])
-
-
-def _audit(audit: Audit, viewer: Viewer | None) -> Markup:
-    parts = [
-        tag("h3", NAMES.get(audit.kind, audit.kind), " ", badge(audit.status)),
-        tag("p", f"{audit.source}: {audit.sentence}"),
-        tag("p", f"{audit.kind}: {audit.rule}", class_="note"),
-    ]
-    if audit.advice:
-        parts.append(paragraph(audit.advice))
-    worst = [] if viewer is None else [i for i in audit.worst if i < viewer.shown]
-    if viewer is not None and worst:
-        links = [
-            tag("button", f"Example {i + 1}", type="button", data_viewer=viewer.key, data_example=i)
-            for i in worst
-        ]
-        parts.append(tag("p", "Look at: ", *[part for link in links for part in (link, " ")]))
-    if audit.picture is not None:
-        parts.append(figure(draw(audit.picture)))
-    return tag("div", *parts, class_="audit")
-
-
-def _pair(low: float | None, high: float | None) -> tuple[float, float] | None:
-    return None if low is None or high is None else (low, high)
+def _machinery(
+    config: Config, results: Results | None, events: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return how far the training went, how fast, and with which versions."""
+    found: dict[str, str] = {}
+    epochs = [e for e in events if e.get("event") == "epoch"]
+    if epochs:
+        found["Epochs"] = f"{epochs[-1].get('epoch')} of {config.optimizer.epochs}"
+        found["Steps"] = str(epochs[-1].get("step"))
+    rates = [e["images_per_second"] for e in events if e.get("event") == "step"]
+    if rates:
+        found["Training speed"] = f"{statistics.median(rates):.3g} images/s"
+    if results is not None:
+        found["Evaluated on"] = f"{results.device}, {results.precision}"
+        if results.judge:
+            found["Translations judged by"] = results.judge
+        found["Evaluation took"] = f"{sum(results.seconds.values()):.1f} s"
+    return found | ({"medxlate": __version__} if results is None else results.versions)
 
 
 def _as_json(verdict: Verdict, results: Results | None) -> dict[str, Any]:
     """Return what report.json holds: the verdict, and the evaluation without images."""
     found = None if results is None else results.model_dump(mode="json")
-    return {"verdict": list(verdict.sentences), "tone": verdict.tone, "evaluation": found}
+    return {
+        "badge": verdict.badge,
+        "verdict": list(verdict.sentences),
+        "tone": verdict.tone,
+        "evaluation": found,
+    }

@@ -1,76 +1,195 @@
-"""The verdict on a run: whether its predictor learned something, and whether it beats another."""
+"""What a run's report answers: whether adding translated images lowered the error.
+
+The answer is a comparison with a run without source images on the same test patients
+(``run_comparison``). Differences are the run's error less the other's: below 0 is better.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
-from medxlate.artifacts.info import read_model, weights_hashes
-from medxlate.artifacts.runs import RunFolder
-from medxlate.base.errors import ModelError, UsageError
-from medxlate.base.records import read_json
-from medxlate.config import flat, parse
+from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
-from medxlate.evaluation.intervals import bootstrap
-from medxlate.evaluation.results import (
-    PREDICTIONS,
-    Metric,
-    Results,
-    read_results,
-    taught_in,
-    trained_on,
-    value_text,
-)
-from medxlate.method.registry import find_method
-from medxlate.method.settings import concerns
+from medxlate.evaluation.results import Metric, Results, taught_in, trained_on, value_text
 from medxlate.report.page import Tone, Verdict
-from medxlate.report.printing import short
+from medxlate.report.printing import short, with_interval
+from medxlate.report.run_comparison import Against
 
-Array = npt.NDArray[Any]
-# Settings that are not counted: the verdict names the methods, and the others are no cause.
-NOT_COUNTED = ("method", "data.folder", "runtime.")
+ADDED = {  # what a method adds to real target images
+    "joint": "Adding translated {sources}",
+    "cyclegan": "Adding translated {sources}",
+    "raw-mix": "Adding untranslated {sources}",
+    "histogram": "Adding {sources} with matched histograms",
+    "duplicate-real": "Showing the {target} images twice",
+    "oracle": "Adding the true {target} of the {sources} patients",
+}
+BASELINE = "target-only"
 
 
-def of_run(results: Results | None, policy: str) -> Verdict:
-    """Return whether the predictor beats a constant prediction, how sure that is, and the audits.
+def modality_text(name: str) -> str:
+    """Return a modality as it is read: short names in capitals."""
+    return name.upper() if len(name) <= 4 else name
+
+
+def error_text(task: Task | None) -> str:
+    """Return what the error is, in words."""
+    if task is None:
+        return "error"
+    return f"{'mean squared error' if task.kind == 'regression' else 'error rate'} of {task.name}"
+
+
+def constant_text(task: Task | None) -> str:
+    """Return what a prediction that ignores the image does, in words."""
+    if task is None:
+        return "a constant prediction"
+    if task.kind == "regression":
+        return f"predicting the mean {task.name}"
+    return f"predicting the most frequent {task.name}"
+
+
+def of_run(
+    results: Results | None, policy: str, *, against: Against | None = None, how: str = ""
+) -> Verdict:
+    """Return the answer of one run, and what it rests on.
 
     Args:
         results: The evaluation; None: there is none yet.
         policy: patient or image.
+        against: The comparison with a run without source images; None: there is none.
+        how: Which command makes that comparison possible, a sentence.
     """
     notes = [MEANING["image"]] if policy == "image" else []
     if results is None:
-        said = "Not evaluated yet: run `medxlate evaluate` for figures on the test patients."
-        return Verdict((said, *notes), "unsure")
-    skill = _skill(results.metrics)
-    tone: Tone = "unsure"
-    if skill is None or skill.value is None:
-        said = "No verdict on its predictions: `medxlate evaluate` without --metric gives one."
+        said = "Run `medxlate evaluate` for figures on the test patients."
+        return Verdict((said, *notes), "unsure", "Not evaluated yet")
+    rest = [*notes, *_audited(results), *_taught(results.metrics)]
+    fires = {audit.kind for audit in results.audits if audit.status == "fires"}
+    if against is not None:
+        said, tone, badge = _compared(results, against)
     else:
-        said, tone = _useful(skill, results)
-    fires = [audit for audit in results.audits if audit.status == "fires"]
-    if fires:
-        kinds = ", ".join(sorted({audit.kind for audit in fires}))
-        verb = "fires" if len(fires) == 1 else "fire"
-        notes.append(
-            f"{len(fires)} of {len(results.audits)} audits of the translator {verb}: {kinds}."
+        said, tone, badge = _alone(results)
+        if results.sources or results.method != BASELINE:
+            said = f"{said} {how or 'Compare the run with one of --method target-only.'}"
+    if tone == "good" and "label-preservation" in fires:
+        tone, badge = "unsure", f"{badge}, but the label is lost"
+        rest.insert(0, "Translated images no longer show the label: see the audit.")
+    return Verdict((said, *rest), tone, badge)
+
+
+def _compared(results: Results, against: Against) -> tuple[str, Tone, str]:
+    """Return the answer to whether the added images helped, its tone and its badge."""
+    task, own = results.task, skill_of(results)
+    said = f"{_change(results, against)} {_constants(results, against)}"
+    if against.differing:
+        said += (
+            f" The two runs also differ in {', '.join(against.differing)}, so the added images "
+            "are not the only cause."
         )
-    elif results.audits:
-        unknown = sum(audit.status == "unknown" for audit in results.audits)
-        silent = f"No audit of the translator fires; {unknown} of {len(results.audits)} cannot say."
-        notes.append(silent if unknown else "No audit of the translator fires.")
-    if tone == "good" and any(audit.kind == "label-preservation" for audit in fires):
-        tone = "unsure"
-    return Verdict((said, *notes, *_taught(results.metrics)), tone)
+    if against.low is None or against.high is None or against.low <= 0 <= against.high:
+        return said, "unsure", "No benefit shown"
+    if against.low > 0:
+        return said, "bad", "Harm on this split"
+    if own is None or own.value is None or own.value <= 0:
+        said += f" An error above that of {constant_text(task)} is no benefit."
+        return said, "unsure", "No benefit"
+    if against.differing or against.method != BASELINE:
+        return said, "unsure", "Lower error on this split"
+    return said, "good", "Benefit on this split"
 
 
-def _skill(metrics: Sequence[Metric]) -> Metric | None:
-    found = {m.level: m for m in metrics if m.name == "skill" and m.of == "model"}
+def _change(results: Results, against: Against) -> str:
+    target = modality_text(results.target)
+    sources = " and ".join(map(modality_text, results.sources or against.sources)) or "source"
+    added = ADDED.get(results.method)
+    alone = f"{target} alone" if against.method == BASELINE else against.method
+    error = error_text(results.task)
+    what = f"Training by {results.method}"
+    if added and against.method == BASELINE and not against.differing:
+        what = added.format(sources=sources, target=target)
+    value, ends = with_interval(
+        100 * against.change,
+        None if against.low is None else 100 * against.low,
+        None if against.high is None else 100 * against.high,
+        signed=True,
+    )
+    sure = f"95 % CI {ends} %" if ends else "too few patients for an interval"
+    where = f"{sure}, {against.patients} patients, one split"
+    return f"{what} changed the {error} by {value} % against {alone} ({where})."
+
+
+def _constants(results: Results, against: Against) -> str:
+    """Return which of the two is shown to beat a constant prediction."""
+    shown = [
+        each is not None and each.low is not None and each.low > 0
+        for each in (skill_of(results), against.skill)
+    ]
+    constant = constant_text(results.task)
+    if all(shown):
+        return f"Both models beat {constant}."
+    if not any(shown):
+        return f"Neither model is shown to beat {constant}."
+    return f"Only {results.method if shown[0] else against.method} is shown to beat {constant}."
+
+
+def _alone(results: Results) -> tuple[str, Tone, str]:
+    """Return what is known of a run without a comparison, its tone and its badge."""
+    skill = skill_of(results)
+    asked = bool(results.sources) or results.method != BASELINE
+    badge = "Benefit not measured" if asked else "Baseline"
+    if skill is None or skill.value is None:
+        said = "There is no figure of its predictions: `medxlate evaluate` without --metric."
+        return said, "unsure", badge
+    said, tone = _useful(skill, results)
+    if not asked:
+        target = modality_text(results.target)
+        said += f" It was trained on {target} alone: what other runs are compared with."
+        return said, tone, badge
+    return said, "bad" if tone == "bad" else "unsure", badge
+
+
+def skill_of(results: Results) -> Metric | None:
+    """Return the gain over a constant prediction, by patient where there is one."""
+    found = {m.level: m for m in results.metrics if m.name == "skill" and m.of == "model"}
     return found.get("patient") or found.get("image")
+
+
+def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
+    """Return how the predictor compares with a constant prediction, and the tone."""
+    assert skill.value is not None
+    regression = results.task is None or results.task.kind == "regression"
+    unit = "%" if regression else "points"
+    low, high = (
+        (None, None)
+        if skill.low is None or skill.high is None
+        else (-100 * skill.high, -100 * skill.low)
+    )
+    value, ends = with_interval(-100 * skill.value, low, high, signed=True)
+    constant = constant_text(results.task)
+    said = f"Against {constant}, the model changed the {error_text(results.task)} by {value} {unit}"
+    people = f"{skill.n} {skill.level}s"
+    if low is None or high is None:
+        return f"{said} ({people}: too few for an interval).", "unsure"
+    said += f" (95 % CI {ends} {unit}, {people})"
+    if high < 0:
+        return f"{said}: it has learned something from the images.", "good"
+    if low > 0:
+        return f"{said}: it is worse than no model.", "bad"
+    return f"{said}: that may be chance.", "unsure"
+
+
+def _audited(results: Results) -> list[str]:
+    fires = sorted({audit.kind for audit in results.audits if audit.status == "fires"})
+    if not results.audits:
+        return []
+    if fires:
+        kinds = len({audit.kind for audit in results.audits})
+        verb = "finds" if len(fires) == 1 else "find"
+        return [f"{len(fires)} of {kinds} audits {verb} something: {', '.join(fires)}."]
+    unknown = sum(audit.status == "unknown" for audit in results.audits)
+    silent = "No audit finds anything"
+    if unknown:
+        return [f"{silent}; {unknown} of {len(results.audits)} could not be measured."]
+    return [f"{silent}."]
 
 
 def _taught(metrics: Sequence[Metric]) -> list[str]:
@@ -82,120 +201,11 @@ def _taught(metrics: Sequence[Metric]) -> list[str]:
     if real is None or constant is None:
         return []
     *first, last = (
-        f"{value_text(each, short, 'unknown')} when trained on {trained_on(each)}"
+        f"{value_text(each, lambda value: short(float(f'{value:.2g}')), 'unknown')} when trained "
+        f"on {trained_on(each)}"
         for each in (*(each for each in found if each.of == "translated"), real, constant)
     )
     return [
         f"Over {real.n} real test patients, the {taught_in(real)} of a small predictor is "
         f"{', '.join(first)} and {last}."
     ]
-
-
-def _useful(skill: Metric, results: Results) -> tuple[str, Tone]:
-    """Return what the predictor's skill over a constant prediction is worth, and its tone."""
-    assert skill.value is not None
-    over = f"Over {skill.n} test {skill.level}s"
-    is_regression = results.task is None or results.task.kind == "regression"
-    what = "squared error" if is_regression else "accuracy"
-    unit = "%" if is_regression else "points"
-    better = "lower" if is_regression else "higher"
-    worse = "higher" if is_regression else "lower"
-    amount = f"{abs(100 * skill.value):.0f} {unit} {better if skill.value > 0 else worse}"
-    said = f"{over} the predictor's {what} is {amount} than that of a constant prediction"
-    if skill.low is None or skill.high is None:
-        return f"{said}; too few patients to say how sure that is.", "unsure"
-    said += f" (95 % interval of the gain: {100 * skill.low:.0f} to {100 * skill.high:.0f} {unit})"
-    if skill.low > 0:
-        return f"{said}: it has learned something from the images.", "good"
-    if skill.high < 0:
-        return f"{said}: it is worse than no predictor.", "bad"
-    return f"{said}: that may be chance.", "unsure"
-
-
-def against_baseline(run: RunFolder, baseline: RunFolder) -> str:
-    """Return in words whether a run predicts better than another on the same test patients.
-
-    Paired: the share of the other's error that is gained, on the same images, both resampled over
-    patients together. Translated images are credited only where they are all that differed.
-
-    Raises:
-        ModelError: One was not evaluated since it was trained, or its predictions are missing.
-        UsageError: They were not tested on the same patients.
-    """
-    own, other = (read_results(each.evaluation) for each in (run, baseline))
-    if own.split != other.split or own.target != other.target:
-        raise UsageError(
-            f"{run.path} and {baseline.path} were not tested on the same patients.",
-            "Train both on one dataset with one split.seed.",
-        )
-    if other.model != weights_hashes(read_model(baseline.model)):
-        raise ModelError(
-            f"The evaluation of {baseline.path} is of other weights than it has now.",
-            f"Evaluate it again: `medxlate evaluate --run {baseline.path}`.",
-        )
-    losses = [_losses(each, found) for each, found in ((run, own), (baseline, other))]
-    table = losses[0].merge(losses[1], on=["slice_id", "patient"], suffixes=("", "_other"))
-    if not len(table) == len(losses[0]) == len(losses[1]):
-        raise ModelError(
-            f"{PREDICTIONS} of {run.path} and of {baseline.path} hold different images.",
-            "Evaluate both runs again.",
-        )
-    name = baseline.path.name
-    method = other.method if name == other.method else f"{other.method} ({name})"
-    loss, base = table["loss"].to_numpy(np.float64), table["loss_other"].to_numpy(np.float64)
-    if not base.any():
-        return f"{method} makes no error on these patients: there is nothing to gain over it."
-
-    def share(weights: Array) -> dict[str, Array]:
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample without any error
-            return {"gain": 1 - weights @ loss / (weights @ base)}
-
-    gain = float(share(np.ones((1, len(base))))["gain"][0])
-    way = "lower" if gain > 0 else "higher"
-    said = f"Against {method}, its error per image is {abs(100 * gain):.0f} % {way}"
-    interval = bootstrap(share, table["patient"].tolist())["gain"]
-    if interval is None:
-        return f"{said}; too few patients to say how sure that is."
-    low, high = (100 * end for end in interval)
-    said += f" (95 % interval of the gain: {low:.0f} to {high:.0f} %): "
-    if low <= 0 <= high:
-        return f"{said}that may be chance. One split only."
-    differing = _differing(run, baseline)
-    if own.sources and other.method == "target-only" and not differing:
-        helped = "translated images helped here" if low > 0 else "they did harm here"
-        return f"{said}{helped}. One split only."
-    also = f"; they differ in {', '.join(differing)} too" if differing else ""
-    return f"{said}it predicts {'better' if low > 0 else 'worse'} here{also}. One split only."
-
-
-def _differing(run: RunFolder, baseline: RunFolder) -> list[str]:
-    """Return what differs of all that the baseline's method depends on, and the augmentation.
-
-    Of `target-only`, these are the settings by which translated images are not the only cause.
-    """
-    own, other = (flat(parse(read_json(each.config, error=ModelError))) for each in (run, baseline))
-    added = [find_method(each["method"]).augmentation for each in (own, other)]
-    return ["augmentation"] * (added[0] != added[1]) + [
-        key
-        for key, value in own.items()
-        if value != other[key]
-        and not key.startswith(NOT_COUNTED)
-        and concerns(key, other["method"])
-    ]
-
-
-def _losses(run: RunFolder, results: Results) -> pd.DataFrame:
-    """Return the loss of each test image: squared error, or whether the class is wrong."""
-    path = run.evaluation / PREDICTIONS
-    try:
-        table = pd.read_parquet(path)
-        said, label = table["prediction"], table["label"]
-        is_regression = results.task is None or results.task.kind == "regression"
-        loss = (said - label) ** 2 if is_regression else (said != label).astype(np.float64)
-        return pd.DataFrame(
-            {"slice_id": table["slice_id"], "patient": table["patient"], "loss": loss}
-        )
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise ModelError(
-            f"{path} is missing or damaged: {problem}.", "Evaluate the run again."
-        ) from None

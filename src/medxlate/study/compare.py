@@ -35,7 +35,7 @@ from medxlate.study.study import (
     read_study,
     stage_name,
 )
-from medxlate.study.study_report import PAGE, write_study_page
+from medxlate.study.study_report import PAGE, task_of, write_study_page
 from medxlate.study.summary import remove_half_written, write_findings
 from medxlate.study.workers import Outcome, Runner, in_turn, local_processes
 
@@ -157,7 +157,8 @@ def compare(
                 inception=weights,
                 device="auto" if where.ray else device,
             )
-            write_findings(study, folder, findings, work.failed)
+            task = task_of(study)
+            write_findings(study, folder, findings, work.failed, label=task.name if task else "")
             _write_page(folder, listener)
         if not work.failed:
             shutil.rmtree(folder.path / "shared", ignore_errors=True)  # no cell needs it now

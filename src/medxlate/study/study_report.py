@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from markupsafe import Markup
 from medxlate.base.errors import DataError, MedxlateError
 from medxlate.base.records import read_json
 from medxlate.dataset.index import Dataset
-from medxlate.report.comparison_charts import curves_chart, interval_chart
+from medxlate.dataset.labels import Task
+from medxlate.report.comparison_charts import (
+    curves_chart,
+    curves_values,
+    errors_values,
+    interval_chart,
+)
 from medxlate.report.page import (
     Chapter,
     bullets,
@@ -41,6 +48,10 @@ from medxlate.study.verdicts import headline
 from medxlate.study.wording import answer_tables, in_order, sentences
 
 PAGE = "report.html"
+NOTE = (
+    "Differences are a method's error less that of what it is compared with: below 0 is better. "
+    "Percentages are shares of the other's error. Figures are over {unit}s."
+)
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
 SHOWN = ("value", "patients", "images", "loss", "std")  # of a subgroup
 
@@ -59,11 +70,14 @@ def write_study_page(study_folder: Path) -> Path:
     statistics = _statistics(study_folder / "statistics.json")
     results = _frame(study_folder / "results.parquet")
     predictions = _frame(study_folder / "predictions.parquet")
-    unit = _unit(study)
+    task, level = task_of(study), level_of(results)
+    unit = task.unit or "" if task else ""
     loss = measure(unit, results)
-    verdict = headline(statistics)
+    target = study.config.data.target
+    label = task.name if task else ""
+    verdict = headline(statistics, label=label, target=target, unit=level)
     bodies = {
-        "Does it help?": _answers(statistics, level_of(results), said=verdict.sentences),
+        "Does it help?": _answers(statistics, level, said=verdict.sentences),
         "Errors by method": _errors(results, predictions, loss),
         "joint against the others": bullets(
             sentences(statistics.get("joint_against_baselines") or ())
@@ -78,16 +92,23 @@ def write_study_page(study_folder: Path) -> Path:
     path = study_folder / PAGE
     write_page(
         path,
-        title=f"Comparison of methods: {study.config.data.target.upper()}",
+        title=f"Comparison of methods: {label + ' from ' if label else ''}{target.upper()}",
         verdict=verdict,
         chapters=[Chapter(title, body) for title, body in bodies.items() if body],
         facts={
-            "Target": study.config.data.target,
+            "Label": f"{label}{f' ({unit})' if unit else ''}" if label else "unknown",
+            "Data set": Path(study.config.data.folder).resolve().name,
+            "Target": target,
             "Sources": ", ".join("+".join(each) for each in study.source_sets) or "none",
             f"{REPEATS[study.design].capitalize()}s": study.repeats,
             "Cells": f"{len(results)} of {len(cells(study))}",
+            "Figures per": level,
+            "Collected": date.fromtimestamp(
+                (study_folder / "results.parquet").stat().st_mtime
+            ).isoformat(),
             "medxlate": study.medxlate,
         },
+        note=NOTE.format(unit=level),
     )
     return path
 
@@ -116,12 +137,12 @@ def _frame(path: Path) -> pd.DataFrame:
     return frame.assign(sources=frame["sources"].fillna(""))
 
 
-def _unit(study: Study) -> str:
-    """Return the label's unit; "" where the dataset is not there any more."""
+def task_of(study: Study) -> Task | None:
+    """Return what is predicted; None where the dataset is not there any more."""
     try:
-        return Dataset(Path(study.config.data.folder)).info.task.unit or ""
+        return Dataset(Path(study.config.data.folder)).info.task
     except MedxlateError:
-        return ""
+        return None
 
 
 def _failed(study: Study, folder: StudyFolder) -> list[str]:
@@ -140,17 +161,18 @@ def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -
 
 
 def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Markup:
+    systems, label = systems_of(results, predictions), f"{loss} per {level_of(results)}"
     svg = interval_chart(
-        systems_of(results, predictions),
+        systems,
         title="Test error of each method",
-        label=f"{loss} per {level_of(results)}, lower is better",
+        label=f"{label}, lower is better",
         references=references(results),
     )
     caption = (
         "Small dots are repeats, the large sign their mean, the line its 95 % interval from a "
         "bootstrap over patients. The lowest mean is on top."
     )
-    return figure(svg, caption=caption)
+    return figure(svg, caption=caption, csv=errors_values(systems, label), name="errors")
 
 
 def _dose(statistics: Mapping[str, Any], results: pd.DataFrame, loss: str) -> Markup:
@@ -159,7 +181,8 @@ def _dose(statistics: Mapping[str, Any], results: pd.DataFrame, loss: str) -> Ma
     caption = "Means over repeats, in bands of one standard deviation; lower is better."
     for panel in patient_panels(results):
         title = f"Error over {panel.label[0].lower()}{panel.label[1:]}"
-        body += figure(curves_chart(panel, title=title, label=loss), caption=caption)
+        svg, csv = curves_chart(panel, title=title, label=loss), curves_values(panel, loss)
+        body += figure(svg, caption=caption, csv=csv, name=title)
     return body
 
 

@@ -21,6 +21,7 @@ from medxlate.study.comparison import REPEATS
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells
 from medxlate.study.tables import main_comparison
+from medxlate.study.verdicts import headline_record
 from medxlate.study.wording import answer_tables, in_order, sentences
 
 FAIR = """\
@@ -58,9 +59,22 @@ def remove_half_written(folder: StudyFolder) -> None:
 
 
 def write_findings(
-    study: Study, folder: StudyFolder, findings: Findings, failed: Mapping[str, str]
+    study: Study,
+    folder: StudyFolder,
+    findings: Findings,
+    failed: Mapping[str, str],
+    *,
+    label: str = "",
 ) -> None:
-    """Write results, predictions, tables, statistics and ``report.md`` into the study folder."""
+    """Write results, predictions, tables, statistics and ``report.md`` into the study folder.
+
+    Args:
+        study: The study.
+        folder: Where it lies.
+        findings: What was found.
+        failed: Why cells failed, by name.
+        label: What is predicted.
+    """
     for name, frame in (("results", findings.results), ("predictions", findings.predictions)):
         with whole_file(folder.path / f"{name}.parquet") as partial:
             frame.to_parquet(partial)
@@ -72,7 +86,10 @@ def write_findings(
         _write(place / f"{table.name}.md", table.markdown())
         _write(place / f"{table.name}.tex", table.latex())
         _write(place / f"{table.name}.csv", table.csv())
-    write_json(folder.path / "statistics.json", _statistics(findings))
+    statistics = _statistics(findings)
+    about = {"target": study.config.data.target, "unit": level_of(findings.results)}
+    found = headline_record(statistics, label=label, **about)
+    write_json(folder.path / "statistics.json", {"headline": found, **statistics})
     _write(folder.path / "report.md", "\n".join(_report(study, folder, findings, failed)) + "\n")
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medxlate.method.registry import METHODS
-from medxlate.report.page import Verdict
+from medxlate.report.page import Tone, Verdict
 from medxlate.study.comparison import (
     CONSTANT,
     CONTROLS,
@@ -32,7 +32,7 @@ from medxlate.study.measured import Measured
 from medxlate.study.power import ALPHA, detectable
 from medxlate.study.statistics import difference_interval, effect_size, holm, wilcoxon
 from medxlate.study.ttests import Tested
-from medxlate.study.wording import in_order, sentence, sentences
+from medxlate.study.wording import BADGES, answer, in_order, sentence, sentences
 
 
 def compare_to(
@@ -327,24 +327,75 @@ def _std(losses: npt.NDArray[np.float64]) -> float | None:
     return float(losses.std(ddof=1)) if len(losses) > 1 else None
 
 
-def headline(statistics: Mapping[str, Any], method: str = "joint") -> Verdict:
+def headline(
+    statistics: Mapping[str, Any],
+    method: str = "joint",
+    *,
+    label: str = "",
+    target: str = "",
+    unit: str = "patient",
+) -> Verdict:
     """Return what a study says first: of the primary contrast, or else of one method.
+
+    An answer in a sentence a comparison comes first, then the sentences with all their numbers.
 
     Args:
         statistics: The content of ``statistics.json``.
         method: The method that the study is about, with or without an augmentation.
+        label: What is predicted; "": not known.
+        target: The target modality; "": not known.
+        unit: What losses are taken over.
     """
-    answers = in_order(statistics)
-    own = [each for each in answers if _is_of(each, method)]
-    chosen = statistics.get("primary") or own or answers
+    chosen = _chosen(statistics, method)
     # The constant is there to be beaten: that it is worse is not bad news.
     words = {str(each.get("verdict")) for each in chosen if not _is_of(each, CONSTANT)}
-    said = tuple(sentences(chosen))
+    words.discard("None")
+    short = (answer(each, label=label, target=target, unit=unit) for each in chosen)
+    said = (*filter(None, short), *sentences(chosen))
     if not said:
         said = ("There is nothing to compare with: target-only is not part of the study.",)
+    badge = BADGES.get(next(iter(words)), "") if len(words) == 1 else ""
+    if len(words) > 1:
+        badge = "It depends on the method"
     if words == {"helps"} and all(each.get("beats_constant") is not False for each in chosen):
-        return Verdict(said, "good")
-    return Verdict(said, "bad" if "hurts" in words and "helps" not in words else "unsure")
+        return Verdict(said, "good", badge)
+    if words == {"helps"}:
+        badge = BADGES["does not help"]
+    tone: Tone = "bad" if "hurts" in words and "helps" not in words else "unsure"
+    return Verdict(said, tone, badge)
+
+
+def headline_record(
+    statistics: Mapping[str, Any], *, label: str, target: str, unit: str
+) -> dict[str, Any] | None:
+    """Return the answer as ``statistics.json`` keeps it, for the reports of runs.
+
+    Only that of one comparison, with target-only.
+
+    Args:
+        statistics: The other content of ``statistics.json``.
+        label: What is predicted.
+        target: The target modality.
+        unit: What losses are taken over.
+    """
+    chosen = _chosen(statistics, "joint")
+    if len(chosen) != 1 or chosen[0]["reference"]["method"] != TARGET_ONLY:
+        return None
+    found = headline(statistics, label=label, target=target, unit=unit)
+    return {
+        "method": chosen[0]["system"]["method"],
+        "sources": chosen[0]["system"]["sources"],
+        "badge": found.badge,
+        "tone": found.tone,
+        "sentence": found.sentences[0],
+    }
+
+
+def _chosen(statistics: Mapping[str, Any], method: str) -> Sequence[Mapping[str, Any]]:
+    """Return the comparisons that a study's answer is about."""
+    answers = in_order(statistics)
+    own = [each for each in answers if _is_of(each, method)]
+    return statistics.get("primary") or own or answers
 
 
 def _is_of(entry: Mapping[str, Any], method: str) -> bool:

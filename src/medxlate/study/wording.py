@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from medxlate.report.printing import Cell, Number, PrintedTable
+from medxlate.report.printing import Cell, Number, PrintedTable, with_interval
 from medxlate.study.comparison import (
     CONSTANT,
     REPEATS,
@@ -28,6 +28,11 @@ IMAGE_POLICY = (
     "The splits are by slice, so slices of one patient can be in both training and test: this does "
     "not measure how well new patients are predicted"
 )
+TRANSLATED = ("joint", "cyclegan")  # methods that add translated images
+BADGES = {
+    "helps": "Benefit shown", "hurts": "Harm shown", "does not help": "No benefit",
+    "no difference shown": "No benefit shown",
+}  # fmt: skip
 HEADS = (
     *("Method", "Does it help?", "Difference", "95 % CI", "Reference", "p", "Detectable"),
     *("Seconds", "Seconds (reference)"),
@@ -83,6 +88,71 @@ def sentence(c: Comparison, metric: str, *, by_image: bool, alpha: float) -> str
     if by_image:
         clauses.append(IMAGE_POLICY)
     return " ".join(f"{clause}." for clause in clauses)
+
+
+def answer(entry: Entry, *, label: str = "", target: str = "", unit: str = "patient") -> str:
+    """Return the answer of a comparison in a sentence or two, as reports begin.
+
+    The difference and its interval are shares of the reference's error; below 0 is better.
+
+    Args:
+        entry: A comparison as in ``statistics.json``.
+        label: What is predicted; "": not known.
+        target: The target modality; "": not known.
+        unit: What losses are taken over.
+
+    Returns:
+        "" where the reference has no error, or the entry is not whole.
+    """
+    try:
+        scale = 100 / float(entry["reference_mean"])
+        system, reference = entry["system"], entry["reference"]
+        ends = entry["interval"] or {"low": None, "high": None}
+        low, high = (None if ends[each] is None else scale * ends[each] for each in ("low", "high"))
+        value, between = with_interval(scale * entry["difference"], low, high, signed=True)
+        repeats, design = int(entry["repeats"]), entry["design"]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return ""
+    name, against = _name(system), _name(reference)
+    base = str(system.get("method", "")).partition("+")[0]
+    sources = str(system.get("sources") or "").replace("+", " and ")
+    alone = reference.get("method") == TARGET_ONLY
+    what = f"Training by {name}"
+    if alone and base == system.get("method") and base in TRANSLATED and sources:
+        what = f"Adding translated {_modality(sources)}"
+    if alone:
+        against = f"{_modality(target)} alone" if target else TARGET_ONLY
+    of = f" of {label}" if label else ""
+    sure = f"95 % CI {between} %" if between else "no interval"
+    over = f"{repeats} {REPEATS[design]}{'s' * (repeats > 1)}"
+    patients = entry.get("test_patients")
+    tested = f", {patients:.0f} test patients" if patients and unit == "patient" else ""
+    error = f"error per {unit}{of}"
+    said = f"{what} changed the {error} by {value} % against {against} ({sure}, {over}{tested})."
+    return f"{said} {_beaten(entry, label)}".rstrip()
+
+
+def _beaten(entry: Entry, label: str) -> str:
+    """Return which of the two does better than the constant on average, and whether that is shown.
+
+    "Shown" is said of the system alone, for which there is a test.
+    """
+    own, other = entry.get("beats_constant"), entry.get("reference_beats_constant")
+    constant = f"the constant prediction of {label}" if label else "the constant prediction"
+    if own is None or other is None:
+        return ""
+    if own and other:
+        return f"Both have a lower error than {constant}."
+    if not own and not other:
+        return f"Neither has a lower error than {constant}."
+    return f"Only {_name(entry['system' if own else 'reference'])} has a lower one than {constant}."
+
+
+def _modality(names: str) -> str:
+    """Return modalities as they are read: short names in capitals."""
+    return " ".join(
+        each.upper() if len(each) <= 4 and each != "and" else each for each in names.split()
+    )
 
 
 def _opening(c: Comparison) -> str:

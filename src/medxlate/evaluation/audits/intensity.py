@@ -97,17 +97,19 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
         translated: The same, translated.
         real: Real target images.
     """
+    own_values, real_values = _without_background(translated), _without_background(real)
     picture = Picture(
         kind="lines", title="Distribution of grey values", x_label="value (-1 black, 1 white)",
         y_label="cumulative fraction of pixels",
         lines=tuple(
-            points(name, CENTRES[::4], np.cumsum(values)[::4])
+            points(name, CENTRES[3::4], np.cumsum(values)[3::4])
             for name, values in (
-                ("translated", _values(translated)),
-                ("translated, inverted", _values(translated)[::-1]),
-                ("real", _values(real)),
+                ("translated", own_values),
+                ("translated, inverted", own_values[::-1]),
+                ("real", real_values),
             )
         ),
+        note=f"Background is left out: pixels in the lowest {DARK:.0%} of the range.",
     )  # fmt: skip
     people = min(translated.people, real.people)
     symmetric = _apart(real, _values(real)[::-1], -real.small.mean(axis=0)) < SYMMETRIC
@@ -137,6 +139,12 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
 def _values(sample: Sample) -> Array:
     shares: Array = sample.histograms.mean(axis=0)
     return shares
+
+
+def _without_background(sample: Sample) -> Array:
+    """Return the shares of a sample's values among the pixels that are not background."""
+    kept: Array = np.where(CENTRES <= _BACKGROUND, 0, _values(sample))
+    return np.asarray(kept / max(float(kept.sum()), 1e-9))
 
 
 def _distance(first: Sample, second: Sample) -> float:

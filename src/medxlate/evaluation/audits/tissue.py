@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
@@ -23,6 +25,8 @@ SOFT = (-100.0, 120.0)  # where the peak of soft tissue is looked for, as far as
 NEEDED = (0.0, 80.0)  # values that a window must hold: fluids, brain, muscle, enhanced organs
 PEAK_HU = 15.0  # half of what lies between blood (45) and fluid (10 to 15)
 SHARE = 0.1  # of all pixels in another class
+WITHIN = (CENTRES > -0.98) & (CENTRES < 0.98)  # the ends hold whatever is beyond the window
+BIN_HU = 2.0  # of the chart, at least
 CHANCE = 0.01  # that patients dealt out at random differ as much
 DRAWS = 999
 TISSUE = Rule(
@@ -83,13 +87,27 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
             kind="lines",
             title="Distribution of HU",
             x_label="HU",
-            y_label="fraction of pixels",
+            y_label="fraction of these pixels",
             lines=tuple(
-                points(name, values, sample.histograms.mean(axis=0))
+                points(name, *_shares(sample, values))
                 for name, sample in (("translated", translated), ("real", real))
             ),
+            note="Background is left out: pixels at either end of the window, which stand for all "
+            "values beyond it.",
         ),
     )
+
+
+def _shares(sample: Sample, values: Array) -> tuple[Array, Array]:
+    """Return values, HU, and their shares among the pixels that lie within the window.
+
+    Bins are of 2 HU at least: CT has whole HU, of which narrower ones make a comb.
+    """
+    step = max(math.ceil(BIN_HU / (values[1] - values[0])), 1)
+    kept: Array = sample.histograms.mean(axis=0)[WITHIN]
+    count = len(kept) // step * step
+    shares = kept[:count].reshape(-1, step).sum(axis=1) / max(float(kept.sum()), 1e-9)
+    return values[WITHIN][:count].reshape(-1, step).mean(axis=1), shares
 
 
 def _within(ends: tuple[float, float], low: float, high: float) -> bool:
@@ -101,8 +119,7 @@ def _figures(sample: Sample, values: Array, classes: list[str]) -> Array:
     """Return the peak of soft tissue, HU, and the share of each class, by patient [P, 1 + C]."""
     histograms = patient_means(sample.histograms, sample.patients)
     soft = (values >= SOFT[0]) & (values <= SOFT[1])
-    # The ends hold whatever is beyond the window, which is not a peak.
-    within = histograms * ((CENTRES > -0.98) & (CENTRES < 0.98))
+    within = histograms * WITHIN
     width = 5 / (values[1] - values[0])  # 5 HU
     smooth = gaussian_filter1d(within, max(width, 0.5), axis=1)[:, soft]
     shares = [

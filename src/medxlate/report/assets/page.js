@@ -12,6 +12,62 @@
   prefersDark.addEventListener("change", sayTheme);
   sayTheme();
 
+  /* The part of the page that is being read is marked in the navigation. */
+  const links = [...document.querySelectorAll("nav a")];
+  const mark = () => {
+    const above = links.filter((link) => document.getElementById(link.hash.slice(1)).getBoundingClientRect().top < innerHeight / 3);
+    const last = above[above.length - 1];
+    for (const link of links) {
+      if (link !== last) link.removeAttribute("aria-current");
+      else if (!link.hasAttribute("aria-current")) {
+        link.setAttribute("aria-current", "true");
+        const list = link.closest("ul");
+        list.scrollLeft = link.offsetLeft - list.offsetLeft - 20;
+      }
+    }
+  };
+  addEventListener("scroll", mark, { passive: true });
+  mark();
+
+  /* A chart is saved in the colours of the light theme, which stand in the file itself. */
+  const save = (blob, name) => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+  for (const saver of document.querySelectorAll("button[data-save]")) {
+    saver.addEventListener("click", () => {
+      const theme = root.dataset.theme;
+      root.dataset.theme = "light";
+      const light = getComputedStyle(root);
+      const text = new XMLSerializer().serializeToString(saver.closest("figure").querySelector("svg"))
+        .replace(/var\((--[a-z0-9]+)\)/g, (_, name) => light.getPropertyValue(name).trim());
+      if (theme === undefined) delete root.dataset.theme; else root.dataset.theme = theme;
+      save(new Blob([text], { type: "image/svg+xml" }), saver.dataset.save);
+    });
+  }
+
+  for (const copier of document.querySelectorAll("button[data-copy]")) {
+    const said = copier.nextElementSibling;
+    const text = document.getElementById(copier.dataset.copy).innerText;
+    const byHand = () => {  /* where the browser has no clipboard for pages from disk */
+      const area = document.createElement("textarea");
+      area.value = text;
+      document.body.append(area);
+      area.select();
+      const done = document.execCommand("copy");
+      area.remove();
+      return done;
+    };
+    copier.addEventListener("click", async () => {
+      let done = true;
+      try { await navigator.clipboard.writeText(text); } catch { done = byHand(); }
+      said.textContent = done ? "Copied." : "Select the text and copy it.";
+    });
+  }
+
   /* A viewer shows one example at a time. Pixels come as PNG whose red and green bytes are one
      16-bit value, so that a narrow window still has steps. */
   for (const viewer of document.querySelectorAll(".viewer")) {
