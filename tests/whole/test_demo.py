@@ -147,7 +147,7 @@ def dice(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
     ("patients", "paired", "said"),
     [
         ({}, {}, "No patients"),
-        ({"mr": 2}, {}, "no generated mr scans. Known: ct, mri, pet"),
+        ({"mr": 2}, {}, "mr scans cannot be generated. Known: ct, mri, pet"),
         ({"mri": 0}, {}, "0 mri patients cannot be generated"),
         ({"ct": 2, "mri": -1}, {}, "-1 mri patients cannot be generated"),
         (
@@ -274,7 +274,7 @@ def test_demo_runs_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert owners[0] == owners[1]
     assert len(owners[0]) == 4  # of two patients
     unpaired = config.data.model_copy(update={"oracle": "ct"})  # other patients
-    with pytest.raises(DataError, match="the same slice in mri and in ct"):
+    with pytest.raises(DataError, match="the same slice in both mri and ct"):
         walkthrough._pairs(run, config.model_copy(update={"data": unpaired}))
     with pytest.raises(OutputError):
         walkthrough.demo(tmp_path / "demo")
