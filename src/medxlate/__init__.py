@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from medxlate.dataset.prepare import prepare
     from medxlate.evaluation.evaluate import evaluate
     from medxlate.export.bundle import export_bundle
+    from medxlate.export.datalist import export_monai
     from medxlate.export.hub import export_hub, push_hub
+    from medxlate.export.nnunet import export_nnunet
     from medxlate.export.onnx import export_onnx
     from medxlate.inference.predict import Prediction, Predictor, predict
     from medxlate.inference.transform import Translated
@@ -41,6 +43,8 @@ _HOMES = {
     "evaluate": "medxlate.evaluation.evaluate",
     "export_bundle": "medxlate.export.bundle",
     "export_hub": "medxlate.export.hub",
+    "export_monai": "medxlate.export.datalist",
+    "export_nnunet": "medxlate.export.nnunet",
     "export_onnx": "medxlate.export.onnx",
     "import_cyclegan": "medxlate.artifacts.importing",
     "plan": "medxlate.study.plan",
@@ -67,6 +71,8 @@ __all__ = [
     "evaluate",
     "export_bundle",
     "export_hub",
+    "export_monai",
+    "export_nnunet",
     "export_onnx",
     "import_cyclegan",
     "plan",

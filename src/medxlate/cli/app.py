@@ -12,7 +12,7 @@ from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.doctor import doctor
 from medxlate.cli.evaluate import evaluate
-from medxlate.cli.export import export
+from medxlate.cli.hand_over import export
 from medxlate.cli.fetch import fetch
 from medxlate.cli.import_ import import_
 from medxlate.cli.loudness import takes_loudness

@@ -62,7 +62,7 @@ def picture_volumes(
     broken = [name for name in found.skipped if _is_picture(name)]
     members: dict[str, list[str]] = {}
     for name in dict.fromkeys([*pictures, *broken]):
-        if (volume := _volume(field, name)) is not None:
+        if (volume := volume_of(field, name)) is not None:
             members.setdefault(volume, []).append(name)
     if not members:
         raise UsageError(
@@ -78,11 +78,11 @@ def picture_volumes(
                 "Choose a folder, folder:N or regex:PATTERN that differs between volumes.",
             )
         if len(files) > 1 and len({_NUMBER.sub("0", name) for name in known}) > 1:
-            add_note(found.notes, min(known, key=_natural), UNLIKE)
+            add_note(found.notes, min(known, key=natural_order), UNLIKE)
     return {
         file: VolumePosition(volume, position)
         for volume, files in members.items()
-        for position, file in enumerate(sorted(files, key=_natural))
+        for position, file in enumerate(sorted(files, key=natural_order))
     }
 
 
@@ -103,7 +103,7 @@ def parse_volume_from(text: str) -> Field:
     return parse_field(whole, has_table=False, option=OPTION)
 
 
-def _volume(field: Field, relative: str) -> str | None:
+def volume_of(field: Field, relative: str) -> str | None:
     """Return the volume of a picture; folders by their whole path, for names come again."""
     if field.kind == "regex":
         return field.from_path(relative)
@@ -113,7 +113,7 @@ def _volume(field: Field, relative: str) -> str | None:
     return "/".join(folders[:depth]) if 1 <= depth <= len(folders) else None
 
 
-def _natural(path: str) -> tuple[list[tuple[int, str]], str]:
+def natural_order(path: str) -> tuple[list[tuple[int, str]], str]:
     """Return a sorting key that puts 2 before 10."""
     pieces = _NUMBER.split(path)
     numbered = [

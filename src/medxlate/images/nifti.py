@@ -103,6 +103,18 @@ def parse_nifti(path: Path) -> VolumeHeader:
     return VolumeHeader(_geometry(affine, size), volumes, storage, xform=code)
 
 
+def read_description(path: Path) -> str:
+    """Return the text ``descrip`` of a NIfTI file; "" where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+        head = unpacked_head(path, head) if head.startswith(b"\x1f\x8b") else head
+    except OSError:
+        return ""
+    start = {1: 148, 2: 240}.get(nifti_version(head), len(head))
+    return head[start : start + 80].split(b"\0")[0].decode("ascii", "replace")
+
+
 def write_nifti(
     path: Path, voxels: npt.NDArray[Any], geometry: Geometry, description: str, xform: int
 ) -> None:

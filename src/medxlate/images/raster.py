@@ -38,13 +38,18 @@ MODES_OF_8_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr")  # pillo
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # its words on damage end on stderr
 
 
-def read_raster(path: Path, *, channel: int | None = None) -> Stack:
+def read_raster(path: Path, *, channel: int | None = None, flat: bool = False) -> Stack:
     """Read a PNG, JPEG, WebP or TIFF as a stack of one grey image.
 
     Colour becomes grey by ITU-R 601 luma unless ``channel`` picks one channel (counted from 0);
     an alpha channel is dropped. Values stay as stored (0..255, 0..65535, signed, 32-bit integers
     that float32 can hold, or floating-point numbers), except that large ones are bright
     (WhiteIsZero) and the image is upright (its EXIF orientation is undone, and its note says so).
+
+    Args:
+        path: The file.
+        channel: Which channel of colour is picked.
+        flat: Whether an image of one value is taken.
 
     Raises:
         ImageError: Damaged, of a kind that would lose depth, or without that channel.
@@ -65,7 +70,7 @@ def read_raster(path: Path, *, channel: int | None = None) -> Stack:
         )
     if array.dtype.kind == "f" and not np.isfinite(grey).all():
         raise ImageError("the file contains values that are not finite")
-    if grey.min() == grey.max():
+    if not flat and grey.min() == grey.max():
         raise ImageError(f"the image is empty: all pixels are {grey.flat[0]:g}")
     pixels = np.ascontiguousarray(grey, dtype=np.float32)
     return Stack(

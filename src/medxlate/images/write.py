@@ -12,9 +12,11 @@ import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import TiffImageFile
 
 from medxlate.base.files import naming_full_disk
 from medxlate.base.grey_levels import to_stored
+from medxlate.images.quiet import without_warnings
 from medxlate.images.recipes import Recipe
 from medxlate.images.stack import FloatArray
 
@@ -58,6 +60,24 @@ def write_synthetic(
     info.add_text("medxlate", json.dumps(text))
     with naming_full_disk(path):
         image.save(path, format="PNG", pnginfo=info)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what ``write_synthetic`` kept in a PNG or TIFF; {} for every other picture.
+
+    ``slope`` and ``intercept``, numbers, are always among it.
+    """
+    try:
+        with without_warnings(), PIL.Image.open(path) as image:
+            text = image.info.get("medxlate", "")
+            if image.format == "TIFF" and isinstance(image, TiffImageFile):
+                text = image.tag_v2.get(IMAGE_DESCRIPTION, "")
+        facts = json.loads(text)
+        if facts["synthetic"] is True:
+            return {**facts, "slope": float(facts["slope"]), "intercept": float(facts["intercept"])}
+    except Exception:  # every other picture: pillow and json have many ways to say so
+        pass
+    return {}
 
 
 def write_grid(
