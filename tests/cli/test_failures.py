@@ -46,6 +46,7 @@ FAILING: dict[str, list[str]] = {
     "import": ["import", "cyclegan", "nowhere", "--out", "model", "--source", "a", "--target", "b"],
     "export onnx": ["export", "onnx", "nowhere", "--out", "out"],
     "export hub": ["export", "hub", "nowhere", "--out", "out", "--license", "mit"],
+    "export bundle": ["export", "bundle", "nowhere", "--out", "out", "--license", "mit"],
     "export nnunet": ["export", "nnunet", "nowhere", "--masks", "nowhere", "--out", "Dataset001_A"],
     "export monai": ["export", "monai", "nowhere", "--out", "out"],
     "doctor": ["doctor"],  # a problem is put in its way, as in that of runs list

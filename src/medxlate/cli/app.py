@@ -12,8 +12,8 @@ from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.doctor import doctor
 from medxlate.cli.evaluate import evaluate
-from medxlate.cli.hand_over import export
 from medxlate.cli.fetch import fetch
+from medxlate.cli.hand_over import export
 from medxlate.cli.import_ import import_
 from medxlate.cli.loudness import takes_loudness
 from medxlate.cli.plan import plan
