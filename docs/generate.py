@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from medxlate.artifacts.calibration import Calibration
 from medxlate.artifacts.greys import Greys
 from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
+from medxlate.base.plugins import PluginRecord
 from medxlate.cli.app import app
 from medxlate.config import PRESETS, Config, ConfigSection
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
@@ -111,6 +112,7 @@ RECORDS: dict[str, tuple[type[BaseModel], ...]] = {
         Weights,
         Calibration,
         TrainedOn,
+        PluginRecord,
     ),
     "study.json": (Study,),
     "evaluation.json": (Results, Metric, GroupError, Audit, Picture, Points),

@@ -9,9 +9,10 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from packaging.requirements import Requirement
 
 from medxlate import pretrained
-from medxlate.base import machine
+from medxlate.base import machine, plugins
 
 if TYPE_CHECKING:
     import torch
@@ -68,8 +69,8 @@ def examine(folder: Path | str = ".", environ: Mapping[str, str] = os.environ) -
         environ: The environment.
     """
     checks = [_python(), *_packages(), _cores(), _memory(), *_disk(Path(folder)), _shared_memory()]
-    checks += _of_torch()
-    checks += [_codecs(), *_extras(), *_weights(environ), _completion(), _slurm(environ)]
+    checks += [*_of_torch(), _codecs(), *_extras(), *_plugins(), *_weights(environ)]
+    checks += [_completion(), _slurm(environ)]
     return checks
 
 
@@ -322,6 +323,41 @@ def _extras() -> list[Check]:
         else:
             checks.append(Check(f"extra {extra}", "ok", ", ".join(packages)))
     return checks
+
+
+def _plugins() -> list[Check]:
+    """List the parts that other packages add, by their metadata: nothing of them is imported."""
+    parts: dict[str, list[str]] = {}
+    odd = []
+    for each in plugins.installed():
+        package, what = f"plug-in {each.distribution}", f"{plugins.WORDS[each.kind]} {each.name}"
+        parts.setdefault(package, [f"version {each.version}"]).append(what)
+        try:
+            plugins.find(each.kind, each.name)
+        except plugins.PluginError as problem:
+            odd.append(Check(package, "problem", problem.message, problem.hint))
+        if each.name in _own_names().get(each.kind, ()):
+            why = f"the {what} is never used: medxlate has one of that name itself"
+            odd.append(Check(package, "note", why))
+    checks = [Check(package, "ok", ", ".join(each)) for package, each in parts.items()]
+    return [*(checks or [Check("plug-ins", "ok", "none installed")]), *odd]
+
+
+@cache
+def _own_names() -> dict[plugins.Kind, Collection[str]]:
+    """Return the names that medxlate has itself, and which always win."""
+    from medxlate.dataset.layouts import LAYOUTS
+    from medxlate.images.recipes import KINDS
+
+    found: dict[plugins.Kind, Collection[str]] = {"layouts": LAYOUTS, "recipes": (*KINDS, "auto")}
+    with suppress(ImportError, OSError, RuntimeError):  # a broken torch, which has its own check
+        from medxlate.method.generator import GENERATORS
+        from medxlate.method.predictor import import_timm
+        from medxlate.method.registry import METHODS, STAGES
+
+        found |= {"methods": {*METHODS, *STAGES}, "generators": GENERATORS}
+        found["predictors"] = ("auto", *import_timm().list_models())
+    return found
 
 
 def _weights(environ: Mapping[str, str]) -> list[Check]:

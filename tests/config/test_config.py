@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from medxlate.base.errors import ConfigError
-from medxlate.config import PRESETS, Config, keys, parse, resolve
+from medxlate.config import PRESETS, Config, ConfigSection, keys, parse, resolve
 
 
 def write(path, text):
@@ -217,20 +217,22 @@ def test_the_configuration_cannot_be_changed():
 
 
 def test_keys_lists_every_key_of_the_resolved_configuration():
-    dumped = Config().model_dump()
+    config = Config()
+    sections = {name: getattr(config, name) for name in Config.model_fields}
     expected = {
-        f"{section}.{key}" if isinstance(values, dict) else section
-        for section, values in dumped.items()
-        for key in (values if isinstance(values, dict) else [""])
+        f"{name}.{key}" if isinstance(section, ConfigSection) else name
+        for name, section in sections.items()
+        for key in (section.model_dump() if isinstance(section, ConfigSection) else [""])
     }
     assert set(keys()) == expected
     assert len(keys()) == len(expected)
 
 
 def test_every_key_has_a_description():
-    for name in Config.model_fields:
+    for name, own in Config.model_fields.items():
         section = getattr(Config(), name)
-        fields = {} if isinstance(section, str) else type(section).model_fields
+        is_section = isinstance(section, ConfigSection)
+        fields = type(section).model_fields if is_section else {name: own}
         assert [key for key, field in fields.items() if not field.description] == []
 
 

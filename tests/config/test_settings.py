@@ -40,6 +40,7 @@ OTHERS: dict[str, dict[str, Any]] = {
         "fake_weight": "count",
         "lambda_identity": 2.0,
         "lambda_structure": 3.0,
+        "losses": {"another": 1.0},  # never looked for
         "one_sided": True,
         "diffaugment": ("cutout",),
         "noise": "target",

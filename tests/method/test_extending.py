@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -13,14 +12,16 @@ import medxlate
 import tiny
 from medxlate.base.errors import ConfigError, ModelError
 from medxlate.method import generator, registry
+from medxlate.method.generator import GeneratorShape
 from medxlate.method.registry import METHODS, Method
 
 
 class Curve(nn.Module):
     """A generator that only changes grey values."""
 
-    def __init__(self, *, width: int, blocks: int, **_: Any) -> None:
+    def __init__(self, shape: GeneratorShape) -> None:
         super().__init__()
+        width, blocks = shape.width, shape.blocks
         layers = [nn.Conv2d(1, width, 1), nn.Tanh()]
         layers += [
             layer for _ in range(blocks) for layer in (nn.Conv2d(width, width, 1), nn.Tanh())

@@ -52,12 +52,22 @@ def test_every_declared_term_is_reported_by_some_method():
     methods = ("joint", "joint+simple-augment", "dann", "multitask")
     found = set().union(*(losses_of(method) for method in methods))
     assert {name.rpartition(".")[2] for name in found} == set(TERMS)
-    assert {term.family for term in TERMS.values()} == set(FAMILIES)
+    of_plugins = {"added"}
+    assert {term.family for term in TERMS.values()} | of_plugins == set(FAMILIES)
 
 
 def test_the_console_shows_a_few_in_one_order():
     names = ["ct.unknown", "mri.cycle_s", "mri.d_t", "pet.adv_t", "mri.adv_t", "predict_real"]
     assert brief_names(names) == ["predict_real", "mri.adv_t", "pet.adv_t", "mri.cycle_s"]
+
+
+def test_the_loss_of_a_plugin_is_called_as_the_plugin_is():
+    source, term = find_term("mri.added_gradient-difference")
+    assert source == "mri"
+    assert term is not None
+    assert (term.label, term.family) == ("gradient-difference", "added")
+    names = ["mri.added_gradient-difference", "mri.cycle_s"]
+    assert brief_names(names) == ["mri.cycle_s", "mri.added_gradient-difference"]
 
 
 def test_a_source_may_have_any_name():

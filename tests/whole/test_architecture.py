@@ -28,7 +28,7 @@ LAYERS = [
     {"evaluation"},
     {"export", "report"},
     {"study"},
-    {"walkthrough", "scrub", "doctor"},
+    {"walkthrough", "scrub", "doctor", "extend"},
     {"cli"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -55,7 +55,8 @@ HOMES = {
     "huggingface_hub": {"method.predictor", "artifacts.hub", "export.hub"},
 }
 NO_TORCH = {
-    "base.errors", "base.events", "base.files", "base.machine", "base.pool", "base.records",
+    "base.errors", "base.events", "base.files", "base.machine", "base.plugins", "base.pool",
+    "base.records",
     "base.toml", "config", "images", "phantoms", "scrub", "cli", "pretrained",
 }  # fmt: skip
 

@@ -91,6 +91,7 @@ def _model(info: ModelInfo) -> list[str]:
             f"- Translator from {in_markdown(name)} to {target}: {_shape(each)}, weights of step "
             f"{each.weights.step}."
         )
+    lines += [in_markdown(f"- Plug-in: the {each}.") for each in info.plugins]
     notes = info.trained_on.notes if info.trained_on is not None else ()
     return [*lines, *(f"- {in_markdown(sentence)}" for sentence in notes)]
 
@@ -147,7 +148,11 @@ def _recipes(info: ModelInfo) -> list[str]:
 
 def in_words(recipe: Recipe) -> str:
     """Return what a recipe does, as a phrase."""
-    if recipe.window is not None:
+    if recipe.plugin is not None:
+        settings = ", ".join(f"{key} {value}" for key, value in recipe.settings.items())
+        text = f"black and white are what the {recipe.plugin} takes of each scan"
+        text += f" ({settings})" * bool(settings)
+    elif recipe.window is not None:
         level, width = recipe.window
         low, high = level - width / 2, level + width / 2
         text = f"{low:g} to {high:g} {recipe.unit} are mapped to black to white"
@@ -193,7 +198,11 @@ def _interval(found: Calibration, unit: str) -> str:
 
 
 def _loading(info: ModelInfo, load: str) -> list[str]:
-    lines = ["```python", "from medxlate import Predictor, Translator", ""]
+    lines = []
+    if needed := sorted({f"{each.distribution}=={each.version}" for each in info.plugins}):
+        lines = ["Install the plug-ins first, from a source that you trust:", ""]
+        lines += ["```", f"pip install {' '.join(needed)}", "```", ""]
+    lines += ["```python", "from medxlate import Predictor, Translator", ""]
     if info.translators:
         first = next(iter(info.translators))
         choice = f", source={json.dumps(first)}" if len(info.translators) > 1 else ""

@@ -21,9 +21,10 @@ from medxlate.artifacts.info import (
 )
 from medxlate.base.errors import ConfigError, ModelError, nearest
 from medxlate.base.files import sha256, whole_folder, write_json
+from medxlate.base.plugins import PluginError
 from medxlate.base.records import safe_join
 from medxlate.base.tensors import load_tensors, save_tensors
-from medxlate.method.generator import build_generator
+from medxlate.method.generator import GeneratorShape, build_generator
 from medxlate.method.predictor import PredictorNetwork, import_timm
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -129,13 +130,8 @@ def generator_of(info: TranslatorInfo) -> nn.Module:
         ModelError: This medxlate does not have its architecture.
     """
     try:
-        return build_generator(
-            info.architecture,
-            width=info.width,
-            blocks=info.blocks,
-            upsample=info.upsample,
-            skip=info.skip,
-        )
+        shape = GeneratorShape(info.width, info.blocks, info.upsample, info.skip)
+        return build_generator(info.architecture, shape, info.settings)
     except ConfigError as problem:
         raise ModelError(
             problem.message, "Install the package or version that the model was trained with."
@@ -156,7 +152,10 @@ def load_predictor(folder: Path, info: ModelInfo) -> PredictorNetwork:
 def build_predictor(info: PredictorInfo) -> PredictorNetwork:
     """Return a predictor of the shape that model.json says, with weights of its own."""
     return PredictorNetwork(
-        architecture=info.architecture, outputs=info.head.outputs, norm=info.norm
+        architecture=info.architecture,
+        outputs=info.head.outputs,
+        norm=info.norm,
+        settings=info.settings,
     )
 
 
@@ -199,6 +198,8 @@ def _on_meta(make: Callable[[], Network]) -> Network | None:
     try:
         with torch.device("meta"):
             return make()
+    except PluginError:  # whose code may need values; an error of another kind comes again
+        return None
     except (ModelError, RuntimeError):  # PredictorNetwork tells timm's RuntimeErrors as the first
         return None
 

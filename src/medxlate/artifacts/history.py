@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medxlate.artifacts.runs import LATEST, RunFolder
+from medxlate.artifacts.runs import LATEST, RunFolder, read_plugins
 from medxlate.base.errors import MedxlateError, ModelError, OutputError, UsageError
 from medxlate.base.files import is_locked, locked, whole_file
+from medxlate.base.plugins import PluginRecord
 from medxlate.base.records import is_plain, read_object, safe_join
 from medxlate.config import Config, flat, parse
 
@@ -68,6 +69,7 @@ class RunDetails:
     Attributes:
         summary: As in the list.
         differences: Keys of the configuration that differ from the defaults, and their values.
+        plugins: The plug-ins by which it is trained.
         files: Entries of the run folder and their bytes; a folder ends with ``/``.
         metrics: Validation figures of the last epoch, by name.
         tests: All figures of the evaluation that have a value: name, value, level.
@@ -75,6 +77,7 @@ class RunDetails:
 
     summary: RunSummary
     differences: dict[str, Any] = field(default_factory=dict)
+    plugins: tuple[PluginRecord, ...] = ()
     files: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tests: tuple[dict[str, Any], ...] = ()
@@ -114,7 +117,10 @@ def show_run(runs: Path | str, name: str) -> RunDetails:
         differences = {key: value for key, value in values.items() if value != defaults[key]}
     epochs = list(_epochs(run.metrics))
     metrics = epochs[-1]["metrics"] if epochs else {}
-    return RunDetails(summary, differences, files, metrics, tuple(_figures(run)))
+    plugins: tuple[PluginRecord, ...] = ()
+    with suppress(MedxlateError):
+        plugins = read_plugins(run)
+    return RunDetails(summary, differences, plugins, files, metrics, tuple(_figures(run)))
 
 
 def remove_run(runs: Path | str, name: str) -> int:

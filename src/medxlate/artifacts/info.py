@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,8 @@ from medxlate.artifacts.calibration import Calibration
 from medxlate.artifacts.greys import Greys
 from medxlate.base.device import Precision
 from medxlate.base.errors import ModelError
+from medxlate.base.events import Listener, silent
+from medxlate.base.plugins import Kind, PluginRecord, Settings, check_installed
 from medxlate.base.records import is_plain, read_record
 from medxlate.config import PredictorNorm, Skip, Upsample
 from medxlate.images.limits import MAX_SQUARE, MIN_SIDE
@@ -42,7 +45,8 @@ class TranslatorInfo(BaseModel):
 
     Attributes:
         recipe: The source's intensity recipe.
-        architecture: Its name in ``method/generator.py``.
+        architecture: resnet, or the name of a plug-in's generator.
+        settings: Of the plug-in.
         width: Channels of its first layer.
         blocks: How many residual blocks it has.
         upsample: How it doubles height and width; see ``Generator``.
@@ -56,6 +60,7 @@ class TranslatorInfo(BaseModel):
 
     recipe: Recipe
     architecture: str = "resnet"
+    settings: Settings = {}
     width: int = Field(ge=1, le=1024)
     blocks: int = Field(ge=0, le=64)
     upsample: Upsample = "transposed"
@@ -68,7 +73,8 @@ class PredictorInfo(BaseModel):
     """The predictor on the target modality.
 
     Attributes:
-        architecture: Its name in timm.
+        architecture: Its name in timm, or that of a plug-in's predictor.
+        settings: Of the plug-in.
         norm: Whether it has group norm in the place of batch norm.
         head: What its outputs mean.
         weights: Its file.
@@ -79,6 +85,7 @@ class PredictorInfo(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     architecture: str
+    settings: Settings = {}
     norm: PredictorNorm = "batch"
     head: LabelTransform
     weights: Weights
@@ -121,6 +128,7 @@ class ModelInfo(BaseModel):
         precision: In which it was trained and validated.
         trained_on: How much data that was; None for models from before this was kept, and for
             imported ones.
+        plugins: The plug-ins by which it was trained and its images are read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,6 +145,7 @@ class ModelInfo(BaseModel):
     predictor: PredictorInfo | None
     precision: Precision = "fp32"
     trained_on: TrainedOn | None = None
+    plugins: tuple[PluginRecord, ...] = ()
 
     @field_validator("target", "translators")
     @classmethod
@@ -170,6 +179,24 @@ def predictor_of(folder: Path, info: ModelInfo) -> PredictorInfo:
             "Train one with `medxlate train`.",
         )
     return info.predictor
+
+
+def check_plugins(
+    folder: Path, info: ModelInfo, kinds: Collection[Kind], listener: Listener = silent
+) -> None:
+    """Compare the plug-ins that a model needs with those that are installed.
+
+    Args:
+        folder: The model folder.
+        info: The content of its model.json.
+        kinds: What is needed of it.
+        listener: Receives a warning where a plug-in has another version or other files.
+
+    Raises:
+        ModelError: One is missing.
+    """
+    needed = [each for each in info.plugins if each.kind in kinds]
+    check_installed(needed, f"The model {folder}", listener)
 
 
 def all_weights(info: ModelInfo) -> list[Weights]:

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import TypeAdapter, ValidationError
+
 from medxlate.artifacts.hub import located
 from medxlate.base.errors import MedxlateError, ModelError, OutputError
 from medxlate.base.events import Listener, Warned, silent
 from medxlate.base.files import check_parents, whole_file, write_json
+from medxlate.base.plugins import PluginRecord
 from medxlate.base.records import read_json, read_object, safe_join
 from medxlate.config import Config, parse
 
 LATEST = "latest"
+_PLUGINS = TypeAdapter(tuple[PluginRecord, ...])
 Need = Literal["anything", "a model", "a translator", "a predictor"]
 _PARTS: dict[Need, str] = {"a translator": "translators", "a predictor": "predictor"}
 
@@ -42,6 +46,11 @@ class RunFolder:
     def split(self) -> Path:
         """The patients of each part."""
         return self.path / "split.json"
+
+    @property
+    def plugins(self) -> Path:
+        """The plug-ins by which it is trained; there only where there are any."""
+        return self.path / "plugins.json"
 
     @property
     def metrics(self) -> Path:
@@ -135,6 +144,26 @@ def read_config(run: RunFolder) -> Config:
     """
     config = parse(read_json(run.config, error=ModelError))
     return seen_from_here(run.path, config, levels=2)  # above runs/
+
+
+def write_plugins(run: RunFolder, plugins: Sequence[PluginRecord]) -> None:
+    """Write by which plug-ins a run is trained; nothing where there are none."""
+    if plugins:
+        write_json(run.plugins, [each.model_dump(mode="json") for each in plugins])
+
+
+def read_plugins(run: RunFolder) -> tuple[PluginRecord, ...]:
+    """Return the plug-ins by which a run is trained.
+
+    Raises:
+        ModelError: The file is damaged.
+    """
+    if not run.plugins.is_file():
+        return ()
+    try:
+        return _PLUGINS.validate_python(read_json(run.plugins, error=ModelError))
+    except ValidationError:
+        raise ModelError(f"{run.plugins} is damaged.") from None
 
 
 def seen_from(folder: Path, config: Config) -> Config:

@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from medxlate.base.plugins import Kind
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 PRETRAINED = ("inception", "resnet50")
@@ -26,6 +30,11 @@ METHODS = (
     *("oracle", "transfer", "multitask", "dann", *_AUGMENTATIONS),
     *(f"{mixed}+{augmentation}" for mixed in _MIXED for augmentation in _AUGMENTATIONS),
 )
+
+
+# A test holds these against images.recipes and dataset.layouts, which need numpy and pandas.
+RECIPES = ("auto", "ct", "mr", "pet", "xray", "as-is")
+LAYOUTS = ("lgg-mri", "ct-ich", "head-neck-pet-ct", "bids")
 
 
 def run_names(ctx: click.Context, incomplete: str) -> list[str]:
@@ -67,9 +76,25 @@ def of(values: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
+def and_plugins(values: tuple[str, ...], kind: Kind) -> Callable[[str], list[str]]:
+    """Return a completion from a fixed list and the names that plug-ins add; none is imported."""
+
+    def complete(incomplete: str) -> list[str]:
+        added: list[str] = []
+        with suppress(Exception):  # whatever the metadata of an installed package holds
+            from medxlate.base.plugins import names
+
+            added = names(kind)
+        return of((*values, *added))(incomplete)
+
+    return complete
+
+
 devices = of(DEVICES)
 metrics = of(METRICS)
-methods = of(METHODS)
+methods = and_plugins(METHODS, "methods")
+recipes = and_plugins(RECIPES, "recipes")
+layouts = and_plugins(LAYOUTS, "layouts")
 pretrained = of(PRETRAINED)
 
 

@@ -123,6 +123,16 @@ def pair(text: str | None, option: str) -> tuple[float, float] | None:
     return first, second
 
 
+def settings_of(words: list[str]) -> dict[str, Any]:
+    """Return the settings KEY=VALUE of a plug-in; a value is a number, true, false or a word."""
+    from medxlate.config import assignment
+
+    found: dict[str, Any] = {}
+    for word in words:
+        found |= assignment(word)
+    return found
+
+
 def given_sections(**sections: dict[str, Any]) -> dict[str, Any]:
     """Return what the command line gives of the configuration, section by section."""
     given = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medxlate.base.errors import UsageError
+from medxlate.cli import complete
 from medxlate.cli.options import (
     Data,
     DicomModality,
@@ -19,6 +20,7 @@ from medxlate.cli.options import (
     Volume,
     Where,
     pair,
+    settings_of,
     window_of,
 )
 
@@ -79,7 +81,9 @@ def prepare(
         str | None,
         typer.Option(
             "--layout",
-            help="Layout of a public data set: lgg-mri, ct-ich, head-neck-pet-ct or bids.",
+            help="Layout of a public data set: lgg-mri, ct-ich, head-neck-pet-ct, bids, or a "
+            "plug-in's.",
+            autocompletion=complete.layouts,
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", hidden=True)] = None,
@@ -90,8 +94,17 @@ def prepare(
         int | None, typer.Option("--channel", min=0, help="Channel of colour images, from 0.")
     ] = None,
     recipe: Annotated[
-        str, typer.Option("--recipe", help="Intensities: auto, ct, mr, pet, xray or as-is.")
+        str,
+        typer.Option(
+            "--recipe",
+            help="Intensities: auto, ct, mr, pet, xray, as-is, or a plug-in's.",
+            autocompletion=complete.recipes,
+        ),
     ] = "auto",
+    recipe_set: Annotated[
+        list[str] | None,
+        typer.Option("--recipe-set", help="KEY=VALUE, a setting of a plug-in's recipe; repeat."),
+    ] = None,
     window: Annotated[
         str | None,
         typer.Option(
@@ -188,6 +201,7 @@ def prepare(
                 unit=unit,
                 channel=channel,
                 recipe=recipe,
+                recipe_settings=settings_of(recipe_set or []),
                 window=window_of(window, "--window"),
                 percentiles=pair(percentiles, "--percentiles"),
                 n4=n4,

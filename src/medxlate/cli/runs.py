@@ -73,6 +73,10 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
         line = f"{summary.path}: {summary.state}, {summary.epochs} epochs, {size(summary.bytes)}"
         line += f", changed {age(summary.seconds)} ago"
         settings = [[key, str(value)] for key, value in details.differences.items()]
+        plugins = [
+            [each.kind, each.name, f"{each.distribution} {each.version}", each.sha256[:12]]
+            for each in details.plugins
+        ]
         files = [[name, size(count)] for name, count in details.files.items()]
         figures = [[f"validation {name}", number(v)] for name, v in details.metrics.items()]
         figures += [
@@ -82,6 +86,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
         value = {
             "run": _record(summary),
             "differences": details.differences,
+            "plugins": [each.model_dump(mode="json") for each in details.plugins],
             "files": details.files,
             "metrics": details.metrics,
             "tests": list(details.tests),
@@ -92,6 +97,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
             line,
             *problem,
             table("Differs from the defaults", ["key", "value"], settings),
+            *([table("Plug-ins", ["kind", "name", "package", "hash"], plugins)] if plugins else []),
             table("Figures", ["figure", "value"], figures),
             table("Files", ["file", "size"], files),
         )

@@ -1,6 +1,15 @@
 """The configuration of a training: the only home of defaults."""
 
-from medxlate.config.resolve import PRESETS, Values, configured, flat, keys, parse, resolve
+from medxlate.config.resolve import (
+    PRESETS,
+    Values,
+    assignment,
+    configured,
+    flat,
+    keys,
+    parse,
+    resolve,
+)
 from medxlate.config.sections import (
     AugmentConfig,
     BaselinesConfig,
@@ -37,6 +46,7 @@ __all__ = [
     "SplitConfig",
     "Upsample",
     "Values",
+    "assignment",
     "configured",
     "flat",
     "keys",

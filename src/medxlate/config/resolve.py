@@ -104,8 +104,8 @@ def resolve(
         _merge(values, PRESETS[preset])
     if file is not None:
         _merge(values, _read(file))
-    for assignment in sets:
-        _merge(values, _assignment(assignment))
+    for text in sets:
+        _merge(values, assignment(text))
     _merge(values, overrides or {})
     return parse(values)
 
@@ -126,8 +126,7 @@ def configured(
     """
     overrides: Values = {}
     for key, value in settings.items():
-        section, _, name = key.partition(".")
-        _merge(overrides, {section: {name: value}} if name else {key: value})
+        _merge(overrides, _nested(key, value))
     sources = [source] if isinstance(source, str) else list(source)
     named = {k: v for k, v in (("sources", sources), ("target", target)) if v}
     _merge(overrides, {"data": named})
@@ -152,7 +151,7 @@ def flat(config: Config) -> dict[str, Any]:
     """Return all values as JSON would hold them, by ``section.key``."""
     values: dict[str, Any] = {}
     for name, section in config.model_dump(mode="json").items():
-        if isinstance(section, dict):
+        if isinstance(getattr(config, name), ConfigSection):
             values |= {f"{name}.{key}": value for key, value in section.items()}
         else:
             values[name] = section
@@ -205,7 +204,8 @@ def _read(file: Path) -> dict[str, Any]:
     return values
 
 
-def _assignment(text: str) -> dict[str, Any]:
+def assignment(text: str) -> dict[str, Any]:
+    """Return the nested values of ``section.key=value``, its value in TOML notation or a word."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(
@@ -215,6 +215,13 @@ def _assignment(text: str) -> dict[str, Any]:
         parsed: Any = parse_toml(f"value = {value}")["value"]
     except ValueError:
         parsed = value.strip()  # a bare word is a string
-    for part in reversed(key.strip().split(".")):
-        parsed = {part: parsed}
-    return dict(parsed)
+    return _nested(key.strip(), parsed)
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    """Return a value in the tables that its key names: ``section.key``."""
+    *tables, last = key.split(".")
+    nested = {last: value}
+    for part in reversed(tables):
+        nested = {part: nested}
+    return nested

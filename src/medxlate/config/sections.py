@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from medxlate.base.plugins import Settings
 from medxlate.base.records import is_plain
 
 Width = Literal[0] | Annotated[int, Field(ge=4)]
@@ -162,7 +163,7 @@ class ModelConfig(ConfigSection):
 
     generator: str = Field(
         "resnet",
-        description="Architecture of the generators, by its name in `method/generator.py`: resnet.",
+        description="Architecture of the generators: resnet, or a plug-in's.",
     )
     generator_width: Width = Field(
         64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
@@ -202,8 +203,8 @@ class ModelConfig(ConfigSection):
     )
     predictor: str = Field(
         "resnet50",
-        description="The predictor, by its name in timm; auto: resnet50 on a GPU, else the small "
-        "test_resnet.",
+        description="The predictor, by its name in timm, or a plug-in's; auto: resnet50 on a GPU, "
+        "else the small test_resnet.",
     )
     predictor_norm: PredictorNorm = Field(
         "batch",
@@ -259,6 +260,11 @@ class ObjectiveConfig(ConfigSection):
         description="Weight of the structure loss, which holds a translation to its source's "
         "anatomy: the difference of their MIND descriptors (Heinrich et al. 2012). Not in the "
         "paper's objective.",
+    )
+    losses: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="Losses of plug-ins that are added to the translators' objective, by name, and "
+        "their weights, such as `--set objective.losses.gradient-difference=1`.",
     )
     one_sided: bool = Field(
         False,
@@ -516,7 +522,9 @@ class Config(ConfigSection):
     """Everything that decides a training run."""
 
     method: str = Field(
-        "joint", description="joint (the paper's) or a baseline; `joint+autoaugment` adds one."
+        "joint",
+        description="joint (the paper's), a baseline, or a plug-in's; `joint+autoaugment` adds an "
+        "augmentation.",
     )
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
@@ -526,6 +534,10 @@ class Config(ConfigSection):
     augment: AugmentConfig = AugmentConfig()
     baselines: BaselinesConfig = BaselinesConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    plugins: dict[str, Settings] = Field(
+        {},
+        description="Settings of plug-ins, by the name of each: `--set plugins.NAME.key=value`.",
+    )
 
     @model_validator(mode="after")
     def _averaged(self) -> Config:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medxlate.base.errors import DataError, UsageError, nearest
+from medxlate.base.errors import DataError, UsageError
+from medxlate.base.plugins import blamed, choose, expected
 from medxlate.dataset.label_table import read_table
 from medxlate.dataset.options import PrepareOptions
 
@@ -156,6 +157,8 @@ def bids(modality: str, raw: Path, options: PrepareOptions) -> PrepareOptions:
     )
 
 
+# From the modality's name, the raw folder and the options of the user to these options, filled in
+# where the user left them open.
 Layout = Callable[[str, Path, PrepareOptions], PrepareOptions]
 LAYOUTS: dict[str, Layout] = {
     "lgg-mri": lgg_mri,
@@ -169,7 +172,7 @@ def apply_layout(name: str, modality: str, raw: Path, options: PrepareOptions) -
     """Return the options, filled in from the layout where the user left them open.
 
     Args:
-        name: One of LAYOUTS.
+        name: One of LAYOUTS, or a plug-in's.
         modality: Its name in the dataset.
         raw: The folder to search.
         options: Those of the user.
@@ -177,10 +180,14 @@ def apply_layout(name: str, modality: str, raw: Path, options: PrepareOptions) -
     Raises:
         UsageError: There is no such layout, or it has no such modality.
         DataError: The folder is not laid out like this.
+        PluginError: The plug-in cannot be loaded, or fails.
     """
-    if name not in LAYOUTS:
-        raise UsageError(f"Unknown layout '{name}'.", nearest(name, LAYOUTS))
-    return LAYOUTS[name](modality, raw, options)
+    fill_in = choose("layouts", name, LAYOUTS)
+    if name in LAYOUTS:
+        return fill_in(modality, raw, options)
+    what = f"layout '{name}'"
+    with blamed(what):
+        return expected(fill_in(modality, raw, options), PrepareOptions, what)
 
 
 def _folder(raw: Path, name: str) -> Path | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from medxlate.base.plugins import Setting
 from medxlate.dataset.labels import AGE_UNITS, TaskKind, age_unit
 from medxlate.images.orientation import Plane
 
@@ -44,7 +46,8 @@ class PrepareOptions:
         volume_from: Which pictures (PNG, JPEG, WebP, TIFF) are slices of one volume: ``folder``,
             ``folder:N`` or ``regex:X`` (``dataset.picture_volumes``); default: none.
         channel: Channel of colour images, from 0.
-        recipe: ``auto``, ``ct``, ``mr``, ``pet``, ``xray`` or ``as-is``.
+        recipe: ``auto``, ``ct``, ``mr``, ``pet``, ``xray``, ``as-is``, or a plug-in's.
+        recipe_settings: Of a plug-in's recipe, by name.
         window: A window's name, or level and width, HU for the recipe ct, SUVbw for pet.
         percentiles: Of the recipes mr and xray.
         n4: Whether the bias field of each volume is corrected first (N4); recipe mr.
@@ -73,6 +76,7 @@ class PrepareOptions:
     volume_from: str | None = None
     channel: int | None = None
     recipe: str = "auto"
+    recipe_settings: Mapping[str, Setting] = field(default_factory=dict)
     window: str | tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
     n4: bool = False

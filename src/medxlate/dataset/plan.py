@@ -17,6 +17,7 @@ from medxlate._version import __version__
 from medxlate.base.errors import DataError, ImageError, UsageError
 from medxlate.base.events import Listener, Progress, Warned
 from medxlate.base.files import sha256
+from medxlate.base.plugins import used
 from medxlate.base.pool import Mapper
 from medxlate.dataset.annotate import Annotation, Annotator
 from medxlate.dataset.fields import parse_field
@@ -31,7 +32,7 @@ from medxlate.images.find import Search, image_suffix
 from medxlate.images.grouping import FoundScans, PatientOf, by_header, find_scans
 from medxlate.images.open import cut_of
 from medxlate.images.pseudonym import normal_id
-from medxlate.images.recipes import Recipe
+from medxlate.images.recipes import KINDS, Recipe
 from medxlate.images.scan import RASTER_FORMATS, VOLUME_FORMATS, FoundImage, Scan, add_note
 
 
@@ -220,8 +221,16 @@ def stamp(search: Search, options: PrepareOptions, *, size: int) -> str:
         [sha256(table) for table in _tables(search, options)],
         files,
         sorted(search.not_images),
+        *_plugin_hashes(options),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _plugin_hashes(options: PrepareOptions) -> list[str]:
+    """Return the hash of a plug-in's recipe; nothing of medxlate's own, as in older versions."""
+    if options.recipe in (*KINDS, "auto"):
+        return []
+    return [each.sha256 for each in used([("recipes", options.recipe)])]
 
 
 def _tables(search: Search, options: PrepareOptions) -> Iterator[Path]:
@@ -243,7 +252,7 @@ def plain(options: PrepareOptions) -> dict[str, Any]:
     values = {key: str(v) if isinstance(v, Path) else v for key, v in asdict(options).items()}
     del values["workers"]
     # So that datasets prepared before these options existed keep their hash.
-    for name in ("where", "force", "distinct_ids", "volume_from", "sheet"):
+    for name in ("where", "force", "distinct_ids", "volume_from", "sheet", "recipe_settings"):
         if not values[name]:
             del values[name]
     return values

@@ -38,6 +38,7 @@ def choose_recipe(
         channel=options.channel,
         plane=options.plane,
         volume=options.volume,
+        settings=options.recipe_settings,
         dicom_modality=(options.dicom_modality or "").upper(),
     )
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from medxlate.artifacts.folder import generator_of
-from medxlate.artifacts.info import ModelInfo, read_model
+from medxlate.artifacts.info import ModelInfo, check_plugins, read_model
 from medxlate.artifacts.runs import RunFolder
 from medxlate.base.device import Compute
 from medxlate.base.errors import ModelError
@@ -152,6 +152,7 @@ def open_subject(
     """
     folder = own if other is None else other
     info = read_model(folder)
+    check_plugins(folder, info, ("generators", "predictors"), listener)
     cohort = open_cohort(run, data)
     if other is not None:
         _check_like(other, info, read_model(own), cohort.config.data.sources)

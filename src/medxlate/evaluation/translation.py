@@ -304,8 +304,8 @@ def eight_bit_windows(info: DatasetInfo, modalities: Sequence[str]) -> dict[str,
     for name in modalities:
         recipe = info.modalities[name].recipe
         low, high = recipe.output_range
-        if recipe.percentiles is not None:
-            window = "percentiles of each scan"
+        if recipe.percentiles is not None or recipe.plugin is not None:
+            window = f"{'percentiles' if recipe.plugin is None else 'limits'} of each scan"
         else:
             window = f"{low:g} to {high:g} {recipe.unit or 'stored values'}"
         found[name] = f"{recipe.kind}: {window} mapped to 0 to 255; values outside were clipped."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medxlate._version import __version__
 from medxlate.artifacts.folder import load_generator, load_predictor
-from medxlate.artifacts.info import ModelInfo, read_model
+from medxlate.artifacts.info import ModelInfo, check_plugins, read_model
 from medxlate.artifacts.runs import RunFolder, find_model, read_config
 from medxlate.base.errors import MedxlateError, ModelError, UsageError
 from medxlate.base.events import Listener, Stage, silent
@@ -88,6 +88,7 @@ def export_onnx(
     check_packages()
     folder, out = find_model(Path(model), listener=listener), Path(out)
     info = read_model(folder)
+    check_plugins(folder, info, ("generators", "predictors"), listener)
     with whole_folder(out, marker=MARKER, overwrite=overwrite) as partial:
         files: list[dict[str, Any]] = []
         parity: dict[str, Parity] = {}

@@ -158,7 +158,7 @@ def _series(scan: Scan, recipe: Recipe) -> Stack:
 
     cut = cut_of(scan, recipe)
     first = scan.frames[0]
-    unit = "SUVbw" if recipe.kind == "pet" else scan.unit
+    unit = "SUVbw" if recipe.unit == "SUVbw" else scan.unit
     if cut is None:
         check_slice_size(first.rows, first.columns)
         return Stack(
@@ -185,7 +185,7 @@ def _series(scan: Scan, recipe: Recipe) -> Stack:
 
 def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
     """Return what brings the physical values of a frame to the recipe's unit."""
-    if recipe.kind != "pet":
+    if recipe.unit != "SUVbw":
         return 1.0
     suv = scan.frames[number].suv
     if suv is None:
@@ -198,14 +198,14 @@ def _factor(scan: Scan, number: int, recipe: Recipe) -> float:
 
 
 def _volume(scan: Scan, recipe: Recipe) -> Stack:
-    if recipe.kind == "pet":
+    if recipe.unit == "SUVbw":
         raise ImageError(
             "SUV cannot be computed: volume files contain neither dose nor weight",
             "Use --recipe mr (percentiles), or prepare the DICOM series.",
         )
     cut = cut_of(scan, recipe)
     assert cut is not None
-    unit = "HU" if recipe.kind == "ct" else scan.unit  # CT volumes are in HU by convention
+    unit = "HU" if recipe.unit == "HU" else scan.unit  # CT volumes are in HU by convention
     return _of_array(cut, read_volume(scan.files[0].path, recipe.volume), scan, unit)
 
 

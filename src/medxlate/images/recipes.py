@@ -7,14 +7,34 @@ a translated image can be given back in physical units.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from medxlate.base.errors import ImageError, UsageError, nearest
 from medxlate.base.grey_levels import PEAKS, Bits, Stored, peak_of, to_levels, to_unit
+from medxlate.base.plugins import (
+    PluginError,
+    PluginRecord,
+    Setting,
+    Settings,
+    blamed,
+    choose,
+    find,
+    names,
+    record,
+    with_settings,
+)
 from medxlate.images.orientation import Plane
 from medxlate.images.square import resize, to_square
 from medxlate.images.stack import FloatArray, Stack
@@ -43,12 +63,37 @@ DARK = 0.05  # share of the recipe's range up to which a pixel counts as backgro
 LEAST_SHOWN = 0.01  # a slice with a smaller share of pixels above that is near-empty
 
 
+Unit = Literal["", "HU", "SUVbw"]
+
+
+@dataclass(frozen=True)
+class IntensityRecipe:
+    """A recipe of a plug-in: which values of a scan become black and white.
+
+    Between the two a recipe is linear, so that what is translated can be given back in the unit in
+    every format.
+
+    Attributes:
+        limits: From a scan (``Stack``), and settings of its own as keywords, to the values that
+            become -1 and 1; values beyond them are cut off. It raises ImageError, with the reason,
+            where a scan cannot be used, and gives the same for the same scan.
+        unit: Unit of the values: "HU" or "SUVbw", which scans then must have, or "": as stored.
+    """
+
+    limits: Callable[..., Limits]
+    unit: Unit = ""
+
+
+NO_RECIPES: Mapping[str, IntensityRecipe] = {}  # the built-in ones are kinds of Recipe
+
+
 class Recipe(BaseModel):
     """How the scans of one modality are read and their values mapped.
 
     Attributes:
         kind: ``ct`` a window in HU; ``pet`` a window in SUVbw; ``mr`` percentiles over the volume;
-            ``xray`` percentiles of the image; ``as-is`` the range of the stored type.
+            ``xray`` percentiles of the image; ``as-is`` the range of the stored type; or the name
+            of a plug-in's.
         window: Level and width in HU or SUVbw, for ``ct`` and ``pet``.
         percentiles: Lower and upper, for ``mr`` and ``xray``.
         n4: Whether the bias field of each volume is corrected first (N4), for ``mr``.
@@ -60,12 +105,14 @@ class Recipe(BaseModel):
         bits: Depth of the stored values, 8 or 16.
         unit: Unit of the physical values: "HU", "SUVbw" or "".
         output_range: The physical values that -1 and 1 stand for in translated images. For
-            percentiles, the median over the dataset's scans.
+            percentiles and plug-ins, the median over the dataset's scans.
+        plugin: The plug-in, where it is one's.
+        settings: Of the plug-in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Kind
+    kind: str
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
     n4: bool = False
@@ -76,6 +123,23 @@ class Recipe(BaseModel):
     bits: Bits = 16
     unit: str = ""
     output_range: Limits = (0.0, 0.0)
+    plugin: PluginRecord | None = None
+    settings: Settings = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Recipe:
+        own = self.kind in KINDS
+        if own != (self.plugin is None) or (self.plugin and self.plugin.name != self.kind):
+            raise ValueError(f"there is no recipe '{self.kind}'")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only plug-ins have: hashes of recipes stay those of older versions."""
+        values: dict[str, Any] = handler(self)
+        if self.plugin is None:
+            del values["plugin"], values["settings"]
+        return values
 
     def limits(self, stack: Stack) -> Limits:
         """Return the physical values of this scan that become black and white.
@@ -89,25 +153,36 @@ class Recipe(BaseModel):
         return low, high
 
     def _limits(self, stack: Stack) -> Limits:
+        if self.unit and stack.unit != self.unit:
+            raise ImageError(
+                f"the recipe '{self.kind}' needs {_NAMES[self.unit]}, which the image lacks",
+                "Use --recipe mr, xray or as-is for images without a physical unit.",
+            )
+        if self.plugin is not None:
+            return self._of_plugin(stack)
         if self.window is not None:
-            if stack.unit != self.unit:
-                raise ImageError(
-                    f"the recipe '{self.kind}' needs {_NAMES[self.unit]}, which the image lacks",
-                    "Use --recipe mr, xray or as-is for images without a physical unit.",
-                )
             level, width = self.window
             return level - width / 2, level + width / 2
         if self.percentiles is not None:
-            sample = _sample(stack)
-            if not sample.size:
+            values = sample(stack)
+            if not values.size:
                 raise ImageError("the scan is empty: all voxels are padding")
-            low, high = (float(v) for v in np.percentile(sample, self.percentiles))
+            low, high = (float(v) for v in np.percentile(values, self.percentiles))
             if low == high:
-                low, high = float(sample.min()), float(sample.max())
+                low, high = float(values.min()), float(values.max())
             if low == high:
                 raise ImageError(f"the scan is empty: all voxels are {low:g}")
             return low, high
         return stack.full_range
+
+    def _of_plugin(self, stack: Stack) -> Limits:
+        made = choose("recipes", self.kind, NO_RECIPES, IntensityRecipe)
+        limits = with_settings("recipes", self.kind, made.limits, self.settings)
+        with blamed(f"recipe '{self.kind}'"):
+            low, high = (float(value) for value in limits(stack))
+        if not low < high:
+            raise PluginError(f"The recipe '{self.kind}' gave {low:g} to {high:g}: no range.")
+        return low, high
 
     @property
     def peak(self) -> int:
@@ -184,11 +259,12 @@ def make_recipe(
     plane: Plane = "axial",
     volume: int | None = None,
     dicom_modality: str = "",
+    settings: Mapping[str, Setting] | None = None,
 ) -> Recipe:
     """Build the recipe of a modality before its images are read.
 
     Args:
-        kind: One of KINDS, or ``auto``: ``guess``.
+        kind: One of KINDS, the name of a plug-in's, or ``auto``: ``guess``.
         modality: Its name, for messages.
         guess: What the files look like.
         bits: Depth of the deepest image.
@@ -200,13 +276,14 @@ def make_recipe(
         plane: The plane along which volumes are cut.
         volume: Which volume of 4-D files is read, from 0.
         dicom_modality: The only DICOM Modality that is read.
+        settings: Of the plug-in.
 
     Raises:
         UsageError: An unknown kind, or a parameter that does not belong to it.
+        PluginError: The plug-in cannot be loaded.
     """
-    chosen = next((known for known in KINDS if known == kind), guess)
-    if kind not in (*KINDS, "auto"):
-        raise UsageError(f"Unknown recipe '{kind}'.", nearest(kind, KINDS))
+    chosen = guess if kind == "auto" else kind
+    plugin, unit = _plugin(chosen, settings or {})
     windowed = chosen in DEFAULT_WINDOWS
     if window is not None and not windowed:
         raise UsageError(
@@ -216,7 +293,7 @@ def make_recipe(
         raise UsageError(
             f"--percentiles applies to the recipes mr and xray only; {modality} uses {chosen}."
         )
-    if n4 and chosen != "mr":
+    if n4 and chosen != "mr" and plugin is None:
         raise UsageError(f"--n4 applies to the recipe mr only; {modality} uses {chosen}.")
     return Recipe(
         kind=chosen,
@@ -228,11 +305,31 @@ def make_recipe(
         volume=volume,
         dicom_modality=dicom_modality,
         bits=bits,
-        unit=UNITS.get(chosen, ""),
+        unit=unit,
+        plugin=plugin,
+        settings=dict(settings or {}),
     )
 
 
-def _window(kind: Kind, window: str | tuple[float, float] | None) -> tuple[float, float]:
+def _plugin(kind: str, settings: Mapping[str, Setting]) -> tuple[PluginRecord | None, str]:
+    """Return the plug-in of a recipe, None for one of medxlate's own, and its unit."""
+    if kind in KINDS:
+        if settings:
+            raise UsageError(
+                f"--recipe-set applies to the recipes of plug-ins only; {kind} is medxlate's own."
+            )
+        return None, UNITS.get(kind, "")
+    plugin = find("recipes", kind)
+    if plugin is None:
+        raise UsageError(
+            f"Unknown recipe '{kind}'.", nearest(kind, {*KINDS, *names("recipes")})
+        )
+    made = choose("recipes", kind, NO_RECIPES, IntensityRecipe)
+    with_settings("recipes", kind, made.limits, settings)  # refused before an image is read
+    return record(plugin), made.unit
+
+
+def _window(kind: str, window: str | tuple[float, float] | None) -> tuple[float, float]:
     if isinstance(window, str):
         if kind != "ct" or window not in WINDOWS:
             raise UsageError(
@@ -255,8 +352,18 @@ def _percentiles(percentiles: tuple[float, float] | None) -> tuple[float, float]
     return low, high
 
 
-def _sample(stack: Stack) -> FloatArray:
-    """Return every measured pixel of a single image; of a volume, of a regular sample."""
+def sample(stack: Stack) -> FloatArray:
+    """Return every measured value of a single image; of a volume, those of a regular sample.
+
+    Args:
+        stack: The scan.
+
+    Returns:
+        float32 [N], in the scan's unit; padding is left out.
+
+    Raises:
+        ImageError: No slice can be read.
+    """
     if stack.count == 1:
         return _measured(stack.read(0))
     numbers = np.unique(np.linspace(0, stack.count - 1, SAMPLED_SLICES).round().astype(int))

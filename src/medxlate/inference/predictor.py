@@ -16,7 +16,7 @@ from torch import Tensor
 from medxlate.artifacts.calibration import Calibration, Level
 from medxlate.artifacts.folder import load_predictor
 from medxlate.artifacts.greys import Greys
-from medxlate.artifacts.info import ModelInfo, predictor_of, read_model
+from medxlate.artifacts.info import ModelInfo, check_plugins, predictor_of, read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.device import Compute
 from medxlate.base.errors import ImageError, ModelError
@@ -93,6 +93,7 @@ class Predictor:
     ) -> None:
         folder = find_model(model, "a predictor", listener)
         self.info: ModelInfo = read_model(folder)
+        check_plugins(folder, self.info, ("predictors", "recipes"), listener)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.network = place(load_predictor(folder, self.info), self.compute)
         found = predictor_of(folder, self.info)

@@ -10,7 +10,7 @@ import torch
 
 from medxlate.artifacts.folder import load_generator
 from medxlate.artifacts.hub import origin_of
-from medxlate.artifacts.info import ModelInfo, read_model
+from medxlate.artifacts.info import ModelInfo, check_plugins, read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.device import Compute
 from medxlate.base.events import Listener, silent
@@ -55,6 +55,7 @@ class Translator:
         folder = find_model(model, "a translator", listener)
         self.info: ModelInfo = read_model(folder)
         self.origin = origin_of(folder)
+        check_plugins(folder, self.info, ("generators", "recipes"), listener)
         self.compute = compute or validated_compute(self.info, listener=listener)
         self.source, network = load_generator(folder, self.info, source)
         self.network = place(network, self.compute)

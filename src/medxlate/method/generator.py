@@ -9,14 +9,22 @@ Shapes: B images, C channels, H x W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medxlate.base.errors import ConfigError, nearest
+from medxlate.base.plugins import (
+    PluginError,
+    Setting,
+    blamed,
+    choose,
+    expected,
+    with_settings,
+)
 from medxlate.config import Skip, Upsample
 from medxlate.method.init import init_normal
 
@@ -127,30 +135,80 @@ class ResidualBlock(nn.Module):
         return torch.add(features, self.layers(features))
 
 
-GENERATORS: dict[str, Callable[..., nn.Module]] = {"resnet": Generator}
+@dataclass(frozen=True)
+class GeneratorShape:
+    """What a generator is built from; what each means is the architecture's own affair.
+
+    Attributes:
+        width: Channels after the first convolution (``model.generator_width``).
+        blocks: Residual blocks, or another measure of depth (``model.generator_blocks``).
+        upsample: How height and width are doubled (``model.upsample``).
+        skip: What bypasses layers (``model.skip``).
+        recompute: Whether to save memory in training (``runtime.recompute``).
+    """
+
+    width: int
+    blocks: int
+    upsample: Upsample = "transposed"
+    skip: Skip = "none"
+    recompute: bool = False
+
+
+# From a shape, and settings of its own as keywords, to a network with new weights, which takes and
+# gives images [B, 1, H, W] in [-1, 1].
+BuildGenerator = Callable[..., nn.Module]
+
+
+def _resnet(shape: GeneratorShape) -> nn.Module:
+    return Generator(
+        width=shape.width,
+        blocks=shape.blocks,
+        upsample=shape.upsample,
+        skip=shape.skip,
+        recompute=shape.recompute,
+    )
+
+
+GENERATORS: dict[str, BuildGenerator] = {"resnet": _resnet}
 
 
 def build_generator(
-    architecture: str,
-    *,
-    width: int,
-    blocks: int,
-    upsample: Upsample,
-    skip: Skip,
-    recompute: bool = False,
+    architecture: str, shape: GeneratorShape, settings: Mapping[str, Setting] | None = None
 ) -> nn.Module:
     """Return a generator by the name of its architecture, with new weights.
 
-    It takes and gives images [B, 1, H, W] in [-1, 1]; what the other arguments mean is the
-    architecture's own affair, and stands in `Generator` for ``resnet``.
+    It takes and gives images [B, 1, H, W] in [-1, 1].
+
+    Args:
+        architecture: One of GENERATORS, or a plug-in's.
+        shape: How large it is.
+        settings: Of the plug-in.
 
     Raises:
-        ConfigError: There is no such architecture.
+        ConfigError: There is no such architecture or setting.
+        PluginError: The plug-in cannot be loaded, or fails.
     """
-    if architecture not in GENERATORS:
-        raise ConfigError(f"Unknown generator '{architecture}'.", nearest(architecture, GENERATORS))
-    make = GENERATORS[architecture]
-    return make(width=width, blocks=blocks, upsample=upsample, skip=skip, recompute=recompute)
+    build = choose("generators", architecture, GENERATORS)
+    build = with_settings("generators", architecture, build, settings or {})
+    what = f"generator '{architecture}'"
+    with blamed(what):
+        return expected(build(shape), nn.Module, what)
+
+
+def check_images(network: nn.Module, architecture: str, image_size: int) -> None:
+    """Raise PluginError unless a plug-in's generator gives images like those that it takes."""
+    was_training = network.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), blamed(f"generator '{architecture}'"):
+        images = torch.rand(1, 1, image_size, image_size) * 2 - 1
+        made = network.eval()(images)
+        network.train(was_training)
+    if not isinstance(made, Tensor) or made.shape != images.shape:
+        what = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise PluginError(
+            f"The generator '{architecture}' gave {what} for images {list(images.shape)}."
+        )
+    if not bool(made.abs().max() <= 1):
+        raise PluginError(f"The generator '{architecture}' gave values outside of [-1, 1].")
 
 
 def default_blocks(image_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import chain
 
@@ -13,6 +13,7 @@ from torch.optim import Adam
 from medxlate.base.device import Compute, full_precision
 from medxlate.config import ObjectiveConfig, OptimizerConfig
 from medxlate.dataset.loading import Batch
+from medxlate.method.added import AddedLoss
 from medxlate.method.augment import Augmentation
 from medxlate.method.averages import Averages
 from medxlate.method.buffer import ImageBuffer
@@ -55,6 +56,7 @@ class Joint:
         separate: Whether P's batch norm takes the statistics of translated and real images apart.
         counts: Training images by modality, where ``objective.fake_weight`` goes by them.
         augment: Changes target images, which the predictor then sees as well; None: it does not.
+        added: Losses of plug-ins.
         together: Whether images that one network sees in a step go through it as one batch, where
             that changes nothing (instance norm is per image): fewer calls, as GPUs like it.
     """
@@ -73,12 +75,14 @@ class Joint:
         separate: bool = False,
         counts: Mapping[str, int] | None = None,
         augment: Augmentation | None = None,
+        added: Sequence[AddedLoss] = (),
         together: bool = False,
     ) -> None:
         self.modalities = (*translators, target)
         self.validates: tuple[str, ...] = () if predictor is None else (target,)
         self.translates = True
         self.capturable = augment is None and is_constant(optimizer)
+        self.capturable &= all(each.capturable for each in added)
         self.predictor_batches = 0
         self.networks = nn.ModuleDict(dict(translators))
         self.optimizers: dict[str, Adam] = {}
@@ -103,6 +107,7 @@ class Joint:
         self._aside = predictor.aside if separate and predictor is not None else None
         self._compute = compute
         self._augment = augment
+        self._added = tuple(added)
         self._apply = _as_one_batch if together else _each_alone
         self._judged = partial(diffaugment, policy=objective.diffaugment)
         self.optimizers |= {
@@ -170,6 +175,7 @@ class Joint:
                 judged=self._judged,
                 noisy=partial(self._noisy, real=x),
                 apply=self._apply,
+                added=self._added,
             )
             losses.update({f"{name}.{term}": value for term, value in found[name].terms.items()})
         return found

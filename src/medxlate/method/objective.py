@@ -8,7 +8,7 @@ pixels, as in CycleGAN.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,8 +19,10 @@ from torch import Tensor, nn
 from medxlate.base.device import full_precision
 from medxlate.config import ObjectiveConfig
 from medxlate.dataset.loading import Batch
+from medxlate.method.added import AddedLoss, Translated
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.structure import structure_loss
+from medxlate.method.terms import ADDED
 from medxlate.method.translator import TranslatorNetworks
 
 Losses = dict[str, Tensor]
@@ -57,12 +59,13 @@ def l_trans(
     judged: Callable[[Tensor], Tensor],
     noisy: Callable[[Tensor], Tensor],
     apply: Apply,
+    added: Sequence[AddedLoss] = (),
 ) -> Translation:
     """Return L_trans(G, F, D_t, D_s) of one source (equation 1).
 
     L_adv(D_t, G) + L_adv(D_s, F) + lambda_cyc (|F(G(y)) - y|_1 + |G(F(x)) - x|_1), and the identity
-    loss of Zhu et al. 2017 (section 5.2) and a structure loss where these have a weight.
-    Without F and D_s, what concerns G alone.
+    loss of Zhu et al. 2017 (section 5.2), a structure loss and those of plug-ins where these have
+    a weight. Without F and D_s, what concerns G alone.
 
     Args:
         networks: G, F, D_s and D_t; the discriminators get no gradient.
@@ -72,12 +75,14 @@ def l_trans(
         judged: What the discriminators are shown of a batch of images (DiffAugment).
         noisy: Adds noise of the target's kind to G(y), for D_t, which compares it with x.
         apply: How a network takes several batches.
+        added: Losses of plug-ins.
     """
     g, d_t = networks.g, networks.d_t
     d_t.requires_grad_(False)
     identity = weights.lambda_identity > 0
     terms: Losses = {}
-    fake_s, loss = None, torch.zeros((), device=y.device)
+    fake_s = cycled_s = cycled_t = None
+    loss = torch.zeros((), device=y.device)
     if networks.f is not None and networks.d_s is not None:
         f, d_s = networks.f, networks.d_s
         d_s.requires_grad_(False)
@@ -102,6 +107,10 @@ def l_trans(
         if fake_s is not None:
             terms["structure"] = terms["structure"] + structure_loss(fake_s, x)
         loss = loss + weights.lambda_structure * terms["structure"]
+    images = Translated(y, x, fake_t, fake_s, cycled_s, cycled_t)
+    for each in added:
+        terms[ADDED + each.name] = each(images)
+        loss = loss + each.weight * terms[ADDED + each.name]
     found = {name: value.detach() for name, value in terms.items()}
     return Translation(loss, fake_t, shown_t, fake_s, found)
 

@@ -1,4 +1,6 @@
-"""The predictor P: a timm network on one-channel images. The only module that knows timm.
+"""The predictor P on one-channel images: a timm network, or a plug-in's.
+
+No other module knows timm.
 
 Timm is imported where a network is made: it takes seconds, and ``translate`` needs none of it.
 """
@@ -7,8 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -17,10 +20,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medxlate.base.errors import ConfigError, ModelError, nearest
+from medxlate.base.plugins import (
+    Setting,
+    blamed,
+    choose,
+    expected,
+    find,
+    names,
+    with_settings,
+)
 from medxlate.base.tensors import load_tensors
 from medxlate.config import PredictorNorm
 from medxlate.method import synced_norm
 
+# From settings of its own as keywords to a network with new weights; see ``PluginBackbone``.
+BuildPredictor = Callable[..., nn.Module]
+NO_PREDICTORS: Mapping[str, BuildPredictor] = {}  # all built-in ones are timm's
 GROUPS = 32  # as published; fewer where the channels cannot be divided by it
 
 
@@ -30,7 +45,7 @@ class PredictorNetwork(nn.Module):
     A regression has one output, the standardised label; a classification one logit a class.
 
     Args:
-        architecture: A model's name in timm.
+        architecture: A model's name in timm, or a plug-in's.
         outputs: Number of outputs.
         norm: ``batch``, as timm has it, or ``group``: group norm in the place of every batch norm,
             so that an image's features do not depend on the others of its batch (Wu and He 2018,
@@ -38,10 +53,12 @@ class PredictorNetwork(nn.Module):
         pretrained: Initial weights: None (random), ``imagenet`` (timm's own, downloaded or
             cached by timm) or a local safetensors file.
         offline: Whether ``imagenet`` is taken from timm's cache alone.
+        settings: Of the plug-in.
 
     Raises:
-        ConfigError: timm has no such model.
+        ConfigError: There is no such network.
         ModelError: The weights cannot be had or do not fit.
+        PluginError: The plug-in cannot be loaded, or fails.
     """
 
     def __init__(
@@ -52,31 +69,15 @@ class PredictorNetwork(nn.Module):
         norm: PredictorNorm = "batch",
         pretrained: str | None = None,
         offline: bool = False,
+        settings: Mapping[str, Setting] | None = None,
     ) -> None:
         super().__init__()
-        timm = import_timm()
-        if not timm.is_model(architecture):
-            raise ConfigError(
-                f"timm has no model '{architecture}' (model.predictor).",
-                nearest(architecture, map(str, timm.list_models())),
-            )
-        kept = _kept_weights(architecture) if offline and pretrained == "imagenet" else None
-        try:
-            self.backbone: nn.Module = timm.create_model(
-                architecture,
-                pretrained=pretrained == "imagenet",
-                pretrained_cfg_overlay=None if kept is None else {"file": kept},
-                in_chans=1,
-                num_classes=outputs,
-            )
-        except (OSError, RuntimeError) as problem:
-            raise ModelError(
-                f"The pretrained weights of {architecture} could not be loaded: {problem}.",
-                "On a machine without internet, copy them there as a .safetensors file and give it "
-                "with --pretrained FILE.",
-            ) from None
+        own = is_plugin(architecture)
+        make = _plugin_backbone if own else _timm_backbone
+        given = PredictorShape(outputs, pretrained, offline)
+        self.backbone: nn.Module = make(architecture, given, settings or {})
         if pretrained not in (None, "imagenet"):
-            _load_backbone(self.backbone, Path(pretrained))
+            _load_backbone(self.backbone.body if own else self.backbone, Path(pretrained))  # type: ignore[arg-type]
         if norm == "group":
             _use_group_norm(self.backbone)
 
@@ -139,6 +140,99 @@ class PredictorNetwork(nn.Module):
         return pooled
 
 
+@dataclass(frozen=True)
+class PredictorShape:
+    """What a predictor is built from; see ``PredictorNetwork``."""
+
+    outputs: int
+    pretrained: str | None = None
+    offline: bool = False
+
+
+class PluginBackbone(nn.Module):
+    """A plug-in's network with a last layer, under the names by which timm's networks are used.
+
+    Args:
+        body: Maps images [B, 1, H, W] to features [B, D]; its attribute ``num_features`` is D.
+        outputs: Number of outputs.
+    """
+
+    def __init__(self, body: nn.Module, outputs: int) -> None:
+        super().__init__()
+        self.body = body
+        self.num_features = int(body.num_features)  # type: ignore[arg-type]
+        self.head = nn.Linear(self.num_features, outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return outputs [B, outputs]."""
+        output: Tensor = self.head(self.body(images))
+        return output
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Return features [B, D]."""
+        features: Tensor = self.body(images)
+        return features
+
+    def forward_head(self, features: Tensor, *, pre_logits: bool) -> Tensor:
+        """Return the features as they are, or the outputs."""
+        output: Tensor = features if pre_logits else self.head(features)
+        return output
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer."""
+        return self.head
+
+
+def is_plugin(architecture: str) -> bool:
+    """Return whether a predictor of this name is a plug-in's; timm's names win."""
+    if find("predictors", architecture) is None:
+        return False
+    return not import_timm().is_model(architecture)
+
+
+def _plugin_backbone(
+    architecture: str, given: PredictorShape, settings: Mapping[str, Setting]
+) -> nn.Module:
+    if given.pretrained == "imagenet":
+        raise ConfigError(
+            f"The predictor '{architecture}' is a plug-in's, and timm has no weights for it.",
+            "Leave --pretrained imagenet out, or name a .safetensors file of its own weights.",
+        )
+    build = choose("predictors", architecture, NO_PREDICTORS)
+    build = with_settings("predictors", architecture, build, settings)
+    what = f"predictor '{architecture}'"
+    with blamed(what):
+        return PluginBackbone(expected(build(), nn.Module, what), given.outputs)
+
+
+def _timm_backbone(
+    architecture: str, given: PredictorShape, settings: Mapping[str, Setting]
+) -> nn.Module:
+    timm = import_timm()
+    if not timm.is_model(architecture):
+        raise ConfigError(
+            f"timm has no model '{architecture}' (model.predictor), and no plug-in has.",
+            nearest(architecture, [*map(str, timm.list_models()), *names("predictors")]),
+        )
+    is_imagenet = given.pretrained == "imagenet"
+    kept = _kept_weights(architecture) if given.offline and is_imagenet else None
+    try:
+        network: nn.Module = timm.create_model(
+            architecture,
+            pretrained=is_imagenet,
+            pretrained_cfg_overlay=None if kept is None else {"file": kept},
+            in_chans=1,
+            num_classes=given.outputs,
+        )
+    except (OSError, RuntimeError) as problem:
+        raise ModelError(
+            f"The pretrained weights of {architecture} could not be loaded: {problem}.",
+            "On a machine without internet, copy them there as a .safetensors file and give it "
+            "with --pretrained FILE.",
+        ) from None
+    return network
+
+
 def import_timm() -> ModuleType:
     """Return timm; not first where networks are made without memory, for its modules make tensors.
 
@@ -176,13 +270,14 @@ def synchronise(predictor: PredictorNetwork) -> None:
         synced_norm.synchronise(predictor)
 
 
-def has_batch_norm(architecture: str) -> bool:
-    """Return whether a network of timm's has batch norms; False for an unknown one."""
-    timm = import_timm()
-    if not timm.is_model(architecture):
+def has_batch_norm(architecture: str, settings: Mapping[str, Setting] | None = None) -> bool:
+    """Return whether a predictor has batch norms; False for an unknown one."""
+    own = is_plugin(architecture)
+    if not own and not import_timm().is_model(architecture):
         return False
-    with torch.device("meta"):  # no memory, no weights
-        network = timm.create_model(architecture, in_chans=1)
+    # Without memory and weights; a plug-in's own code may need them.
+    with nullcontext() if own else torch.device("meta"):
+        network = PredictorNetwork(architecture=architecture, settings=settings)
     return any(isinstance(layer, _BatchNorm) for layer in network.modules())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -11,16 +12,32 @@ import torch
 from medxlate.base.device import Compute
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ConfigError, nearest
+from medxlate.base.plugins import (
+    Kind,
+    PluginError,
+    PluginRecord,
+    blamed,
+    choose,
+    installed,
+    used,
+    with_settings,
+)
 from medxlate.config import Config
+from medxlate.method.added import added_losses
 from medxlate.method.augment import AUGMENTATIONS, Augmentation, build_augmentation
 from medxlate.method.baselines import Dann, MultiTask
 from medxlate.method.discriminator import most_layers, receptive_field
-from medxlate.method.generator import default_blocks
+from medxlate.method.generator import GENERATORS, check_images, default_blocks
 from medxlate.method.joint import Joint
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.learner import Learner
 from medxlate.method.placing import place
-from medxlate.method.predictor import PredictorNetwork, has_batch_norm, synchronise
+from medxlate.method.predictor import (
+    PredictorNetwork,
+    has_batch_norm,
+    is_plugin,
+    synchronise,
+)
 from medxlate.method.schedule import FINETUNE_RATE
 from medxlate.method.stand_ins import StandIn, matched_to_target, repeated_target, true_images
 from medxlate.method.supervised import Supervised
@@ -52,7 +69,8 @@ class Ingredients:
         return build_augmentation(name, self.config.augment) if name else None
 
 
-Build = Callable[[Ingredients], Learner]
+# From the ingredients, and a plug-in's settings as keywords.
+Build = Callable[..., Learner]
 
 
 @dataclass(frozen=True)
@@ -120,9 +138,13 @@ def build_learner(
         ConfigError: There is no such method, or the batch is too small for it, or the images for
             the discriminators.
     """
-    method = find_method(config.method)
+    method, base = find_method(config.method), base_method(config.method)
     assert method.build is not None, "check_config refuses it"
-    learner = method.build(Ingredients(config, head, image_size, compute, counts or {}))
+    given = Ingredients(config, head, image_size, compute, counts or {})
+    build = with_settings("methods", base, method.build, config.plugins.get(base, {}))
+    own = base in METHODS or base in STAGES
+    with nullcontext() if own else blamed(f"method '{base}'"):
+        learner = build(given)
     together = config.model.batch_norm == "joint" or not method.uses_sources
     batches = learner.predictor_batches if together else min(learner.predictor_batches, 1)
     single = batches * config.optimizer.batch_size == 1
@@ -144,7 +166,8 @@ def single_images(config: Config) -> str:
     alone = 0 < size <= config.runtime.accumulate
     if not alone or model.predictor_norm == "group":
         return ""
-    if model.predictor != "auto" and not has_batch_norm(model.predictor):
+    settings = config.plugins.get(model.predictor, {})
+    if model.predictor != "auto" and not has_batch_norm(model.predictor, settings):
         return ""
     key = "optimizer.batch_size = 1"
     if size > 1:
@@ -159,26 +182,58 @@ def single_images(config: Config) -> str:
 def find_method(name: str) -> Method:
     """Return a method, or a first stage, by name; ``joint+autoaugment`` is joint with that added.
 
-    Methods that mix take an augmentation so.
+    Methods that mix take an augmentation so. What medxlate itself does not have is a plug-in's.
 
     Raises:
         ConfigError: There is none.
+        PluginError: The plug-in cannot be loaded.
     """
     if name in STAGES:
         return STAGES[name]
     base, plus, augmentation = name.partition("+")
-    if base not in METHODS:
-        raise ConfigError(f"There is no method '{base}'.", nearest(base, METHODS))
+    method = choose("methods", base, METHODS, Method)
+    if method.build is None and base not in METHODS:
+        raise PluginError(f"The method '{base}' says nothing of how it is built.")
     if not plus:
-        return METHODS[base]
-    if not METHODS[base].mixes or augmentation not in AUGMENTATIONS:
+        return method
+    if not method.mixes or augmentation not in AUGMENTATIONS:
         mixing = (name for name, each in METHODS.items() if each.mixes)
         known = f"{', '.join(mixing)} with +{', +'.join(AUGMENTATIONS)}"
         raise ConfigError(
             f"There is no method '{name}'.",
             f"These go together, as in joint+autoaugment: {known}.",
         )
-    return replace(METHODS[base], augmentation=augmentation)
+    return replace(method, augmentation=augmentation)
+
+
+def base_method(name: str) -> str:
+    """Return the name of a method without what is added: ``joint`` of ``joint+autoaugment``."""
+    return name.partition("+")[0]
+
+
+def check_settings(config: Config) -> None:
+    """Raise ConfigError where ``plugins`` has settings of what is not installed."""
+    for name in config.plugins:
+        if all(each.name != name for each in installed()):
+            hint = nearest(name, {each.name for each in installed()})
+            raise ConfigError(
+                f"Configuration key 'plugins.{name}': no plug-in of that name is installed.", hint
+            )
+
+
+def used_plugins(config: Config) -> tuple[PluginRecord, ...]:
+    """Return the plug-ins by which a configuration is trained."""
+    model, base = config.model, base_method(config.method)
+    wanted: list[tuple[Kind, str]] = []
+    if base not in (*METHODS, *STAGES):
+        wanted.append(("methods", base))
+    if find_method(config.method).translates:
+        wanted += [("losses", name) for name, weight in config.objective.losses.items() if weight]
+        if model.generator not in GENERATORS:
+            wanted.append(("generators", model.generator))
+    if is_plugin(model.predictor):
+        wanted.append(("predictors", model.predictor))
+    return used(wanted)
 
 
 def first_stages(config: Config) -> Mapping[str, Config]:
@@ -229,7 +284,7 @@ def translator_networks(config: Config, image_size: int) -> TranslatorNetworks:
             "them nothing to compare.",
             f"Set model.discriminator_layers to {most} or less.",
         )
-    return TranslatorNetworks(
+    networks = TranslatorNetworks(
         generator=model.generator,
         width=model.generator_width,
         blocks=generator_blocks(config, image_size),
@@ -240,7 +295,11 @@ def translator_networks(config: Config, image_size: int) -> TranslatorNetworks:
         discriminator_norm=model.discriminator_norm,
         one_sided=config.objective.one_sided,
         recompute=config.runtime.recompute,
+        settings=config.plugins.get(model.generator),
     )
+    if model.generator not in GENERATORS:
+        check_images(networks.g, model.generator, image_size)
+    return networks
 
 
 def generator_blocks(config: Config, image_size: int) -> int:
@@ -248,8 +307,9 @@ def generator_blocks(config: Config, image_size: int) -> int:
     return config.model.generator_blocks or default_blocks(image_size)
 
 
-def _joint(given: Ingredients) -> Learner:
-    return _translating(given, _predictor(given))
+def joint(given: Ingredients) -> Learner:
+    """Build the paper's method: translators and predictor that learn together."""
+    return _translating(given, new_predictor(given))
 
 
 def _translator(given: Ingredients) -> Learner:
@@ -274,11 +334,12 @@ def _translating(given: Ingredients, predictor: PredictorNetwork | None) -> Lear
         separate=config.model.batch_norm == "separate",
         counts=given.counts,
         augment=given.augment,
+        added=added_losses(config),
         together=compute.device.type != "cpu",  # where calls cost nothing beside the work
     )
 
 
-def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
+def supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
     """Return how to build a predictor that learns from these modalities.
 
     One that has learned from the sources before is fine-tuned, at a tenth of the rate.
@@ -291,7 +352,7 @@ def _supervised(learns_from: Literal["target", "sources", "all"]) -> Build:
             rate = optimizer.predictor_lr * FINETUNE_RATE
             optimizer = optimizer.model_copy(update={"predictor_lr": rate})
         return Supervised(
-            _predictor(given),
+            new_predictor(given),
             sources=config.data.sources if learns_from != "target" else (),
             target=config.data.target if learns_from != "sources" else None,
             head=given.head,
@@ -313,7 +374,7 @@ def _shared_backbone(kind: type[MultiTask] | type[Dann]) -> Build:
     def build(given: Ingredients) -> Learner:
         config = given.config
         return kind(
-            _predictor(given),
+            new_predictor(given),
             sources=config.data.sources,
             target=config.data.target,
             head=given.head,
@@ -325,7 +386,7 @@ def _shared_backbone(kind: type[MultiTask] | type[Dann]) -> Build:
     return build
 
 
-def _predictor(given: Ingredients) -> PredictorNetwork:
+def new_predictor(given: Ingredients) -> PredictorNetwork:
     """Build the predictor first of all: for the same seed, every method starts from the same."""
     config = given.config
     torch.manual_seed(config.runtime.seed)
@@ -336,6 +397,7 @@ def _predictor(given: Ingredients) -> PredictorNetwork:
             outputs=given.head.outputs,
             pretrained=config.model.pretrained,
             offline=config.runtime.offline,
+            settings=config.plugins.get(config.model.predictor),
         ),
         given.compute,
     )
@@ -347,38 +409,38 @@ def _predictor(given: Ingredients) -> PredictorNetwork:
 
 METHODS: dict[str, Method] = {
     "constant": Method(None),
-    "target-only": Method(_supervised("target")),
-    "joint": Method(_joint, uses_sources=True, scale_from="all", translates=True, mixes=True),
+    "target-only": Method(supervised("target")),
+    "joint": Method(joint, uses_sources=True, scale_from="all", translates=True, mixes=True),
     "cyclegan": Method(
-        _supervised("all"),
+        supervised("all"),
         uses_sources=True,
         scale_from="all",
         first="translator",
         translates=True,
         mixes=True,
     ),
-    "raw-mix": Method(_supervised("all"), uses_sources=True, scale_from="all", mixes=True),
+    "raw-mix": Method(supervised("all"), uses_sources=True, scale_from="all", mixes=True),
     "histogram": Method(
-        _supervised("all"),
+        supervised("all"),
         uses_sources=True,
         scale_from="all",
         mixes=True,
         stand_in=matched_to_target,
     ),
     "duplicate-real": Method(
-        _supervised("all"), uses_sources=True, mixes=True, stand_in=repeated_target
+        supervised("all"), uses_sources=True, mixes=True, stand_in=repeated_target
     ),
     "oracle": Method(
-        _supervised("all"), uses_sources=True, scale_from="all", mixes=True, stand_in=true_images
+        supervised("all"), uses_sources=True, scale_from="all", mixes=True, stand_in=true_images
     ),
     "transfer": Method(
-        _supervised("target"), uses_sources=True, scale_from="sources", first="source-only"
+        supervised("target"), uses_sources=True, scale_from="sources", first="source-only"
     ),
     "multitask": Method(_shared_backbone(MultiTask), uses_sources=True, scale_from="all"),
     "dann": Method(_shared_backbone(Dann), uses_sources=True, scale_from="all"),
-    **{name: Method(_supervised("target"), augmentation=name) for name in AUGMENTATIONS},
+    **{name: Method(supervised("target"), augmentation=name) for name in AUGMENTATIONS},
 }
 STAGES: dict[str, Method] = {
     "translator": Method(_translator, uses_sources=True, translates=True),
-    "source-only": Method(_supervised("sources"), uses_sources=True, scale_from="sources"),
+    "source-only": Method(supervised("sources"), uses_sources=True, scale_from="sources"),
 }

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Family = Literal[
-    "predictor", "translators", "discriminators", "domain", "images", "structure", "guidance"
+    "predictor",
+    "translators",
+    "discriminators",
+    "domain",
+    "images",
+    "structure",
+    "added",
+    "guidance",
 ]
 
 # What a chart of a family's terms is called.
@@ -22,6 +29,7 @@ FAMILIES: dict[Family, str] = {
     "domain": "Domain classifier loss",
     "images": "L1 losses (images in \N{MINUS SIGN}1 to 1)",
     "structure": "Structure loss (MIND descriptors in 0 to 1)",
+    "added": "Losses of plug-ins (unweighted)",
     "guidance": "Gradient ratio at translated images (predictor / translator)",
 }
 
@@ -60,17 +68,29 @@ TERMS: dict[str, LossTerm] = {
 }
 
 
+ADDED = "added_"  # begins the term of a plug-in's loss; its name, the label, follows
+
+
 def find_term(name: str) -> tuple[str, LossTerm | None]:
     """Return the source ("" where there is none) and the term of a recorded loss.
 
     The term is None where the record was written by another version that knew others.
     """
     source, _, term = name.rpartition(".")
+    if term.startswith(ADDED):
+        return source, LossTerm(term.removeprefix(ADDED), "added", brief=True)
     return source, TERMS.get(term)
 
 
 def brief_names(names: Iterable[str]) -> list[str]:
-    """Return the recorded losses that are shown while a training runs, in the table's order."""
+    """Return the recorded losses that are shown while a training runs, in the table's order.
+
+    Those of plug-ins come last.
+    """
     order = list(TERMS)
-    known = [(order.index(n.rpartition(".")[2]), n) for n in names if find_term(n)[1] is not None]
-    return [name for place, name in sorted(known) if TERMS[order[place]].brief]
+    found = []
+    for name in names:
+        term, what = name.rpartition(".")[2], find_term(name)[1]
+        if what is not None and what.brief:
+            found.append((order.index(term) if term in TERMS else len(order), name))
+    return [name for _, name in sorted(found)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
+from medxlate.base.plugins import Setting
 from medxlate.config import DiscriminatorNorm, Skip, Upsample
 from medxlate.method.discriminator import Discriminator
-from medxlate.method.generator import build_generator
+from medxlate.method.generator import GeneratorShape, build_generator
 
 
 class TranslatorNetworks(nn.Module):
@@ -34,18 +35,13 @@ class TranslatorNetworks(nn.Module):
         one_sided: bool = False,
         recompute: bool = False,
         generator: str = "resnet",
+        settings: Mapping[str, Setting] | None = None,
     ) -> None:
         super().__init__()
+        shape = GeneratorShape(width, blocks, upsample, skip, recompute)
 
         def new_generator() -> nn.Module:
-            return build_generator(
-                generator,
-                width=width,
-                blocks=blocks,
-                upsample=upsample,
-                skip=skip,
-                recompute=recompute,
-            )
+            return build_generator(generator, shape, settings)
 
         def discriminator() -> Discriminator:
             return Discriminator(

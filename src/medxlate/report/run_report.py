@@ -287,6 +287,10 @@ def _technical(
     body += table(["key", "value", "default"], [[k, str(v), str(d)] for k, v, d in changed])
     settings = table(["key", "value"], [[k, str(v)] for k, v in _shown(flat(config), hidden)])
     body += folded("All settings", settings)
+    if info is not None and info.plugins:
+        rows = [[e.kind, e.name, f"{e.distribution} {e.version}", e.sha256] for e in info.plugins]
+        body += tag("h3", "Plug-ins")
+        body += table(["kind", "name", "package", "SHA-256"], rows)
     hashes = dict(results.model) if results is not None else {}
     if info is not None:
         hashes = weights_hashes(info)

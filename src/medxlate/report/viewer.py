@@ -151,7 +151,7 @@ def _presets(recipe: Recipe) -> dict[str, tuple[float, float]]:
     """Return level and width by name, as shares of the range; of CT also the usual ones inside."""
     found = {"whole range": (0.5, 1.0), "darker half": (0.25, 0.5), "brighter half": (0.75, 0.5)}
     low, high = recipe.output_range
-    if recipe.kind != "ct" or high <= low:
+    if recipe.unit != "HU" or high <= low:
         return found
     for name, (level, width) in WINDOWS.items():
         is_inside = low <= level - width / 2 and level + width / 2 <= high

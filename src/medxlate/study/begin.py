@@ -15,12 +15,13 @@ from medxlate.base.device import choose_compute
 from medxlate.base.errors import ConfigError, OutputError, UsageError
 from medxlate.base.events import Listener, Warned
 from medxlate.base.files import check_parents, locked, whole_file, write_json
+from medxlate.base.plugins import PluginRecord, refuse_changed
 from medxlate.base.records import for_csv
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
 from medxlate.dataset.splits import MEANING, PARTS, Split, training_share
 from medxlate.dataset.training_data import Data, image_size, open_modalities, part_slices
-from medxlate.method.registry import METHODS, find_method
+from medxlate.method.registry import METHODS, STAGES, base_method, find_method, used_plugins
 from medxlate.method.stand_ins import check_covered
 from medxlate.study.checks import check_classes, label_warnings
 from medxlate.study.comparison import find_contrast
@@ -112,8 +113,15 @@ def plan_study(config: Config, grid: Grid, *, here: bool = True) -> Study:
         primary=str(primary or ""),
         config=config,
         fingerprints={name: modality.fingerprint() for name, modality in tables.items()},
+        plugins=_plugins(config, methods),
     )
     return _with_split(study, grid, dataset, tables)
+
+
+def _plugins(config: Config, methods: Sequence[str]) -> tuple[PluginRecord, ...]:
+    """Return the plug-ins by which any of the methods is trained."""
+    found = (used_plugins(config.model_copy(update={"method": name})) for name in methods)
+    return tuple(dict.fromkeys(each for plugins in found for each in plugins))
 
 
 def _design(config: Config, grid: Grid) -> Design:
@@ -162,6 +170,7 @@ def begin_study(study: Study, folder: StudyFolder, listener: Listener) -> None:
     with locked(folder.path / ".begin.lock", wait=True):
         if folder.study.is_file():
             begun = read_study(folder.path)
+            refuse_changed(begun.plugins, f"The study {folder.path}", listener)
             check_same(begun, study, folder)
             if not _same_folder(begun, study):  # the dataset was moved
                 write_study(folder.path, study)
@@ -214,16 +223,23 @@ def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
 
 
 def _methods(names: Sequence[str], config: Config) -> list[str]:
-    """Return known methods once each, in the registry's order; none named: all that can be run."""
+    """Return known methods once each, in the registry's order; none named: all that can be run.
+
+    Those of plug-ins come last, and only where they are named.
+    """
     for name in names:
-        if name not in METHODS and "+" not in name:
-            find_method(name)  # raises, naming the nearest
+        if name in STAGES:
             raise ConfigError(f"{name} is a first stage, not a method of its own.")
-        find_method(name)
+        find_method(name)  # raises, naming the nearest
     order = list(METHODS)
     paired = config.data.oracle and config.split.policy == "patient"
     possible = [name for name in order if paired or not METHODS[name].needs_pairs]
-    return sorted(dict.fromkeys(names or possible), key=lambda n: (order.index(n.split("+")[0]), n))
+
+    def place(name: str) -> tuple[int, str]:
+        base = base_method(name)
+        return order.index(base) if base in order else len(order), name
+
+    return sorted(dict.fromkeys(names or possible), key=place)
 
 
 def _source_sets(

@@ -22,6 +22,7 @@ from medxlate.base.device import choose_compute
 from medxlate.base.errors import DataError
 from medxlate.base.events import Listener, silent
 from medxlate.base.files import locked, whole_file, write_json
+from medxlate.base.plugins import refuse_changed
 from medxlate.base.records import read_object
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset, Modality
@@ -111,6 +112,7 @@ def carry_out(assignment: Assignment, device: str, threads: int) -> Done:
     if threads:
         torch.set_num_threads(threads)
     study = read_study(assignment.folder)
+    refuse_changed(study.plugins, f"The study {assignment.folder}", silent)
     cell = find_cell(study, assignment.index)
     config = cell_config(study, cell)
     runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})

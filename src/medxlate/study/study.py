@@ -14,7 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from medxlate.artifacts.runs import RunFolder, seen_from, seen_from_here
 from medxlate.base.errors import ConfigError, DataError, UsageError
+from medxlate.base.events import silent
 from medxlate.base.files import write_json
+from medxlate.base.plugins import PluginRecord, check_installed
 from medxlate.base.records import read_record
 from medxlate.config import Config
 from medxlate.dataset.index import Dataset
@@ -49,6 +51,7 @@ class Study(BaseModel):
         config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
         fingerprints: A hash of each modality's pixels, labels, patients and recipe.
         given: The hash of a given split; "" where it is drawn.
+        plugins: The plug-ins by which its methods are trained.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +68,7 @@ class Study(BaseModel):
     config: Config
     fingerprints: dict[str, str]
     given: str = ""
+    plugins: tuple[PluginRecord, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -83,6 +87,8 @@ class Study(BaseModel):
         known = set(self.config.data.sources)
         if not all(known.issuperset(sources) for sources in self.source_sets):
             raise ValueError("source_sets contains a source that config.data.sources does not")
+        needed = [each for each in self.plugins if each.kind == "methods"]
+        check_installed(needed, "The study", silent)
         for method in self.methods:
             try:
                 find_method(method)

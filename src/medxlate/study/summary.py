@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -215,8 +216,9 @@ def _settings(study: Study) -> Iterator[str]:
 def _values(config: Config, names: Sequence[str]) -> str:
     shown = []
     for key in names:
-        section, _, name = key.partition(".")
-        shown.append(f"`{key}` = {getattr(getattr(config, section), name)}")
+        value = attrgetter(key)(config)
+        if value != {}:  # nothing of plug-ins
+            shown.append(f"`{key}` = {value}")
     return ", ".join(shown)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medxlate.method.registry import METHODS
+from medxlate.base.errors import ConfigError
+from medxlate.method.registry import find_method
 from medxlate.report.page import Tone, Verdict
 from medxlate.study.comparison import (
     CONSTANT,
@@ -223,6 +224,14 @@ def _verdict(c: Comparison, alpha: float) -> VerdictWord:
     return "does not help" if c.beats_constant is False else "helps"
 
 
+def _translates(name: str) -> bool:
+    """Return whether a method translates; tables of other tools' predictions are none."""
+    try:
+        return find_method(name).translates
+    except ConfigError:
+        return False
+
+
 def _controls(
     study: Measured,
     system: System,
@@ -232,7 +241,7 @@ def _controls(
 ) -> tuple[Control, ...] | None:
     """Compare a system with translations with the controls, in the family of its baselines."""
     base = system.method.partition("+")[0]
-    if reference.method != TARGET_ONLY or base not in METHODS or not METHODS[base].translates:
+    if reference.method != TARGET_ONLY or not _translates(base):
         return None
     tested = {
         pair: study.tested(*pair) for pair in _baselines(study, system) if study.shared(*pair)

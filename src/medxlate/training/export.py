@@ -17,12 +17,14 @@ from medxlate.artifacts.greys import MOST_IMAGES, Greys
 from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
 from medxlate.artifacts.runs import RunFolder
 from medxlate.base.device import Compute
+from medxlate.base.plugins import PluginRecord
 from medxlate.config import Config
+from medxlate.dataset.index import DatasetInfo
 from medxlate.dataset.loading import Slices
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.shifts import shifted
 from medxlate.method.placing import place
-from medxlate.method.registry import find_method, generator_blocks
+from medxlate.method.registry import find_method, generator_blocks, used_plugins
 from medxlate.training.checkpoints import last_position, load_part, load_translation
 from medxlate.training.setup import TrainingSetup
 from medxlate.training.stages import Stages, checkpoint_of
@@ -54,6 +56,7 @@ def export_model(
         scratch = Path(name)
         predictor = PredictorInfo(
             architecture=config.model.predictor,
+            settings=config.plugins.get(config.model.predictor, {}),
             norm=config.model.predictor_norm,
             head=head,
             weights=write_weights(
@@ -75,6 +78,7 @@ def export_model(
             translators[source] = TranslatorInfo(
                 recipe=dataset.modalities[source].recipe,
                 architecture=config.model.generator,
+                settings=config.plugins.get(config.model.generator, {}),
                 width=config.model.generator_width,
                 blocks=generator_blocks(config, image_size),
                 upsample=config.model.upsample,
@@ -101,9 +105,21 @@ def export_model(
                 divided=config.split.policy,
                 notes=_notes(config, position),
             ),
+            plugins=_plugins(config, dataset),
         )
         write_model(run.model, info, weights_from=scratch, card=model_card(info))
     return info
+
+
+def _plugins(config: Config, dataset: DatasetInfo) -> tuple[PluginRecord, ...]:
+    """Return the plug-ins of the training, and those of the recipes by which its images are read.
+
+    The latter as the dataset has them: the version by which its images were prepared.
+    """
+    shown = (*config.data.sources, config.data.target)
+    recipes = [dataset.modalities[name].recipe for name in shown]
+    of_recipes = [each.plugin for each in recipes if each.plugin is not None]
+    return tuple(dict.fromkeys([*used_plugins(config), *of_recipes]))
 
 
 def _calibrated(

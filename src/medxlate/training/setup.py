@@ -17,7 +17,7 @@ from medxlate.dataset.training_data import Data, image_size, make_data
 from medxlate.method.label_transform import LabelTransform, fit_label_transform
 from medxlate.method.learner import Learner
 from medxlate.method.matching import matched
-from medxlate.method.registry import STAGES, build_learner, find_method
+from medxlate.method.registry import STAGES, build_learner, check_settings, find_method
 from medxlate.method.sizing import sized
 from medxlate.method.stand_ins import NO_PAIRS
 
@@ -53,6 +53,7 @@ def check_config(config: Config) -> None:
             "Drop it, or choose a method that does, such as joint or raw-mix.",
         )
     check_pairs(config)
+    check_settings(config)
     _check_division(config.optimizer.batch_size, config.runtime.accumulate, ranks().count)
 
 

@@ -13,17 +13,32 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from medxlate.artifacts.runs import RunFolder, find_run, new_run, read_config, write_config
+from medxlate.artifacts.runs import (
+    RunFolder,
+    find_run,
+    new_run,
+    read_config,
+    read_plugins,
+    write_config,
+    write_plugins,
+)
 from medxlate.base.device import deterministic
 from medxlate.base.distributed import ranks
 from medxlate.base.errors import ConfigError, StoppedError, UsageError
 from medxlate.base.events import Listener, Stage, Warned, silent
 from medxlate.base.files import locked, remove_stale, write_json
+from medxlate.base.plugins import refuse_changed
 from medxlate.config import Config, configured, flat
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.splits import MEANING, Split, read_split
 from medxlate.dataset.training_data import make_split, open_modalities
-from medxlate.method.registry import STAGES, find_method, first_stages, single_images
+from medxlate.method.registry import (
+    STAGES,
+    find_method,
+    first_stages,
+    single_images,
+    used_plugins,
+)
 from medxlate.method.schedule import first_epoch, phase_at
 from medxlate.tracking.tracker import Tracking, check_trackers, settings_of
 from medxlate.training.checkpoints import (
@@ -167,12 +182,14 @@ def resume(
         listener: Receives progress, losses and validation.
 
     Raises:
-        ModelError: There is no such run, or all of its checkpoints are damaged.
+        ModelError: There is no such run, all of its checkpoints are damaged, or the plug-ins by
+            which it was begun are not those that are installed.
         DataError: The dataset is gone or has changed.
         OutputError: Another process trains it, or the disk is full.
         StoppedError: ``stop`` asked the training to stop.
     """
     folder = find_run(Path(run))
+    refuse_changed(read_plugins(folder), f"The run {folder.path}", listener)
     config = read_config(folder)
     runtime = config.runtime.model_copy(update={"device": device or config.runtime.device})
     config = config.model_copy(update={"runtime": runtime})
@@ -204,7 +221,7 @@ def _is_begun(run: Path, config: Config) -> bool:
     for key, value in given.items():
         if key == "data.folder" and Path(value).resolve() == Path(begun[key]).resolve():
             continue
-        if value != begun[key] and key not in ("runtime.device", "runtime.trackers"):
+        if value != begun.get(key) and key not in ("runtime.device", "runtime.trackers"):
             raise ConfigError(
                 f"The run {run} was started with {key} = {begun[key]!r}, not {value!r}.",
                 "Continue it with the same options, or choose another --name.",
@@ -216,6 +233,7 @@ def _begin(run: RunFolder, inputs: RunInputs) -> None:
     """Write what a run is resumed from; the configuration last, which makes it a run."""
     used = {name: modality.fingerprint() for name, modality in inputs.tables.items()}
     write_json(run.split, {**inputs.split.to_json(), "slices": used})
+    write_plugins(run, used_plugins(inputs.config))
     write_config(run, inputs.config)
 
 
