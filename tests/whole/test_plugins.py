@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -700,3 +701,23 @@ def bad(modality, raw, options):
 def test_the_example_stays_short():
     lines = (EXAMPLE / "src" / "medxlate_example.py").read_text().splitlines()
     assert len(lines) <= 60
+
+
+def test_the_page_shows_the_example_as_it_is():
+    page = (EXAMPLE.parents[1] / "docs" / "how-to" / "extend.md").read_text()
+    code = (EXAMPLE / "src" / "medxlate_example.py").read_text()
+    project = (EXAMPLE / "pyproject.toml").read_text()
+    blocks = re.findall(r"```(python|toml)\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 5
+    for language, block in blocks:
+        assert block in (code if language == "python" else project)
+
+
+def test_the_public_module_names_what_it_promises():
+    assert extend.PROTOCOL == 1
+    assert set(extend.__all__) == set(extend._HOMES)
+    for name in extend.__all__:
+        assert getattr(extend, name) is not None
+    code = "import sys; from medxlate.extend import IntensityRecipe, Stack, sample, ImageError"
+    done = [sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"]
+    subprocess.run(done, check=True)
