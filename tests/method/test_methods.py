@@ -425,11 +425,11 @@ COMBINATIONS = (
 @pytest.mark.parametrize(
     ("method", "text"),
     [
-        ("targt-only", "There is no method 'targt-only'. Did you mean 'target-only'?"),
-        ("zzz", "There is no method 'zzz'. Known: autoaugment, constant, cyclegan"),
-        ("joint+nonsense", f"no method 'joint+nonsense'. {COMBINATIONS}."),
+        ("targt-only", "Unknown method 'targt-only'. Did you mean 'target-only'?"),
+        ("zzz", "Unknown method 'zzz'. Known: autoaugment, constant, cyclegan"),
+        ("joint+nonsense", f"Unknown method 'joint+nonsense'. {COMBINATIONS}."),
         ("joint+", f"{COMBINATIONS}."),
-        ("dann+autoaugment", f"no method 'dann+autoaugment'. {COMBINATIONS}."),
+        ("dann+autoaugment", f"Unknown method 'dann+autoaugment'. {COMBINATIONS}."),
         ("constant", "The method constant needs no training."),
         (
             "translator",

@@ -92,7 +92,7 @@ def refused(kind: type[MedxlateError], *words: str, out: Path, **arguments: Any)
 @pytest.mark.parametrize(
     ("grid", "kind", "words"),
     [
-        (Grid(methods=("dan",)), ConfigError, ["no method 'dan'", "dann"]),
+        (Grid(methods=("dan",)), ConfigError, ["method 'dan'", "dann"]),
         (Grid(methods=("something",)), ConfigError, ["something", "target-only", "multitask"]),
         (Grid(methods=("joint+flip",)), ConfigError, ["joint+flip", "joint+autoaugment"]),
         (Grid(methods=("dann+autoaugment",)), ConfigError, ["dann+autoaugment", "joint+auto"]),

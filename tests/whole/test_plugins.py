@@ -659,7 +659,7 @@ def test_recipe_settings_belong_to_plugins(tmp_path: Path):
     given = options(
         labels=tmp_path / "raw" / "labels.csv", recipe="mr", recipe_settings={"deviations": 1.5}
     )
-    with pytest.raises(UsageError, match="belongs to recipes of plug-ins"):
+    with pytest.raises(UsageError, match="applies to the recipes of plug-ins only"):
         prepare(tmp_path / "raw", modality="mri", data=tmp_path / "data", options=given)
 
 
@@ -694,7 +694,7 @@ def bad(modality, raw, options):
     assert found.patients == 3
     with pytest.raises(PluginError, match="layout 'bad' gave a NoneType, not a PrepareOptions"):
         apply_layout("bad", "mri", tmp_path, PrepareOptions())
-    with pytest.raises(UsageError, match=r"There is no layout 'owm'.*Did you mean 'own'"):
+    with pytest.raises(UsageError, match=r"Unknown layout 'owm'.*Did you mean 'own'"):
         apply_layout("owm", "mri", tmp_path, PrepareOptions())
 
 

@@ -321,9 +321,7 @@ def _plugin(kind: str, settings: Mapping[str, Setting]) -> tuple[PluginRecord | 
         return None, UNITS.get(kind, "")
     plugin = find("recipes", kind)
     if plugin is None:
-        raise UsageError(
-            f"Unknown recipe '{kind}'.", nearest(kind, {*KINDS, *names("recipes")})
-        )
+        raise UsageError(f"Unknown recipe '{kind}'.", nearest(kind, {*KINDS, *names("recipes")}))
     made = choose("recipes", kind, NO_RECIPES, IntensityRecipe)
     with_settings("recipes", kind, made.limits, settings)  # refused before an image is read
     return record(plugin), made.unit

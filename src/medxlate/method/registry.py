@@ -200,7 +200,7 @@ def find_method(name: str) -> Method:
         mixing = (name for name, each in METHODS.items() if each.mixes)
         known = f"{', '.join(mixing)} with +{', +'.join(AUGMENTATIONS)}"
         raise ConfigError(
-            f"There is no method '{name}'.",
+            f"Unknown method '{name}'.",
             f"These go together, as in joint+autoaugment: {known}.",
         )
     return replace(method, augmentation=augmentation)
