@@ -10,7 +10,7 @@ object behind an entry point is
 - ``medxlate.predictors``: a function without arguments that returns a ``torch.nn.Module`` from
   images [B, 1, S, S] in [-1, 1] to features [B, D], with D as its attribute ``num_features``; a
   linear layer follows
-- ``medxlate.losses``: a `Loss`, whose ``compute`` is a function of `Translated`
+- ``medxlate.losses``: a `Loss`, whose ``compute`` is a function of `StepImages`
 - ``medxlate.recipes``: an `IntensityRecipe`, whose ``limits`` is a function of a `Stack`
 - ``medxlate.layouts``: a function of a modality's name, a folder and `PrepareOptions` that returns
   these options, filled in where the user left them open
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from medxlate.dataset.training_data import Data
     from medxlate.images.recipes import IntensityRecipe, sample
     from medxlate.images.stack import Stack
-    from medxlate.method.added import Loss, Translated
+    from medxlate.method.added import Loss, StepImages
     from medxlate.method.generator import Generator, GeneratorShape
     from medxlate.method.label_transform import LabelTransform
     from medxlate.method.learner import Learner
@@ -75,7 +75,7 @@ _HOMES = {
     "Slices": "dataset.loading",
     "Stack": "images.stack",
     "Supervised": "method.supervised",
-    "Translated": "method.added",
+    "StepImages": "method.added",
     "joint": "method.registry",
     "new_predictor": "method.registry",
     "sample": "images.recipes",
@@ -104,8 +104,8 @@ __all__ = [
     "Setting",
     "Slices",
     "Stack",
+    "StepImages",
     "Supervised",
-    "Translated",
     "joint",
     "new_predictor",
     "sample",

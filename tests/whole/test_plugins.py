@@ -292,23 +292,23 @@ def test_an_added_loss_is_weighted_and_reaches_the_generator():
     [
         ("images.fake_t", r"gave \[2, 1, 32, 32\], not a scalar"),
         ("3.0", "gave float, not a scalar"),
-        ("images.nothing", "AttributeError: 'Translated' object has no attribute 'nothing'"),
+        ("images.nothing", "AttributeError: 'StepImages' object has no attribute 'nothing'"),
     ],
 )
 def test_a_loss_that_gives_anything_else_is_refused(code: str, said: str):
-    images = extend.Translated(*(torch.zeros(2, 1, 32, 32) for _ in range(3)))
+    images = extend.StepImages(*(torch.zeros(2, 1, 32, 32) for _ in range(3)))
     loss = AddedLoss("bad", 1.0, eval(f"lambda images: {code}"), False)
     with pytest.raises(PluginError, match=said):
         loss(images)
 
 
 def test_memory_that_runs_out_in_a_plugin_is_not_its_fault():
-    def compute(images: extend.Translated) -> torch.Tensor:
+    def compute(images: extend.StepImages) -> torch.Tensor:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     loss = AddedLoss("large", 1.0, compute, False)
     with pytest.raises(RuntimeError, match="allocate memory"):
-        loss(extend.Translated(*(torch.zeros(2, 1, 32, 32) for _ in range(3))))
+        loss(extend.StepImages(*(torch.zeros(2, 1, 32, 32) for _ in range(3))))
 
 
 @pytest.fixture

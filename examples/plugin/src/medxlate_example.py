@@ -19,7 +19,7 @@ inverted_mix = extend.Method(
 )
 
 
-def edges(images: extend.Translated, *, power: float = 2.0) -> Tensor:
+def edges(images: extend.StepImages, *, power: float = 2.0) -> Tensor:
     """Return how far edges of a translation are from its source's (Nie et al. 2017, eq. 5)."""
     of_fake = [images.fake_t.diff(dim=dim).abs() for dim in (2, 3)]
     of_real = [images.y.diff(dim=dim).abs() for dim in (2, 3)]

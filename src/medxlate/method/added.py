@@ -13,7 +13,7 @@ from medxlate.config import Config
 
 
 @dataclass(frozen=True)
-class Translated:
+class StepImages:
     """One source's images of a step, in both directions: float32 [B, 1, S, S] in [-1, 1].
 
     Attributes:
@@ -68,7 +68,7 @@ class AddedLoss:
     compute: Callable[..., Tensor]
     capturable: bool
 
-    def __call__(self, images: Translated) -> Tensor:
+    def __call__(self, images: StepImages) -> Tensor:
         """Return the loss, a scalar.
 
         Raises:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from medxlate.base.device import full_precision
 from medxlate.config import ObjectiveConfig
 from medxlate.dataset.loading import Batch
-from medxlate.method.added import AddedLoss, Translated
+from medxlate.method.added import AddedLoss, StepImages
 from medxlate.method.label_transform import LabelTransform
 from medxlate.method.structure import structure_loss
 from medxlate.method.terms import ADDED
@@ -107,7 +107,7 @@ def l_trans(
         if fake_s is not None:
             terms["structure"] = terms["structure"] + structure_loss(fake_s, x)
         loss = loss + weights.lambda_structure * terms["structure"]
-    images = Translated(y, x, fake_t, fake_s, cycled_s, cycled_t)
+    images = StepImages(y, x, fake_t, fake_s, cycled_s, cycled_t)
     for each in added:
         terms[ADDED + each.name] = each(images)
         loss = loss + each.weight * terms[ADDED + each.name]
