@@ -24,11 +24,14 @@ from medxlate.dataset.splits import PARTS, Part, Split, read_split
 from medxlate.dataset.training_data import image_size, open_modalities
 from medxlate.evaluation.evaluate import Evaluation, evaluate
 from medxlate.evaluation.paired import find_pairs
+from medxlate.evaluation.results import read_results
 from medxlate.inference.engine import run as run_network
 from medxlate.inference.predict import PredictResult, predict
 from medxlate.inference.translate import TranslateResult, Translator, translate
 from medxlate.phantoms.files import PAIRED, check_counts, identity, write_phantoms
-from medxlate.report.image_rows import ImageRow, image_rows
+from medxlate.report.image_rows import Gains, ImageRow, images_and_gains
+from medxlate.report.printing import with_interval
+from medxlate.report.run_comparison import compare_runs
 from medxlate.training.train import train
 
 PATIENTS = {"ct": 95, "mri": 110, "pet": 12}
@@ -37,7 +40,7 @@ VALIDATE = {"ct": 5, "mri": 0}  # those after them; all others are test patients
 SLICES = 4
 SCAN_SIZE = 64
 SIZE = 64
-PICTURES = 6
+PICTURES = 5
 MARKER = "demo.json"
 ORACLE = "oracle"  # the modality that CT scans of MRI and PET patients are prepared as
 
@@ -115,14 +118,15 @@ def demo(
     predictions = predict(
         out / "raw/ct", out=out / "predictions.csv", model=run.path, listener=listener
     )
+    methods = {method: evaluate(each, listener=listener) for method, each in runs.items()}
     result = DemoResult(
         out,
         dataset,
-        methods={method: evaluate(each, listener=listener) for method, each in runs.items()},
+        methods=methods,
         runs=runs,
         translation=translation,
         predictions=predictions,
-        picture=draw(run, out / "demo.png"),
+        picture=draw(runs, out / "demo.png"),
         seconds=round(time.monotonic() - began, 1),
     )
     write_json(out / MARKER, {"finished": True, "seconds": result.seconds})
@@ -202,12 +206,17 @@ def _generate(
     )
 
 
-def draw(run: RunFolder, path: Path) -> Path:
-    """Draw test patients: source, its translation, and the true target image of the same slice.
+def draw(runs: Mapping[str, Path], path: Path) -> Path:
+    """Draw what the demo shows: source, its translation, the true target, and the errors.
+
+    Args:
+        runs: The evaluated run of each of METHODS.
+        path: The file to write.
 
     Raises:
         DataError: No test patient has the same slice in source and ``data.oracle``.
     """
+    run = RunFolder(runs["joint"])
     config = read_config(run)
     source, task = config.data.sources[0], Dataset(Path(config.data.folder)).info.task
     originals, truth = _pairs(run, config)
@@ -216,15 +225,47 @@ def draw(run: RunFolder, path: Path) -> Path:
     translator = Translator(run.path, source=source)
     fakes = run_network(translator.network, [chosen.images], compute=translator.compute)
     ages = [f"{float(label):.0f} {task.unit}" for label in chosen.labels]
-    target = config.data.target.upper()
+    name, target = source.upper(), config.data.target.upper()
     blank = [""] * len(some)
     rows = [
-        ImageRow(source.upper(), list(chosen.images[:, 0].numpy()), ages),
-        ImageRow(f"translated\nto {target}", list(fakes[:, 0].numpy()), blank),
+        ImageRow(f"{name} in", list(chosen.images[:, 0].numpy()), ages),
+        ImageRow(f"{target} out", list(fakes[:, 0].numpy()), blank),
         ImageRow(f"true {target}", list(true.images[:, 0].numpy()), blank),
     ]
-    image_rows(path, rows, note="generated phantoms of test patients, never seen in training")
+    images_and_gains(path, rows, _gains(runs, name, target), note=_said(runs))
     return path
+
+
+def _gains(runs: Mapping[str, Path], source: str, target: str) -> Gains:
+    """Return the errors of the demo's methods by what they learned from."""
+    words = {
+        "target-only": f"{target} alone",
+        "raw-mix": f"+ untranslated {source}",
+        "joint": f"+ translated {source}",
+        "oracle": f"+ true {target} of the {source} patients",
+    }
+    errors = {}
+    for method, run in runs.items():
+        results = read_results(RunFolder(run).evaluation)
+        metric = next(
+            m for m in results.metrics
+            if (m.name, m.level, m.of) == ("mse", "patient", "model")
+        )  # fmt: skip
+        errors[words[method]] = metric.value or 0.0
+        name = results.task.name if results.task else "label"
+        title = f"Mean squared error of {name}, {metric.unit}\nby what the predictor learned from"
+    return Gains(title, errors, words["joint"])
+
+
+def _said(runs: Mapping[str, Path]) -> str:
+    """Return how sure the difference between the joint method and target-only is."""
+    found = compare_runs(RunFolder(runs["joint"]), RunFolder(runs["target-only"]))
+    low, high = (None if end is None else 100 * end for end in (found.low, found.high))
+    value, ends = with_interval(100 * found.change, low, high, signed=True)
+    return (
+        "Generated test patients, never seen in training. Error with translated images against "
+        f"without: {value} % (95 % CI {ends} %, {found.patients} patients, one split)."
+    )
 
 
 def _pairs(run: RunFolder, config: Config) -> tuple[Slices, Slices]:
