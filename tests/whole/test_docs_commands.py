@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ FENCED = re.compile(r"^( *)```[a-z]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^(?: {4,}(?:\$ )?(?:medxlate|torchrun) .*\n)(?: {8,}\S.*\n)*", re.MULTILINE)
 INLINE = re.compile(r"`((?:medxlate|torchrun .*-m medxlate) [^`]+)`")
 ASSIGNED = re.compile(r'^(\w+)="((?:[^"\\]|\\.)*)"$', re.MULTILINE | re.DOTALL)
+# The package that docs/how-to/extend.md is about, and what it adds.
+PLUGIN = tomllib.loads((ROOT / "examples/plugin/pyproject.toml").read_text("utf-8"))["project"]
+PLUGIN_METHODS = set(PLUGIN["entry-points"]["medxlate.methods"])
 PLACEHOLDER = re.compile(r"\.\.\.|^[A-Z][A-Z_.]*$")
 
 
@@ -119,8 +123,9 @@ def test_a_call_that_a_page_shows_is_understood(page: str, call: str) -> None:
     if name in {"train", "compare", "plan"} and preset and not PLACEHOLDER.search(preset):
         assert preset in PRESETS, f"{page}: {call}"
     for method in _listed(options.get("method") or options.get("methods")):
-        if not PLACEHOLDER.search(method) and method != "my-method":
-            assert method.partition("+")[0] in METHODS, f"{page}: {call}: {method}"
+        if not PLACEHOLDER.search(method):
+            known = METHODS.keys() | PLUGIN_METHODS
+            assert method.partition("+")[0] in known, f"{page}: {call}: {method}"
 
 
 def _listed(value: Any) -> list[str]:
@@ -129,10 +134,15 @@ def _listed(value: Any) -> list[str]:
 
 def exists(key: str) -> bool:
     """Whether the configuration has a key such as ``optimizer.epochs``."""
-    section, _, inner = key.partition(".")
-    field = Config.model_fields.get(section)
-    if field is None:
-        return False
-    if isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection):
-        return inner in field.annotation.model_fields
-    return not inner
+    fields, *names = Config.model_fields, *key.split(".")
+    while names:
+        field = fields.get(names.pop(0))
+        if field is None:
+            return False
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, ConfigSection)):
+            # names below a mapping are the user's, such as those of losses that a plug-in adds
+            return (
+                not names or "Mapping" in str(field.annotation) or "dict" in str(field.annotation)
+            )
+        fields = field.annotation.model_fields
+    return False
