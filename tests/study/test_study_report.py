@@ -17,6 +17,8 @@ from medxlate.cli.report import is_study
 from medxlate.report.page import Verdict
 from medxlate.study.begin import Grid
 from medxlate.study.study_report import write_study_page
+from medxlate.study.verdicts import headline, headline_record
+from medxlate.study.wording import answer
 from studies import BRIEF, Heard, dataset
 from tiny import PREFIX, debug_config
 
@@ -155,3 +157,52 @@ def test_a_page_that_cannot_be_written_is_a_warning(
     heard = Heard()
     assert comparing.compare(out=study, listener=heard).findings is not None
     assert any("no room" in each.text for each in heard.of(Warned))
+
+
+ENTRY = {
+    "system": {"method": "joint", "sources": "mri"},
+    "reference": {"method": "target-only", "sources": ""},
+    "design": "resampled",
+    "repeats": 10,
+    "test_patients": 24.0,
+    "reference_mean": 200.0,
+    "difference": -26.0,
+    "interval": {"low": -60.0, "high": 24.0, "level": 0.95},
+    "beats_constant": False,
+    "reference_beats_constant": False,
+    "verdict": "no difference shown",
+    "sentence": "All the numbers.",
+}
+M = "\N{MINUS SIGN}"
+
+
+def test_the_answer_is_a_share_of_the_reference() -> None:
+    said = answer(ENTRY, label="age", target="ct")
+    assert said == (
+        f"Adding translated MRI changed the error per patient of age by {M}13 % against CT alone "
+        f"(95 % CI {M}30 to +12 %, 10 repeats, 24 test patients). "
+        "Neither has a lower error than the constant prediction of age."
+    )
+    other = {**ENTRY, "system": {"method": "raw-mix", "sources": "mri"}, "interval": None}
+    said = answer(other)
+    assert said.startswith("Training by raw-mix (mri) changed the error per patient by ")
+    assert "against target-only (no interval, 10 repeats" in said
+    assert answer({**ENTRY, "reference_mean": 0.0}) == ""
+    assert answer({"sentence": "of an older study"}) == ""
+
+
+def test_a_study_keeps_its_answer_for_the_reports_of_runs() -> None:
+    statistics = {"primary": [ENTRY], "against_target_only": [ENTRY]}
+    found = headline_record(statistics, label="age", target="ct", unit="patient")
+    assert found is not None
+    assert (found["method"], found["sources"]) == ("joint", "mri")
+    assert (found["badge"], found["tone"]) == ("No benefit shown", "unsure")
+    assert found["sentence"].startswith("Adding translated MRI")
+    verdict = headline(statistics)
+    assert verdict.sentences[-1] == "All the numbers."
+    two = {
+        "against_target_only": [ENTRY, {**ENTRY, "system": {"method": "joint", "sources": "pet"}}]
+    }
+    assert headline_record(two, label="", target="", unit="patient") is None
+    constant = {"against_target_only": [{**ENTRY, "reference": {"method": "constant"}}]}
+    assert headline_record(constant, label="", target="", unit="patient") is None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -221,15 +222,14 @@ def _settings(study: Study, results: pd.DataFrame) -> Markup:
         (methods, key, _value(study, key))
         for methods, names in settings(study).items()
         for key in names
+        if attrgetter(key)(study.config) != {}  # nothing of plug-ins
     ]
     return body + table(("Methods", "Setting", "Value"), rows, caption="Settings")
 
 
 def _value(study: Study, key: str) -> str:
     """Return a setting; of a path only the file's name."""
-    section, _, name = key.partition(".")
-    value = str(getattr(getattr(study.config, section), name))
-    return re.split(r"[/\\]", value)[-1]
+    return re.split(r"[/\\]", str(attrgetter(key)(study.config)))[-1]
 
 
 def _costs(results: pd.DataFrame) -> Markup:
