@@ -358,6 +358,9 @@ def test_a_model_is_used_exported_and_refused_without_its_plugin(
     assert medxlate.translate(raw, model=trained, out=out, device="cpu").slices == 24
     if find_spec("onnxscript") is not None:
         medxlate.export_onnx(trained, out=tmp_path / "onnx")
+    medxlate.export_bundle(trained, out=tmp_path / "bundle", license_="cc-by-4.0")
+    metadata = json.loads((tmp_path / "bundle" / "configs" / "metadata.json").read_text())
+    assert metadata["required_packages_version"]["medxlate-example"] == "0.1.0"
     for entry in site.iterdir():
         if entry.suffix == ".dist-info":
             entry.rename(tmp_path / entry.name)

@@ -122,7 +122,11 @@ def _metadata(info: ModelInfo, source: str, authors: str) -> dict[str, Any]:
         "monai_version": MONAI,
         "pytorch_version": Version(torch.__version__).public,
         "numpy_version": np.__version__,
-        "required_packages_version": {"medxlate": __version__, **PACKAGES},
+        "required_packages_version": {
+            "medxlate": __version__,
+            **PACKAGES,
+            **{each.distribution: each.version for each in info.plugins},
+        },
         "task": f"Translation of {source} images to synthetic {info.target} images",
         "description": f"{title_of(info)}: a generator of CycleGAN, trained by medxlate "
         f"({info.method}), which sees a volume slice by slice.",
