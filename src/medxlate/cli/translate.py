@@ -38,6 +38,10 @@ def translate(
             autocompletion=complete.modalities,
         ),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
+    ] = None,
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",
     force: Force = False,
@@ -65,6 +69,18 @@ def translate(
         str,
         typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
     ] = "auto",
+    bids: Annotated[
+        bool | None,
+        typer.Option(
+            "--bids/--no-bids",
+            help="Write a BIDS derivative data set. Default: where IMAGES has a "
+            "dataset_description.json.",
+        ),
+    ] = None,
+    bids_suffix: Annotated[
+        str,
+        typer.Option("--bids-suffix", help="What BIDS calls the target: T1w, FLAIR, pet, ct..."),
+    ] = "",
     overwrite: Overwrite = False,
     input_: Input = None,
     json: Json = False,
@@ -74,6 +90,8 @@ def translate(
     `medxlate translate ./mri_dir --out ./fake_ct`
 
     `medxlate translate scan.png --out fake --model runs/mri-to-ct-001`
+
+    A BIDS data set becomes a BIDS derivative data set: `--out ds/derivatives/synthetic-ct`.
 
     It takes one model: the mean of several translations would be a blurred image that none of them
     made. `predict` combines several.
@@ -96,6 +114,7 @@ def translate(
             compiling=compiling,
             tile=tile,
             overwrite=overwrite,
+            bids=bids,
         )
         from medxlate.inference.translate import translate as run
 
@@ -104,6 +123,7 @@ def translate(
             out=out,
             model=model,
             source=source,
+            include=include or (),
             exclude=exclude or (),
             dicom_modality=dicom_modality,
             force=force,
@@ -115,6 +135,8 @@ def translate(
             compiling=compiling,
             batch_size=batch_size,
             tile=tile,
+            bids=bids,
+            bids_suffix=bids_suffix,
             overwrite=overwrite,
             listener=reporter,
         )

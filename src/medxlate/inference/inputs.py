@@ -149,6 +149,7 @@ def find_inputs(
     recipe: Recipe,
     *,
     name: str,
+    include: Sequence[str] = (),
     exclude: Sequence[str],
     tags: Iterable[str] = (),
     patient_of: PatientOf = by_header,
@@ -160,6 +161,7 @@ def find_inputs(
         inputs: A folder or a file.
         recipe: The modality's recipe.
         name: The modality's name.
+        include: Glob patterns; where there are any, only files that match one are taken.
         exclude: Glob patterns of files to leave out.
         tags: DICOM attributes to bring along.
         patient_of: See ``find_scans``.
@@ -170,7 +172,7 @@ def find_inputs(
         UsageError: It is not known which of several DICOM Modalities are meant, or the only one
             is not what ``name`` says.
     """
-    search = find_images(inputs, exclude=exclude)
+    search = find_images(inputs, include=include, exclude=exclude)
     return find_scans(
         search,
         name=name,

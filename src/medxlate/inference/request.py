@@ -16,6 +16,7 @@ from medxlate.config import Compiling
 from medxlate.dataset.fields import parse_field
 from medxlate.images.find import check_root
 from medxlate.images.pseudonym import known_phi
+from medxlate.inference.bids import DERIVATIVES, wants_bids
 
 MARKER = "translation.json"  # in the folder of a finished translation
 MULTIPLE = 4  # of sizes and places of tiles, so that they fall on the generator's grid of strides
@@ -35,6 +36,7 @@ def check_translation(
     compiling: str,
     tile: int,
     overwrite: bool,
+    bids: bool | None = None,
 ) -> None:
     """Raise where ``translate`` would refuse these, as far as that shows without the model.
 
@@ -46,6 +48,7 @@ def check_translation(
         compiling: auto, on or off.
         tile: Side of the tiles, pixels; 0: the whole.
         overwrite: Whether an older translation in ``out`` is replaced.
+        bids: As for ``translate``; only then may ``out`` lie in ``derivatives/`` of the inputs.
 
     Raises:
         OutputError: ``out`` cannot be written.
@@ -56,7 +59,8 @@ def check_translation(
     if not work_folder(out).exists():
         check_free(out, marker=MARKER, overwrite=overwrite)
     here, there = inputs.resolve(), out.resolve()
-    if there.is_relative_to(here) or here.is_relative_to(there):
+    derived = there.parent.is_relative_to(here / DERIVATIVES) and wants_bids(inputs, bids)
+    if (there.is_relative_to(here) and not derived) or here.is_relative_to(there):
         raise UsageError(f"{out} and {inputs} overlap.", "Write the result to another folder.")
     known_phi(phi)
     compile_choice(compiling)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from medxlate.base.files import check_free, sha256, write_json
 from medxlate.base.journal import Entry
 from medxlate.images.grouping import FoundScans
 from medxlate.images.pseudonym import KEY_BYTES, Phi, read_key
+from medxlate.inference.bids import bids_layout, wants_bids
 from medxlate.inference.engine import Pending, validated_compute
 from medxlate.inference.finite import no_number
 from medxlate.inference.in_memory import restored
@@ -35,12 +36,13 @@ from medxlate.inference.inputs import (
 )
 from medxlate.inference.names import PATIENT_TAGS, output_names, patients_of
 from medxlate.inference.out_of_distribution import Looks, total
-from medxlate.inference.outputs import Made, Outputs, record
+from medxlate.inference.outputs import Outputs, record
 from medxlate.inference.request import MARKER, check_translation, compile_choice
 from medxlate.inference.stream import Unit, stream, units_of
 from medxlate.inference.translator import Translator
 from medxlate.inference.work import Work, stamp, working
 
+Written = tuple[str, int, str]  # input file, its frame, output
 __all__ = ["TranslateResult", "Translator", "translate"]
 
 
@@ -73,6 +75,7 @@ def translate(
     out: Path | str,
     model: Path | str = "runs/latest",
     source: str | None = None,
+    include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     dicom_modality: str = "",
     force: bool = False,
@@ -84,6 +87,8 @@ def translate(
     compiling: str = "auto",
     batch_size: int | None = None,
     tile: int = 0,
+    bids: bool | None = None,
+    bids_suffix: str = "",
     overwrite: bool = False,
     listener: Listener = silent,
 ) -> TranslateResult:
@@ -100,6 +105,7 @@ def translate(
         out: The folder to write; it must not exist, or be empty.
         model: A model folder, a run folder, ``runs/latest``, or ``hf://OWNER/NAME@REVISION``.
         source: The source modality; needed where the model has several.
+        include: Glob patterns; where there are any, only files that match one are taken.
         exclude: Glob patterns of file names to leave out.
         dicom_modality: Take only DICOM of this Modality; default: as when the source was prepared.
         force: Whether to read DICOM whose Modality does not match the name of the source.
@@ -115,6 +121,10 @@ def translate(
         batch_size: Slices computed at once; None: by the device. Halved where memory runs out.
         tile: Compute each slice in overlapping tiles of this side, pixels, a multiple of 4; 0:
             only where the whole does not fit into memory. The result is not that of the whole.
+        bids: Whether the inputs are a BIDS data set, so that the result is a BIDS derivative data
+            set; default: where they have a ``dataset_description.json``. Then images of the source
+            alone are taken, and ``out`` may lie in ``derivatives/``.
+        bids_suffix: What BIDS calls the target, such as ``T1w``; default: by its name.
         overwrite: Whether an older translation in ``out`` is replaced.
         listener: Receives progress.
 
@@ -134,6 +144,7 @@ def translate(
         compiling=compiling,
         tile=tile,
         overwrite=overwrite,
+        bids=bids,
     )
     choice = compile_choice(compiling)
     secret = None if key is None else read_key(key)
@@ -149,11 +160,21 @@ def translate(
         listener=listener,
     )
     reader = translator.reader.choosing(dicom_modality, volume)
+    layout = None
+    if wants_bids(inputs, bids):
+        layout = bids_layout(
+            inputs,
+            source=translator.source,
+            target=info.target,
+            suffix=bids_suffix,
+            include=include,
+        )
     found = find_inputs(
         inputs,
         reader.recipe,
         name=translator.source,
-        exclude=exclude,
+        include=layout.include if layout else include,
+        exclude=[*exclude, *(layout.exclude if layout else ())],
         tags=PATIENT_TAGS,
         force=force,
     )
@@ -169,6 +190,7 @@ def translate(
         }
 
     options = [phi, tile, choice, secret and hashlib.sha256(secret).hexdigest()]
+    options += [layout.suffix] if layout else []
     mark = stamp(translator.facts() | {"options": options, "skipped": found.skipped}, found.scans)
     with working(out, mark, draw, listener) as work:
         if not work.placed:
@@ -177,7 +199,10 @@ def translate(
         when = datetime.fromisoformat(work.drawn["when"])
         made = translator.made(phi, secret or bytes.fromhex(work.drawn["key"]), run, when)
         patients = patients_of(found.scans, phi, made.key)
-        names = output_names(found.scans, phi=phi, patients=patients)
+        if layout:
+            names = layout.names(found.scans)
+        else:
+            names = output_names(found.scans, phi=phi, patients=patients)
         if not work.placed:
             text = f"Translating {count} {made.source} slices to {made.target}"
             work.report(text, whole, listener)
@@ -186,13 +211,18 @@ def translate(
                 translator.compile_where_it_pays("on", count, listener)
             _translate(work, missing, translator, reader, Outputs(work.out, names, made), listener)
         entries = list(work.journal.entries(whole))
-        files, failed, left_out = _finish(work, entries, found, inputs, made, patients)
+        written, failed, left_out = _sorted(entries, found, inputs)
+        if ranks().is_first and not work.placed:
+            if layout:
+                layout.describe(work.out, out, made, found.scans, written)
+            write_json(work.out / MARKER, record(made, written, failed, found.scans, patients))
+            work.put()
     notes = tuple(total(Looks.noted(each) for each in entries).notes(translator.source))
     for note in notes:
         listener(Warned(note))
     seconds = round(time.monotonic() - began, 3)
     slices = sum(entry["slices"] for entry in entries)
-    return TranslateResult(out, files, slices, failed, left_out, notes, seconds)
+    return TranslateResult(out, len(written), slices, failed, left_out, notes, seconds)
 
 
 def _translate(
@@ -240,35 +270,25 @@ def _translate(
         )
 
 
-def _finish(
-    work: Work,
-    entries: Sequence[Entry],
-    found: FoundScans,
-    inputs: Path,
-    made: Made,
-    patients: Mapping[str, str],
-) -> tuple[int, dict[str, str], dict[str, str]]:
-    """Put a finished translation into its place, with its record.
+def _sorted(
+    entries: Sequence[Entry], found: FoundScans, inputs: Path
+) -> tuple[list[Written], dict[str, str], dict[str, str]]:
+    """Return what became of the inputs.
 
     Args:
-        work: The translation.
-        entries: Those of its units.
+        entries: Those of the units.
         found: The inputs.
         inputs: Where they were searched.
-        made: How the images were made.
-        patients: See ``names.patients_of``.
 
     Returns:
-        How many files there are; what failed, and what sound data leaves out, too, with reasons.
+        Input file, frame and output of each file; what failed, and what sound data leaves out,
+        too, with reasons.
 
     Raises:
-        ImageError: There are none.
+        ImageError: There are no outputs.
     """
     failed, left_out = sort_out(found.skipped)
     failed |= {name: why for entry in entries for name, why in entry["failed"].items()}
-    written = [tuple(item) for entry in entries for item in entry["written"]]
+    written: list[Written] = [tuple(item) for entry in entries for item in entry["written"]]
     refuse_if_nothing(failed, found, len(written), inputs)
-    if ranks().is_first and not work.placed:
-        write_json(work.out / MARKER, record(made, written, failed, found.scans, patients))
-        work.put()
-    return len(written), failed, left_out
+    return written, failed, left_out
