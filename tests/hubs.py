@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -170,16 +171,24 @@ def running() -> Iterator[Hub]:
 
 def connect(patch: pytest.MonkeyPatch, hub: Hub, home: Any, *, offline: bool = False) -> None:
     """Let huggingface_hub, which read its environment when it was loaded, use a hub and a cache."""
-    from huggingface_hub import constants
+    import huggingface_hub.hf_api  # loads all that these calls use
 
-    patch.setattr(constants, "ENDPOINT", hub.url)
-    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    patch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    patch.setattr(constants, "HF_ASSETS_CACHE", str(home / "assets"))
-    patch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-    patch.setattr(constants, "HF_STORED_TOKENS_PATH", str(home / "stored_tokens"))
-    patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    patch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    loaded = [each for name, each in sys.modules.items() if name.startswith("huggingface_hub.")]
+    assert huggingface_hub.hf_api in loaded
+    values = {
+        "ENDPOINT": hub.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_ASSETS_CACHE": str(home / "assets"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
+        "HF_HUB_DISABLE_XET": True,
+        "HF_HUB_OFFLINE": offline,
+    }
+    for module in loaded:  # older versions take constants by name into modules
+        for name in values.keys() & vars(module).keys():
+            patch.setattr(module, name, values[name])
+        if hasattr(module, "reset_sessions"):  # and keep whether they are offline in a session
+            module.reset_sessions()
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         patch.delenv(name, raising=False)

@@ -14,12 +14,14 @@ from typing import Any
 import nibabel
 import numpy as np
 import PIL.Image
+import pydicom
 import pytest
 import torch
 
 import tiny
 from medxlate import Translated
 from medxlate.base.errors import ImageError, ModelError, UsageError
+from medxlate.images.dicom.write import write_dicom
 from medxlate.images.recipes import Recipe
 from medxlate.inference.translate import translate
 
@@ -126,6 +128,28 @@ def test_an_affine_in_lps_is_understood(
     image.meta["space"] = "LPS"
     found = Translated("image", model, device="cpu")({"image": image})["image"]
     assert np.array_equal(in_hu(found), np.asarray(expected.dataobj))
+
+
+def test_a_dicom_series_as_well(monai: ModuleType, tmp_path: Path) -> None:
+    """A folder of slices, as MONAI's own reader stacks them, against the derived series."""
+    model = tiny.write_tiny_model(
+        tmp_path, source_recipe=MR.model_copy(update={"plane": "axial"}), target_recipe=CT
+    )
+    y, x = np.mgrid[:24, :20]
+    for n in range(4):
+        pixels = (500 + 400 * np.sin(x / 5 + n) * np.cos(y / 7)).astype(np.uint16)
+        shared = {"SeriesInstanceUID": "1.2.3.7", "PixelSpacing": [2, 1.5], "InstanceNumber": n + 1}
+        place = {"ImagePositionPatient": [5, -9, -4.5 * n]}
+        place["ImageOrientationPatient"] = [1, 0, 0, 0, 1, 0]
+        attributes = {"PatientID": "P1", **shared, **place}
+        write_dicom(tmp_path / "mr" / f"{n}.dcm", pixels, modality="MR", attributes=attributes)
+    translate(tmp_path / "mr", out=tmp_path / "ct", model=model, device="cpu")
+    image = loading(monai, Translated("image", model, device="cpu"))({"image": tmp_path / "mr"})
+    headers = [pydicom.dcmread(path) for path in (tmp_path / "ct").glob("*.dcm")]
+    up = np.sign(float(image["image"].affine[2, 2]))  # MONAI stacks by InstanceNumber, downwards
+    headers.sort(key=lambda header: up * header.ImagePositionPatient[2])
+    written = np.stack([header.pixel_array for header in headers]).transpose(2, 1, 0)
+    assert np.array_equal(in_hu(image["image"]), written)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
