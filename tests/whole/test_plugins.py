@@ -145,7 +145,7 @@ def test_what_cannot_be_imported_is_named_with_its_cause(site: Path):
         ("own = 3", "acme:own is int, not a medxlate.extend.Method"),
         ("", "has no attribute 'own'"),
         ("import sys; sys.exit(3)", "SystemExit: 3"),
-        ("from medxlate.extend import Method; own = Method(None)", "nothing of how it is built"),
+        ("from medxlate.extend import Method; own = Method(None)", "does not say how it is built"),
     ],
 )
 def test_an_object_that_is_no_method_is_refused(site: Path, code: str, said: str):
@@ -240,7 +240,10 @@ def test_settings_are_checked(site: Path):
         build_generator("residual", shape, {"kernl": 3})
     with pytest.raises(ConfigError, match="no path"):
         build_generator("residual", shape, {"kernel": "/home/somebody/weights"})
-    with pytest.raises(PluginError, match="generator 'residual' failed: TypeError"):
+    with pytest.raises(
+        PluginError,
+        match=r"medxlate-example 0\.1\.0 \(medxlate_example:Residual\) failed: TypeError",
+    ):
         build_generator("residual", shape, {"kernel": "three"})
 
 
@@ -636,7 +639,9 @@ own = IntensityRecipe(limits)
     found = prepare(tmp_path / "raw", modality="mri", data=data, options=given, size=32)
     assert found.skipped == {"p2.png": "it is too bright"}
     PIL.Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / "raw" / "p1.png")
-    with pytest.raises(PluginError, match="recipe 'own' gave 0 to 0: no range"):
+    with pytest.raises(
+        PluginError, match=r"recipe 'own' of acme 1\.0 \(acme:own\) gave 0 to 0: no range"
+    ):
         prepare(tmp_path / "raw", modality="pet", data=data, options=given, size=32)
 
 
@@ -695,7 +700,7 @@ def bad(modality, raw, options):
     write_images(tmp_path / "raw")
     found = prepare(tmp_path / "raw", modality="mri", data=tmp_path / "data", layout="own", size=32)
     assert found.patients == 3
-    with pytest.raises(PluginError, match="layout 'bad' gave a NoneType, not a PrepareOptions"):
+    with pytest.raises(PluginError, match=r"acme 1\.0 .* gave a NoneType, not a PrepareOptions"):
         apply_layout("bad", "mri", tmp_path, PrepareOptions())
     with pytest.raises(UsageError, match=r"Unknown layout 'owm'.*Did you mean 'own'"):
         apply_layout("owm", "mri", tmp_path, PrepareOptions())

@@ -219,21 +219,29 @@ def load(plugin: Plugin, of: type[Part] | None = None) -> Part:
     return part
 
 
-def expected(found: object, of: type[Part], what: str) -> Part:
+def described(kind: Kind, name: str) -> str:
+    """Return a part in words, with the package that it comes from and its entry point."""
+    plugin = find(kind, name)
+    return f"{WORDS[kind]} '{name}'" if plugin is None else f"{plugin} ({plugin.target})"
+
+
+def expected(found: object, of: type[Part], kind: Kind, name: str) -> Part:
     """Return what a plug-in's function gave; raises PluginError where it is of another type."""
     if isinstance(found, of):
         return found
-    raise PluginError(f"The {what} gave a {type(found).__name__}, not a {of.__name__}.")
+    given = type(found).__name__
+    raise PluginError(f"The {described(kind, name)} gave a {given}, not a {of.__name__}.")
 
 
 @contextmanager
-def blamed(what: object) -> Iterator[None]:
+def blamed(kind: Kind, name: str) -> Iterator[None]:
     """Raise what goes wrong in a plug-in's own code as a PluginError that names it.
 
     Errors of medxlate pass, and so does what says that memory ran out.
 
     Args:
-        what: The plug-in, in words.
+        kind: What the plug-in is.
+        name: Its name.
     """
     try:
         yield
@@ -242,6 +250,7 @@ def blamed(what: object) -> Iterator[None]:
     except Exception as cause:
         if isinstance(cause, RuntimeError) and MEMORY.search(str(cause)):
             raise  # of a device: whoever called divides the work
+        what = described(kind, name)
         raise PluginError(f"The {what} failed: {_in_words(cause)}.") from cause
 
 

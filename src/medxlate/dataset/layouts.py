@@ -185,9 +185,8 @@ def apply_layout(name: str, modality: str, raw: Path, options: PrepareOptions) -
     fill_in = choose("layouts", name, LAYOUTS)
     if name in LAYOUTS:
         return fill_in(modality, raw, options)
-    what = f"layout '{name}'"
-    with blamed(what):
-        return expected(fill_in(modality, raw, options), PrepareOptions, what)
+    with blamed("layouts", name):
+        return expected(fill_in(modality, raw, options), PrepareOptions, "layouts", name)
 
 
 def _folder(raw: Path, name: str) -> Path | None:

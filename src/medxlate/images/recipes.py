@@ -30,6 +30,7 @@ from medxlate.base.plugins import (
     Settings,
     blamed,
     choose,
+    described,
     find,
     names,
     record,
@@ -178,10 +179,11 @@ class Recipe(BaseModel):
     def _of_plugin(self, stack: Stack) -> Limits:
         made = choose("recipes", self.kind, NO_RECIPES, IntensityRecipe)
         limits = with_settings("recipes", self.kind, made.limits, self.settings)
-        with blamed(f"recipe '{self.kind}'"):
+        with blamed("recipes", self.kind):
             low, high = (float(value) for value in limits(stack))
         if not low < high:
-            raise PluginError(f"The recipe '{self.kind}' gave {low:g} to {high:g}: no range.")
+            what = described("recipes", self.kind)
+            raise PluginError(f"The {what} gave {low:g} to {high:g}: no range.")
         return low, high
 
     @property

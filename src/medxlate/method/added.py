@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medxlate.base.plugins import PluginError, blamed, choose, with_settings
+from medxlate.base.plugins import PluginError, blamed, choose, described, with_settings
 from medxlate.config import Config
 
 
@@ -74,11 +74,13 @@ class AddedLoss:
         Raises:
             PluginError: The plug-in fails, or gives something else.
         """
-        with blamed(f"loss '{self.name}'"), torch.autocast(images.y.device.type, enabled=False):
+        with blamed("losses", self.name), torch.autocast(images.y.device.type, enabled=False):
             loss = self.compute(images)
         if not (isinstance(loss, Tensor) and loss.shape == () and loss.is_floating_point()):
             what = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise PluginError(f"The loss '{self.name}' gave {what}, not a scalar tensor.")
+            raise PluginError(
+                f"The {described('losses', self.name)} gave {what}, not a scalar tensor."
+            )
         return loss
 
 

@@ -22,6 +22,7 @@ from medxlate.base.plugins import (
     Setting,
     blamed,
     choose,
+    described,
     expected,
     with_settings,
 )
@@ -188,27 +189,31 @@ def build_generator(
         ConfigError: There is no such architecture or setting.
         PluginError: The plug-in cannot be loaded, or fails.
     """
+    if architecture in GENERATORS:
+        return GENERATORS[architecture](shape)
     build = choose("generators", architecture, GENERATORS)
     build = with_settings("generators", architecture, build, settings or {})
-    what = f"generator '{architecture}'"
-    with blamed(what):
-        return expected(build(shape), nn.Module, what)
+    with blamed("generators", architecture):
+        return expected(build(shape), nn.Module, "generators", architecture)
 
 
 def check_images(network: nn.Module, architecture: str, image_size: int) -> None:
     """Raise PluginError unless a plug-in's generator gives images like those that it takes."""
     was_training = network.training
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), blamed(f"generator '{architecture}'"):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), blamed("generators", architecture):
         images = torch.rand(1, 1, image_size, image_size) * 2 - 1
         made = network.eval()(images)
         network.train(was_training)
     if not isinstance(made, Tensor) or made.shape != images.shape:
         what = list(made.shape) if isinstance(made, Tensor) else type(made).__name__
         raise PluginError(
-            f"The generator '{architecture}' gave {what} for images {list(images.shape)}."
+            f"The {described('generators', architecture)} gave {what} for images "
+            f"{list(images.shape)}."
         )
     if not bool(made.abs().max() <= 1):
-        raise PluginError(f"The generator '{architecture}' gave values outside of [-1, 1].")
+        raise PluginError(
+            f"The {described('generators', architecture)} gave values outside of [-1, 1]."
+        )
 
 
 def default_blocks(image_size: int) -> int:

@@ -200,9 +200,9 @@ def _plugin_backbone(
         )
     build = choose("predictors", architecture, NO_PREDICTORS)
     build = with_settings("predictors", architecture, build, settings)
-    what = f"predictor '{architecture}'"
-    with blamed(what):
-        return PluginBackbone(expected(build(), nn.Module, what), given.outputs)
+    with blamed("predictors", architecture):
+        body = expected(build(), nn.Module, "predictors", architecture)
+        return PluginBackbone(body, given.outputs)
 
 
 def _timm_backbone(

@@ -18,6 +18,7 @@ from medxlate.base.plugins import (
     PluginRecord,
     blamed,
     choose,
+    described,
     installed,
     used,
     with_settings,
@@ -143,7 +144,7 @@ def build_learner(
     given = Ingredients(config, head, image_size, compute, counts or {})
     build = with_settings("methods", base, method.build, config.plugins.get(base, {}))
     own = base in METHODS or base in STAGES
-    with nullcontext() if own else blamed(f"method '{base}'"):
+    with nullcontext() if own else blamed("methods", base):
         learner = build(given)
     together = config.model.batch_norm == "joint" or not method.uses_sources
     batches = learner.predictor_batches if together else min(learner.predictor_batches, 1)
@@ -193,7 +194,7 @@ def find_method(name: str) -> Method:
     base, plus, augmentation = name.partition("+")
     method = choose("methods", base, METHODS, Method)
     if method.build is None and base not in METHODS:
-        raise PluginError(f"The method '{base}' says nothing of how it is built.")
+        raise PluginError(f"The {described('methods', base)} does not say how it is built.")
     if not plus:
         return method
     if not method.mixes or augmentation not in AUGMENTATIONS:
