@@ -114,6 +114,9 @@ def check_same(found: Path, expected: Path) -> None:
     assert one.get_data_dtype() == two.get_data_dtype() == np.int16
     assert np.array_equal(np.asarray(one.dataobj), np.asarray(two.dataobj))
     assert np.allclose(one.affine, two.affine, atol=1e-5)
+    assert one.header["descrip"] == two.header["descrip"]
+    assert bytes(one.header["descrip"]).startswith(b"SYNTHETIC ct from mri")
+    assert one.header["sform_code"] == two.header["sform_code"]
 
 
 def test_the_command_in_its_readme_translates_as_medxlate_does(

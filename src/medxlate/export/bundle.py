@@ -209,6 +209,7 @@ def _inference(target: Recipe) -> dict[str, Any]:
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
+                    "writer": "medxlate.inference.bundle.Writer",
                     "output_dir": "@output_dir",
                     "data_root_dir": "@dataset_dir",
                     "output_postfix": "",

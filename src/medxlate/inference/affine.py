@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medxlate.base.errors import ImageError, UsageError
-from medxlate.images.orientation import Cut, Geometry, Plane, cut_along
+from medxlate.images.orientation import Geometry, Plane, cut_along
 from medxlate.images.stack import FloatArray
 from medxlate.inference.in_memory import Spacing
 
@@ -38,39 +38,41 @@ def translate_grid(
         UsageError: The array has another number of dimensions.
         ImageError: The affine is not that of a grid of right angles.
     """
-    matrix = np.asarray(affine, dtype=np.float64)
     if grid.ndim == 2:
-        across, down = np.linalg.norm(matrix[:3, :2], axis=0)
+        columns = np.asarray(affine, dtype=np.float64)[:3, :2]
+        across, down = np.linalg.norm(columns, axis=0)
         return translate(grid.T, (1.0, float(down), float(across))).T
     if grid.ndim != 3:
         raise UsageError(f"An array of the shape {grid.shape} is neither an image nor a volume.")
-    if matrix.shape != (4, 4):
-        raise ImageError(f"its affine has the shape {matrix.shape}, not (4, 4)")
-    cut = cut_of(grid.shape, matrix if lps else TO_LPS @ matrix, plane)
+    cut = cut_along(geometry_of(grid.shape, affine, lps=lps), plane)
     slices = translate(cut.apply(grid.transpose(2, 1, 0)), cut.spacing)
     return cut.undo(slices).transpose(2, 1, 0)
 
 
-def cut_of(shape: tuple[int, ...], affine: npt.NDArray[np.float64], plane: Plane) -> Cut:
-    """Return how a volume is cut along a plane.
+def geometry_of(shape: tuple[int, ...], affine: npt.ArrayLike, *, lps: bool = False) -> Geometry:
+    """Return where the voxels of a volume lie.
 
     Args:
         shape: Voxels along X, Y and Z.
-        affine: [4, 4], from indices to mm in DICOM's axes (left, back, head).
-        plane: The plane.
+        affine: As for ``translate_grid``.
+        lps: Likewise.
 
     Raises:
         ImageError: The affine is not that of a grid of right angles.
     """
-    columns = affine[:3, :3]
+    matrix = np.asarray(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise ImageError(f"its affine has the shape {matrix.shape}, not (4, 4)")
+    matrix = matrix if lps else TO_LPS @ matrix
+    columns = matrix[:3, :3]
     lengths = np.linalg.norm(columns, axis=0)
     with np.errstate(all="ignore"):  # a length of 0 is refused by the check
         axes = columns / lengths
     geometry = Geometry(
         size=(shape[0], shape[1], shape[2]),
         spacing=(float(lengths[0]), float(lengths[1]), float(lengths[2])),
-        origin=(float(affine[0, 3]), float(affine[1, 3]), float(affine[2, 3])),
+        origin=(float(matrix[0, 3]), float(matrix[1, 3]), float(matrix[2, 3])),
         direction=tuple(axes.ravel().tolist()),
     )
     geometry.check()
-    return cut_along(geometry, plane)
+    return geometry

@@ -5,6 +5,7 @@ MONAI itself is not imported: a bundle's configuration gives the objects that ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from medxlate.artifacts.info import read_model
-from medxlate.base.errors import ImageError
+from medxlate.base.errors import ImageError, UsageError
 from medxlate.images.stack import FloatArray
-from medxlate.inference.affine import translate_grid
+from medxlate.images.volumes import write_volume
+from medxlate.inference.affine import geometry_of, translate_grid
 from medxlate.inference.engine import Engine, starting_size, validated_compute
 from medxlate.inference.in_memory import Spacing, Volume, translate_volume
 from medxlate.inference.inputs import Reader
+from medxlate.inference.outputs import mark
+from medxlate.inference.transform import MARK
 from medxlate.inference.translator import Translator
 
 SUFFIXES = (".nii", ".nii.gz")
@@ -76,7 +80,7 @@ class Inferer:
 
     def __init__(self, folder: Path | str, device: torch.device | str = "cpu") -> None:
         self._info = read_model(Path(folder))
-        (translator,) = self._info.translators.values()
+        ((self._source, translator),) = self._info.translators.items()
         self._reader = Reader(translator.recipe, self._info.prepared_size, self._info.image_size)
         self._compute = validated_compute(self._info, str(device))
 
@@ -111,7 +115,54 @@ class Inferer:
         result = torch.from_numpy(np.stack(found)).unsqueeze(1).to(inputs.device)
         outputs = inputs.clone().to(torch.float32)
         outputs.as_tensor().copy_(result)
+        outputs.meta[MARK] = [mark(self._source, self._info.target)] * len(found)
         return outputs
+
+
+class Writer:
+    """Writes translated volumes as NIfTI that says that it is synthetic, as a writer of MONAI.
+
+    ``SaveImaged`` makes one for each image and calls the three methods in turn.
+
+    Args:
+        output_dtype: numpy.int16 (HU) or numpy.float32.
+    """
+
+    def __init__(self, output_dtype: Any = np.float32, **_: Any) -> None:
+        self._dtype = output_dtype
+
+    def set_data_array(self, data_array: Any, **_: Any) -> None:
+        """Take the image, [1, X, Y, Z]."""
+        self._values = torch.as_tensor(data_array).cpu().numpy()[0]
+
+    def set_metadata(self, meta_dict: Mapping[str, Any], resample: bool = False, **_: Any) -> None:
+        """Take what is known of it.
+
+        Raises:
+            UsageError: It is to be resampled.
+        """
+        if resample:
+            raise UsageError("Translated images are not resampled.", "Set resample to false.")
+        self._meta = meta_dict
+
+    def write(self, filename: str, **_: Any) -> None:
+        """Write the file.
+
+        Raises:
+            OutputError: It cannot be written.
+            UsageError: The image is not one that ``Inferer`` made.
+        """
+        if MARK not in self._meta:
+            raise UsageError("The image does not say from what it was translated.")
+        affine = torch.as_tensor(self._meta["affine"]).cpu().numpy()
+        codes = [int(self._meta.get(each, 0)) for each in ("sform_code", "qform_code")]
+        write_volume(
+            Path(filename),
+            np.ascontiguousarray(self._values.transpose(2, 1, 0), dtype=self._dtype),
+            geometry_of(self._values.shape, affine),
+            facts={"description": str(self._meta[MARK])},
+            xform=next(filter(None, codes), 1),
+        )
 
 
 def _values(image: Tensor) -> Volume:

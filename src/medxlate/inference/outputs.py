@@ -133,7 +133,7 @@ class Outputs:
         assert scan.geometry is not None
         made = self._made
         facts = {
-            "description": f"SYNTHETIC {made.target} from {made.source}, medxlate {__version__}",
+            "description": mark(made.source, made.target),
             "synthetic": True,
             "generator": made.generator,
             "unit": made.recipe.unit,
@@ -152,6 +152,11 @@ class Outputs:
     def _done(self, key: Key, slices: int) -> None:
         self._written[key] = self._names[key]
         self._slices += slices
+
+
+def mark(source: str, target: str) -> str:
+    """Return what an image says of itself, in one line."""
+    return f"SYNTHETIC {target} from {source}, medxlate {__version__}"
 
 
 def record(

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medxlate._version import __version__
 from medxlate.artifacts.info import read_model
 from medxlate.artifacts.runs import find_model
 from medxlate.base.errors import MedxlateError, UsageError, nearest
@@ -23,6 +22,7 @@ from medxlate.images.stack import FloatArray
 from medxlate.inference.affine import translate_grid
 from medxlate.inference.engine import validated_compute
 from medxlate.inference.in_memory import Spacing
+from medxlate.inference.outputs import mark
 from medxlate.inference.translator import Translator
 
 MARK = "medxlate"  # the entry of an image's metadata that says that it is synthetic
@@ -177,5 +177,4 @@ class Translated:
             return self._translator
 
     def _mark(self) -> str:
-        target, source = self._loaded().info.target, self._loaded().source
-        return f"SYNTHETIC {target} from {source}, medxlate {__version__}"
+        return mark(self._loaded().source, self._loaded().info.target)
