@@ -20,6 +20,7 @@ test: $(VENV)/.installed-dev
 nightly: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz --count 20000
+	.ci/nnunet $(BIN)/python
 	.ci/pythons $(BIN)/python
 
 check: $(VENV)/.installed-dev

@@ -280,6 +280,14 @@ def test_lossy_masks_are_cut_at_half_and_single_pictures_are_cases(tmp_path: Pat
     assert any("each counts as a patient" in each.text for each in told if hasattr(each, "text"))
 
 
+def test_pictures_beside_hounsfield_units_are_pointed_out(folder: Path, tmp_path: Path):
+    tiny.save(tmp_path / "real" / "1.png", tiny.noise(40, 32, seed=1))
+    told: list[Event] = []
+    export_monai([folder / "fake", tmp_path / "real"], out=tmp_path / "out", listener=told.append)
+    texts = [each.text for each in told if isinstance(each, Warned)]
+    assert any("are in HU, real pictures in grey levels" in text for text in texts)
+
+
 def test_an_image_that_says_so_is_synthetic_wherever_it_lies(folder: Path, tmp_path: Path):
     """One that was moved out of its folder must not count as real."""
     (tmp_path / "moved").mkdir()
@@ -393,6 +401,17 @@ def test_a_run_says_labels_patients_and_parts(tmp_path: Path):
     assert not of["training"] & of["validation"]
     assert not of["training"] & of["testing"]
     assert made.left_out == len(tables["mri"]) - made.images["training"]["synthetic"]
+    for path in [*(tmp_path / "raw").rglob("*.png")]:
+        place = tmp_path / "masks" / path.parent.name / path.name
+        tiny.save(place, tiny.noise(tiny.SIZE, tiny.SIZE, seed=3, bits=1))
+    out = tmp_path / "Dataset501_Run"
+    masks = [tmp_path / "masks" / "mri", tmp_path / "masks" / "ct"]
+    folders = [tmp_path / "fake", tmp_path / "raw" / "ct"]
+    both = export_nnunet(folders, out=out, masks=masks, run=run)
+    assert both.testing == made.images["testing"]["real"] == len(list((out / "labelsTs").iterdir()))
+    (split,) = json.loads((out / "splits_final.json").read_text())
+    assert len(split["val"]) == made.images["validation"]["real"]
+    assert len(split["train"]) == sum(made.images["training"].values())
     with pytest.raises(UsageError, match="Leave --run out"):
         export_monai([tmp_path / "fake"], out=tmp_path / "x", run=run, patient="folder:1")
     tiny.save(tmp_path / "more" / "stranger.png", tiny.noise(32, 32, seed=1))
@@ -417,6 +436,41 @@ def test_real_patients_meet_their_pseudonyms_by_the_key(tmp_path: Path):
         listed = json.loads(result.datalist.read_text())
         entries = [*listed["training"], *listed["validation"]]
         assert len({entry["patient"] for entry in entries}) == count - result.left_out * (count > 3)
+
+
+def test_classes_come_from_a_tag(folder: Path, tmp_path: Path):
+    made = export_monai(
+        [folder / "ct"], out=tmp_path / "out", label="PatientAge", task="classification"
+    )
+    listed = json.loads(made.datalist.read_text())
+    assert {entry["label"] for entry in [*listed["training"], *listed["validation"]]} == {"060Y"}
+    assert listed["task"]["classes"] == ["060Y"]
+
+
+def test_one_channel_one_volume_and_not_every_file(tmp_path: Path):
+    colour = np.stack([tiny.noise(36, 32, seed=number) for number in range(3)], axis=-1)
+    tiny.save(tmp_path / "in" / "a.png", colour)
+    series = np.random.default_rng(0).integers(0, 99, (32, 32, 4, 3)).astype(np.int16)
+    save(tmp_path / "in" / "b.nii.gz", series)
+    (tmp_path / "in" / "c.png").write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    with pytest.raises(ImageError, match="cannot be handed over: it is 4-D"):
+        export_monai([tmp_path / "in"], out=tmp_path / "out")
+    export_monai([tmp_path / "in"], out=tmp_path / "out", channel=2, volume=1, exclude=["c.*"])
+    images = tmp_path / "out" / "images"
+    first, second = (nibabel.load(images / f"real_000{n}.nii.gz") for n in (1, 2))
+    np.testing.assert_array_equal(first.get_fdata()[..., 0].T, colour[..., 2])
+    np.testing.assert_array_equal(second.get_fdata(), series[..., 1])
+
+
+def test_the_seed_draws_the_folds(folder: Path, tmp_path: Path):
+    validating = set()
+    for seed in range(6):
+        made = export_monai(
+            [folder / "fake"], out=tmp_path / str(seed), patient="folder:1", seed=seed
+        )
+        (entry,) = json.loads(made.datalist.read_text())["validation"]
+        validating.add(entry["patient"])
+    assert len(validating) > 1
 
 
 # The commands

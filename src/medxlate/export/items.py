@@ -35,7 +35,7 @@ from medxlate.images.find import find_images
 from medxlate.images.grouping import find_scans
 from medxlate.images.modality import contradicts
 from medxlate.images.pseudonym import read_key
-from medxlate.images.scan import Scan
+from medxlate.images.scan import RASTER_FORMATS, Scan
 from medxlate.images.volumes import write_volume
 
 MAX_CLASSES = 255  # a mask is stored in bytes
@@ -147,7 +147,7 @@ def find_items(
         tags=_tags(table, patient),
         listener=listener,
     )
-    _check_modalities(cases)
+    _check_alike(cases, listener)
     if selection.run is not None:
         knowledge = known_by_run(cases, selection.run, listener)
     elif table is not None:
@@ -255,8 +255,8 @@ def _tags(table: PrepareOptions | None, patient: str | None) -> list[str]:
     return [field.name for field in fields if field.kind == "tag"]
 
 
-def _check_modalities(cases: Sequence[Case]) -> None:
-    """Raise UsageError where real DICOM is of another modality than the translated images."""
+def _check_alike(cases: Sequence[Case], listener: Listener) -> None:
+    """Raise UsageError where images are of several modalities; say where values do not compare."""
     targets = {case.folder.target for case in cases if case.folder.target}
     if len(targets) > 1:
         raise UsageError(
@@ -271,6 +271,17 @@ def _check_modalities(cases: Sequence[Case]) -> None:
                 f"{', '.join(targets)}.",
                 "Name real images of the modality that the others were translated to.",
             )
+    units = {case.folder.unit for case in cases if case.folder.unit}
+    pictures = [
+        case for case in cases if case.origin == "real" and case.scans[0].format in RASTER_FORMATS
+    ]
+    if units and pictures:
+        listener(
+            Warned(
+                f"Translated images are in {', '.join(units)}, real pictures in grey levels: "
+                f"{pictures[0].name} and {len(pictures) - 1} more. Their values do not compare."
+            )
+        )
 
 
 def _masks(cases: Sequence[Case], selection: Selection) -> list[tuple[Scan, ...]]:
