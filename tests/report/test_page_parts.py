@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
+from datetime import date
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -92,8 +94,18 @@ def test_the_head_names_label_unit_data_and_days(page: Path) -> None:
         page.read_text(encoding="utf-8").partition('<dl class="facts">')[2].partition("</dl>")[0]
     )
     assert "age (years)" in facts
-    assert len(re.findall(r"\d{4}-\d\d-\d\d", facts)) == 2
+    assert re.findall(r"\d{4}-\d\d-\d\d", facts) == [date.today().isoformat()] * 2
     assert "patients" in facts
+
+
+def test_the_days_are_recorded_and_do_not_follow_a_copy(project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "joint"
+    shutil.copytree(project / "runs" / "joint", copy)
+    for path in copy.rglob("*"):
+        os.utime(path, (0, 0))
+    content = write_report(copy, out=tmp_path / "page.html").path.read_text(encoding="utf-8")
+    facts = content.partition('<dl class="facts">')[2].partition("</dl>")[0]
+    assert re.findall(r"\d{4}-\d\d-\d\d", facts) == [date.today().isoformat()] * 2
 
 
 def test_calibration_needs_twenty_patients(project: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from medxlate.artifacts.runs import RunFolder
 from medxlate.base.events import EpochEnded, Event, Warned
 from medxlate.config import Config
+from medxlate.method.terms import FAMILIES
 from medxlate.training import picture
 from medxlate.training.picture import ProgressPicture, panels_of
 
@@ -31,9 +32,9 @@ EPOCHS = [
 
 def test_the_panels_hold_what_was_recorded_over_epochs() -> None:
     panels = {panel.title: panel for panel in panels_of([*STEPS, *EPOCHS])}
-    assert panels["Loss of the predictor"].lines == (("real", [0.5, 1, 1.5, 2], [4, -1, -6, -11]),)
-    adversarial = panels["Adversarial losses of the translators"].lines
-    assert adversarial[0] == ("to the target (G), mri", [0.5, 1, 1.5, 2], [0.2, 0.1, 1 / 15, 0.05])
+    assert panels[FAMILIES["predictor"]].lines[0][1:] == ([0.5, 1, 1.5, 2], [4, -1, -6, -11])
+    adversarial = panels[FAMILIES["translators"]].lines
+    assert adversarial[0][1:] == ([0.5, 1, 1.5, 2], [0.2, 0.1, 1 / 15, 0.05])
     error = panels["Validation error (ring: the model that is kept)"]
     assert error.lines[0][1:] == ([1, 2], [6, 5])
     assert error.kept == (1, 6)

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -335,4 +336,5 @@ def _results(
         judge="" if subject.judge is None else subject.judge.trained_on,
         device=subject.compute.device.type,
         precision=subject.compute.precision,
+        day=date.today().isoformat(),
     )

@@ -257,6 +257,7 @@ class Results(Record):
         device: Where it was computed.
         precision: fp32 or bf16.
         seconds: By stage.
+        day: When it was evaluated, ISO 8601; "" in older files.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -280,6 +281,7 @@ class Results(Record):
     device: str = ""
     precision: str = ""
     seconds: dict[str, float] = {}
+    day: str = ""
 
 
 class Example(Record):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def write_report(
         title=_title(config, results, translates=translates),
         verdict=verdict,
         chapters=chapters,
-        facts=_facts(folder, config, results),
+        facts=_facts(folder, config, results, events),
         lights=lights(results.audits) if results is not None and results.sources else (),
         note=NOTE if results is not None else "",
     )
@@ -304,8 +303,13 @@ def _shown(values: Mapping[str, Any], hidden: Sequence[str]) -> list[tuple[str, 
     return [(key, value) for key, value in values.items() if key not in hidden]
 
 
-def _facts(folder: RunFolder, config: Config, results: Results | None) -> dict[str, Any]:
-    """Return what the page is about, for its head."""
+def _facts(
+    folder: RunFolder,
+    config: Config,
+    results: Results | None,
+    events: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Return what the page is about, for its head; days only where they were recorded."""
     facts: dict[str, Any] = {"Run": folder.path.name, "Method": config.method}
     if results is not None and results.task is not None:
         unit = f" ({results.task.unit})" if results.task.unit else ""
@@ -313,17 +317,14 @@ def _facts(folder: RunFolder, config: Config, results: Results | None) -> dict[s
     facts["Data set"] = Path(config.data.folder).resolve().name
     if results is not None:
         facts["Tested on"] = f"{results.patients} patients, {results.images} images"
-        facts["Evaluated"] = _day(folder.evaluation)
+        if results.day:
+            facts["Evaluated"] = results.day
     by = "patient" if config.split.policy == "patient" else "image"
     facts["Split"] = f"by {by}, seed {config.split.seed}"
-    trained = folder.metrics if folder.metrics.exists() else folder.config
-    facts["Trained"] = _day(trained)
+    days = [event["day"] for event in events if isinstance(event.get("day"), str)]
+    if days:
+        facts["Trained"] = days[-1]
     return facts
-
-
-def _day(path: Path) -> str:
-    """Return the day on which a file of the run was written."""
-    return date.fromtimestamp(path.stat().st_mtime).isoformat()
 
 
 def _machinery(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import date
 from itertools import chain
 from operator import attrgetter
 from pathlib import Path
@@ -104,9 +103,7 @@ def write_study_page(study_folder: Path) -> Path:
             f"{REPEATS[study.design].capitalize()}s": study.repeats,
             "Cells": f"{len(results)} of {len(cells(study))}",
             "Figures per": level,
-            "Collected": date.fromtimestamp(
-                (study_folder / "results.parquet").stat().st_mtime
-            ).isoformat(),
+            **({"Collected": day} if (day := statistics.get("collected")) else {}),
             "medxlate": study.medxlate,
         },
         note=NOTE.format(unit=level),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import date
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,11 @@ def write_findings(
     statistics = _statistics(findings)
     about = {"target": study.config.data.target, "unit": level_of(findings.results)}
     found = headline_record(statistics, label=label, **about)
-    write_json(folder.path / "statistics.json", {"headline": found, **statistics})
+    collected = date.today().isoformat()
+    write_json(
+        folder.path / "statistics.json",
+        {"headline": found, "collected": collected, **statistics},
+    )
     _write(folder.path / "report.md", "\n".join(_report(study, folder, findings, failed)) + "\n")
 
 

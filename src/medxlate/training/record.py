@@ -6,6 +6,7 @@ import itertools
 import json
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ _RECORDED: dict[str, type[Event]] = {"step": StepLogged, "epoch": EpochEnded, "a
 
 class Recorder:
     """A listener that writes steps, epochs and alarms to a file and passes every event on.
+
+    An epoch is recorded with the day on which it ended, ISO 8601.
 
     Args:
         path: The file; lines of an earlier part of the same run are kept.
@@ -36,7 +39,10 @@ class Recorder:
                 naming_full_disk(self._path),
                 self._path.open("a", encoding="utf-8") as stream,
             ):
-                stream.write(json.dumps({"event": kind, **asdict(event)}) + "\n")
+                record = {"event": kind, **asdict(event)}
+                if isinstance(event, EpochEnded):
+                    record["day"] = date.today().isoformat()
+                stream.write(json.dumps(record) + "\n")
         self._then(event)
 
 
