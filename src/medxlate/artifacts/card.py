@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from medxlate.artifacts.calibration import Calibration, fewest_patients
 from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo
+from medxlate.base.errors import percent
 from medxlate.base.records import in_code, in_markdown
 from medxlate.images.recipes import Recipe
 
@@ -190,11 +191,11 @@ def _interval(found: Calibration, unit: str) -> str:
     text = f"Split conformal intervals from {people}. "
     if width == float("inf"):
         return text + (
-            f"Too few for {COVERAGE:.0%} coverage, which needs {fewest_patients(COVERAGE)} "
+            f"Too few for {percent(COVERAGE)} coverage, which needs {fewest_patients(COVERAGE)} "
             "patients."
         )
     unit = f" {in_markdown(unit)}" if unit else ""
-    return text + f"{COVERAGE:.0%} interval of a patient: +/- {width:.3g}{unit}."
+    return text + f"{percent(COVERAGE)} interval of a patient: +/- {width:.3g}{unit}."
 
 
 def _loading(info: ModelInfo, load: str) -> list[str]:

@@ -121,3 +121,8 @@ def one_of(wanted: str, known: Sequence[Word], option: str) -> Word:
         if wanted == each:
             return each
     raise UsageError(f"Unknown value for {option}: {wanted}.", nearest(wanted, known))
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share in words of a message: 0.95 is ``95 %``."""
+    return f"{100 * share:.{digits}f} %"

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from medxlate.base.errors import percent
 from medxlate.base.files import whole_file, write_json
 from medxlate.base.grey_levels import to_stored
 from medxlate.dataset.labels import Task
@@ -65,7 +66,7 @@ def label_text(value: Any, task: Task) -> str:
         return f"{float(value):.4g} {task.unit}".strip()
     if np.ndim(value):
         best = int(np.argmax(value))
-        return f"{task.classes[best]} ({float(value[best]):.0%})"
+        return f"{task.classes[best]} ({percent(float(value[best]))})"
     return task.classes[int(value)]
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t as student
 
+from medxlate.base.errors import percent
 from medxlate.study.comparison import system_name
 from medxlate.study.learning_curves import FloatArray, draws, last_helpful, needed, too_coarse
 from medxlate.study.measured import design_of, level_of, pool
@@ -255,7 +256,7 @@ def _unreadable(values: FloatArray, numbers: FloatArray, spread: float, referenc
         f"the error of {reference} does not clearly fall with more target patients (from "
         f"{_short(values[:, 0].mean())} with {_short(numbers[0])} to "
         f"{_short(values[:, -2].mean())} with {_short(numbers[-1])}, a decrease of "
-        f"{_short(falls.mean())} ± {_short(half)}, {LEVEL:.0%} CI)."
+        f"{_short(falls.mean())} ± {_short(half)}, {percent(LEVEL)} CI)."
     )
 
 
@@ -290,7 +291,7 @@ def _needs(
     return (
         f"With {_short(here)} target patients, {system_name(method, sources)} has an error of "
         f"{_short(errors[0])} ({reference}: {_short(errors[1])}). {reference} would need {count} "
-        f"target patients to reach it ({LEVEL:.0%} CI: {between})."
+        f"target patients to reach it ({percent(LEVEL)} CI: {between})."
     )
 
 
@@ -308,7 +309,7 @@ def _worth(source: float, worth: float | None, between: tuple[float, float] | No
     low, high = (_short(end, 2) for end in between)
     return (
         f" Each of its {_short(source)} translated source patients is worth about "
-        f"{_short(worth, 2)} real target patients ({LEVEL:.0%} CI: {low} to {high})."
+        f"{_short(worth, 2)} real target patients ({percent(LEVEL)} CI: {low} to {high})."
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from medxlate.base.errors import DataError
+from medxlate.base.errors import DataError, percent
 from medxlate.dataset.index import Modality
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import Part, Split
@@ -137,8 +137,8 @@ def _from_labels(target: Modality, task: Task) -> Guess:
     spread = Spread(float(errors.std(ddof=1)), GUESSED_REPEATS * error)
     source = (
         "guessed from the labels, assuming that differences vary between patients as much as the "
-        f"errors of a constant prediction, between trainings by {GUESSED_REPEATS:.0%} of its mean "
-        "error, and that target-only is no better than a constant"
+        f"errors of a constant prediction, between trainings by {percent(GUESSED_REPEATS)} of its "
+        "mean error, and that target-only is no better than a constant"
     )
     return Guess(spread, spread, error, source)
 
@@ -211,14 +211,14 @@ def _words(study: Study, test: float, least: float | None, guess: Guess, seen: f
     else:
         words.append(
             f"With {size}, the study finds only differences of {least:.3g} or more with "
-            f"{POWER:.0%} power. The expected error of {TARGET_ONLY} is {guess.error:.3g}."
+            f"{percent(POWER)} power. The expected error of {TARGET_ONLY} is {guess.error:.3g}."
         )
     words.append(f"Spread: {guess.source}.")
     if seen < POWER:
         advice = f"more test patients, more {what}s, fewer methods"
         advice += "" if study.primary else ", or one primary contrast (--primary)"
         words.append(
-            f"Underpowered: even a perfect predictor would be detected with only {seen:.0%} "
+            f"Underpowered: even a perfect predictor would be detected with only {percent(seen)} "
             f"power. Remedies: {advice}."
         )
     return words

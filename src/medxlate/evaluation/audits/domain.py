@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import chi2_contingency, ks_2samp
 
+from medxlate.base.errors import percent
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.probes import Array, auc, auc_interval, separability
 from medxlate.evaluation.audits.rule import Rule
@@ -18,9 +19,9 @@ EFFECT = 0.2
 CHANCE = 0.01  # 1 %, not 5 %: one warning in a hundred studies whose patients are alike
 PREVALENCE = Rule(
     "prevalence",
-    f"Fires if the label distributions of the two modalities differ by at least {EFFECT:.0%} of "
-    f"the patients and the difference is significant over patients (Kolmogorov-Smirnov or "
-    f"chi-square test, p < {CHANCE:.0%}).",
+    f"Fires if the label distributions of the two modalities differ by at least "
+    f"{percent(EFFECT)} of the patients and the difference is significant over patients "
+    f"(Kolmogorov-Smirnov or chi-square test, p < {percent(CHANCE)}).",
     "A translator may add features that are more common in the target. Match the patients of both "
     "modalities by label, or balance the training parts.",
     EFFECT,
@@ -79,7 +80,7 @@ def prevalence(
     return PREVALENCE.audit(
         source,
         "fires" if fires else "ok",
-        f"The label distributions of {both} differ by up to {effect:.0%} of the patients "
+        f"The label distributions of {both} differ by up to {percent(effect)} of the patients "
         f"(p = {chance:.2g}){middle}.",
         value=effect,
         picture=picture,

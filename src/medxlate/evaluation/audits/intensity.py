@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from medxlate.base.errors import percent
 from medxlate.evaluation.audits.domain import FEWEST_PATIENTS, gap
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.rule import Rule
@@ -18,7 +19,7 @@ CHANGED = 1 / 3
 ALIKE = 0.75
 IDENTITY = Rule(
     "identity",
-    f"Fires if G changes images by less than {CHANGED:.0%} of the distance between source and "
+    f"Fires if G changes images by less than {percent(CHANGED)} of the distance between source and "
     f"target (in grey values or mean image), although a classifier distinguishes the modalities "
     f"with an AUC whose 95 % confidence interval lies above {ALIKE:g}.",
     "G passes its input through. Lower the weight of the identity or cycle loss, or train longer.",
@@ -58,8 +59,8 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     changes = np.abs(translated.small - original.small).mean(axis=(1, 2))
     change, needed = float(changes.mean()), _distance(original, real)
     measured = (
-        f"G changes pixels by {change / 2:.1%} of the range on average, and the modalities are "
-        f"{needed / 2:.1%} apart (in grey values or mean image)"
+        f"G changes pixels by {percent(change / 2, 1)} of the range on average, and the modalities "
+        f"are {percent(needed / 2, 1)} apart (in grey values or mean image)"
     )
     picture = Picture(
         kind="histogram", title="How much translation changes images",
@@ -109,7 +110,7 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
                 ("real", real_values),
             )
         ),
-        note=f"Background is left out: pixels in the lowest {DARK:.0%} of the range.",
+        note=f"Background is left out: pixels in the lowest {percent(DARK)} of the range.",
     )  # fmt: skip
     people = min(translated.people, real.people)
     symmetric = _apart(real, _values(real)[::-1], -real.small.mean(axis=0)) < SYMMETRIC

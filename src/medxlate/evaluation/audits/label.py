@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medxlate.base.errors import percent
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.audits.probes import (
     DRAWS,
@@ -30,8 +31,8 @@ LABEL = Rule(
     "label-preservation",
     "A judge, a predictor trained on real target images only, reads the label from translated "
     "images G(y), and a probe reads it from the source images y. Fires if the judge's answers "
-    f"agree with the label no better than with permuted labels (p > {SIGNAL:.0%}), although the "
-    f"probe's do, and the judge agrees less than the probe in more than {1 - LOSS:.0%} of "
+    f"agree with the label no better than with permuted labels (p > {percent(SIGNAL)}), although "
+    f"the probe's do, and the judge agrees less than the probe in more than {percent(1 - LOSS)} of "
     "bootstrap "
     "draws over patients.",
     "Look at the examples with the worst agreement. Raise the weight of the predictor's loss, "
@@ -117,8 +118,8 @@ def label_preservation(
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
         f"over {count} patients, the correlation with the label is {value:.2f} for the judge on "
-        f"translated images (permutation p = {chance:.1%}) and {expected:.2f} for a probe on the "
-        f"{source} images"
+        f"translated images (permutation p = {percent(chance, 1)}) and {expected:.2f} for a probe "
+        f"on the {source} images"
     )
     sentence = {
         "fires": f"Translated images lose the label: {figures}.",

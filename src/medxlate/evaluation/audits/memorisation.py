@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
+from medxlate.base.errors import percent
 from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import FEWEST, Sample, patient_means, points
 from medxlate.evaluation.results import Audit, Picture
@@ -25,8 +26,8 @@ MEMORISATION = Rule(
     "memorisation",
     f"A translated image counts as a copy if its distance to a real training image is below "
     f"{NEAR:g} times the {NEAR_PERCENTILE:g}th percentile of the distances of real images of other "
-    f"patients. Fires if most images of at least {SHARE:.0%} of the patients are copies and a "
-    f"binomial test gives p < {CHANCE:.0%}.",
+    f"patients. Fires if most images of at least {percent(SHARE)} of the patients are copies and a "
+    f"binomial test gives p < {percent(CHANCE)}.",
     "Compare the examples with their nearest training image. Do not share translated images of "
     "this model; train on more target patients or for fewer epochs.",
     SHARE,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from medxlate.base.errors import percent
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.rule import Rule
 from medxlate.evaluation.audits.sample import CENTRES, FEWEST, Sample, patient_means, points
@@ -32,9 +33,8 @@ DRAWS = 999
 TISSUE = Rule(
     "tissue",
     f"Fires if the soft-tissue peak is off by {PEAK_HU:g} HU or more, or the fraction of pixels in "
-    f"a tissue class by {SHARE:.0%} or more compared with real images (either is a value of 1), "
-    "and "
-    f"randomly permuted patients differ as much in less than {CHANCE:.0%} of draws.",
+    f"a tissue class by {percent(SHARE)} or more compared with real images (either is a value of "
+    f"1), and randomly permuted patients differ as much in less than {percent(CHANCE)} of draws.",
     "Do not measure HU in these images. Check that both modalities show the same body part with "
     "the same padding, and train longer.",
     1.0,
@@ -73,7 +73,7 @@ def tissue(source: str, translated: Sample, real: Sample, recipe: Recipe) -> Aud
     fires = value >= 1 and chance < CHANCE
     shift = own[:, 0].mean() - other[:, 0].mean()
     shares = ", ".join(
-        f"{name} {own[:, k].mean():.0%} ({other[:, k].mean():.0%})"
+        f"{name} {percent(own[:, k].mean())} ({percent(other[:, k].mean())})"
         for k, name in enumerate(classes, 1)
     )
     pixels = f". Fractions of pixels (real images in brackets): {shares}" if shares else ""
