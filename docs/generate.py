@@ -54,11 +54,14 @@ def cli_page() -> str:
         "Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.",
     ]
     for name, command in _commands(group):
-        lines += ["", f"## medxlate {name}", "", *_paragraphs(command.help)]
-        lines += ["", "| option | default | |", "|---|---|---|"]
+        lines += ["", f"## medxlate {name}", "", *inspect.cleandoc(command.help or "").splitlines()]
+        panels: dict[str, list[str]] = {}
         for parameter in command.params:
-            if parameter.name != "help":
-                lines.append(_option(parameter))
+            if parameter.name != "help" and not getattr(parameter, "hidden", False):
+                panel = getattr(parameter, "rich_help_panel", None) or "Arguments"
+                panels.setdefault(panel, []).append(_option(parameter))
+        for panel, rows in panels.items():
+            lines += ["", f"| {panel} | default | |", "|---|---|---|", *rows]
     return "\n".join(lines) + "\n"
 
 
@@ -186,16 +189,16 @@ def _type_name(annotation: Any) -> str:
     return text.replace("|", "or")
 
 
-def _paragraphs(text: str | None) -> list[str]:
-    return [line.strip() for line in (text or "").strip().splitlines()]
-
-
 def _option(parameter: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in parameter.opts)
+    names = ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
+    if getattr(parameter, "metavar", None):
+        names += f" {parameter.metavar}"
     if parameter.param_type_name == "argument":
         names = f"`{parameter.name.upper()}`"
     default = parameter.default
-    shown = "required" if parameter.required else "" if default in (None, False) else f"`{default}`"
+    shown = (
+        "required" if parameter.required else "" if default in (None, False, "") else f"`{default}`"
+    )
     return f"| {names} | {shown} | {' '.join((parameter.help or '').split())} |"
 
 

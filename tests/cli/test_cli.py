@@ -195,10 +195,10 @@ def test_a_bad_image_among_good_ones_fails_but_loses_nothing(inside: Path, tmp_p
         (["predict", "raw/labels.csv"], 1, "labels.csv contains no"),
         (["evaluate", "--metric", "fib"], 2, "fid"),
         (["evaluate", "--metric", "fid", "--inception", "no.pth"], 1, "no.pth"),
-        (["translate", "raw/mri", "--out", "x", "--phi", "hide"], 2, "--phi: hide"),
+        (["translate", "raw/mri", "--out", "x", "--phi", "hide"], 2, "'hide' is not one of keep"),
         (["translate", "raw/mri", "--out", "x", "--key", "no.key"], 1, "no.key is missing"),
         (["prepare", "raw/ct", "--modality", "CT"], 2, "'CT'"),
-        (["prepare", "raw/ct", "--modality", "pet", "--plane", "frontal"], 2, "--plane frontal"),
+        (["prepare", "raw/ct", "--modality", "pet", "--plane", "frontal"], 2, "'frontal' is not"),
         (["prepare", "raw/ct", "--modality", "pet", "--window", "40;400"], 2, "two numbers"),
         (
             ["prepare", "raw/ct", "--modality", "pet", "--label", "PatientAgee",

@@ -8,14 +8,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import tiny
-from medxlate.cli.app import COMMANDS, app
+from medxlate.cli.app import app
+from walking import commands
 
-WORDS = [each.__name__.rstrip("_") for each in COMMANDS] + [
-    f"{group.typer_instance.info.name} {each.name}"
-    for group in app.registered_groups
-    if group.typer_instance is not None
-    for each in group.typer_instance.registered_commands
-]
+WORDS = list(commands())
 
 
 def call(*words: str | Path) -> Result:
@@ -71,7 +67,7 @@ def test_short_forms_of_input_and_output(model: Path, images: Path, tmp_path: Pa
     for words in ([], [images, "-i", images]):
         wrong = call("predict", *words, "--model", model)
         assert wrong.exit_code == 2
-        assert "name the images once" in wrong.output
+        assert "Name the images once" in wrong.output
 
 
 def test_quiet_and_verbose_contradict_each_other() -> None:

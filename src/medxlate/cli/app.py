@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from medxlate._version import __version__
+from medxlate.cli.command import Command, Group
 from medxlate.cli.compare import compare
 from medxlate.cli.demo import demo
 from medxlate.cli.doctor import doctor
@@ -27,7 +27,7 @@ from medxlate.cli.train import train
 from medxlate.cli.translate import translate
 
 
-class _Group(TyperGroup):
+class _Group(Group):
     """The commands; a call that is wrong already in its words fails with an object, too."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -64,32 +64,48 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_version, is_eager=True, help="Show the version."
+        ),
     ] = False,
 ) -> None:
-    """Translate medical images between modalities to make a better predictor.
+    """Translate medical images between modalities to train a better predictor.
 
-    The usual way: **prepare** each modality, **train**, then **translate**, **predict** and
-    **evaluate**. **compare** trains every method on the same splits and says what helps; **plan**
-    says before what that will cost. **scrub** looks for patients' data in what is shared.
-    **import** takes over a generator that other code trained, **export** writes ONNX or a folder
-    for model hubs. **demo** does all of it on generated images.
+    **prepare** each modality, **train**, then **translate**, **predict** and **evaluate**.
+    **compare** trains every method on the same splits and reports what helps.
+
+    ```
+    # Every step, on generated patients
+    $ medxlate demo
+
+    # Your own images
+    $ medxlate prepare scans/mri --modality mri --label PatientAge
+    $ medxlate prepare scans/ct --modality ct --label PatientAge
+    $ medxlate train --source mri --target ct --preset scarce
+    $ medxlate evaluate
+    $ medxlate report --open
+    ```
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 3 stopped by a signal and saved (train), 130
-    interrupted.
+    interrupted. `medxlate COMMAND --help` explains a command.
     """
 
 
-COMMANDS = (
-    *(prepare, train, translate, predict, evaluate, report, compare, plan, scrub, import_),
-    doctor,
-    fetch,
-    demo,
-)
-for command in COMMANDS:
-    app.command(command.__name__.rstrip("_"))(takes_loudness(command))
-app.add_typer(export)
-app.add_typer(runs)
+# By panel of the help; the panels and their commands in the order in which people need them.
+COMMANDS = {
+    "Data and models": (prepare, train, translate, predict, evaluate, report, runs),
+    "Studies": (compare, plan),
+    "Sharing": (scrub, export, import_),
+    "Set-up": (demo, doctor, fetch),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            name = command.__name__.rstrip("_")
+            app.command(name, cls=Command, rich_help_panel=panel)(takes_loudness(command))
 
 
 def main() -> None:

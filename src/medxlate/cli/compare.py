@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli.grid import GridOptions, takes_grid
-from medxlate.cli.options import Json, Offline
+from medxlate.cli.options import HARDWARE, OUTPUT, Json, Offline, flag, option
 
 if TYPE_CHECKING:
     from medxlate.cli.console import ConsoleTable, Reporter
@@ -22,40 +22,71 @@ SHARES = {"target_fraction": "target", "source_fraction": "source"}
 @takes_grid
 def compare(
     grid: GridOptions,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The study folder.")] = Path("compare"),
+    ray: Annotated[
+        str,
+        option(
+            "--ray",
+            panel=HARDWARE,
+            metavar="ADDRESS",
+            help="Train on a running Ray cluster: its address, or auto.",
+        ),
+    ] = "",
     cell: Annotated[
         int | None,
-        typer.Option("--cell", help="Train this cell alone, from 0: for a job array."),
+        option(
+            "--cell",
+            panel=HARDWARE,
+            metavar="N",
+            help="Train only this cell of the study, counted from 0: for a job array.",
+        ),
     ] = None,
-    ray: Annotated[
-        str, typer.Option("--ray", help="Address of an existing Ray cluster, or auto.")
-    ] = "",
+    offline: Offline = False,
+    out: Annotated[
+        Path, option("--out", "-o", panel=OUTPUT, metavar="DIR", help="Study folder.")
+    ] = Path("compare"),
     predictions: Annotated[
         list[Path] | None,
-        typer.Option("--predictions", help="CSV of another tool's predictions; repeat."),
+        option(
+            "--predictions",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="CSV of another tool's predictions, which join the tables. Repeatable.",
+        ),
     ] = None,
     inception: Annotated[
-        Path | None, typer.Option("--inception", help="File of Inception's weights, for FID, IS.")
+        Path | None,
+        option(
+            "--inception",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Inception weights, for FID and IS. Default: those that `medxlate fetch` stored.",
+        ),
     ] = None,
     keep_models: Annotated[
-        bool, typer.Option("--keep-models", help="Keep the trained model of every cell.")
+        bool,
+        flag("--keep-models", panel=OUTPUT, help="Keep the trained model of every cell."),
     ] = False,
-    offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Train every method on the same patients and report what helps.
+    r"""Train every method on the same patients and report what helps.
 
-    A study that was interrupted goes on: the same command again, or without any option but --out.
+    The same command continues a study that was stopped; so does the command with --out alone.
 
-    `medxlate compare --target ct`
+    ```
+    # All methods and sources, on ten splits
+    $ medxlate compare --target ct
 
-    `medxlate compare --target ct --source mri --method target-only --method joint --repeats 5`
+    # Two methods, few images
+    $ medxlate compare --target ct --source mri --preset scarce \
+        --method target-only --method joint --primary joint:target-only
 
-    `medxlate compare --target ct --target-fraction 0.1,0.25,0.5,1.0 --jobs 4`
+    # How many target patients are needed?
+    $ medxlate compare --target ct --target-patients 3,5,10 --draws 8 \
+        --test-patients 40
 
-    `medxlate compare --target ct --target-patients 3,5,10 --draws 8 --test-patients 40`
-
-    `medxlate compare --target ct --split split.csv --repeats 5`
+    # A given split, four trainings at a time
+    $ medxlate compare --target ct --split split.csv --repeats 5 --jobs 4
+    ```
     """
     from medxlate.cli.console import failures, reporting
 

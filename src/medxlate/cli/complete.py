@@ -1,33 +1,56 @@
-"""Values that the shell completes. They load no torch and never fail: at worst there are none."""
+"""Words that options take: the shell completes them, and the help lists them.
+
+They load no torch and never fail: at worst there are none.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+<<<<<<< HEAD
 if TYPE_CHECKING:
     from medxlate.base.plugins import Kind
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+=======
+# Fixed sets of words. A test holds each against its home in the library, which the command line
+# loads only when a command runs.
+COMPILING = ("auto", "on", "off")
+PHI = ("keep", "pseudonymise", "remove")
+PLANES = ("axial", "coronal", "sagittal")
+POLICIES = ("patient", "image")
+PRECISIONS = ("auto", "fp32", "bf16")
+PRESETS = ("paper", "scarce", "small", "debug")
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
 PRETRAINED = ("inception", "resnet50")
-# A test holds these against evaluation, which needs torch.
+TASKS = ("regression", "classification")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 METRICS = (
     *("mse", "mae", "bias", "r2", "pearson", "slope", "skill"),
     *("accuracy", "balanced_accuracy", "auroc", "f1", "ece"),
     *("fid", "kid", "is", "precision", "recall"),
     *("paired_psnr", "paired_ssim", "paired_mae", "tstr"),
 )
-# A test holds these against method.registry, which needs torch.
+# What is built in of sets that are open: to other devices, files and plug-ins.
+DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
+DICOM_MODALITIES = ("CT", "MR", "PT", "CR", "DX")
+LAYOUTS = ("lgg-mri", "ct-ich", "head-neck-pet-ct", "bids")
+RECIPES = ("ct", "mr", "pet", "xray", "as-is")
+WINDOWS = ("brain", "subdural", "bone", "lung", "soft-tissue", "wide")
 _AUGMENTATIONS = ("simple-augment", "autoaugment", "random-erasing")
 _MIXED = ("joint", "cyclegan", "raw-mix", "histogram", "duplicate-real", "oracle")
+PLAIN_METHODS = (
+    *("joint", "target-only", "cyclegan", "raw-mix", "histogram", "duplicate-real", "oracle"),
+    *("transfer", "multitask", "dann", *_AUGMENTATIONS, "constant"),
+)
 METHODS = (
-    *("constant", "target-only", "duplicate-real", "raw-mix", "histogram", "cyclegan", "joint"),
-    *("oracle", "transfer", "multitask", "dann", *_AUGMENTATIONS),
+    *PLAIN_METHODS,
     *(f"{mixed}+{augmentation}" for mixed in _MIXED for augmentation in _AUGMENTATIONS),
 )
 
@@ -59,14 +82,7 @@ def modalities(ctx: click.Context, incomplete: str) -> list[str]:
     return [name for name in found if name.startswith(incomplete)]
 
 
-def presets(incomplete: str) -> list[str]:
-    """Return the presets of ``train`` and ``compare``."""
-    from medxlate.config import PRESETS
-
-    return [name for name in PRESETS if name.startswith(incomplete)]
-
-
-def of(values: tuple[str, ...]) -> Callable[[str], list[str]]:
+def of(values: Sequence[str]) -> Callable[[str], list[str]]:
     """Return a completion from a fixed list; behind a comma the list begins again."""
 
     def complete(incomplete: str) -> list[str]:
@@ -76,6 +92,7 @@ def of(values: tuple[str, ...]) -> Callable[[str], list[str]]:
     return complete
 
 
+<<<<<<< HEAD
 def and_plugins(values: tuple[str, ...], kind: Kind) -> Callable[[str], list[str]]:
     """Return a completion from a fixed list and the names that plug-ins add; none is imported."""
 
@@ -98,6 +115,8 @@ layouts = and_plugins(LAYOUTS, "layouts")
 pretrained = of(PRETRAINED)
 
 
+=======
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
 def _folder(ctx: click.Context) -> Path:
     return Path(ctx.params.get("runs") or ctx.params.get("folder") or "runs")
 

@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from medxlate.base.errors import UsageError
-from medxlate.cli.options import Json, Overwrite
+from medxlate.cli.options import OUTPUT, PATIENTS, Json, Overwrite, option
 from medxlate.cli.report import leave_report
 
 if TYPE_CHECKING:
@@ -29,38 +27,61 @@ COUNT = re.compile(r"([^=]+)=([+-]?\d+)")
 
 
 def demo(
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")] = OUT,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of patients and training.")] = 0,
+    out: Annotated[
+        Path, option("--out", "-o", panel=OUTPUT, metavar="DIR", help="Folder to write.")
+    ] = OUT,
+    overwrite: Overwrite = False,
+    seed: Annotated[
+        int,
+        option(
+            "--seed",
+            panel=PATIENTS,
+            metavar="N",
+            min=0,
+            help="Random seed for the patients and the trainings.",
+        ),
+    ] = 0,
     only_data: Annotated[
         Path | None,
-        typer.Option(
-            "--only-data", help="Write the generated patients to this folder and train nothing."
+        option(
+            "--only-data",
+            panel=PATIENTS,
+            metavar="DIR",
+            help="Write generated patients to this folder, and train nothing.",
         ),
     ] = None,
     patients: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--patients",
-            metavar="MODALITY=COUNT",
-            help="With --only-data: patients of ct, mri or pet, such as mri=200; repeat.",
+            panel=PATIENTS,
+            metavar="MODALITY=N",
+            help="With --only-data: number of patients of ct, mri or pet, such as mri=200. "
+            "Repeatable.",
         ),
     ] = None,
     paired: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--paired",
-            metavar="[MODALITY=]COUNT",
-            help="With --only-data: how many patients of mri (or pet=COUNT) have a CT too; repeat.",
+            panel=PATIENTS,
+            metavar="[MODALITY=]N",
+            help="With --only-data: how many patients of mri (or pet=N) have a CT as well. "
+            "Repeatable.",
         ),
     ] = None,
-    overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Run the whole way on generated patients: minutes on a processor, no download.
+    r"""Run every step on generated patients. Takes minutes on a CPU and downloads nothing.
 
-    `medxlate demo`
+    ```
+    # Generate patients, train, evaluate and report, in ./demo
+    $ medxlate demo
 
-    `medxlate demo --only-data OUT --patients ct=125 --patients mri=200 --paired 40`
+    # Only write patients, as files to try the other commands on
+    $ medxlate demo --only-data raw --patients ct=125 --patients mri=200 \
+        --paired 40
+    ```
     """
     from medxlate.cli.console import reporting
 

@@ -13,16 +13,22 @@ from medxlate.cli.options import Json
 
 def doctor(
     folder: Annotated[
-        Path, typer.Argument(help="Where data and runs will be.", show_default=True)
+        Path, typer.Argument(help="Folder where data and runs will be kept.", show_default=True)
     ] = Path(),
     json: Json = False,
 ) -> None:
-    """Show what this machine can do, what is missing, and what to do about it.
+    """Check this machine: what works, what is missing, and how to fix it.
 
-    Looks at Python, packages, torch, devices, memory, disk, codecs, weights and SLURM, and changes
-    nothing. Exit code 1 where there is a problem; a note is not one.
+    Checks Python, packages, torch, devices, memory, disk, codecs, weights and SLURM, and changes
+    nothing. The exit code is 1 if there is a problem; a note is not a problem.
 
-    `medxlate doctor`
+    ```
+    # This machine, with data and runs in the working directory
+    $ medxlate doctor
+
+    # Data and runs on another disk
+    $ medxlate doctor /scratch/project
+    ```
     """
     from medxlate.cli.console import reporting, text_table
 
@@ -44,5 +50,5 @@ def doctor(
         }
         reporter.result(value, shown, f"{problems} problems, {notes} notes.")
         if problems:
-            reporter.error(f"{problems} problems.", "The table says what to do about each.")
+            reporter.error(f"{problems} problems.", "The table says how to fix each.")
             raise typer.Exit(1)

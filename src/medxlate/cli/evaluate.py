@@ -6,10 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from medxlate.cli import complete
-from medxlate.cli.options import Device, Json, Offline, Precision
+from medxlate.cli.options import (
+    METRICS,
+    MODEL,
+    Device,
+    Json,
+    Offline,
+    Precision,
+    choice,
+    flag,
+    option,
+)
 from medxlate.cli.report import leave_report
 
 if TYPE_CHECKING:
@@ -21,69 +29,109 @@ if TYPE_CHECKING:
 def evaluate(
     metric: Annotated[
         list[str] | None,
-        typer.Option(
+        choice(
             "--metric",
-            autocompletion=complete.metrics,
-            help="mse, mae, bias, r2, pearson, slope, skill | accuracy, balanced_accuracy, auroc, "
-            "f1, ece, skill | fid, kid, is, precision, recall, paired_psnr, paired_ssim, "
-            "paired_mae | tstr; repeat. Default: all, tstr only where it takes a minute or two.",
+            words=complete.METRICS,
+            panel=METRICS,
+            metavar="NAME",
+            help="What to measure. Regression: mse, mae, bias, r2, pearson, slope, skill. "
+            "Classification: accuracy, balanced_accuracy, auroc, f1, ece, skill. Translated "
+            "images: fid, kid, is, precision, recall, paired_psnr, paired_ssim, paired_mae, tstr. "
+            "Repeatable. Default: all that apply; tstr only if it takes no more than a minute or "
+            "two.",
         ),
     ] = None,
     features: Annotated[
         list[str] | None,
-        typer.Option(
+        choice(
             "--features",
-            help="What images are compared by: inception, predictor (trained on real images), or "
-            "NAME=FILE.safetensors, a network of timm's; repeat. Default: inception where it is "
-            "there, and predictor.",
+            words=("inception", "predictor"),
+            panel=METRICS,
+            metavar="NETWORK",
+            help="Network whose features fid, kid, precision and recall compare: {words} (trained "
+            "on real images), or NAME=FILE.safetensors for a timm network. Repeatable. Default: "
+            "predictor, and inception if its weights are on this machine.",
+            is_open=True,
         ),
     ] = None,
     audit: Annotated[
         bool | None,
-        typer.Option(
+        flag(
             "--audit/--no-audit",
-            help="Look for what goes wrong in translators. Default: where no --metric is given.",
+            panel=METRICS,
+            help="Audit the translators for known failures. Default: yes, unless --metric is "
+            "given.",
         ),
-    ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="The dataset, where it was moved since training.")
     ] = None,
     run: Annotated[
         Path,
-        typer.Option("--run", autocompletion=complete.run_paths, help="A run, or the newest."),
+        option(
+            "--run",
+            panel=MODEL,
+            metavar="DIR",
+            autocompletion=complete.run_paths,
+            help="The run to evaluate. runs/latest is the newest.",
+        ),
     ] = Path("runs/latest"),
     model: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--model",
-            help="Measure the translators of this model folder in place of the run's: fid, kid... "
-            "on the run's test patients.",
+            panel=MODEL,
+            metavar="DIR",
+            help="Evaluate the translators of this model folder instead of the run's, on the run's "
+            "test patients.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        option(
+            "--data",
+            panel=MODEL,
+            metavar="DIR",
+            help="Dataset folder, if it has moved since training.",
         ),
     ] = None,
     inception: Annotated[
-        Path | None, typer.Option("--inception", help="Inception weights for fid, kid and is.")
+        Path | None,
+        option(
+            "--inception",
+            panel=MODEL,
+            metavar="FILE",
+            help="Inception weights for fid, kid and is. Default: those that `medxlate fetch` "
+            "stored.",
+        ),
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Let torch-fidelity download Inception's weights.")
+        bool,
+        flag(
+            "--download", panel=MODEL, help="Allow torch-fidelity to download Inception's weights."
+        ),
     ] = False,
-    offline: Offline = False,
     device: Device = "auto",
     precision: Precision = "auto",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Measure a run on its test patients, each figure with an interval, and audit its translators.
+    """Measure a run on its test patients, with confidence intervals, and audit its translators.
 
-    Translated images are judged by a small predictor of real images alone, trained once and kept
-    in the run's judge/. Figures by its features are called fid[predictor]...: another scale, not
-    comparable with published figures, which are by Inception's. tstr trains another one on
-    translated images alone and tests it on real ones. All of it is kept in the run's evaluation/. A
-    figure that was asked for by name and cannot be taken gives exit code 1.
+    Translated images are compared with real ones by a small predictor that is trained on real
+    images alone, once, and kept in the run's judge/. Figures by its features are called
+    fid[predictor] and so on: only figures by Inception's features compare with published ones.
+    tstr trains another predictor on translated images alone and tests it on real ones. The
+    results are kept in the run's evaluation/. If a metric that you name cannot be measured, the
+    exit code is 1.
 
-    `medxlate evaluate --metric fid`
+    ```
+    # Everything, for the newest run
+    $ medxlate evaluate
 
-    `medxlate evaluate --run runs/mri-to-ct-001 --inception inception.pth`
+    # One figure
+    $ medxlate evaluate --run runs/mri-to-ct-001 --metric fid
 
-    `medxlate evaluate --model imported`
+    # The translators of an imported model, on the newest run's test patients
+    $ medxlate evaluate --model imported
+    ```
     """
     from medxlate.cli.console import reporting
 

@@ -10,44 +10,61 @@ import typer
 
 from medxlate.base.errors import MedxlateError, OutputError, UsageError
 from medxlate.cli import complete
+from medxlate.cli.command import Command, Group
 from medxlate.cli.loudness import takes_loudness
-from medxlate.cli.options import Json, Overwrite
+from medxlate.cli.options import OUTPUT, UPLOAD, Json, Overwrite, flag, option
 
 export = typer.Typer(
     name="export",
+    cls=Group,
     no_args_is_help=True,
     rich_markup_mode="markdown",
-    help="Write models in the forms that other programs read.",
+    help="Export a model in a format that other programs read.",
 )
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        help="A run, runs/latest, or a model folder.", autocompletion=complete.run_paths
+        help="Run or model folder. runs/latest is the newest run.",
+        autocompletion=complete.run_paths,
     ),
 ]
 License = Annotated[
-    str | None, typer.Option("--license", help="The weights' license: apache-2.0, other...")
+    str | None,
+    option(
+        "--license",
+        panel=OUTPUT,
+        metavar="NAME",
+        help="License of the weights, such as apache-2.0, cc-by-nc-4.0 or other. Required.",
+    ),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
+Out = Annotated[Path, option("--out", "-o", panel=OUTPUT, metavar="DIR", help="Folder to write.")]
 
 
-@export.command("onnx")
+@export.command("onnx", cls=Command)
 @takes_loudness
 def onnx(
     model: ModelArgument,
     out: Out,
     tolerance: Annotated[
         float,
-        typer.Option("--tolerance", help="Largest difference between onnxruntime and torch."),
+        option(
+            "--tolerance",
+            panel=OUTPUT,
+            metavar="NUMBER",
+            help="Largest difference allowed between the outputs of onnxruntime and torch.",
+        ),
     ] = 1e-3,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a trained model as ONNX: generators and predictor, compared with torch in onnxruntime.
-
-    `medxlate export onnx runs/latest --out onnx`
+    """Export generators and predictor as ONNX, and check that they compute the same as in torch.
 
     onnx.json says how images are read. Needs `pip install 'medxlate[onnx]'`.
+
+    ```
+    # The newest run
+    $ medxlate export onnx runs/latest --out onnx
+    ```
     """
     from medxlate.cli.console import reporting
 
@@ -65,7 +82,7 @@ def onnx(
         reporter.result({**asdict(result), "out": str(result.out)}, *lines)
 
 
-@export.command("hub")
+@export.command("hub", cls=Command)
 @takes_loudness
 def hub(
     model: ModelArgument,
@@ -73,27 +90,44 @@ def hub(
     license_: License = None,
     push: Annotated[
         str | None,
-        typer.Option("--push", help="Upload the folder to this repository, OWNER/NAME."),
+        option(
+            "--push",
+            panel=UPLOAD,
+            metavar="OWNER/NAME",
+            help="Upload the folder to this repository of a model hub.",
+        ),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="With --push: everybody may read it.")
+        bool,
+        flag("--public", panel=UPLOAD, help="With --push: make the repository public."),
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--data",
-            help="With --push: the dataset whose patients it is searched for. Default: the run's.",
+            panel=UPLOAD,
+            metavar="DIR",
+            help="With --push: the dataset whose patients the folder is searched for first. "
+            "Default: the run's own.",
         ),
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a trained model as a folder that model hubs take: card, config.json, safetensors.
+    r"""Share a model: write the folder that model hubs expect, and upload it if you say so.
 
-    `medxlate export hub runs/latest --out shared --license cc-by-nc-4.0`
+    The folder holds a model card, config.json and safetensors. Nothing is uploaded without
+    --push, which uses the address and token that huggingface_hub is set up with, makes a private
+    repository, and uploads nothing if `medxlate scrub` finds anything.
 
-    Nothing is uploaded without `--push`, which takes address and token from huggingface_hub's own
-    environment, makes a private repository, and refuses what `medxlate scrub` finds something in.
+    ```
+    # The folder alone
+    $ medxlate export hub runs/latest --out shared --license cc-by-nc-4.0
+
+    # The folder, uploaded
+    $ medxlate export hub runs/latest --out shared --license cc-by-nc-4.0 \
+        --push lab/mri-to-ct
+    ```
     """
     from medxlate.cli.console import reporting
 
@@ -120,7 +154,7 @@ def hub(
         reporter.result({**values, "pushed": url}, text, f"Uploaded: --model {url}")
 
 
-@export.command("bundle")
+@export.command("bundle", cls=Command)
 @takes_loudness
 def bundle(
     model: ModelArgument,
@@ -128,23 +162,34 @@ def bundle(
     license_: License = None,
     source: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--source",
-            help="Source modality, where the model has several.",
+            panel=OUTPUT,
+            metavar="MODALITY",
+            help="Source modality, if the model has several.",
             autocompletion=complete.modalities,
         ),
     ] = None,
     authors: Annotated[
-        str, typer.Option("--authors", help="Who is named as author, and in the copyright.")
+        str,
+        option(
+            "--authors",
+            panel=OUTPUT,
+            metavar="TEXT",
+            help="Who is named as author and in the copyright notice.",
+        ),
     ] = "not stated",
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write a translator as a MONAI bundle, which `python -m monai.bundle run` translates with.
-
-    `medxlate export bundle runs/latest --out mri-to-ct --license apache-2.0`
+    """Export a translator as a MONAI bundle, which `python -m monai.bundle run` runs.
 
     The weights are safetensors, which medxlate reads: it must be installed beside MONAI.
+
+    ```
+    # The newest run
+    $ medxlate export bundle runs/latest --out mri-to-ct --license apache-2.0
+    ```
     """
     from medxlate.cli.console import reporting
 
@@ -171,8 +216,8 @@ def _chosen(license_: str | None) -> str:
     """Return the license; raises UsageError where none was chosen."""
     if license_ is None:
         raise UsageError(
-            "Nobody but you can choose the license of the weights.",
-            "Name it: --license apache-2.0, cc-by-nc-4.0, other...",
+            "No license is given, and only you can choose one for the weights.",
+            "Name it with --license: apache-2.0, cc-by-nc-4.0, other...",
         )
     return license_
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli import complete
-from medxlate.cli.options import Json, Offline
+from medxlate.cli.options import INPUT, OUTPUT, Json, Offline, flag, listed, one_of, option
 
 if TYPE_CHECKING:
     from medxlate.pretrained import Fetched
@@ -24,26 +24,49 @@ _SAYS = {
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="inception, resnet50.", autocompletion=complete.pretrained),
+        typer.Argument(
+            help=f"Weights to download: {listed(complete.PRETRAINED)}.",
+            parser=one_of(complete.PRETRAINED),
+            autocompletion=complete.of(complete.PRETRAINED),
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The folder. Default: where torch.hub keeps weights."),
+        option(
+            "--out",
+            "-o",
+            panel=OUTPUT,
+            metavar="DIR",
+            help="Folder to write. Default: where torch.hub keeps weights.",
+        ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="List them.")] = False,
+    list_: Annotated[
+        bool, flag("--list", panel=INPUT, help="List the weights that can be downloaded.")
+    ] = False,
     check: Annotated[
-        Path | None, typer.Option("--check", help="Check a file that was carried here.")
+        Path | None,
+        option(
+            "--check",
+            panel=INPUT,
+            metavar="FILE",
+            help="Check the hash of a file that was copied here.",
+        ),
     ] = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Download pretrained weights and check their hashes, also for machines without internet.
 
-    `medxlate fetch inception resnet50 --out weights`
+    A file with a wrong hash is not kept. A file that is there already is checked, and not
+    downloaded again.
 
-    `medxlate fetch --check weights/resnet50.a1_in1k.safetensors`
+    ```
+    # On a machine with internet
+    $ medxlate fetch inception resnet50 --out weights
 
-    A file with a wrong hash is not kept. What is there already is checked and not downloaded again.
+    # On the machine without it, after copying the folder
+    $ medxlate fetch --check weights/resnet50.a1_in1k.safetensors
+    ```
     """
     from medxlate.cli.console import reporting, table
 

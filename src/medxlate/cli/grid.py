@@ -9,18 +9,24 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
-import typer
-
 from medxlate.base.errors import UsageError
 from medxlate.cli import complete
 from medxlate.cli.options import (
+    COMPARED,
+    HARDWARE,
+    METHODS_HELP,
+    SPLIT,
+    TRAINING,
     ConfigFile,
     DataOverride,
     DeviceOverride,
     Preset,
+    Sets,
     Target,
     Where,
+    choice,
     given_sections,
+    option,
 )
 
 if TYPE_CHECKING:
@@ -35,117 +41,162 @@ class GridOptions:
     target: Target = None
     source: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--source",
-            help="Sources used together, such as mri or mri+pet; repeat for several sets. Default: "
-            "each other modality alone, and all together.",
+            panel=COMPARED,
+            metavar="SOURCES",
+            help="Source modalities that are used together, such as mri or mri+pet. Repeatable for "
+            "several sets. Default: each other modality alone, and all together.",
             autocompletion=complete.modalities,
         ),
     ] = None
     method: Annotated[
         list[str] | None,
-        typer.Option(
+        choice(
             "--method",
-            help="A method; repeat. Default: all that docs/how-to/compare.md lists.",
-            autocompletion=complete.methods,
+            words=complete.METHODS,
+            panel=COMPARED,
+            metavar="NAME",
+            help=f"{METHODS_HELP} Repeatable. Default: all that docs/how-to/compare.md lists.",
+            is_open=True,
         ),
     ] = None
-    repeats: Annotated[
-        int | None,
-        typer.Option(
-            "--repeats", min=1, help="How many splits or, of a given one, seeds. Default: 10; 5."
-        ),
-    ] = None
-    policy: Annotated[
+    primary: Annotated[
         str | None,
-        typer.Option(
-            "--policy",
-            help="patient (default): nobody on two sides. image: slices are divided, as in the "
-            "paper.",
+        option(
+            "--primary",
+            panel=COMPARED,
+            metavar="CONTRAST",
+            help="The contrast that matters most, named in advance as METHOD[/SOURCES]:REFERENCE, "
+            "such as joint:target-only. Its p-value is not adjusted for the others.",
         ),
     ] = None
     target_fraction: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--target-fraction",
-            help="Shares of the target's training patients (policy image: slices). Default: 1.0.",
+            panel=COMPARED,
+            metavar="SHARES",
+            help="Shares of the target's training patients to train on, such as 0.1,0.5,1.0 "
+            "(with --policy image: of its slices). Default: 1.0.",
         ),
     ] = None
     source_fraction: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--source-fraction",
-            help="Shares of the sources' training patients (policy image: slices). Default: 1.0.",
+            panel=COMPARED,
+            metavar="SHARES",
+            help="Shares of the sources' training patients to train on (with --policy image: of "
+            "their slices). Default: 1.0.",
         ),
     ] = None
     target_patients: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--target-patients",
-            help="Numbers of target patients to train on, such as 3,5,10,25: drawn anew in each of "
-            "--draws, while those who test and validate stay, and all sources train.",
+            panel=COMPARED,
+            metavar="COUNTS",
+            help="Numbers of target patients to train on, such as 3,5,10,25. They are drawn anew "
+            "in each of --draws; test and validation patients stay the same, and all sources are "
+            "used.",
+        ),
+    ] = None
+    repeats: Annotated[
+        int | None,
+        option(
+            "--repeats",
+            panel=SPLIT,
+            metavar="N",
+            min=1,
+            help="Number of random splits, or of seeds if the split is given. Default: 10 splits, "
+            "5 seeds.",
         ),
     ] = None
     draws: Annotated[
         int | None,
-        typer.Option("--draws", min=1, help="How many draws of --target-patients. Default: 8."),
+        option(
+            "--draws",
+            panel=SPLIT,
+            metavar="N",
+            min=1,
+            help="Number of draws of --target-patients. Default: 8.",
+        ),
+    ] = None
+    policy: Annotated[
+        str | None,
+        choice(
+            "--policy",
+            words=complete.POLICIES,
+            panel=SPLIT,
+            metavar="NAME",
+            help="What is divided: patient (nobody is on two sides; the default) or image (slices, "
+            "as in the paper).",
+        ),
     ] = None
     test_patients: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--test-patients",
+            panel=SPLIT,
+            metavar="N",
             min=1,
-            help="Target patients to test. Default: the share split.test.",
+            help="Number of target patients for testing. Default: the share split.test.",
         ),
     ] = None
     val_patients: Annotated[
         int | None,
-        typer.Option(
+        option(
             "--val-patients",
+            panel=SPLIT,
+            metavar="N",
             min=1,
-            help="Target patients to validate. Default: the share split.val; 5 with "
-            "--target-patients.",
+            help="Number of target patients for validation. Default: the share split.val; with "
+            "--target-patients, 5.",
         ),
     ] = None
     split: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--split",
-            help="A given split: a run's split.json, or a table with columns patient and part "
+            panel=SPLIT,
+            metavar="FILE",
+            help="Use this split: a run's split.json, or a table with columns patient and part "
             "(train, val, test).",
         ),
     ] = None
     split_column: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--split-column",
-            help="A given split: a column of `prepare --keep` with train, val and test.",
+            panel=SPLIT,
+            metavar="COLUMN",
+            help="Use the split in this column, kept by `prepare --keep`: train, val or test.",
         ),
-    ] = None
-    where: Where = None
-    primary: Annotated[
-        str | None,
-        typer.Option(
-            "--primary",
-            help="The one contrast that counts by itself, METHOD[/SOURCES]:REFERENCE, such as "
-            "joint:target-only: named before, its p-value is not adjusted for the others.",
-        ),
-    ] = None
-    preset: Preset = None
-    config: ConfigFile = None
-    sets: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", help="section.key=value, for every cell; method and sources are the grid's."
-        ),
-    ] = None
-    seed: Annotated[
-        int | None, typer.Option("--seed", help="Of the first split and its weights; then +1 each.")
     ] = None
     data: DataOverride = None
+    where: Where = None
+    preset: Preset = None
+    config: ConfigFile = None
+    sets: Sets = None
+    seed: Annotated[
+        int | None,
+        option(
+            "--seed",
+            panel=TRAINING,
+            metavar="N",
+            help="Random seed of the first repeat; each further repeat adds 1. Default: 0.",
+        ),
+    ] = None
     jobs: Annotated[
         int,
-        typer.Option("--jobs", min=1, help="Cells at the same time; GPUs are dealt out in turn."),
+        option(
+            "--jobs",
+            panel=HARDWARE,
+            metavar="N",
+            min=1,
+            help="Number of trainings that run at the same time, spread over the GPUs.",
+        ),
     ] = 1
     device: DeviceOverride = None
 

@@ -7,58 +7,142 @@ from typing import Annotated
 
 import typer
 
-from medxlate.base.errors import UsageError, nearest
-from medxlate.cli.options import Json, Overwrite, window_of
+from medxlate.cli import complete
+from medxlate.cli.options import (
+    INPUT,
+    INTENSITIES,
+    OUTPUT,
+    Json,
+    Overwrite,
+    choice,
+    listed,
+    one_of,
+    option,
+    window_of,
+)
 
 CODES = ("cyclegan",)
-RECIPES = "ct, mr, pet, xray or as-is"
 
 
 def import_(
-    code: Annotated[str, typer.Argument(help="The code that wrote the checkpoint: cyclegan.")],
-    checkpoint: Annotated[Path, typer.Argument(help="The file, such as latest_net_G_A.pth.")],
-    source: Annotated[str, typer.Option("--source", help="Modality it translates from.")],
-    target: Annotated[str, typer.Option("--target", help="Modality it translates to.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The model folder to write.")],
+    code: Annotated[
+        str,
+        typer.Argument(
+            help=f"The code that wrote the checkpoint: {listed(CODES)}.", parser=one_of(CODES)
+        ),
+    ],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Checkpoint file, such as latest_net_G_A.pth.")
+    ],
+    source: Annotated[
+        str,
+        option(
+            "--source",
+            panel=INPUT,
+            metavar="MODALITY",
+            help="Modality that the generator translates from.",
+        ),
+    ],
+    target: Annotated[
+        str,
+        option(
+            "--target",
+            panel=INPUT,
+            metavar="MODALITY",
+            help="Modality that the generator translates to.",
+        ),
+    ],
+    out: Annotated[
+        Path, option("--out", "-o", panel=OUTPUT, metavar="DIR", help="Model folder to write.")
+    ],
     data: Annotated[
         Path | None,
-        typer.Option("--data", help="A dataset with both: its recipes and size are taken."),
+        option(
+            "--data",
+            panel=INTENSITIES,
+            metavar="DIR",
+            help="A dataset with both modalities: its recipes and size are taken.",
+        ),
     ] = None,
     source_recipe: Annotated[
         str | None,
-        typer.Option("--source-recipe", help=f"Without --data: intensities, {RECIPES}."),
+        choice(
+            "--source-recipe",
+            words=complete.RECIPES,
+            panel=INTENSITIES,
+            metavar="NAME",
+            help="Without --data: how grey values of the source are mapped: {words}.",
+            is_open=True,
+        ),
     ] = None,
     target_recipe: Annotated[
-        str | None, typer.Option("--target-recipe", help="Likewise: ct, pet or as-is.")
+        str | None,
+        choice(
+            "--target-recipe",
+            words=("ct", "pet", "as-is"),
+            panel=INTENSITIES,
+            metavar="NAME",
+            help="Without --data: how grey values of the target are mapped: {words}.",
+            is_open=True,
+        ),
     ] = None,
     source_window: Annotated[
         str | None,
-        typer.Option(
-            "--source-window", help="LEVEL,WIDTH of the recipes ct and pet, or a window's name."
+        choice(
+            "--source-window",
+            words=complete.WINDOWS,
+            panel=INTENSITIES,
+            metavar="WINDOW",
+            help="Source recipes ct and pet: LEVEL,WIDTH in HU or SUV, or the name of a CT "
+            "window: {words}.",
+            is_open=True,
         ),
     ] = None,
     target_window: Annotated[
-        str | None, typer.Option("--target-window", help="Likewise, of the target.")
+        str | None,
+        choice(
+            "--target-window",
+            words=complete.WINDOWS,
+            panel=INTENSITIES,
+            metavar="WINDOW",
+            help="The same for the target: LEVEL,WIDTH, or {words}.",
+            is_open=True,
+        ),
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option("--size", help="Side of the images it was trained on, px (--crop_size)."),
+        option(
+            "--size",
+            panel=INTENSITIES,
+            metavar="PIXELS",
+            help="Side of the images that the generator was trained on (--crop_size there).",
+        ),
     ] = None,
     channel: Annotated[
         int | None,
-        typer.Option("--channel", help="Channel of colour outputs, from 0. Default: 1, green."),
+        option(
+            "--channel",
+            panel=INTENSITIES,
+            metavar="N",
+            help="Which channel of colour outputs to use, counted from 0. Default: 1, green.",
+        ),
     ] = None,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Make a model folder for `translate` from a generator that other code trained.
+    r"""Make a model folder for `translate` from a generator that other code trained.
 
-    `medxlate import cyclegan latest_net_G_A.pth --source mri --target ct --out model --size 256
-    --source-recipe as-is --target-recipe as-is`
+    No code in the checkpoint file is run.
 
-    `medxlate import cyclegan latest_net_G_A.pth --source mri --target ct --out model --data data`
+    ```
+    # Recipes and size from a dataset with both modalities
+    $ medxlate import cyclegan latest_net_G_A.pth --source mri --target ct \
+        --out model --data data
 
-    No code in the file is run.
+    # Without a dataset: 8-bit pictures, trained at 256 pixels
+    $ medxlate import cyclegan latest_net_G_A.pth --source mri --target ct \
+        --out model --size 256 --source-recipe as-is --target-recipe as-is
+    ```
     """
     from medxlate.cli.console import reporting
 
@@ -67,8 +151,6 @@ def import_(
 
         from medxlate.artifacts.importing import import_cyclegan
 
-        if code not in CODES:
-            raise UsageError(f"Checkpoints of '{code}' are not known.", nearest(code, CODES))
         result = import_cyclegan(
             checkpoint,
             source=source,

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from medxlate.cli.options import MESSAGES, flag
+
 Loudness = Literal["quiet", "usual", "verbose"]
 
 LOUDNESS: ContextVar[Loudness] = ContextVar("loudness", default="usual")
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print results, notes and errors, but no progress.")
+    bool,
+    flag("--quiet", "-q", panel=MESSAGES, help="Print results, notes and errors, but no progress."),
 ]
 Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print times, and every file that was left out.")
+    bool,
+    flag("--verbose", "-v", panel=MESSAGES, help="Also print times and every file left out."),
 ]
 
 

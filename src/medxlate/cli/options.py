@@ -1,76 +1,227 @@
-"""Options that several commands share, each written once."""
+"""How options are declared, and those that several commands share, each written once.
+
+Every option stands in a panel of the help, named after what a user thinks of. Its metavar is a
+short word, so that the text has room at 80 columns.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medxlate.base.errors import UsageError
+from medxlate.base.errors import UsageError, closest
 from medxlate.cli import complete
 
+INPUT = "Input"
+LABELS = "Labels"
+PATIENTS = "Patients"
+INTENSITIES = "Intensities"
+MODEL = "Model"
+METRICS = "Metrics"
+TRAINING = "Training"
+COMPARED = "What is compared"
+SPLIT = "Patients and splits"
+RUN = "Run"
+OUTPUT = "Output"
+UPLOAD = "Upload"
+HARDWARE = "Hardware"
+MESSAGES = "Messages"
+
+METHODS_HELP = (
+    f"A way of training: {', '.join(complete.PLAIN_METHODS)}. An augmentation can go on top of "
+    "a method, as in joint+autoaugment."
+)
+
+
+def option(*names: str, panel: str, metavar: str, help: str, **more: Any) -> Any:  # noqa: A002
+    """Declare an option that takes a value, which ``metavar`` stands for in the help."""
+    return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, **more)
+
+
+def flag(*names: str, panel: str, help: str, **more: Any) -> Any:  # noqa: A002
+    """Declare an option that takes no value."""
+    return typer.Option(*names, metavar="", help=help, rich_help_panel=panel, **more)
+
+
+def choice(
+    *names: str,
+    words: Sequence[str],
+    panel: str,
+    metavar: str,
+    help: str,  # noqa: A002
+    is_open: bool = False,
+) -> Any:
+    """Declare an option whose value is one word of a set: the shell completes it.
+
+    Args:
+        names: The option's names.
+        words: The set.
+        panel: The panel of the help.
+        metavar: What stands for the value.
+        help: Says what the words are for; ``{words}`` is replaced by their list.
+        is_open: Whether further words are possible: the library then checks them, not Typer.
+    """
+    return option(
+        *names,
+        panel=panel,
+        metavar=metavar,
+        help=help.format(words=listed(words)),
+        autocompletion=complete.of(words),
+        **({} if is_open else {"parser": one_of(words)}),
+    )
+
+
+def one_of(words: Sequence[str]) -> Callable[[str], str]:
+    """Return a parser that refuses every other word, with the list and the nearest word."""
+
+    def parse(word: str) -> str:
+        if word in words:
+            return word
+        near = closest(word, words)
+        meant = f" Did you mean '{near}'?" if near else ""
+        raise typer.BadParameter(f"'{word}' is not one of {', '.join(words)}.{meant}")
+
+    return parse
+
+
+def listed(words: Sequence[str]) -> str:
+    """Return words as a sentence lists them: a, b or c."""
+    return f"{', '.join(words[:-1])} or {words[-1]}" if len(words) > 1 else words[0]
+
+
 Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on stdout; messages on stderr.")
+    bool,
+    flag(
+        "--json",
+        panel=MESSAGES,
+        help="Print the result as JSON to stdout; messages go to stderr.",
+    ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what medxlate wrote there before.")
+    bool,
+    flag("--overwrite", panel=OUTPUT, help="Replace what medxlate wrote there before."),
 ]
-Data = Annotated[Path, typer.Option("--data", help="The dataset folder.", show_default=True)]
+Data = Annotated[
+    Path,
+    option("--data", panel=OUTPUT, metavar="DIR", help="Dataset folder."),
+]
 DataOverride = Annotated[
-    Path | None, typer.Option("--data", help="The dataset folder. Default: data.")
+    Path | None,
+    option("--data", panel=INPUT, metavar="DIR", help="Dataset folder. Default: data."),
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.", show_default=True)]
+Runs = Annotated[
+    Path,
+    option("--runs", panel=RUN, metavar="DIR", help="Folder that holds all runs."),
+]
 Model = Annotated[
     Path,
-    typer.Option(
+    option(
         "--model",
-        help="A model folder, a run, the newest run, or hf://OWNER/NAME@REVISION.",
+        panel=MODEL,
+        metavar="DIR",
+        help="Run, model folder, or hf://OWNER/NAME@REVISION. runs/latest is the newest run.",
         autocompletion=complete.run_paths,
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
-    ),
-]
-DeviceOverride = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="auto, cpu, cuda, cuda:N or mps.", autocompletion=complete.devices
-    ),
-]
+DEVICE = choice(
+    "--device",
+    words=complete.DEVICES,
+    panel=HARDWARE,
+    metavar="NAME",
+    help="Where networks compute: auto, cpu, cuda, cuda:N (one of several GPUs, such as cuda:0) or "
+    "mps.",
+    is_open=True,
+)
+Device = Annotated[str, DEVICE]
+DeviceOverride = Annotated[str | None, DEVICE]
+PRECISION = choice(
+    "--precision",
+    words=complete.PRECISIONS,
+    panel=HARDWARE,
+    metavar="NAME",
+    help="Arithmetic: fp32, bf16, or auto (bf16 where the hardware has it).",
+)
+Precision = Annotated[str, PRECISION]
+PrecisionOverride = Annotated[str | None, PRECISION]
+COMPILE = choice(
+    "--compile",
+    words=complete.COMPILING,
+    panel=HARDWARE,
+    metavar="NAME",
+    help="Use torch.compile: on, off, or auto (on a GPU, where the work is long enough).",
+)
+Compile = Annotated[str, COMPILE]
+CompileOverride = Annotated[str | None, COMPILE]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="TOML file, or a run's config.json.")
+    Path | None,
+    option(
+        "--config",
+        panel=TRAINING,
+        metavar="FILE",
+        help="Configuration: a TOML file (`medxlate config init` writes one), or a run's "
+        "config.json.",
+    ),
+]
+Sets = Annotated[
+    list[str] | None,
+    option(
+        "--set",
+        panel=TRAINING,
+        metavar="KEY=VALUE",
+        help="Set any key of the configuration, such as optimizer.epochs=30 (`medxlate config "
+        "show` lists them). Repeatable.",
+    ),
 ]
 Target = Annotated[
     str | None,
-    typer.Option("--target", help="Target modality.", autocompletion=complete.modalities),
+    option(
+        "--target",
+        panel=INPUT,
+        metavar="MODALITY",
+        help="Target modality: the one whose images the predictor reads.",
+        autocompletion=complete.modalities,
+    ),
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(
+    choice(
         "--preset",
-        help="paper (256 px), scarce (few target images; minutes on a CPU), small (64 px) or "
-        "debug (seconds).",
-        autocompletion=complete.presets,
+        words=complete.PRESETS,
+        panel=TRAINING,
+        metavar="NAME",
+        help="Start from a preset: paper (the paper's settings, 256 px), scarce (few target "
+        "images; trains in minutes on a CPU), small (64 px, narrow networks) or debug (seconds). "
+        "Default: the paper's settings with a safer weight of the predictor's loss.",
     ),
 ]
-Precision = Annotated[str, typer.Option("--precision", help="auto, fp32 or bf16.")]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Open no connection; missing weights are an error.")
+    bool,
+    flag(
+        "--offline",
+        panel=HARDWARE,
+        help="Open no network connection; missing weights are an error.",
+    ),
 ]
 Exclude = Annotated[
     list[str] | None,
-    typer.Option("--exclude", help="Glob of file names to leave out, such as `*_mask*`; repeat."),
+    option(
+        "--exclude",
+        panel=INPUT,
+        metavar="GLOB",
+        help="Files to leave out, such as `*_mask*`. Repeatable.",
+    ),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option(
+    option(
         "--where",
-        help="Take only images for which this holds, such as 'age >= 18 and sex == \"F\"'; repeat: "
-        "all must hold.",
+        panel=INPUT,
+        metavar="EXPR",
+        help="Use only the images for which this holds, such as 'age >= 18 and sex == \"F\"'. "
+        "Repeatable: all must hold.",
     ),
 ]
 Images = Annotated[
@@ -80,30 +231,56 @@ Images = Annotated[
     ),
 ]
 Input = Annotated[
-    Path | None, typer.Option("--input", "-i", help="The images, in place of the argument.")
+    Path | None,
+    option(
+        "--input", "-i", panel=INPUT, metavar="PATH", help="The images, instead of the argument."
+    ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", min=1, help="Images computed at once; default: by the device."),
+    option(
+        "--batch-size",
+        panel=HARDWARE,
+        metavar="N",
+        min=1,
+        help="Images computed at once. Default: what suits the device.",
+    ),
 ]
 DicomModality = Annotated[
-    str, typer.Option("--dicom-modality", help="Take only DICOM of this Modality: CT, MR, PT...")
+    str,
+    choice(
+        "--dicom-modality",
+        words=complete.DICOM_MODALITIES,
+        panel=INPUT,
+        metavar="CODE",
+        help="Read only DICOM series of this Modality: {words}, or another DICOM code.",
+        is_open=True,
+    ),
 ]
 Force = Annotated[
     bool,
-    typer.Option(
-        "--force", help="Read DICOM although its Modality disagrees with the modality's name."
+    flag(
+        "--force",
+        panel=INPUT,
+        help="Read DICOM files even if their Modality does not match the modality's name.",
     ),
 ]
 Volume = Annotated[
-    int | None, typer.Option("--volume", min=0, help="Which volume of 4-D files, from 0.")
+    int | None,
+    option(
+        "--volume",
+        panel=INPUT,
+        metavar="N",
+        min=0,
+        help="Which volume of 4-D files to read, counted from 0.",
+    ),
 ]
 
 
 def images_of(argument: Path | None, option: Path | None) -> Path:
     """Return the images, which are named once: as the argument or by ``--input``."""
     if (argument is None) == (option is None):
-        raise typer.BadParameter("name the images once, as IMAGES or with -i.")
+        raise typer.BadParameter("Name the images once: as IMAGES or with -i.")
     return argument or option  # type: ignore[return-value]
 
 

@@ -6,11 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from medxlate.base.errors import UsageError
 from medxlate.cli.grid import GridOptions, takes_grid
-from medxlate.cli.options import Json
+from medxlate.cli.options import COMPARED, Json, option
 
 if TYPE_CHECKING:
     from medxlate.cli.console import ConsoleTable
@@ -22,21 +20,28 @@ def plan(
     grid: GridOptions,
     spread_from: Annotated[
         Path | None,
-        typer.Option(
+        option(
             "--spread-from",
-            help="A finished study: how much its differences vary tells what this one could show. "
-            "Without it that is guessed from the label.",
+            panel=COMPARED,
+            metavar="DIR",
+            help="A finished study. The spread of its differences tells what this study could "
+            "detect. Default: a guess from the labels.",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Forecast what `compare` will cost, and what it could show, with the same options.
+    r"""Estimate what `compare` would cost with the same options, and what it could detect.
 
-    Nothing is written. A few steps of each kind of training are taken on this machine.
+    Takes a few steps of each kind of training on this machine and writes nothing.
 
-    `medxlate plan --target ct`
+    ```
+    # Time, disk and memory for the study
+    $ medxlate plan --target ct
 
-    `medxlate plan --target ct --primary joint:target-only --spread-from compare`
+    # Also: what it could detect, judged by an earlier study
+    $ medxlate plan --target ct --primary joint:target-only \
+        --spread-from compare
+    ```
     """
     from medxlate.cli.console import reporting
 

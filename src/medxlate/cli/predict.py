@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from medxlate.cli import complete
 from medxlate.cli.options import (
+    INPUT,
+    MODEL,
+    OUTPUT,
     BatchSize,
     Device,
     DicomModality,
@@ -20,7 +21,9 @@ from medxlate.cli.options import (
     Overwrite,
     Precision,
     Volume,
+    flag,
     images_of,
+    option,
 )
 
 if TYPE_CHECKING:
@@ -29,55 +32,74 @@ if TYPE_CHECKING:
 
 def predict(
     images: Images = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write.")] = Path(
-        "predictions.csv"
-    ),
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--model",
-            help="A model folder, a run, the newest run (default: runs/latest), or "
-            "hf://OWNER/NAME@REVISION. Repeat for the mean prediction of several runs, with its "
-            "spread.",
-            autocompletion=complete.run_paths,
-        ),
-    ] = None,
-    level: Annotated[
-        float,
-        typer.Option("--level", help="Share of new patients with a label between low and high."),
-    ] = 0.9,
-    tta: Annotated[
-        bool,
-        typer.Option(
-            "--tta", help="Mean over five small shifts of the images, which takes 5 times as long."
-        ),
-    ] = False,
+    input_: Input = None,
     patient: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--patient",
-            help="Patients: tag:X, folder:N, regex:PATTERN or file. DICOM default: PatientID.",
+            panel=INPUT,
+            metavar="RULE",
+            help="Where patient ids come from: tag:X, folder:N (the Nth folder of the path), "
+            "regex:PATTERN, or file (each file is a patient). Default for DICOM: PatientID.",
         ),
     ] = None,
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",
     force: Force = False,
     volume: Volume = None,
-    batch_size: BatchSize = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
+    model: Annotated[
+        list[Path] | None,
+        option(
+            "--model",
+            panel=MODEL,
+            metavar="DIR",
+            help="Run, model folder, or hf://OWNER/NAME@REVISION. Repeatable: predicts the mean of "
+            "several, and their spread. Default: runs/latest, the newest run.",
+            autocompletion=complete.run_paths,
+        ),
+    ] = None,
+    level: Annotated[
+        float,
+        option(
+            "--level",
+            panel=MODEL,
+            metavar="SHARE",
+            help="Confidence level of the prediction intervals.",
+        ),
+    ] = 0.9,
+    tta: Annotated[
+        bool,
+        flag(
+            "--tta",
+            panel=MODEL,
+            help="Average over five small shifts of each image. Takes 5 times as long.",
+        ),
+    ] = False,
+    out: Annotated[
+        Path, option("--out", "-o", panel=OUTPUT, metavar="FILE", help="Table to write.")
+    ] = Path("predictions.csv"),
     overwrite: Overwrite = False,
-    input_: Input = None,
+    device: Device = "auto",
+    batch_size: BatchSize = None,
+    precision: Precision = "auto",
     json: Json = False,
 ) -> None:
     """Predict the label of target-modality images, per slice, volume and patient.
 
-    `medxlate predict ./ct_dir`
+    A regression comes with an interval from low to high, which holds the label of a share --level
+    of new patients, if they are like the validation patients. Class probabilities are calibrated
+    on the validation patients.
 
-    `medxlate predict ./ct_dir --out ages.csv --patient folder:1`
+    ```
+    # A folder, with the newest run
+    $ medxlate predict scans/ct
 
-    A regression has an interval (low, high) that holds for a share `--level` of new patients like
-    the validation patients; probabilities of classes are calibrated on these.
+    # One folder per patient, into a table of your choice
+    $ medxlate predict scans/ct --patient folder:1 --out ages.csv
+
+    # The mean of two runs
+    $ medxlate predict scans/ct --model runs/ct-001 --model runs/ct-002
+    ```
     """
     images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting, table

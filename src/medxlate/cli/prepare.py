@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+<<<<<<< HEAD
 from medxlate.base.errors import UsageError
+=======
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
 from medxlate.cli import complete
 from medxlate.cli.options import (
+    HARDWARE,
+    INPUT,
+    INTENSITIES,
+    LABELS,
+    OUTPUT,
+    PATIENTS,
     Data,
     DicomModality,
     Exclude,
@@ -19,6 +28,9 @@ from medxlate.cli.options import (
     Overwrite,
     Volume,
     Where,
+    choice,
+    flag,
+    option,
     pair,
     settings_of,
     window_of,
@@ -29,58 +41,26 @@ if TYPE_CHECKING:
     from medxlate.dataset.index import DatasetInfo
     from medxlate.dataset.job import PrepareResult
 
+TaskKind = Literal["regression", "classification"]
+Plane = Literal["axial", "coronal", "sagittal"]
+
 
 def prepare(
     raw: Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")],
-    modality: Annotated[str, typer.Option("--modality", help="What it is: ct, mri, pet, xray...")],
-    label: Annotated[
-        str | None, typer.Option("--label", help="Column of the label, or DICOM tag (PatientAge).")
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option("--labels", help="Label table: CSV, TSV, semicolons or XLSX.")
-    ] = None,
-    sheet: Annotated[
-        str, typer.Option("--sheet", help="Sheet of an XLSX label table. Default: the first.")
-    ] = "",
-    file: Annotated[
-        str | None, typer.Option("--file", help="Column of file names, stems or relative paths.")
-    ] = None,
-    patient: Annotated[
-        str | None,
-        typer.Option(
-            "--patient",
-            help="Patients: a column or tag, folder:N, regex:PATTERN, or file (each its own). "
-            "DICOM default: PatientID.",
+    modality: Annotated[
+        str,
+        option(
+            "--modality",
+            panel=INPUT,
+            metavar="NAME",
+            help="Name of the modality in the dataset: ct, mri, pet, xray...",
         ),
-    ] = None,
-    patient_column: Annotated[
-        str | None,
-        typer.Option("--patient-column", help="Column of patients, to match rows by patient."),
-    ] = None,
-    distinct_ids: Annotated[
-        bool,
-        typer.Option(
-            "--distinct-ids",
-            help="Ids that differ in case, separators or leading zeros alone are different "
-            "patients. Default: one patient.",
-        ),
-    ] = False,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option("--keep", help="Further column or tag to keep in the index; repeat."),
-    ] = None,
-    where: Where = None,
-    task: Annotated[
-        str, typer.Option("--task", help="regression or classification.")
-    ] = "regression",
-    label_name: Annotated[
-        str | None, typer.Option("--label-name", help="The label's name.")
-    ] = None,
-    unit: Annotated[str | None, typer.Option("--unit", help="The label's unit.")] = None,
+    ],
     layout: Annotated[
         str | None,
-        typer.Option(
+        choice(
             "--layout",
+<<<<<<< HEAD
             help="Layout of a public data set: lgg-mri, ct-ich, head-neck-pet-ct, bids, or a "
             "plug-in's.",
             autocompletion=complete.layouts,
@@ -111,57 +91,264 @@ def prepare(
             "--window",
             help="LEVEL,WIDTH in HU (recipe ct) or SUV (pet), or brain, subdural, bone, lung, "
             "soft-tissue, wide. Default: soft-tissue (40,400); 5,10 SUV.",
+=======
+            words=complete.LAYOUTS,
+            panel=INPUT,
+            metavar="NAME",
+            help="The folder holds a public data set as it is published: {words}. Fills in the "
+            "options for it.",
+            is_open=True,
         ),
     ] = None,
-    percentiles: Annotated[
-        str | None,
-        typer.Option("--percentiles", help="LOW,HIGH of recipes mr, xray. Default: 0.5,99.5."),
+    preset: Annotated[str | None, typer.Option("--preset", hidden=True)] = None,
+    include: Annotated[
+        list[str] | None,
+        option(
+            "--include",
+            panel=INPUT,
+            metavar="GLOB",
+            help="Files to read, such as `*_T1w.nii.gz`. Repeatable. Default: all.",
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
+        ),
     ] = None,
-    n4: Annotated[
-        bool, typer.Option("--n4", help="Correct each volume's bias field first (recipe mr).")
-    ] = False,
+    exclude: Exclude = None,
+    where: Where = None,
+    dicom_modality: DicomModality = "",
+    force: Force = False,
     plane: Annotated[
-        str, typer.Option("--plane", help="How volumes are cut: axial, coronal or sagittal.")
+        Plane,
+        choice(
+            "--plane",
+            words=complete.PLANES,
+            panel=INPUT,
+            metavar="NAME",
+            help="Plane along which volumes are cut into slices: {words}.",
+        ),
     ] = "axial",
     volume: Volume = None,
     volume_from: Annotated[
         str | None,
-        typer.Option(
+        option(
             "--volume-from",
-            help="Pictures that are slices of one volume: folder (those in one folder), folder:N "
-            "or regex:PATTERN.",
+            panel=INPUT,
+            metavar="RULE",
+            help="Which pictures are the slices of one volume: folder (all in one folder), "
+            "folder:N (all below the Nth folder of the path) or regex:PATTERN.",
         ),
     ] = None,
-    dicom_modality: DicomModality = "",
-    force: Force = False,
-    include: Annotated[
-        list[str] | None,
-        typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
+    channel: Annotated[
+        int | None,
+        option(
+            "--channel",
+            panel=INPUT,
+            metavar="N",
+            min=0,
+            help="Which channel of colour images to read, counted from 0.",
+        ),
     ] = None,
-    exclude: Exclude = None,
+    label: Annotated[
+        str | None,
+        option(
+            "--label",
+            panel=LABELS,
+            metavar="COLUMN",
+            help="The label: a column of --labels, or a DICOM tag such as PatientAge.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        option(
+            "--labels",
+            panel=LABELS,
+            metavar="FILE",
+            help="Label table: CSV, TSV, semicolon-separated or XLSX.",
+        ),
+    ] = None,
+    file: Annotated[
+        str | None,
+        option(
+            "--file",
+            panel=LABELS,
+            metavar="COLUMN",
+            help="Column of the table that names the images: file names, stems or relative paths.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        str,
+        option(
+            "--sheet",
+            panel=LABELS,
+            metavar="NAME",
+            help="Sheet of an XLSX label table. Default: the first.",
+        ),
+    ] = "",
+    task: Annotated[
+        TaskKind,
+        choice(
+            "--task",
+            words=complete.TASKS,
+            panel=LABELS,
+            metavar="KIND",
+            help="What is predicted: a number (regression) or a class (classification).",
+        ),
+    ] = "regression",
+    label_name: Annotated[
+        str | None,
+        option(
+            "--label-name",
+            panel=LABELS,
+            metavar="TEXT",
+            help="Name of the label in tables and reports. Default: as in --label.",
+        ),
+    ] = None,
+    unit: Annotated[
+        str | None,
+        option(
+            "--unit",
+            panel=LABELS,
+            metavar="TEXT",
+            help="Unit of the label, such as years or months.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        option(
+            "--keep",
+            panel=LABELS,
+            metavar="COLUMN",
+            help="Further column or DICOM tag to keep, such as sex or site, for --where and for "
+            "results by subgroup. Repeatable.",
+        ),
+    ] = None,
+    patient: Annotated[
+        str | None,
+        option(
+            "--patient",
+            panel=PATIENTS,
+            metavar="RULE",
+            help="Where patient ids come from: a column or DICOM tag, folder:N (the Nth folder of "
+            "the path), regex:PATTERN, or file (each file is a patient). Default for DICOM: "
+            "PatientID.",
+        ),
+    ] = None,
+    patient_column: Annotated[
+        str | None,
+        option(
+            "--patient-column",
+            panel=PATIENTS,
+            metavar="COLUMN",
+            help="Column of patient ids in the label table, when its rows are matched to images by "
+            "patient.",
+        ),
+    ] = None,
+    distinct_ids: Annotated[
+        bool,
+        flag(
+            "--distinct-ids",
+            panel=PATIENTS,
+            help="Treat ids that differ only in case, separators or leading zeros as different "
+            "patients. Default: they are one patient.",
+        ),
+    ] = False,
+    recipe: Annotated[
+        str,
+        choice(
+            "--recipe",
+            words=complete.RECIPES,
+            panel=INTENSITIES,
+            metavar="NAME",
+            help="How grey values are mapped: {words}. auto: by the modality's name and the files.",
+            is_open=True,
+        ),
+    ] = "auto",
+    window: Annotated[
+        str | None,
+        choice(
+            "--window",
+            words=complete.WINDOWS,
+            panel=INTENSITIES,
+            metavar="WINDOW",
+            help="Recipes ct and pet: LEVEL,WIDTH in HU or SUV, or the name of a CT window: "
+            "{words}. Default: soft-tissue (40,400) for ct, 5,10 for pet.",
+            is_open=True,
+        ),
+    ] = None,
+    percentiles: Annotated[
+        str | None,
+        option(
+            "--percentiles",
+            panel=INTENSITIES,
+            metavar="LOW,HIGH",
+            help="Recipes mr and xray: percentiles that become black and white. Default: 0.5,99.5.",
+        ),
+    ] = None,
+    n4: Annotated[
+        bool,
+        flag(
+            "--n4",
+            panel=INTENSITIES,
+            help="Recipe mr: correct the bias field of each volume first (N4).",
+        ),
+    ] = False,
+    size: Annotated[
+        int | None,
+        option(
+            "--size",
+            panel=INTENSITIES,
+            metavar="PIXELS",
+            help="Side of the square images that are stored. Default: 256.",
+        ),
+    ] = None,
     data: Data = Path("data"),
     overwrite: Overwrite = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse what cannot be used, and ids in two spellings.")
+        bool,
+        flag(
+            "--strict",
+            panel=OUTPUT,
+            help="Fail if a file cannot be used or a patient id is spelled in two ways.",
+        ),
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read headers and labels; write nothing.")
+        bool,
+        flag(
+            "--dry-run",
+            panel=OUTPUT,
+            help="Read headers and labels, report what would be done, and write nothing.",
+        ),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Processes. Default: one a core.")
+        int | None,
+        option(
+            "--workers",
+            panel=HARDWARE,
+            metavar="N",
+            min=1,
+            help="Number of processes that read images. Default: one per core.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Read images and labels of one modality into the dataset folder.
-
-    `medxlate prepare scans/ct --modality ct --label PatientAge`
-
-    `medxlate prepare xrays --modality xray --labels meta.csv --label age --patient patientid --file filename`
-
-    `medxlate prepare kaggle_3m --modality mri --layout lgg-mri`
+    r"""Read images and labels of one modality into the dataset folder.
 
     The same command continues a run that was stopped; on unchanged input it does nothing.
-    """  # noqa: E501
+
+    ```
+    # CT series in DICOM, with ages from their headers
+    $ medxlate prepare scans/ct --modality ct --label PatientAge
+
+    # Radiographs, with a table of file names, ages and patients
+    $ medxlate prepare xrays --modality xray --labels meta.csv --label age \
+        --file filename --patient patientid
+
+    # MRI volumes in one folder per patient, with a table of patients
+    $ medxlate prepare scans/mri --modality mri --patient folder:1 \
+        --labels ages.xlsx --label age --patient-column patient
+
+    # A public data set, as it is published
+    $ medxlate prepare kaggle_3m --modality mri --layout lgg-mri
+    ```
+    """
     from medxlate.cli.console import failures, reporting
 
     again = "Run the same command again: it continues with what is missing."
@@ -173,15 +360,9 @@ def prepare(
         from medxlate.base.machine import cores
         from medxlate.dataset.options import PrepareOptions
         from medxlate.dataset.prepare import prepare as run
-        from medxlate.images.orientation import PLANES
 
         if preset is not None:
             reporter(Warned(f"--preset {preset} is now called --layout {preset}."))
-        if task not in ("regression", "classification"):
-            raise UsageError(f"--task {task} must be regression or classification.")
-        chosen = next((known for known in PLANES if known == plane), None)
-        if chosen is None:
-            raise UsageError(f"--plane {plane} must be axial, coronal or sagittal.")
         result = run(
             raw,
             modality=modality,
@@ -196,7 +377,7 @@ def prepare(
                 distinct_ids=distinct_ids,
                 keep=tuple(keep or ()),
                 where=tuple(where or ()),
-                task="classification" if task == "classification" else "regression",
+                task=task,
                 label_name=label_name,
                 unit=unit,
                 channel=channel,
@@ -205,7 +386,7 @@ def prepare(
                 window=window_of(window, "--window"),
                 percentiles=pair(percentiles, "--percentiles"),
                 n4=n4,
-                plane=chosen,
+                plane=plane,
                 volume=volume,
                 volume_from=volume_from,
                 dicom_modality=dicom_modality or None,

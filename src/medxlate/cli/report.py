@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medxlate.base.errors import MedxlateError, UsageError
-from medxlate.cli.options import Json
+from medxlate.cli.options import INPUT, OUTPUT, Json, flag, option
 
 if TYPE_CHECKING:
     from medxlate.cli.console import Reporter
@@ -17,28 +17,47 @@ if TYPE_CHECKING:
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="A run, the newest run, or the folder of a study.")
+        Path, typer.Argument(help="A run, or the folder of a study. runs/latest is the newest run.")
     ] = Path("runs/latest"),
     baseline: Annotated[
         Path | None,
-        typer.Option("--baseline", help="A run on the same split to compare with: target-only."),
+        option(
+            "--baseline",
+            panel=INPUT,
+            metavar="DIR",
+            help="A run on the same split to compare with, such as one of target-only.",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="The page. Default: report.html in the run.")
+        Path | None,
+        option(
+            "--out",
+            "-o",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Page to write. Default: report.html in the run.",
+        ),
     ] = None,
-    open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
+    open_: Annotated[
+        bool, flag("--open", panel=OUTPUT, help="Open the page in the browser.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write one HTML page of a run or a study: it needs no server and loads nothing.
+    """Write one HTML page about a run or a study. It needs no server and loads nothing.
 
-    The page of a run that was evaluated holds test images of patients: it is for those who may see
+    The page of an evaluated run shows test images of patients: give it only to people who may see
     them.
 
-    `medxlate report`
+    ```
+    # The newest run, opened in the browser
+    $ medxlate report --open
 
-    `medxlate report runs/mri-to-ct-001 --baseline runs/ct-001`
+    # A run beside its baseline
+    $ medxlate report runs/mri-to-ct-001 --baseline runs/ct-001
 
-    `medxlate report compare`
+    # A study
+    $ medxlate report compare
+    ```
     """
     from medxlate.cli.console import reporting
 

@@ -8,27 +8,40 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.cli.command import Command, Group
 from medxlate.cli.complete import run_names
 from medxlate.cli.loudness import takes_loudness
-from medxlate.cli.options import Json, Runs
+from medxlate.cli.options import RUN, Json, Runs, flag
 
 if TYPE_CHECKING:
     from medxlate.artifacts.history import RunSummary
 
 runs = typer.Typer(
-    name="runs", no_args_is_help=True, rich_markup_mode="markdown", help="List, show, remove runs."
+    name="runs",
+    cls=Group,
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="List, show and remove runs.",
 )
-Run = Annotated[str, typer.Argument(help="The run's name, or latest.", autocompletion=run_names)]
+Run = Annotated[
+    str, typer.Argument(help="Name of a run. latest is the newest.", autocompletion=run_names)
+]
 
 
-@runs.command("list")
+@runs.command("list", cls=Command)
 @takes_loudness
 def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
-    """List all runs, the newest first: how far each came, and what it measured.
+    """List all runs, newest first, with their progress and test results.
 
     A run is finished, running, stopped (`train --resume --name RUN` continues it) or damaged.
 
-    `medxlate runs list`
+    ```
+    # The runs in ./runs
+    $ medxlate runs list
+
+    # For a program
+    $ medxlate runs list --json
+    ```
     """
     from medxlate.cli.console import number, reporting, table
 
@@ -56,12 +69,18 @@ def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
         reporter.result({"runs": [_record(run) for run in found]}, shown, *problems)
 
 
-@runs.command("show")
+@runs.command("show", cls=Command)
 @takes_loudness
 def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -> None:
-    """Show a run: how its configuration differs from the defaults, its files and figures.
+    """Show a run: how its configuration differs from the defaults, its results and its files.
 
-    `medxlate runs show mri-to-ct-001`
+    ```
+    # The newest run
+    $ medxlate runs show
+
+    # A run by its name
+    $ medxlate runs show mri-to-ct-001
+    ```
     """
     from medxlate.cli.console import number, reporting, table
 
@@ -103,20 +122,26 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
         )
 
 
-@runs.command("rm")
+@runs.command("rm", cls=Command)
 @takes_loudness
 def rm(
-    run: Annotated[str, typer.Argument(help="The run's name.", autocompletion=run_names)],
+    run: Annotated[str, typer.Argument(help="Name of the run.", autocompletion=run_names)],
     folder: Runs = Path("runs"),
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, flag("--yes", panel=RUN, help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove a run, with its checkpoints and model.
+    """Remove a run with its checkpoints and model.
 
-    One that is being trained is refused. Links in it are removed, never what they lead to.
-    `latest` then names the newest of the other runs.
+    A run that is being trained is not removed. Links in the run are removed, but not what they
+    point to. `latest` then names the newest of the other runs.
 
-    `medxlate runs rm mri-to-ct-001`
+    ```
+    # Asks first
+    $ medxlate runs rm mri-to-ct-001
+
+    # In a script
+    $ medxlate runs rm mri-to-ct-001 --yes
+    ```
     """
     from medxlate.cli.console import reporting
 

@@ -6,22 +6,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from medxlate.base.distributed import restarts
 from medxlate.base.errors import ModelError, UsageError
 from medxlate.cli import complete
 from medxlate.cli.options import (
+    HARDWARE,
+    INPUT,
+    METHODS_HELP,
+    RUN,
+    TRAINING,
+    CompileOverride,
     ConfigFile,
     DataOverride,
     DeviceOverride,
     Json,
     Offline,
+    PrecisionOverride,
     Preset,
     Runs,
+    Sets,
     Target,
     Where,
+    choice,
+    flag,
     given_sections,
+    option,
 )
 from medxlate.cli.report import leave_report
 from medxlate.cli.signals import stopping
@@ -37,103 +46,164 @@ LARGE = 500_000_000  # bytes of checkpoints that are mentioned
 def train(
     source: Annotated[
         list[str] | None,
-        typer.Option(
+        option(
             "--source",
-            help="Source modality; repeat for several.",
+            panel=INPUT,
+            metavar="MODALITY",
+            help="Source modality, which is translated. Repeatable for several.",
             autocompletion=complete.modalities,
         ),
     ] = None,
     target: Target = None,
+    data: DataOverride = None,
     where: Where = None,
     preset: Preset = None,
     method: Annotated[
         str | None,
-        typer.Option(
+        choice(
             "--method",
-            help="joint (default), joint+autoaugment, or a baseline such as cyclegan.",
-            autocompletion=complete.methods,
+            words=complete.METHODS,
+            panel=TRAINING,
+            metavar="NAME",
+            help=f"{METHODS_HELP} Default: joint.",
+            is_open=True,
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Default: 200.")] = None,
+    epochs: Annotated[
+        int | None,
+        option("--epochs", panel=TRAINING, metavar="N", help="Number of epochs. Default: 200."),
+    ] = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", help="Images of each modality a step. Default: 1.")
+        int | None,
+        option(
+            "--batch-size",
+            panel=TRAINING,
+            metavar="N",
+            help="Images of each modality in a step. Default: 1.",
+        ),
     ] = None,
     pretrained: Annotated[
         str | None,
-        typer.Option(
+        choice(
             "--pretrained",
-            help="Initial predictor weights: imagenet (timm's) or a .safetensors file.",
+            words=("imagenet",),
+            panel=TRAINING,
+            metavar="WEIGHTS",
+            help="Initial weights of the predictor: {words} (timm's), or a .safetensors file. "
+            "Default: random.",
+            is_open=True,
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of weights, order, split.")] = None,
-    data: DataOverride = None,
+    seed: Annotated[
+        int | None,
+        option(
+            "--seed",
+            panel=TRAINING,
+            metavar="N",
+            help="Random seed for initial weights, data order and split. Default: 0.",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    sets: Sets = None,
     runs: Runs = Path("runs"),
     name: Annotated[
         str | None,
-        typer.Option("--name", help="The run's name.", autocompletion=complete.run_names),
+        option(
+            "--name",
+            panel=RUN,
+            metavar="NAME",
+            help="Name of the run. Default: made from the modalities, such as mri-to-ct-001.",
+            autocompletion=complete.run_names,
+        ),
     ] = None,
-    device: DeviceOverride = None,
-    precision: Annotated[
-        str | None, typer.Option("--precision", help="auto, fp32 or bf16.")
-    ] = None,
-    compile_: Annotated[
-        str | None,
-        typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
-    ] = None,
-    config: ConfigFile = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="section.key=value, any key of the configuration; repeat."),
-    ] = None,
-    offline: Offline = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the newest run, or the one of --name.")
+        bool,
+        flag("--resume", panel=RUN, help="Continue the newest run, or the run named by --name."),
     ] = False,
     auto_resume: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--auto-resume",
-            help="Continue the run of --name where it was begun, begin it otherwise.",
+            panel=RUN,
+            help="Continue the run named by --name if it exists; otherwise start it.",
         ),
     ] = False,
     keep: Annotated[
         int | None,
-        typer.Option("--keep", help="How many new checkpoints stay. Default: 2, at the end 1."),
-    ] = None,
-    deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="The same bits each time, on a GPU too.")
-    ] = False,
-    sync_bn: Annotated[
-        bool | None,
-        typer.Option(
-            "--sync-bn/--no-sync-bn",
-            help="Several processes: batch norm over the whole batch (default), or each part.",
+        option(
+            "--keep",
+            panel=RUN,
+            metavar="N",
+            help="Number of recent checkpoints to keep. Default: 2 during training, 1 at the end.",
         ),
     ] = None,
     track: Annotated[
         list[str] | None,
-        typer.Option("--track", help="Send it to tensorboard, wandb or mlflow; repeat."),
+        choice(
+            "--track",
+            words=complete.TRACKERS,
+            panel=RUN,
+            metavar="NAME",
+            help="Send the training to a tracker: {words}. Repeatable.",
+        ),
     ] = None,
     verify: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--verify-resume",
-            help="Train a few steps with and without a stop, compare all bits, keep nothing.",
+            panel=RUN,
+            help="Check that resuming is exact on this machine: train a few steps with and "
+            "without a stop, compare every bit, and keep nothing.",
         ),
     ] = False,
+    device: DeviceOverride = None,
+    precision: PrecisionOverride = None,
+    compile_: CompileOverride = None,
+    deterministic: Annotated[
+        bool,
+        flag(
+            "--deterministic",
+            panel=HARDWARE,
+            help="Give the same bits in every run, on a GPU too. Slower.",
+        ),
+    ] = False,
+    sync_bn: Annotated[
+        bool | None,
+        flag(
+            "--sync-bn/--no-sync-bn",
+            panel=HARDWARE,
+            help="With several processes: batch norm over the whole batch (default), or over "
+            "each process's part.",
+        ),
+    ] = None,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
-    """Train translators and predictor together (or the predictor alone).
-
-    `medxlate train --source mri --target ct`
-
-    `medxlate train --source mri --source pet --target ct --preset small --set optimizer.epochs=30`
-
-    `medxlate train --resume`
-
-    `torchrun --nproc-per-node 4 -m medxlate train --source mri --target ct --batch-size 8`
+    r"""Train translators and predictor together, or the predictor alone.
 
     Ctrl-C, SIGTERM and SIGUSR1 finish the step, save a checkpoint and end with exit code 3.
+
+    ```
+    # The paper's method, on the modalities in ./data
+    $ medxlate train --source mri --target ct
+
+    # Few target images, or no GPU
+    $ medxlate train --source mri --target ct --preset scarce
+
+    # A baseline: the predictor on real target images alone
+    $ medxlate train --target ct --method target-only --name baseline
+
+    # Several sources, and a key of the configuration
+    $ medxlate train --source mri --source pet --target ct \
+        --preset small --set optimizer.epochs=30
+
+    # Continue after a stop
+    $ medxlate train --resume
+
+    # Four GPUs
+    $ torchrun --nproc-per-node 4 -m medxlate train --source mri --target ct \
+        --batch-size 8
+    ```
     """
     from medxlate.cli.console import reporting
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-import typer
+from typing import Annotated, Literal
 
 from medxlate.cli import complete
 from medxlate.cli.options import (
+    HARDWARE,
+    MODEL,
+    OUTPUT,
     BatchSize,
+    Compile,
     Device,
     DicomModality,
     Exclude,
@@ -21,13 +23,18 @@ from medxlate.cli.options import (
     Overwrite,
     Precision,
     Volume,
+    choice,
     images_of,
+    option,
 )
+
+Phi = Literal["keep", "pseudonymise", "remove"]
 
 
 def translate(
     images: Images = None,
     *,
+<<<<<<< HEAD
     out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
     model: Model = Path("runs/latest"),
     source: Annotated[
@@ -42,29 +49,61 @@ def translate(
         list[str] | None,
         typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
     ] = None,
+=======
+    input_: Input = None,
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",
     force: Force = False,
     volume: Volume = None,
+    model: Model = Path("runs/latest"),
+    source: Annotated[
+        str | None,
+        option(
+            "--source",
+            panel=MODEL,
+            metavar="MODALITY",
+            help="Modality of the images, if the model has several sources.",
+            autocompletion=complete.modalities,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, option("--out", "-o", panel=OUTPUT, metavar="DIR", help="Folder to write.")
+    ],
     phi: Annotated[
-        str,
-        typer.Option("--phi", help="Patients' attributes in DICOM: keep, pseudonymise or remove."),
+        Phi,
+        choice(
+            "--phi",
+            words=complete.PHI,
+            panel=OUTPUT,
+            metavar="POLICY",
+            help="What happens to patients' attributes in DICOM output: {words}.",
+        ),
     ] = "pseudonymise",
     key: Annotated[
         Path | None,
-        typer.Option("--key", help="A dataset's pseudonym.key, for the same pseudonyms."),
+        option(
+            "--key",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="A dataset's pseudonym.key, so that patients get the same pseudonyms as there.",
+        ),
     ] = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
     batch_size: BatchSize = None,
     tile: Annotated[
         int,
-        typer.Option(
+        option(
             "--tile",
+            panel=HARDWARE,
+            metavar="N",
             min=0,
-            help="Side of overlapping tiles, pixels; 0: tiles only where memory runs out.",
+            help="Side of overlapping tiles, in pixels. 0: tiles are used only if memory runs out.",
         ),
     ] = 0,
-    device: Device = "auto",
     precision: Precision = "auto",
+<<<<<<< HEAD
     compiling: Annotated[
         str,
         typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
@@ -83,18 +122,33 @@ def translate(
     ] = "",
     overwrite: Overwrite = False,
     input_: Input = None,
+=======
+    compiling: Compile = "auto",
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
     json: Json = False,
 ) -> None:
-    """Translate images to the target modality: same tree, same format, same geometry.
+    """Translate images to the target modality, in the same tree, format and geometry.
 
-    `medxlate translate ./mri_dir --out ./fake_ct`
+    Takes one model: the mean of several translations would be a blurred image that no model made.
+    `predict` combines several models.
 
-    `medxlate translate scan.png --out fake --model runs/mri-to-ct-001`
+    ```
+    # A folder, with the newest run
+    $ medxlate translate scans/mri --out fake_ct
 
+<<<<<<< HEAD
     A BIDS data set becomes a BIDS derivative data set: `--out ds/derivatives/synthetic-ct`.
 
     It takes one model: the mean of several translations would be a blurred image that none of them
     made. `predict` combines several.
+=======
+    # One file, with a named run
+    $ medxlate translate scan.nii.gz --out fake --model runs/mri-to-ct-001
+
+    # DICOM without any patient attribute
+    $ medxlate translate scans/mri --out fake_ct --phi remove
+    ```
+>>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
     """
     images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting
@@ -102,7 +156,6 @@ def translate(
     again = "Nothing stands half-written in --out; the same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
         from medxlate.artifacts.hub import located
-        from medxlate.images.pseudonym import known_phi
         from medxlate.inference.request import check_translation
 
         model = located(model, reporter)
@@ -128,7 +181,7 @@ def translate(
             dicom_modality=dicom_modality,
             force=force,
             volume=volume,
-            phi=known_phi(phi),
+            phi=phi,
             key=key,
             device=device,
             precision=precision,
