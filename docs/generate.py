@@ -20,7 +20,8 @@ from medxlate.artifacts.greys import Greys
 from medxlate.artifacts.info import ModelInfo, PredictorInfo, TrainedOn, TranslatorInfo, Weights
 from medxlate.base.plugins import PluginRecord
 from medxlate.cli.app import app
-from medxlate.config import PRESETS, Config, ConfigSection
+from medxlate.config import PRESETS
+from medxlate.config.resolve import fields
 from medxlate.dataset.index import DatasetInfo, ModalityInfo
 from medxlate.dataset.labels import Task
 from medxlate.evaluation.judge import JudgeRecord
@@ -86,16 +87,13 @@ def config_page() -> str:
         "of the predictor's loss (`objective.lambda_predict`, `predict_unit`, `fake_weight`); the",
         "preset `paper` has the paper's weight too.",
         "",
+        "`medxlate config show` prints these keys with the values of a preset, a file or a run;",
+        "`medxlate config init` writes a file to start from.",
+        "",
         "| key | default | meaning |",
         "|---|---|---|",
     ]
-    for name, field in Config.model_fields.items():
-        section = field.annotation
-        if isinstance(section, type) and issubclass(section, ConfigSection):
-            for key, inner in section.model_fields.items():
-                lines.append(_row(f"{name}.{key}", inner))
-        else:
-            lines.append(_row(name, field))
+    lines += [_row(name, field) for name, field in fields()]
     lines += ["", "## Presets", ""]
     for preset, values in PRESETS.items():
         flat = ", ".join(f"`{key} = {value}`" for key, value in _flat(values))

@@ -7,13 +7,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import typer.main
 from typer.testing import CliRunner, Result
 
 import tiny
@@ -23,6 +20,7 @@ from medxlate.base.files import naming_full_disk, whole_file, whole_folder
 from medxlate.cli.app import app
 from medxlate.doctor import Check
 from medxlate.training.record import Recorder
+from walking import commands
 
 FULL = Path("/dev/full")  # a device that refuses every byte with ENOSPC
 
@@ -52,22 +50,16 @@ FAILING: dict[str, list[str]] = {
     "doctor": ["doctor"],  # a problem is put in its way, as in that of runs list
     "fetch": ["fetch", "nothing"],
     "demo": ["demo", "--only-data", "--patients", "ct", "--out", "out"],
+    "config show": ["config", "show", "nothing"],
+    "config init": ["config", "init", "--set", "nothing"],
     "runs list": ["runs", "list"],
     "runs show": ["runs", "show", "nothing"],
     "runs rm": ["runs", "rm", "nothing", "--yes"],
 }
 
 
-def commands(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every command of the application, groups opened."""
-    for each, found in getattr(command, "commands", {}).items():
-        yield from commands(found, f"{name} {each}".strip())
-    if not hasattr(command, "commands"):
-        yield name, command
-
-
 def test_every_command_has_json_and_is_among_these():
-    found = dict(commands(typer.main.get_command(app)))
+    found = commands()
     assert set(FAILING) == set(found)
     for name, each in found.items():
         assert "--json" in {option for parameter in each.params for option in parameter.opts}, name

@@ -193,9 +193,9 @@ def test_errors_and_completion_know_the_names(site: Path):
         find_method("inverted-mic")
     with pytest.raises(ConfigError, match="Did you mean 'residual'"):
         build_generator("residul", GeneratorShape(8, 1))
-    assert complete.methods("inv") == ["inverted-mix"]
-    assert complete.recipes("") == ["auto", *KINDS, "z-score"]
-    assert complete.layouts("") == list(LAYOUTS)
+    assert complete.and_plugins(complete.METHODS, "methods")("inv") == ["inverted-mix"]
+    assert complete.and_plugins(complete.RECIPES, "recipes")("") == [*KINDS, "z-score"]
+    assert complete.and_plugins(complete.LAYOUTS, "layouts")("") == list(LAYOUTS)
     listed = next(c for c in examine(site, {}) if c.name == "plug-in medxlate-example")
     assert listed.found.startswith("version 0.1.0, ")
     assert "loss gradient-difference" in listed.found

@@ -9,6 +9,7 @@ import typer
 from medxlate._version import __version__
 from medxlate.cli.command import Command, Group
 from medxlate.cli.compare import compare
+from medxlate.cli.config import config
 from medxlate.cli.demo import demo
 from medxlate.cli.doctor import doctor
 from medxlate.cli.evaluate import evaluate
@@ -97,7 +98,7 @@ COMMANDS = {
     "Data and models": (prepare, train, translate, predict, evaluate, report, runs),
     "Studies": (compare, plan),
     "Sharing": (scrub, export, import_),
-    "Set-up": (demo, doctor, fetch),
+    "Set-up": (config, demo, doctor, fetch),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

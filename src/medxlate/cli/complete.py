@@ -13,12 +13,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-<<<<<<< HEAD
 if TYPE_CHECKING:
     from medxlate.base.plugins import Kind
 
-DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
-=======
 # Fixed sets of words. A test holds each against its home in the library, which the command line
 # loads only when a command runs.
 COMPILING = ("auto", "on", "off")
@@ -27,7 +24,6 @@ PLANES = ("axial", "coronal", "sagittal")
 POLICIES = ("patient", "image")
 PRECISIONS = ("auto", "fp32", "bf16")
 PRESETS = ("paper", "scarce", "small", "debug")
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
 PRETRAINED = ("inception", "resnet50")
 TASKS = ("regression", "classification")
 TRACKERS = ("tensorboard", "wandb", "mlflow")
@@ -55,11 +51,6 @@ METHODS = (
 )
 
 
-# A test holds these against images.recipes and dataset.layouts, which need numpy and pandas.
-RECIPES = ("auto", "ct", "mr", "pet", "xray", "as-is")
-LAYOUTS = ("lgg-mri", "ct-ich", "head-neck-pet-ct", "bids")
-
-
 def run_names(ctx: click.Context, incomplete: str) -> list[str]:
     """Return the names of runs in ``--runs``, or ``./runs``."""
     return [name for name in _runs(_folder(ctx)) if name.startswith(incomplete)]
@@ -70,6 +61,15 @@ def run_paths(ctx: click.Context, incomplete: str) -> list[str]:
     folder = _folder(ctx)
     paths = [f"{folder.as_posix()}/{name}" for name in _runs(folder)]
     return [path for path in paths if path.startswith(incomplete)]
+
+
+def config_words(ctx: click.Context, incomplete: str) -> list[str]:
+    """Return the keys and sections of the configuration, and the paths of runs."""
+    from medxlate.config import keys
+
+    names = dict.fromkeys(name for key in keys() for name in (key.partition(".")[0], key))
+    found = [name for name in names if name.startswith(incomplete)]
+    return [*found, *run_paths(ctx, incomplete)]
 
 
 def modalities(ctx: click.Context, incomplete: str) -> list[str]:
@@ -92,8 +92,7 @@ def of(values: Sequence[str]) -> Callable[[str], list[str]]:
     return complete
 
 
-<<<<<<< HEAD
-def and_plugins(values: tuple[str, ...], kind: Kind) -> Callable[[str], list[str]]:
+def and_plugins(values: Sequence[str], kind: Kind) -> Callable[[str], list[str]]:
     """Return a completion from a fixed list and the names that plug-ins add; none is imported."""
 
     def complete(incomplete: str) -> list[str]:
@@ -107,16 +106,6 @@ def and_plugins(values: tuple[str, ...], kind: Kind) -> Callable[[str], list[str
     return complete
 
 
-devices = of(DEVICES)
-metrics = of(METRICS)
-methods = and_plugins(METHODS, "methods")
-recipes = and_plugins(RECIPES, "recipes")
-layouts = and_plugins(LAYOUTS, "layouts")
-pretrained = of(PRETRAINED)
-
-
-=======
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
 def _folder(ctx: click.Context) -> Path:
     return Path(ctx.params.get("runs") or ctx.params.get("folder") or "runs")
 

@@ -33,7 +33,15 @@ from medxlate.base.files import FULL, final_name
 from medxlate.base.records import visible
 from medxlate.cli.loudness import LOUDNESS
 from medxlate.cli.progress import Pace, described, duration, speed
-from medxlate.cli.tables import WIDEST, ConsoleTable, laid_out, table, text_table
+from medxlate.cli.tables import (
+    WIDEST,
+    ConsoleEntries,
+    ConsoleTable,
+    entries,
+    laid_out,
+    table,
+    text_table,
+)
 from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
 
@@ -48,6 +56,7 @@ FIRST_TELLS = 3.0
 __all__ = [
     "ConsoleTable",
     "Reporter",
+    "entries",
     "failures",
     "left_out",
     "number",
@@ -121,7 +130,7 @@ class Reporter:
         elif isinstance(event, CellEnded):
             self._cell(event)
 
-    def result(self, value: dict[str, Any], *tables: ConsoleTable | str) -> None:
+    def result(self, value: dict[str, Any], *tables: ConsoleTable | ConsoleEntries | str) -> None:
         """Print the result: the value as JSON, or the tables and lines for people."""
         self._stop_bar()
         self._value |= value

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medxlate.cli import complete
-from medxlate.cli.options import INPUT, OUTPUT, Json, Offline, flag, listed, one_of, option
+from medxlate.cli.options import INPUT, OUTPUT, Json, Offline, flag, listed, option
 
 if TYPE_CHECKING:
     from medxlate.pretrained import Fetched
@@ -26,7 +26,6 @@ def fetch(
         list[str] | None,
         typer.Argument(
             help=f"Weights to download: {listed(complete.PRETRAINED)}.",
-            parser=one_of(complete.PRETRAINED),
             autocompletion=complete.of(complete.PRETRAINED),
         ),
     ] = None,

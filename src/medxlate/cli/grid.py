@@ -59,6 +59,7 @@ class GridOptions:
             metavar="NAME",
             help=f"{METHODS_HELP} Repeatable. Default: all that docs/how-to/compare.md lists.",
             is_open=True,
+            plugins="methods",
         ),
     ] = None
     primary: Annotated[

@@ -10,98 +10,164 @@ import typer
 
 from medxlate.base.errors import UsageError
 from medxlate.cli import complete
+from medxlate.cli.command import Command
 from medxlate.cli.export import Out
 from medxlate.cli.export import export as export
 from medxlate.cli.loudness import takes_loudness
-from medxlate.cli.options import Exclude, Json, Overwrite, Volume
+from medxlate.cli.options import (
+    INPUT,
+    LABELS,
+    OUTPUT,
+    PATIENTS,
+    Exclude,
+    Json,
+    Overwrite,
+    Volume,
+    choice,
+    flag,
+    option,
+)
 
 Folders = Annotated[
     list[Path],
-    typer.Argument(help="What `translate` wrote, and folders of real images.", show_default=False),
+    typer.Argument(
+        help="Folders of images: what `translate` wrote, and real ones.", show_default=False
+    ),
 ]
 Masks = Annotated[
     list[Path] | None,
-    typer.Option(
+    option(
         "--masks",
-        help="Segmentations of the images, or of what they were translated from: one folder for "
-        "all, or one for each, in order.",
+        panel=LABELS,
+        metavar="DIR",
+        help="Segmentations of the images, or of the images they were translated from: one folder "
+        "for all, or one for each, in order. Repeatable.",
     ),
 ]
 Class = Annotated[
     list[str] | None,
-    typer.Option("--class", help="NAME=VALUE in the masks; repeat. Default: all values."),
+    option(
+        "--class",
+        panel=LABELS,
+        metavar="NAME=VALUE",
+        help="A class and its value in the masks. Repeatable. Default: all values.",
+    ),
 ]
 SkipUnmasked = Annotated[
-    bool, typer.Option("--skip-unmasked", help="Leave out images without a mask.")
+    bool, flag("--skip-unmasked", panel=LABELS, help="Leave out images without a mask.")
 ]
 SplitOf = Annotated[
     Path | None,
-    typer.Option(
+    option(
         "--run",
-        help="A run whose split is kept; its dataset says patients and labels.",
+        panel=PATIENTS,
+        metavar="DIR",
+        help="A run whose split is kept. Its dataset gives patients and labels.",
         autocompletion=complete.run_paths,
+    ),
+]
+PatientRule = Annotated[
+    str | None,
+    option(
+        "--patient",
+        panel=PATIENTS,
+        metavar="RULE",
+        help="Where patient ids come from: folder:N (the Nth folder of the path), regex:PATTERN, "
+        "tag:KEYWORD or file (each file is a patient); for MONAI also a column of --labels. "
+        "Default: DICOM header or BIDS.",
     ),
 ]
 VolumeFrom = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--volume-from",
-        help="Pictures that are slices of one volume: folder (those in one folder), folder:N or "
-        "regex:PATTERN.",
+        panel=INPUT,
+        metavar="RULE",
+        help="Which pictures are the slices of one volume: folder (all in one folder), folder:N "
+        "(all below the Nth folder of the path) or regex:PATTERN.",
     ),
 ]
 Channel = Annotated[
-    int | None, typer.Option("--channel", min=0, help="Channel of colour pictures, from 0.")
+    int | None,
+    option(
+        "--channel",
+        panel=INPUT,
+        metavar="N",
+        min=0,
+        help="Which channel of colour images to read, counted from 0.",
+    ),
 ]
 Key = Annotated[
     Path | None,
-    typer.Option("--key", help="A dataset's pseudonym.key, by which translated DICOM was named."),
+    option(
+        "--key",
+        panel=PATIENTS,
+        metavar="FILE",
+        help="The dataset's pseudonym.key with which translated DICOM was pseudonymised.",
+    ),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Draws the folds.")]
+Seed = Annotated[
+    int, option("--seed", panel=PATIENTS, metavar="N", help="Random seed for the folds.")
+]
 
 
-@export.command("nnunet")
+@export.command("nnunet", cls=Command)
 @takes_loudness
 def nnunet(
     folders: Folders,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="The folder to write: .../Dataset501_NAME.")
-    ],
+    *,
     masks: Masks = None,
     test: Annotated[
         list[Path] | None,
-        typer.Option("--test", help="Folder of further images, for imagesTs; repeat."),
+        option(
+            "--test",
+            panel=INPUT,
+            metavar="DIR",
+            help="Folder of further images, for imagesTs. Repeatable.",
+        ),
     ] = None,
     modality: Annotated[
         str,
-        typer.Option("--modality", help="The channel's name. Default: what was translated to."),
+        option(
+            "--modality",
+            panel=INPUT,
+            metavar="NAME",
+            help="Name of the channel. Default: the modality that was translated to.",
+        ),
     ] = "",
     class_: Class = None,
     skip_unmasked: SkipUnmasked = False,
     run: SplitOf = None,
-    patient: Annotated[
-        str | None,
-        typer.Option(
-            "--patient",
-            help="What tells patients apart: folder:N, regex:PATTERN, tag:KEYWORD or file. "
-            "Default: header or BIDS.",
-        ),
-    ] = None,
+    patient: PatientRule = None,
     key: Key = None,
     volume_from: VolumeFrom = None,
     channel: Channel = None,
     volume: Volume = None,
     exclude: Exclude = None,
     seed: Seed = 0,
+    out: Annotated[
+        Path,
+        option(
+            "--out",
+            "-o",
+            panel=OUTPUT,
+            metavar="DIR",
+            help="Folder to write, named as nnU-Net wants it: .../Dataset501_NAME.",
+        ),
+    ],
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write translated and real images with their masks as a raw data set of nnU-Net v2.
-
-    `medxlate export nnunet fake_ct ct --masks mri_masks --masks ct_masks --out Dataset501_CT`
+    r"""Export translated and real images with their masks as a raw data set of nnU-Net v2.
 
     Cases are numbered, and no header holds a patient's data. splits_final.json keeps a patient's
-    images together and validates with real ones; copy it to nnUNet_preprocessed/Dataset501_CT.
+    images together and validates on real ones: copy it to nnUNet_preprocessed/Dataset501_CT.
+
+    ```
+    # Translated and real CT, each with its masks
+    $ medxlate export nnunet fake_ct ct --masks mri_masks --masks ct_masks \
+        --out Dataset501_CT
+    ```
     """
     from medxlate.cli.console import reporting
 
@@ -136,38 +202,56 @@ def nnunet(
         )
 
 
-@export.command("monai")
+@export.command("monai", cls=Command)
 @takes_loudness
 def monai(
     folders: Folders,
-    out: Out,
+    *,
     masks: Masks = None,
     class_: Class = None,
     skip_unmasked: SkipUnmasked = False,
     run: SplitOf = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", help="Label table, as for `prepare`.")
+        Path | None,
+        option("--labels", panel=LABELS, metavar="FILE", help="Label table, as for `prepare`."),
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--label", help="Column or DICOM tag of the label.")
-    ] = None,
-    file: Annotated[
-        str | None, typer.Option("--file", help="The table's column of file names.")
-    ] = None,
-    patient: Annotated[
         str | None,
-        typer.Option(
-            "--patient",
-            help="What tells patients apart, as for `prepare`: column, folder:N, regex:PATTERN, "
-            "tag:KEYWORD or file. Default: header or BIDS.",
+        option(
+            "--label",
+            panel=LABELS,
+            metavar="COLUMN",
+            help="The label: a column of --labels, or a DICOM tag.",
         ),
     ] = None,
+    file: Annotated[
+        str | None,
+        option(
+            "--file",
+            panel=LABELS,
+            metavar="COLUMN",
+            help="Column of the table that names the images.",
+        ),
+    ] = None,
+    patient: PatientRule = None,
     patient_column: Annotated[
         str | None,
-        typer.Option("--patient-column", help="The table's column of patients."),
+        option(
+            "--patient-column",
+            panel=PATIENTS,
+            metavar="COLUMN",
+            help="Column of patient ids in the label table.",
+        ),
     ] = None,
     task: Annotated[
-        str, typer.Option("--task", help="regression or classification.")
+        str,
+        choice(
+            "--task",
+            words=complete.TASKS,
+            panel=LABELS,
+            metavar="KIND",
+            help="What is predicted: a number (regression) or a class (classification).",
+        ),
     ] = "regression",
     key: Key = None,
     volume_from: VolumeFrom = None,
@@ -175,19 +259,24 @@ def monai(
     volume: Volume = None,
     exclude: Exclude = None,
     seed: Seed = 0,
+    out: Out,
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Write translated and real images as NIfTI, with labels, masks and a datalist for MONAI.
+    r"""Export translated and real images as NIfTI, with labels, masks and a datalist for MONAI.
 
-    `medxlate export monai fake_ct ct --run runs/latest --out monai`
+    datalist.json lists training and validation images; each entry says whether the image is
+    synthetic or real. Patients are divided as in the run. Translated images are used for training
+    only, if there are real ones.
 
-    `medxlate export monai fake_ct --masks mri_masks --labels ages.csv --label age --file name
-    --patient folder:1 --out monai`
+    ```
+    # Patients, labels and split of the newest run
+    $ medxlate export monai fake_ct ct --run runs/latest --out monai
 
-    datalist.json lists training and validation; each entry says whether it is synthetic or real.
-    Patients are divided, as the run divides them; translated images only train where there are
-    real ones.
+    # With masks and a label table
+    $ medxlate export monai fake_ct --masks mri_masks --out monai \
+        --labels ages.csv --label age --file name --patient folder:1
+    ```
     """
     from medxlate.cli.console import reporting
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from medxlate.base.errors import UsageError, closest
 from medxlate.cli import complete
+
+if TYPE_CHECKING:
+    from medxlate.base.plugins import Kind
 
 INPUT = "Input"
 LABELS = "Labels"
@@ -53,6 +56,7 @@ def choice(
     metavar: str,
     help: str,  # noqa: A002
     is_open: bool = False,
+    plugins: Kind | None = None,
 ) -> Any:
     """Declare an option whose value is one word of a set: the shell completes it.
 
@@ -63,13 +67,14 @@ def choice(
         metavar: What stands for the value.
         help: Says what the words are for; ``{words}`` is replaced by their list.
         is_open: Whether further words are possible: the library then checks them, not Typer.
+        plugins: The kind of plug-ins that add words to a set that is open.
     """
     return option(
         *names,
         panel=panel,
         metavar=metavar,
         help=help.format(words=listed(words)),
-        autocompletion=complete.of(words),
+        autocompletion=complete.and_plugins(words, plugins) if plugins else complete.of(words),
         **({} if is_open else {"parser": one_of(words)}),
     )
 
@@ -203,6 +208,15 @@ Offline = Annotated[
         "--offline",
         panel=HARDWARE,
         help="Open no network connection; missing weights are an error.",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    option(
+        "--include",
+        panel=INPUT,
+        metavar="GLOB",
+        help="Files to read, such as `*_T1w.nii.gz`. Repeatable. Default: all.",
     ),
 ]
 Exclude = Annotated[

@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-<<<<<<< HEAD
-from medxlate.base.errors import UsageError
-=======
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
 from medxlate.cli import complete
 from medxlate.cli.options import (
     HARDWARE,
@@ -24,12 +20,14 @@ from medxlate.cli.options import (
     DicomModality,
     Exclude,
     Force,
+    Include,
     Json,
     Overwrite,
     Volume,
     Where,
     choice,
     flag,
+    listed,
     option,
     pair,
     settings_of,
@@ -60,57 +58,17 @@ def prepare(
         str | None,
         choice(
             "--layout",
-<<<<<<< HEAD
-            help="Layout of a public data set: lgg-mri, ct-ich, head-neck-pet-ct, bids, or a "
-            "plug-in's.",
-            autocompletion=complete.layouts,
-        ),
-    ] = None,
-    preset: Annotated[str | None, typer.Option("--preset", hidden=True)] = None,
-    size: Annotated[
-        int | None, typer.Option("--size", help="Side of the stored squares, px. Default: 256.")
-    ] = None,
-    channel: Annotated[
-        int | None, typer.Option("--channel", min=0, help="Channel of colour images, from 0.")
-    ] = None,
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe",
-            help="Intensities: auto, ct, mr, pet, xray, as-is, or a plug-in's.",
-            autocompletion=complete.recipes,
-        ),
-    ] = "auto",
-    recipe_set: Annotated[
-        list[str] | None,
-        typer.Option("--recipe-set", help="KEY=VALUE, a setting of a plug-in's recipe; repeat."),
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(
-            "--window",
-            help="LEVEL,WIDTH in HU (recipe ct) or SUV (pet), or brain, subdural, bone, lung, "
-            "soft-tissue, wide. Default: soft-tissue (40,400); 5,10 SUV.",
-=======
             words=complete.LAYOUTS,
             panel=INPUT,
             metavar="NAME",
-            help="The folder holds a public data set as it is published: {words}. Fills in the "
-            "options for it.",
+            help="The folder holds a public data set as it is published: {words}, or a "
+            "plug-in's layout. Fills in the options for it.",
             is_open=True,
+            plugins="layouts",
         ),
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", hidden=True)] = None,
-    include: Annotated[
-        list[str] | None,
-        option(
-            "--include",
-            panel=INPUT,
-            metavar="GLOB",
-            help="Files to read, such as `*_T1w.nii.gz`. Repeatable. Default: all.",
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
-        ),
-    ] = None,
+    include: Include = None,
     exclude: Exclude = None,
     where: Where = None,
     dicom_modality: DicomModality = "",
@@ -254,13 +212,24 @@ def prepare(
         str,
         choice(
             "--recipe",
-            words=complete.RECIPES,
+            words=("auto", *complete.RECIPES),
             panel=INTENSITIES,
             metavar="NAME",
-            help="How grey values are mapped: {words}. auto: by the modality's name and the files.",
+            help=f"How grey values are mapped: {listed(complete.RECIPES)}, or a plug-in's recipe. "
+            "auto: by the modality's name and the files.",
             is_open=True,
+            plugins="recipes",
         ),
     ] = "auto",
+    recipe_set: Annotated[
+        list[str] | None,
+        option(
+            "--recipe-set",
+            panel=INTENSITIES,
+            metavar="KEY=VALUE",
+            help="A setting of a plug-in's recipe. Repeatable.",
+        ),
+    ] = None,
     window: Annotated[
         str | None,
         choice(

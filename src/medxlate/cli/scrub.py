@@ -35,7 +35,7 @@ def scrub(
     Searches file names, text, headers, metadata and archives for every identifying value that
     `prepare` read, and reports files that it cannot search. A finding names the file, the place
     and the kind of value, never the value itself. The exit code is 1 if anything is found or
-    cannot be searched.
+    could not be searched.
 
     ```
     # A run, before it is shared
@@ -53,15 +53,15 @@ def scrub(
         result = look(folder, data=data, listener=reporter)
         left = f"{result.too_short} too short"
         if result.generic:
-            left += f" and {result.generic} too general"
+            left += f" and {result.generic} that name nobody"
         if not result.found:
             summary = f"{result.files} files hold none of {result.values} identifying values"
         else:
             summary = (
                 f"{len({each.file for each in result.found})} of {result.files} files hold one of "
-                f"{result.values} identifying values, or cannot be searched"
+                f"{result.values} identifying values, or could not be searched"
             )
-        lines = [f"{summary} ({left} were not searched for)."]
+        lines = [f"{summary} ({left} were not looked for)."]
         lines += [f"  {each.file}: {each.where}: {each.kind}" for each in result.found[:MOST]]
         if len(result.found) > MOST:
             lines.append(f"  ... and {len(result.found) - MOST} more places (--json lists all)")

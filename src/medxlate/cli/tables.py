@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, Group, RenderableType
@@ -39,6 +39,17 @@ class ConsoleTable:
         return self.texts or column == 0
 
 
+@dataclass(frozen=True)
+class ConsoleEntries:
+    """Heads, each with a text below it.
+
+    Attributes:
+        entries: Heads and texts.
+    """
+
+    entries: tuple[tuple[str, str], ...]
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ConsoleTable:
     """Return a table of figures, with text in the first column."""
     return ConsoleTable(title, tuple(columns), tuple(map(tuple, rows)))
@@ -49,12 +60,19 @@ def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     return ConsoleTable(title, tuple(columns), tuple(map(tuple, rows)), texts=True)
 
 
-def laid_out(shown: ConsoleTable, console: Console) -> RenderableType:
-    """Return a table as a console can show it whole.
+def entries(pairs: Iterable[tuple[str, str]]) -> ConsoleEntries:
+    """Return heads with a text below each."""
+    return ConsoleEntries(tuple(pairs))
+
+
+def laid_out(shown: ConsoleTable | ConsoleEntries, console: Console) -> RenderableType:
+    """Return a table, or entries, as a console can show them whole.
 
     In its natural width where that fits; else with its texts in several lines, where that leaves
     them a readable width; else row by row, each figure after its head.
     """
+    if isinstance(shown, ConsoleEntries):
+        return Group(*(each for head, text in shown.entries for each in _entry(head, text)))
     natural = _width(_grid(shown, [0] * len(shown.columns)), console)
     if natural <= console.width:
         return _grid(shown, [0] * len(shown.columns))
@@ -101,6 +119,14 @@ def _folded(shown: ConsoleTable, excess: int) -> list[int] | None:
     return folded if excess <= 0 else None
 
 
+def _entry(head: str, text: str) -> tuple[RenderableType, RenderableType]:
+    return Text(visible(head), style="bold", overflow="fold"), _indented(visible(text))
+
+
+def _indented(text: str) -> RenderableType:
+    return Padding(Text(text, overflow="fold"), (0, 0, 0, INDENT), expand=False)
+
+
 def _stacked(shown: ConsoleTable) -> RenderableType:
     """Return the rows one below the other: the first cell, and below it each head with its cell."""
     return Group(Text(visible(shown.title), style="bold"), *_blocks(shown))
@@ -113,5 +139,4 @@ def _blocks(shown: ConsoleTable) -> Iterator[RenderableType]:
         yield Text(visible(first))
         for head, cell in zip(heads, others, strict=True):
             if cell.strip():
-                line = Text(f"{visible(head):{longest}}  {visible(cell)}", overflow="fold")
-                yield Padding(line, (0, 0, 0, INDENT))
+                yield _indented(f"{visible(head):{longest}}  {visible(cell)}")

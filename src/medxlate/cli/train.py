@@ -67,6 +67,7 @@ def train(
             metavar="NAME",
             help=f"{METHODS_HELP} Default: joint.",
             is_open=True,
+            plugins="methods",
         ),
     ] = None,
     epochs: Annotated[

@@ -17,6 +17,7 @@ from medxlate.cli.options import (
     Exclude,
     Force,
     Images,
+    Include,
     Input,
     Json,
     Model,
@@ -24,6 +25,7 @@ from medxlate.cli.options import (
     Precision,
     Volume,
     choice,
+    flag,
     images_of,
     option,
 )
@@ -34,24 +36,8 @@ Phi = Literal["keep", "pseudonymise", "remove"]
 def translate(
     images: Images = None,
     *,
-<<<<<<< HEAD
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")],
-    model: Model = Path("runs/latest"),
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--source",
-            help="Source modality, where the model has several.",
-            autocompletion=complete.modalities,
-        ),
-    ] = None,
-    include: Annotated[
-        list[str] | None,
-        typer.Option("--include", help="Glob of files to take, such as '*_T1w.nii.gz'; repeat."),
-    ] = None,
-=======
     input_: Input = None,
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
+    include: Include = None,
     exclude: Exclude = None,
     dicom_modality: DicomModality = "",
     force: Force = False,
@@ -89,6 +75,24 @@ def translate(
             help="A dataset's pseudonym.key, so that patients get the same pseudonyms as there.",
         ),
     ] = None,
+    bids: Annotated[
+        bool | None,
+        flag(
+            "--bids/--no-bids",
+            panel=OUTPUT,
+            help="Write a BIDS derivative data set. Default: yes, if IMAGES has a "
+            "dataset_description.json.",
+        ),
+    ] = None,
+    bids_suffix: Annotated[
+        str,
+        option(
+            "--bids-suffix",
+            panel=OUTPUT,
+            metavar="TEXT",
+            help="What BIDS calls the target: T1w, FLAIR, pet, ct...",
+        ),
+    ] = "",
     overwrite: Overwrite = False,
     device: Device = "auto",
     batch_size: BatchSize = None,
@@ -103,28 +107,7 @@ def translate(
         ),
     ] = 0,
     precision: Precision = "auto",
-<<<<<<< HEAD
-    compiling: Annotated[
-        str,
-        typer.Option("--compile", help="auto (on a GPU), on or off: torch.compile."),
-    ] = "auto",
-    bids: Annotated[
-        bool | None,
-        typer.Option(
-            "--bids/--no-bids",
-            help="Write a BIDS derivative data set. Default: where IMAGES has a "
-            "dataset_description.json.",
-        ),
-    ] = None,
-    bids_suffix: Annotated[
-        str,
-        typer.Option("--bids-suffix", help="What BIDS calls the target: T1w, FLAIR, pet, ct..."),
-    ] = "",
-    overwrite: Overwrite = False,
-    input_: Input = None,
-=======
     compiling: Compile = "auto",
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
     json: Json = False,
 ) -> None:
     """Translate images to the target modality, in the same tree, format and geometry.
@@ -136,19 +119,15 @@ def translate(
     # A folder, with the newest run
     $ medxlate translate scans/mri --out fake_ct
 
-<<<<<<< HEAD
-    A BIDS data set becomes a BIDS derivative data set: `--out ds/derivatives/synthetic-ct`.
-
-    It takes one model: the mean of several translations would be a blurred image that none of them
-    made. `predict` combines several.
-=======
     # One file, with a named run
     $ medxlate translate scan.nii.gz --out fake --model runs/mri-to-ct-001
 
     # DICOM without any patient attribute
     $ medxlate translate scans/mri --out fake_ct --phi remove
+
+    # A BIDS data set, into a BIDS derivative data set
+    $ medxlate translate ds --out ds/derivatives/synthetic-ct
     ```
->>>>>>> 32628bd (Help in panels with examples; fixed sets of words are listed and refused with the nearest one)
     """
     images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting

@@ -27,6 +27,7 @@ from medxlate.config.sections import (
     SplitConfig,
     Upsample,
 )
+from medxlate.config.settings import Setting, chosen, document, in_toml, is_name, settings
 
 __all__ = [
     "PRESETS",
@@ -42,14 +43,20 @@ __all__ = [
     "OptimizerConfig",
     "PredictorNorm",
     "RuntimeConfig",
+    "Setting",
     "Skip",
     "SplitConfig",
     "Upsample",
     "Values",
     "assignment",
+    "chosen",
     "configured",
+    "document",
     "flat",
+    "in_toml",
+    "is_name",
     "keys",
     "parse",
     "resolve",
+    "settings",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from medxlate.base.errors import ConfigError, closest, nearest, shown
 from medxlate.base.records import read_object
@@ -98,16 +99,28 @@ def resolve(
         ConfigError: An unknown preset or key, a value of the wrong kind, an unreadable file.
     """
     values: Values = {}
+    for _, layer in layers(preset=preset, file=file, sets=sets):
+        _merge(values, layer)
+    _merge(values, overrides or {})
+    return parse(values)
+
+
+def layers(
+    *, preset: str | None, file: Path | None, sets: Sequence[str]
+) -> Iterator[tuple[str, Values]]:
+    """Yield what a configuration is built from, with its name; what comes later wins.
+
+    Raises:
+        ConfigError: As ``resolve``.
+    """
     if preset is not None:
         if preset not in PRESETS:
             raise ConfigError(f"Unknown preset '{preset}'.", nearest(preset, PRESETS))
-        _merge(values, PRESETS[preset])
+        yield f"preset {preset}", dict(PRESETS[preset])
     if file is not None:
-        _merge(values, _read(file))
+        yield str(file), _read(file)
     for text in sets:
-        _merge(values, assignment(text))
-    _merge(values, overrides or {})
-    return parse(values)
+        yield "--set", assignment(text)
 
 
 def configured(
@@ -158,16 +171,19 @@ def flat(config: Config) -> dict[str, Any]:
     return values
 
 
-def keys() -> list[str]:
-    """Return all configuration keys, as ``section.key``."""
-    names: list[str] = []
+def fields() -> Iterator[tuple[str, FieldInfo]]:
+    """Yield all configuration keys, as ``section.key``, with their defaults and descriptions."""
     for name, field in Config.model_fields.items():
         section = field.annotation
         if isinstance(section, type) and issubclass(section, ConfigSection):
-            names += [f"{name}.{key}" for key in section.model_fields]
+            yield from ((f"{name}.{key}", inner) for key, inner in section.model_fields.items())
         else:
-            names.append(name)
-    return names
+            yield name, field
+
+
+def keys() -> list[str]:
+    """Return all configuration keys, as ``section.key``."""
+    return [name for name, _ in fields()]
 
 
 def _nearest_key(key: str) -> str:
