@@ -421,11 +421,13 @@ def test_every_option_of_train_arrives(monkeypatch: pytest.MonkeyPatch, tmp_path
         (
             "medxlate.inference.translate.translate",
             ["translate", "in", "--out", "o", "--source", "mri", "--phi", "remove", "--key", "k",
-             "--dicom-modality", "MR", "--volume", "2", "--tile", "64", "--compile", "on"],
+             "--dicom-modality", "MR", "--volume", "2", "--tile", "64", "--compile", "on",
+             "--include", "*.nii", "--no-bids", "--bids-suffix", "ct"],
             {
                 "out": Path("o"), "source": "mri", "batch_size": 3, "overwrite": True,
                 "phi": "remove", "key": Path("k"), "dicom_modality": "MR", "volume": 2,
-                "tile": 64, "compiling": "on",
+                "tile": 64, "compiling": "on", "include": ["*.nii"], "bids": False,
+                "bids_suffix": "ct",
             },
         ),
         (

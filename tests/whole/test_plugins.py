@@ -93,14 +93,14 @@ def test_a_part_that_nobody_names_is_never_imported(tmp_path: Path):
 import sys
 import medxlate, medxlate.extend
 from medxlate.cli.app import app
-from medxlate.cli.complete import methods
+from medxlate.cli.complete import METHODS, and_plugins
 from medxlate.doctor import examine
 from medxlate.config import resolve
 from typer.testing import CliRunner
 assert CliRunner().invoke(app, ["train", "--help"]).exit_code == 0
 assert "medxlate.base.plugins" not in sys.modules or not sys.modules[
     "medxlate.base.plugins"].installed.cache_info().currsize, "metadata was read for nothing"
-assert methods("ba") == ["bad"]
+assert and_plugins(METHODS, "methods")("ba") == ["bad"]
 overrides = dict(data=dict(folder={str(data)!r}, sources=["mri"], target="ct"),
     split=dict(sources="divided"), runtime=dict(device="cpu"), optimizer=dict(epochs=1))
 medxlate.train(resolve(preset="debug", overrides=overrides), runs={str(tmp_path / "runs")!r})
