@@ -259,9 +259,11 @@ def test_a_page_is_opened_or_its_place_is_named(
         return there
 
     monkeypatch.setattr("webbrowser.open", browse)
-    monkeypatch.setattr("medxlate.artifacts.runs.find_run", lambda *_: None)
     made = SimpleNamespace(path=tmp_path / "report.html", verdict=["Nothing."], bytes=1, badge="")
     monkeypatch.setattr("medxlate.report.run_report.write_report", lambda *_, **__: made)
+    monkeypatch.setattr(
+        "medxlate.artifacts.runs.find_run", lambda *_: None
+    )  # after that module took it
     result = call("report", tmp_path, "--open")
     assert result.exit_code == 0
     assert opened == [made.path.as_uri()]
