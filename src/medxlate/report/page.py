@@ -23,6 +23,7 @@ from medxlate.report.printing import Number, PrintedTable, short
 
 Tone = Literal["good", "bad", "unsure"]
 Content = str | Markup | float | int | Number | None  # of a table's cell
+TEXT = re.compile("[A-Za-z]{3}")  # a column of these is not one of numbers
 VOID = ("img", "input")  # elements of HTML that have no end
 Level = Literal["green", "amber", "red", "grey"]
 WORDS: Mapping[Level, str] = {
@@ -197,8 +198,8 @@ def printed(found: PrintedTable) -> Markup:
     """Return a table for papers as HTML, with its headings over several columns and its note."""
     *upper, names = found.columns
     heads = [tag("tr", *_spans(row)) for row in upper]
-    heads.append(tag("tr", *(_head(name, i > 0) for i, name in enumerate(names))))
-    right = [False] + [True] * (len(names) - 1)
+    right = [not any(TEXT.search(str(row[i])) for row in found.rows) for i in range(len(names))]
+    heads.append(tag("tr", *map(_head, names, right)))
     whole = _scrolling(_body(tag("thead", *heads), found.rows, right, found.title), found.title)
     return whole + (tag("p", found.note, class_="note") if found.note else Markup(""))
 

@@ -110,6 +110,14 @@ def with_interval(
     return said, f"{lower} to {upper}"
 
 
+def mean_and_spread(mean: float, std: float) -> str:
+    """Return ``414 ± 5``, with the digits that the standard deviation is worth."""
+    if not std > 0:
+        return short(float(f"{mean:.3g}"))
+    decimals = places(mean - std, mean + std)
+    return f"{to_places(mean, decimals)} ± {to_places(std, decimals)}"
+
+
 def between(low: float | None, high: float | None) -> str:
     """Return the two ends of an interval; a dash where there are none."""
     return f"{short(low)} to {short(high)}" if low is not None and high is not None else "\u2013"

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from medxlate.base.errors import DataError, MedxlateError
+from medxlate.base.errors import DataError, MedxlateError, plural
 from medxlate.base.records import read_json
 from medxlate.dataset.index import Dataset
 from medxlate.dataset.labels import Task
@@ -30,6 +30,7 @@ from medxlate.report.page import (
     Chapter,
     bullets,
     figure,
+    folded,
     joined,
     paragraph,
     printed,
@@ -38,6 +39,7 @@ from medxlate.report.page import (
     with_code,
     write_page,
 )
+from medxlate.report.printing import mean_and_spread
 from medxlate.study.comparison import REPEATS, system_name
 from medxlate.study.measured import level_of
 from medxlate.study.study import Study, StudyFolder, cells, read_study
@@ -45,7 +47,7 @@ from medxlate.study.study_charts import measure, patient_panels, references, sys
 from medxlate.study.summary import design_paragraphs, settings
 from medxlate.study.tables import main_comparison, tables
 from medxlate.study.verdicts import headline
-from medxlate.study.wording import answer_tables, in_order, sentences
+from medxlate.study.wording import answer_tables, answers, in_order, sentences
 
 PAGE = "report.html"
 NOTE = (
@@ -53,7 +55,6 @@ NOTE = (
     "Percentages are shares of the other's error. Figures are over {unit}s."
 )
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
-SHOWN = ("value", "patients", "images", "loss", "std")  # of a subgroup
 
 
 def write_study_page(study_folder: Path) -> Path:
@@ -79,9 +80,7 @@ def write_study_page(study_folder: Path) -> Path:
     bodies = {
         "Does it help?": _answers(statistics, level, said=verdict.sentences),
         "Errors by method": _errors(results, predictions, loss),
-        "joint against the others": bullets(
-            sentences(statistics.get("joint_against_baselines") or ())
-        ),
+        "joint against the others": _baselines(statistics, level),
         "Dose and response": _dose(statistics, results, loss),
         "Tables": _tables(study, results, unit),
         "Subgroups": _subgroups(study_folder / "subgroups.csv", loss),
@@ -154,8 +153,16 @@ def _answers(statistics: Mapping[str, Any], unit: str, *, said: Sequence[str]) -
         body += tag("h3", title) + printed(found)
     others = [each for each in sentences(in_order(statistics)) if each not in said]
     if others:
-        body += tag("details", tag("summary", "The others in sentences"), bullets(others))
+        body += folded("The others in sentences", bullets(others))
     return body
+
+
+def _baselines(statistics: Mapping[str, Any], unit: str) -> Markup:
+    """Return the paper's method against each other one; nothing where there is none."""
+    entries = statistics.get("joint_against_baselines") or ()
+    if not (found := answers(entries, unit=unit)):
+        return bullets(sentences(entries))
+    return printed(found) + folded("In sentences", bullets(sentences(entries)))
 
 
 def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Markup:
@@ -201,16 +208,30 @@ def _subgroups(path: Path, loss: str) -> Markup:
         if (groups["patients"] < FEW).any():
             hidden.append(str(kind))
             continue
-        rows = [
-            (system_name(row["method"], row["sources"]), *(row[name] for name in SHOWN))
-            for row in main_comparison(groups).to_dict("records")
-        ]
-        columns = ("Method", str(kind).capitalize(), "Patients", "Images", loss, "Std")
-        body += table(columns, rows, caption=f"Error by {kind}")
+        body += _by_group(main_comparison(groups), f"{loss} by {kind}: mean ± standard deviation")
     if hidden:
         words = f"Not shown, for a group has fewer than {FEW} patients: {', '.join(hidden)}."
         body += paragraph(words)
     return body
+
+
+def _by_group(groups: pd.DataFrame, caption: str) -> Markup:
+    """Return a row a method, a column a group."""
+    patients = {
+        str(each): int(n)
+        for each, n in groups.groupby("value", sort=False)["patients"].max().items()
+    }
+
+    def cell(found: pd.DataFrame, group: str) -> str:
+        rows = found[found["value"] == group]
+        return mean_and_spread(*rows[["loss", "std"]].iloc[0]) if len(rows) else "-"
+
+    rows = [
+        (system_name(str(method), str(sources)), *(cell(found, each) for each in patients))
+        for (method, sources), found in groups.groupby(["method", "sources"], sort=False)
+    ]
+    columns = ("Method", *(f"{each} ({plural(n, 'patient')})" for each, n in patients.items()))
+    return table(columns, rows, caption=caption)
 
 
 def _settings(study: Study, results: pd.DataFrame) -> Markup:
@@ -221,7 +242,7 @@ def _settings(study: Study, results: pd.DataFrame) -> Markup:
         for key in names
         if attrgetter(key)(study.config) != {}  # nothing of plug-ins
     ]
-    return body + table(("Methods", "Setting", "Value"), rows, caption="Settings")
+    return body + folded("All settings", table(("Methods", "Setting", "Value"), rows))
 
 
 def _value(study: Study, key: str) -> str:
