@@ -30,41 +30,42 @@ class ConfigSection(BaseModel):
 
 
 class DataConfig(ConfigSection):
-    """What is read."""
+    """Which images are used."""
 
     folder: str = Field("data", description="The dataset folder that `prepare` wrote.")
     sources: tuple[str, ...] = Field((), description="Source modalities, as prepared.")
     target: str = Field("", description="Target modality, as prepared.")
     oracle: str = Field(
         "",
-        description="Modality of the dataset with true target images of the source patients, where "
-        "a paired set has them: the method `oracle` shows them, and nothing else sees them.",
+        description="Modality with the true target images of the source patients, in a paired "
+        "data set. Only the method `oracle` sees them.",
     )
     where: tuple[str, ...] = Field(
         (),
         max_length=100,
-        description="Which images are used, of every modality: expressions over the label and the "
-        "columns of `prepare --keep`, such as `age >= 18` or, for one modality alone, "
-        "`ct: site in ['A', 'B']`; all of them must hold.",
+        description="Which images of every modality to use: expressions over the label and the "
+        "columns of `prepare --keep`, such as `age >= 18`, or `ct: site in ['A', "
+        "'B']` for one modality. An image must satisfy all of them.",
     )
     image_size: int | None = Field(
         None,
         ge=32,
         multiple_of=4,
-        description="Side of the square images in training, pixels; none: the dataset's.",
+        description="Side of the square training images, in pixels; none: the dataset's.",
     )
     target_fraction: float = Field(
-        1.0, gt=0, le=1, description="Share of the target's training patients that are used."
+        1.0, gt=0, le=1, description="Fraction of the target's training patients to use."
     )
     source_fraction: float = Field(
-        1.0, gt=0, le=1, description="Share of each source's training patients that are used."
+        1.0, gt=0, le=1, description="Fraction of each source's training patients to use."
     )
     match_labels: bool = Field(
         False,
-        description="Label-matched sampling: each target image of a step brings a source image of "
-        "its class, or of the nearest value, so that discriminators do not take a difference of "
-        "labels for one of modality (Cohen et al. 2018, Jiang et al. 2020). Sources with labels "
-        "that the target does not have are left out. Not in the paper.",
+        description="Label-matched sampling: with each target image, a step shows a source "
+        "image of the same class or of the nearest value, so that discriminators do"
+        " not mistake a difference in labels for one in modality (Cohen et al. "
+        "2018, Jiang et al. 2020). Source images whose label the target lacks are "
+        "left out. Not in the paper.",
     )
 
     @model_validator(mode="after")
@@ -81,56 +82,70 @@ class DataConfig(ConfigSection):
 
 
 class SplitConfig(ConfigSection):
-    """How patients are divided."""
+    """How patients are divided into training, validation and test."""
 
     policy: Literal["patient", "image"] = Field(
         "patient",
-        description="patient: nobody is on two sides. image: slices are divided, as in the paper, "
-        "so that a patient's slices can fall on both sides: another, easier question.",
+        description="What the split divides. patient: no patient is in two parts. image: "
+        "slices, as in the paper; slices of one patient can then be in both "
+        "training and test, which is an easier problem than predicting new patients.",
     )
     train: float = Field(
-        0.7, gt=0, lt=1, description="Share of the target's patients for training."
+        0.7, gt=0, lt=1, description="Fraction of the target's patients for training."
     )
     val: float = Field(
-        0.1, gt=0, lt=1, description="Share of them for choosing the best predictor."
+        0.1,
+        gt=0,
+        lt=1,
+        description="Fraction of the target's patients for validation, which chooses the best "
+        "predictor.",
     )
-    test: float = Field(0.2, gt=0, lt=1, description="Share of them for the final evaluation.")
+    test: float = Field(
+        0.2, gt=0, lt=1, description="Fraction of the target's patients for the final evaluation."
+    )
     val_patients: int | None = Field(
-        None, ge=1, description="Number of target patients in place of the share `val`."
+        None,
+        ge=1,
+        description="Number of target patients for validation, instead of the fraction `val`.",
     )
     test_patients: int | None = Field(
-        None, ge=1, description="Number of target patients in place of the share `test`."
+        None,
+        ge=1,
+        description="Number of target patients for testing, instead of the fraction `test`.",
     )
     file: str = Field(
         "",
-        description="A given split: a run's split.json, or a table with the columns patient (ids "
-        "as in the files) and part (train, val or test).",
+        description="File with a split of your own: a run's split.json, or a table with the "
+        "columns patient (ids as in the images) and part (train, val or test).",
     )
     column: str = Field(
         "",
-        description="A given split: a column of `prepare --keep` with train, val or test.",
+        description="Column of `prepare --keep` with a split of your own: train, val or test.",
     )
     sources: Literal["all", "divided"] = Field(
         "all",
-        description="Patients who have no target image. all: they train, but for `source_val` and "
-        "`source_test`; divided: by the target's shares, so that a large test part costs sources. "
-        "Who has a target image, or shares an image with such a patient, always goes with it.",
+        description="How patients without a target image are divided. all: all of them train, "
+        "except the fractions `source_val` and `source_test`. divided: by the "
+        "target's fractions; a large test part then also removes source patients "
+        "from training. Patients who have a target image, or share an image with "
+        "such a patient, always stay in that patient's part.",
     )
     source_val: float = Field(
         0.05,
         ge=0,
         lt=1,
-        description="sources = all: share of them by which a predictor of the source is chosen "
-        "(`transfer`), and that audits look at.",
+        description="With sources = all: fraction of the source patients for validation "
+        "(`transfer`'s first stage, audits).",
     )
     source_test: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="sources = all: share of them whose translations are judged (FID, audits, "
-        "figures); with 0 only those of the target's test patients are.",
+        description="With sources = all: fraction of the source patients whose translations are"
+        " evaluated (FID, audits, other metrics). 0: only those of the target's "
+        "test patients.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the division.")
+    seed: int = Field(0, ge=0, description="Random seed of the split.")
 
     @model_validator(mode="after")
     def _whole(self) -> SplitConfig:
@@ -163,138 +178,147 @@ class ModelConfig(ConfigSection):
 
     generator: str = Field(
         "resnet",
-        description="Architecture of the generators: resnet, or a plug-in's.",
+        description="Architecture of the generators: resnet, or the name of a plug-in.",
     )
     generator_width: Width = Field(
-        64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
+        64,
+        description="Channels after the generators' first convolution; 0: 64 on a GPU, "
+        "otherwise 16.",
     )
     generator_blocks: int | None = Field(
         None,
         ge=0,
-        description="Residual blocks; none: 6 up to 128 px, 9 above; 0: as none on a GPU, else 3.",
+        description="Residual blocks of the generators; none: 6 up to 128 px, 9 above; 0: as "
+        "none on a GPU, otherwise 3.",
     )
     upsample: Upsample = Field(
         "transposed",
-        description="How the generators double height and width: a transposed convolution, as "
-        "published, or interpolation and a convolution, which leaves no checkerboard (Odena et "
-        "al. 2016).",
+        description="How the generators double height and width. transposed: transposed "
+        "convolution, as published. nearest, bilinear: interpolation followed by a "
+        "convolution, which leaves no checkerboard pattern (Odena et al. 2016).",
     )
     skip: Skip = Field(
         "none",
-        description="What bypasses the generators' layers. global: they begin at their input and "
-        "learn the difference; unet: features before a halving join those after the doubling "
-        "(Ronneberger et al. 2015); both; none: as published.",
+        description="Skip connections of the generators. none: as published. global: adds the "
+        "input to the output, so that the generator learns the difference. unet: "
+        "joins features before downsampling to those after upsampling (Ronneberger "
+        "et al. 2015). both: global and unet.",
     )
     discriminator_width: Width = Field(
-        64, description="Channels after the first convolution; 0: 64 on a GPU, else 16."
+        64,
+        description="Channels after the discriminators' first convolution; 0: 64 on a GPU, "
+        "otherwise 16.",
     )
     discriminator_layers: int = Field(
         3,
         ge=0,
         le=6,
-        description="Convolutions of stride 2 in the discriminators, which judge patches of 16, "
-        "34, 70 (as published, for 256 px), 142 pixels for 1, 2, 3, 4; 0: the most whose patches "
-        "take up to 30 % of the image's side, at least 1 and at most 3.",
+        description="Stride-2 convolutions of the discriminators. With 1, 2, 3 or 4 of them, a "
+        "discriminator judges patches of 16, 34, 70 (as published, for 256 px) or "
+        "142 pixels. 0: as many as keep patches within 30 % of the image's side, "
+        "from 1 to 3.",
     )
     discriminator_norm: DiscriminatorNorm = Field(
         "instance",
-        description="instance: as published; none: the discriminators see grey levels, which "
-        "instance norm hides from them.",
+        description="Normalisation in the discriminators. instance: as published. none: the "
+        "discriminators then see absolute grey levels, which instance norm hides.",
     )
     predictor: str = Field(
         "resnet50",
-        description="The predictor, by its name in timm, or a plug-in's; auto: resnet50 on a GPU, "
-        "else the small test_resnet.",
+        description="The predictor: a network's name in timm, or the name of a plug-in; auto: "
+        "resnet50 on a GPU, otherwise the small test_resnet.",
     )
     predictor_norm: PredictorNorm = Field(
         "batch",
-        description="batch: as timm has the predictor, and as published. group: group norm in the "
-        "place of batch norm (Wu and He 2018), which knows no batch: for optimizer.batch_size = 1, "
-        "where batch norm takes the statistics of single images.",
+        description="Normalisation in the predictor. batch: batch norm, as in timm and as "
+        "published. group: group norm instead (Wu and He 2018), which does not "
+        "depend on the batch; use it with optimizer.batch_size = 1, where batch "
+        "norm would use the statistics of single images.",
     )
     batch_norm: Literal["joint", "separate"] = Field(
         "joint",
-        description="Whose statistics the predictor's batch norm takes in training. joint: of "
-        "translated and real images as one batch, the combined training set of the paper; "
-        "separate: of each by themselves, and predictions then go by the real ones' (Chang et al. "
-        "2019). Of no effect on multitask and dann, and with "
+        description="Statistics of the predictor's batch norm in training. joint: over "
+        "translated and real images together, as in the paper's combined training "
+        "set. separate: over each of them alone; predictions then use those of the "
+        "real images (Chang et al. 2019). No effect on multitask and dann, or with "
         "predictor_norm = group.",
     )
     pretrained: str | None = Field(
         None,
-        description="Initial predictor weights: none (random), `imagenet` (timm's, which timm "
-        "downloads or has cached), or a local .safetensors file of them.",
+        description="Initial weights of the predictor: none (random), `imagenet` (timm's, from "
+        "its cache or downloaded), or a local .safetensors file.",
     )
 
 
 class ObjectiveConfig(ConfigSection):
-    """The weights of the objective (paper, equations 1 to 3), and what helps with few images."""
+    """Weights of the objective (paper, equations 1 to 3), and options for few images."""
 
     lambda_cycle: float = Field(10.0, ge=0, description="Weight of the cycle loss.")
     lambda_predict: float = Field(
         0.025,
         ge=0,
-        description="Weight of the predictor's loss in the gradient that reaches the generators; "
-        "the predictor itself takes its gradient as it is. The paper's 0.001 is meant for years "
-        "squared (see predict_unit).",
+        description="Weight of the predictor's loss in the gradient that reaches the "
+        "generators; the predictor's own gradient is not scaled. The paper's 0.001 "
+        "applies to a loss in years squared (see predict_unit).",
     )
     predict_unit: Literal["standardised", "label"] = Field(
         "standardised",
-        description="What lambda_predict weighs. standardised: a loss in which an answer that "
-        "ignores the image has 1 (squared errors of labels of deviation 1, cross-entropy over ln "
-        "K), so that one weight serves every label; label: the loss in the label's own unit, as "
-        "in the paper.",
+        description="Unit of the loss that lambda_predict weighs. standardised: a prediction "
+        "that ignores the image has a loss of 1 (squared error of labels with "
+        "standard deviation 1; cross-entropy divided by ln K), so that one weight "
+        "suits every label. label: the label's own unit, as in the paper.",
     )
     fake_weight: Annotated[float, Field(ge=0)] | Literal["count"] = Field(
         1.0,
-        description="Weight of each source's mean loss in equation 2 beside 1 for the target's. "
-        "count: the source's training images over the target's, so that each image weighs the "
-        "same, as in the paper's sums.",
+        description="Weight of each source's mean loss in equation 2; the target's is 1. count:"
+        " the number of the source's training images divided by the target's, so "
+        "that each image weighs the same, as in the paper's sums.",
     )
     lambda_identity: float = Field(
-        0.0, ge=0, description="Weight of the identity loss; not in the paper's objective."
+        0.0, ge=0, description="Weight of the identity loss. Not in the paper's objective."
     )
     lambda_structure: float = Field(
         0.0,
         ge=0,
-        description="Weight of the structure loss, which holds a translation to its source's "
-        "anatomy: the difference of their MIND descriptors (Heinrich et al. 2012). Not in the "
-        "paper's objective.",
+        description="Weight of the structure loss, which keeps a translation close to its "
+        "source's anatomy: the difference between their MIND descriptors (Heinrich "
+        "et al. 2012). Not in the paper's objective.",
     )
     losses: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {},
-        description="Losses of plug-ins that are added to the translators' objective, by name, and "
-        "their weights, such as `--set objective.losses.gradient-difference=1`.",
+        description="Plug-ins' losses to add to the translators' objective, by name, with their"
+        " weights: `--set objective.losses.gradient-difference=1`.",
     )
     one_sided: bool = Field(
         False,
-        description="Train G and D_t alone, without F and D_s, which cost as much again. Something "
-        "else than the cycle loss has to hold the anatomy: model.skip, lambda_identity, "
-        "lambda_structure.",
+        description="Train only G and D_t, without F and D_s, at about half the cost. Without "
+        "the cycle loss, something else must preserve the anatomy: model.skip, "
+        "lambda_identity or lambda_structure.",
     )
     diffaugment: tuple[Literal["brightness", "contrast", "translation", "cutout"], ...] = Field(
         (),
-        description="How images are changed before the discriminators see them (DiffAugment, Zhao "
-        "et al. 2020); none: as in the paper.",
+        description="Random changes of the images before the discriminators see them "
+        "(DiffAugment, Zhao et al. 2020); none: as in the paper.",
     )
     noise: Literal["none", "target"] = Field(
         "none",
-        description="target: translations get as much noise as the target's images have, before "
-        "the target's discriminator and the predictor see them; none: as in the paper.",
+        description="Noise added to translations before the target's discriminator and the "
+        "predictor see them. target: as much as the target's images have. none: as "
+        "in the paper.",
     )
     rescale: float = Field(
         0.0,
         ge=0,
         lt=0.5,
-        description="The predictor sees each translation enlarged or reduced by up to this share, "
-        "drawn anew each time, before noise is added: what it learns then does not depend on the "
-        "exact size at which a generator draws a head, nor on a size that shows the label. 0: as "
-        "they are, as in the paper.",
+        description="The predictor sees each translation enlarged or reduced at random by up to"
+        " this fraction, before noise is added. It then does not depend on the "
+        "exact size at which a generator draws an organ, nor on a size that reveals"
+        " the label. 0: unchanged, as in the paper.",
     )
     ema_fakes: bool = Field(
         False,
-        description="Whether the predictor learns from translations by the moving averages of the "
-        "generators (optimizer.ema_decay), which waver less.",
+        description="Whether the predictor learns from translations of the generators' moving "
+        "averages (optimizer.ema_decay), which fluctuate less.",
     )
 
     @model_validator(mode="after")
@@ -308,68 +332,83 @@ class ObjectiveConfig(ConfigSection):
 
 
 class OptimizerConfig(ConfigSection):
-    """Adam and its schedule (paper, section 4.2)."""
+    """Adam and the training schedule (paper, section 4.2)."""
 
     epochs: int = Field(200, ge=1, description="Passes over the largest modality.")
     steps_per_epoch: int | None = Field(
-        None, ge=1, description="Steps in an epoch; none: the largest modality's images, once."
+        None, ge=1, description="Steps per epoch; none: one pass over the largest modality."
     )
     constant_share: float = Field(
-        0.5, ge=0, le=1, description="Share of the epochs before the linear decay to 0 begins."
+        0.5,
+        ge=0,
+        le=1,
+        description="Fraction of the epochs before the learning rates begin to decay linearly "
+        "to 0.",
     )
     keep: Literal["best", "last"] = Field(
         "best",
-        description="Which predictor is kept: best, of the lowest validation error, as in the "
-        "paper; last, of the last step: the error of a few validation patients chooses by chance.",
+        description="Which predictor to keep. best: that with the lowest validation error, as "
+        "in the paper. last: that of the last step; better with few validation "
+        "patients, whose error chooses by chance.",
     )
     batch_size: int = Field(
         1,
         ge=0,
-        description="Images of each modality in a step; 0: half of the target's training images, "
-        "at least 1 and at most 8.",
+        description="Images per modality in a step; 0: half of the target's training images, "
+        "from 1 to 8.",
     )
-    translator_lr: float = Field(2e-4, gt=0, description="Learning rate of G, F and D.")
-    translator_betas: tuple[float, float] = Field((0.5, 0.999), description="Adam's betas there.")
+    translator_lr: float = Field(
+        2e-4, gt=0, description="Learning rate of the generators and discriminators."
+    )
+    translator_betas: tuple[float, float] = Field(
+        (0.5, 0.999), description="Adam's betas for the generators and discriminators."
+    )
     predictor_lr: float = Field(1e-3, gt=0, description="Learning rate of the predictor.")
-    predictor_betas: tuple[float, float] = Field((0.9, 0.999), description="Adam's betas there.")
-    buffer_size: int = Field(50, ge=0, description="Images in the buffer of each discriminator.")
+    predictor_betas: tuple[float, float] = Field(
+        (0.9, 0.999), description="Adam's betas for the predictor."
+    )
+    buffer_size: int = Field(
+        50, ge=0, description="Images in each discriminator's buffer of earlier translations."
+    )
     autoencode: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of the epochs at the beginning in which the generators learn to "
-        "reproduce images of both modalities, without discriminators: they begin to translate from "
-        "an image, and not from noise. Not in the paper.",
+        description="Fraction of the epochs, at the start, in which the generators learn to "
+        "reproduce images of both modalities, without discriminators. Translation "
+        "then starts from an image instead of noise. Not in the paper.",
     )
     warmup: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of the epochs before the predictor begins to learn: early translations "
-        "would teach it their flaws. Methods without translators leave these epochs out, so that "
-        "every predictor makes as many updates.",
+        description="Fraction of the epochs before the predictor starts to learn, so that it "
+        "does not learn the flaws of early translations. Methods without "
+        "translators skip these epochs; every predictor makes the same number of "
+        "updates.",
     )
     translator_share: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="Share of the epochs in which the translators learn. After it they are frozen, "
-        "and the predictor goes on with their translations: such a step costs a fraction.",
+        description="Fraction of the epochs in which the translators learn. They are then "
+        "frozen while the predictor continues to learn from their translations, at "
+        "a fraction of the cost.",
     )
     finetune_share: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of the steps at the end in which the predictor learns from real target "
-        "images alone, at a tenth of its rate.",
+        description="Fraction of the steps, at the end, in which the predictor learns from real"
+        " target images only, at a tenth of its learning rate.",
     )
     ema_decay: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of itself that a moving average of G's and F's weights keeps in a step, "
-        "such as 0.999; samples and the exported translators are then the averages. 0: none, as "
-        "in the paper.",
+        description="Decay of the moving average of the generators' weights, such as 0.999. "
+        "Samples and the exported translators then use the averages. 0: no "
+        "averages, as in the paper.",
     )
 
     @model_validator(mode="after")
@@ -405,25 +444,35 @@ class OptimizerConfig(ConfigSection):
 
 
 class AugmentConfig(ConfigSection):
-    """The augmentations that are baselines, or go on top of other methods (paper, section 4.3)."""
+    """Augmentations, as baselines or on top of other methods (paper, section 4.3)."""
 
-    flip: float = Field(0.5, ge=0, le=1, description="simple-augment: chance of a mirrored image.")
-    crop: float = Field(
-        0.8, gt=0, le=1, description="simple-augment: smallest share of the area that is kept."
+    flip: float = Field(
+        0.5, ge=0, le=1, description="simple-augment: probability of mirroring an image."
     )
-    rotate: float = Field(15.0, ge=0, le=180, description="simple-augment: most degrees of turn.")
+    crop: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="simple-augment: smallest fraction of the area that a crop keeps.",
+    )
+    rotate: float = Field(
+        15.0, ge=0, le=180, description="simple-augment: largest rotation, in degrees."
+    )
     shift: float = Field(
-        0.1, ge=0, lt=1, description="simple-augment: longest shift, share of the side."
+        0.1, ge=0, lt=1, description="simple-augment: largest shift, as a fraction of the side."
     )
     jitter: float = Field(
         0.2, ge=0, lt=1, description="simple-augment: largest change of brightness and contrast."
     )
-    erase: float = Field(0.5, ge=0, le=1, description="random-erasing: chance of an erased patch.")
+    erase: float = Field(
+        0.5, ge=0, le=1, description="random-erasing: probability of erasing a patch."
+    )
     erase_area: tuple[float, float] = Field(
-        (0.02, 0.4), description="random-erasing: smallest and largest share of the area."
+        (0.02, 0.4),
+        description="random-erasing: smallest and largest fraction of the area to erase.",
     )
     erase_ratio: tuple[float, float] = Field(
-        (0.3, 3.33), description="random-erasing: smallest and largest ratio of the sides."
+        (0.3, 3.33), description="random-erasing: smallest and largest aspect ratio of the patch."
     )
 
     @field_validator("erase_area", "erase_ratio")
@@ -435,86 +484,99 @@ class AugmentConfig(ConfigSection):
 
 
 class BaselinesConfig(ConfigSection):
-    """The baselines' own settings (paper, section 4.3)."""
+    """Settings of single baselines (paper, section 4.3)."""
 
     first_epochs: int | None = Field(
         None,
         ge=1,
-        description="Epochs of what comes first: the translator of `cyclegan`, the source's "
-        "predictor of `transfer`; none: optimizer.epochs, for translators times "
-        "optimizer.translator_share. `transfer` leaves the share optimizer.warmup of them out.",
+        description="Epochs of the first stage: the translator of `cyclegan`, the source "
+        "predictor of `transfer`. none: optimizer.epochs, for translators times "
+        "optimizer.translator_share. `transfer` skips the fraction optimizer.warmup"
+        " of them.",
     )
     multitask_weight: float = Field(
-        1.0, ge=0, description="multitask: weight of the sources' loss beside the target's."
+        1.0, ge=0, description="multitask: weight of the sources' loss; the target's is 1."
     )
     dann_weight: float = Field(
-        1.0, ge=0, description="dann: highest weight of the reversed gradient (lambda)."
+        1.0, ge=0, description="dann: final weight of the reversed gradient (lambda)."
     )
     dann_gamma: float = Field(
         10.0, gt=0, description="dann: how steeply that weight rises from 0 (gamma)."
     )
     dann_width: int = Field(
-        1024, ge=1, description="dann: units in the two hidden layers of the domain classifier."
+        1024,
+        ge=1,
+        description="dann: units in each of the two hidden layers of the domain classifier.",
     )
 
 
 class RuntimeConfig(ConfigSection):
-    """What does not change the method."""
+    """Seed, hardware, logging and checkpoints: settings that do not change the method."""
 
-    seed: int = Field(0, ge=0, description="Seed of weights, order and image buffer.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
+    seed: int = Field(
+        0, ge=0, description="Random seed for initial weights, data order and image buffers."
+    )
+    device: str = Field("auto", description="Device to train on: auto, cpu, cuda, cuda:N or mps.")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 where the hardware multiplies it natively, else fp32."
+        "auto",
+        description="Numerical precision; auto: bf16 where the hardware supports it natively, "
+        "otherwise fp32.",
     )
     compile: Compiling = Field(
         "auto",
-        description="torch.compile: auto compiles on a GPU, in one process, for 2,000 steps or "
-        "more; off also leaves CUDA graphs out.",
+        description="torch.compile. auto: on a GPU, in one process, for 2,000 steps or more. "
+        "off: no CUDA graphs either.",
     )
     accumulate: int = Field(
         1,
         ge=1,
-        description="Parts in which a batch is computed, their gradients added up: less memory. "
-        "Batch norm then sees a part. Raised by itself where memory runs out.",
+        description="Number of parts in which a batch is computed, with their gradients added "
+        "up: uses less memory, but batch norm sees only a part at a time. Raised "
+        "automatically when memory runs out.",
     )
     recompute: bool = Field(
         False,
-        description="Compute the generators' residual blocks again in the backward pass instead "
-        "of keeping what is in them: less memory, more time, the same gradients.",
+        description="Recompute the generators' residual blocks in the backward pass instead of "
+        "storing their activations: less memory, more time, the same gradients.",
     )
     offline: bool = Field(
         False,
-        description="Open no connection: weights that are not on this machine are an error.",
+        description="Open no network connection; weights that are not on this machine are an "
+        "error.",
     )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = Field(
-        (), description="Experiment trackers that receive the training (`--track`)."
+        (), description="Experiment trackers to log to (`--track`)."
     )
-    log_every: int = Field(50, ge=1, description="Steps between two entries of losses.")
+    log_every: int = Field(50, ge=1, description="Steps between two records of the losses.")
     samples_every: int = Field(5, ge=1, description="Epochs between two sample grids.")
     checkpoint_every: int = Field(1, ge=1, description="Epochs between two checkpoints.")
     checkpoint_steps: int | None = Field(
-        None, ge=1, description="Steps between two checkpoints, within epochs too; none: no limit."
+        None,
+        ge=1,
+        description="Steps between two checkpoints, also within an epoch; none: no limit.",
     )
     checkpoint_minutes: float | None = Field(
         10.0,
         gt=0,
-        description="Minutes between two checkpoints, within epochs too; none: no limit.",
+        description="Minutes between two checkpoints, also within an epoch; none: no limit.",
     )
     keep_checkpoints: int = Field(
         0,
         ge=0,
-        description="How many of the newest checkpoints stay; the best ones stay besides. 0: two "
-        "during a training, so that there is one before a damaged one, and one when it has ended.",
+        description="Number of the newest checkpoints to keep, in addition to the best ones. 0:"
+        " two during training, in case one is damaged, and one afterwards.",
     )
     deterministic: bool = Field(
         False,
-        description="Use only algorithms that give the same bits each time, and no CUDA graph: "
-        "needed on a GPU for runs that repeat bit for bit; the processor does so anyway.",
+        description="Use only algorithms that give the same bits every time, and no CUDA "
+        "graphs. Needed on a GPU to repeat a run bit for bit; on a processor, runs "
+        "always repeat.",
     )
     sync_bn: bool = Field(
         True,
-        description="With several processes: take the statistics of the predictor's batch norm "
-        "over the whole batch, as one process does, and not over each process's part.",
+        description="With several processes: compute the predictor's batch norm statistics over"
+        " the whole batch, as a single process does, instead of over each process's"
+        " part.",
     )
 
 
@@ -523,8 +585,8 @@ class Config(ConfigSection):
 
     method: str = Field(
         "joint",
-        description="joint (the paper's), a baseline, or a plug-in's; `joint+autoaugment` adds an "
-        "augmentation.",
+        description="joint (the paper's), a baseline, or the name of a plug-in. "
+        "`joint+autoaugment` adds an augmentation.",
     )
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
@@ -536,7 +598,7 @@ class Config(ConfigSection):
     runtime: RuntimeConfig = RuntimeConfig()
     plugins: dict[str, Settings] = Field(
         {},
-        description="Settings of plug-ins, by the name of each: `--set plugins.NAME.key=value`.",
+        description="Settings of plug-ins, by plug-in: `--set plugins.NAME.key=value`.",
     )
 
     @model_validator(mode="after")
