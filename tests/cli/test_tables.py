@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from medxlate.cli.console import Reporter
-from medxlate.cli.tables import ConsoleTable, laid_out, table, text_table
+from medxlate.cli.tables import ConsoleTable, laid_out, merged, table, text_table
 
 PATH = "/data/archive/with/a/long/name/and/no/blank/" + "x" * 90 + "/slice-0001.dcm"
 FIGURES = table(
@@ -78,3 +78,22 @@ def test_a_pipe_gets_whole_lines(capsys: pytest.CaptureFixture[str]) -> None:
     (joint,) = [line for line in lines if "joint" in line]
     assert all(cell in joint for cell in FIGURES.rows[1])
     assert all(len(line) < 400 for line in lines)
+
+
+def test_what_all_rows_have_in_common_is_said_once() -> None:
+    columns = ["run", "data", "state", "GPU memory", "error"]
+    rows = [["a", "mri to ct", "finished", "-", "3"], ["b", "mri to ct", "stopped", "-", "3"]]
+    shown = table("2 runs", columns, rows, once=["data", "state", "GPU memory"])
+    assert shown.title == "2 runs; data: mri to ct"
+    assert shown.columns == ("run", "state", "error")  # the error was not named
+    assert shown.rows == (("a", "finished", "3"), ("b", "stopped", "3"))
+    alone = table("1 run", columns, rows[:1], once=["data"])
+    assert alone.columns == tuple(columns)
+
+
+def test_columns_that_are_the_same_are_one() -> None:
+    rows = [["3", "3", "4"], ["5", "5", "5"]]
+    assert merged(["volumes", "patients", "images"], rows) == (
+        ["volumes, patients", "images"],
+        [["3", "4"], ["5", "5"]],
+    )

@@ -197,4 +197,5 @@ def _overview(result: CompareResult) -> ConsoleTable:
         )
     columns = ["method", *shares.values(), "cells", "error", "std"]
     columns += [*(BESIDE[name] for name in beside), "seconds"]
-    return table(f"Test errors per {level_of(frame)}, {result.folder}", columns, rows)
+    title = f"Test errors per {level_of(frame)}, {result.folder}"
+    return table(title, columns, rows, once=["cells"])

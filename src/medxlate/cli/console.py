@@ -39,6 +39,7 @@ from medxlate.cli.tables import (
     ConsoleTable,
     entries,
     laid_out,
+    merged,
     table,
     text_table,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "entries",
     "failures",
     "left_out",
+    "merged",
     "number",
     "reporting",
     "table",

@@ -184,8 +184,9 @@ def tables(result: Evaluation, names: Sequence[str] = ()) -> list[ConsoleTable]:
         made.append(
             table(
                 f"Translated images against real {results.target}, {result.run}",
-                ["figure", "value", "95 % interval", "real against real", "n", "real"],
+                ["metric", "value", "95 % interval", "real against real", "images", "real images"],
                 [_image_row(each) for each in images],
+                once=("images", "real images"),
             )
         )
     taught = [each for each in shown if each.group == "tstr" and each.value is not None]
@@ -197,13 +198,20 @@ def tables(result: Evaluation, names: Sequence[str] = ()) -> list[ConsoleTable]:
 
 
 def _predictions(result: Evaluation, metrics: Sequence[Metric]) -> ConsoleTable:
-    from medxlate.cli.console import table
+    from medxlate.cli.console import merged, table
     from medxlate.evaluation.results import prediction_table
 
     titles, found = prediction_table(metrics)
-    rows = [[name, *map(_with_interval, cells)] for name, cells in found.items()]
+    shown = [list(map(_with_interval, cells)) for cells in found.values()]
+    columns, rows = [""], [[name] for name in found]
+    for are_constant in (False, True):  # often the same at each level: said once
+        taken = [i for i, t in enumerate(titles) if t.startswith("constant") == are_constant]
+        cells = [[row[i] for i in taken] for row in shown]
+        heads, cells = merged([titles[i] for i in taken], cells)
+        columns += ["constant"] if are_constant and len(heads) == 1 else heads
+        rows = [[*row, *more] for row, more in zip(rows, cells, strict=True)]
     title = f"Prediction of test {result.results.target} with 95 % intervals, {result.run}"
-    return table(title, ["", *titles], rows)
+    return table(title, columns, rows)
 
 
 def _taught(result: Evaluation, metrics: Sequence[Metric]) -> ConsoleTable:
@@ -237,4 +245,5 @@ def _audits(results: Results) -> ConsoleTable:
     from medxlate.cli.console import text_table
 
     rows = [[a.source, a.kind, a.status, a.sentence] for a in results.audits]
-    return text_table("Audits of the translators", ["source", "audit", "", "what was found"], rows)
+    columns = ["source", "audit", "", "finding"]
+    return text_table("Audits of the translators", columns, rows, once=["source"])

@@ -87,7 +87,7 @@ def _table(forecast: Forecast) -> ConsoleTable:
         for line in forecast.lines
     ]
     columns = ["training", "sources", "count", "steps", "s a step", "in all", "GPU memory"]
-    return table("What will be trained", columns, rows)
+    return table("What will be trained", columns, rows, once=["count", "GPU memory"])
 
 
 def duration(seconds: float) -> str:

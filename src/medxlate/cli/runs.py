@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,8 @@ from medxlate.cli.loudness import takes_loudness
 from medxlate.cli.options import RUN, Json, Runs, flag
 
 if TYPE_CHECKING:
-    from medxlate.artifacts.history import RunSummary
+    from medxlate.artifacts.history import RunDetails, RunSummary
+    from medxlate.cli.console import ConsoleTable
 
 runs = typer.Typer(
     name="runs",
@@ -43,30 +45,16 @@ def list_(folder: Runs = Path("runs"), json: Json = False) -> None:
     $ medxlate runs list --json
     ```
     """
-    from medxlate.cli.console import number, reporting, table
+    from medxlate.cli.console import reporting
 
     with reporting(json=json) as reporter:
         from medxlate.artifacts.history import list_runs
 
         found = list_runs(folder)
-        rows = [
-            [
-                run.name + (" (latest)" if run.latest else ""),
-                run.method or "-",
-                f"{'+'.join(run.sources)} to {run.target}" if run.sources else run.target or "-",
-                run.state,
-                str(run.epochs),
-                number(run.best_error),
-                f"{run.metric} {number(run.test)}" if run.metric else "-",
-                size(run.bytes),
-                age(run.seconds),
-            ]
-            for run in found
-        ]
-        head = ["run", "method", "data", "state", "epochs", "best error", "test", "size", "age"]
         problems = [f"{run.name} is damaged: {run.problem}" for run in found if run.problem]
-        shown = table(f"{len(found)} runs in {folder}", head, rows)
-        reporter.result({"runs": [_record(run) for run in found]}, shown, *problems)
+        reporter.result(
+            {"runs": [_record(run) for run in found]}, _listed(found, folder), *problems
+        )
 
 
 @runs.command("show", cls=Command)
@@ -82,7 +70,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
     $ medxlate runs show mri-to-ct-001
     ```
     """
-    from medxlate.cli.console import number, reporting, table
+    from medxlate.cli.console import reporting, table
 
     with reporting(json=json) as reporter:
         from medxlate.artifacts.history import show_run
@@ -97,11 +85,6 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
             for each in details.plugins
         ]
         files = [[name, size(count)] for name, count in details.files.items()]
-        figures = [[f"validation {name}", number(v)] for name, v in details.metrics.items()]
-        figures += [
-            [f"test {each['name']} by {each['level'] or 'image'}", number(each["value"])]
-            for each in details.tests
-        ]
         value = {
             "run": _record(summary),
             "differences": details.differences,
@@ -117,7 +100,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
             *problem,
             table("Differs from the defaults", ["key", "value"], settings),
             *([table("Plug-ins", ["kind", "name", "package", "hash"], plugins)] if plugins else []),
-            table("Figures", ["figure", "value"], figures),
+            _measured(details),
             table("Files", ["file", "size"], files),
         )
 
@@ -160,6 +143,53 @@ def rm(
         freed = remove_run(folder, found.name)
         value = {"removed": str(found.path), "bytes": freed}
         reporter.result(value, f"Removed {found.path} ({size(freed)}).")
+
+
+def _listed(found: Sequence[RunSummary], folder: Path) -> ConsoleTable:
+    """Return a row for each run; what all have in common is said once."""
+    from medxlate.cli.console import number, table
+
+    metrics = {run.metric for run in found if run.metric}
+    (metric,) = metrics if len(metrics) == 1 else ("",)
+    rows = [
+        [
+            run.name + (" (latest)" if run.latest else ""),
+            run.method or "-",
+            f"{'+'.join(run.sources)} to {run.target}" if run.sources else run.target or "-",
+            run.state,
+            str(run.epochs),
+            number(run.best_error),
+            f"{'' if metric else run.metric + ' '}{number(run.test)}" if run.metric else "-",
+            size(run.bytes),
+            age(run.seconds),
+        ]
+        for run in found
+    ]
+    columns = ["run", "method", "data", "state", "epochs", "val error", f"test {metric}".strip()]
+    return table(
+        f"{len(found)} runs in {folder}",
+        [*columns, "size", "age"],
+        rows,
+        once=["method", "data", "state", "epochs"],
+    )
+
+
+def _measured(details: RunDetails) -> ConsoleTable:
+    """Return a row for each metric, its value in validation and by each level of the test."""
+    from medxlate.cli.console import merged, number, table
+
+    values = {("validation", k.removeprefix("val_")): v for k, v in details.metrics.items()}
+    values |= {
+        (f"test by {each['level'] or 'image'}", each["name"]): each["value"]
+        for each in details.tests
+    }
+    heads = list(dict.fromkeys(head for head, _ in values))
+    names = list(dict.fromkeys(name for _, name in values))
+    columns, rows = merged(
+        heads, [[number(values.get((head, name))) for head in heads] for name in names]
+    )
+    rows = [[name, *row] for name, row in zip(names, rows, strict=True)]
+    return table("Metrics", ["metric", *columns], rows)
 
 
 def _record(run: RunSummary) -> dict[str, Any]:

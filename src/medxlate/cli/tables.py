@@ -50,14 +50,55 @@ class ConsoleEntries:
     entries: tuple[tuple[str, str], ...]
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ConsoleTable:
-    """Return a table of figures, with text in the first column."""
-    return ConsoleTable(title, tuple(columns), tuple(map(tuple, rows)))
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    once: Sequence[str] = (),
+    texts: bool = False,
+) -> ConsoleTable:
+    """Return a table of figures, with text in the first column.
+
+    Args:
+        title: What it shows.
+        columns: Their heads.
+        rows: Of cells, as many as columns.
+        once: Heads of columns that move into the title where all rows hold the same there, or
+            vanish where all hold a dash.
+        texts: Whether all columns hold text.
+    """
+    held = {head: {row[i] for row in rows} for i, head in enumerate(columns)}
+    same = {head: next(iter(held[head])) for head in once if len(held[head]) == 1 < len(rows)}
+    kept = [i for i, head in enumerate(columns) if head not in same]
+    return ConsoleTable(
+        "; ".join([title, *(f"{head}: {cell}" for head, cell in same.items() if cell != "-")]),
+        tuple(columns[i] for i in kept),
+        tuple(tuple(row[i] for i in kept) for row in rows),
+        texts,
+    )
 
 
-def text_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> ConsoleTable:
-    """Return a table of text."""
-    return ConsoleTable(title, tuple(columns), tuple(map(tuple, rows)), texts=True)
+def text_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    once: Sequence[str] = (),
+) -> ConsoleTable:
+    """Return a table of text; see ``table``."""
+    return table(title, columns, rows, once=once, texts=True)
+
+
+def merged(
+    columns: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Return a table in which columns that hold the same in every row are one, with all heads."""
+    heads: dict[tuple[str, ...], list[str]] = {}
+    for i, head in enumerate(columns):
+        heads.setdefault(tuple(row[i] for row in rows), []).append(head)
+    cells = [list(row) for row in zip(*heads, strict=True)]
+    return [", ".join(each) for each in heads.values()], cells
 
 
 def entries(pairs: Iterable[tuple[str, str]]) -> ConsoleEntries:

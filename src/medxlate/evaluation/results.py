@@ -169,12 +169,15 @@ def prediction_table(
     The constant prediction has columns of its own.
 
     Returns:
-        The columns' titles, such as "28 images" and "constant"; and the rows by name and unit.
+        The columns' titles, such as "28 images" and "constant, 28 images"; and the rows by name and
+        unit.
     """
     found = {(each.level, each.of, each.name): each for each in metrics}
     columns = dict.fromkeys((each.level, each.of) for each in metrics)
     counts = {each.level: each.n for each in metrics}
-    titles = [f"{counts[level]} {level}s" if of == "model" else "constant" for level, of in columns]
+    titles = [
+        f"{'' if of == 'model' else 'constant, '}{counts[level]} {level}s" for level, of in columns
+    ]
     names = dict.fromkeys((each.name, each.unit) for each in metrics)
     return titles, {
         f"{name} ({unit})" if unit else name: [found.get((*column, name)) for column in columns]
