@@ -106,7 +106,7 @@ FILE = re.compile(r"^\w[\w.-]*\.(?:jsonl?|parquet|csv|key|safetensors|npy|md|htm
 FOREIGN = {"data.csv", "labels.csv", "demo.json", "patient_demographics.csv", "sessions.json"}
 FOREIGN |= {"model.safetensors", "meta.csv", "ages.csv", "table.csv", "page.html"}
 # Names that the code puts together.
-COMPOSED = {"results.parquet", "results.csv", "subgroups.csv", "README.md"}
+COMPOSED = {"results.parquet", "results.csv", "subgroups.csv", "README.md", "report.json"}
 COMPOSED |= {f"{role}.npy" for role in ROLES}
 
 
