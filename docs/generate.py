@@ -52,8 +52,8 @@ def cli_page() -> str:
         "",
         "Not sure which one? [Which command do I need?](../which-command.md)",
         "",
-        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `train` was stopped and saved, "
-        "130 interrupted.",
+        "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 `train` stopped and saved, "
+        + "130 interrupted.",
     ]
     for name, command in _commands(group):
         lines += ["", f"## medxlate {name}", "", *inspect.cleandoc(command.help or "").splitlines()]
