@@ -32,16 +32,16 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Calibration(BaseModel):
-    """What validation patients say of a predictor's uncertainty.
+    """What validation patients tell about a predictor's uncertainty.
 
     Attributes:
         kind: conformal for a regression, temperature for a classification.
-        patients: How many gave a score.
+        patients: Number of patients it was made from.
         slices: Their slices.
-        scores: Conformal: for slice, volume and patient the absolute errors, one a patient, rising,
-            in the label's unit.
-        temperature: What logits are divided by; 1 leaves them as they are.
-        reason: Why there is no calibration; "" where there is one.
+        scores: Conformal: absolute errors for slice, volume and patient, one per patient, in
+            ascending order and in the label's unit.
+        temperature: What logits are divided by; 1 leaves them unchanged.
+        reason: Why there is no calibration; "" if there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

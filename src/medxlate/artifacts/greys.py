@@ -25,11 +25,11 @@ Roots = npt.NDArray[np.float64]
 
 
 class Greys(BaseModel):
-    """The grey values of training images, as the networks see them; nothing of single images.
+    """Grey values of all training images together, as the networks see them; none of a single one.
 
     Attributes:
-        mean: Of each of the 32 bins from -1 to 1: the mean over images of the square root of the
-            share of pixels in it.
+        mean: For each of 32 bins from -1 to 1, the mean over images of the square root of
+            the share of pixels in the bin.
         spread: The standard deviation over images.
         usual: The distance from the mean below which 95 % of the images lie; see ``distances``.
     """

@@ -29,8 +29,8 @@ class Weights(BaseModel):
 
     Attributes:
         file: Its name in the model folder.
-        sha256: Of its bytes.
-        step: The training step it was taken at; 0 where that is not known.
+        sha256: SHA-256 of the file.
+        step: The training step of these weights; 0 if unknown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,15 +45,15 @@ class TranslatorInfo(BaseModel):
 
     Attributes:
         recipe: The source's intensity recipe.
-        architecture: resnet, or the name of a plug-in's generator.
-        settings: Of the plug-in.
+        architecture: `resnet`, or the name of a plug-in's generator.
+        settings: Settings of the plug-in.
         width: Channels of its first layer.
         blocks: How many residual blocks it has.
         upsample: How it doubles height and width; see ``Generator``.
         skip: What bypasses its layers; see ``Generator``.
-        weights: Its file.
-        greys: Grey values of the source's training images; None in models from before they were
-            kept, in imported ones, and where images were few.
+        weights: Its file of weights.
+        greys: Grey values of the source's training images; None in imported models, in those of
+            older versions, and if there were few images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,12 +74,12 @@ class PredictorInfo(BaseModel):
 
     Attributes:
         architecture: Its name in timm, or that of a plug-in's predictor.
-        settings: Of the plug-in.
+        settings: Settings of the plug-in.
         norm: Whether it has group norm in the place of batch norm.
         head: What its outputs mean.
-        weights: Its file.
-        calibration: Of its predictions; None in models from before there was one.
-        calibration_tta: Of its predictions with ``--tta``.
+        weights: Its file of weights.
+        calibration: Calibration of its predictions; None in models of older versions.
+        calibration_tta: Calibration of its predictions with ``--tta``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -94,13 +94,13 @@ class PredictorInfo(BaseModel):
 
 
 class TrainedOn(BaseModel):
-    """How much a model was trained on, and how; counts, and nothing of a patient.
+    """How much data a model was trained on, and how it was split: counts, nothing of a patient.
 
     Attributes:
         train: Patients and slices of the training part, by modality.
-        val: Of the part by which the best predictor was chosen, and by which it was calibrated.
-        divided: Whether patients or images were divided into the parts.
-        notes: Sentences on the training.
+        val: The same of the validation part, which chose the best predictor and calibrated it.
+        divided: Whether patients or images were split.
+        notes: Notes on the training, as sentences.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,9 +115,9 @@ class ModelInfo(BaseModel):
     """The content of model.json.
 
     Attributes:
-        schema_version: Of this file.
+        schema_version: Version of this file's format.
         medxlate: The version that wrote it.
-        method: By which it was trained; ``imported`` where that was elsewhere.
+        method: Method of the training; ``imported`` if it was trained elsewhere.
         prepared_size: Side of the squares that images are first brought to, pixels.
         image_size: Side of the squares that the networks see, pixels.
         target: Name of the target modality.
@@ -125,10 +125,10 @@ class ModelInfo(BaseModel):
         target_greys: Grey values of its training images; None as in ``TranslatorInfo``.
         translators: By source modality; empty for methods that do not translate.
         predictor: The predictor; None for a model that only translates, such as an imported one.
-        precision: In which it was trained and validated.
-        trained_on: How much data that was; None for models from before this was kept, and for
-            imported ones.
-        plugins: The plug-ins by which it was trained and its images are read.
+        precision: The precision of training and validation.
+        trained_on: How much data it was trained on; None for imported models and
+            those of older versions.
+        plugins: The plug-ins that trained it and that read its images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -56,7 +56,7 @@ class PluginError(MedxlateError):
 
 
 class PluginRecord(BaseModel):
-    """Which plug-in was used: what a run, a dataset and a model keep of it.
+    """Which plug-in was used, as a run, a study, a dataset and a model record it.
 
     Attributes:
         kind: The group of its entry point: methods, generators, predictors, losses, recipes or
@@ -64,7 +64,7 @@ class PluginRecord(BaseModel):
         name: The name of its entry point.
         distribution: The installed package, as pip names it.
         version: Its version.
-        sha256: Of its files; see ``hash_of``.
+        sha256: SHA-256 over its files; see ``hash_of``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -53,17 +53,17 @@ Rows = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class ModalityInfo(BaseModel):
-    """What dataset.json says about a modality (paper, table 1).
+    """What dataset.json says about a modality (as in the paper's table 1).
 
     Attributes:
         recipe: Its intensity recipe.
         images: Number of slices.
-        series: Number of series, volumes and single images that they come from.
+        series: Number of series, volumes and single images that the slices come from.
         patients: Number of patients.
         widths: Smallest and largest original width, pixels.
         heights: Smallest and largest original height, pixels.
         labels: Lowest and highest label, or images per class.
-        where: Expressions that selected the files (``prepare --where``).
+        where: Expressions that selected the images (``prepare --where``).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,11 +82,11 @@ class DatasetInfo(BaseModel):
     """The content of dataset.json.
 
     Attributes:
-        schema_version: Of this file.
+        schema_version: Version of this file's format.
         medxlate: The version that wrote it.
         image_size: Side of the stored squares, pixels.
         task: What is predicted.
-        modalities: An entry a modality, by name.
+        modalities: One entry per modality, by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -82,12 +82,12 @@ class JudgeRecord(Record):
     """The content of ``judge/<name>.json``.
 
     Attributes:
-        schema_version: Of this file.
-        made_from: All that it depends on; where that differs now, it is trained anew.
+        schema_version: Version of this file's format.
+        made_from: Everything that it depends on; if that changes, it is trained again.
         architecture: Its name in timm.
         head: What its outputs mean.
-        weights: Its file.
-        trained_on: What it is and saw, in words.
+        weights: Its file of weights.
+        trained_on: What it is and what it was trained on, in words.
     """
 
     schema_version: int = SCHEMA_VERSION

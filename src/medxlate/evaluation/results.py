@@ -38,29 +38,29 @@ class Record(BaseModel):
 
 
 class Metric(Record):
-    """A figure with its uncertainty, or the reason why there is none.
+    """A metric with its interval, or the reason why it is missing.
 
     Attributes:
         group: Whether it judges predictions, translated images, or predictors that were trained
             on translated images alone and tested on real ones (tstr).
         name: mse, mae, r2, pearson, accuracy...; fid, kid, is, precision, recall, psnr, ssim...
-        unit: Of the value; "" for a number without one.
-        better: Which way is better; "" where neither is.
-        level: Of a prediction: over images, volumes or patients.
+        unit: Unit of the value; "" if it has none.
+        better: Which direction is better; "" if neither is.
+        level: For predictions: over images, volumes or patients.
         of: Who is measured: the model, or a constant prediction; ``translated`` images, compared
             with real ones; of tstr also the ``judge``, which learned from real images alone.
         source: The source modality of translated images.
         features: Of an image metric, the extractor: inception, predictor (the judge; before there
             was one, the run's own predictor), or a name in timm.
-        value: The figure; None where it could not be taken.
+        value: Its value; None if it could not be computed.
         low: Lower end of the 95 % interval; None where there is none.
         high: Its upper end.
-        interval: How it was found, such as "bootstrap over 34 patients".
+        interval: How the interval was computed, such as "bootstrap over 34 patients".
         n: The number of images, volumes or patients.
         reference: The number of real images that they were compared with; 0 where that does not
             apply.
-        floor: The same figure of real against real images, in equal numbers; None where unknown.
-        notes: What a reader must know, such as that there are under 2048 images; sentences.
+        floor: The same metric between equally many real images; None if unknown.
+        notes: What a reader must know, such as that there are fewer than 2048 images; sentences.
         reason: Why there is no value; a sentence.
         remedy: What would make it possible; a sentence.
     """
@@ -97,7 +97,7 @@ class Points(Record):
     Attributes:
         name: As in the legend.
         x: Positions.
-        y: As many; empty in a histogram.
+        y: Values at these positions; empty in a histogram.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Points(Record):
 
 
 class Picture(Record):
-    """A diagram as data; the report draws it.
+    """A chart as data; the report draws it.
 
     Attributes:
         kind: histogram (of each line's x), scatter, lines, or bars (x are positions, named by
@@ -118,7 +118,7 @@ class Picture(Record):
         thresholds: Named vertical (histogram) or horizontal lines.
         diagonal: Whether y = x is drawn.
         ticks: Names of the positions 0, 1, 2... of bars.
-        note: What is left out, or what else a reader must know; a sentence.
+        note: What is left out, or what else a reader must know, as a sentence.
     """
 
     kind: Literal["histogram", "scatter", "lines", "bars"]
@@ -144,8 +144,8 @@ class Audit(Record):
         threshold: The value from which it fires.
         rule: The threshold in words.
         sentence: What was found, in words.
-        advice: What to do; "" where there is nothing to do.
-        picture: A diagram; None where there is nothing to draw.
+        advice: What to do; "" if nothing.
+        picture: A chart; None if there is nothing to draw.
         worst: Numbers of the ``Example``s of this source to look at, worst first.
     """
 
@@ -213,11 +213,11 @@ def value_text(metric: Metric | None, shown: Callable[[float], str], none: str) 
 
 
 class GroupError(Record):
-    """Errors of the test images of a decade of the label, or of a class.
+    """Errors of the test images in one decade of the label, or in one class.
 
     Attributes:
-        name: Such as "40 to 49" or a class.
-        images: Their number.
+        name: A range such as "40 to 49", or a class.
+        images: Number of images.
         patients: The number of their patients.
         error: Mean absolute error in the label's unit, or error rate.
         low: Lower end of its 95 % interval over patients; None for fewer than five.
@@ -238,28 +238,28 @@ class Results(Record):
     """The content of evaluation.json.
 
     Attributes:
-        schema_version: Of this file.
-        versions: Those of medxlate, Python, torch and other libraries.
-        method: The run's.
+        schema_version: Version of this file's format.
+        versions: Versions of medxlate, Python, torch and other libraries.
+        method: Method of the run.
         target: The target modality.
         sources: The source modalities that have a translator.
         task: What is predicted.
         split: The hash of the split; runs on the same patients have the same.
         policy: patient or image.
         model: SHA-256 of each file of weights that was evaluated.
-        windows: By modality, how its values became the 8 bits that feature extractors see.
+        windows: For each modality, how its values became the 8 bits that feature extractors see.
         images: The number of real target images in the test part.
         patients: The number of their patients.
         translated: The number of translated test images by source.
-        metrics: All figures.
+        metrics: All metrics.
         groups: Errors by decade or class.
-        pictures: Diagrams of the predictions, by name: errors, calibration, regression.
-        audits: Those of each translator.
+        pictures: Charts of the predictions, by name: errors, calibration, regression.
+        audits: The audits of each translator.
         judge: The predictor of real images alone that judged translated ones, in words; "" where
             none was needed, or, in older files, where it was the run's own.
-        device: Where it was computed.
+        device: The device that computed it.
         precision: fp32 or bf16.
-        seconds: By stage.
+        seconds: Seconds of each stage.
         day: When it was evaluated, ISO 8601; "" in older files.
     """
 
@@ -296,7 +296,7 @@ class Example(Record):
     Attributes:
         why: Why it was chosen, such as "worst label agreement" or "evenly spaced".
         label: The patient's label as people read it, such as "63 years".
-        predicted: The judge's answer for the translated image, likewise.
+        predicted: The judge's prediction for the translated image, in the same form.
         nearest_label: The label of the nearest image's patient.
         nearest_distance: The distance to that image; the memorisation audit defines it.
         cycle_error: Mean |F(G(y)) - y| in [0, 2]; None without F.

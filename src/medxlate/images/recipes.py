@@ -101,14 +101,14 @@ class Recipe(BaseModel):
         channel: Which channel of colour images is read, from 0; None: luma.
         plane: The plane along which volumes are cut.
         volume: Which volume of 4-D files is read, from 0.
-        dicom_modality: The only DICOM Modality that is read; "": what the files, or else the
-            name, say.
+        dicom_modality: The only DICOM Modality that is read; "": decided by the files, or else
+            by the modality's name.
         bits: Depth of the stored values, 8 or 16.
         unit: Unit of the physical values: "HU", "SUVbw" or "".
         output_range: The physical values that -1 and 1 stand for in translated images. For
             percentiles and plug-ins, the median over the dataset's scans.
-        plugin: The plug-in, where it is one's.
-        settings: Of the plug-in.
+        plugin: The plug-in, if the recipe comes from one.
+        settings: Settings of the plug-in.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -278,7 +278,7 @@ def make_recipe(
         plane: The plane along which volumes are cut.
         volume: Which volume of 4-D files is read, from 0.
         dicom_modality: The only DICOM Modality that is read.
-        settings: Of the plug-in.
+        settings: Settings of the plug-in.
 
     Raises:
         UsageError: An unknown kind, or a parameter that does not belong to it.

@@ -25,8 +25,8 @@ class LabelTransform(BaseModel):
         task: Regression or classification.
         mean: Mean training label.
         std: Standard deviation of the training labels.
-        span: Lowest and highest training label of a regression; None in models from before it was
-            kept.
+        span: Lowest and highest training label of a regression; None in models of
+            older versions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -34,24 +34,26 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Study(BaseModel):
-    """The content of study.json: everything that decides a study's numbers.
+    """The content of study.json: everything that determines a study's numbers.
 
     Attributes:
-        schema_version: Of this file.
+        schema_version: Version of this file's format.
         medxlate: The version that began it.
         methods: What is compared.
         source_sets: Sources that are used together, for the methods that use any.
-        design: What a repeat changes. ``resampled``: the split, drawn anew; ``redrawn``: which of
-            the target's training patients are taken, of parts that stay; ``given``: the seed of
-            the weights alone.
-        repeats: How many splits, draws or seeds.
+        design: What a repeat changes. ``resampled``: the split; ``redrawn``: the target's
+            training patients, drawn from a pool, while validation and test stay; ``given``: only
+            the seed of the weights.
+        repeats: Number of splits, draws or seeds.
         target_fractions: Shares of the target's training patients; n of N are the share n / N.
         source_fractions: Shares of the sources' training patients.
-        primary: The one contrast that was named before, ``joint/mri:target-only``; "": none.
-        config: Of every cell, but for what ``cell_config`` sets. Its sources are all of them.
+        primary: The contrast that was named in advance, such as ``joint/mri:target-only``; "":
+            none.
+        config: The configuration of every cell, except for what ``cell_config`` sets. It names all
+            sources.
         fingerprints: A hash of each modality's pixels, labels, patients and recipe.
-        given: The hash of a given split; "" where it is drawn.
-        plugins: The plug-ins by which its methods are trained.
+        given: The hash of a given split; "" if splits are drawn.
+        plugins: The plug-ins that train its methods.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
