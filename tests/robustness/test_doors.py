@@ -140,7 +140,7 @@ def test_the_newest_run_lies_beside_its_pointer(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"methods": ["../../a"]}, "no method"),
+        ({"methods": ["../../a"]}, "Unknown method"),
         ({"source_sets": [["../a"]]}, "source_sets"),
         ({"source_sets": [["/etc"]]}, "source_sets"),
         ({"repeats": 10**12}, "repeats"),

@@ -441,7 +441,7 @@ def test_an_unknown_class_is_named(classes: Path, tmp_path: Path) -> None:
         (["--target-fraction", "half", "--target", "ct"], 2, "not a list of numbers"),
         (["--target-fraction", "0.5,2", "--target", "ct"], 2, "2 is not a valid fraction"),
         (["--source", "ct", "--target", "ct"], 2, "target"),
-        (["--policy", "volume", "--target", "ct"], 2, "split.policy"),
+        (["--policy", "volume", "--target", "ct"], 2, "is not one of patient, image"),
         (["--method", "joint"], 2, "No target modality"),
         (["--target", "xray"], 1, "xray"),
         (["--target", "ct", "--set", "optimizer.epoch=3"], 2, "optimizer.epochs"),

@@ -120,9 +120,9 @@ def read_record(
     except ValidationError as problem:
         first = problem.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise error(
-            f"{path} is damaged: {key}: {first['msg'].removeprefix('Value error, ')}."
-        ) from None
+        where = f"{path} is damaged: {key}" if key else f"{path} is damaged"
+        why = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise error(f"{where}: {why}.") from None
 
 
 # Control characters; what is invisible, or turns the order of letters round; bytes of names that
