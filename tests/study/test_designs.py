@@ -100,7 +100,8 @@ def test_the_results_say_design_and_pool(redrawn: Run) -> None:
 def test_console_and_plan_speak_of_patients_and_draws(redrawn: Run, data: Path) -> None:
     shown = call("compare", "--out", redrawn.folder).stdout
     (heads,) = (line for line in shown.splitlines() if "method" in line and "std" in line)
-    assert heads.replace("┃", " ").split()[:3] == ["method", "patients", "cells"]
+    assert heads.replace("┃", " ").split()[:3] == ["method", "patients", "error"]
+    assert "cells: 3" in shown  # in each row
     rows = [line.replace("│", " ").split() for line in shown.splitlines()]
     assert {row[1] for row in rows if row[:1] == ["target-only"]} == {"2", "4"}
     words = ["plan", "--target", "ct", "--source", "mri", "--data", data, "--preset", "debug"]

@@ -38,7 +38,7 @@ SECTIONS: dict[str, Any] = {  # 6 steps an epoch
     "optimizer": {"epochs": 2, "batch_size": 3, "steps_per_epoch": 6, "buffer_size": 4},
     "runtime": {"checkpoint_steps": 2, "log_every": 4},
 }
-TIMES = ("images_per_second", "data_wait", "seconds")
+TIMES = ("images_per_second", "data_wait", "seconds", "day")
 
 
 @pytest.fixture(scope="module")

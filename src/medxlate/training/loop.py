@@ -317,7 +317,9 @@ class Loop:
         if best:
             self._position = replace(self._position, best_error=error, best_step=step)
         seconds = round(time.monotonic() - self._began, 3)
-        self._listener(EpochEnded(step, epoch, epochs, metrics, best, dict(self._rates), seconds))
+        phase = phase_at((step - 1) / (epochs * self._steps_per_epoch), self._config.optimizer)
+        rates = self._rates_in(phase)
+        self._listener(EpochEnded(step, epoch, epochs, metrics, best, rates, seconds))
         with self._averages.shown():
             translations = self._validation.translations()
             reproduces = phase_at((epoch - 1) / epochs, self._config.optimizer).reproduces
@@ -340,11 +342,14 @@ class Loop:
         for alarm in alarms:
             self._listener(alarm)
 
-    def _set_rates(self, phase: Phase) -> None:
-        rates = {
+    def _rates_in(self, phase: Phase) -> dict[str, float]:
+        return {
             name: base * (phase.predictor_rate if name == "predictor" else phase.translator_rate)
             for name, base in self._base_rates.items()
         }
+
+    def _set_rates(self, phase: Phase) -> None:
+        rates = self._rates_in(phase)
         if rates != self._rates:  # a device is written to only then
             for name, each in self._learner.optimizers.items():
                 set_rate(each, rates[name])
