@@ -29,7 +29,7 @@ WIDTH = "170"
 
 MASKS = (
     (re.compile(r"[0-9a-f]{64}"), "HASH"),
-    (re.compile(r"  \(best so far\)|at step \d+"), ""),
+    (re.compile(r"  \((?:best so far|kept)\)|at step \d+"), ""),
     (re.compile(r"(?<=val_mse )\S+|(?<=val_mae )\S+|(?<=error )\d\S*"), "#"),
     (re.compile(r"-?\b\d+\.\d+(e[-+]\d+)?"), "#"),
     (re.compile(r"\b\d+ (s|min|h)\b"), "# s"),

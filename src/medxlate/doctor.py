@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 
 from medxlate import pretrained
 from medxlate.base import machine, plugins
+from medxlate.base.errors import plural
 
 if TYPE_CHECKING:
     import torch
@@ -165,7 +166,11 @@ def _of_torch() -> list[Check]:
         return [Check("torch", "problem", f"cannot be loaded: {first}", "Reinstall it.")]
     built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
     checks = [
-        Check("torch", "ok", f"{torch.__version__}, {built}, {torch.get_num_threads()} threads")
+        Check(
+            "torch",
+            "ok",
+            f"{torch.__version__}, {built}, {plural(torch.get_num_threads(), 'thread')}",
+        )
     ]
     flags = cpu_flags()
     names = {"avx512f": "AVX-512", "avx512_bf16": "AVX512-bf16", "amx_bf16": "AMX-bf16"}

@@ -124,7 +124,7 @@ def test_models_with_other_errors_keep_the_coverage_of_their_mean():
 
 def test_why_there_is_no_interval_is_said():
     (note,) = Uncertainty([conformal(1.0, 2.0)], 0.9).notes()
-    assert "needs 9 validation patients, and there were 2" in note
+    assert "needs at least 9 validation patients, and there were 2" in note
     assert Uncertainty([conformal(*range(9))], 0.9).notes() == []
     (note,) = Uncertainty([conformal(*range(9))] * 2, 0.9).notes()
     assert "of 2 models" in note
@@ -132,7 +132,7 @@ def test_why_there_is_no_interval_is_said():
     assert "older version without calibration" in Uncertainty([None], 0.9).notes()[0]
     assert Uncertainty([None], 0.9).half_width("slice") == math.inf
     (note,) = Uncertainty([no_calibration(REGRESSION, "it rained")], 0.9).notes()
-    assert note == "No intervals: it rained."
+    assert note == "No prediction intervals: it rained."
     for level in (0.0, 1.0, -1.0, 90.0, math.nan):
         with pytest.raises(UsageError, match="between 0 and 1"):
             Uncertainty([None], level)

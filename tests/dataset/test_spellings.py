@@ -119,7 +119,7 @@ def test_forty_people_in_five_spellings_are_forty_patients(tmp_path: Path) -> No
     assert {len(each["files"]) for each in record["respelled"]} == {2}
     tables = opened(tmp_path)
     counted = how_ids_count({name: each.slices for name, each in tables.items()})
-    assert counted.startswith("Patient ids of ct and mri that differ only in case")
+    assert counted.startswith("Patient IDs of ct and mri that differ only in case")
 
 
 def flat(text: str) -> str:
@@ -132,7 +132,7 @@ def test_distinct_ids_put_them_on_two_sides(tmp_path: Path) -> None:
     assert Dataset(tmp_path / "data").info.modalities["ct"].patients == 80
     assert on_two_sides(tmp_path) > 10
     counted = how_ids_count({name: each.slices for name, each in opened(tmp_path).items()})
-    assert counted == "Patient ids of ct and mri were taken literally."
+    assert counted == "Patient IDs of ct and mri were taken literally."
 
 
 def test_no_id_is_kept_or_exported(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_modalities_of_two_kinds_leave_nobody_on_two_sides(
         pd.read_parquet(path).drop(columns="folded_id").to_parquet(path, index=False)
     result = by_file(tmp_path, "ct", ids, *filter(None, [second]))
     if first == "older":
-        assert "spellings of patient ids in mri cannot be matched" in flat(result.output)
+        assert "spellings of patient IDs in mri cannot be matched" in flat(result.output)
         said = how_ids_count({name: each.slices for name, each in opened(tmp_path).items()})
         assert "one id: an older version of medxlate prepared it" in said
     merged = "" in (first, second)
@@ -280,13 +280,13 @@ def test_a_report_claims_what_was_looked_up(tmp_path: Path, kind: str) -> None:
     found = division_of(run, config)
     if kind == "leak":
         assert found.leak == (
-            "The split leaks: 3 pairs of patients in two parts with one id in two spellings."
+            "The split leaks: 3 pairs of patients in two parts with one ID in two spellings."
         )
         return
     claims = {
         "folded": "No patient is in two parts, whatever the modality",
-        "distinct": "Patient ids of ct and mri were taken literally",
-        "older": "Patient ids of ct were not checked for different spellings",
+        "distinct": "Patient IDs of ct and mri were taken literally",
+        "older": "Patient IDs of ct were not checked for different spellings",
     }
     assert found.leak == ""
     assert claims[kind] in found.body

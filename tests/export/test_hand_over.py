@@ -209,7 +209,7 @@ def test_the_folder_is_called_as_nnunet_wants_it(folder: Path, tmp_path: Path):
         with pytest.raises(UsageError, match="nnU-Net"):
             export_nnunet([folder / "fake"], out=tmp_path / name, masks=[folder / "masks"])
     (tmp_path / "Dataset501_Other").mkdir()
-    with pytest.raises(OutputError, match="takes a number once"):
+    with pytest.raises(OutputError, match="accepts each number only once"):
         export_nnunet([folder / "fake"], out=tmp_path / "Dataset501_X", masks=[folder / "masks"])
 
 

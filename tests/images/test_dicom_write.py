@@ -593,7 +593,7 @@ def test_coded_strings_are_no_way_for_words(phi: Phi, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("phi", "kinds"),
     [
-        ("keep", {"a UID", "an id or name", "a date"}),
+        ("keep", {"a UID", "an ID or name", "a date"}),
         ("pseudonymise", {"a UID"}),
         ("remove", set()),
     ],

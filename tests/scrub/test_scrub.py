@@ -100,27 +100,27 @@ def test_a_clean_run_passes(run: Path) -> None:
 def test_a_model_folder_and_the_pointer_to_the_newest_run_know_their_dataset(run: Path) -> None:
     assert scrub(run / "model").found == []
     (run / "model" / "note.txt").write_text(SHORT)
-    found = [Finding("note.txt", "line 1", "an id or name")]
+    found = [Finding("note.txt", "line 1", "an ID or name")]
     assert scrub(run / "model").found == found
     (run.parent / "latest").write_text(run.name + "\n")
     assert [each.file for each in scrub(run.parent / "latest").found] == ["model/note.txt"]
 
 
 TEXTS = {
-    "as it is": (f"patient {SHORT} was", "an id or name"),
-    "lower case": (f"patient={SHORT.lower()}", "an id or name"),
-    "in a file's name": (f"cases/{SHORT}_1.png", "an id or name"),
-    "digits": (f'"id": "{NUMBER}"', "an id or name"),
-    "digits as a number": (f'"id": {NUMBER},', "an id or name"),
-    "digits at a sentence's end": (f"It is {NUMBER}.", "an id or name"),
-    "name": (NAME, "an id or name"),
-    "name with spaces": ("Zebrowski Anna Éva", "an id or name"),
-    "name inside a word": ("xZEBROWSKI_ANNA_ÉVAx", "an id or name"),
-    "name, escaped": (json.dumps({"n": "Zebrowski^Anna Éva"}), "an id or name"),
-    "name, decomposed": ("Zebrowski Anna E\u0301va", "an id or name"),
-    "name in HTML": ("<p>Zebrowski Anna &Eacute;va</p>", "an id or name"),
-    "name in an address": ("Zebrowski%20Anna%20%C3%89va", "an id or name"),
-    "other separators": ("tcga 17 z034", "an id or name"),
+    "as it is": (f"patient {SHORT} was", "an ID or name"),
+    "lower case": (f"patient={SHORT.lower()}", "an ID or name"),
+    "in a file's name": (f"cases/{SHORT}_1.png", "an ID or name"),
+    "digits": (f'"id": "{NUMBER}"', "an ID or name"),
+    "digits as a number": (f'"id": {NUMBER},', "an ID or name"),
+    "digits at a sentence's end": (f"It is {NUMBER}.", "an ID or name"),
+    "name": (NAME, "an ID or name"),
+    "name with spaces": ("Zebrowski Anna Éva", "an ID or name"),
+    "name inside a word": ("xZEBROWSKI_ANNA_ÉVAx", "an ID or name"),
+    "name, escaped": (json.dumps({"n": "Zebrowski^Anna Éva"}), "an ID or name"),
+    "name, decomposed": ("Zebrowski Anna E\u0301va", "an ID or name"),
+    "name in HTML": ("<p>Zebrowski Anna &Eacute;va</p>", "an ID or name"),
+    "name in an address": ("Zebrowski%20Anna%20%C3%89va", "an ID or name"),
+    "other separators": ("tcga 17 z034", "an ID or name"),
     "date": ("19970322", "a date"),
     "date with dashes": ("on 1997-03-22", "a date"),
     "date with dots": ("am 22.03.1997", "a date"),
@@ -132,7 +132,7 @@ TEXTS = {
     "path below the raw folder": (f"{RAW}/x.dcm", "a path"),
     "path with backslashes": (r"ward3\case-12\00017.dcm", "a path"),
     "path with backslashes, escaped": (json.dumps(r"ward3\case-12\00017.dcm"), "a path"),
-    "after an escaped line break": (json.dumps(f"a\n{SHORT}\nb"), "an id or name"),
+    "after an escaped line break": (json.dumps(f"a\n{SHORT}\nb"), "an ID or name"),
     "the key": (f"key {KEY}", "the key of the pseudonyms"),
 }
 
@@ -272,7 +272,7 @@ def test_a_value_in_any_kind_of_file_is_found(run: Path, plant: Callable[[Path],
     plant(run / "model" / "planted")
     result = scrub(run)
     kinds_found = kinds(result) - ({"could not be searched"} if plant is plant_binary else set())
-    assert kinds_found in ({"an id or name"}, {"a UID"})
+    assert kinds_found in ({"an ID or name"}, {"a UID"})
     assert {each.file.split("/")[0] for each in result.found} <= {
         *("model", "file 1: model", "folder 1: model")
     }
@@ -301,7 +301,7 @@ def test_links_are_not_followed(run: Path, tmp_path: Path) -> None:
 def test_a_value_across_two_reads_is_found(run: Path) -> None:
     size = 4 * 2**20
     (run / "long.txt").write_text("\n" * (size - 2) + SHORT + "\n" + "x" * 9)
-    assert scrub(run).found == [Finding("long.txt", f"line {size - 1}", "an id or name")]
+    assert scrub(run).found == [Finding("long.txt", f"line {size - 1}", "an ID or name")]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_the_datasets_own_folder_inside_the_raw_folder_is_no_finding(run: Path) 
 def test_all_modalities_of_the_dataset_count(run: Path) -> None:
     write_identifiers(run.parent.parent / "data", {"W9Y2"}, modality="mri")
     (run / "note.txt").write_text("W9Y2")
-    assert kinds(scrub(run)) == {"an id or name"}
+    assert kinds(scrub(run)) == {"an ID or name"}
 
 
 def test_without_a_list_of_values_nothing_is_looked_for(run: Path, tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_two_hundred_thousand_values_are_quick() -> None:
     assert list(needles.find(text)) == []
     assert {kind for _, kind in needles.find(f"{text} {values[5]} {values[-1]}")} == {
         "a UID",
-        "an id or name",
+        "an ID or name",
     }
     assert time.process_time() - began < 15  # about 3 s on one core
 
@@ -416,8 +416,8 @@ def test_the_command_fails_on_a_planted_value_and_does_not_repeat_it(run: Path) 
     code, said = call("--check", run)
     assert code == 1
     assert "1 of 9 files" in said
-    assert "file 1: ***.txt: its name: an id or name" in said
-    assert "file 1: ***.txt: line 1: an id or name" in said
+    assert "file 1: ***.txt: its name: an ID or name" in said
+    assert "file 1: ***.txt: line 1: an ID or name" in said
     assert SHORT not in said
     result = invoke("--check", run, "--json")
     said = result.stdout
@@ -432,7 +432,7 @@ def test_hidden_names_stay_apart(run: Path) -> None:
     (run / "z-clean.txt").write_text(f"first\n{SHORT}\n" + "x\n" * 8 + SHORT)
     (run / f"z {SHORT}").mkdir()
     (run / f"z {SHORT}" / f"a.{SHORT}").write_text("")
-    kind = "an id or name"
+    kind = "an ID or name"
     assert scrub(run).found == [
         Finding("file 1: ***.txt", "its name", kind),
         Finding("file 2: ***.txt", "its name", kind),

@@ -31,7 +31,7 @@ from medxlate.scrub.scrub import Finding, scrub
 
 VALUE = "Q7X1"
 NAME = "Li"
-HERE = "an id or name"
+HERE = "an ID or name"
 UNSEEN = "could not be searched"
 
 

@@ -244,11 +244,11 @@ def test_a_dataset_that_changed_is_noticed(data: Path, tmp_path: Path) -> None:
         (
             {"optimizer": {"epochs": 3}},
             Grid(("constant",), repeats=2),
-            "config.optimizer.epochs was 2 and is 3",
+            "config.optimizer.epochs was 2 and is now 3",
         ),
         ({"split": {"policy": "image"}}, Grid(("constant",), repeats=2), "config.split.policy"),
         ({"split": {"seed": 1}}, Grid(("constant",), repeats=2), "config.split.seed was 0"),
-        ({}, Grid(("constant",), repeats=3), "repeats was 2 and is 3"),
+        ({}, Grid(("constant",), repeats=3), "repeats was 2 and is now 3"),
         ({}, Grid(("target-only",), repeats=2), "methods was"),
         ({}, Grid(("constant",), repeats=2, target_fractions=(0.5,)), "target_fractions"),
         (

@@ -468,7 +468,9 @@ def test_a_study_without_designs_goes_on_as_it_was_begun(
     assert result.findings is not None
     assert set(result.findings.results["design"]) == {"resampled"}
     newer = tiny.debug_config(data, optimizer=BRIEF, split={"sources": "all"})
-    with pytest.raises(MedxlateError, match=r"config\.split\.sources was 'divided' and is 'all'"):
+    with pytest.raises(
+        MedxlateError, match=r"config\.split\.sources was 'divided' and is now 'all'"
+    ):
         compare(newer, wanted, out=out)
 
 

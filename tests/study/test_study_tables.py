@@ -191,7 +191,7 @@ def test_every_table_says_what_its_figures_are():
         assert "nothing about new patients" in table.note
         assert table.name == "table-5" or "mean squared error (years²)" in table.title
     for table in by_patient.values():
-        assert "no patient id is in both training and test" in table.note
+        assert "no patient ID is in both training and test" in table.note
     classes = published().drop(columns="mse")
     classes["loss"] /= 10_000
     rates = named(classes)

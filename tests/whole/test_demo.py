@@ -294,9 +294,9 @@ def test_verdict_says_what_came_out() -> None:
     errors = {"target-only": 200.0, "raw-mix": 150.0, "joint": 120.0, "oracle": 100.0}
     assert _verdict(errors, 160.0) == (
         "The joint method's squared error is lower than target-only's (120 against 200), and lower "
-        "than raw-mix's; that is 80 % of what the MRI patients' true CT gains. Better than the "
-        "constant: raw-mix, joint, oracle. One split of generated patients proves nothing about "
-        "yours."
+        "than raw-mix's; it closes 80 % of the gap to the MRI patients' true CT (oracle). Better "
+        "than the constant prediction: raw-mix, joint, oracle. One split of generated patients "
+        "proves nothing about yours."
     )
 
 
@@ -328,6 +328,6 @@ def test_verdict_gives_no_share_of_a_gain_that_is_none(changed: dict[str, float 
 
 def test_verdict_names_what_beats_the_constant() -> None:
     errors = {"target-only": 200.0, "joint": 200.0, "oracle": None}
-    assert "Better than the constant: none of them." in _verdict(errors, 200.0)
-    assert "Better than the constant: target-only, joint." in _verdict(errors, 200.1)
+    assert "Better than the constant prediction: none of them." in _verdict(errors, 200.0)
+    assert "Better than the constant prediction: target-only, joint." in _verdict(errors, 200.1)
     assert "constant" not in _verdict(errors, None)

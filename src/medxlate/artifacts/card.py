@@ -71,7 +71,7 @@ _LIMITATIONS = [
     "it before using it on others, and on groups of people who were rare in the training data.",
     "- The model processes single slices at the size given above. Anything that needs finer "
     "detail or neighbouring slices is lost.",
-    "- This folder contains no image, id, date or path from the training data. Whether training "
+    "- This folder contains no image, ID, date or path from the training data. Whether training "
     "images can be reconstructed from the weights was not investigated.",
 ]
 

@@ -242,7 +242,7 @@ def find_run(path: Path, need: Need = "anything", listener: Listener = silent) -
             f"There is no run at {path}."
             if not path.exists()
             else f"{path} is not a run: it has no config.json.",
-            "Train one with `medxlate train`, or give another.",
+            "Give a run that `medxlate runs list` shows, or train one with `medxlate train`.",
         )
     return RunFolder(folder)
 

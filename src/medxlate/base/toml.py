@@ -24,6 +24,10 @@ def read_toml(path: Path) -> dict[str, Any]:
                 f"{path} is larger than {MAX_BYTES >> 20} MiB, the most that is read."
             )
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"The configuration {path} does not exist.", "`medxlate config init` writes one."
+        ) from None
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"The configuration {path} cannot be read: {problem}.") from None
     try:

@@ -50,7 +50,7 @@ def compare(
             "--predictions",
             panel=OUTPUT,
             metavar="FILE",
-            help="CSV of another tool's predictions, which join the tables. Repeatable.",
+            help="CSV file of another tool's predictions, to include in the tables. Repeatable.",
         ),
     ] = None,
     inception: Annotated[
@@ -138,7 +138,7 @@ def show(reporter: Reporter, result: CompareResult) -> None:
     if result.overhead is not None:
         lines.append(
             f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "
-            f"predicting, writing and comparing: {result.overhead:.1%} on top of that."
+            f"predicting, writing and comparing took {100 * result.overhead:.1f} % on top of that."
         )
     reporter.result(value, *lines)
 

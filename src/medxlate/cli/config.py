@@ -32,6 +32,7 @@ def show(
     keys: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="KEYS",
             help="Keys or sections to show, such as optimizer or data.image_size, and the run to "
             "read them from, such as runs/latest. Default: all keys.",
             autocompletion=complete.config_words,
@@ -43,7 +44,7 @@ def show(
     sets: Sets = None,
     json: Json = False,
 ) -> None:
-    """Show each key of a configuration: its value, default, meaning, and where the value is from.
+    """Show each key of a configuration: its value, its default, its meaning and its source.
 
     ```
     # All keys and their defaults

@@ -127,7 +127,7 @@ def _demonstrate(reporter: Reporter, out: Path, *, seed: int, overwrite: bool) -
         dataset_table(result.dataset, title=f"The dataset {result.out / 'data'}"),
         *tables(joint)[1:],
         table(
-            f"Age of {joint.results.patients} test patients, CT",
+            f"Age of {joint.results.patients} test patients, predicted from CT",
             ["method", *FIGURES],
             [[name, *map(number, figures)] for name, figures in rows.items()],
         ),
@@ -191,7 +191,7 @@ def _verdict(errors: Mapping[str, float | None], constant: float | None) -> str:
     said = [_comparison(found)]
     if constant is not None:
         better = ", ".join(name for name, error in found.items() if error < constant)
-        said.append(f"Better than the constant: {better or 'none of them'}.")
+        said.append(f"Better than the constant prediction: {better or 'none of them'}.")
     return " ".join([*said, "One split of generated patients proves nothing about yours."])
 
 
@@ -210,7 +210,7 @@ def _comparison(errors: Mapping[str, float]) -> str:
     oracle = errors.get("oracle", alone)
     if joint < alone and oracle < alone:
         share = (alone - joint) / (alone - oracle)
-        said += f"; that is {100 * share:.0f} % of what the MRI patients' true CT gains"
+        said += f"; it closes {100 * share:.0f} % of the gap to the MRI patients' true CT (oracle)"
     return f"{said}."
 
 

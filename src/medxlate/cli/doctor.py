@@ -13,7 +13,10 @@ from medxlate.cli.options import Json
 
 def doctor(
     folder: Annotated[
-        Path, typer.Argument(help="Folder where data and runs will be kept.", show_default=True)
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder where data and runs will be kept.", show_default=True
+        ),
     ] = Path(),
     json: Json = False,
 ) -> None:
@@ -42,7 +45,7 @@ def doctor(
         for check in checks:
             rows.append([f"{check.state:8}{check.name}", check.found])
             rows += [["", check.fix]] if check.fix else []
-        shown = text_table("This machine", ["looked at", "found, and what to do"], rows)
+        shown = text_table("This machine", ["check", "result, and what to do"], rows)
         value = {
             "problems": problems,
             "notes": notes,

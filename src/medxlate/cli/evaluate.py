@@ -116,17 +116,17 @@ def evaluate(
     """Measure a run on its test patients, with confidence intervals, and audit its translators.
 
     Translated images are compared with real ones by a small predictor that is trained on real
-    images alone, once, and kept in the run's judge/. Figures by its features are called
-    fid[predictor] and so on: only figures by Inception's features compare with published ones.
-    tstr trains another predictor on translated images alone and tests it on real ones. The
-    results are kept in the run's evaluation/. If a metric that you name cannot be measured, the
-    exit code is 1.
+    images alone, once, and kept in the run's judge/. Metrics computed from its features are called
+    fid[predictor] and so on. Only those computed from Inception's features can be compared with
+    published values. tstr trains another predictor on translated images alone and tests it on real
+    ones. The results are kept in the run's evaluation/. If a metric that you name cannot be
+    measured, the exit code is 1.
 
     ```
     # Everything, for the newest run
     $ medxlate evaluate
 
-    # One figure
+    # One metric
     $ medxlate evaluate --run runs/mri-to-ct-001 --metric fid
 
     # The translators of an imported model, on the newest run's test patients
@@ -159,7 +159,7 @@ def evaluate(
             leave_report(reporter, result.run)
         reporter.result(as_json(result), *tables(result, metric or ()))
         failed = {each.label: f"{each.reason} {each.remedy}" for each in result.missing}
-        reporter.end_with(failed, "taken", "The others are above.", whats="figures")
+        reporter.end_with(failed, "measured", "The others are above.", whats="metrics")
 
 
 def as_json(result: Evaluation) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
 
 
 def tables(result: Evaluation, names: Sequence[str] = ()) -> list[ConsoleTable]:
-    """Return the evaluation as tables for people: some figures, or all."""
+    """Return the evaluation as tables for people: some metrics, or all."""
     from medxlate.cli.console import table
 
     results = result.results
@@ -245,5 +245,5 @@ def _audits(results: Results) -> ConsoleTable:
     from medxlate.cli.console import text_table
 
     rows = [[a.source, a.kind, a.status, a.sentence] for a in results.audits]
-    columns = ["source", "audit", "", "finding"]
+    columns = ["source", "audit", "result", "finding"]
     return text_table("Audits of the translators", columns, rows, once=["source"])

@@ -24,6 +24,7 @@ export = typer.Typer(
 ModelArgument = Annotated[
     Path,
     typer.Argument(
+        metavar="MODEL",
         help="Run or model folder. runs/latest is the newest run.",
         autocompletion=complete.run_paths,
     ),
@@ -114,7 +115,7 @@ def hub(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    r"""Share a model: write the folder that model hubs expect, and upload it if you say so.
+    r"""Share a model: write the folder that model hubs expect, and upload it if you ask for it.
 
     The folder holds a model card, config.json and safetensors. Nothing is uploaded without
     --push, which uses the address and token that huggingface_hub is set up with, makes a private
@@ -142,7 +143,7 @@ def hub(
         made = export_hub(
             model, out=out, license_=_chosen(license_), overwrite=overwrite, listener=reporter
         )
-        figures = f", with {made.metrics} figures of its evaluation" if made.metrics else ""
+        figures = f", with {made.metrics} metrics of its evaluation" if made.metrics else ""
         text = f"{len(made.files)} files in {made.out}{figures}."
         values = {**asdict(made), "out": str(made.out)}
         if push is None:
@@ -184,7 +185,7 @@ def bundle(
 ) -> None:
     """Export a translator as a MONAI bundle, which `python -m monai.bundle run` runs.
 
-    The weights are safetensors, which medxlate reads: it must be installed beside MONAI.
+    The bundle loads its safetensors weights with medxlate, which must be installed beside MONAI.
 
     ```
     # The newest run

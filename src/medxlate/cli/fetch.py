@@ -25,6 +25,7 @@ def fetch(
     names: Annotated[
         list[str] | None,
         typer.Argument(
+            metavar="NAMES",
             help=f"Weights to download: {listed(complete.PRETRAINED)}.",
             autocompletion=complete.of(complete.PRETRAINED),
         ),

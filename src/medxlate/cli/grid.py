@@ -77,8 +77,8 @@ class GridOptions:
         option(
             "--target-fraction",
             panel=COMPARED,
-            metavar="SHARES",
-            help="Shares of the target's training patients to train on, such as 0.1,0.5,1.0 "
+            metavar="FRACTIONS",
+            help="Fractions of the target's training patients to train on, such as 0.1,0.5,1.0 "
             "(with --policy image: of its slices). Default: 1.0.",
         ),
     ] = None
@@ -87,8 +87,8 @@ class GridOptions:
         option(
             "--source-fraction",
             panel=COMPARED,
-            metavar="SHARES",
-            help="Shares of the sources' training patients to train on (with --policy image: of "
+            metavar="FRACTIONS",
+            help="Fractions of the sources' training patients to train on (with --policy image: of "
             "their slices). Default: 1.0.",
         ),
     ] = None
@@ -142,7 +142,7 @@ class GridOptions:
             panel=SPLIT,
             metavar="N",
             min=1,
-            help="Number of target patients for testing. Default: the share split.test.",
+            help="Number of target patients for testing. Default: the fraction split.test.",
         ),
     ] = None
     val_patients: Annotated[
@@ -152,7 +152,7 @@ class GridOptions:
             panel=SPLIT,
             metavar="N",
             min=1,
-            help="Number of target patients for validation. Default: the share split.val; with "
+            help="Number of target patients for validation. Default: the fraction split.val; with "
             "--target-patients, 5.",
         ),
     ] = None

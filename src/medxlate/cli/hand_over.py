@@ -31,7 +31,9 @@ from medxlate.cli.options import (
 Folders = Annotated[
     list[Path],
     typer.Argument(
-        help="Folders of images: what `translate` wrote, and real ones.", show_default=False
+        metavar="FOLDERS",
+        help="Folders of images: what `translate` wrote, and real ones.",
+        show_default=False,
     ),
 ]
 Masks = Annotated[
@@ -72,7 +74,7 @@ PatientRule = Annotated[
         "--patient",
         panel=PATIENTS,
         metavar="RULE",
-        help="Where patient ids come from: folder:N (the Nth folder of the path), regex:PATTERN, "
+        help="Where patient IDs come from: folder:N (the Nth folder of the path), regex:PATTERN, "
         "tag:KEYWORD or file (each file is a patient); for MONAI also a column of --labels. "
         "Default: DICOM header or BIDS.",
     ),
@@ -152,7 +154,7 @@ def nnunet(
             "-o",
             panel=OUTPUT,
             metavar="DIR",
-            help="Folder to write, named as nnU-Net wants it: .../Dataset501_NAME.",
+            help="Folder to write, named as nnU-Net requires: .../Dataset501_NAME.",
         ),
     ],
     overwrite: Overwrite = False,
@@ -240,7 +242,7 @@ def monai(
             "--patient-column",
             panel=PATIENTS,
             metavar="COLUMN",
-            help="Column of patient ids in the label table.",
+            help="Column of patient IDs in the label table.",
         ),
     ] = None,
     task: Annotated[

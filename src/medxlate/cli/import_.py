@@ -28,11 +28,14 @@ def import_(
     code: Annotated[
         str,
         typer.Argument(
-            help=f"The code that wrote the checkpoint: {listed(CODES)}.", parser=one_of(CODES)
+            metavar="CODE",
+            help=f"The code that wrote the checkpoint: {listed(CODES)}.",
+            parser=one_of(CODES),
         ),
     ],
     checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint file, such as latest_net_G_A.pth.")
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Checkpoint file, such as latest_net_G_A.pth."),
     ],
     source: Annotated[
         str,

@@ -34,7 +34,7 @@ HARDWARE = "Hardware"
 MESSAGES = "Messages"
 
 METHODS_HELP = (
-    f"A way of training: {', '.join(complete.PLAIN_METHODS)}. An augmentation can go on top of "
+    f"Training method: {', '.join(complete.PLAIN_METHODS)}. An augmentation can go on top of "
     "a method, as in joint+autoaugment."
 )
 
@@ -87,7 +87,8 @@ def one_of(words: Sequence[str]) -> Callable[[str], str]:
             return word
         near = closest(word, words)
         meant = f" Did you mean '{near}'?" if near else ""
-        raise typer.BadParameter(f"'{word}' is not one of {', '.join(words)}.{meant}")
+        known = f"one of {', '.join(words)}" if len(words) > 1 else f"'{words[0]}'"
+        raise typer.BadParameter(f"'{word}' is not {known}.{meant}")
 
     return parse
 
@@ -136,7 +137,7 @@ DEVICE = choice(
     words=complete.DEVICES,
     panel=HARDWARE,
     metavar="NAME",
-    help="Where networks compute: auto, cpu, cuda, cuda:N (one of several GPUs, such as cuda:0) or "
+    help="Where the networks run: auto, cpu, cuda, cuda:N (one of several GPUs, such as cuda:0) or "
     "mps.",
     is_open=True,
 )
@@ -241,7 +242,9 @@ Where = Annotated[
 Images = Annotated[
     Path | None,
     typer.Argument(
-        help="Folder of images (searched recursively) or one image.", show_default=False
+        metavar="IMAGES",
+        help="Folder of images (searched recursively) or one image.",
+        show_default=False,
     ),
 ]
 Input = Annotated[
@@ -294,7 +297,7 @@ Volume = Annotated[
 def images_of(argument: Path | None, option: Path | None) -> Path:
     """Return the images, which are named once: as the argument or by ``--input``."""
     if (argument is None) == (option is None):
-        raise typer.BadParameter("Name the images once: as IMAGES or with -i.")
+        raise typer.BadParameter("Name the images once: as the argument IMAGES or with --input.")
     return argument or option  # type: ignore[return-value]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from medxlate.base.errors import UsageError
 from medxlate.cli.grid import GridOptions, takes_grid
 from medxlate.cli.options import COMPARED, Json, option
+from medxlate.cli.runs import size
 
 if TYPE_CHECKING:
     from medxlate.cli.console import ConsoleTable
@@ -64,9 +65,13 @@ def plan(
                 "trainings": [asdict(line) for line in result.lines],
             },
             _table(result),
-            f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}; "
-            f"with {grid.jobs} at the same time {duration(result.wall_seconds)} at best.",
-            f"On disk: about {result.disk_bytes / 2**30:.2g} GiB.",
+            f"{result.cells} cells; all trainings one after the other: {duration(result.seconds)}"
+            + (
+                f"; {grid.jobs} at a time: {duration(result.wall_seconds)} at best."
+                if grid.jobs > 1
+                else "."
+            ),
+            f"On disk: about {size(result.disk_bytes)}.",
             *(result.outlook.sentences if result.outlook else ()),
         )
 
@@ -86,7 +91,7 @@ def _table(forecast: Forecast) -> ConsoleTable:
         ]
         for line in forecast.lines
     ]
-    columns = ["training", "sources", "count", "steps", "s a step", "in all", "GPU memory"]
+    columns = ["training", "sources", "count", "steps", "s per step", "total", "GPU memory"]
     return table("What will be trained", columns, rows, once=["count", "GPU memory"])
 
 

@@ -39,7 +39,7 @@ def predict(
             "--patient",
             panel=INPUT,
             metavar="RULE",
-            help="Where patient ids come from: tag:X, folder:N (the Nth folder of the path), "
+            help="Where patient IDs come from: tag:X, folder:N (the Nth folder of the path), "
             "regex:PATTERN, or file (each file is a patient). Default for DICOM: PatientID.",
         ),
     ] = None,
@@ -63,7 +63,7 @@ def predict(
         option(
             "--level",
             panel=MODEL,
-            metavar="SHARE",
+            metavar="LEVEL",
             help="Confidence level of the prediction intervals.",
         ),
     ] = 0.9,
@@ -86,9 +86,9 @@ def predict(
 ) -> None:
     """Predict the label of target-modality images, per slice, volume and patient.
 
-    A regression comes with an interval from low to high, which holds the label of a share --level
-    of new patients, if they are like the validation patients. Class probabilities are calibrated
-    on the validation patients.
+    In regression, a prediction comes with an interval from low to high, which holds the label of
+    the fraction --level of new patients, if they are like the validation patients. Class
+    probabilities are calibrated on the validation patients.
 
     ```
     # A folder, with the newest run

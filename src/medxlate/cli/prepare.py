@@ -44,7 +44,9 @@ Plane = Literal["axial", "coronal", "sagittal"]
 
 
 def prepare(
-    raw: Annotated[Path, typer.Argument(help="Folder of images, searched recursively.")],
+    raw: Annotated[
+        Path, typer.Argument(metavar="RAW", help="Folder of images, searched recursively.")
+    ],
     modality: Annotated[
         str,
         option(
@@ -184,7 +186,7 @@ def prepare(
             "--patient",
             panel=PATIENTS,
             metavar="RULE",
-            help="Where patient ids come from: a column or DICOM tag, folder:N (the Nth folder of "
+            help="Where patient IDs come from: a column or DICOM tag, folder:N (the Nth folder of "
             "the path), regex:PATTERN, or file (each file is a patient). Default for DICOM: "
             "PatientID.",
         ),
@@ -195,7 +197,7 @@ def prepare(
             "--patient-column",
             panel=PATIENTS,
             metavar="COLUMN",
-            help="Column of patient ids in the label table, when its rows are matched to images by "
+            help="Column of patient IDs in the label table, when its rows are matched to images by "
             "patient.",
         ),
     ] = None,
@@ -204,7 +206,7 @@ def prepare(
         flag(
             "--distinct-ids",
             panel=PATIENTS,
-            help="Treat ids that differ only in case, separators or leading zeros as different "
+            help="Treat IDs that differ only in case, separators or leading zeros as different "
             "patients. Default: they are one patient.",
         ),
     ] = False,
@@ -275,7 +277,7 @@ def prepare(
         flag(
             "--strict",
             panel=OUTPUT,
-            help="Fail if a file cannot be used or a patient id is spelled in two ways.",
+            help="Fail if a file cannot be used or a patient ID is spelled in two ways.",
         ),
     ] = False,
     dry_run: Annotated[
@@ -427,7 +429,7 @@ def outcome_table(result: PrepareResult) -> ConsoleTable:
     notes = Counter(note.partition(": ")[0] for note in result.notes.values())
     rows += [[f"noted: {note}", str(count)] for note, count in notes.items()]
     if result.respelled:
-        rows.append(["patients whose id is written in several ways", str(len(result.respelled))])
+        rows.append(["patients whose ID is written in several ways", str(len(result.respelled))])
     if result.duplicates:
         rows.append(["pairs of images that two patients share", str(len(result.duplicates))])
     return table(result.modality, ["files", ""], rows)

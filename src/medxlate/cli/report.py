@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 def report(
     folder: Annotated[
-        Path, typer.Argument(help="A run, or the folder of a study. runs/latest is the newest run.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="A run, or the folder of a study. runs/latest is the newest run."
+        ),
     ] = Path("runs/latest"),
     baseline: Annotated[
         Path | None,
@@ -43,7 +46,7 @@ def report(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Write one HTML page about a run or a study. It needs no server and loads nothing.
+    """Write one HTML page about a run or a study. It needs no server or network.
 
     The page of an evaluated run shows test images of patients: give it only to people who may see
     them.

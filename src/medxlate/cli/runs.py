@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medxlate.base.errors import plural
 from medxlate.cli.command import Command, Group
 from medxlate.cli.complete import run_names
 from medxlate.cli.loudness import takes_loudness
@@ -26,7 +27,10 @@ runs = typer.Typer(
     help="List, show and remove runs.",
 )
 Run = Annotated[
-    str, typer.Argument(help="Name of a run. latest is the newest.", autocompletion=run_names)
+    str,
+    typer.Argument(
+        metavar="RUN", help="Name of a run. latest is the newest.", autocompletion=run_names
+    ),
 ]
 
 
@@ -70,16 +74,17 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
     $ medxlate runs show mri-to-ct-001
     ```
     """
-    from medxlate.cli.console import reporting, table
+    from medxlate.cli.console import reporting, table, text_table
 
     with reporting(json=json) as reporter:
         from medxlate.artifacts.history import show_run
+        from medxlate.config import in_toml
 
         details = show_run(folder, run)
         summary = details.summary
         line = f"{summary.path}: {summary.state}, {summary.epochs} epochs, {size(summary.bytes)}"
         line += f", changed {age(summary.seconds)} ago"
-        settings = [[key, str(value)] for key, value in details.differences.items()]
+        settings = [[key, in_toml(value)] for key, value in details.differences.items()]
         plugins = [
             [each.kind, each.name, f"{each.distribution} {each.version}", each.sha256[:12]]
             for each in details.plugins
@@ -98,7 +103,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
             value,
             line,
             *problem,
-            table("Differs from the defaults", ["key", "value"], settings),
+            text_table("Changed from the defaults", ["key", "value"], settings),
             *([table("Plug-ins", ["kind", "name", "package", "hash"], plugins)] if plugins else []),
             _measured(details),
             table("Files", ["file", "size"], files),
@@ -108,7 +113,9 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
 @runs.command("rm", cls=Command)
 @takes_loudness
 def rm(
-    run: Annotated[str, typer.Argument(help="Name of the run.", autocompletion=run_names)],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Name of the run.", autocompletion=run_names)
+    ],
     folder: Runs = Path("runs"),
     yes: Annotated[bool, flag("--yes", panel=RUN, help="Do not ask for confirmation.")] = False,
     json: Json = False,
@@ -167,7 +174,7 @@ def _listed(found: Sequence[RunSummary], folder: Path) -> ConsoleTable:
     ]
     columns = ["run", "method", "data", "state", "epochs", "val error", f"test {metric}".strip()]
     return table(
-        f"{len(found)} runs in {folder}",
+        f"{plural(len(found), 'run')} in {folder}",
         [*columns, "size", "age"],
         rows,
         once=["method", "data", "state", "epochs"],

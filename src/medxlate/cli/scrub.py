@@ -14,7 +14,9 @@ MOST = 20
 
 
 def scrub(
-    folder: Annotated[Path, typer.Argument(help="A run, a model folder, or any other folder.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="A run, a model folder, or any other folder.")
+    ],
     check: Annotated[
         bool,
         typer.Option("--check", hidden=True, help="Accepted for older scripts: the default."),
@@ -30,7 +32,7 @@ def scrub(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Search a folder for names, ids, dates and paths of patients before you share it.
+    """Search a folder for names, IDs, dates and paths of patients before you share it.
 
     Searches file names, text, headers, metadata and archives for every identifying value that
     `prepare` read, and reports files that it cannot search. A finding names the file, the place

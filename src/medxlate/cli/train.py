@@ -165,7 +165,7 @@ def train(
         flag(
             "--deterministic",
             panel=HARDWARE,
-            help="Give the same bits in every run, on a GPU too. Slower.",
+            help="Give bit-identical results in every run, on a GPU too. Slower.",
         ),
     ] = False,
     sync_bn: Annotated[

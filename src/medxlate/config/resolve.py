@@ -155,9 +155,17 @@ def parse(values: Mapping[str, Any]) -> Config:
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise ConfigError(f"Unknown configuration key '{key}'.", _nearest_key(key)) from None
-        text = first["msg"].removeprefix("Value error, ")
         where = f"Configuration key '{key}'" if key else "Configuration"
-        raise ConfigError(f"{where}: {text} (given: {shown(first['input'])}).") from None
+        value = first["input"]
+        given = "" if isinstance(value, dict) else f" (given: {shown(value)})"
+        raise ConfigError(f"{where}{_in_words(first['msg'])}{given}.") from None
+
+
+def _in_words(message: str) -> str:
+    """Return what follows the key in a sentence: pydantic's predicate, or our own text."""
+    text = message.removeprefix("Value error, ").partition(", unable to parse")[0]
+    predicate = text.removeprefix("Input should ")
+    return f": {text}" if predicate == text else f" must {predicate}"
 
 
 def flat(config: Config) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class SplitConfig(ConfigSection):
     file: str = Field(
         "",
         description="File with a split of your own: a run's split.json, or a table with the "
-        "columns patient (ids as in the images) and part (train, val or test).",
+        "columns patient (IDs as in the images) and part (train, val or test).",
     )
     column: str = Field(
         "",
@@ -349,7 +349,7 @@ class OptimizerConfig(ConfigSection):
         "best",
         description="Which predictor to keep. best: that with the lowest validation error, as "
         "in the paper. last: that of the last step; better with few validation "
-        "patients, whose error chooses by chance.",
+        "patients, where the lowest error is largely due to chance.",
     )
     batch_size: int = Field(
         1,

@@ -27,7 +27,7 @@ Row = tuple[str, str, str]  # pseudonym, part, and where it stands
 SHARED = {
     "exact": "the same image",
     "near": "nearly the same image",
-    "id": "the same id in two spellings",
+    "id": "the same ID in two spellings",
 }
 PATIENT, PART = "patient", "part"  # columns of a table
 NAME_ALL = "Give every patient a part: train, val or test."
@@ -243,5 +243,5 @@ def _check_apart(named: Named, links: Iterable[Link]) -> None:
             raise DataError(
                 f"Two patients of the split have {kind}, and one is in {one}, the other in "
                 f"{other}: {at} and {where}.",
-                "Put both into the same part: they may be one person under two ids.",
+                "Put both into the same part: they may be one person under two IDs.",
             )

@@ -224,7 +224,7 @@ class Dataset:
             raise DataError(
                 f"The modality '{name}' was not prepared in {self.folder}.",
                 f"{nearest(name, self.info.modalities)} "
-                f"Prepare it with `medxlate prepare RAW --modality {name}`.",
+                f"To add it: `medxlate prepare RAW --modality {name}`.",
             )
         folder = safe_join(self.folder, name, error=DataError)
         again = f"Prepare it again: `medxlate prepare RAW --modality {name} --overwrite`."

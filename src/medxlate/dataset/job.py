@@ -336,9 +336,8 @@ class Job:
         if result.duplicates:
             self.listener(
                 Warned(
-                    f"{plural(len(result.duplicates), 'pair')} of (nearly) identical images found "
-                    "in two "
-                    f"patients each; see {place}. A split keeps such patients together."
+                    f"{plural(len(result.duplicates), 'pair')} of (nearly) identical images from "
+                    f"two different patients; see {place}. A split keeps such patients together."
                 )
             )
 

@@ -74,7 +74,10 @@ def read_table(path: Path, kind: str = "label table", *, sheet: str = "") -> Tab
             frame = pd.read_excel(path, sheet, header=None, dtype=str, keep_default_na=False)
             separator = ""
         elif sheet:
-            raise UsageError(f"{path} is not a workbook, so it has no sheet '{sheet}' (--sheet).")
+            raise UsageError(
+                f"{path} is not a workbook, so it has no sheet '{sheet}'.",
+                "Leave out --sheet, or give an XLSX file.",
+            )
         else:
             separator = _separator(path)
             check_text(path, separator)

@@ -74,7 +74,7 @@ def _check_links(sides: Mapping[str, Part], links: Iterable[Link]) -> None:
         one, other = sorted((sides[link.patient], sides[link.other]), key=PARTS.index)
         if one != other and link.kind == "id":
             raise DataError(
-                f"One patient is in both {one} and {other}, under two spellings of the same id.",
+                f"One patient is in both {one} and {other}, under two spellings of the same ID.",
                 "Draw the split again, or prepare with --distinct-ids if they are two patients.",
             )
         if one != other:

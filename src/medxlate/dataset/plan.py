@@ -165,8 +165,8 @@ def _warn_placeholders(annotations: Mapping[str, Annotation], listener: Listener
     if count > 1:
         listener(
             Warned(
-                f"{count} files have a placeholder (anonymous, unknown, 0...) as patient id and "
-                "count as one patient. Use --patient to give the real ids."
+                f"{count} files have a placeholder (anonymous, unknown, 0...) as patient ID and "
+                "count as one patient. Use --patient to give the real IDs."
             )
         )
 

@@ -13,7 +13,7 @@ from medxlate.dataset.label_table import Row, Table, read_table
 from medxlate.dataset.labels import MISSING
 from medxlate.images.pseudonym import normal_id
 
-RESPELLED = "the label table spells the patient id differently"
+RESPELLED = "the label table spells the patient ID differently"
 
 
 class RowFinder:
@@ -73,7 +73,7 @@ class RowFinder:
             who = self._who(key)
             spelled = len({row[self._column] for row in rows}) > 1 and self._by_patient
             ways = (
-                ", under several spellings of one id (use --distinct-ids to keep them apart)"
+                ", under several spellings of one ID (use --distinct-ids to keep them apart)"
                 * spelled
             )
             raise DataError(

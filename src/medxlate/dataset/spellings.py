@@ -185,7 +185,7 @@ def refuse_respelled(
     if strict and found:
         ids = f": {_shown(spellings)}" if spellings else ""
         raise DataError(
-            f"--strict: the ids of {plural(len(found), 'patient')} are spelled in several "
+            f"--strict: the IDs of {plural(len(found), 'patient')} are spelled in several "
             f"ways{ids}.",
             "Use one spelling for each, or add --distinct-ids if they are different patients.",
         )
@@ -203,7 +203,7 @@ def warn_respelled(named: Named, others: Mapping[str, Modality], listener: Liste
         where += [f"{count} differently in {name}" for name, count in sorted(across.items())]
         listener(
             Warned(
-                f"The ids of {plural(len(named.respelled), 'patient')} are spelled in several ways "
+                f"The IDs of {plural(len(named.respelled), 'patient')} are spelled in several ways "
                 f"({', '.join(where)}) and count as one patient each: {_shown(named.spellings)}. "
                 "If they are different patients, prepare with --distinct-ids."
             )
@@ -212,7 +212,7 @@ def warn_respelled(named: Named, others: Mapping[str, Modality], listener: Liste
     if unchecked:
         listener(
             Warned(
-                f"Different spellings of patient ids in {' and '.join(unchecked)} cannot be "
+                f"Different spellings of patient IDs in {' and '.join(unchecked)} cannot be "
                 "matched: an older version of medxlate prepared it. Prepare it again with "
                 "--overwrite."
             )
@@ -237,14 +237,14 @@ def how_ids_count(tables: Mapping[str, pd.DataFrame]) -> str:
     said = []
     if folded:
         said.append(
-            f"Patient ids of {' and '.join(folded)} that differ only in case, separators or "
+            f"Patient IDs of {' and '.join(folded)} that differ only in case, separators or "
             "leading zeros count as one patient."
         )
     if distinct:
-        said.append(f"Patient ids of {' and '.join(distinct)} were taken literally.")
+        said.append(f"Patient IDs of {' and '.join(distinct)} were taken literally.")
     if unchecked:
         said.append(
-            f"Patient ids of {' and '.join(unchecked)} were not checked for different spellings "
+            f"Patient IDs of {' and '.join(unchecked)} were not checked for different spellings "
             "of one id: an older version of medxlate prepared it."
         )
     return " ".join(said)

@@ -27,7 +27,7 @@ Policy = Literal["patient", "image"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 _KEYS: dict[Policy, str] = {"patient": "patients", "image": "images"}  # in split.json
 MEANING: Mapping[Policy, str] = {
-    "patient": "The split is by patient: no patient id is in both training and test. The results "
+    "patient": "The split is by patient: no patient ID is in both training and test. The results "
     "apply to new patients.",
     "image": "The split is by slice, not by patient: slices of one patient can be in both training "
     "and test. The results apply to further slices of the same patients and say nothing about new "

@@ -223,7 +223,7 @@ def _figures(
                 value=float(column.mean()),
                 low=ends[0],
                 high=ends[1],
-                interval=f"bootstrap over {len(set(patients))} patients, {REPLICATES} resamples"
+                interval=f"bootstrap over {len(set(patients))} patients, {REPLICATES:,} resamples"
                 if interval
                 else "",
                 n=len(column),

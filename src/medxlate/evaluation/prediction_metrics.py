@@ -306,7 +306,7 @@ def figures(
             update = {"value": _rounded(value)}
             if interval is not None:
                 update |= {"low": _rounded(interval[0]), "high": _rounded(interval[1])}
-                update["interval"] = f"bootstrap over {people} patients, {REPLICATES} resamples"
+                update["interval"] = f"bootstrap over {people} patients, {REPLICATES:,} resamples"
             elif people < FEWEST:
                 update["notes"] = (f"No confidence interval: fewer than {FEWEST} patients.",)
             else:

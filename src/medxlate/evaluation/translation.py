@@ -308,5 +308,7 @@ def eight_bit_windows(info: DatasetInfo, modalities: Sequence[str]) -> dict[str,
             window = f"{'percentiles' if recipe.plugin is None else 'limits'} of each scan"
         else:
             window = f"{low:g} to {high:g} {recipe.unit or 'stored values'}"
-        found[name] = f"{recipe.kind}: {window} mapped to 0 to 255; values outside were clipped."
+        found[name] = (
+            f"recipe {recipe.kind}, {window} mapped to 0 to 255; values outside were clipped."
+        )
     return found

@@ -86,7 +86,7 @@ def _figure(cases: Cases, task: Task, constant: Array, trained_on: str = "") -> 
     (found,) = figures(cases, task, constant, [name], "patient", "model")
     update: dict[str, Any] = {"group": NAME, "name": NAME}
     if trained_on:
-        note = f"{taught_in(found).capitalize()} over patients, trained on {trained_on}."
+        note = f"{taught_in(found).capitalize()} over patients. Predictor: {trained_on}."
         update["notes"] = (note, *found.notes)
     return found.model_copy(update=update)
 

@@ -180,7 +180,7 @@ def _results(model: Path, info: ModelInfo, listener: Listener) -> Results | None
     results = read_results(folder)
     if {weights.sha256 for weights in all_weights(info)} <= set(results.model.values()):
         return results
-    listener(Warned(f"{folder / FILE} is of other weights: the card has no figures."))
+    listener(Warned(f"{folder / FILE} is of other weights: the card has no metrics."))
     return None
 
 
@@ -256,7 +256,7 @@ def _metric_lines(results: Results) -> list[str]:
         f"On {results.images} real {in_markdown(results.target)} images of {results.patients} test "
         "patients.",
         "",
-        "| figure | of | value | 95 % interval | n |",
+        "| metric | of | value | 95 % interval | n |",
         "|---|---|---|---|---|",
     ]
     for each in results.metrics:

@@ -81,7 +81,7 @@ def export_nnunet(
     Args:
         folders: What ``translate`` wrote, and folders of real images of the same modality: DICOM
             series, NIfTI, NRRD, MetaImage or pictures.
-        out: The folder to write, called as nnU-Net wants it: ``Dataset501_FakeCT``.
+        out: The folder to write, named as nnU-Net requires: ``Dataset501_FakeCT``.
         masks: A folder of segmentations for all of them, or one for each.
         test: Folders of further images, for ``imagesTs``, without masks.
         modality: The channel's name; ``CT`` makes nnU-Net normalise as for CT. Default: what the
@@ -160,14 +160,15 @@ def _check_name(out: Path) -> None:
     """Raise where nnU-Net would not take the folder's name, or finds its number twice."""
     if NAME.fullmatch(out.name) is None:
         raise UsageError(
-            f"{out} is not called as nnU-Net wants it.",
-            "A number of three digits and a name: --out nnUNet_raw/Dataset501_FakeCT.",
+            f"'{out.name}' is not a name that nnU-Net accepts for a data set.",
+            "Use Dataset, three digits, _ and a name, as in --out nnUNet_raw/Dataset501_FakeCT.",
         )
     number = out.name[:10]
     others = [each.name for each in out.parent.glob(f"{number}_*") if each.name != out.name]
     if others:
         raise OutputError(
-            f"{out.parent} holds {sorted(others)[0]} already: nnU-Net takes a number once.",
+            f"{out.parent} already holds {sorted(others)[0]}, and nnU-Net accepts each number only "
+            "once.",
             "Give this data set another number.",
         )
 

@@ -55,11 +55,15 @@ class Uncertainty:
                 many = f" of {len(self.calibrations)} models" if len(self.calibrations) > 1 else ""
                 reason = (
                     f"an interval{many} that covers {100 * self.coverage:.4g} % of patients needs "
-                    f"{few} validation patients, and there were {each.patients}"
+                    f"at least {few} validation patients, and there were {each.patients}"
                 )
             if reason:
                 is_temperature = each is not None and each.kind == "temperature"
-                what = "Probabilities are not calibrated" if is_temperature else "No intervals"
+                what = (
+                    "Probabilities are not calibrated"
+                    if is_temperature
+                    else "No prediction intervals"
+                )
                 found.append(f"{what}: {reason}.")
         if len(self.calibrations) > 1 and all(
             each is not None and each.kind == "temperature" for each in self.calibrations

@@ -15,16 +15,16 @@ QUESTIONS = {
     "label-preservation": "Do translated images keep the label?",
     "memorisation": "Are they copies of training images?",
     "prevalence": "Do source and target patients differ in the label?",
-    "domain-gap": "Can translated be told from real images?",
+    "domain-gap": "Can translated images be told from real ones?",
     "identity": "Does the translator do anything?",
     "inversion": "Is the contrast the right way round?",
-    "tissue": "Do tissues have their HU?",
+    "tissue": "Do tissues have the right HU?",
     "jitter": "Do slices of a volume fit together?",
 }
 TITLES = {
     "label-preservation": "Label kept",
     "memorisation": "No copies",
-    "prevalence": "Same patients",
+    "prevalence": "Similar labels",
     "domain-gap": "Looks real",
     "identity": "Changes images",
     "inversion": "Contrast",
@@ -36,8 +36,8 @@ TITLES = {
 GRAVE = ("label-preservation", "memorisation", "identity", "inversion")
 ORDER: tuple[Level, ...] = ("green", "grey", "amber", "red")
 LEGEND = (
-    "Red: do not rely on the translated images before this is solved. Amber: it limits what they "
-    "are good for. Grey: there was too little to tell, or it was not looked at."
+    "Red: do not rely on the translated images until this is solved. Amber: this limits what they "
+    "can be used for. Grey: there was too little data to tell, or it was not checked."
 )
 
 

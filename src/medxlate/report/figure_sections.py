@@ -69,16 +69,16 @@ def _predictions(metrics: Sequence[Metric], level: str, gain: str) -> Markup:
         return Markup("")
     count = next(iter(own.values())).n
     how = next((m.interval for m in own.values() if m.interval), "")
-    intervals = f"intervals of 95 % ({how})" if how else "too few patients for intervals"
-    caption = f"{count} test {level}s; {intervals}; beside them, a constant prediction"
-    columns = ["figure", "model", "interval", "constant", "interval"]
+    intervals = f"95 % intervals ({how})" if how else "too few patients for intervals"
+    caption = f"{count} test {level}s; {intervals}; for comparison, a constant prediction"
+    columns = ["metric", "model", "interval", "constant", "interval"]
     return table(columns, rows, caption=caption)
 
 
 def _named(metric: Metric, gain: str) -> str:
     """Return a figure's name, its unit, and which way is better."""
     if metric.name == "skill":
-        return f"error against the constant, {gain} (lower is better)"
+        return f"error relative to the constant, {gain} (lower is better)"
     unit = f", {metric.unit}" if metric.unit else ""
     better = f" ({metric.better} is better)" if metric.better else ""
     return f"{metric.name}{unit}{better}"
@@ -129,7 +129,7 @@ def images_section(metrics: Sequence[Metric], windows: Sequence[str]) -> Markup:
             better = f" ({m.better} is better)" if m.better else ""
             name = f"{m.source}: {m.label}{better}"
             rows.append([name, value, ends or None, floor, m.n, m.reference])
-    columns = ["figure", "value", "95 % interval", "real against real", "translated", "real"]
+    columns = ["metric", "value", "95 % interval", "real against real", "translated", "real"]
     drawn = table(columns, rows, caption="Translated against real test images")
     return drawn + notes(metrics) + bullets(windows)
 
@@ -163,4 +163,4 @@ def _ways(metrics: Sequence[Metric]) -> Iterator[str]:
 def missing_section(metrics: Sequence[Metric]) -> Markup:
     """Return which figures could not be taken, and what would make them possible."""
     said = [f"{m.label} ({m.level or m.source}): {m.reason} {m.remedy}" for m in metrics]
-    return joined([bullets(said)]) if said else paragraph("All figures were taken.")
+    return joined([bullets(said)]) if said else paragraph("All metrics were measured.")

@@ -48,12 +48,10 @@ from medxlate.report.training_curves import curves
 from medxlate.report.viewer import BYTES, Viewer, viewer
 from medxlate.training.record import read_events
 
-OUTDATED = (
-    "These figures are of an earlier state of this run: evaluate it again with `medxlate evaluate`."
-)
+OUTDATED = "These numbers are of an earlier state of this run: run `medxlate evaluate` again."
 NOTE = (
-    "Differences are this model's error less the other's: below 0 is better. Figures are over "
-    "patients where nothing else is said, and have as many digits as their interval is worth."
+    "Differences are this model's error minus the other's: below 0 is better. Metrics are over "
+    "patients unless stated otherwise, and are rounded to what their intervals support."
 )
 
 
@@ -112,7 +110,7 @@ def write_report(
     if outdated:
         verdict = verdict.doubted(OUTDATED, "Evaluate again")
     if division.leak:
-        said = f"{division.leak} Do not trust these figures."
+        said = f"{division.leak} Do not trust these numbers."
         verdict = verdict.doubted(said, "The split leaks", "bad")
     translates = info is None or bool(info.translators)
     chapters = [*_evaluated(folder, results, info), *_trained(events)]
@@ -266,7 +264,7 @@ def _methods(
     inside = tag("div", tag("p", text), cited, class_="cite", id="methods-text")
     copy = tag("button", "Copy", type="button", data_copy="methods-text")
     said = tag("span", "", aria_live="polite", class_="note")
-    body = paragraph("What this run did, for a paper. Check it, and add what is known elsewhere.")
+    body = paragraph("What this run did, for a paper. Check it, and add what medxlate cannot know.")
     return Chapter(
         "Methods, to copy", body + inside + tag("p", copy, " ", said), "methods", "Methods"
     )

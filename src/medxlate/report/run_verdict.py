@@ -60,7 +60,7 @@ def of_run(
     """
     notes = [MEANING["image"]] if policy == "image" else []
     if results is None:
-        said = "Run `medxlate evaluate` for figures on the test patients."
+        said = "Run `medxlate evaluate` for metrics on the test patients."
         return Verdict((said, *notes), "unsure", "Not evaluated yet")
     rest = [*notes, *_audited(results), *_taught(results.metrics)]
     fires = {audit.kind for audit in results.audits if audit.status == "fires"}
@@ -137,7 +137,7 @@ def _alone(results: Results) -> tuple[str, Tone, str]:
     asked = bool(results.sources) or results.method != BASELINE
     badge = "Benefit not measured" if asked else "Baseline"
     if skill is None or skill.value is None:
-        said = "There is no figure of its predictions: `medxlate evaluate` without --metric."
+        said = "Its predictions were not evaluated: run `medxlate evaluate` without --metric."
         return said, "unsure", badge
     said, tone = _useful(skill, results)
     if not asked:
@@ -183,10 +183,10 @@ def _audited(results: Results) -> list[str]:
         return []
     if fires:
         kinds = len({audit.kind for audit in results.audits})
-        verb = "finds" if len(fires) == 1 else "find"
-        return [f"{len(fires)} of {kinds} audits {verb} something: {', '.join(fires)}."]
+        verb = "fires" if len(fires) == 1 else "fire"
+        return [f"{len(fires)} of {kinds} audits {verb}: {', '.join(fires)}."]
     unknown = sum(audit.status == "unknown" for audit in results.audits)
-    silent = "No audit finds anything"
+    silent = "No audit fires"
     if unknown:
         return [f"{silent}; {unknown} of {len(results.audits)} could not be measured."]
     return [f"{silent}."]

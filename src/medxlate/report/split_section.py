@@ -88,7 +88,7 @@ def _leak(split: Split, crossing: Sequence[Link]) -> str:
     twice = len(units) - len(set(units))
     if twice:
         return f"The split leaks: {_count(twice, unit)} in two parts at once."
-    for by_id, what in ((False, "with a shared image"), (True, "with one id in two spellings")):
+    for by_id, what in ((False, "with a shared image"), (True, "with one ID in two spellings")):
         if number := _pairs(crossing, by_id=by_id):
             return f"The split leaks: {_count(number, 'pair')} of patients in two parts {what}."
     return ""
@@ -104,24 +104,24 @@ def _kept_apart(split: Split, tables: Mapping[str, Modality]) -> str:
         return MEANING["image"]
     slices = {name: modality.slices for name, modality in tables.items()}
     checked = bool(slices) and all(COLUMN in each for each in slices.values())
-    who = "patient" if checked else "patient's id, as it is written,"
-    looked = f"No {who} is in two parts, whatever the modality: looked up again for this page."
+    who = "patient" if checked else "patient's ID, as it is written,"
+    looked = f"No {who} is in two parts, whatever the modality: checked again for this page."
     return f"{looked} {how_ids_count(slices)}".rstrip()
 
 
 def _duplicates(split: Split, links: Sequence[Link] | None) -> str:
     if links is None:
         return (
-            "The dataset is not where it was, or has changed: images could not be counted, nor "
-            "shared ones searched for."
+            "The dataset has moved or changed: its images could not be counted or searched for "
+            "shared ones."
         )
     if split.policy == "image":
         return ""
     linked = _pairs(links, by_id=False)
     if not linked:
-        return "No two patients share an image, the same or nearly."
+        return "No two patients share an identical or nearly identical image."
     pairs = _count(linked, "pair")
-    return f"{pairs} of patients with a shared image, the same or nearly, each in one part."
+    return f"{pairs} of patients with a (nearly) identical image, each pair in one part."
 
 
 def _shared(tables: Mapping[str, Modality]) -> str:

@@ -21,7 +21,7 @@ HIDDEN = "***"
 SHORTEST = 4
 BOUNDED = 8  # shorter values count only as whole words
 
-ValueKind = Literal["a date", "an id or name", "a UID", "a path", "the key of the pseudonyms"]
+ValueKind = Literal["a date", "an ID or name", "a UID", "a path", "the key of the pseudonyms"]
 
 _STANDARD_UIDS = "1.2.840.10008."  # of DICOM itself: SOP classes, transfer syntaxes
 _UID = re.compile(r"\d+(?:\.\d+){3,}")
@@ -99,7 +99,7 @@ def forms(value: str) -> Iterator[Form]:
     for spelling in sorted(spellings):
         if len(spelling) >= SHORTEST:
             whole = len(spelling) < BOUNDED or spelling.isdigit()
-            yield Form(spelling, "an id or name", whole=whole)
+            yield Form(spelling, "an ID or name", whole=whole)
 
 
 def short_words(value: str) -> set[str]:
@@ -208,7 +208,7 @@ class Needles:
         for match in _SHORT_WORD.finditer(text) if self._short else ():
             word = match[0]
             if word.lower() in self._short and (any_case or not word[0].islower()):
-                yield match.start(), "an id or name"
+                yield match.start(), "an ID or name"
 
     def _is_uid(self, text: str) -> bool:
         """Return whether this UID, or one of which it is an extension, is a value."""

@@ -209,7 +209,7 @@ def check_same(begun: Study, study: Study, folder: StudyFolder) -> None:
     for key in _ANYWHERE:
         old.pop(key), new.pop(key)
     differing = [
-        f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
+        f"{key} was {old.get(key)!r} and is now {new.get(key)!r}"
         for key in {**old, **new}
         if old.get(key) != new.get(key)
     ]

@@ -51,8 +51,8 @@ from medxlate.study.wording import answer_tables, answers, in_order, sentences
 
 PAGE = "report.html"
 NOTE = (
-    "Differences are a method's error less that of what it is compared with: below 0 is better. "
-    "Percentages are shares of the other's error. Figures are over {unit}s."
+    "Differences are a method's error minus that of what it is compared with: below 0 is better. "
+    "Percentages are relative to the other's error. Metrics are over {unit}s."
 )
 FEW = 5  # patients of a subgroup; with fewer in any, the subgroups are not shown
 
@@ -101,7 +101,7 @@ def write_study_page(study_folder: Path) -> Path:
             "Sources": ", ".join("+".join(each) for each in study.source_sets) or "none",
             f"{REPEATS[study.design].capitalize()}s": study.repeats,
             "Cells": f"{len(results)} of {len(cells(study))}",
-            "Figures per": level,
+            "Metrics per": level,
             **({"Collected": day} if (day := statistics.get("collected")) else {}),
             "medxlate": study.medxlate,
         },
@@ -174,7 +174,7 @@ def _errors(results: pd.DataFrame, predictions: pd.DataFrame, loss: str) -> Mark
         references=references(results),
     )
     caption = (
-        "Small dots are repeats, the large sign their mean, the line its 95 % interval from a "
+        "Small dots are repeats, the large symbol is their mean, the line its 95 % interval from a "
         "bootstrap over patients. The lowest mean is on top."
     )
     return figure(svg, caption=caption, csv=errors_values(systems, label), name="errors")
@@ -210,7 +210,7 @@ def _subgroups(path: Path, loss: str) -> Markup:
             continue
         body += _by_group(main_comparison(groups), f"{loss} by {kind}: mean ± standard deviation")
     if hidden:
-        words = f"Not shown, for a group has fewer than {FEW} patients: {', '.join(hidden)}."
+        words = f"Not shown, because a group has fewer than {FEW} patients: {', '.join(hidden)}."
         body += paragraph(words)
     return body
 
@@ -261,8 +261,8 @@ def _costs(results: pd.DataFrame) -> Markup:
                 float(seconds.sum() / 3600),
             )
 
-    columns = ("Method", "Cells", "Seconds a cell", "Hours in all")
-    caption = "Time of training; what several cells share is not in it"
+    columns = ("Method", "Cells", "Seconds per cell", "Total hours")
+    caption = "Training time, without the stages that several cells share"
     return table(columns, list(rows()), caption=caption)
 
 

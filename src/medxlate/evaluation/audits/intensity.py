@@ -82,7 +82,7 @@ def identity(source: str, original: Sample, translated: Sample, real: Sample) ->
     return IDENTITY.audit(
         source,
         "fires" if fires else "ok",
-        f"{measured}: {share:.2f} of the necessary change. Before translation, a classifier "
+        f"{measured}: {share:.2f} times the necessary change. Before translation, a classifier "
         f"distinguishes them with an AUC of {before:.2f}.",
         value=share,
         picture=picture,

@@ -59,7 +59,7 @@ def jitter(source: str, original: Sample, translated: Sample, real: Sample) -> A
         "fires" if low > ROUGHER else "ok",
         f"The median roughness of {len(names)} translated volumes is {np.median(own):.2f}, "
         "compared "
-        f"with {np.median(given):.2f} for {source}, {against}: {value:.2f} times the larger of "
+        f"with {np.median(given):.2f} for {source} and {against}: {value:.2f} times the larger of "
         f"them (lower end of the 95 % CI: {low:.2f}).",
         value=value,
         picture=Picture(

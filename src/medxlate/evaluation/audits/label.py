@@ -118,7 +118,7 @@ def label_preservation(
     status: Status = "fires" if lost else "ok" if chance <= SIGNAL else "unknown"
     figures = (
         f"over {count} patients, the correlation with the label is {value:.2f} for the judge on "
-        f"translated images (permutation p = {percent(chance, 1)}) and {expected:.2f} for a probe "
+        f"translated images (permutation p = {chance:.2g}) and {expected:.2f} for a probe "
         f"on the {source} images"
     )
     sentence = {
