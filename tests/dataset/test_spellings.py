@@ -172,7 +172,7 @@ def test_rows_of_one_patient_in_two_spellings_may_not_contradict(tmp_path: Path)
     pd.DataFrame(rows, columns=["id", "age"]).to_csv(tmp_path / "t.csv", index=False)
     more = ("--patient", "folder:1", "--patient-column", "id")
     found = json.loads(prepare(tmp_path, "ct", "t.csv", *more, "--json").stdout)
-    assert "several spellings of one id" in found["skipped"]["01/a.png"]
+    assert "several spellings of one ID" in found["skipped"]["01/a.png"]
     assert found["images"] == 2
 
 
@@ -255,7 +255,7 @@ def test_modalities_of_two_kinds_leave_nobody_on_two_sides(
 def test_a_leak_under_two_spellings_is_refused() -> None:
     split = Split({"train": ("a",), "val": (), "test": ("b",)}, 0)
     table = pd.DataFrame({"patient": ["a", "b"]})
-    with pytest.raises(DataError, match="under two spellings of the same id"):
+    with pytest.raises(DataError, match="under two spellings of the same ID"):
         check_no_leak(split, {"ct": table}, [Link("a", "b", "id")])
 
 
