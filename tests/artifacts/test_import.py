@@ -422,7 +422,7 @@ def test_other_codes_are_not_known(tmp_path: Path):
         "import", "cyclegam", "x", "--source", "mri", "--target", "ct", "--out", tmp_path / "m"
     )
     assert result.exit_code == 2
-    assert "'cyclegam' is not one of cyclegan." in result.output
+    assert "'cyclegam' is not 'cyclegan'" in result.output
     assert "'cyclegan'?" in result.output
 
 

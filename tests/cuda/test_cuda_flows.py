@@ -63,7 +63,7 @@ def test_doctor_tries_every_gpu(found: dict[str, Any]):
 
 
 def test_a_gpu_that_is_not_there_is_refused(found: dict[str, Any]):
-    assert "this process sees 2 GPUs, cuda:0 to cuda:1" in found["refused"]
+    assert "this process sees 2 GPUs (cuda:0 to cuda:1)" in found["refused"]
 
 
 def test_the_demo_runs_on_the_gpu_that_is_found(found: dict[str, Any]):

@@ -746,7 +746,7 @@ def test_images_that_two_patients_share_are_listed(raw: Path, tmp_path: Path) ->
     (pair,) = result.duplicates
     assert {pair.file, pair.other_file} == {"a.png", "d.png"}
     assert len(record(tmp_path / "data")["duplicates"]) == 1
-    assert any("two patients" in str(event) for event in heard)
+    assert any("two different patients" in str(event) for event in heard)
 
 
 def test_images_that_two_modalities_share_are_listed(raw: Path, tmp_path: Path) -> None:

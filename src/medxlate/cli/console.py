@@ -243,7 +243,8 @@ class Reporter:
 
     def _epoch(self, event: EpochEnded) -> None:
         figures = "  ".join(f"{k} {v:.4g}" for k, v in event.metrics.items() if k != "val_error")
-        best = "  (kept)" if event.best else ""
+        word = "kept" if event.epoch == event.epochs else "best so far"
+        best = f"  ({word})" if event.best else ""
         self._err.print(f"epoch {event.epoch}/{event.epochs}  {figures}{best}")
 
     def _cell(self, event: CellEnded) -> None:
