@@ -128,7 +128,7 @@ def test_why_there_is_no_interval_is_said():
     assert Uncertainty([conformal(*range(9))], 0.9).notes() == []
     (note,) = Uncertainty([conformal(*range(9))] * 2, 0.9).notes()
     assert "of 2 models" in note
-    assert "needs 19" in note
+    assert "at least 19" in note
     assert "older version without calibration" in Uncertainty([None], 0.9).notes()[0]
     assert Uncertainty([None], 0.9).half_width("slice") == math.inf
     (note,) = Uncertainty([no_calibration(REGRESSION, "it rained")], 0.9).notes()

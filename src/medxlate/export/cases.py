@@ -115,7 +115,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Grid:
+class VoxelGrid:
     """Voxels and where they lie.
 
     Attributes:
@@ -177,7 +177,7 @@ def find_cases(
     return cases
 
 
-def read_grid(case: Case, *, channel: int | None, volume: int | None) -> Grid:
+def read_grid(case: Case, *, channel: int | None, volume: int | None) -> VoxelGrid:
     """Return the voxels of a case, int16 where they are such integers, else float32.
 
     Args:
@@ -198,7 +198,9 @@ def read_grid(case: Case, *, channel: int | None, volume: int | None) -> Grid:
     return replace(grid, voxels=_compact(grid.voxels))
 
 
-def read_scan(scan: Scan, *, channel: int | None, volume: int | None, flat: bool = False) -> Grid:
+def read_scan(
+    scan: Scan, *, channel: int | None, volume: int | None, flat: bool = False
+) -> VoxelGrid:
     """Return the voxels of a scan in physical values, as stored.
 
     Args:
@@ -219,21 +221,21 @@ def read_scan(scan: Scan, *, channel: int | None, volume: int | None, flat: bool
         values = stack.read(0) * np.float32(facts.get("slope", 1)) + np.float32(
             facts.get("intercept", 0)
         )
-        return Grid(values[np.newaxis], _flat(values.shape, stack.spacing), placed=False)
+        return VoxelGrid(values[np.newaxis], _flat(values.shape, stack.spacing), placed=False)
     if scan.not_a_volume:
         raise ImageError(f"its slices are no volume: {scan.not_a_volume}")
     if scan.geometry is None:
         stack = open_stack(scan, recipe)
         slices = _measured(np.stack(list(stack.slices())))
-        return Grid(slices, _flat(slices.shape[1:], stack.spacing), placed=False)
+        return VoxelGrid(slices, _flat(slices.shape[1:], stack.spacing), placed=False)
     recipe = recipe.model_copy(update={"plane": plane_of(scan.geometry)})
     stack = open_stack(scan, recipe)
     assert stack.cut is not None
     voxels = _measured(stack.cut.undo(np.stack(list(stack.slices()))))
-    return Grid(voxels, scan.geometry, placed=True, xform=scan.xform)
+    return VoxelGrid(voxels, scan.geometry, placed=True, xform=scan.xform)
 
 
-def joined(grids: Sequence[Grid], name: str) -> Grid:
+def joined(grids: Sequence[VoxelGrid], name: str) -> VoxelGrid:
     """Return pictures as the slices of one volume.
 
     Raises:
@@ -253,7 +255,7 @@ def joined(grids: Sequence[Grid], name: str) -> Grid:
     return replace(grids[0], voxels=voxels, geometry=geometry)
 
 
-def same_grid(image: Grid, mask: Grid) -> npt.NDArray[Any] | None:
+def same_grid(image: VoxelGrid, mask: VoxelGrid) -> npt.NDArray[Any] | None:
     """Return the mask's voxels in the order of the image's, or None where the grids differ.
 
     Axes may be swapped or turned round, as between DICOM and dcm2niix; voxels must lie on voxels,
@@ -270,7 +272,7 @@ def same_grid(image: Grid, mask: Grid) -> npt.NDArray[Any] | None:
     return np.ascontiguousarray(ours.undo(theirs.apply(mask.voxels)))
 
 
-def shown(grid: Grid) -> str:
+def shown(grid: VoxelGrid) -> str:
     """Return size, spacing and origin of a grid for a message."""
     size = " x ".join(map(str, grid.geometry.size))
     if not grid.placed:

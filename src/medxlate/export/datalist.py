@@ -18,8 +18,8 @@ from medxlate.dataset.splits import Part
 from medxlate.export.items import (
     SUFFIX,
     Classes,
-    Item,
-    Selection,
+    ExportItem,
+    ExportSelection,
     find_classes,
     find_items,
     named,
@@ -122,7 +122,7 @@ def export_monai(
     """
     out = Path(out)
     check_free(out, marker=DATALIST, overwrite=overwrite)
-    selection = Selection(
+    selection = ExportSelection(
         masks=tuple(map(Path, masks)),
         skip_unmasked=skip_unmasked,
         exclude=tuple(exclude),
@@ -171,7 +171,7 @@ def _table(
     )
 
 
-def _sections(items: Sequence[Item], seed: int, listener: Listener) -> list[Section | None]:
+def _sections(items: Sequence[ExportItem], seed: int, listener: Listener) -> list[Section | None]:
     """Return the list and the fold of each image; None for translated ones that would judge."""
     if any(item.known.part for item in items):
         placed = [BY_PART[item.known.part or "train"] for item in items]
@@ -190,7 +190,7 @@ def _sections(items: Sequence[Item], seed: int, listener: Listener) -> list[Sect
 
 
 def _datalist(
-    items: Sequence[Item],
+    items: Sequence[ExportItem],
     placed: Sequence[Section],
     task: Task | None,
     classes: Classes | None,
@@ -218,9 +218,9 @@ def _datalist(
     return about | lists
 
 
-def _image(item: Item) -> str:
+def _image(item: ExportItem) -> str:
     return f"images/{item.name}{SUFFIX}"
 
 
-def _mask(item: Item) -> str:
+def _mask(item: ExportItem) -> str:
     return f"masks/{item.name}{SUFFIX}"

@@ -20,7 +20,7 @@ from medxlate.dataset.fields import parse_field
 from medxlate.dataset.options import PrepareOptions
 from medxlate.export.cases import (
     Case,
-    Grid,
+    VoxelGrid,
     facts_of,
     find_cases,
     joined,
@@ -44,7 +44,7 @@ SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
-class Selection:
+class ExportSelection:
     """Which images are handed over, and how their files are read.
 
     Attributes:
@@ -73,7 +73,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Item:
+class ExportItem:
     """An image that is handed over.
 
     Attributes:
@@ -114,10 +114,10 @@ class Classes:
 
 def find_items(
     folders: Sequence[Path],
-    selection: Selection,
+    selection: ExportSelection,
     table: PrepareOptions | None,
     listener: Listener,
-) -> tuple[list[Item], Knowledge]:
+) -> tuple[list[ExportItem], Knowledge]:
     """Return the images of some folders, with what belongs to them.
 
     Args:
@@ -157,7 +157,7 @@ def find_items(
         knowledge = known_by_name(cases, key, listener)
     masks = _masks(cases, selection) if selection.masks else [()] * len(cases)
     items = [
-        Item(case, known, mask)
+        ExportItem(case, known, mask)
         for case, known, mask in zip(cases, knowledge.each, masks, strict=True)
         if known is not None
     ]
@@ -166,7 +166,7 @@ def find_items(
     return items, knowledge
 
 
-def named(items: Iterable[Item]) -> list[Item]:
+def named(items: Iterable[ExportItem]) -> list[ExportItem]:
     """Return the items with names: ``real_0001``, ``synthetic_0001``, counted in their order."""
     count: Counter[str] = Counter()
     given = []
@@ -176,7 +176,9 @@ def named(items: Iterable[Item]) -> list[Item]:
     return given
 
 
-def find_classes(items: Sequence[Item], names: Mapping[str, float], listener: Listener) -> Classes:
+def find_classes(
+    items: Sequence[ExportItem], names: Mapping[str, float], listener: Listener
+) -> Classes:
     """Return the classes of the masks.
 
     Args:
@@ -214,9 +216,9 @@ def find_classes(items: Sequence[Item], names: Mapping[str, float], listener: Li
 
 
 def write_items(
-    items: Sequence[Item],
+    items: Sequence[ExportItem],
     places: Mapping[str, tuple[Path, Path | None]],
-    selection: Selection,
+    selection: ExportSelection,
     classes: Classes | None,
     listener: Listener,
 ) -> None:
@@ -284,7 +286,7 @@ def _check_alike(cases: Sequence[Case], listener: Listener) -> None:
         )
 
 
-def _masks(cases: Sequence[Case], selection: Selection) -> list[tuple[Scan, ...]]:
+def _masks(cases: Sequence[Case], selection: ExportSelection) -> list[tuple[Scan, ...]]:
     """Return the masks of each case.
 
     One folder of masks serves all folders of images; several belong to them in their order.
@@ -325,7 +327,9 @@ def _masks_below(cases: Sequence[Case], where: Path, volume: int | None) -> list
     return of_each
 
 
-def _with_masks(items: list[Item], selection: Selection, listener: Listener) -> list[Item]:
+def _with_masks(
+    items: list[ExportItem], selection: ExportSelection, listener: Listener
+) -> list[ExportItem]:
     """Return the items that have a mask; others are an error, or left out and said."""
     bare = [item for item in items if not item.mask]
     if not bare:
@@ -343,11 +347,11 @@ def _with_masks(items: list[Item], selection: Selection, listener: Listener) -> 
     return [item for item in items if item.mask]
 
 
-def _mask_name(item: Item) -> str:
+def _mask_name(item: ExportItem) -> str:
     return str(item.mask[0].files[0].path)
 
 
-def _mask_grid(item: Item) -> Grid:
+def _mask_grid(item: ExportItem) -> VoxelGrid:
     """Return a mask as it is stored.
 
     Raises:
@@ -372,7 +376,7 @@ def _mask_grid(item: Item) -> Grid:
     return joined(grids, _mask_name(item))
 
 
-def _on_grid(item: Item, image: Grid) -> npt.NDArray[Any]:
+def _on_grid(item: ExportItem, image: VoxelGrid) -> npt.NDArray[Any]:
     mask = _mask_grid(item)
     voxels = same_grid(image, mask)
     if voxels is None:

@@ -15,8 +15,8 @@ from medxlate.base.files import check_free, whole_folder, write_json
 from medxlate.export.items import (
     SUFFIX,
     Classes,
-    Item,
-    Selection,
+    ExportItem,
+    ExportSelection,
     find_classes,
     find_items,
     named,
@@ -114,7 +114,7 @@ def export_nnunet(
     check_free(out, marker=MARKER, overwrite=overwrite)
     if not masks:
         raise UsageError("nnU-Net learns from masks.", "Name their folder with --masks.")
-    selection = Selection(
+    selection = ExportSelection(
         masks=tuple(map(Path, masks)),
         skip_unmasked=skip_unmasked,
         exclude=tuple(exclude),
@@ -173,7 +173,7 @@ def _check_name(out: Path) -> None:
         )
 
 
-def _channel_name(items: Sequence[Item], modality: str) -> str:
+def _channel_name(items: Sequence[ExportItem], modality: str) -> str:
     if modality:
         return modality
     targets = {item.case.folder.target for item in items if item.case.folder.target}
@@ -189,7 +189,9 @@ def _channel_name(items: Sequence[Item], modality: str) -> str:
     return names.pop()
 
 
-def _further(folders: Sequence[Path], selection: Selection, listener: Listener) -> list[Item]:
+def _further(
+    folders: Sequence[Path], selection: ExportSelection, listener: Listener
+) -> list[ExportItem]:
     if not folders:
         return []
     if selection.run is not None:
@@ -197,7 +199,9 @@ def _further(folders: Sequence[Path], selection: Selection, listener: Listener) 
     return find_items(folders, replace(selection, masks=()), None, listener)[0]
 
 
-def _divided(items: Sequence[Item], further: Sequence[Item]) -> tuple[list[Item], list[Item], int]:
+def _divided(
+    items: Sequence[ExportItem], further: Sequence[ExportItem]
+) -> tuple[list[ExportItem], list[ExportItem], int]:
     """Return the cases of training and of test, and how many belong to neither.
 
     Raises:
@@ -220,7 +224,9 @@ def _divided(items: Sequence[Item], further: Sequence[Item]) -> tuple[list[Item]
     return numbered[:count], numbered[count:], len(testing) - len(judged)
 
 
-def _splits(training: Sequence[Item], seed: int, listener: Listener) -> list[dict[str, list[str]]]:
+def _splits(
+    training: Sequence[ExportItem], seed: int, listener: Listener
+) -> list[dict[str, list[str]]]:
     """Return nnU-Net's folds: no patient on two sides, real images alone to validate with."""
     if any(item.known.part for item in training):
         fold = {item.known.patient: int(item.known.part != "val") for item in training}
@@ -241,7 +247,9 @@ def _splits(training: Sequence[Item], seed: int, listener: Listener) -> list[dic
     return splits
 
 
-def _places(folder: Path, items: Sequence[Item], part: str) -> dict[str, tuple[Path, Path | None]]:
+def _places(
+    folder: Path, items: Sequence[ExportItem], part: str
+) -> dict[str, tuple[Path, Path | None]]:
     return {
         item.name: (
             folder / f"images{part}" / f"{item.name}_0000{SUFFIX}",
@@ -252,7 +260,7 @@ def _places(folder: Path, items: Sequence[Item], part: str) -> dict[str, tuple[P
 
 
 def _description(
-    out: Path, channel: str, classes: Classes, training: Sequence[Item]
+    out: Path, channel: str, classes: Classes, training: Sequence[ExportItem]
 ) -> dict[str, Any]:
     real = sum(item.real for item in training)
     return {
@@ -267,7 +275,7 @@ def _description(
     }
 
 
-def _record(items: Sequence[Item]) -> dict[str, Any]:
+def _record(items: Sequence[ExportItem]) -> dict[str, Any]:
     """Return what medxlate keeps of each case: its origin, and a number for its patient."""
     numbers: dict[str, int] = {}
     for item in items:

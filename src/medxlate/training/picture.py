@@ -69,7 +69,7 @@ class ProgressPicture:
 
 
 @dataclass(frozen=True)
-class Panel:
+class ProgressPanel:
     """Lines over epochs.
 
     Attributes:
@@ -83,7 +83,7 @@ class Panel:
     kept: tuple[float, float] | None = None
 
 
-def panels_of(events: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def panels_of(events: Sequence[Mapping[str, Any]]) -> list[ProgressPanel]:
     """Return what a picture of a training shows; panels without a value are left out.
 
     Args:
@@ -95,12 +95,12 @@ def panels_of(events: Sequence[Mapping[str, Any]]) -> list[Panel]:
     errors = _line("validation error", epochs, _error)
     kept = _line("kept", [each for each in epochs if each.get("best") is True], _error)
     place = (kept[1][-1], kept[2][-1]) if kept[1] else None
-    found.append(Panel("Validation error (ring: the model that is kept)", (errors,), place))
+    found.append(ProgressPanel("Validation error (ring: the model that is kept)", (errors,), place))
     names = dict.fromkeys(name for each in epochs for name in _of(each, "rates"))
     rates = [_line(n, epochs, partial(_value, "rates", n)) for n in names]
-    found.append(Panel("Learning rate", _distinct(rates)))
+    found.append(ProgressPanel("Learning rate", _distinct(rates)))
     seconds = _line("an epoch with its validation", epochs, lambda e: e.get("seconds") or None)
-    found.append(Panel("Seconds an epoch", (seconds,)))
+    found.append(ProgressPanel("Seconds an epoch", (seconds,)))
     return [panel for panel in found if any(line[1] for line in panel.lines)]
 
 
@@ -110,7 +110,7 @@ def _error(event: Mapping[str, Any]) -> Any:
 
 def _losses(
     family: Family, steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]
-) -> Panel:
+) -> ProgressPanel:
     """Return the recorded losses of a family over epochs, by the steps that an epoch has."""
     _, ended, counts = _line("", epochs, lambda event: event.get("step"))
     each = counts[-1] / ended[-1] if ended and counts[-1] > 0 < ended[-1] else 1
@@ -122,7 +122,7 @@ def _losses(
         label = f"{term.label}, {source}" if source else term.label
         _, xs, ys = _line(label, steps, partial(_value, "losses", name), "step")
         lines.append((label, [x / each for x in xs], ys))
-    return Panel(FAMILIES[family], tuple(lines))
+    return ProgressPanel(FAMILIES[family], tuple(lines))
 
 
 def _line(
@@ -160,7 +160,7 @@ def _of(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def draw(run: RunFolder, panels: Sequence[Panel], heading: str) -> None:
+def draw(run: RunFolder, panels: Sequence[ProgressPanel], heading: str) -> None:
     """Write a run's ``progress.png``: a field a panel, two beside one another.
 
     Args:
@@ -173,7 +173,7 @@ def draw(run: RunFolder, panels: Sequence[Panel], heading: str) -> None:
     styled(_paint)(run, panels, heading)
 
 
-def _paint(run: RunFolder, panels: Sequence[Panel], heading: str) -> None:
+def _paint(run: RunFolder, panels: Sequence[ProgressPanel], heading: str) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
