@@ -159,7 +159,7 @@ def _losses(run: Path) -> list[Any]:
 def test_a_job_that_may_be_restarted_needs_a_name(data: Path, tmp_path: Path):
     words = ["--source", "mri", "--target", "ct", "--data", data, "--runs", tmp_path]
     done = torchrun("-m", "medxlate", "train", *words, restarts=1, count=1)
-    assert "Give it one with --name." in done.stderr
+    assert "Name the run with --name." in done.stderr
     assert 'Traceback (most recent call last):\n  File "' not in done.stderr.split("Error:")[0]
 
 

@@ -215,10 +215,10 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path: Path):
         done = run(words, before=before)
         assert done.returncode == 2, done.stderr
         assert done.stderr.splitlines() == [
-            "Error: The working directory was removed.",
-            "Change to another one.",
+            "Error: The working directory no longer exists.",
+            "Change to another directory.",
         ]
-    assert json.loads(done.stdout)["error"] == "The working directory was removed."
+    assert json.loads(done.stdout)["error"] == "The working directory no longer exists."
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,7 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--draws", 3], "--draws counts draws of target patients"),
+        (["--draws", 3], "--draws needs --target-patients"),
         (["--target-patients", "3", "--repeats", 4], "--repeats counts splits"),
         (["--target-patients", "3", "--target-fraction", "0.5"], "cannot be combined"),
         (["--target-patients", "3", "--policy", "image"], "needs --policy patient"),
@@ -394,7 +394,7 @@ def test_a_column_that_is_not_there_names_the_nearest(kept: Path) -> None:
         (["--target-patients", "3", "--split", "s.csv"], "combined with a given split"),
         (["--split", "s.csv", "--split-column", "fold"], "each define a split"),
         (["--split", "s.csv", "--test-patients", 3], "apply only to a random split"),
-        (["--split", "s.csv", "--draws", 3], "--draws counts draws"),
+        (["--split", "s.csv", "--draws", 3], "--draws needs --target-patients"),
         (["--test-patients", 3, "--policy", "image"], "need split.policy=patient"),
         (["--where", "age >= 500"], "selects none of the 24 images"),
         (["--where", "agee >= 5"], "Did you mean 'age'?"),

@@ -588,4 +588,4 @@ def test_deterministic_trains_and_leaves_torch_as_it_was(data: Path, tmp_path: P
 def test_auto_resume_needs_a_name(data: Path):
     result = call(*TRAIN, "--auto-resume")
     assert result.exit_code == 2
-    assert "Give it one with --name." in result.output
+    assert "Name the run with --name." in result.output

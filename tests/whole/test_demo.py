@@ -213,8 +213,8 @@ def test_only_data_writes_patients_that_can_be_prepared(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--paired", "2"], "--patients and --paired choose what --only-data writes"),
-        (["--patients", "mri=2"], "--patients and --paired choose what --only-data writes"),
+        (["--paired", "2"], "--patients and --paired need --only-data"),
+        (["--patients", "mri=2"], "--patients and --paired need --only-data"),
         (
             ["--only-data", "x", "--patients", "mri"],
             "--patients mri does not name a modality and a count",

@@ -90,7 +90,7 @@ def compare(
     """
     from medxlate.cli.console import failures, reporting
 
-    hint = "Finished cells are kept; go on with the same command."
+    hint = "Finished cells are kept. The same command continues the study."
     with reporting(json=json, interrupted=hint) as reporter:
         settings, wanted = grid.read(offline=offline)
         from medxlate.study.compare import Where as Place
@@ -134,7 +134,7 @@ def show(reporter: Reporter, result: CompareResult) -> None:
         lines += [each.sentence for each in findings.equivalents]
         lines += [each.sentence for each in findings.saturation]
         lines.append(_overview(result))
-        lines.append(f"Tables, figures and statistics: {result.folder / 'report.md'}")
+        lines.append(f"Tables, charts and statistics: {result.folder / 'report.md'}")
     if result.overhead is not None:
         lines.append(
             f"Took {result.seconds:.0f} s. All trainings: {result.training_seconds:.0f} s; "

@@ -68,7 +68,7 @@ def show(
         if runs:
             if len(runs) > 1 or preset or file or sets:
                 raise UsageError(
-                    "The configuration of one run is shown as it was.",
+                    "A run is shown with the configuration it was trained with.",
                     "Name one run, without --preset, --config and --set.",
                 )
             from medxlate.artifacts.runs import find_run
@@ -116,7 +116,7 @@ def init(
         from medxlate.config import document, settings
 
         if out.suffix.lower() == ".json":
-            raise UsageError(f"{out} would hold TOML.", "Give it a name that ends in .toml.")
+            raise UsageError("The file is written as TOML.", "Give it a name that ends in .toml.")
         if out.is_dir() or (out.exists() and not overwrite):
             raise OutputError(f"{out} exists.", "Name another file, or replace it: --overwrite.")
         text = document(settings(preset=preset, sets=sets or ()), preset)

@@ -47,7 +47,7 @@ from medxlate.cli.terminal import print_whatever_comes
 from medxlate.method.terms import brief_names
 
 INTERRUPTED = 130
-UNFORESEEN = "This was not foreseen; the traceback on stderr says where it happened."
+UNFORESEEN = "This is a bug in medxlate. The traceback on stderr shows where it happened."
 BAR, WITH_BAR = 12, 100  # letters of the bar; of the screen on which trainings have one
 BESIDE = 60  # letters of a training's line beside its losses
 NOTABLE_WAIT = 0.02  # of the time of a training
@@ -266,7 +266,7 @@ class Reporter:
 def reporting(
     *,
     json: bool,
-    interrupted: str = "Nothing half-written was left.",
+    interrupted: str = "No incomplete output is left.",
     shared: bool = False,
 ) -> Iterator[Reporter]:
     """Yield a reporter; turn errors into a message and the documented exit code.
@@ -317,7 +317,9 @@ def _check_place() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        raise UsageError("The working directory was removed.", "Change to another one.") from None
+        raise UsageError(
+            "The working directory no longer exists.", "Change to another directory."
+        ) from None
 
 
 def _in_words(problem: OSError) -> tuple[str, str]:
@@ -325,9 +327,9 @@ def _in_words(problem: OSError) -> tuple[str, str]:
     place = final_name(problem.filename) if problem.filename else ""
     if problem.errno in FULL:
         where = f" for {place}" if place else ""
-        return f"No space is left on the disk{where}.", "Free some and run it again."
+        return f"No space is left on the disk{where}.", "Free some space and run the command again."
     if problem.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return f"{place or 'A file'} may not be read or written.", ""
+        return f"{place or 'A file'} cannot be read or written: permission denied.", ""
     why = problem.strerror or "the operating system refuses"
     return f"{place}: {why}." if place else f"{why}.", ""
 
@@ -341,7 +343,7 @@ def print_object(value: dict[str, Any]) -> None:
 def _together(shared: bool) -> Iterator[Ranks]:
     if not shared and started_by_torchrun():
         raise UsageError(
-            "This command does not divide its work between the processes of torchrun.",
+            "This command cannot share its work between the processes of torchrun.",
             "Run it without torchrun; see docs/how-to/several-gpus.md.",
         )
     with joined() as ranks:

@@ -85,18 +85,18 @@ def demo(
     """
     from medxlate.cli.console import reporting
 
-    hint = "What was made so far is kept; begin again with --overwrite."
+    hint = "What was finished is kept. To start over, add --overwrite."
     with reporting(json=json, interrupted=hint) as reporter:
         if only_data is None:
             if patients or paired:
                 raise UsageError(
-                    "--patients and --paired choose what --only-data writes.",
+                    "--patients and --paired need --only-data.",
                     "Name a folder with --only-data, or leave them out.",
                 )
             _demonstrate(reporter, out, seed=seed, overwrite=overwrite)
             return
         if out != OUT:
-            raise UsageError("--only-data names the folder that is written.", "Leave --out out.")
+            raise UsageError("--only-data already names the folder to write.", "Leave out --out.")
         _write_data(
             reporter, only_data, patients or [], paired or [], seed=seed, overwrite=overwrite
         )
@@ -171,7 +171,7 @@ def _counts(option: str, words: list[str]) -> dict[str, int]:
             )
         name, count = found.groups()
         if name in counts:
-            raise UsageError(f"{option} gives a count of {name} twice.", "Give one.")
+            raise UsageError(f"{option} gives two counts of {name}.", "Give one.")
         counts[name] = int(count)
     return counts
 

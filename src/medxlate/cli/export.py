@@ -231,8 +231,8 @@ def _dataset_of(model: Path) -> Path:
         return Path(read_config(find_run(model)).data.folder)
     except MedxlateError:
         raise UsageError(
-            f"{model} does not say from which dataset it was made.",
-            "Name it with --data: what is uploaded is searched for its patients first.",
+            f"{model} does not record the dataset that it was trained on.",
+            "Name it with --data: the folder is searched for its patients before the upload.",
         ) from None
 
 
@@ -245,7 +245,7 @@ def _pushed(folder: Path, repo: str, data: Path, public: bool) -> str:
     if found:
         places = "; ".join(f"{each.file}, {each.where}: {each.kind}" for each in found[:5])
         raise OutputError(
-            f"Nothing was uploaded, for {folder} holds what may identify a patient: {places}.",
+            f"Nothing was uploaded: {folder} may identify a patient. {places}.",
             f"`medxlate scrub {folder} --data {data}` lists all.",
         )
     return push_hub(folder, repo, public=public)

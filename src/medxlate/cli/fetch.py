@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SAYS = {
     "published": "its hash is the published one",
     "recorded": "its hash is the one recorded when it was fetched",
-    "nothing": "no hash is published: what was fetched is recorded in the file .sha256 beside it",
+    "nothing": "no hash is published, so its own was recorded in the file .sha256 beside it",
 }
 
 
@@ -76,7 +76,8 @@ def fetch(
 
         if list_ + bool(names) + (check is not None) != 1:
             raise UsageError(
-                "Give names of weights, --list or --check FILE.", "Try `medxlate fetch --list`."
+                "Name the weights to download, or use --list or --check FILE.",
+                "Try `medxlate fetch --list`.",
             )
         if list_:
             rows = [

@@ -280,13 +280,13 @@ def _repeats(repeats: int | None, draws: int | None, target_patients: str | None
     """Return how many repeats are asked for, by the option that counts them in this design."""
     if target_patients is None and draws is not None:
         raise UsageError(
-            "--draws counts draws of target patients.",
-            "Say how many are drawn with --target-patients, or give --repeats.",
+            "--draws needs --target-patients.",
+            "Say how many patients to draw with --target-patients, or use --repeats.",
         )
     if target_patients is not None and repeats is not None:
         raise UsageError(
-            "--repeats counts splits or seeds, and --target-patients is drawn from one split.",
-            "Give --draws in its place.",
+            "--repeats counts splits or seeds, but --target-patients draws from one split.",
+            "Use --draws instead.",
         )
     return repeats if target_patients is None else draws
 
@@ -298,7 +298,7 @@ def _shares(text: str | None, option: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} {text} is not a list of numbers.", "Such as 0.25,0.5,1.0."
+            f"{option} {text} is not a list of numbers.", "Write it as 0.25,0.5,1.0."
         ) from None
 
 
@@ -309,5 +309,5 @@ def _counts(text: str | None, option: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"{option} {text} is not a list of whole numbers.", "Such as 3,5,10,25."
+            f"{option} {text} is not a list of whole numbers.", "Write it as 3,5,10,25."
         ) from None

@@ -199,7 +199,7 @@ def nnunet(
         reporter.result(
             {**asdict(made), "out": str(made.out)},
             f"{made.training['synthetic']} synthetic and {made.training['real']} real cases to "
-            f"train with, {made.testing} to test with, in {made.out}. Classes: {classes}.",
+            f"train with, {made.testing} for testing, in {made.out}. Classes: {classes}.",
             *_judges(made.left_out),
         )
 
@@ -323,7 +323,10 @@ def monai(
 def _judges(left_out: int) -> list[str]:
     if not left_out:
         return []
-    return [f"{left_out} synthetic images are left out: real ones judge in their patients' place."]
+    return [
+        f"{left_out} synthetic images were left out: real images of their patients are used for "
+        "validation."
+    ]
 
 
 def classes_of(texts: list[str] | None) -> dict[str, float]:
@@ -334,7 +337,7 @@ def classes_of(texts: list[str] | None) -> dict[str, float]:
         if not sign or not name or not value.isdecimal() or value == "0" or name in found:
             raise UsageError(
                 f"--class {text} must be NAME=VALUE, a whole number above 0, each name once.",
-                "Such as --class tumour=1.",
+                "Write it as --class tumour=1.",
             )
         found[name] = float(value)
     return found

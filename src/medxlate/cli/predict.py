@@ -104,7 +104,7 @@ def predict(
     images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting, table
 
-    again = "No table was written; the same command continues."
+    again = "No table was written yet. The same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
         from medxlate.artifacts.hub import located
         from medxlate.inference.request import check_prediction

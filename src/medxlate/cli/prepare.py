@@ -322,7 +322,7 @@ def prepare(
     """
     from medxlate.cli.console import failures, reporting
 
-    again = "Run the same command again: it continues with what is missing."
+    again = "The same command continues with what is missing."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
         from dataclasses import asdict
 
@@ -404,7 +404,7 @@ def _last_line(result: PrepareResult) -> str:
     """Return the line that says what was done."""
     what = f"{result.modality}: {result.images}"
     if result.state == "unchanged":
-        return f"{what} images, from the same files with the same options as before: nothing to do."
+        return f"{what} images are prepared already, from the same files with the same options."
     if result.state == "planned":
         return f"{what} files of {result.scans} scans would be read; nothing was written."
     return f"{what} images in {result.seconds:.1f} s"
@@ -431,7 +431,7 @@ def outcome_table(result: PrepareResult) -> ConsoleTable:
     if result.respelled:
         rows.append(["patients whose ID is written in several ways", str(len(result.respelled))])
     if result.duplicates:
-        rows.append(["pairs of images that two patients share", str(len(result.duplicates))])
+        rows.append(["pairs of equal images of two patients", str(len(result.duplicates))])
     return table(result.modality, ["files", ""], rows)
 
 

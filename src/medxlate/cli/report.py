@@ -70,7 +70,7 @@ def report(
 
             if baseline is not None or out is not None:
                 raise UsageError(
-                    "The page of a study lies in its folder and has its own comparisons.",
+                    "The page of a study is written into its folder and needs no baseline.",
                     "Leave out --baseline and --out.",
                 )
             path = write_study_page(folder)
@@ -96,7 +96,7 @@ def show(page: Path, reporter: Reporter, *, wanted: bool) -> None:
     if wanted and not webbrowser.open(page.resolve().as_uri()):
         from medxlate.base.events import Warned
 
-        reporter(Warned(f"No browser could be started here; open {page.resolve()} in one."))
+        reporter(Warned(f"No browser could be started. Open {page.resolve()} in one."))
 
 
 def is_study(folder: Path) -> bool:

@@ -98,7 +98,7 @@ def show(run: Run = "latest", folder: Runs = Path("runs"), json: Json = False) -
             "metrics": details.metrics,
             "tests": list(details.tests),
         }
-        problem = [f"It is damaged: {summary.problem}"] if summary.problem else []
+        problem = [f"The run is damaged: {summary.problem}"] if summary.problem else []
         reporter.result(
             value,
             line,
@@ -135,7 +135,7 @@ def rm(
     """
     from medxlate.cli.console import reporting
 
-    with reporting(json=json, interrupted="The run is still there, or moved aside.") as reporter:
+    with reporting(json=json, interrupted="The run is still there, or partly removed.") as reporter:
         from medxlate.artifacts.history import remove_run, show_run
         from medxlate.base.errors import UsageError
         from medxlate.base.records import visible
@@ -146,7 +146,9 @@ def rm(
             try:
                 typer.confirm(asked, abort=True, err=True)
             except typer.Abort:
-                raise UsageError("Nothing was removed.", "Give --yes to remove it.") from None
+                raise UsageError(
+                    "Nothing was removed.", "Add --yes to remove it without being asked."
+                ) from None
         freed = remove_run(folder, found.name)
         value = {"removed": str(found.path), "bytes": freed}
         reporter.result(value, f"Removed {found.path} ({size(freed)}).")

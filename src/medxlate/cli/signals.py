@@ -58,7 +58,7 @@ def stopping() -> Iterator[Signals]:
             raise KeyboardInterrupt
         signals.came.append(signal.Signals(number).name)
         # Written past Python's buffers, which the signal may have interrupted.
-        text = f"{signals.came[-1]}: the step is finished and saved; then it stops.\n"
+        text = f"{signals.came[-1]}: finishing this step and saving a checkpoint before stopping.\n"
         os.write(2, text.encode())
 
     chosen = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]

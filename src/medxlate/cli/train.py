@@ -208,7 +208,7 @@ def train(
     """
     from medxlate.cli.console import reporting
 
-    hint = "Checkpoints made before are kept; continue with `medxlate train --resume`."
+    hint = "Earlier checkpoints are kept. To continue: `medxlate train --resume`."
     with reporting(json=json, interrupted=hint, shared=True) as reporter:
         from medxlate.config import resolve
 
@@ -235,7 +235,7 @@ def train(
             if overrides or preset or config or sets or auto_resume or verify:
                 raise UsageError(
                     "--resume continues a run with its own configuration.",
-                    "Give it nothing but --runs, --name and --data.",
+                    "Use it only with --runs, --name and --data.",
                 )
             from medxlate.training.train import resume as run_again
 
@@ -278,10 +278,10 @@ def _proceeds(auto_resume: bool, name: str | None) -> bool:
     done, most = restarts()
     if (auto_resume or most) and name is None:
         raise UsageError(
-            "--auto-resume continues a run by its name."
+            "--auto-resume needs the name of a run."
             if auto_resume
-            else "torchrun may restart this training, which then continues its run by its name.",
-            "Give it one with --name.",
+            else "torchrun may restart this training, which needs the run's name to continue.",
+            "Name the run with --name.",
         )
     return auto_resume or done > 0
 

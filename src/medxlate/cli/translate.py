@@ -132,7 +132,7 @@ def translate(
     images = images_of(images, input_)
     from medxlate.cli.console import left_out, reporting
 
-    again = "Nothing stands half-written in --out; the same command continues."
+    again = "No incomplete file is in --out. The same command continues."
     with reporting(json=json, interrupted=again, shared=True) as reporter:
         from medxlate.artifacts.hub import located
         from medxlate.inference.request import check_translation
