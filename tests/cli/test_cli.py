@@ -250,7 +250,7 @@ def test_an_interrupted_translation_or_prediction_says_that_it_can_be_continued(
         patch.setattr("medxlate.inference.engine.Engine.start", interrupted)
         stopped = call(*words, "--out", out)
     assert stopped.exit_code == 130
-    assert "the same command continues" in text(stopped)
+    assert "The same command continues" in text(stopped)
     assert [path.name for path in tmp_path.iterdir()] == [left]
     result = call(*words, "--out", out)
     assert result.exit_code == 0, result.output

@@ -48,7 +48,7 @@ def test_phantoms_are_real_files_with_labels(tmp_path: Path) -> None:
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
     assert second.ImagePositionPatient[2] - first.ImagePositionPatient[2] == 6
     assert pydicom.dcmread(tmp_path / "pet" / "PET001" / "01.dcm").Units == "BQML"
-    _, pet = open_file(tmp_path / "pet" / "PET001" / "01.dcm", Recipe(kind="pet"))
+    _, pet = open_file(tmp_path / "pet" / "PET001" / "01.dcm", Recipe(kind="pet", unit="SUVbw"))
     assert pet.unit == "SUVbw"
     assert 1 < pet.read(0).max() < 40
     with (tmp_path / "mri" / "labels.csv").open() as stream:
@@ -225,11 +225,11 @@ def test_only_data_writes_patients_that_can_be_prepared(
         ),
         (["--only-data", "x", "--patients", "=2"], "=2 does not name a modality and a count"),
         (["--only-data", "x", "--patients", "mri=+-2"], "mri=+-2 does not name a modality"),
-        (["--only-data", "x", "--patients", "mri=2", "--patients", "mri=3"], "of mri twice"),
+        (["--only-data", "x", "--patients", "mri=2", "--patients", "mri=3"], "two counts of mri"),
         (["--only-data", "x", "--patients", "mri=-2"], "-2 mri patients cannot be generated"),
         (["--only-data", "x", "--paired", "999"], "999 mri patients with an additional CT"),
         (["--only-data", "x", "--paired", "pet"], "--paired pet does not name a modality"),
-        (["--only-data", "x", "--out", "y"], "Leave --out out"),
+        (["--only-data", "x", "--out", "y"], "Leave out --out"),
     ],
 )
 def test_options_of_only_data_are_checked(

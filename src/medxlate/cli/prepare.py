@@ -404,7 +404,7 @@ def _last_line(result: PrepareResult) -> str:
     """Return the line that says what was done."""
     what = f"{result.modality}: {result.images}"
     if result.state == "unchanged":
-        return f"{what} images are prepared already, from the same files with the same options."
+        return f"{what} images are already prepared from the same files and options: nothing to do."
     if result.state == "planned":
         return f"{what} files of {result.scans} scans would be read; nothing was written."
     return f"{what} images in {result.seconds:.1f} s"
