@@ -245,7 +245,7 @@ def _pushed(folder: Path, repo: str, data: Path, public: bool) -> str:
     if found:
         places = "; ".join(f"{each.file}, {each.where}: {each.kind}" for each in found[:5])
         raise OutputError(
-            f"Nothing was uploaded: {folder} may identify a patient. {places}.",
+            f"Nothing was uploaded: {folder} may identify a patient ({places}).",
             f"`medxlate scrub {folder} --data {data}` lists all.",
         )
     return push_hub(folder, repo, public=public)

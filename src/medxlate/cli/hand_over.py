@@ -198,8 +198,8 @@ def nnunet(
         classes = ", ".join(f"{name} {number}" for name, number in made.classes.items())
         reporter.result(
             {**asdict(made), "out": str(made.out)},
-            f"{made.training['synthetic']} synthetic and {made.training['real']} real cases to "
-            f"train with, {made.testing} for testing, in {made.out}. Classes: {classes}.",
+            f"{made.training['synthetic']} synthetic and {made.training['real']} real cases for "
+            f"training, {made.testing} for testing, in {made.out}. Classes: {classes}.",
             *_judges(made.left_out),
         )
 
