@@ -10,7 +10,7 @@ import numpy as np
 import PIL.Image
 from markupsafe import Markup
 
-from medxlate.base.errors import ModelError
+from medxlate.base.errors import ModelError, plural
 from medxlate.dataset.arrays import open_array
 from medxlate.evaluation.contact_sheet import Drawn, read_drawn
 from medxlate.report.page import paragraph, tag
@@ -55,8 +55,8 @@ def contact_sheet(folder: Path, source: str, target: str) -> Markup:
     beside = f", beside the real {target} of the same slice" if drawn.truth else ""
     patients = "one slice each of" if drawn.patients == len(drawn.labels) else "slices of"
     words = (
-        f"{source} and its translation to {target}{beside}: {patients} {drawn.patients} test "
-        f"patients, drawn at random (seed {drawn.seed}), not chosen by how they look."
+        f"{source} and its translation to {target}{beside}: {patients} "
+        f"{plural(drawn.patients, 'test patient')}, drawn at random (seed {drawn.seed}), not chosen by how they look."
     )
     return paragraph(words) + tag("div", *figures, class_="sheet")
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from medxlate._version import __version__
 from medxlate.artifacts.info import ModelInfo, read_model, weights_hashes
 from medxlate.artifacts.runs import RunFolder, find_run, read_config
-from medxlate.base.errors import UsageError
+from medxlate.base.errors import UsageError, plural
 from medxlate.base.files import write_json
 from medxlate.config import Config, flat
 from medxlate.evaluation.contact_sheet import SHEET
@@ -314,7 +314,9 @@ def _facts(
         facts["Label"] = f"{results.task.name}{unit}"
     facts["Data set"] = Path(config.data.folder).resolve().name
     if results is not None:
-        facts["Tested on"] = f"{results.patients} patients, {results.images} images"
+        facts["Tested on"] = (
+            f"{plural(results.patients, 'patient')}, {plural(results.images, 'image')}"
+        )
         if results.day:
             facts["Evaluated"] = results.day
     by = "patient" if config.split.policy == "patient" else "image"

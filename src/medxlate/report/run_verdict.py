@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from medxlate.base.errors import plural
 from medxlate.dataset.labels import Task
 from medxlate.dataset.splits import MEANING
 from medxlate.evaluation.results import Metric, Results, taught_in, trained_on, value_text
@@ -113,7 +114,7 @@ def _change(results: Results, against: Against) -> str:
         signed=True,
     )
     sure = f"95 % CI {ends} %" if ends else "too few patients for an interval"
-    where = f"{sure}, {against.patients} patients, one split"
+    where = f"{sure}, {plural(against.patients, 'patient')}, one split"
     return f"{what} changed the {error} by {value} % against {alone} ({where})."
 
 

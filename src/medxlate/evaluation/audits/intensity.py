@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medxlate.base.errors import percent
+from medxlate.base.errors import percent, plural
 from medxlate.evaluation.audits.domain import FEWEST_PATIENTS, gap
 from medxlate.evaluation.audits.probes import Array
 from medxlate.evaluation.audits.rule import Rule
@@ -116,7 +116,7 @@ def inversion(source: str, original: Sample, translated: Sample, real: Sample) -
     symmetric = _apart(real, _values(real)[::-1], -real.small.mean(axis=0)) < SYMMETRIC
     if people < FEWEST or symmetric:
         why = (
-            f"Images of {people} patients are too few to judge; {FEWEST} are needed."
+            f"Images of {plural(people, 'patient')} are too few to judge; {FEWEST} are needed."
             if people < FEWEST
             else "Real target images are too similar to their own negative to judge."
         )

@@ -154,7 +154,7 @@ def _unknown(truth: Array, probed: Array, people: Array, real: Answers) -> str:
     """Return why the audit cannot tell; "" where it can."""
     count = len(set(people.tolist()))
     if count < FEWEST:
-        return f"{count} test patients are too few to judge; at least {FEWEST} are needed."
+        return f"Too few test patients to judge: {count}; at least {FEWEST} are needed."
     if not truth.std(axis=0).any():
         return "All test patients have the same label, so the audit cannot judge."
     if chance_of(probed, truth, people) > SIGNAL:
