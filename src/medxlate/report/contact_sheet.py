@@ -56,7 +56,8 @@ def contact_sheet(folder: Path, source: str, target: str) -> Markup:
     patients = "one slice each of" if drawn.patients == len(drawn.labels) else "slices of"
     words = (
         f"{source} and its translation to {target}{beside}: {patients} "
-        f"{plural(drawn.patients, 'test patient')}, drawn at random (seed {drawn.seed}), not chosen by how they look."
+        f"{plural(drawn.patients, 'test patient')}, drawn at random (seed "
+        f"{drawn.seed}), not chosen by how they look."
     )
     return paragraph(words) + tag("div", *figures, class_="sheet")
 
