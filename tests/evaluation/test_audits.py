@@ -212,7 +212,7 @@ def test_slices_with_labels_of_their_own_are_no_patients() -> None:
     label, names = levels(0, 4, 10)
     seen = Answers(label, label, label, names)
     few = label_preservation("mri", seen, seen, AGE)
-    assert (few.status, few.sentence[:21]) == ("unknown", "4 test patients are t")
+    assert (few.status, few.sentence[:21]) == ("unknown", "Too few test patients")
     label, names = levels(0, 12, 10)
     seen = Answers(label, label, label, names)
     noise = Answers(label, table(np.random.default_rng(1).uniform(0, 100, 120), AGE), label, names)
