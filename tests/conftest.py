@@ -24,6 +24,7 @@ from medxlate.images.open import open_stack
 from medxlate.images.recipes import Recipe
 from medxlate.images.scan import Scan
 from medxlate.images.stack import Stack
+from reporting import browser, opened, page, project  # noqa: F401  fixtures of tests/report
 
 ROOT = Path(__file__).resolve().parents[1]
 Array = np.ndarray[Any, Any]
